@@ -1,0 +1,252 @@
+"""Every setting and its default, and how the YAML files and the command line change it.
+
+    dataclass default  <  configs/*.yaml  <  $MEDREP_CONFIGS/*.yaml  <  --set section.name=value
+
+MEDREP_CONFIGS names a folder of other (smaller) settings that is laid over configs/, file by file and key by
+key; a relative one is taken from codes/. Flags choose *what* to run, YAML holds *how*. Unknown names are
+refused. The paper's numbers are in arXiv 2504.08329, sections 3 and 4.
+"""
+import argparse
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import yaml
+
+from medrep.contract import REPOSITORY, make_folder
+from medrep.errors import UserError
+
+CONFIGS = REPOSITORY / "codes" / "configs"
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """configs/cohort.yaml: who and what is kept, and what the outcomes mean."""
+
+    home: str = "mimic"
+    """The hospital whose train and valid persons everything is fitted on."""
+    split_shares: dict[str, float] = field(default_factory=lambda: {"train": 0.70, "valid": 0.15, "test": 0.15})
+    """Shares of persons, by a hash of the person's source id: new rows, ids or engines move no one."""
+    split_seed: int = 0
+    min_age: int = 18
+    """Events (and admissions) at a younger age are left out."""
+    max_age: int = 100
+    """Admissions at an older age are left out."""
+    min_events: int = 10
+    """Persons with fewer kept events are left out."""
+    min_values: int = 10
+    """Fewer numeric values of a concept in a unit give no deciles: its plain concept is the token."""
+    prediction_hours: float = 24
+    """MT and LLOS are predicted this long after admission."""
+    long_stay_days: float = 7
+    readmission_days: float = 30
+    transfer_hours: float = 24
+    """A stay that begins sooner than this after the last one ended is the same stay (RA)."""
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """configs/hospitals/NAME.yaml: what one hospital's tables mean. A hospital without a file has the defaults."""
+
+    admission_visit_concepts: list[int] = field(default_factory=lambda: [9201, 262, 8971, 8920])
+    """Visits of these concepts are hospital admissions: inpatient, emergency and inpatient, psychiatric, rehabilitation."""
+    admission_source_pattern: str = ""
+    """If given, a regular expression on visit_source_value decides instead of the concepts."""
+    billing_types: list[int] = field(default_factory=list)
+    """*_type_concept_id of codes assigned after discharge: they count from the end of their visit."""
+    follow_up_ends: str = "last_record"
+    """last_record: no one is followed beyond the hospital's last date. unknown: dates are shifted by person, only death ends it."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """configs/encoder.yaml: the text encoder and its masked-language-model training on the definitions."""
+
+    model: str = "microsoft/deberta-base"
+    """A Hugging Face id or a folder; `none` trains a small DeBERTa and its tokenizer from nothing (sizes below)."""
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    intermediate_size: int = 3072
+    vocab_size: int = 50265
+    """The five sizes above are used by `model: none` only."""
+    max_length: int = 512
+    mask_share: float = 0.15
+    epochs: int = 3
+    learning_rate: float = 5e-5
+    batch_tokens: int = 16384
+    """Tokens of a batch after padding; texts of like length share a batch."""
+    pooling: str = "cls"
+    """cls: the last layer's first token (the paper's); mean: the mean over the text's tokens."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Graph:
+    """configs/graph.yaml: GRACE on the vocabulary's relationships (method: the paper's section 3)."""
+
+    hidden_size: int = 1536
+    temperature: float = 0.5
+    drop_edges: float = 0.2
+    drop_features: float = 0.2
+    distillation: float = 1.0
+    """Weight of the KL loss that keeps graph vectors near the text vectors."""
+    learning_rate: float = 5e-4
+    weight_decay: float = 1e-5
+    epochs: int = 200
+    patience: int = 20
+    batch_size: int = 1024
+    """Seed nodes of a batch."""
+    neighbors: list[int] = field(default_factory=lambda: [30, 20])
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Model:
+    """configs/models/NAME.yaml, section model: the sizes of the patient model."""
+
+    hidden_size: int = 768
+    num_layers: int = 6
+    num_heads: int = 12
+    intermediate_size: int = 512
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    max_age: int = 120
+    max_rank: int = 2048
+    max_length: int = 2048
+    """Tokens of a sequence, [CLS] and sex included."""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """configs/models/NAME.yaml, section pretraining."""
+
+    mask_share: float = 0.30
+    batch_tokens: int = 32 * 512
+    """Real tokens of a step over all devices; sequences are packed without padding."""
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.01
+    warmup_share: float = 0.05
+    epochs: int = 50
+    patience: int = 5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """configs/models/NAME.yaml, section finetuning."""
+
+    seeds: list[int] = field(default_factory=lambda: [100, 200, 300])
+    """Each seeds a 60/20/20 split of the home hospital's test persons, a fresh head and the order of batches."""
+    split_shares: dict[str, float] = field(default_factory=lambda: {"train": 0.6, "valid": 0.2, "test": 0.2})
+    external: list[str] = field(default_factory=lambda: ["ehrshot"])
+    """Hospitals whose codes the model never saw; every one of them is tested on all its labelled persons."""
+    batch_tokens: int = 32 * 512
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.01
+    warmup_share: float = 0.05
+    epochs: int = 50
+    patience: int = 5
+    """Epochs without a better validation AUROC before stopping."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All of configs/models/NAME.yaml."""
+
+    model: Model
+    pretraining: Pretraining
+    finetuning: Finetuning
+
+
+SECTIONS = {"cohort": Cohort, "encoder": Encoder, "graph": Graph, "hospital": Hospital,
+            "model": Model, "pretraining": Pretraining, "finetuning": Finetuning}
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.NAME=VALUE",
+                        help="override one setting, such as pretraining.epochs=3; may be repeated")
+
+
+def load(section: str, overrides: list[str] = (), hospital: str = ""):
+    """The settings of cohort, encoder, graph, or hospital (with its name)."""
+    file = f"hospitals/{hospital}.yaml" if section == "hospital" else f"{section}.yaml"
+    return build(section, read_layers(file), overrides, file)
+
+
+def load_experiment(model: str, overrides: list[str] = ()) -> Experiment:
+    """The settings of one patient model; the files in configs/models are the models there are."""
+    known = sorted({p.stem for folder in folders() for p in (folder / "models").glob("*.yaml")})
+    if model not in known:
+        raise UserError(f"--model {model!r} is not one of: {', '.join(known)}")
+    file = f"models/{model}.yaml"
+    content = read_layers(file)
+    parts = {part.name: part.type for part in fields(Experiment)}
+    if unknown := set(content) - set(parts):
+        raise UserError(f"configs/{file} has unknown sections {sorted(unknown)}; known are {sorted(parts)}")
+    return Experiment(**{name: build(name, content.get(name) or {}, overrides, file) for name in parts})
+
+
+def folders() -> list[Path]:
+    """Where settings are looked for, the stronger last."""
+    overlay = os.environ.get("MEDREP_CONFIGS")
+    if not overlay:
+        return [CONFIGS]
+    if not (REPOSITORY / "codes" / overlay).is_dir():
+        raise UserError(f"MEDREP_CONFIGS={overlay} is not a folder; give an absolute path or one below codes/, such as configs/demo")
+    return [CONFIGS, REPOSITORY / "codes" / overlay]
+
+
+def read_layers(file: str) -> dict:
+    """`file` of every folder of settings, laid over one another key by key."""
+    merged: dict = {}
+    for folder in folders():
+        if (folder / file).exists():
+            try:
+                content = yaml.safe_load((folder / file).read_text()) or {}
+            except yaml.YAMLError as problem:
+                raise UserError(f"{folder / file} is not YAML: {' '.join(str(problem).split())}") from None
+            if not isinstance(content, dict):
+                raise UserError(f"{folder / file} must hold names and values")
+            for key, value in content.items():
+                merged[key] = {**merged[key], **value} if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+    return merged
+
+
+def build(section: str, values: dict, overrides: list[str], file: str):
+    """The dataclass of `section` with `values` and the overrides that name it; complains of all mistakes at once."""
+    known = {f.name: f for f in fields(SECTIONS[section])}
+    values, wrong = dict(values), []
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        part, dot, key = name.partition(".")
+        if not equals or not dot or part not in SECTIONS:
+            wrong.append(f"--set {override}: write section.name=value, where section is one of {', '.join(sorted(SECTIONS))}")
+        elif part == section:
+            values[key] = yaml.safe_load(text)
+    defaults = SECTIONS[section]()
+    for name, value in values.items():
+        if name not in known:
+            wrong.append(f"{section}.{name} is unknown; known are {', '.join(sorted(known))}")
+            continue
+        default = getattr(defaults, name)
+        if isinstance(value, str) and isinstance(default, float):  # YAML reads 5e-5 as text
+            try:
+                value = float(value)
+            except ValueError:
+                pass
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        if type(value) is not type(default):
+            wrong.append(f"{section}.{name} is {value!r}, which is not {type(default).__name__}")
+        values[name] = value
+    if wrong:
+        raise UserError(f"configs/{file}: " + "; ".join(wrong))
+    return SECTIONS[section](**values)
+
+
+def save(path: Path, **parts):
+    """Write what a run was made with, as YAML, beside its result."""
+    make_folder(path.parent)
+    content = {name: asdict(part) if hasattr(part, "__dataclass_fields__") else part for name, part in parts.items()}
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

@@ -1,0 +1,273 @@
+"""Everything the stages hand to one another: where it lies, what one row is, who writes it.
+
+The only module that spells a path under usedata/ or results/. Tables are folders of parquet, arrays
+.npy, vocabularies JSON. A write goes to an unfinished name and is renamed, so that a reader sees all
+of it or nothing; a stamp beside it says what it was made from, so that a second run can reuse it.
+"""
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+
+import ibis
+import numpy as np
+from ibis import Schema
+
+from medrep import VERSION
+from medrep.errors import UserError
+from medrep.progress import say
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# Tests and the demo point this at a folder of their own and run the real stages there.
+# A relative MEDREP_ROOT is taken from the repository's root, whatever folder the command is run in.
+ROOT = REPOSITORY / os.environ.get("MEDREP_ROOT", "")
+
+DOMAINS = ("condition", "drug", "measurement", "procedure")  # the event tables we read; code = position + 1
+SPLITS = ("train", "valid", "test")  # code = position
+
+
+def show(path: Path) -> str:
+    """A path as people want to read it: below ROOT, if it is there."""
+    path = Path(path)
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+# ---- writing ---------------------------------------------------------------------------------------------
+
+
+def make_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise UserError(f"cannot write {folder} ({problem.strerror}): give it write permission, "
+                        "or point MEDREP_ROOT at a folder that has it") from None
+    return folder
+
+
+def discard(path: Path):
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """A name to write to; it becomes `path` (a file or a folder) when the block ends well, and is removed when it fails.
+
+    A killed process leaves NAME.unfinished behind, which no one reads and the next write removes.
+    """
+    make_folder(path.parent)
+    part = path.with_name(path.name + ".unfinished")
+    try:
+        discard(part)
+        yield part
+        if part.is_dir() and path.exists():
+            discard(path)  # rename replaces a file, but not a folder that has something in it
+        part.rename(path)
+    except PermissionError:
+        raise UserError(f"cannot write {path}: give it write permission, or point MEDREP_ROOT elsewhere") from None
+    except OSError as problem:
+        if problem.errno == 28:  # ENOSPC
+            raise UserError(f"no space left for {path}: free some, or point MEDREP_ROOT at another disk") from None
+        raise
+    finally:
+        if part.exists():
+            discard(part)
+
+
+def write_json(path: Path, content):
+    with unfinished(path) as part:
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+
+
+# ---- stamps ----------------------------------------------------------------------------------------------
+
+
+class Made:
+    """Whether `output` is there and was made from these inputs with these settings by this version.
+
+        made = Made(output, inputs=[...], settings=cohort)
+        if made.is_current():
+            return
+        ...            # write output
+        made.record()
+
+    An input that is itself stamped counts by its stamp; a file of the user's by its size and time.
+    MEDREP_FRESH=1 makes everything anew.
+    """
+
+    def __init__(self, output: Path, inputs: list[Path] = (), settings=None):
+        self.output = Path(output)
+        self.stamp = stamp_of(self.output)
+        settings = asdict(settings) if is_dataclass(settings) else settings
+        self.content = {"version": VERSION, "settings": json.loads(json.dumps(settings, default=str)),
+                        "inputs": {show(path): fingerprint(path) for path in inputs}}
+
+    def is_current(self) -> bool:
+        if os.environ.get("MEDREP_FRESH") == "1" or not self.output.exists() or not self.stamp.exists():
+            return False
+        if json.loads(self.stamp.read_text()) != self.content:
+            return False
+        say(f"{show(self.output)} is up to date")
+        return True
+
+    def record(self):
+        write_json(self.stamp, self.content)
+
+
+def stamp_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.made.json")
+
+
+def fingerprint(path: Path) -> str | None:
+    """What changes when `path` changes; None for a path that is not there."""
+    path = Path(path)
+    if stamp_of(path).exists():
+        return hashlib.sha256(stamp_of(path).read_bytes()).hexdigest()[:16]
+    if not path.exists():
+        return None
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    facts = [(str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+# ---- tables ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Table:
+    """A folder of parquet files that one stage writes and later stages read."""
+
+    path: str
+    """Under usedata/; {hospital} and {outcome} are filled in by the caller."""
+    row: str
+    """What one row is, in words."""
+    written_by: str
+    """The stage, so that whoever misses the table knows what to run."""
+    schema: Schema
+
+    def at(self, **names) -> Path:
+        return ROOT / "usedata" / self.path.format(**names)
+
+    def require(self, **names) -> Path:
+        folder = self.at(**names)
+        if not folder.exists():
+            raise UserError(f"{show(folder)} is missing; {self.written_by} writes it")
+        return folder
+
+    def read(self, engine: ibis.BaseBackend, **names) -> ibis.Table:
+        return engine.read_parquet(f"{self.require(**names)}/*.parquet").select(*self.schema.names)
+
+    def write(self, engine: ibis.BaseBackend, table: ibis.Table, **names) -> int:
+        """Write `table`, cast to the schema, and say how many rows it has."""
+        if missing := set(self.schema.names) - set(table.columns):
+            raise ValueError(f"{self.path} lacks {sorted(missing)}")
+        folder = self.at(**names)
+        with unfinished(folder) as part:
+            table.select(*self.schema.names).cast(self.schema).to_parquet_dir(part)
+        rows = int(engine.read_parquet(f"{folder}/*.parquet").count().execute())
+        say(f"{show(folder)}: {rows:,} rows, each {self.row}")
+        return rows
+
+
+PERSONS = Table(
+    "{hospital}/persons", "a person", "preprocessing/persons.py",
+    ibis.schema({"person_id": "int64", "sex": "string", "year_of_birth": "int64",
+                 "death_time": "timestamp", "split": "string"}),
+)
+"""sex is M, F or U; death_time is 23:59:59 of the day where only the day is known; split is one of SPLITS."""
+
+VISITS = Table(
+    "{hospital}/visits", "a visit", "preprocessing/visits.py",
+    ibis.schema({"visit_id": "int64", "person_id": "int64", "start": "timestamp", "end": "timestamp",
+                 "concept_id": "int64", "is_admission": "boolean"}),
+)
+"""A bare start date is 00:00:00 of that day, a bare end date 23:59:59."""
+
+RECORDS = Table(
+    "{hospital}/records", "an OMOP event we kept", "preprocessing/records.py",
+    ibis.schema({"person_id": "int64", "time": "timestamp", "domain": "string", "concept_id": "int64",
+                 "value": "float64", "unit": "string", "visit_id": "int64"}),
+)
+"""time is when the event can be known; visit_id is null for an event outside any visit: its visit is its day."""
+
+DECILES = Table(
+    "{hospital}/deciles", "one measurement concept in one unit", "preprocessing/deciles.py",
+    ibis.schema({"concept_id": "int64", "unit": "string", "n": "int64", **{f"edge_{i}": "float64" for i in range(11)}}),
+)
+
+LABELS = Table(
+    "{hospital}/labels/{outcome}", "a prediction point (MEDS label schema)", "preprocessing/labels.py",
+    ibis.schema({"subject_id": "int64", "prediction_time": "timestamp", "boolean_value": "boolean"}),
+)
+
+DEFINITIONS = Table(
+    "representation/definitions", "a concept's definition", "representation/definitions.py",
+    ibis.schema({"concept_id": "string", "text": "string", "writer": "string", "model": "string", "key": "string"}),
+)
+
+# ---- arrays and files under usedata/ -----------------------------------------------------------------------
+
+
+def trajectories_folder(hospital: str) -> Path:
+    """Flat arrays of events and of persons; medrep.sequences says which and opens them."""
+    return ROOT / "usedata" / hospital / "trajectories"
+
+
+def vocabulary_file(hospital: str) -> Path:
+    return ROOT / "usedata" / hospital / "vocabulary.json"
+
+
+def representation_folder() -> Path:
+    return ROOT / "usedata" / "representation"
+
+
+def concept_index_file() -> Path:
+    return representation_folder() / "concept_idx.csv"
+
+
+def concept_array_file(rep: str) -> Path:
+    return representation_folder() / f"concept_representation_{rep}.npy"
+
+
+def edges_file() -> Path:
+    return representation_folder() / "edges.npy"
+
+
+def encoder_folder() -> Path:
+    return representation_folder() / "encoder"
+
+
+def write_array(path: Path, array: np.ndarray):
+    with unfinished(path) as part, open(part, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+# ---- data/ and results/ ------------------------------------------------------------------------------------
+
+
+def data_folder(name: str) -> Path:
+    """What the user downloaded: a hospital's OMOP tables, or `concepts`."""
+    return ROOT / "data" / name
+
+
+def hospitals_with_data() -> list[str]:
+    folder = ROOT / "data"
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != "concepts") if folder.is_dir() else []
+
+
+def pretraining_folder(hospital: str, model: str, rep: str) -> Path:
+    return ROOT / "results" / hospital / "pretraining" / f"{model}_{rep}"
+
+
+def finetuning_folder(hospital: str, model: str, rep: str, outcome: str, seed: int) -> Path:
+    return ROOT / "results" / hospital / "finetuning" / f"{model}_{rep}" / outcome / f"seed_{seed}"
+
+
+def summary_file() -> Path:
+    return ROOT / "results" / "summary.csv"

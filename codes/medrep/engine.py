@@ -1,0 +1,42 @@
+"""The query engine that runs the tables: DuckDB in this process, or Apache Spark on a cluster.
+
+Stages are written once, as Ibis expressions. DuckDB is the default: it needs no server and
+spills to disk when a table outgrows its memory limit. Spark takes over where one machine ends.
+"""
+import argparse
+import os
+
+import ibis
+
+from medrep.errors import UserError
+
+ENGINES = ("duckdb", "spark")
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    """The flags that every table stage shares."""
+    parser.add_argument("--engine", default=os.environ.get("ENGINE", "duckdb"), choices=ENGINES)
+    parser.add_argument("--memory", default=os.environ.get("MEMORY", "8GB"), help="the most DuckDB may hold before it spills")
+
+
+def connect(name: str = "duckdb", memory: str = "8GB") -> ibis.BaseBackend:
+    """Open the engine called `name`; `memory` is the most that DuckDB may hold before it spills to disk."""
+    if name == "duckdb":
+        from medrep.contract import ROOT
+
+        spill = os.environ.get("MEDREP_SPILL", str(ROOT / "usedata" / ".spill"))
+        engine = ibis.duckdb.connect(memory_limit=memory, temp_directory=spill)
+        # Timestamps in the data have no zone; the machine's own must not shift them.
+        engine.raw_sql("SET TimeZone = 'UTC'")
+        engine.raw_sql("SET enable_progress_bar = false")
+        engine.raw_sql("SET preserve_insertion_order = false")
+        return engine
+    if name == "spark":
+        try:
+            from pyspark.sql import SparkSession
+        except ImportError:
+            raise UserError("engine spark needs PySpark: pip install -e '.[spark]' in the repository's root") from None
+        # The master, executors and memory come from spark-submit or SPARK_CONF_DIR, as Spark's users expect.
+        session = SparkSession.builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
+        return ibis.pyspark.connect(session)
+    raise UserError(f"engine {name!r} is not one of: {', '.join(ENGINES)}")

@@ -1,0 +1,63 @@
+"""A hospital's tokens and their numbers.
+
+A token is a concept id as text (`201826`) or a measurement's concept and decile (`3004410_7`). The special
+tokens come first and have the same numbers in every vocabulary, so that a model can be given another
+hospital's vocabulary and keep its own special tokens.
+"""
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from medrep import contract
+from medrep.errors import UserError
+
+SPECIAL_TOKENS = ("[PAD]", "[MASK]", "[UNK]", "[CLS]", "[SEP]", "M", "F")
+PAD, MASK, UNK, CLS, SEP, MALE, FEMALE = range(7)
+SEX_TOKEN = {"M": MALE, "F": FEMALE, "U": UNK}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    tokens: tuple[str, ...]
+    """Special tokens first; a token's number is its place."""
+    counts: tuple[int, ...]
+    """How often each occurs in the hospital's trajectories (0 for special tokens)."""
+    pretraining_counts: tuple[int, ...]
+    """The same among train and valid persons only: what a model may have seen in pretraining."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def number(self) -> dict[str, int]:
+        return {token: i for i, token in enumerate(self.tokens)}
+
+    def translation_to(self, other: "Vocabulary") -> np.ndarray:
+        """int64 (len(self),): each of our numbers as the other's; [UNK] where it has no such token."""
+        return np.array([other.number.get(token, UNK) for token in self.tokens], dtype=np.int64)
+
+    def seen_in_pretraining(self) -> "Vocabulary":
+        """Only the tokens that train and valid persons have. A token of test persons alone was never learned."""
+        special = len(SPECIAL_TOKENS)
+        keep = [i for i in range(len(self)) if i < special or self.pretraining_counts[i] > 0]
+        return Vocabulary(*(tuple(values[i] for i in keep) for values in (self.tokens, self.counts, self.pretraining_counts)))
+
+    def save(self, path: Path):
+        contract.write_json(path, {"tokens": self.tokens, "counts": self.counts, "pretraining_counts": self.pretraining_counts})
+
+
+def load(path: Path, written_by: str = "preprocessing/trajectories.py") -> Vocabulary:
+    if not path.exists():
+        raise UserError(f"{contract.show(path)} is missing; {written_by} writes it")
+    content = json.loads(path.read_text())
+    vocabulary = Vocabulary(*(tuple(content[key]) for key in ("tokens", "counts", "pretraining_counts")))
+    if vocabulary.tokens[: len(SPECIAL_TOKENS)] != SPECIAL_TOKENS:
+        raise UserError(f"{contract.show(path)} does not begin with the special tokens {SPECIAL_TOKENS}: {written_by} writes it anew")
+    return vocabulary
+
+
+def of_hospital(hospital: str) -> Vocabulary:
+    return load(contract.vocabulary_file(hospital))
