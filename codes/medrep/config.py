@@ -110,7 +110,6 @@ class Model:
     num_heads: int = 12
     intermediate_size: int = 512
     dropout: float = 0.1
-    attention_dropout: float = 0.1
     max_age: int = 120
     max_rank: int = 2048
     max_length: int = 2048

@@ -1,0 +1,191 @@
+"""BEHRT over packed sequences: the patient model as a `transformers` model.
+
+A token's embedding is the sum of its concept's vector and, each with a learned scalar that starts at 0 (the
+concept's at 1), embeddings of age, visit rank and record rank; then LayerNorm and dropout (paper, section 3.4).
+A batch is packed: hidden states are (1, tokens, width), `boundaries` says where each sequence begins, and
+attention runs within boundaries. Attention weights are not dropped out, unlike in the paper: the fused kernels
+don't offer it, and on the CPU it alone costs more than half of the step.
+"""
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, BertConfig, PreTrainedModel
+from transformers.models.bert.modeling_bert import BertLayer
+
+from medrep.config import Model
+from medrep.errors import UserError
+from medrep.vocabulary import SPECIAL_TOKENS
+
+SPECIAL = len(SPECIAL_TOKENS)
+
+
+def packed_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, boundaries=None, **_):
+    """Attention within each sequence of a packed batch. query, key, value: (1, heads, tokens, size of a head)."""
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        from torch.nn.attention.varlen import varlen_attn
+
+        edges = boundaries.to(torch.int32)
+        longest = int((boundaries[1:] - boundaries[:-1]).max())
+        q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))  # (tokens, heads, size)
+        return varlen_attn(q, k, v, edges, edges, longest, longest, scale=scaling)[None], None
+    edges = boundaries.tolist()
+    parts = [F.scaled_dot_product_attention(*(x[:, :, start:stop] for x in (query, key, value)), scale=scaling)
+             for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    return torch.cat(parts, dim=2).transpose(1, 2), None  # (1, tokens, heads, size)
+
+
+AttentionInterface.register("packed", packed_attention)
+
+
+class BehrtConfig(BertConfig):
+    model_type = "behrt_omop"
+    concept_count: int = 0
+    """Tokens of the vocabulary that are not special."""
+    frozen_concepts: bool = False
+    """Whether the concept vectors come from a representation (frozen) or are learned."""
+    label_count: int = 1
+    max_age: int = 120
+    max_rank: int = 2048
+
+
+def make_config(sizes: Model, vocabulary_size: int, frozen_concepts: bool) -> BehrtConfig:
+    return BehrtConfig(
+        vocab_size=vocabulary_size, concept_count=vocabulary_size - SPECIAL, frozen_concepts=frozen_concepts,
+        hidden_size=sizes.hidden_size, num_hidden_layers=sizes.num_layers, num_attention_heads=sizes.num_heads,
+        intermediate_size=sizes.intermediate_size, hidden_dropout_prob=sizes.dropout, attention_probs_dropout_prob=0.0,
+        max_age=sizes.max_age, max_rank=sizes.max_rank, tie_word_embeddings=False)
+
+
+class PatientEmbeddings(nn.Module):
+    """(tokens,) numbers to (tokens, width). Special tokens have a table of their own that is always learned."""
+
+    def __init__(self, config: BehrtConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.special = nn.Embedding(SPECIAL, width)
+        self.concepts = nn.Embedding(config.concept_count, width)
+        self.concepts.weight.requires_grad = not config.frozen_concepts
+        # What the frozen vectors are multiplied by; it belongs to the model, so another hospital's get the same.
+        self.register_buffer("concept_scale", torch.ones(()))
+        self.age = nn.Embedding(config.max_age + 1, width)
+        self.visit_rank = nn.Embedding(config.max_rank + 1, width)
+        self.record_rank = nn.Embedding(config.max_rank + 1, width)
+        self.scalars = nn.ParameterDict({"concept": nn.Parameter(torch.ones(())), "age": nn.Parameter(torch.zeros(())),
+                                         "visit_rank": nn.Parameter(torch.zeros(())), "record_rank": nn.Parameter(torch.zeros(()))})
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, token, age, visit_rank, record_rank):
+        concept = self.concepts((token - SPECIAL).clamp(min=0)) * self.concept_scale
+        h = self.scalars["concept"] * torch.where((token < SPECIAL)[:, None], self.special(token.clamp(max=SPECIAL - 1)), concept)
+        for name, table, value in (("age", self.age, age), ("visit_rank", self.visit_rank, visit_rank),
+                                   ("record_rank", self.record_rank, record_rank)):
+            h = h + self.scalars[name] * table(value.clamp(0, table.num_embeddings - 1))
+        return self.dropout(self.norm(h))  # (tokens, width)
+
+
+class BehrtPreTrainedModel(PreTrainedModel):
+    config_class = BehrtConfig
+    base_model_prefix = "encoder"
+
+    def _init_weights(self, module):
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, PatientEmbeddings):
+            for name, scalar in module.scalars.items():
+                nn.init.constant_(scalar, 1.0 if name == "concept" else 0.0)
+            nn.init.ones_(module.concept_scale)
+
+
+class BehrtEncoder(BehrtPreTrainedModel):
+    base_model_prefix = ""
+
+    def __init__(self, config: BehrtConfig):
+        super().__init__(config)
+        config._attn_implementation = "packed"
+        self.embeddings = PatientEmbeddings(config)
+        self.layers = nn.ModuleList(BertLayer(config, layer_idx=i) for i in range(config.num_hidden_layers))
+        self.post_init()
+
+    def forward(self, token, age, visit_rank, record_rank, boundaries, layers: int | None = None):
+        """Hidden states (tokens, width) of a packed batch (medrep.sequences.Trajectories.pack), after `layers` layers."""
+        h = self.embeddings(token, age, visit_rank, record_rank)[None]  # (1, tokens, width)
+        for layer in self.layers[:layers]:
+            h = layer(h, boundaries=boundaries)
+        return h[0]
+
+    @torch.no_grad()
+    def set_concepts(self, vectors: np.ndarray, rescale: bool):
+        """Read another vocabulary: `vectors` float32 (concepts, width) take the place of the concept table.
+
+        `rescale` (once, when the model is made) brings the vectors to the spread that learned tables start with:
+        special tokens and ages then learn as fast beside a representation as beside a learned table.
+        """
+        table = self.embeddings.concepts
+        if vectors.shape[1] != self.config.hidden_size:
+            raise UserError(f"concept vectors are {vectors.shape[1]} wide and the model {self.config.hidden_size}: "
+                            "set model.hidden_size to the vectors' width")
+        if rescale:
+            self.embeddings.concept_scale.fill_(self.config.initializer_range / float(np.sqrt(np.mean(vectors.astype(np.float64) ** 2))))
+        new = nn.Embedding(len(vectors), vectors.shape[1], device=table.weight.device, dtype=table.weight.dtype)
+        new.weight.copy_(torch.from_numpy(np.ascontiguousarray(vectors)))
+        new.weight.requires_grad = table.weight.requires_grad
+        self.embeddings.concepts = new
+        self.config.concept_count, self.config.vocab_size = len(vectors), len(vectors) + SPECIAL
+
+
+class BehrtForPretraining(BehrtPreTrainedModel):
+    """Masked-language model: logits and loss at the masked places only, over the pretraining vocabulary."""
+
+    def __init__(self, config: BehrtConfig):
+        super().__init__(config)
+        self.encoder = BehrtEncoder(config)
+        self.transform = nn.Sequential(nn.Linear(config.hidden_size, config.hidden_size), nn.GELU(),
+                                       nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    def forward(self, places, **batch):
+        """Logits (masked places, vocabulary)."""
+        return self.decoder(self.transform(self.encoder(**batch)[places]))
+
+
+class BehrtForPrediction(BehrtPreTrainedModel):
+    """[CLS] -> pooler -> classifier."""
+
+    def __init__(self, config: BehrtConfig):
+        super().__init__(config)
+        self.encoder = BehrtEncoder(config)
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = nn.Linear(config.hidden_size, config.label_count)
+        self.post_init()
+
+    def forward(self, **batch):
+        """Logits (sequences, labels)."""
+        cls = self.encoder(**batch)[batch["boundaries"][:-1]]
+        return self.classifier(self.dropout(torch.tanh(self.pooler(cls))))
+
+    @torch.no_grad()
+    def attention_of_cls(self, **batch) -> torch.Tensor:
+        """(tokens,): the last layer's attention from each sequence's [CLS] to its tokens, mean over heads; sums to 1.
+
+        Only the [CLS] rows are computed: no tokens x tokens map is made.
+        """
+        h = self.encoder(**batch, layers=self.config.num_hidden_layers - 1)
+        attention = self.encoder.layers[-1].attention.self
+        heads, size = attention.num_attention_heads, attention.attention_head_size
+        edges = batch["boundaries"].tolist()
+        query = attention.query(h[batch["boundaries"][:-1]]).view(-1, heads, size)  # (sequences, heads, size)
+        key = attention.key(h).view(-1, heads, size)  # (tokens, heads, size)
+        parts = []
+        for q, start, stop in zip(query, edges[:-1], edges[1:], strict=True):
+            scores = torch.einsum("hd,thd->ht", q, key[start:stop]) * attention.scaling
+            parts.append(scores.softmax(dim=1).mean(dim=0))
+        return torch.cat(parts)
