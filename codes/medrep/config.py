@@ -54,6 +54,10 @@ class Hospital:
     """If given, a regular expression on visit_source_value decides instead of the concepts."""
     billing_types: list[int] = field(default_factory=list)
     """*_type_concept_id of codes assigned after discharge: they count from the end of their visit."""
+    midnight_is_a_time: bool = True
+    """False where the export fills in 00:00:00 for every date: then only the day is known."""
+    date_only_types: list[int] = field(default_factory=list)
+    """*_type_concept_id whose events at 00:00:00 are known by day only: they count from the end of that day."""
     follow_up_ends: str = "last_record"
     """last_record: no one is followed beyond the hospital's last date. unknown: dates are shifted by person, only death ends it."""
 

@@ -82,12 +82,13 @@ class Trajectories:
         """The slices end to end: int64 arrays (tokens,) and `boundaries` (slices + 1,) between them.
 
         Ranks are counted anew inside each slice. `translation` turns the hospital's token numbers into the model's.
+        Further columns of `slices` are the caller's own.
         The two tokens before the events have domain 0, ranks 0 and the age at the slice's last event.
         """
         lengths = slices[:, 2] - slices[:, 1] + HEAD
         boundaries = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         batch = {name: np.zeros(boundaries[-1], dtype=np.int64) for name in ("token", "domain", "age", "visit_rank", "record_rank")}
-        for (row, start, stop), at in zip(slices, boundaries[:-1], strict=True):
+        for (row, start, stop), at in zip(slices[:, :3], boundaries[:-1], strict=True):
             events = slice(at + HEAD, at + HEAD + stop - start)
             tokens = self.token[start:stop]
             batch["token"][at : at + HEAD] = CLS, self.person_sex[row]

@@ -1,0 +1,256 @@
+"""OMOP tables and Athena vocabularies as they come, read into one canonical form. The only module that knows a dialect.
+
+    omop.events(engine, "mimic", "measurement")     one of contract.DOMAINS
+    omop.vocabulary(engine, "concept")              a table of data/concepts, columns in lower case
+
+Files are data/{hospital}/{table}.csv, .csv.gz or .parquet, names and headers in any case, CDM 5.3 or 5.4. Everything is
+read as text first and then parsed, because exports write ids as `444239.0`, dates with a `T`, and ids beyond 2^53 that a
+float column would destroy. What can't be parsed becomes null, and the stage that needs it counts it. Field lists:
+https://ohdsi.github.io/CommonDataModel/cdm54.html
+"""
+import csv
+import gzip
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ibis
+import pyarrow.parquet
+
+from medrep import contract
+from medrep.engine import read_csv_as_text
+from medrep.errors import UserError
+
+# domain: table, prefix of its columns, prefix of its date columns
+EVENT_TABLES = {
+    "condition": ("condition_occurrence", "condition", "condition_start"),
+    "drug": ("drug_exposure", "drug", "drug_exposure_start"),
+    "measurement": ("measurement", "measurement", "measurement"),
+    "procedure": ("procedure_occurrence", "procedure", "procedure"),
+}
+MAY_BE_ABSENT = {"death", "measurement", "patients", "concept_ancestor", "concept_synonym"}
+MAY_BE_EMPTY = {"death", "patients", "concept_ancestor", "concept_synonym"}
+VOCABULARY_COLUMNS = {
+    "concept": ["concept_id", "concept_name", "domain_id", "vocabulary_id", "concept_class_id", "concept_code"],
+    "concept_relationship": ["concept_id_1", "concept_id_2", "relationship_id"],
+    "concept_ancestor": ["ancestor_concept_id", "descendant_concept_id"],
+    "concept_synonym": ["concept_id", "concept_synonym_name"],
+}
+SUFFIXES = (".csv", ".csv.gz", ".parquet")
+
+
+# ---- files -----------------------------------------------------------------------------------------------
+
+
+def require_hospital(hospital: str) -> Path:
+    folder = contract.data_folder(hospital)
+    if not folder.is_dir():
+        known = ", ".join(contract.hospitals_with_data()) or "none"
+        raise UserError(f"{contract.show(folder)} is missing: put the hospital's OMOP tables there (person.csv, visit_occurrence.csv, "
+                        f"condition_occurrence.csv, ...; also .csv.gz or .parquet), or name a hospital that is there: {known}")
+    return folder
+
+
+def table_file(folder: str, table: str) -> Path | None:
+    """The file that holds `table` in data/{folder}; None where it is absent and may be."""
+    place = contract.data_folder(folder)
+    found = sorted(p for p in place.iterdir() if p.name.lower() in [table + suffix for suffix in SUFFIXES]) if place.is_dir() else []
+    if len(found) > 1:
+        raise UserError(f"{contract.show(place)} has {' and '.join(p.name for p in found)}: keep one of them")
+    if not found and table not in MAY_BE_ABSENT:
+        raise UserError(f"{contract.show(place)}/{table}.csv is missing (.csv.gz and .parquet are read too)")
+    return found[0] if found else None
+
+
+def files(hospital: str, *tables: str) -> list[Path]:
+    """The files of `tables` that are there, for contract.Made."""
+    return [path for table in tables if (path := table_file(hospital, table))]
+
+
+@contextmanager
+def named_mistakes() -> Iterator[None]:
+    """A malformed line, met while the engine reads a CSV file, becomes a sentence with the file and the line."""
+    try:
+        yield
+    except Exception as problem:
+        text = " ".join(str(problem).split())
+        if "CSV Error" not in text:
+            raise
+        line, file = re.search(r"on Line: (\d+)", text), re.search(r"file = (\S+)", text)
+        raise UserError(f"{contract.show(Path(file[1])) if file else 'a CSV file'} is malformed at line {line[1] if line else '?'} "
+                        f"(too few or too many fields, or an open quote): mend that line and run again") from None
+
+
+def header_of(path: Path, delimiter: str, quote: str) -> tuple[list[str], bool]:
+    """The columns in lower case, and whether there is a row below them."""
+    if path.name.lower().endswith(".parquet"):
+        facts = pyarrow.parquet.ParquetDataset(path)
+        return [name.lower() for name in facts.schema.names], any(f.count_rows() for f in facts.fragments)
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+        try:
+            first, second = file.readline(), file.readline()
+        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError):
+            raise UserError(f"{contract.show(path)} cannot be read as {'gzip-compressed ' if opened is gzip.open else ''}"
+                            "UTF-8 text: export it again") from None
+    options = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
+    names = next(csv.reader([first.rstrip("\r\n")], delimiter=delimiter, **options), [])
+    return [name.strip().lower() for name in names], bool(second.strip())
+
+
+def read_text(engine: ibis.BaseBackend, path: Path, table: str, required: list[str], delimiter: str = ",", quote: str = '"') -> ibis.Table:
+    """All columns of `path` as trimmed text under lower-case names; empty text is null."""
+    columns, has_rows = header_of(path, delimiter, quote)
+    if missing := [name for name in required if name not in columns]:
+        raise UserError(f"{contract.show(path)} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; "
+                        f"it has {', '.join(columns) or 'none'}")
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{contract.show(path)} names a column twice: {', '.join(sorted(c for c in columns if columns.count(c) > 1))}")
+    if not has_rows and table not in MAY_BE_EMPTY:
+        raise UserError(f"{contract.show(path)} has a header and no rows: export the table again")
+    if path.name.lower().endswith(".parquet"):
+        raw = engine.read_parquet(str(path))
+        raw = raw.rename(dict(zip(columns, raw.columns, strict=True))).cast(dict.fromkeys(columns, "string"))
+    else:
+        raw = read_csv_as_text(engine, path, columns, delimiter, quote)
+    return raw.select(**{name: raw[name].strip().nullif("") for name in columns})
+
+
+# ---- parsing -----------------------------------------------------------------------------------------------
+
+
+def as_id(text: ibis.Value) -> ibis.Value:
+    """int64, never by way of a float: `444239.0` is 444239, `1.5` and `1e5` are null."""
+    straight = text.try_cast("int64")
+    mended = text.re_extract(r"^([+-]?[0-9]+)(\.0*)?$", 1).nullif("").try_cast("int64")
+    return ibis.ifelse(straight.cast("string") == text, straight, mended)
+
+
+def as_number(text: ibis.Value) -> ibis.Value:
+    """A finite float64 in plain or scientific writing; `>10`, `NaN`, `inf` and `1_000` are null."""
+    number = ibis.ifelse(text.re_search(r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"), text, ibis.null("string")).try_cast("float64")
+    return ibis.ifelse(number.isinf(), ibis.null("float64"), number)
+
+
+def as_date(text: ibis.Value) -> ibis.Value:
+    return text.substr(0, 10).try_cast("date")
+
+
+def as_time(text: ibis.Value, midnight_is_a_time: bool = True) -> ibis.Value:
+    """The wall-clock time to the second, zone and fraction cut off; null for a bare date."""
+    # `2150-01-01T09:20+01:00` has no seconds: cut before the zone, or it would shift the time
+    cut = ibis.ifelse(text.substr(16, 1) == ":", text.substr(0, 19), text.substr(0, 16))
+    time = ibis.ifelse(text.length() > 10, cut.replace("T", " "), ibis.null("string")).try_cast("timestamp")
+    return time if midnight_is_a_time else ibis.ifelse(time == time.truncate("D"), ibis.null("timestamp"), time)
+
+
+def day_start(date: ibis.Value) -> ibis.Value:
+    return date.cast("timestamp")
+
+
+def day_end(date: ibis.Value) -> ibis.Value:
+    return date.cast("timestamp") + ibis.interval(seconds=24 * 3600 - 1)
+
+
+def moment(table: ibis.Table, name: str, midnight_is_a_time: bool = True) -> dict[str, ibis.Value]:
+    """{date, time} of the columns {name}_datetime and {name}_date; time is null where the time of day is not known."""
+    time, date = ibis.null("timestamp"), ibis.null("date")
+    if f"{name}_datetime" in table.columns:
+        text = table[f"{name}_datetime"]
+        time, date = as_time(text, midnight_is_a_time), as_date(text)
+    return {"date": ibis.coalesce(date, as_date(table[f"{name}_date"])), "time": time}
+
+
+def optional(table: ibis.Table, name: str, parse=lambda text: text, kind: str = "string") -> ibis.Value:
+    return parse(table[name]) if name in table.columns else ibis.null(kind)
+
+
+# ---- a hospital's tables -----------------------------------------------------------------------------------
+
+
+def persons(engine: ibis.BaseBackend, hospital: str) -> ibis.Table:
+    """person_id, sex (M, F, U), year_of_birth, source_id and trace_id (MIMIC's subject_id in unofficial dumps) as text."""
+    t = read_text(engine, table_file(hospital, "person"), "person", ["person_id", "gender_concept_id", "year_of_birth"])
+    gender = as_id(t.gender_concept_id)
+    source, trace = optional(t, "person_source_value"), optional(t, "trace_id")
+    return t.select(
+        person_id=as_id(t.person_id),
+        sex=ibis.cases((gender == 8507, "M"), (gender == 8532, "F"), else_="U"),
+        year_of_birth=as_id(t.year_of_birth),
+        source_id=ibis.coalesce(as_id(source).cast("string"), source),
+        trace_id=trace.re_extract(r'"subject_id"\s*:\s*"?([0-9]+)', 1).nullif(""),
+    )
+
+
+def birth_years(engine: ibis.BaseBackend, hospital: str) -> ibis.Table | None:
+    """subject_id (text) and year_of_birth from MIMIC-IV's own patients.csv; None where the hospital has none.
+
+    The ETL wrote anchor_year as year of birth in some versions and the right year in others: this file settles it.
+    """
+    path = table_file(hospital, "patients")
+    if path is None:
+        return None
+    t = read_text(engine, path, "patients", ["subject_id", "anchor_year", "anchor_age"])
+    t = t.select(subject_id=as_id(t.subject_id).cast("string"), year_of_birth=as_id(t.anchor_year) - as_id(t.anchor_age))
+    return t.filter(t.subject_id.notnull()).group_by("subject_id").agg(year_of_birth=t.year_of_birth.min())
+
+
+def deaths(engine: ibis.BaseBackend, hospital: str) -> ibis.Table | None:
+    """person_id, date, time (null where only the day is known: a midnight is a day); None where the table is absent."""
+    path = table_file(hospital, "death")
+    if path is None:
+        return None
+    t = read_text(engine, path, "death", ["person_id", "death_date"])
+    return t.select(person_id=as_id(t.person_id), **moment(t, "death", midnight_is_a_time=False))
+
+
+def visits(engine: ibis.BaseBackend, hospital: str, midnight_is_a_time: bool = True) -> ibis.Table:
+    """visit_id, person_id, concept_id, source_value, start_date, start_time, end_date, end_time."""
+    required = ["visit_occurrence_id", "person_id", "visit_concept_id", "visit_start_date", "visit_end_date"]
+    t = read_text(engine, table_file(hospital, "visit_occurrence"), "visit_occurrence", required)
+    start, end = moment(t, "visit_start", midnight_is_a_time), moment(t, "visit_end", midnight_is_a_time)
+    return t.select(visit_id=as_id(t.visit_occurrence_id), person_id=as_id(t.person_id), concept_id=as_id(t.visit_concept_id),
+                    source_value=optional(t, "visit_source_value"), start_date=start["date"], start_time=start["time"],
+                    end_date=end["date"], end_time=end["time"])
+
+
+def events(engine: ibis.BaseBackend, hospital: str, domain: str, midnight_is_a_time: bool = True) -> ibis.Table | None:
+    """person_id, concept_id, type_id, visit_id, date, time (null: only the day is known), value, unit; None where absent.
+
+    value is value_as_number, else a numeric value_source_value; unit is unit_concept_id as text (not 0), else
+    unit_source_value, else "none", and null where there is no value.
+    """
+    table, name, date = EVENT_TABLES[domain]
+    path = table_file(hospital, table)
+    if path is None:
+        return None
+    t = read_text(engine, path, table, ["person_id", f"{name}_concept_id", f"{date}_date"])
+    value = ibis.coalesce(optional(t, "value_as_number", as_number, "float64"), optional(t, "value_source_value", as_number, "float64"))
+    unit = ibis.coalesce(optional(t, "unit_concept_id", as_id, "int64").nullif(0).cast("string"), optional(t, "unit_source_value"), "none")
+    if domain != "measurement":
+        value = ibis.null("float64")
+    return t.select(
+        person_id=as_id(t.person_id), concept_id=as_id(t[f"{name}_concept_id"]), type_id=optional(t, f"{name}_type_concept_id", as_id, "int64"),
+        visit_id=optional(t, "visit_occurrence_id", as_id, "int64"), **moment(t, date, midnight_is_a_time), value=value,
+        unit=ibis.ifelse(value.notnull(), unit, ibis.null("string")),
+    )
+
+
+# ---- Athena's vocabulary -----------------------------------------------------------------------------------
+
+
+def vocabulary(engine: ibis.BaseBackend, table: str) -> ibis.Table | None:
+    """A table of data/concepts with ids as int64 and the rest as text; None for an optional one that is absent.
+
+    Tab separated, never quoted: a `"` is part of a name, and `NA` is a name.
+    """
+    if not contract.data_folder("concepts").is_dir():
+        raise UserError(f"{contract.show(contract.data_folder('concepts'))} is missing: put CONCEPT.csv and "
+                        "CONCEPT_RELATIONSHIP.csv from https://athena.ohdsi.org there")
+    path = table_file("concepts", table)
+    if path is None:
+        return None
+    t = read_text(engine, path, table, VOCABULARY_COLUMNS[table], delimiter="\t", quote="")
+    ids = [name for name in t.columns if "concept_id" in name or name in ("min_levels_of_separation", "max_levels_of_separation")]
+    return t.mutate(**{name: as_id(t[name]) for name in ids})

@@ -1,0 +1,173 @@
+"""Read the four event tables and keep what a model may learn from, each event at the time it can be known.
+
+    cd codes
+    python preprocessing/records.py --hospital mimic
+
+Reads   data/{hospital}/condition_occurrence, drug_exposure, procedure_occurrence, measurement (may be absent);
+        usedata/{hospital}/persons, visits
+Writes  usedata/{hospital}/records
+
+Rules, in this order; a row that goes is counted under the first that fits: unreadable person or date, unknown person,
+no concept (0 or missing), under age at the event, another measurement of the same person, concept and hour (the first
+in time stays; ties by value, unit and visit id, a missing one last), a person with too few events left. Events after
+death are kept: a late result is a result, and no prediction is made after death.
+
+    visit starts ------------------ visit ends ------ day ends
+    |  charted at 09:20: known at 09:20 |
+    |  billing code: known when the visit ends        |
+    |  only the day is known: ........................ known when the day ends
+"""
+import argparse
+from contextlib import ExitStack
+
+import ibis
+
+from medrep import config, contract, engine, omop, rules
+from medrep.config import Cohort, Hospital
+from medrep.contract import DOMAINS, PERSONS, RECORDS, VISITS, Made
+from medrep.errors import UserError
+from medrep.progress import say, stage
+
+RULES = ["unreadable person or date", "unknown person", "no concept", "under age", "same hour", "person with too few events"]
+
+
+def place_in_visits(events: ibis.Table, visits: ibis.Table) -> ibis.Table:
+    """`events` (date, time, visit_id as stated) with low, high (the event is between them), visit_id and visit_end.
+
+    The stated visit counts if it is one of the person's. Otherwise the visit that overlaps low..high: the latest start,
+    then the smallest id. Otherwise none.
+    """
+    low = ibis.coalesce(events.time, omop.day_start(events.date))
+    high = ibis.coalesce(events.time, omop.day_end(events.date))
+    events = events.rename(stated_id="visit_id").mutate(low=low, high=high)
+    visits = visits.select("visit_id", "person_id", "start", "end")
+    own = visits.select(stated_id="visit_id", person_id="person_id", own_end="end")
+    events = events.left_join(own, ["stated_id", "person_id"]).drop("stated_id_right", "person_id_right")
+
+    # each distinct moment of a person is looked up once, however many events it has
+    stray = events.filter(events.own_end.isnull()).select("person_id", "low", "high").distinct()
+    inside = stray.join(visits, [stray.person_id == visits.person_id, visits.start <= stray.high, visits.end >= stray.low])
+    inside = inside.select("person_id", "low", "high", "start", found_id="visit_id", found_end="end")
+    place = ibis.row_number().over(group_by=["person_id", "low", "high"], order_by=[inside.start.desc(), inside.found_id.asc()])
+    found = inside.mutate(place=place).filter(ibis._.place == 0).drop("place", "start")
+
+    events = events.left_join(found, ["person_id", "low", "high"])
+    stated = events.own_end.notnull()
+    return events.mutate(
+        visit_id=ibis.ifelse(stated, events.stated_id, events.found_id),
+        visit_end=ibis.ifelse(stated, events.own_end, events.found_end),
+    ).drop("person_id_right", "low_right", "high_right", "stated_id", "own_end", "found_id", "found_end")
+
+
+def time_known(events: ibis.Table, billing_types: list[int]) -> ibis.Value:
+    """When an event can be known: its time, else the end of its day; a billing code at the end of its visit.
+
+    A billing code without a visit, or stamped after the end of its visit, counts from the end of its day.
+    """
+    if not billing_types:
+        return events.high
+    billed = ibis.ifelse(events.low <= events.visit_end, events.visit_end, omop.day_end(events.date))
+    return ibis.ifelse(events.type_id.isin(billing_types).fill_null(False), ibis.coalesce(billed, omop.day_end(events.date)), events.high)
+
+
+def find_records(events: ibis.Table, persons: ibis.Table, visits: ibis.Table, domain: str, hospital: Hospital, cohort: Cohort) -> ibis.Table:
+    """RECORDS of one domain and the reason each is left out, all rules but the last; clock: 0 no time, 1 midnight, 2 other."""
+    midnight = events.time == events.time.truncate("D")
+    clock = ibis.cases((events.time.isnull(), 0), (midnight, 1), else_=2).cast("int8")
+    if hospital.date_only_types:
+        day_only = (midnight & events.type_id.isin(hospital.date_only_types)).fill_null(False)
+        events = events.mutate(time=ibis.ifelse(day_only, ibis.null("timestamp"), events.time))
+    events = events.mutate(clock=clock)
+    events = events.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
+    events = place_in_visits(events, visits)
+    events = events.mutate(time=time_known(events, hospital.billing_types), domain=ibis.literal(domain))
+    first_four = [
+        events.person_id.isnull() | events.date.isnull(),
+        events.year_of_birth.isnull(),
+        events.concept_id.isnull() | (events.concept_id == 0),
+        events.time.year() - events.year_of_birth < cohort.min_age,
+    ]
+    columns = ["person_id", "time", "domain", "concept_id", "value", "unit", "visit_id", "date", "year_of_birth", "clock", "reason"]
+    events = events.mutate(reason=rules.first_reason(dict(zip(RULES, first_four, strict=False)))).select(columns)
+    if domain != "measurement":
+        return events
+    order = [events[name].asc(nulls_first=False) for name in ("time", "value", "unit", "visit_id")]
+    hour = [events.person_id, events.concept_id, events.time.truncate("h"), events.reason.isnull()]
+    place = ibis.row_number().over(group_by=hour, order_by=order)
+    return events.mutate(reason=ibis.ifelse(events.reason.isnull() & (place > 0), "same hour", events.reason))
+
+
+def leave_out_short(events: ibis.Table, enough: ibis.Table) -> ibis.Table:
+    """The last rule: `enough` lists the persons with enough events."""
+    joined = events.left_join(enough.select("person_id", has_enough=ibis.literal(True)), "person_id").drop("person_id_right")
+    short = joined.reason.isnull() & joined.has_enough.isnull()
+    return joined.mutate(reason=ibis.ifelse(short, "person with too few events", joined.reason)).drop("has_enough")
+
+
+def persons_with_enough(kept: ibis.Table, min_events: int) -> ibis.Table:
+    return kept.group_by("person_id").agg(n=kept.count()).filter(ibis._.n >= min_events)
+
+
+def warn_of_clocks(domain: str, table: ibis.Table):
+    clocks = dict(table.group_by("clock").agg(n=table.count()).to_pandas().itertuples(index=False))
+    if clocks.get(1) and not clocks.get(2):
+        say(f"warning: no {domain} has a time of day but 00:00:00; if that means the time is not known, set midnight_is_a_time: false "
+            "in configs/hospitals/, or events will seem known before they happened")
+
+
+def warn_of_ages(tables: list[ibis.Table]):
+    """Without MIMIC's patients.csv a year of birth that is really its anchor_year shows in ages at the first event only."""
+    events = ibis.union(*[t.filter(t.year_of_birth.notnull() & t.date.notnull()).select("person_id", "date", "year_of_birth")
+                          for t in tables]) if len(tables) > 1 else tables[0]
+    first = events.group_by("person_id").agg(age=(events.date.year() - events.year_of_birth).min())
+    median = first.age.median().execute()
+    if median is not None and not 10 <= median <= 100:
+        say(f"warning: the median age at the first event is {median:.0f}; if year_of_birth holds MIMIC's anchor_year, put patients.csv "
+            "beside the tables")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hospital", required=True, help="a folder under data/, such as mimic")
+    engine.add_arguments(parser)
+    config.add_arguments(parser)
+    args = parser.parse_args(argv)
+
+    name, cohort = args.hospital, config.load("cohort", args.overrides)
+    hospital = config.load("hospital", args.overrides, hospital=args.hospital)
+    omop.require_hospital(name)
+    tables = omop.files(name, *(omop.EVENT_TABLES[domain][0] for domain in DOMAINS))
+    made = Made(RECORDS.at(hospital=name), inputs=[PERSONS.require(hospital=name), VISITS.require(hospital=name), *tables],
+                settings={"min_age": cohort.min_age, "min_events": cohort.min_events, "hospital": vars(hospital)})
+    if made.is_current():
+        return
+    with stage("records") as figures, omop.named_mistakes(), ExitStack() as stack:
+        con = engine.connect(args.engine, args.memory)
+        persons, visits = PERSONS.read(con, hospital=name), VISITS.read(con, hospital=name)
+        found = {}
+        for domain in DOMAINS:
+            events = omop.events(con, name, domain, hospital.midnight_is_a_time)
+            if events is None:
+                say(f"{name} has no {domain} table")
+                continue
+            say(f"reading {name} {omop.EVENT_TABLES[domain][0]}")
+            found[domain] = stack.enter_context(find_records(events, persons, visits, domain, hospital, cohort).cache())
+            warn_of_clocks(domain, found[domain])
+        if omop.table_file(name, "patients") is None:
+            warn_of_ages(list(found.values()))
+        kept = [t.filter(t.reason.isnull()).select(*RECORDS.schema.names) for t in found.values()]
+        kept = ibis.union(*kept) if len(kept) > 1 else kept[0]
+        enough = stack.enter_context(persons_with_enough(kept, cohort.min_events).cache())
+        for domain, table in found.items():
+            counts = rules.report(f"{name} {omop.EVENT_TABLES[domain][0]}", leave_out_short(table, enough), RULES)
+            figures["rows"] = figures.get("rows", 0) + counts["read"]
+        figures["persons"] = int(enough.count().execute())
+        if figures["persons"] == 0:
+            raise UserError(f"no person of {contract.show(contract.data_folder(name))} has {cohort.min_events} usable events: "
+                            "see the reasons above, or lower cohort.min_events")
+        figures["kept"] = RECORDS.write(con, kept.semi_join(enough, "person_id"), hospital=name)
+        made.record()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Read the visits, and say which of them are hospital admissions.
+
+    cd codes
+    python preprocessing/visits.py --hospital mimic
+
+Reads   data/{hospital}/visit_occurrence, usedata/{hospital}/persons
+Writes  usedata/{hospital}/visits
+
+What counts as an admission differs between hospitals: configs/hospitals/{hospital}.yaml says. Everywhere it is
+overnight, and the person's age (year minus year of birth) at its start is within the cohort's bounds.
+"""
+import argparse
+
+import ibis
+
+from medrep import config, engine, omop, rules
+from medrep.config import Cohort, Hospital
+from medrep.contract import PERSONS, VISITS, Made
+from medrep.errors import UserError
+from medrep.progress import say, stage
+
+RULES = ["unreadable id or start", "unknown person", "same visit id", "end before start"]
+
+
+def find_visits(visits: ibis.Table, persons: ibis.Table, hospital: Hospital, cohort: Cohort) -> ibis.Table:
+    """VISITS and the reason each is left out; of several rows of one id the earliest start, then end, stays.
+
+    A start without a time of day is 00:00:00, an end 23:59:59; without an end the visit lasts to the end of its first day.
+    """
+    visits = visits.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
+    start = ibis.coalesce(visits.start_time, omop.day_start(visits.start_date))
+    end = ibis.coalesce(visits.end_time, omop.day_end(visits.end_date), omop.day_end(visits.start_date))
+    visits = visits.mutate(start=start, end=end)
+    readable = visits.visit_id.notnull() & visits.person_id.notnull() & start.notnull()
+    known = readable & visits.year_of_birth.notnull()
+    order = [visits[name].asc(nulls_first=False) for name in ("start", "end", "person_id", "concept_id", "source_value")]
+    # rows that go for another reason must not take the place of one that stays
+    place = ibis.row_number().over(group_by=[visits.visit_id, known], order_by=order)
+    age = start.year() - visits.year_of_birth
+    if hospital.admission_source_pattern:
+        inpatient = visits.source_value.re_search(hospital.admission_source_pattern)
+    else:
+        inpatient = visits.concept_id.isin(hospital.admission_visit_concepts)
+    overnight = end.date() > start.date()
+    return visits.mutate(
+        is_admission=(inpatient & overnight & age.between(cohort.min_age, cohort.max_age)).fill_null(False),
+        reason=rules.first_reason(dict(zip(RULES, [~readable, ~known, place > 0, end < start], strict=True))),
+    )
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hospital", required=True, help="a folder under data/, such as mimic")
+    engine.add_arguments(parser)
+    config.add_arguments(parser)
+    args = parser.parse_args(argv)
+
+    name, cohort = args.hospital, config.load("cohort", args.overrides)
+    hospital = config.load("hospital", args.overrides, hospital=args.hospital)
+    omop.require_hospital(name)
+    made = Made(VISITS.at(hospital=name), inputs=[PERSONS.require(hospital=name), *omop.files(name, "visit_occurrence")],
+                settings={"ages": [cohort.min_age, cohort.max_age], "hospital": vars(hospital)})
+    if made.is_current():
+        return
+    with stage("visits") as figures, omop.named_mistakes():
+        con = engine.connect(args.engine, args.memory)
+        read = omop.visits(con, name, hospital.midnight_is_a_time)
+        with find_visits(read, PERSONS.read(con, hospital=name), hospital, cohort).cache() as visits:
+            figures.update(rules.report(f"{name} visit_occurrence", visits, RULES))
+            kept = visits.filter(visits.reason.isnull())
+            if figures["kept"] == 0:
+                raise UserError(f"data/{name}/visit_occurrence has no usable row: see the reasons above")
+            figures["admissions"] = int(kept.is_admission.sum().execute())
+            endless = int((kept.end_date.isnull() & kept.end_time.isnull()).sum().execute())
+            if endless:
+                say(f"{endless:,} visits without a readable end last to the end of their first day")
+            VISITS.write(con, kept, hospital=name)
+        say(f"{figures['admissions']:,} of them are hospital admissions (overnight, age {cohort.min_age} to {cohort.max_age})")
+        made.record()
+
+
+if __name__ == "__main__":
+    main()

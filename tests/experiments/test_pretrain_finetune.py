@@ -1,0 +1,123 @@
+"""The two scripts on two tiny hospitals, from trajectories to summary.csv."""
+import json
+
+import ibis
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from experiments import finetune, pretrain
+from medrep import behrt, contract, sequences, training
+from medrep.contract import LABELS
+from medrep.engine import connect
+from medrep.errors import UserError
+
+SMALL = ["--set", "model.hidden_size=16", "--set", "model.num_heads=2", "--set", "model.num_layers=2", "--set", "model.max_length=32",
+         "--set", "pretraining.batch_tokens=512", "--set", "finetuning.batch_tokens=512", "--set", "pretraining.epochs=2",
+         "--set", "finetuning.epochs=2", "--set", "finetuning.seeds=[100, 200]"]
+PRETRAIN = ["--rep-type", "none", "--gpu-devices", "cpu", *SMALL]
+FINETUNE = ["-d", "cpu", "--rep-type", "none", "--outcome", "MT", *SMALL]
+
+
+def write_labels(hospital, positive=True):
+    trajectories = sequences.Trajectories(hospital)
+    rows = [(int(person), pd.Timestamp(5 * 10**7, unit="s"), positive and i % 2 == 0) for i, person in enumerate(trajectories.person_id)]
+    LABELS.write(connect(), ibis.memtable(rows, schema=LABELS.schema), hospital=hospital, outcome="MT")
+
+
+@pytest.fixture
+def hospitals(small_hospital):
+    small_hospital("mimic", persons=60)
+    small_hospital("ehrshot", persons=20, tokens=[str(1020 + i) for i in range(40)])
+    write_labels("mimic")
+    write_labels("ehrshot", positive=False)
+
+
+def test_from_trajectories_to_summary(hospitals, capsys):
+    pretrain.main(PRETRAIN)
+    finetune.main([*FINETUNE, "--extract-attention-score"])
+    summary = pd.read_csv(contract.summary_file())
+    assert summary.tested_on.tolist() == ["mimic", "ehrshot"] * 2 and summary.seed.tolist() == [100, 100, 200, 200]
+    home, external = summary[summary.tested_on == "mimic"], summary[summary.tested_on == "ehrshot"]
+    assert home.auroc.notna().all() and (home.readable_tokens == 1).all()
+    assert external.auroc.isna().all() and (external.reason == "no positives").all() and (external.n == 20).all()
+    assert (external.readable_tokens < 0.7).all()  # half of its codes are unknown to the first
+
+    folder = contract.finetuning_folder("mimic", "behrt", "none", "MT", 100)
+    file = folder / "predictions_mimic.parquet"
+    predictions = pq.read_table(file).to_pandas()
+    assert file.stat().st_mode & 0o077 == 0
+    assert predictions.predicted_boolean_probability.between(0, 1).all()
+    assert set(predictions.subject_id) <= set(np.asarray(sequences.Trajectories("mimic").person_id)[2::3].tolist())
+    attention = pq.read_table(folder / "attention_ehrshot.parquet").to_pandas()
+    assert (attention.groupby("subject_id").attention.sum() < 1).all()
+    assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["auroc_ehrshot"] is None
+
+    before = contract.summary_file().read_text()
+    pretrain.main(PRETRAIN)
+    finetune.main(FINETUNE)
+    assert capsys.readouterr().out.count("is finished; --fresh starts over") == 3
+    assert contract.summary_file().read_text() == before
+    with pytest.raises(UserError, match="pretraining.epochs was 2 and is 3"):
+        pretrain.main([*PRETRAIN, "--set", "pretraining.epochs=3"])
+
+
+def test_the_same_command_twice_gives_the_same_predictions(hospitals):
+    pretrain.main(PRETRAIN)
+    found = []
+    for _ in range(2):
+        finetune.main([*FINETUNE, "--seeds", "100", "--fresh"])
+        found.append(pq.read_table(contract.finetuning_folder("mimic", "behrt", "none", "MT", 100) / "predictions_mimic.parquet"))
+    assert found[0].equals(found[1])
+
+
+def test_a_run_stopped_after_an_epoch_ends_like_one_that_was_not(hospitals, monkeypatch):
+    pretrain.main(PRETRAIN)
+    folder = contract.pretraining_folder("mimic", "behrt", "none")
+    whole = behrt.BehrtForPretraining.from_pretrained(folder).state_dict()
+    save = training.save_checkpoint
+
+    def save_then_stop(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_checkpoint", save_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.main([*PRETRAIN, "--fresh"])
+    monkeypatch.setattr(training, "save_checkpoint", save)
+    assert not (folder / "config.yaml").exists()
+    pretrain.main(PRETRAIN)
+    again = behrt.BehrtForPretraining.from_pretrained(folder).state_dict()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_persons_are_split_apart_and_positives_are_in_every_part():
+    persons = np.repeat(np.arange(50), 2)
+    labels = np.isin(persons, range(10)) & (np.arange(100) % 2 == 0)
+    parts = finetune.split_persons(persons, labels, 100, {"train": 0.6, "valid": 0.2, "test": 0.2})
+    assert [len(parts[name]) for name in parts] == [30, 10, 10]
+    assert [len(parts[name] & set(range(10))) for name in parts] == [6, 2, 2]
+    assert set.union(*parts.values()) == set(range(50))
+    assert parts != finetune.split_persons(persons, labels, 200, {"train": 0.6, "valid": 0.2, "test": 0.2})
+
+
+@pytest.mark.parametrize(("main", "arguments", "words"), [
+    (pretrain.main, ["--gpu-devices", "7"], "--gpu-devices cpu runs on the CPU"),
+    (finetune.main, ["-d", "7"], "-d cpu runs on the CPU"),
+    (pretrain.main, ["--gpu-devices", "cpu", "--model", "gpt"], "is not one of: behrt"),
+    (finetune.main, ["-d", "cpu", "--rep-type", "none"], "experiments/pretrain.py --model behrt --rep-type none makes it"),
+    (pretrain.main, ["--gpu-devices", "cpu", "--rep-type", "none"], "preprocessing/trajectories.py writes it"),
+])
+def test_what_the_user_can_mend_is_said_in_one_sentence(root, main, arguments, words):
+    with pytest.raises(UserError, match=words) as problem:
+        main(arguments)
+    assert "\n" not in str(problem.value) and problem.value.code != 0
+
+
+@pytest.mark.parametrize("arguments", [["--outcome", "LIFE"], ["--rep-type", "word2vec"]])
+def test_an_unknown_outcome_or_representation_names_the_known(root, arguments, capsys):
+    with pytest.raises(SystemExit) as problem:
+        finetune.main(["-d", "cpu", *arguments])
+    assert problem.value.code != 0 and "choose from" in capsys.readouterr().err
