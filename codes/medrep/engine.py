@@ -54,3 +54,10 @@ def read_csv_as_text(engine: ibis.BaseBackend, path: Path, columns: list[str], d
     schema = ", ".join(f"`{name}` STRING" for name in columns)
     return engine.read_csv(str(path), schema=schema, inferSchema=False, header=True, enforceSchema=True, sep=delimiter,
                            quote=quote, escape=quote, multiLine=bool(quote))
+
+
+def hold(engine: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
+    """`table`, computed once and kept (spilled to disk where it is large) as long as the engine is open."""
+    if engine.name == "duckdb":  # Ibis 12's own cache() ends in DROP statements that this DuckDB does not parse
+        return engine.create_table(ibis.util.gen_name("held"), table, temp=True)
+    return table.cache()

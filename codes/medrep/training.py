@@ -220,7 +220,9 @@ def fit(*, model, accelerator: Accelerator, settings, seed: int, folder: Path, p
     accelerator.wait_for_everyone()
     if not best_file.exists():
         raise UserError(f"{what}: no epoch was better than none; set epochs to 1 or more")
-    return accelerator.unwrap_model(model).__class__.from_pretrained(best_file).to(accelerator.device)
+    best = accelerator.unwrap_model(model).__class__.from_pretrained(best_file).to(accelerator.device)
+    accelerator.wait_for_everyone()  # the caller removes the file
+    return best
 
 
 def save_checkpoint(accelerator: Accelerator, checkpoint: Path):

@@ -91,14 +91,14 @@ def main(argv=None):
     with stage("persons") as figures, omop.named_mistakes():
         con = engine.connect(args.engine, args.memory)
         births, deaths = omop.birth_years(con, hospital), omop.deaths(con, hospital)
-        with with_reasons(correct_birth_years(omop.persons(con, hospital), births)).cache() as read:
-            figures.update(rules.report(f"{hospital} person", read, RULES))
-            kept = read.filter(read.reason.isnull())
-            if figures["kept"] == 0:
-                raise UserError(f"data/{hospital}/person has no readable row: person_id and year_of_birth must be whole numbers")
-            if births is not None:
-                say(f"year of birth from patients.csv: {int(kept.corrected.sum().execute() or 0):,} persons; the others keep the table's")
-            PERSONS.write(con, find_persons(kept, deaths, cohort), hospital=hospital)
+        read = engine.hold(con, with_reasons(correct_birth_years(omop.persons(con, hospital), births)))
+        figures.update(rules.report(f"{hospital} person", read, RULES))
+        kept = read.filter(read.reason.isnull())
+        if figures["kept"] == 0:
+            raise UserError(f"data/{hospital}/person has no readable row: person_id and year_of_birth must be whole numbers")
+        if births is not None:
+            say(f"year of birth from patients.csv: {int(kept.corrected.sum().execute() or 0):,} persons; the others keep the table's")
+        PERSONS.write(con, find_persons(kept, deaths, cohort), hospital=hospital)
         if deaths is not None:
             unknown = deaths.anti_join(PERSONS.read(con, hospital=hospital), "person_id").count().execute()
             say(f"{hospital} death: {int(deaths.count().execute()):,} rows, {int(unknown):,} of unknown persons")

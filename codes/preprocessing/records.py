@@ -18,7 +18,6 @@ death are kept: a late result is a result, and no prediction is made after death
     |  only the day is known: ........................ known when the day ends
 """
 import argparse
-from contextlib import ExitStack
 
 import ibis
 
@@ -141,7 +140,7 @@ def main(argv=None):
                 settings={"min_age": cohort.min_age, "min_events": cohort.min_events, "hospital": vars(hospital)})
     if made.is_current():
         return
-    with stage("records") as figures, omop.named_mistakes(), ExitStack() as stack:
+    with stage("records") as figures, omop.named_mistakes():
         con = engine.connect(args.engine, args.memory)
         persons, visits = PERSONS.read(con, hospital=name), VISITS.read(con, hospital=name)
         found = {}
@@ -151,13 +150,13 @@ def main(argv=None):
                 say(f"{name} has no {domain} table")
                 continue
             say(f"reading {name} {omop.EVENT_TABLES[domain][0]}")
-            found[domain] = stack.enter_context(find_records(events, persons, visits, domain, hospital, cohort).cache())
+            found[domain] = engine.hold(con, find_records(events, persons, visits, domain, hospital, cohort))
             warn_of_clocks(domain, found[domain])
         if omop.table_file(name, "patients") is None:
             warn_of_ages(list(found.values()))
         kept = [t.filter(t.reason.isnull()).select(*RECORDS.schema.names) for t in found.values()]
         kept = ibis.union(*kept) if len(kept) > 1 else kept[0]
-        enough = stack.enter_context(persons_with_enough(kept, cohort.min_events).cache())
+        enough = engine.hold(con, persons_with_enough(kept, cohort.min_events))
         for domain, table in found.items():
             counts = rules.report(f"{name} {omop.EVENT_TABLES[domain][0]}", leave_out_short(table, enough), RULES)
             figures["rows"] = figures.get("rows", 0) + counts["read"]

@@ -19,7 +19,7 @@ from medrep.contract import PERSONS, VISITS, Made
 from medrep.errors import UserError
 from medrep.progress import say, stage
 
-RULES = ["unreadable id or start", "unknown person", "same visit id", "end before start"]
+RULES = ["unreadable id or start", "unknown person", "end before start", "same visit id"]
 
 
 def find_visits(visits: ibis.Table, persons: ibis.Table, hospital: Hospital, cohort: Cohort) -> ibis.Table:
@@ -35,7 +35,7 @@ def find_visits(visits: ibis.Table, persons: ibis.Table, hospital: Hospital, coh
     known = readable & visits.year_of_birth.notnull()
     order = [visits[name].asc(nulls_first=False) for name in ("start", "end", "person_id", "concept_id", "source_value")]
     # rows that go for another reason must not take the place of one that stays
-    place = ibis.row_number().over(group_by=[visits.visit_id, known], order_by=order)
+    place = ibis.row_number().over(group_by=[visits.visit_id, known & (end >= start)], order_by=order)
     age = start.year() - visits.year_of_birth
     if hospital.admission_source_pattern:
         inpatient = visits.source_value.re_search(hospital.admission_source_pattern)
@@ -44,7 +44,7 @@ def find_visits(visits: ibis.Table, persons: ibis.Table, hospital: Hospital, coh
     overnight = end.date() > start.date()
     return visits.mutate(
         is_admission=(inpatient & overnight & age.between(cohort.min_age, cohort.max_age)).fill_null(False),
-        reason=rules.first_reason(dict(zip(RULES, [~readable, ~known, place > 0, end < start], strict=True))),
+        reason=rules.first_reason(dict(zip(RULES, [~readable, ~known, end < start, place > 0], strict=True))),
     )
 
 
@@ -65,16 +65,16 @@ def main(argv=None):
     with stage("visits") as figures, omop.named_mistakes():
         con = engine.connect(args.engine, args.memory)
         read = omop.visits(con, name, hospital.midnight_is_a_time)
-        with find_visits(read, PERSONS.read(con, hospital=name), hospital, cohort).cache() as visits:
-            figures.update(rules.report(f"{name} visit_occurrence", visits, RULES))
-            kept = visits.filter(visits.reason.isnull())
-            if figures["kept"] == 0:
-                raise UserError(f"data/{name}/visit_occurrence has no usable row: see the reasons above")
-            figures["admissions"] = int(kept.is_admission.sum().execute())
-            endless = int((kept.end_date.isnull() & kept.end_time.isnull()).sum().execute())
-            if endless:
-                say(f"{endless:,} visits without a readable end last to the end of their first day")
-            VISITS.write(con, kept, hospital=name)
+        visits = engine.hold(con, find_visits(read, PERSONS.read(con, hospital=name), hospital, cohort))
+        figures.update(rules.report(f"{name} visit_occurrence", visits, RULES))
+        kept = visits.filter(visits.reason.isnull())
+        if figures["kept"] == 0:
+            raise UserError(f"data/{name}/visit_occurrence has no usable row: see the reasons above")
+        figures["admissions"] = int(kept.is_admission.sum().execute())
+        endless = int((kept.end_date.isnull() & kept.end_time.isnull()).sum().execute())
+        if endless:
+            say(f"{endless:,} visits without a readable end last to the end of their first day")
+        VISITS.write(con, kept, hospital=name)
         say(f"{figures['admissions']:,} of them are hospital admissions (overnight, age {cohort.min_age} to {cohort.max_age})")
         made.record()
 

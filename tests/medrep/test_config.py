@@ -1,0 +1,43 @@
+"""Default < configs < MEDREP_CONFIGS < --set; unknown names are refused."""
+import pytest
+
+from medrep import config
+from medrep.errors import UserError
+
+
+def test_the_published_sizes_are_the_defaults():
+    sizes = config.load_experiment("behrt").model
+    assert (sizes.hidden_size, sizes.num_layers, sizes.num_heads, sizes.intermediate_size, sizes.max_length) == (768, 6, 12, 512, 2048)
+
+
+def test_layers_are_laid_over_one_another_key_by_key(monkeypatch, tmp_path):
+    (tmp_path / "cohort.yaml").write_text("min_events: 3")
+    monkeypatch.setenv("MEDREP_CONFIGS", str(tmp_path))
+    cohort = config.load("cohort", ["cohort.min_age=16"])
+    assert (cohort.min_events, cohort.min_age, cohort.home) == (3, 16, "mimic")
+
+
+def test_the_demo_gives_finetuning_half_of_the_persons(monkeypatch):
+    monkeypatch.setenv("MEDREP_CONFIGS", "configs/demo")
+    assert config.load("cohort").split_shares["test"] == 0.5
+
+
+def test_a_hospital_without_a_file_has_the_defaults():
+    assert config.load("hospital", hospital="snuh") == config.Hospital()
+
+
+@pytest.mark.parametrize(("overrides", "words"), [
+    (["cohort.min_evnts=3"], "cohort.min_evnts is unknown; known are .*min_events"),
+    (["cohort.min_events=many"], "cohort.min_events is 'many', which is not int"),
+    (["min_events=3"], "write section.name=value"),
+    (["cohort.min_events=many", "cohort.x=1"], "not int; cohort.x is unknown|cohort.x is unknown.*not int"),
+])
+def test_mistakes_are_all_named_at_once(overrides, words):
+    with pytest.raises(UserError, match=words):
+        config.load("cohort", overrides)
+
+
+def test_a_folder_of_settings_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setenv("MEDREP_CONFIGS", "configs/nowhere")
+    with pytest.raises(UserError, match="MEDREP_CONFIGS=configs/nowhere is not a folder"):
+        config.load("cohort")

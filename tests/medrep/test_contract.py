@@ -1,0 +1,74 @@
+"""A reader sees all of a result or nothing, and a second run reuses what is current."""
+import ibis
+import numpy as np
+import pytest
+
+from medrep import contract
+from medrep.contract import LABELS, Made
+from medrep.engine import connect
+from medrep.errors import UserError
+
+
+def test_a_write_that_fails_leaves_the_old_and_no_remains(root):
+    contract.write_json(root / "a.json", 1)
+    with pytest.raises(ZeroDivisionError), contract.unfinished(root / "a.json") as part:
+        part.write_text("half")
+        1 / 0  # noqa: B018
+    assert [p.name for p in root.iterdir()] == ["a.json"] and (root / "a.json").read_text() == "1"
+
+
+def test_a_folder_is_replaced_as_a_whole(root):
+    for name in ("old", "new"):
+        with contract.unfinished(root / "folder") as part:
+            part.mkdir()
+            (part / name).touch()
+    assert [p.name for p in (root / "folder").iterdir()] == ["new"]
+
+
+def test_a_folder_that_can_not_be_written_is_said_in_one_sentence(root):
+    (root / "usedata").write_text("a file in the way")
+    with pytest.raises(UserError, match="give it write permission, or point MEDREP_ROOT"):
+        contract.write_array(contract.edges_file(), np.zeros(2))
+
+
+def test_made_again_when_an_input_or_a_setting_changes(root, monkeypatch):
+    source, output = root / "in.csv", root / "out.json"
+    source.write_text("1")
+
+    def made(setting=1):
+        return Made(output, inputs=[source], settings={"setting": setting})
+
+    assert not made().is_current()
+    contract.write_json(output, 1)
+    assert not made().is_current()  # written, but not recorded: the stage was killed before its end
+    made().record()
+    assert made().is_current() and not made(setting=2).is_current()
+    source.write_text("22")
+    assert not made().is_current()
+    made().record()
+    monkeypatch.setenv("MEDREP_FRESH", "1")
+    assert not made().is_current()
+
+
+def test_an_output_made_from_a_remade_output_is_made_again(root):
+    first, second = root / "first.json", root / "second.json"
+    for path in (first, second):
+        contract.write_json(path, 1)
+    Made(first, settings=1).record()
+    Made(second, inputs=[first]).record()
+    assert Made(second, inputs=[first]).is_current()
+    Made(first, settings=2).record()
+    assert not Made(second, inputs=[first]).is_current()
+
+
+def test_a_missing_table_names_the_stage_that_writes_it(root):
+    with pytest.raises(UserError, match="usedata/mimic/labels/MT is missing; preprocessing/labels.py writes it"):
+        LABELS.read(connect(), hospital="mimic", outcome="MT")
+
+
+def test_a_table_comes_back_as_it_went(root):
+    engine = connect()
+    rows = ibis.memtable([(2**60 + 1, None, True)], schema=LABELS.schema)
+    assert LABELS.write(engine, rows, hospital="mimic", outcome="MT") == 1
+    assert LABELS.read(engine, hospital="mimic", outcome="MT").to_pyarrow().to_pylist() == [
+        {"subject_id": 2**60 + 1, "prediction_time": None, "boolean_value": True}]
