@@ -1,0 +1,65 @@
+"""Print what the demo shows: each representation at home and at the hospital it never saw, beside the best there is.
+
+    cd codes
+    MEDREP_ROOT=demo python demo/table.py --outcome MT
+
+Reads   results/summary.csv, results/{home}/finetuning/*/predictions_*.parquet, truth/{hospital}.parquet
+Writes  nothing
+
+The generator knows the probability that it drew every label from. Best reachable is the AUROC of that probability
+on the very examples that the models are tested on: no model can be expected to do better.
+"""
+import argparse
+
+import numpy as np
+import pandas as pd
+
+from medrep import config, contract, metrics
+from medrep.errors import UserError
+from medrep.progress import say, stage
+
+
+def best_reachable(hospital: str, outcome: str, predictions: pd.DataFrame) -> float | None:
+    """The AUROC of the true probabilities on the examples of `predictions`."""
+    truth = pd.read_parquet(contract.ROOT / "truth" / f"{hospital}.parquet")
+    truth = truth[truth.outcome == outcome].drop(columns="outcome")
+    known = predictions.merge(truth, on=["subject_id", "prediction_time"], how="left", validate="one_to_one")
+    if lost := int(known.probability.isna().sum()):
+        raise UserError(f"{lost} of {len(known)} test examples at {hospital} have no true probability: labels and generator disagree")
+    return metrics.describe(known.boolean_value.to_numpy(), known.probability.to_numpy())["auroc"]
+
+
+def make_table(outcome: str, home: str, external: str) -> pd.DataFrame:
+    """A row a representation: mean over seeds of home and external AUROC, readable external tokens, best reachable."""
+    if not contract.summary_file().exists():
+        raise UserError(f"{contract.show(contract.summary_file())} is missing; experiments/finetune.py writes it")
+    summary = pd.read_csv(contract.summary_file())
+    summary = summary[(summary.trained_on == home) & (summary.outcome == outcome) & (summary.model == "behrt")]
+    rows = []
+    for rep, runs in summary.groupby("rep_type", sort=False):
+        at = {h: runs[runs.tested_on == h].set_index("seed") for h in (home, external)}
+        best = {h: np.mean([best_reachable(h, outcome, pd.read_parquet(
+            contract.finetuning_folder(home, "behrt", rep, outcome, seed) / f"predictions_{h}.parquet")) for seed in at[h].index]) for h in at}
+        rows.append({"representation": rep, "home AUROC": at[home].auroc.mean(), "external AUROC": at[external].auroc.mean(),
+                     "external tokens read": at[external].readable_tokens.mean(),
+                     "best reachable, home": best[home], "best reachable, external": best[external], "seeds": len(at[home])})
+    order = {"none": 0, "description": 1, "medrep": 2}
+    return pd.DataFrame(sorted(rows, key=lambda row: order.get(row["representation"], 9)))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--outcome", default="MT")
+    args = parser.parse_args(argv)
+    home = config.load("cohort").home
+    external = config.load_experiment("behrt").finetuning.external[0]
+    with stage("demo") as figures:
+        table = make_table(args.outcome, home, external)
+        say(f"\n{args.outcome}: trained at {home}, tested there and at {external}; AUROC, mean over the seeds\n")
+        say(table.to_string(index=False, float_format="{:.3f}".format), "\n")
+        for row in table.to_dict("records"):
+            figures[row["representation"]] = {name: round(value, 4) for name, value in row.items() if name != "representation"}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The six commands, as a user types them, on real OMOP data: the MIMIC-IV demo as mimic, GiBleed as ehrshot."""
+import os
+import subprocess
+import sys
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pytest
+
+from medrep import contract, sequences
+
+SHARED = contract.REPOSITORY.parent / "shared" / "data"
+pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the real OMOP data (../shared/data) is not on this machine")
+
+QUICK = ["--set", "pretraining.epochs=1", "--set", "finetuning.epochs=1"]
+COMMANDS = {
+    "preprocessing": ["bash", "preprocessing/run.sh"],
+    "representation": ["bash", "representation/run.sh", "--set", "encoder.epochs=1", "--set", "graph.epochs=2"],
+    "pretrain": ["python", "experiments/pretrain.py", "--model", "behrt", "--rep-type", "medrep", "--gpu-devices", "cpu", *QUICK],
+    "finetune": ["python", "experiments/finetune.py", "-d", "cpu", "--model", "behrt", "--rep-type", "medrep", "--outcome", "MT", *QUICK],
+    "attention": ["python", "experiments/finetune.py", "-d", "cpu", "--model", "behrt", "--rep-type", "medrep", "--outcome", "MT",
+                  "--extract-attention-score", *QUICK],
+    "medgemma": ["python", "experiments/medgemma.py", "--rep", "medrep", "--outcome", "MT", "--seed", "100", "--ex", "mimic"],
+}
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    """The root folder after all six commands, and what each printed."""
+    root = tmp_path_factory.mktemp("real")
+    (root / "data").mkdir()
+    for name, folder in {"mimic": "mimic_demo", "ehrshot": "gibleed", "concepts": "concepts"}.items():
+        (root / "data" / name).symlink_to(SHARED / folder)
+    # `python` is the environment's, as after `source .venv/bin/activate`
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"MEDREP_ROOT": str(root), "MEDREP_CONFIGS": "configs/demo", "HF_HUB_OFFLINE": "1", "PATH": path}
+    done = {}
+    for name, command in COMMANDS.items():
+        done[name] = subprocess.run(command, cwd=contract.REPOSITORY / "codes", env=environment, capture_output=True, text=True)
+        if name != "medgemma":
+            assert done[name].returncode == 0, f"{name}: {done[name].stdout[-2000:]}\n{done[name].stderr[-4000:]}"
+    return root, done
+
+
+@pytest.fixture
+def query(road):
+    root, _ = road
+
+    def run(sql):
+        return duckdb.sql(sql.replace("{usedata}", str(root / "usedata"))).fetchall()
+
+    return run
+
+
+def test_summary_has_home_and_external_rows(road):
+    root, _ = road
+    summary = pd.read_csv(root / "results" / "summary.csv")
+    home, external = (summary[summary.tested_on == h] for h in ("mimic", "ehrshot"))
+    assert sorted(home.seed) == sorted(external.seed) == [100, 200, 300]
+    assert (home.positives > 0).all() and home.auroc.between(0, 1).all()
+    # GiBleed has no deaths: its row says so instead of crashing or inventing a figure
+    assert (external.n > 0).all() and (external.positives == 0).all() and external.auroc.isna().all()
+    assert (external.reason == "no positives").all()
+
+
+def test_attention_is_written_for_both_hospitals(road):
+    root, _ = road
+    folder = root / "results" / "mimic" / "finetuning" / "behrt_medrep" / "MT" / "seed_100"
+    for hospital in ("mimic", "ehrshot"):
+        table = pd.read_parquet(folder / f"attention_{hospital}.parquet")
+        assert len(table) and table.attention.between(0, 1).all()
+
+
+def test_medgemma_says_that_it_comes_later(road):
+    _, done = road
+    assert done["medgemma"].returncode != 0 and "not in this version" in done["medgemma"].stderr and "Traceback" not in done["medgemma"].stderr
+
+
+def test_no_command_shows_a_traceback(road):
+    _, done = road
+    assert not [name for name, run in done.items() if "Traceback" in run.stderr + run.stdout]
+
+
+def test_the_counted_admissions_are_found(query):
+    visits = "read_parquet('{usedata}/mimic/visits/*.parquet')"
+    stays = f"(select v.*, p.death_time from {visits} v join read_parquet('{{usedata}}/mimic/persons/*.parquet') p using (person_id))"
+    assert query(f"select count(*), count(distinct person_id) from {visits}") [0][0] == 852
+    # all 275 hospital stays of the demo's 100 persons; those that end on the day they began are not admissions
+    overnight = duckdb.sql(f"""select count(*) from read_csv('{SHARED}/mimic_demo/visit_occurrence.csv.gz', all_varchar=true)
+        where regexp_matches(visit_source_value, '^[0-9]+[|][0-9]+$') and visit_end_date > visit_start_date""").fetchone()[0]
+    assert query(f"select count(*) from {visits} where is_admission")[0][0] == overnight <= 275
+    assert query(f"select count(*) from {stays} where is_admission and \"end\"::date - start::date >= 7")[0][0] == 101
+    assert query(f"select count(*) from {stays} where is_admission and death_time::date between start::date and \"end\"::date")[0][0] <= 15
+
+
+def test_every_row_of_the_event_tables_is_kept_or_left_out(road):
+    _, done = road
+    for line in ("condition: 16,441 rows", "drug: 18,229 rows", "measurement: 308,361 rows", "procedure: 18,447 rows"):
+        assert line in done["preprocessing"].stdout
+
+
+def test_billing_codes_are_not_seen_before_their_stay_ended(query):
+    """32821 is stamped with the stay's start in the source; here none of a stay's comes before its end."""
+    source = f"read_csv('{SHARED}/mimic_demo/condition_occurrence.csv.gz', all_varchar=true)"
+    early = query(f"""select count(*) from read_parquet('{{usedata}}/mimic/records/*.parquet') r
+        join read_parquet('{{usedata}}/mimic/visits/*.parquet') v using (visit_id)
+        where r.domain = 'condition' and r.time < v."end" and (r.person_id, r.concept_id, r.visit_id) in
+            (select (person_id::bigint, condition_concept_id::bigint, visit_occurrence_id::bigint) from {source}
+             where condition_type_concept_id = '32821')
+        and (r.person_id, r.concept_id, r.visit_id) not in
+            (select (person_id::bigint, condition_concept_id::bigint, visit_occurrence_id::bigint) from {source}
+             where condition_type_concept_id <> '32821' and visit_occurrence_id is not null)""")
+    assert early == [(0,)]
+
+
+def test_ids_beyond_2_to_the_53_are_whole(road, monkeypatch):
+    root, _ = road
+    monkeypatch.setattr(contract, "ROOT", root)
+    persons = {int(p) for p in pd.read_csv(SHARED / "mimic_demo" / "person.csv.gz", dtype=str).person_id}
+    found = set(np.asarray(sequences.Trajectories("mimic").person_id).tolist())
+    assert found <= persons and len(found) > 90
