@@ -28,14 +28,16 @@ def find_visits(visits: ibis.Table, persons: ibis.Table, hospital: Hospital, coh
     A start without a time of day is 00:00:00, an end 23:59:59; without an end the visit lasts to the end of its first day.
     """
     visits = visits.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
-    start = ibis.coalesce(visits.start_time, omop.day_start(visits.start_date))
-    end = ibis.coalesce(visits.end_time, omop.day_end(visits.end_date), omop.day_end(visits.start_date))
-    visits = visits.mutate(start=start, end=end)
+    visits = visits.mutate(
+        start=ibis.coalesce(visits.start_time, omop.day_start(visits.start_date)),
+        end=ibis.coalesce(visits.end_time, omop.day_end(visits.end_date), omop.day_end(visits.start_date)),
+    )
+    start, end = visits.start, visits.end
     readable = visits.visit_id.notnull() & visits.person_id.notnull() & start.notnull()
     known = readable & visits.year_of_birth.notnull()
     order = [visits[name].asc(nulls_first=False) for name in ("start", "end", "person_id", "concept_id", "source_value")]
     # rows that go for another reason must not take the place of one that stays
-    place = ibis.row_number().over(group_by=[visits.visit_id, known & (end >= start)], order_by=order)
+    place = ibis.row_number().over(group_by=[visits.visit_id, (known & (end >= start)).name("usable")], order_by=order)
     age = start.year() - visits.year_of_birth
     if hospital.admission_source_pattern:
         inpatient = visits.source_value.re_search(hospital.admission_source_pattern)

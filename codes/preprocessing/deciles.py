@@ -1,0 +1,86 @@
+"""Find the deciles of every measurement.
+
+    cd codes
+    python preprocessing/deciles.py --hospital mimic
+    python preprocessing/deciles.py --hospital ehrshot        # after the home hospital's
+
+Reads   usedata/{hospital}/persons, records; for another hospital than the home also usedata/{home}/deciles
+Writes  usedata/{hospital}/deciles
+
+The model never sees a raw value. It sees the tenth that the value falls in, of the values of the same concept in the
+same unit among the train persons of the home hospital: HbA1c 7.9 % becomes the token 3004410_7, there and elsewhere, so
+that a token means the same everywhere. Where the home has no such concept and unit, a hospital's own train persons
+give the edges. Tenths are numbered 0 to 9; trajectories.py says which one a value falls in.
+"""
+import argparse
+
+import ibis
+
+from medrep import config, engine
+from medrep.contract import DECILES, PERSONS, RECORDS, Made
+from medrep.progress import say, stage
+
+
+def find_deciles(records: ibis.Table, min_values: int) -> ibis.Table:
+    """The eleven decile edges of each (concept, unit) of measurements that has at least `min_values` values.
+
+    edge_i stands i/10 of the way from the least value to the greatest in order, between two values in proportion.
+    """
+    measured = records.filter((records.domain == "measurement") & records.value.notnull() & records.unit.notnull())
+    # values repeat: counting each distinct one keeps this small, whatever the number of rows
+    distinct = measured.group_by("concept_id", "unit", "value").agg(times=lambda t: t.count())
+    unit = ["concept_id", "unit"]
+    n = distinct.times.sum().over(group_by=unit)
+    reached = distinct.times.sum().over(ibis.window(group_by=unit, order_by=distinct.value, preceding=(None, 0)))
+    ranked = distinct.mutate(n=n, reached=reached).filter(ibis._.n >= min_values)
+
+    edges = {}
+    for i in range(11):
+        tenths = (ranked.n - 1) * i
+        place, rest = tenths // 10, tenths % 10
+        below = ranked.value.min(where=ranked.reached > place)  # the value at that place, counted from 0
+        above = ranked.value.min(where=ranked.reached > place + ibis.ifelse(rest > 0, 1, 0))
+        edges[f"edge_{i}"] = below + (above - below) * (rest.max() / 10)
+    return ranked.group_by(unit).agg(n=ranked.n.max(), **edges)
+
+
+def combine(home: ibis.Table, own: ibis.Table, records: ibis.Table) -> ibis.Table:
+    """The edges that a hospital with `records` uses: `home`'s of the measurements it has, `own` for the others."""
+    unit = ["concept_id", "unit"]
+    present = records.filter(records.value.notnull()).select(unit).distinct()
+    return home.semi_join(present, unit).union(own.anti_join(home, unit))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hospital", required=True, help="a folder under usedata/, such as mimic")
+    parser.add_argument("--home", help="the hospital whose edges come first (default: cohort.home)")
+    engine.add_arguments(parser)
+    config.add_arguments(parser)
+    args = parser.parse_args(argv)
+
+    cohort = config.load("cohort", args.overrides)
+    name, home = args.hospital, args.home or cohort.home
+    inputs = [PERSONS.require(hospital=name), RECORDS.require(hospital=name)]
+    if name != home:
+        inputs.append(DECILES.require(hospital=home))
+    made = Made(DECILES.at(hospital=name), inputs=inputs, settings={"home": home, "min_values": cohort.min_values})
+    if made.is_current():
+        return
+    with stage("deciles") as figures:
+        con = engine.connect(args.engine, args.memory)
+        records, persons = RECORDS.read(con, hospital=name), PERSONS.read(con, hospital=name)
+        train = persons.filter(persons.split == "train")
+        deciles = engine.hold(con, find_deciles(records.semi_join(train, "person_id"), cohort.min_values))
+        if name != home:
+            own = deciles
+            deciles = engine.hold(con, combine(DECILES.read(con, hospital=home), own, records))
+            figures["own"] = int(own.anti_join(DECILES.read(con, hospital=home), ["concept_id", "unit"]).count().execute())
+        figures["measurements"] = DECILES.write(con, deciles, hospital=name)
+        say(f"{figures['measurements']:,} measurements in one unit have deciles, {figures.get('own', 0):,} of them {name}'s own "
+            f"and the others {home}'s" if name != home else f"{figures['measurements']:,} measurements in one unit have deciles")
+        made.record()
+
+
+if __name__ == "__main__":
+    main()

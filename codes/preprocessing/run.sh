@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# OMOP tables to trajectories and labels, for the home hospital and those it is tested on.
+#
+#     bash preprocessing/run.sh                                          # mimic and ehrshot
+#     HOSPITALS="mimic seoul" bash preprocessing/run.sh --memory 32GB    # others; flags go to every stage
+#
+# The home hospital (cohort.home) comes first: the others use its decile edges. What is up to date is not made again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=python3
+if [ -x ../.venv/bin/python ]; then python=../.venv/bin/python; fi
+
+for hospital in ${HOSPITALS:-mimic ehrshot}; do
+    for stage in persons visits records deciles trajectories labels; do
+        "$python" "preprocessing/$stage.py" --hospital "$hospital" "$@"
+    done
+done
