@@ -15,6 +15,7 @@ from pathlib import Path
 
 import ibis
 import numpy as np
+import pyarrow.parquet
 from ibis import Schema
 
 from medrep import VERSION
@@ -170,6 +171,9 @@ class Table:
         folder = self.at(**names)
         with unfinished(folder) as part:
             table.select(*self.schema.names).cast(self.schema).to_parquet_dir(part)
+            if not any(part.glob("*.parquet")):  # DuckDB writes nothing for a table without rows
+                part.mkdir(exist_ok=True)
+                pyarrow.parquet.write_table(self.schema.to_pyarrow().empty_table(), part / "no_rows.parquet")
         rows = int(engine.read_parquet(f"{folder}/*.parquet").count().execute())
         say(f"{show(folder)}: {rows:,} rows, each {self.row}")
         return rows

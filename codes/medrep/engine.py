@@ -5,13 +5,21 @@ spills to disk when a table outgrows its memory limit. Spark takes over where on
 """
 import argparse
 import os
+import tempfile
 from pathlib import Path
 
 import ibis
 
+from medrep import contract
+from medrep.contract import make_folder
 from medrep.errors import UserError
 
 ENGINES = ("duckdb", "spark")
+PARKED: list[tempfile.TemporaryDirectory] = []  # removed when the process ends
+
+
+def spill_folder() -> Path:
+    return Path(os.environ.get("MEDREP_SPILL") or contract.ROOT / "usedata" / ".spill")
 
 
 def add_arguments(parser: argparse.ArgumentParser):
@@ -23,10 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser):
 def connect(name: str = "duckdb", memory: str = "8GB") -> ibis.BaseBackend:
     """Open the engine called `name`; `memory` is the most that DuckDB may hold before it spills to disk."""
     if name == "duckdb":
-        from medrep.contract import ROOT
-
-        spill = os.environ.get("MEDREP_SPILL", str(ROOT / "usedata" / ".spill"))
-        engine = ibis.duckdb.connect(memory_limit=memory, temp_directory=spill)
+        engine = ibis.duckdb.connect(memory_limit=memory, temp_directory=str(spill_folder()))
         # Timestamps in the data have no zone; the machine's own must not shift them.
         engine.raw_sql("SET TimeZone = 'UTC'")
         engine.raw_sql("SET enable_progress_bar = false")
@@ -57,7 +62,20 @@ def read_csv_as_text(engine: ibis.BaseBackend, path: Path, columns: list[str], d
 
 
 def hold(engine: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
-    """`table`, computed once and kept (spilled to disk where it is large) as long as the engine is open."""
+    """A small `table`, computed once and kept as long as the engine is open."""
     if engine.name == "duckdb":  # Ibis 12's own cache() ends in DROP statements that this DuckDB does not parse
         return engine.create_table(ibis.util.gen_name("held"), table, temp=True)
     return table.cache()
+
+
+def park(engine: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
+    """A large `table`, computed once into parquet files beside the spilled ones; they go when this process ends.
+
+    Rows read from parquet are counted beforehand: of a CSV file the engine guesses, and builds its joins on the wrong side.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="parked_", dir=make_folder(spill_folder()), ignore_cleanup_errors=True)
+    PARKED.append(folder)
+    table.to_parquet_dir(f"{folder.name}/rows")
+    if not any(Path(folder.name).glob("rows/*.parquet")):  # DuckDB writes nothing for a table without rows
+        return ibis.memtable([], schema=table.schema())
+    return engine.read_parquet(f"{folder.name}/rows/*.parquet")

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import duckdb
 import ibis
 import pyarrow.parquet
 
@@ -73,7 +74,7 @@ def named_mistakes() -> Iterator[None]:
     """A malformed line, met while the engine reads a CSV file, becomes a sentence with the file and the line."""
     try:
         yield
-    except Exception as problem:
+    except duckdb.Error as problem:
         text = " ".join(str(problem).split())
         if "CSV Error" not in text:
             raise

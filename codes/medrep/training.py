@@ -28,6 +28,7 @@ from medrep.progress import say
 from medrep.vocabulary import SPECIAL_TOKENS, UNK, Vocabulary
 
 logging.disable_progress_bar()  # one line of progress is enough, and it is ours
+logging.set_verbosity_error()  # a new head beside pretrained weights is what finetuning is, not a warning
 
 READ = ("token", "age", "visit_rank", "record_rank", "boundaries")
 """What the models read of a packed batch."""

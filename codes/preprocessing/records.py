@@ -71,12 +71,12 @@ def time_known(events: ibis.Table, billing_types: list[int]) -> ibis.Value:
 
 def find_records(events: ibis.Table, persons: ibis.Table, visits: ibis.Table, domain: str, hospital: Hospital, cohort: Cohort) -> ibis.Table:
     """RECORDS of one domain and the reason each is left out, all rules but the last; clock: 0 no time, 1 midnight, 2 other."""
-    midnight = events.time == events.time.truncate("D")
-    clock = ibis.cases((events.time.isnull(), 0), (midnight, 1), else_=2).cast("int8")
-    if hospital.date_only_types:
-        day_only = (midnight & events.type_id.isin(hospital.date_only_types)).fill_null(False)
-        events = events.mutate(time=ibis.ifelse(day_only, ibis.null("timestamp"), events.time))
-    events = events.mutate(clock=clock)
+    midnight = (events.time == events.time.truncate("D")).fill_null(False)
+    day_only = midnight & events.type_id.isin(hospital.date_only_types).fill_null(False) if hospital.date_only_types else ibis.literal(False)
+    events = events.mutate(
+        clock=ibis.cases((events.time.isnull(), 0), (midnight, 1), else_=2).cast("int8"),
+        time=ibis.ifelse(day_only, ibis.null("timestamp"), events.time),
+    )
     events = events.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
     events = place_in_visits(events, visits)
     events = events.mutate(time=time_known(events, hospital.billing_types), domain=ibis.literal(domain))
@@ -150,7 +150,8 @@ def main(argv=None):
                 say(f"{name} has no {domain} table")
                 continue
             say(f"reading {name} {omop.EVENT_TABLES[domain][0]}")
-            found[domain] = engine.hold(con, find_records(events, persons, visits, domain, hospital, cohort))
+            events = engine.park(con, events)  # text is parsed once, and the joins below know how many rows there are
+            found[domain] = engine.park(con, find_records(events, persons, visits, domain, hospital, cohort))
             warn_of_clocks(domain, found[domain])
         if omop.table_file(name, "patients") is None:
             warn_of_ages(list(found.values()))

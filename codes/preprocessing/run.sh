@@ -10,8 +10,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=python3
 if [ -x ../.venv/bin/python ]; then python=../.venv/bin/python; fi
 
-for hospital in ${HOSPITALS:-mimic ehrshot}; do
-    for stage in persons visits records deciles trajectories labels; do
+# Stage by stage, so that a hospital whose tables are missing is noticed before the long work.
+for stage in persons visits records deciles trajectories labels; do
+    for hospital in ${HOSPITALS:-mimic ehrshot}; do
         "$python" "preprocessing/$stage.py" --hospital "$hospital" "$@"
     done
 done

@@ -16,11 +16,11 @@ from pathlib import Path
 import ibis
 import numpy as np
 
-from medrep import config, contract, engine, vocabulary
+from medrep import config, contract, engine
 from medrep.contract import DECILES, DOMAINS, PERSONS, RECORDS, SPLITS, VISITS, Made, unfinished
 from medrep.errors import UserError
 from medrep.progress import bar, say, stage
-from medrep.sequences import EVENT_ARRAYS, PERSON_ARRAYS
+from medrep.sequences import EVENT_ARRAYS, PERSON_ARRAYS, array_file
 from medrep.vocabulary import SEX_TOKEN, SPECIAL_TOKENS, Vocabulary
 
 BATCH_ROWS = 500_000
@@ -144,7 +144,7 @@ def main(argv=None):
         with unfinished(folder) as part:
             part.mkdir()
             for array, values in people.items():
-                np.save(part / (f"{array}.npy" if array == "person_id" else f"person_{array}.npy"), values, allow_pickle=False)
+                np.save(part / array_file(array, name).name, values, allow_pickle=False)
             write_events(part, find_trajectories(records, persons, visits, number_table(words)), people)
         words.save(words_file)
         lengths = people["stop"] - people["start"]

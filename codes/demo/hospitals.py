@@ -1,0 +1,241 @@
+"""Write two synthetic hospitals and their vocabulary, in the formats of Athena, MIMIC-IV's OMOP ETL and EHRSHOT.
+
+    cd codes
+    MEDREP_ROOT=demo python demo/hospitals.py --persons 3000
+
+Reads   nothing
+Writes  data/concepts, data/mimic, data/ehrshot; truth/{hospital}.parquet, the probability each MT label was drawn from
+
+Persons have a latent course (demo/course.py) that leaves facts; each hospital codes a fact with its own concepts
+(demo/terminology.py). Persons are drawn in chunks, each from its own seed, and written as they come: memory stays the
+same however many there are, and a person does not depend on how many follow. Into a data/ that holds anything this
+script did not write, it writes nothing.
+"""
+import argparse
+import hashlib
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from demo import course, terminology
+from medrep import contract, metrics, progress
+from medrep.contract import Made
+from medrep.errors import UserError
+from medrep.progress import say, stage
+
+CHUNK = 500
+HOSPITALS = ("mimic", "ehrshot")
+TABLES = ("person", "visit_occurrence", "condition_occurrence", "drug_exposure", "measurement", "procedure_occurrence", "death")
+MIMIC_ADMISSIONS = (8870, 581385, 262, 9201)  # by MIMIC's admission_type, see omop.md
+EVENT_TABLES = {"condition": ("condition_occurrence", "condition_start"), "drug": ("drug_exposure", "drug_exposure_start"),
+                "measurement": ("measurement", "measurement"), "procedure": ("procedure_occurrence", "procedure")}
+
+
+def hashed(text: str) -> int:
+    """A signed 64-bit id, as MIMIC's ETL makes them."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
+
+
+def day(seconds) -> np.ndarray:
+    return np.datetime_as_string(np.asarray(seconds, "int64").astype("datetime64[s]").astype("datetime64[D]"))
+
+
+def moment(seconds) -> np.ndarray:
+    return np.char.replace(np.datetime_as_string(np.asarray(seconds, "int64").astype("datetime64[s]")), "T", " ")
+
+
+# ---- the vocabulary ------------------------------------------------------------------------------------------
+
+
+def write_vocabulary(words: terminology.Terminology, folder):
+    contract.make_folder(folder)
+    c = words.concepts
+    dates = {"valid_start_date": "19700101", "valid_end_date": "20991231", "invalid_reason": ""}
+    write_athena(folder / "CONCEPT.csv", pd.DataFrame({
+        "concept_id": c.concept_id, "concept_name": c.name, "domain_id": c.domain, "vocabulary_id": c.vocabulary,
+        "concept_class_id": c.concept_class, "standard_concept": np.where(c.vocabulary == "ATC", "C", "S"),
+        "concept_code": [f"{v[:2]}{i}" for v, i in zip(c.vocabulary, c.concept_id, strict=True)], **dates}))
+    r = words.relations
+    both = pd.concat([pd.DataFrame({"concept_id_1": r.child, "concept_id_2": r.parent, "relationship_id": r.forward}),
+                      pd.DataFrame({"concept_id_1": r.parent, "concept_id_2": r.child, "relationship_id": r.backward}),
+                      *(pd.DataFrame({"concept_id_1": c.concept_id, "concept_id_2": c.concept_id, "relationship_id": name}) for name in ("Maps to", "Mapped from"))])
+    write_athena(folder / "CONCEPT_RELATIONSHIP.csv", both.assign(**dates))
+    write_athena(folder / "CONCEPT_ANCESTOR.csv", ancestors(c.concept_id, r))
+    named = c[c.synonym != ""]
+    write_athena(folder / "CONCEPT_SYNONYM.csv", pd.DataFrame({
+        "concept_id": named.concept_id, "concept_synonym_name": named.synonym, "language_concept_id": 4180186}))
+
+
+def ancestors(ids, relations) -> pd.DataFrame:
+    """Every concept with itself and everything above it, with the steps between."""
+    above = relations.groupby("child").parent.apply(list).to_dict()
+    rows = []
+    for one in ids:
+        level, steps, seen = [one], 0, {one: 0}
+        while level:
+            steps += 1
+            level = [parent for concept in level for parent in above.get(concept, []) if parent not in seen]
+            seen.update({concept: steps for concept in level})
+        rows += [(concept, one, steps, steps) for concept, steps in seen.items()]
+    return pd.DataFrame(rows, columns=["ancestor_concept_id", "descendant_concept_id", "min_levels_of_separation", "max_levels_of_separation"])
+
+
+def write_athena(path, table: pd.DataFrame):
+    """Tab separated, never quoted, as Athena writes."""
+    lines = ["\t".join(table.columns), *("\t".join(map(str, row)) for row in table.itertuples(index=False))]
+    path.write_text("\n".join(lines) + "\n")
+
+
+# ---- one chunk of a hospital -----------------------------------------------------------------------------------
+
+
+def concepts_of(events: pd.DataFrame, words, hospital: str, random) -> np.ndarray:
+    """The concept that the hospital codes each event's fact with; 1 in 100 is unmapped (0)."""
+    concept = np.zeros(len(events), dtype=np.int64)
+    keys = events.domain.to_numpy() * 100_000 + events.system.to_numpy() * 1000 + events.severity.to_numpy() * 100 + events.fact.to_numpy()
+    order = np.argsort(keys, kind="stable")
+    places = np.flatnonzero(np.diff(keys[order], prepend=-1))
+    for start, stop in zip(places, [*places[1:], len(keys)], strict=True):
+        rows = order[start:stop]
+        e = events.iloc[rows[0]]
+        fact = words.facts[(terminology.DOMAINS[int(e.domain)], course.NAMES[int(e.system)], int(e.severity))][int(e.fact)]
+        ids, shares = words.usage[fact[0]][hospital]
+        concept[rows] = random.choice(ids, len(rows), p=shares / shares.sum())
+    return np.where(random.random(len(events)) < 0.01, 0, concept)
+
+
+def tables_of(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: int, random) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """The OMOP tables of one chunk and its truth. `first` is the number of the chunk's first person."""
+    mimic = hospital == "mimic"
+    persons, stays, events = chunk.persons, chunk.stays, chunk.events
+    number = first + np.arange(len(persons))
+    subject = 10_000_000 + number
+    person_id = np.array([hashed(f"person {s}") for s in subject]) if mimic else number + 115_000_000
+    begin = stays.groupby("person").start.min().reindex(range(len(persons)), fill_value=5_000_000_000)
+    birth = begin.to_numpy().astype("datetime64[s]").astype("datetime64[Y]").astype(int) + 1970 - persons.age.to_numpy()
+    tables = {"person": pd.DataFrame({
+        "person_id": person_id, "gender_concept_id": np.where(persons.female, 8532, 8507), "year_of_birth": birth,
+        "race_concept_id": 0, "person_source_value": subject if mimic else [f"p{n:08d}" for n in number],
+        "gender_source_value": np.where(persons.female, "F", "M")})}
+    if mimic:
+        tables["patients"] = pd.DataFrame({"subject_id": subject, "gender": np.where(persons.female, "F", "M"), "anchor_age": persons.age,
+                                           "anchor_year": birth + persons.age, "anchor_year_group": "2011 - 2013", "dod": ""})
+    kept = stays[stays.kept]
+    who = kept.person.to_numpy()
+    visit_of = np.array([hashed(f"visit {subject[p]} {i}") if mimic else int(number[p]) * 1000 + i % 1000
+                         for i, p in enumerate(stays.person)], dtype=np.int64)
+    source = [f"{subject[p]}|{20_000_000 + i}" if a else f"{subject[p]}|{d}" for i, p, a, d in
+              zip(kept.index, who, kept.admission, day(kept.start), strict=True)]
+    kinds = random.choice(MIMIC_ADMISSIONS if mimic else [9201, 262], len(kept))
+    tables["visit_occurrence"] = pd.DataFrame({
+        "visit_occurrence_id": visit_of[kept.index], "person_id": person_id[who],
+        "visit_concept_id": np.where(kept.admission, kinds, 38004207 if mimic else 9202),
+        "visit_start_date": day(kept.start), "visit_start_datetime": moment(kept.start), "visit_end_date": day(kept.end),
+        "visit_end_datetime": moment(kept.end), "visit_type_concept_id": 32817, "visit_source_value": source if mimic else ""})
+    dead = kept[kept.death]
+    tables["death"] = pd.DataFrame({"person_id": person_id[dead.person], "death_date": day(dead.end),
+                                    "death_datetime": np.where(random.random(len(dead)) < 0.9, moment(dead.end), np.char.add(day(dead.end), " 00:00:00"))
+                                    if mimic else "", "death_type_concept_id": 32817})
+    time = np.where(events.billing, stays.start.to_numpy()[events.stay], events.time)
+    if not mimic:  # the second hospital stamps its diagnoses truly
+        time = np.where(events.billing, stays.end.to_numpy()[events.stay], events.time)
+    for place, domain in enumerate(terminology.DOMAINS):
+        at = np.flatnonzero(events.domain == place)
+        stay = events.stay.to_numpy()[at]
+        table, prefix = EVENT_TABLES[domain]
+        rows = pd.DataFrame({
+            f"{table}_id": hashed(f"{hospital} {domain} {first}") // 4 + np.arange(len(at)) if mimic else first * 1_000_000 + np.arange(len(at)),
+            "person_id": person_id[stays.person.to_numpy()[stay]], f"{domain}_concept_id": concept[at], f"{prefix}_date": day(time[at]),
+            f"{prefix}_datetime": moment(time[at]),
+            f"{domain}_type_concept_id": np.where(events.billing.to_numpy()[at], 32821, 32817) if mimic else 32817,
+            "visit_occurrence_id": visit_of[stay]})
+        if domain == "measurement":
+            level, spread = np.array([course.ANALYTE_SCALES[pair] for pair in zip(events.system.to_numpy()[at], events.fact.to_numpy()[at], strict=True)]).T
+            value = np.round(level + spread * events.value.to_numpy()[at], 2).astype(str)
+            lost = random.random(len(at))
+            rows["value_as_number"] = np.where(lost < 0.04, "", value)
+            rows["value_source_value"] = np.where(lost < 0.02, "", np.where(lost < 0.03, "see comment", value))
+            rows["unit_concept_id"] = np.where(random.random(len(at)) < 0.97, 8840, 0)
+            rows["unit_source_value"] = "mg/dL"
+        if not mimic and domain == "procedure":
+            rows = rows.drop(columns=f"{prefix}_datetime")  # only the day is known
+        tables[table] = rows
+    truth = chunk.truth.merge(stays[["person", "start"]], left_on="stay", right_index=True)
+    truth = pd.DataFrame({"subject_id": person_id[truth.person], "prediction_time": (truth.start.to_numpy() + course.DAY).astype("datetime64[s]").astype("datetime64[us]"),
+                          "outcome": truth.outcome, "probability": truth.probability, "label": stays.death.to_numpy()[truth.stay]})
+    return tables, truth
+
+
+def write_hospital(hospital: str, persons: int, seed: int, words) -> dict:
+    """Draw and write chunk by chunk; gives rows, deaths and the truth's figures."""
+    folder = contract.make_folder(contract.data_folder(hospital))
+    files, figures, truths, used = {}, {"rows": 0}, [], {}
+    for first in progress.bar(range(0, persons, CHUNK), hospital, unit="chunks"):
+        random = np.random.default_rng([seed, HOSPITALS.index(hospital), first // CHUNK])
+        # a whole chunk is always drawn, so that a person does not depend on how many there are
+        chunk = course.draw_chunk(CHUNK, random)
+        concept = concepts_of(chunk.events, words, hospital, random)
+        tables, truth = tables_of(chunk, concept, hospital, first, random)
+        wanted = set(tables["person"].person_id[: persons - first])
+        for name, rows in tables.items():
+            rows = rows[: persons - first] if name == "patients" else rows[rows.person_id.isin(wanted)]
+            if hospital == "ehrshot":
+                rows = rows.rename(columns=str.title)  # Person_Id, Condition_Start_Date
+            if name not in ("person", "patients", "death", "visit_occurrence"):
+                figures["rows"] += len(rows)
+            table = pa.Table.from_pandas(rows.astype(str), preserve_index=False)
+            if name not in files:
+                files[name] = open(folder / f"{name}.csv", "wb")  # noqa: SIM115
+            pyarrow.csv.write_csv(table, files[name], pyarrow.csv.WriteOptions(include_header=first == 0, quoting_style="none"))
+        truths.append(truth[truth.subject_id.isin(wanted)])
+        ids, counts = np.unique(concept[concept > 0], return_counts=True)
+        for one, n in zip(ids.tolist(), counts.tolist(), strict=True):
+            used[one] = used.get(one, 0) + n
+    for file in files.values():
+        file.close()
+    truth = pd.concat(truths)
+    with contract.unfinished(contract.ROOT / "truth" / f"{hospital}.parquet") as part:
+        pq.write_table(pa.Table.from_pandas(truth.drop(columns="label"), preserve_index=False), part)
+    best = metrics.describe(truth.label.to_numpy(), truth.probability.to_numpy())
+    return figures | {"mt_rate": round(float(truth.label.mean()), 4), "best_auroc": round(best["auroc"] or 0, 4), "used": used}
+
+
+def refuse_foreign_data(marker):
+    """Nothing is written into a data/ that holds what this script did not write."""
+    data = contract.ROOT / "data"
+    foreign = [p.name for p in data.iterdir() if p.name not in ("README.md", marker.name)] if data.is_dir() else []
+    if foreign and not marker.exists():
+        raise UserError(f"{contract.show(data)} holds {', '.join(sorted(foreign)[:3])}, which this script did not write: "
+                        "point MEDREP_ROOT at an empty folder")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--persons", type=int, default=3000, help="of each hospital")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.persons < 1:
+        raise UserError(f"--persons {args.persons}: give 1 or more")
+    marker = contract.ROOT / "data" / ".synthetic"
+    refuse_foreign_data(marker)
+    made = Made(marker, settings={"persons": args.persons, "seed": args.seed})
+    if made.is_current():
+        return
+    with stage("hospitals") as figures:
+        contract.make_folder(marker.parent)
+        marker.write_text("Written by codes/demo/hospitals.py: synthetic, no one's data.\n")
+        words = terminology.build(args.seed)
+        write_vocabulary(words, contract.data_folder("concepts"))
+        found = {h: write_hospital(h, args.persons, args.seed, words) for h in HOSPITALS}
+        home, other = (found[h].pop("used") for h in HOSPITALS)
+        unknown = sum(n for concept, n in other.items() if concept not in home) / sum(other.values())
+        figures.update(persons=args.persons, concepts=len(words.concepts), unknown_share=round(unknown, 4), **found)
+        say(f"{contract.show(marker.parent)}: {args.persons:,} persons a hospital, {unknown:.1%} of the second's events unknown to the first")
+        made.record()
+
+
+if __name__ == "__main__":
+    main()

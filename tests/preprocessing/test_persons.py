@@ -1,0 +1,103 @@
+"""Who there is, from tables of a few rows."""
+import hashlib
+from dataclasses import replace
+from datetime import datetime
+
+import ibis
+import pytest
+
+from medrep import contract
+from medrep.config import Cohort
+from medrep.contract import PERSONS
+from medrep.engine import connect
+from medrep.errors import UserError
+from preprocessing import persons
+
+RAW = ibis.schema({"person_id": "int64", "sex": "string", "year_of_birth": "int64", "source_id": "string", "trace_id": "string"})
+
+
+def people(*rows):
+    return ibis.memtable([dict(zip(RAW.names, row, strict=True)) for row in rows], schema=RAW)
+
+
+def birth_years(table, births):
+    births = births and ibis.memtable(births, schema=ibis.schema({"subject_id": "string", "year_of_birth": "int64"}))
+    return {row["person_id"]: row["year_of_birth"] for row in persons.correct_birth_years(table, births).to_pyarrow().to_pylist()}
+
+
+def test_patients_csv_settles_the_year_of_birth_whatever_the_table_says():
+    table = people((1, "M", 2150, "10", None),     # anchor_year, as the ETL wrote it for four years
+                   (2, "F", 2080, "20", None),     # right already
+                   (3, "F", 2150, "x", "30"),      # an unofficial dump: the subject is in trace_id
+                   (4, "M", 2150, "40", None))     # not in patients.csv: trust the table
+    assert birth_years(table, [("10", 2080), ("20", 2080), ("30", 2090)]) == {1: 2080, 2: 2080, 3: 2090, 4: 2150}
+    assert birth_years(table, None) == {1: 2150, 2: 2080, 3: 2150, 4: 2150}
+
+
+def test_one_row_a_person_and_a_reason_for_the_others():
+    table = people((1, "M", 2080, "a", None), (1, "F", 2070, "b", None), (None, "M", 2080, "c", None), (2, "M", None, "d", None))
+    rows = persons.with_reasons(table).to_pyarrow().to_pylist()
+    assert {(row["person_id"], row["year_of_birth"]): row["reason"] for row in rows} == {
+        (1, 2070): None, (1, 2080): "same person_id", (None, 2080): "unreadable id or year of birth", (2, None): "unreadable id or year of birth"}
+
+
+def test_the_earliest_death_counts_and_a_day_is_its_last_second():
+    deaths = ibis.memtable(
+        [{"person_id": 1, "date": datetime(2150, 3, 4).date(), "time": None}, {"person_id": 1, "date": datetime(2150, 3, 9).date(), "time": None},
+         {"person_id": 2, "date": datetime(2150, 3, 4).date(), "time": datetime(2150, 3, 4, 8)}],
+        schema=ibis.schema({"person_id": "int64", "date": "date", "time": "timestamp"}))
+    found = persons.find_persons(people((1, "M", 2080, "a", None), (2, "F", 2080, "b", None), (3, "U", 2080, "c", None)), deaths, Cohort())
+    assert {row["person_id"]: row["death_time"] for row in found.to_pyarrow().to_pylist()} == {
+        1: datetime(2150, 3, 4, 23, 59, 59), 2: datetime(2150, 3, 4, 8), 3: None}
+
+
+def expected_split(source_id, cohort):
+    share = int(hashlib.sha256(f"{cohort.split_seed}:{source_id}".encode()).hexdigest()[:8], 16) / 16**8
+    train, valid = cohort.split_shares["train"], cohort.split_shares["valid"]
+    return "train" if share < train else "valid" if share < train + valid else "test"
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_split_is_a_hash_of_the_source_id(seed):
+    cohort = replace(Cohort(), split_seed=seed)
+    table = people(*((i, "M", 2080, f"s{i}", None) for i in range(400)))
+    splits = {row["person_id"]: row["split"] for row in persons.find_persons(table, None, cohort).to_pyarrow().to_pylist()}
+    assert splits == {i: expected_split(f"s{i}", cohort) for i in range(400)}
+    assert 0.62 < sum(split == "train" for split in splits.values()) / 400 < 0.78
+
+
+def test_without_a_source_id_of_their_own_persons_are_split_by_person_id():
+    table = people((1, "M", 2080, "same", None), (2, "M", 2080, "same", None), (3, "M", 2080, None, None), (4, "M", 2080, "own", None))
+    splits = {row["person_id"]: row["split"] for row in persons.find_persons(table, None, Cohort()).to_pyarrow().to_pylist()}
+    assert splits == {i: expected_split(source, Cohort()) for i, source in [(1, "1"), (2, "2"), (3, "3"), (4, "own")]}
+
+
+def test_a_share_of_all_leaves_none_for_the_others():
+    cohort = replace(Cohort(), split_shares={"train": 1.0, "valid": 0.0, "test": 0.0})
+    table = people(*((i, "M", 2080, f"s{i}", None) for i in range(50)))
+    assert {row["split"] for row in persons.find_persons(table, None, cohort).to_pyarrow().to_pylist()} == {"train"}
+
+
+@pytest.mark.parametrize("shares", ["{train: 0.5, valid: 0.5}", "{train: 0.5, valid: 0.5, test: 0.5}", "{train: 1.5, valid: -0.5, test: 0.0}"])
+def test_shares_that_do_not_add_up_are_refused(shares):
+    with pytest.raises(UserError, match="add up to 1"):
+        persons.main(["--hospital", "h", "--set", f"cohort.split_shares={shares}"])
+
+
+def test_stage_reads_the_tables_and_is_not_run_twice(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(contract, "ROOT", tmp_path)
+    folder = tmp_path / "data" / "h"
+    folder.mkdir(parents=True)
+    (folder / "person.csv").write_text("PERSON_ID,gender_concept_id,year_of_birth,person_source_value\n"
+                                       "-5,8507,2150,10\n6.0,8532,2080,20\n7,0,2080,\nx,8507,2080,30\n")
+    (folder / "patients.csv").write_text("subject_id,gender,anchor_age,anchor_year\n10,M,91,2150\n")
+    (folder / "death.csv").write_text("person_id,death_date\n6,2150-03-04\n99,2150-03-04\n")
+    persons.main(["--hospital", "h"])
+    rows = PERSONS.read(connect(), hospital="h").order_by("person_id").to_pyarrow().to_pylist()
+    assert [(row["person_id"], row["sex"], row["year_of_birth"], row["death_time"]) for row in rows] == [
+        (-5, "M", 2059, None), (6, "F", 2080, datetime(2150, 3, 4, 23, 59, 59)), (7, "U", 2080, None)]
+    said = capsys.readouterr().out
+    assert "h person: 4 rows; 3 kept; left out: 1 unreadable id or year of birth" in said
+    assert "h death: 2 rows, 1 of unknown persons" in said
+    persons.main(["--hospital", "h"])
+    assert "usedata/h/persons is up to date" in capsys.readouterr().out

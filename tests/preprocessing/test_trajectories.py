@@ -1,0 +1,147 @@
+"""From records to arrays: the order, the ranks, the tokens; the same bytes from any order of rows."""
+import json
+from datetime import datetime, timedelta
+
+import ibis
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medrep import contract, sequences, vocabulary
+from medrep.contract import DECILES, DOMAINS, PERSONS, RECORDS, VISITS
+from medrep.engine import connect
+from preprocessing import trajectories
+
+NEW_YEAR = datetime(2150, 1, 1)
+EDGES = {"concept_id": 50, "unit": "%", "n": 11, **{f"edge_{i}": float(i) for i in range(11)}}
+PEOPLE = [{"person_id": i, "sex": sex, "year_of_birth": 2100, "death_time": None, "split": split}
+          for i, sex, split in [(-3, "F", "train"), (5, "M", "test"), (6, "U", "valid")]]
+
+
+def record(person_id, hours, domain="drug", concept_id=7, value=None, unit=None, visit_id=None):
+    return dict(zip(RECORDS.schema.names, (person_id, NEW_YEAR + timedelta(hours=hours), domain, concept_id, value, unit, visit_id), strict=True))
+
+
+def visit(visit_id, person_id, hours):
+    start = NEW_YEAR + timedelta(hours=hours)
+    return {"visit_id": visit_id, "person_id": person_id, "start": start, "end": start, "concept_id": 1, "is_admission": False}
+
+
+def make(root, records, visits, deciles=(EDGES,)):
+    """Run the stage below `root`; gives {array: list} and the vocabulary."""
+    engine = connect()
+    for table, rows in [(PERSONS, PEOPLE), (VISITS, visits), (RECORDS, records), (DECILES, deciles)]:
+        table.write(engine, ibis.memtable(list(rows), schema=table.schema), hospital="h")
+    trajectories.main(["--hospital", "h"])
+    folder = contract.trajectories_folder("h")
+    return {path.stem: np.load(path).tolist() for path in sorted(folder.glob("*.npy"))}, vocabulary.of_hospital("h")
+
+
+@pytest.mark.parametrize("value, decile", [(-5, 0), (0.0, 0), (1.0, 0), (1.01, 1), (5.0, 4), (9.0, 8), (9.5, 9), (10.0, 9), (99.0, 9)])
+def test_a_value_on_an_edge_takes_the_lower_decile_and_the_ends_are_open(value, decile):
+    records = ibis.memtable([record(1, 0, "measurement", 50, float(value), "%")], schema=RECORDS.schema)
+    (row,) = trajectories.with_deciles(records, ibis.memtable([EDGES], schema=DECILES.schema)).to_pyarrow().to_pylist()
+    assert row["decile"] == decile
+
+
+def test_one_hospital(tmp_path, monkeypatch):
+    monkeypatch.setattr(contract, "ROOT", tmp_path)
+    records = [  # person, hours, ...                                            visit rank, record rank
+        record(5, 30, "measurement", 50, 7.5, "%", visit_id=1),               # 2, 2
+        record(5, 30, "condition", 9, visit_id=1),                            # 2, 2: condition before measurement
+        record(5, 25, "measurement", 50, 7.5, "mg", visit_id=1),              # 2, 1: no deciles of this unit
+        record(5, 2, "procedure", 1000),                                      # 1, 1: outside any visit, on the first day
+        record(5, 40, "drug", 7),                                             # 3, 1: on the second day; that visit starts at 00:00 (24 h)
+        record(-3, 24 * 365, "drug", 7, visit_id=2),                          # 1, 1
+        record(-3, 24 * 365, "drug", 7, visit_id=2),                          # 1, 1: twice is twice
+    ]
+    arrays, words = make(tmp_path, records, [visit(1, 5, 24), visit(2, -3, 10)])
+    assert words.tokens[len(vocabulary.SPECIAL_TOKENS):] == ("7", "9", "50", "50_7", "1000")
+    assert words.counts[7:] == (3, 1, 1, 1, 1) and words.pretraining_counts[7:] == (2, 0, 0, 0, 0)  # 5 is a test person
+    assert arrays["person_id"] == [-3, 5] and arrays["person_start"] == [0, 2] and arrays["person_stop"] == [2, 7]
+    assert arrays["person_sex"] == [vocabulary.FEMALE, vocabulary.MALE] and arrays["person_split"] == [0, 2]
+    assert [words.tokens[i] for i in arrays["token"]] == ["7", "7", "1000", "50", "9", "50_7", "7"]
+    assert arrays["domain"] == [2, 2, 4, 3, 1, 3, 2] and arrays["age"] == [51, 51, 50, 50, 50, 50, 50]
+    assert arrays["visit_rank"] == [1, 1, 1, 2, 2, 2, 3] and arrays["record_rank"] == [1, 1, 1, 1, 2, 2, 1]
+    assert arrays["time"][2] == int((NEW_YEAR + timedelta(hours=2) - datetime(1970, 1, 1)).total_seconds())
+
+
+def test_dates_before_1970(tmp_path, monkeypatch):
+    monkeypatch.setattr(contract, "ROOT", tmp_path)
+    arrays, _ = make(tmp_path, [record(5, -24 * 365 * 190)], [])
+    assert arrays["time"][0] < 0
+
+
+@st.composite
+def hospitals(draw):
+    stays = [visit(i, draw(st.sampled_from([-3, 5])), 6 * draw(st.integers(0, 20))) for i in range(draw(st.integers(0, 4)))]
+    rows = []
+    for _ in range(draw(st.integers(1, 15))):
+        person = draw(st.sampled_from([-3, 5, 6]))
+        visit_id = draw(st.sampled_from([None, *(stay["visit_id"] for stay in stays if stay["person_id"] == person)]))
+        domain, concept, value, unit = draw(st.sampled_from(
+            [("drug", 7, None, None), ("condition", 9, None, None), ("measurement", 50, 3.5, "%"), ("measurement", 50, None, None)]))
+        rows.append(record(person, 6 * draw(st.integers(0, 20)), domain, concept, value, unit, visit_id))
+    return stays, rows
+
+
+def slow_rows(stays, rows):
+    """(person, seconds, domain, concept, decile, visit rank, record rank) of each event, one person at a time."""
+    starts = {stay["visit_id"]: stay["start"] for stay in stays}
+    found = []
+    for person in {row["person_id"] for row in rows}:
+        mine = [row for row in rows if row["person_id"] == person]
+        def visit_of(row):
+            day = row["time"].replace(hour=0)
+            return (starts[row["visit_id"]], 0, row["visit_id"]) if row["visit_id"] is not None else (day, 1, 0)
+        order = sorted({visit_of(row) for row in mine})
+        for row in mine:
+            times = sorted({other["time"] for other in mine if visit_of(other) == visit_of(row)})
+            seconds = int((row["time"] - datetime(1970, 1, 1)).total_seconds())
+            found.append((person, seconds, DOMAINS.index(row["domain"]) + 1, row["concept_id"], 3 if row["value"] else -1,
+                          order.index(visit_of(row)) + 1, times.index(row["time"]) + 1))
+    return sorted(found)
+
+
+@settings(max_examples=25, deadline=None)
+@given(hospitals())
+def test_order_and_ranks_are_those_of_the_plain_definition(hospital):
+    stays, rows = hospital
+    tables = [ibis.memtable(list(content), schema=table.schema)
+              for table, content in [(RECORDS, rows), (PERSONS, PEOPLE), (VISITS, stays), (DECILES, [EDGES])]]
+    records, people, visits, deciles = tables
+    records = trajectories.with_deciles(records, deciles)
+    words = trajectories.count_tokens(records, people)
+    found = trajectories.find_trajectories(records, people, visits, trajectories.number_table(words)).to_pyarrow().to_pylist()
+    expected = slow_rows(stays, rows)
+    assert [(r["person_id"], int((r["time"] - datetime(1970, 1, 1)).total_seconds()), r["domain"], words.tokens[r["token"]], r["visit_rank"],
+             r["record_rank"]) for r in found] == [(p, s, d, trajectories.token(c, k), v, i) for p, s, d, c, k, v, i in expected]
+
+
+def test_any_order_of_rows_gives_the_same_bytes(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    stays = [visit(i, int(random.choice([-3, 5])), int(random.integers(200))) for i in range(20)]
+    rows = []
+    for _ in range(500):
+        person = int(random.choice([-3, 5, 6]))
+        mine = [None, *(stay["visit_id"] for stay in stays if stay["person_id"] == person)]
+        rows.append(record(person, int(random.integers(200)), "measurement", 50, float(random.integers(12)), "%", mine[random.integers(len(mine))]))
+    written = []
+    for run in range(2):
+        monkeypatch.setattr(contract, "ROOT", tmp_path / str(run))
+        make(contract.ROOT, random.permutation(rows), random.permutation(stays))
+        folder = contract.trajectories_folder("h")
+        written.append({path.name: path.read_bytes() for path in sorted(folder.iterdir())} | {"words": contract.vocabulary_file("h").read_bytes()})
+    assert written[0] == written[1] and len(written[0]) == len(sequences.EVENT_ARRAYS) + len(sequences.PERSON_ARRAYS) + 1
+
+
+def test_a_second_run_reuses_both_files_and_a_lost_one_is_made_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(contract, "ROOT", tmp_path)
+    make(tmp_path, [record(5, 1)], [])
+    capsys.readouterr()
+    trajectories.main(["--hospital", "h"])
+    assert "usedata/h/trajectories is up to date" in capsys.readouterr().out
+    contract.vocabulary_file("h").unlink()
+    trajectories.main(["--hospital", "h"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["events"] == 1
