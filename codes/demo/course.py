@@ -64,7 +64,7 @@ def draw_stays(persons: pd.DataFrame, random) -> pd.DataFrame:
     weights = burden[person] + 0.25
     chosen = (weights.cumsum(1) > (random.random(len(person)) * weights.sum(1))[:, None]).argmax(1)
     severity = random.normal(0, 1, len(person)) + 0.35 * persons.frailty.to_numpy()[person] + 0.25 * burden[person, chosen] - 0.2
-    length = np.where(admission, np.exp(random.normal(1.25 + 0.3 * severity.clip(-2, 3), 0.65)) * DAY, HOUR).clip(0.2 * HOUR, 60 * DAY)
+    length = np.where(admission, np.exp(random.normal(1.5 + 0.3 * severity.clip(-2, 3), 0.65)) * DAY, HOUR).clip(0.2 * HOUR, 60 * DAY)
     gap = np.where(random.random(len(person)) < 0.12, random.uniform(2, 28, len(person)), random.exponential(70, len(person)) + 2) * DAY
     origin = (2130 - 1970 + random.integers(0, 40, len(persons))) * 365.25 * DAY
     before = pd.Series(gap + length).groupby(person).cumsum().to_numpy() - length
@@ -100,8 +100,10 @@ def draw_events(persons, stays, random) -> pd.DataFrame:
     burden = persons.filter(like="burden_").to_numpy()
     who, days = stays.person.to_numpy(), (stays.end - stays.start).to_numpy() / DAY
     care = persons.care.to_numpy()[who]
-    count = random.poisson(np.where(stays.admission, 45 * care**0.4 * np.sqrt(days.clip(0.3)) + 12 * days, 9 * care)).clip(1, 3000)
-    stay = np.repeat(np.arange(len(stays)), count * stays.kept.to_numpy())
+    # the first day is charted apart and densest: how much it holds must not tell how long the stay will be, or how it ends
+    first = random.poisson(np.where(stays.admission, 65 * care**0.4 * days.clip(0, 1), 9 * care)).clip(1)
+    later = random.poisson(np.where(stays.admission, 24 * care**0.4 * (days - 1).clip(0), 0)).clip(0, 3000)
+    stay = np.repeat(np.arange(len(stays)), (first + later) * stays.kept.to_numpy())
     n, person = len(stay), who[stay]
     admission, severity = stays.admission.to_numpy()[stay], stays.severity.to_numpy()[stay]
     weights = burden[person] + 0.1
@@ -111,8 +113,8 @@ def draw_events(persons, stays, random) -> pd.DataFrame:
     system = np.where(anything, random.integers(0, len(NAMES), n), system)
     domain = np.searchsorted(np.cumsum(DOMAIN_SHARES), random.random(n)).clip(max=3)
     length = (stays.end - stays.start).to_numpy()[stay]
-    # charting is densest on the first day
-    when = np.where(random.random(n) < 0.35, random.random(n) * np.minimum(length, DAY), random.random(n) * length)
+    place = np.arange(n) - np.flatnonzero(np.diff(stay, prepend=-1)).repeat(np.unique(stay, return_counts=True)[1])
+    when = np.where(place < first[stay], random.random(n) * np.minimum(length, DAY), DAY + random.random(n) * (length - DAY))
     time = (stays.start.to_numpy()[stay] + when).astype(np.int64)
     near_death = stays.death.to_numpy()[stay] & (time > stays.end.to_numpy()[stay] - DAY // 2) & (when > DAY)
     lean = np.where(admission, 0.9 * severity - 1.6, -2.5) + 0.2 * burden[person, system] + 2.5 * near_death

@@ -8,11 +8,13 @@ Writes  data/concepts, data/mimic, data/ehrshot; truth/{hospital}.parquet, the p
 
 Persons have a latent course (demo/course.py) that leaves facts; each hospital codes a fact with its own concepts
 (demo/terminology.py). Persons are drawn in chunks, each from its own seed, and written as they come: memory stays the
-same however many there are, and a person does not depend on how many follow. Into a data/ that holds anything this
-script did not write, it writes nothing.
+same however many there are, and a person does not depend on how many follow. `--rows 100000000` draws as many as give so
+many events at each hospital, for benchmarks. Into a data/ that holds anything this script did not write, it writes nothing.
 """
 import argparse
 import hashlib
+import itertools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,18 +22,32 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from demo import course, terminology
+from demo import course, layouts, terminology
 from medrep import contract, metrics, progress
-from medrep.contract import Made
+from medrep.contract import Made, stamp_of
 from medrep.errors import UserError
 from medrep.progress import say, stage
 
 CHUNK = 500
 HOSPITALS = ("mimic", "ehrshot")
-TABLES = ("person", "visit_occurrence", "condition_occurrence", "drug_exposure", "measurement", "procedure_occurrence", "death")
+VOCABULARY_FILES = ("CONCEPT.csv", "CONCEPT_RELATIONSHIP.csv", "CONCEPT_ANCESTOR.csv", "CONCEPT_SYNONYM.csv")
+MARK = ".synthetic"  # lies in data/ and in each of its folders that this script wrote
 MIMIC_ADMISSIONS = (8870, 581385, 262, 9201)  # by MIMIC's admission_type, see omop.md
 EVENT_TABLES = {"condition": ("condition_occurrence", "condition_start"), "drug": ("drug_exposure", "drug_exposure_start"),
                 "measurement": ("measurement", "measurement"), "procedure": ("procedure_occurrence", "procedure")}
+# A few concepts that are no event: real vocabularies are full of them, and of names with quotes and of the name NA.
+OTHER_CONCEPTS = [
+    (8507, "MALE", "Gender", "Gender", "Gender"),
+    (8532, "FEMALE", "Gender", "Gender", "Gender"),
+    (9201, "Inpatient Visit", "Visit", "Visit", "Visit"),
+    (9202, "Outpatient Visit", "Visit", "Visit", "Visit"),
+    (8840, "milligram per deciliter", "Unit", "UCUM", "Unit"),
+    (32817, "EHR", "Type Concept", "Type Concept", "Type Concept"),
+    (32821, "EHR billing record", "Type Concept", "Type Concept", "Type Concept"),
+    (45_900_001, '"Worried well" person', "Observation", "SNOMED", "Clinical Finding"),
+    (45_900_002, "NA", "Observation", "SNOMED", "Clinical Finding"),
+    (45_900_003, 'Dressing 5" wide', "Device", "SNOMED", "Physical Object"),
+]
 
 
 def hashed(text: str) -> int:
@@ -44,7 +60,8 @@ def day(seconds) -> np.ndarray:
 
 
 def moment(seconds) -> np.ndarray:
-    return np.char.replace(np.datetime_as_string(np.asarray(seconds, "int64").astype("datetime64[s]")), "T", " ")
+    text = np.datetime_as_string(np.asarray(seconds, "int64").astype("datetime64[s]"))
+    return np.char.replace(text, "T", " ") if len(text) else text.astype(str)  # NumPy cannot replace in nothing
 
 
 # ---- the vocabulary ------------------------------------------------------------------------------------------
@@ -52,7 +69,8 @@ def moment(seconds) -> np.ndarray:
 
 def write_vocabulary(words: terminology.Terminology, folder):
     contract.make_folder(folder)
-    c = words.concepts
+    others = pd.DataFrame(OTHER_CONCEPTS, columns=["concept_id", "name", "domain", "vocabulary", "concept_class"]).assign(synonym="")
+    c = pd.concat([words.concepts, others], ignore_index=True)
     dates = {"valid_start_date": "19700101", "valid_end_date": "20991231", "invalid_reason": ""}
     write_athena(folder / "CONCEPT.csv", pd.DataFrame({
         "concept_id": c.concept_id, "concept_name": c.name, "domain_id": c.domain, "vocabulary_id": c.vocabulary,
@@ -61,7 +79,8 @@ def write_vocabulary(words: terminology.Terminology, folder):
     r = words.relations
     both = pd.concat([pd.DataFrame({"concept_id_1": r.child, "concept_id_2": r.parent, "relationship_id": r.forward}),
                       pd.DataFrame({"concept_id_1": r.parent, "concept_id_2": r.child, "relationship_id": r.backward}),
-                      *(pd.DataFrame({"concept_id_1": c.concept_id, "concept_id_2": c.concept_id, "relationship_id": name}) for name in ("Maps to", "Mapped from"))])
+                      *(pd.DataFrame({"concept_id_1": c.concept_id, "concept_id_2": c.concept_id, "relationship_id": name})
+                        for name in ("Maps to", "Mapped from"))])
     write_athena(folder / "CONCEPT_RELATIONSHIP.csv", both.assign(**dates))
     write_athena(folder / "CONCEPT_ANCESTOR.csv", ancestors(c.concept_id, r))
     named = c[c.synonym != ""]
@@ -98,7 +117,7 @@ def concepts_of(events: pd.DataFrame, words, hospital: str, random) -> np.ndarra
     keys = events.domain.to_numpy() * 100_000 + events.system.to_numpy() * 1000 + events.severity.to_numpy() * 100 + events.fact.to_numpy()
     order = np.argsort(keys, kind="stable")
     places = np.flatnonzero(np.diff(keys[order], prepend=-1))
-    for start, stop in zip(places, [*places[1:], len(keys)], strict=True):
+    for start, stop in itertools.pairwise([*places, len(keys)]):
         rows = order[start:stop]
         e = events.iloc[rows[0]]
         fact = words.facts[(terminology.DOMAINS[int(e.domain)], course.NAMES[int(e.system)], int(e.severity))][int(e.fact)]
@@ -136,9 +155,11 @@ def tables_of(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: in
         "visit_start_date": day(kept.start), "visit_start_datetime": moment(kept.start), "visit_end_date": day(kept.end),
         "visit_end_datetime": moment(kept.end), "visit_type_concept_id": 32817, "visit_source_value": source if mimic else ""})
     dead = kept[kept.death]
-    tables["death"] = pd.DataFrame({"person_id": person_id[dead.person], "death_date": day(dead.end),
-                                    "death_datetime": np.where(random.random(len(dead)) < 0.9, moment(dead.end), np.char.add(day(dead.end), " 00:00:00"))
-                                    if mimic else "", "death_type_concept_id": 32817})
+    died = ""  # the second hospital knows the day only
+    if mimic:
+        died = np.where(random.random(len(dead)) < 0.9, moment(dead.end), np.char.add(day(dead.end), " 00:00:00"))
+    tables["death"] = pd.DataFrame({"person_id": person_id[dead.person], "death_date": day(dead.end), "death_datetime": died,
+                                    "death_type_concept_id": 32817})
     time = np.where(events.billing, stays.start.to_numpy()[events.stay], events.time)
     if not mimic:  # the second hospital stamps its diagnoses truly
         time = np.where(events.billing, stays.end.to_numpy()[events.stay], events.time)
@@ -153,7 +174,8 @@ def tables_of(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: in
             f"{domain}_type_concept_id": np.where(events.billing.to_numpy()[at], 32821, 32817) if mimic else 32817,
             "visit_occurrence_id": visit_of[stay]})
         if domain == "measurement":
-            level, spread = np.array([course.ANALYTE_SCALES[pair] for pair in zip(events.system.to_numpy()[at], events.fact.to_numpy()[at], strict=True)]).T
+            pairs = zip(events.system.to_numpy()[at], events.fact.to_numpy()[at], strict=True)
+            level, spread = np.array([course.ANALYTE_SCALES[pair] for pair in pairs]).reshape(-1, 2).T
             value = np.round(level + spread * events.value.to_numpy()[at], 2).astype(str)
             lost = random.random(len(at))
             rows["value_as_number"] = np.where(lost < 0.04, "", value)
@@ -164,32 +186,42 @@ def tables_of(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: in
             rows = rows.drop(columns=f"{prefix}_datetime")  # only the day is known
         tables[table] = rows
     truth = chunk.truth.merge(stays[["person", "start"]], left_on="stay", right_index=True)
-    truth = pd.DataFrame({"subject_id": person_id[truth.person], "prediction_time": (truth.start.to_numpy() + course.DAY).astype("datetime64[s]").astype("datetime64[us]"),
-                          "outcome": truth.outcome, "probability": truth.probability, "label": stays.death.to_numpy()[truth.stay]})
+    moments = (truth.start.to_numpy() + course.DAY).astype("datetime64[s]").astype("datetime64[us]")
+    truth = pd.DataFrame({"subject_id": person_id[truth.person], "prediction_time": moments, "outcome": truth.outcome,
+                          "probability": truth.probability, "label": stays.death.to_numpy()[truth.stay]})
     return tables, truth
 
 
-def write_hospital(hospital: str, persons: int, seed: int, words) -> dict:
-    """Draw and write chunk by chunk; gives rows, deaths and the truth's figures."""
+def as_written(rows: pd.DataFrame, table: str, hospital: str) -> pa.Table:
+    """All columns of the hospital's file in their order; those that `rows` lacks are empty."""
+    made = pa.Table.from_pandas(rows.astype(str), preserve_index=False)
+    empty = pa.nulls(len(rows), pa.string())
+    return pa.table({name: made[column] if column in made.column_names else empty for column, name in layouts.columns_of(table, hospital).items()})
+
+
+def write_hospital(hospital: str, persons: int | None, rows_wanted: int | None, seed: int, words) -> dict:
+    """Draw and write chunk by chunk, for `persons` or else until there are `rows_wanted` events; gives rows, persons, the truth's figures."""
     folder = contract.make_folder(contract.data_folder(hospital))
-    files, figures, truths, used = {}, {"rows": 0}, [], {}
-    for first in progress.bar(range(0, persons, CHUNK), hospital, unit="chunks"):
+    files, figures, truths, used = {}, {"rows": 0, "persons": 0}, [], {}
+    for first in progress.bar(itertools.count(0, CHUNK) if persons is None else range(0, persons, CHUNK), hospital, unit="chunks"):
+        if persons is None and figures["rows"] >= rows_wanted:
+            break
+        size = CHUNK if persons is None else min(CHUNK, persons - first)
         random = np.random.default_rng([seed, HOSPITALS.index(hospital), first // CHUNK])
         # a whole chunk is always drawn, so that a person does not depend on how many there are
         chunk = course.draw_chunk(CHUNK, random)
         concept = concepts_of(chunk.events, words, hospital, random)
         tables, truth = tables_of(chunk, concept, hospital, first, random)
-        wanted = set(tables["person"].person_id[: persons - first])
+        wanted = set(tables["person"].person_id[:size])
         for name, rows in tables.items():
-            rows = rows[: persons - first] if name == "patients" else rows[rows.person_id.isin(wanted)]
-            if hospital == "ehrshot":
-                rows = rows.rename(columns=str.title)  # Person_Id, Condition_Start_Date
+            rows = rows[:size] if name == "patients" else rows[rows.person_id.isin(wanted)]
             if name not in ("person", "patients", "death", "visit_occurrence"):
                 figures["rows"] += len(rows)
-            table = pa.Table.from_pandas(rows.astype(str), preserve_index=False)
             if name not in files:
                 files[name] = open(folder / f"{name}.csv", "wb")  # noqa: SIM115
-            pyarrow.csv.write_csv(table, files[name], pyarrow.csv.WriteOptions(include_header=first == 0, quoting_style="none"))
+            pyarrow.csv.write_csv(as_written(rows, name, hospital), files[name],
+                                  pyarrow.csv.WriteOptions(include_header=first == 0, quoting_style="none", quoting_header="none"))
+        figures["persons"] += size
         truths.append(truth[truth.subject_id.isin(wanted)])
         ids, counts = np.unique(concept[concept > 0], return_counts=True)
         for one, n in zip(ids.tolist(), counts.tolist(), strict=True):
@@ -203,37 +235,54 @@ def write_hospital(hospital: str, persons: int, seed: int, words) -> dict:
     return figures | {"mt_rate": round(float(truth.label.mean()), 4), "best_auroc": round(best["auroc"] or 0, 4), "used": used}
 
 
-def refuse_foreign_data(marker):
-    """Nothing is written into a data/ that holds what this script did not write."""
-    data = contract.ROOT / "data"
-    foreign = [p.name for p in data.iterdir() if p.name not in ("README.md", marker.name)] if data.is_dir() else []
-    if foreign and not marker.exists():
-        raise UserError(f"{contract.show(data)} holds {', '.join(sorted(foreign)[:3])}, which this script did not write: "
+def refuse_foreign_data(data: Path):
+    """Nothing is written into a data/ that holds what this script did not write: a folder without its mark, or another file."""
+    own = {f"{table}.csv" for table in layouts.COLUMNS} | {"README.md", MARK, stamp_of(data / MARK).name} | set(VOCABULARY_FILES)
+    foreign = []
+    for path in sorted(data.iterdir()) if data.is_dir() else []:
+        if (path / MARK).exists():
+            foreign += [f"{path.name}/{p.name}" for p in sorted(path.iterdir()) if p.name not in own]
+        elif path.is_dir() or path.name not in own:
+            foreign.append(path.name)
+    if foreign:
+        raise UserError(f"{contract.show(data)} holds {', '.join(foreign[:3])}, which this script did not write: "
                         "point MEDREP_ROOT at an empty folder")
+
+
+def mark_as_own(data: Path):
+    """First of all, so that what a killed run leaves can be replaced by the next."""
+    for folder in (data, *(contract.data_folder(name) for name in ("concepts", *HOSPITALS))):
+        with contract.unfinished(folder / MARK) as part:
+            part.write_text("Written by codes/demo/hospitals.py: synthetic, no one's data.\n")
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--persons", type=int, default=3000, help="of each hospital")
+    parser.add_argument("--second-persons", type=int, help="of the second hospital, if not as many as of the first")
+    parser.add_argument("--rows", type=int, help="instead of --persons: as many persons as give so many events at each hospital")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    if args.persons < 1:
-        raise UserError(f"--persons {args.persons}: give 1 or more")
-    marker = contract.ROOT / "data" / ".synthetic"
-    refuse_foreign_data(marker)
-    made = Made(marker, settings={"persons": args.persons, "seed": args.seed})
+    for name in ("persons", "second_persons", "rows"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
+    data = contract.ROOT / "data"
+    refuse_foreign_data(data)
+    made = Made(data / MARK, settings={name: value for name, value in vars(args).items() if value is not None})
     if made.is_current():
         return
     with stage("hospitals") as figures:
-        contract.make_folder(marker.parent)
-        marker.write_text("Written by codes/demo/hospitals.py: synthetic, no one's data.\n")
+        contract.discard(stamp_of(data / MARK))  # from here on what was there is no longer whole
+        mark_as_own(data)
         words = terminology.build(args.seed)
         write_vocabulary(words, contract.data_folder("concepts"))
-        found = {h: write_hospital(h, args.persons, args.seed, words) for h in HOSPITALS}
+        persons = dict(zip(HOSPITALS, (args.persons, args.second_persons or args.persons), strict=True)) if args.rows is None else {}
+        found = {h: write_hospital(h, persons.get(h), args.rows, args.seed, words) for h in HOSPITALS}
         home, other = (found[h].pop("used") for h in HOSPITALS)
         unknown = sum(n for concept, n in other.items() if concept not in home) / sum(other.values())
-        figures.update(persons=args.persons, concepts=len(words.concepts), unknown_share=round(unknown, 4), **found)
-        say(f"{contract.show(marker.parent)}: {args.persons:,} persons a hospital, {unknown:.1%} of the second's events unknown to the first")
+        figures.update(concepts=len(words.concepts), unknown_share=round(unknown, 4), **found)
+        counts = " and ".join(f"{found[h]['persons']:,} persons of {h}" for h in HOSPITALS)
+        say(f"{contract.show(data)}: {counts}; {unknown:.1%} of the second's events unknown to the first")
         made.record()
 
 

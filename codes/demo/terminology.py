@@ -45,13 +45,15 @@ ANALYTES = {
 SPECIMENS = ["in Blood", "in Serum or Plasma", "in Arterial blood", "in Venous blood", "in Capillary blood"]
 METHODS = ["", " by Enzymatic assay", " by Automated count"]
 DRUG_STEMS = {
-    "heart": ("pril", "ACE inhibitor"), "lung": ("terol", "Beta-2 agonist"), "kidney": ("semide", "Loop diuretic"), "liver": ("xaban", "Factor Xa inhibitor"),
+    "heart": ("pril", "ACE inhibitor"), "lung": ("terol", "Beta-2 agonist"), "kidney": ("semide", "Loop diuretic"),
+    "liver": ("xaban", "Factor Xa inhibitor"),
     "brain": ("racetam", "Antiepileptic"), "gut": ("prazole", "Proton pump inhibitor"), "blood": ("grastim", "Colony stimulating factor"),
     "endocrine": ("gliptin", "DPP-4 inhibitor"), "vessel": ("statin", "Statin"), "skin": ("conazole", "Azole antifungal"),
     "bone": ("dronate", "Bisphosphonate"), "systemic": ("cillin", "Penicillin"),
 }
 SEVERE_STEMS = {
-    "heart": ("rinone", "Inotrope"), "lung": ("curium", "Neuromuscular blocker"), "kidney": ("pressin", "Vasopressor peptide"), "liver": ("plase", "Thrombolytic"),
+    "heart": ("rinone", "Inotrope"), "lung": ("curium", "Neuromuscular blocker"), "kidney": ("pressin", "Vasopressor peptide"),
+    "liver": ("plase", "Thrombolytic"),
     "brain": ("azepam", "Benzodiazepine"), "gut": ("tetron", "Serotonin antagonist"), "blood": ("rubicin", "Anthracycline"),
     "endocrine": ("cortone", "Corticosteroid"), "vessel": ("parin", "Heparin"), "skin": ("vancin", "Glycopeptide antibacterial"),
     "bone": ("fentanil", "Opioid anesthetic"), "systemic": ("penem", "Carbapenem"),
@@ -59,7 +61,8 @@ SEVERE_STEMS = {
 SYLLABLES = ["ena", "lisi", "dore", "bumi", "ome", "tira", "zole", "capo", "meri", "vala", "sulo", "rami", "pinta", "feno", "gluco", "niva"]
 STRENGTHS = ["5 MG", "10 MG", "25 MG", "50 MG", "100 MG"]
 FORMS = ["Oral Tablet", "Oral Capsule", "Injectable Solution"]
-ACTIONS = {0: ["Imaging of", "Biopsy of", "Endoscopy of", "Ultrasonography of"], 1: ["Emergency resection of", "Drainage of", "Mechanical support of", "Reconstruction of"]}
+ACTIONS = {0: ["Imaging of", "Biopsy of", "Endoscopy of", "Ultrasonography of"],
+           1: ["Emergency resection of", "Drainage of", "Mechanical support of", "Reconstruction of"]}
 APPROACHES = ["open approach", "percutaneous approach", "laparoscopic approach", "robotic approach"]
 DOMAINS = ("condition", "drug", "measurement", "procedure")
 
@@ -96,8 +99,10 @@ def build(seed: int) -> Terminology:
             found = facts.setdefault(("condition", system, severity), [])
             for site in sites:
                 for pathology in pathologies:
-                    parent = concept(f"{site} {pathology}", "Condition", "SNOMED", "Disorder", f"{pathology.capitalize()} of {site.lower()}", [of_system])
-                    found.append([concept(f"{q} {site.lower()} {pathology}", "Condition", "SNOMED", "Disorder", parents=[parent]) for q in qualifiers])
+                    synonym = f"{pathology.capitalize()} of {site.lower()}"
+                    parent = concept(f"{site} {pathology}", "Condition", "SNOMED", "Disorder", synonym, [of_system])
+                    names = [f"{qualifier} {site.lower()} {pathology}" for qualifier in qualifiers]
+                    found.append([concept(name, "Condition", "SNOMED", "Disorder", parents=[parent]) for name in names])
     for stems, severity in ((DRUG_STEMS, 0), (SEVERE_STEMS, 1)):
         for system, (stem, group) in stems.items():
             of_group = concept(group, "Drug", "ATC", "ATC 4th")
@@ -121,7 +126,8 @@ def build(seed: int) -> Terminology:
             found = facts.setdefault(("procedure", system, severity), [])
             for action, site in zip(actions, sites, strict=True):
                 parent = concept(f"{action} {site.lower()}", "Procedure", "SNOMED", "Procedure", parents=[of_system])
-                found.append([concept(f"{action} {site.lower()}, {approach}", "Procedure", "SNOMED", "Procedure", parents=[parent]) for approach in APPROACHES])
+                names = [f"{action} {site.lower()}, {approach}" for approach in APPROACHES]
+                found.append([concept(name, "Procedure", "SNOMED", "Procedure", parents=[parent]) for name in names])
     return Terminology(
         pd.DataFrame(concepts, columns=["concept_id", "name", "domain", "vocabulary", "concept_class", "synonym"]),
         pd.DataFrame(relations, columns=["child", "parent", "forward", "backward"]), facts, usage(facts, random))
@@ -140,6 +146,9 @@ def usage(facts: dict, random: np.random.Generator) -> dict:
             rest = {h: [c for c in order[:3] if c not in main] for h, main in (("mimic", home), ("ehrshot", other))}
             if i in different:
                 rest = {"mimic": [], "ehrshot": []}  # its siblings stay the other hospital's own
-            used[fact[0]] = {h: (main + rest[h], np.concatenate([shares * (1 - RARE * bool(rest[h])), np.full(len(rest[h]), RARE / max(1, len(rest[h])))]))
-                             for h, main in (("mimic", home), ("ehrshot", other))}
+            used[fact[0]] = {}
+            for hospital, main in (("mimic", home), ("ehrshot", other)):
+                tail = rest[hospital]
+                each = np.full(len(tail), RARE / max(1, len(tail)))
+                used[fact[0]][hospital] = (main + tail, np.concatenate([shares * (1 - RARE * bool(tail)), each]))
     return used

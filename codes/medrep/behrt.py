@@ -66,8 +66,9 @@ class PatientEmbeddings(nn.Module):
         self.special = nn.Embedding(SPECIAL, width)
         self.concepts = nn.Embedding(config.concept_count, width)
         self.concepts.weight.requires_grad = not config.frozen_concepts
-        # What the frozen vectors are multiplied by; it belongs to the model, so another hospital's get the same.
-        self.register_buffer("concept_scale", torch.ones(()))
+        # What is taken off a representation's vectors and what turns them; part of the model: another hospital's get the same.
+        self.register_buffer("concept_shift", torch.zeros(width))
+        self.register_buffer("concept_turn", torch.eye(width))
         self.age = nn.Embedding(config.max_age + 1, width)
         self.visit_rank = nn.Embedding(config.max_rank + 1, width)
         self.record_rank = nn.Embedding(config.max_rank + 1, width)
@@ -77,7 +78,7 @@ class PatientEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, token, age, visit_rank, record_rank):
-        concept = self.concepts((token - SPECIAL).clamp(min=0)) * self.concept_scale
+        concept = self.concepts((token - SPECIAL).clamp(min=0))
         h = self.scalars["concept"] * torch.where((token < SPECIAL)[:, None], self.special(token.clamp(max=SPECIAL - 1)), concept)
         for name, table, value in (("age", self.age, age), ("visit_rank", self.visit_rank, visit_rank),
                                    ("record_rank", self.record_rank, record_rank)):
@@ -100,7 +101,8 @@ class BehrtPreTrainedModel(PreTrainedModel):
         elif isinstance(module, PatientEmbeddings):
             for name, scalar in module.scalars.items():
                 nn.init.constant_(scalar, 1.0 if name == "concept" else 0.0)
-            nn.init.ones_(module.concept_scale)
+            nn.init.zeros_(module.concept_shift)
+            nn.init.eye_(module.concept_turn)
 
 
 class BehrtEncoder(BehrtPreTrainedModel):
@@ -124,20 +126,37 @@ class BehrtEncoder(BehrtPreTrainedModel):
     def set_concepts(self, vectors: np.ndarray, rescale: bool):
         """Read another vocabulary: `vectors` float32 (concepts, width) take the place of the concept table.
 
-        `rescale` (once, when the model is made) brings the vectors to the spread that learned tables start with:
-        special tokens and ages then learn as fast beside a representation as beside a learned table.
+        `rescale` (once, when the model is made) learns from them the whitening that they and every later vocabulary go
+        through: mean 0, no correlation, the spread that learned tables start with. Text encoders put most of a vector into
+        one direction that all texts share (measured on the demo: 80 % of the variance); LayerNorm would keep that and lose
+        what tells concepts apart, and nothing was learned.
         """
         table = self.embeddings.concepts
         if vectors.shape[1] != self.config.hidden_size:
             raise UserError(f"concept vectors are {vectors.shape[1]} wide and the model {self.config.hidden_size}: "
                             "set model.hidden_size to the vectors' width")
         if rescale:
-            self.embeddings.concept_scale.fill_(self.config.initializer_range / float(np.sqrt(np.mean(vectors.astype(np.float64) ** 2))))
-        new = nn.Embedding(len(vectors), vectors.shape[1], device=table.weight.device, dtype=table.weight.dtype)
-        new.weight.copy_(torch.from_numpy(np.ascontiguousarray(vectors)))
+            shift, turn = whitening(vectors[np.any(vectors != 0, axis=1)])  # a concept without a vector is a row of zeros
+            self.embeddings.concept_shift.copy_(torch.from_numpy(shift))
+            self.embeddings.concept_turn.copy_(torch.from_numpy(turn * self.config.initializer_range))
+        vectors = (torch.from_numpy(np.ascontiguousarray(vectors)).to(table.weight) - self.embeddings.concept_shift) @ self.embeddings.concept_turn
+        new = nn.Embedding(*vectors.shape, device=table.weight.device, dtype=table.weight.dtype)
+        new.weight.copy_(vectors)
         new.weight.requires_grad = table.weight.requires_grad
         self.embeddings.concepts = new
         self.config.concept_count, self.config.vocab_size = len(vectors), len(vectors) + SPECIAL
+
+
+def whitening(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (width,) and symmetric matrix (width, width) so that (vectors - mean) @ matrix has about unit covariance.
+
+    Directions with less than a hundredth of the mean variance are noise and are not brought up to full size.
+    """
+    vectors = vectors.astype(np.float64)
+    mean = vectors.mean(axis=0)
+    variance, directions = np.linalg.eigh(np.cov(vectors - mean, rowvar=False))
+    sizes = 1 / np.sqrt(np.maximum(variance, 0) + 0.01 * variance.mean())
+    return mean, (directions * sizes) @ directions.T
 
 
 class BehrtForPretraining(BehrtPreTrainedModel):

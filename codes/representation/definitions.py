@@ -70,7 +70,7 @@ def define(facts: dict, decile: int = -1) -> str:
     what = domain if kind in ("", domain) or kind.endswith("code") else f"{domain} ({kind})"
     sentences = [f"{name}: {what}."]
     if decile >= 0:
-        sentences = [f"{name} ({ORDINALS[decile]} decile): {what}, {DECILE_WORDS[decile]}.",
+        sentences = [f"{name} ({ORDINALS[decile]} decile): {what}.",
                      f"A value in the {ORDINALS[decile]} of ten tenths of all values: {DECILE_WORDS[decile]}."]
     if facts["features"]:
         parts = [f"{phrase} {' and '.join(names[:MOST])}" for phrase, names in facts["features"].items()]
@@ -127,7 +127,8 @@ def main(argv=None):
     if concepts.published():
         return
     ids = concepts.read_index()
-    made = Made(DEFINITIONS.at(), inputs=[contract.concept_index_file(), *omop.files("concepts", "concept", "concept_relationship", "concept_synonym")],
+    vocabulary_files = omop.files("concepts", "concept", "concept_relationship", "concept_synonym")
+    made = Made(DEFINITIONS.at(), inputs=[contract.concept_index_file(), *vocabulary_files],
                 settings={"writer": args.writer, "template": TEMPLATE})
     if made.is_current():
         return
@@ -139,7 +140,8 @@ def main(argv=None):
         synonyms = None if synonym is None else find_synonyms(synonym, index).to_pyarrow()
         facts = gather_facts(concept.semi_join(index, "concept_id").to_pyarrow(), features, synonyms)
         rows = DEFINITIONS.write(con, write_texts(ids, facts))
-        figures.update(rows=rows, with_features=sum(bool(f["features"]) for f in facts.values()), with_synonyms=sum(bool(f["synonyms"]) for f in facts.values()))
+        figures.update(rows=rows, with_features=sum(bool(f["features"]) for f in facts.values()),
+                       with_synonyms=sum(bool(f["synonyms"]) for f in facts.values()))
         say(f"of {len(facts):,} concepts {figures['with_features']:,} have parents or other features, {figures['with_synonyms']:,} have synonyms")
         made.record()
 

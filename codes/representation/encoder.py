@@ -31,15 +31,18 @@ SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
 
 
 def new_model(definitions: list[str], settings: Encoder):
-    """A small DeBERTa with random weights, and a WordPiece tokenizer of the definitions' words."""
+    """A small DeBERTa with random weights, and a tokenizer of the definitions' words."""
     transformers = texts.quiet_transformers()
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(definitions, trainers.WordPieceTrainer(
-        vocab_size=settings.vocab_size, special_tokens=list(SPECIAL), show_progress=False))
+    # Bytes as in DeBERTa's own; a WordPiece trainer numbers its pieces in a different order each time.
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(definitions, trainers.BpeTrainer(
+        vocab_size=settings.vocab_size, special_tokens=list(SPECIAL), show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")])
     tokenizer = transformers.PreTrainedTokenizerFast(
@@ -73,7 +76,8 @@ def open_model(name: str):
         reason = str(problem).strip().splitlines()[0].rstrip(".")
         raise UserError(f"the encoder {name} cannot be had ({reason}): {remedy}") from None
     if None in (tokenizer.mask_token_id, tokenizer.pad_token_id):
-        raise UserError(f"the encoder {name} has no mask or padding token: encoder.model must be a masked language model, such as microsoft/deberta-base")
+        raise UserError(f"the encoder {name} has no mask or padding token: encoder.model must be a masked language model, "
+                        "such as microsoft/deberta-base")
     return model, tokenizer
 
 

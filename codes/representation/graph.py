@@ -197,12 +197,12 @@ def weighted_sums(x: np.ndarray, edges: np.ndarray, root: np.ndarray, starts: np
     while first < len(x):
         last = max(first + 1, int(np.searchsorted(starts, starts[first] + EDGES_AT_ONCE, side="right")) - 1)
         last = min(last, first + EDGES_AT_ONCE)
-        source, target = np.asarray(edges[:, starts[first] : starts[last]])
+        own = np.arange(first, last)  # the self-loops; torch-sparse also dies of a matrix without entries
+        source, target = (np.concatenate([ends, own]) for ends in edges[:, starts[first] : starts[last]])
         needed, column = np.unique(source, return_inverse=True)
         adjacency = SparseTensor(row=torch.from_numpy(target - first), col=torch.from_numpy(column.reshape(-1)),
                                  value=torch.from_numpy(root[source] * root[target]), sparse_sizes=(last - first, len(needed)))
-        own = torch.from_numpy(np.array(x[first:last])) * torch.from_numpy(root[first:last, None] ** 2)
-        yield first, own + adjacency @ torch.from_numpy(np.array(x[needed]))
+        yield first, adjacency @ torch.from_numpy(np.array(x[needed]))
         first = last
 
 
@@ -260,7 +260,8 @@ def main(argv=None):
             out = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=text.shape)
             embed(model.encoder, text, edges, out, scratch=part.parent)
             out.flush()
-        figures.update(rows=len(text), edges=edges.shape[1], epochs=len(epochs), **{name: round(float(v), 4) for name, v in best.items() if name != "epoch"})
+        figures.update(rows=len(text), edges=edges.shape[1], epochs=len(epochs),
+                       **{name: round(float(v), 4) for name, v in best.items() if name != "epoch"})
         say(f"{contract.show(output)}: {len(text):,} vectors of width {text.shape[1]}")
         made.record()
 

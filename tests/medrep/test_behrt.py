@@ -115,3 +115,16 @@ def test_only_the_concept_table_is_frozen():
 def test_vectors_of_another_width_are_refused():
     with pytest.raises(UserError, match="are 8 wide and the model 16"):
         make_model().encoder.set_concepts(np.zeros((43, 8), np.float32), rescale=False)
+
+
+def test_what_all_vectors_share_is_taken_off_and_stays_with_the_model(batch):
+    """A common part a thousand times as long as what tells concepts apart changes nothing."""
+    model = make_model(frozen=True)
+    vectors = np.random.default_rng(0).normal(size=(43, 16)).astype(np.float32)
+    model.encoder.set_concepts(vectors, rescale=True)
+    before = model(**batch)
+    model.encoder.set_concepts(vectors * 4 + 100, rescale=True)
+    assert torch.allclose(model(**batch), before, atol=1e-3)
+    kept = model.encoder.embeddings.concept_shift.clone()
+    model.encoder.set_concepts(vectors, rescale=False)
+    assert torch.equal(model.encoder.embeddings.concept_shift, kept)

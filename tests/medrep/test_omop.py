@@ -71,7 +71,8 @@ def test_without_a_datetime_column_only_the_day_is_known(hospital):
 
 
 def test_what_cannot_be_read_is_null(hospital):
-    hospital("condition_occurrence.csv", "person_id,condition_concept_id,condition_start_date,visit_occurrence_id\n1.5,1e5,04/03/2150,99999999999999999999\n")
+    hospital("condition_occurrence.csv", "person_id,condition_concept_id,condition_start_date,visit_occurrence_id\n"
+             "1.5,1e5,04/03/2150,99999999999999999999\n")
     (row,) = read()
     assert (row["person_id"], row["concept_id"], row["date"], row["visit_id"]) == (None, None, None, None)
 

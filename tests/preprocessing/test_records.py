@@ -39,7 +39,8 @@ def event(when="2150-03-05 09:20:00", person_id=1, concept_id=5, type_id=CHARTED
 def find(*rows, domain="condition", stays=STAYS, hospital=MIMIC):
     people = ibis.memtable(PEOPLE, schema=PERSONS.schema)
     stays = [dict(zip(VISITS.schema.names, (*stay[:2], at(stay[2]), at(stay[3]), 9201, True), strict=True)) for stay in stays]
-    table = records.find_records(ibis.memtable(list(rows), schema=RAW), people, ibis.memtable(stays, schema=VISITS.schema), domain, hospital, Cohort())
+    events, stays = ibis.memtable(list(rows), schema=RAW), ibis.memtable(stays, schema=VISITS.schema)
+    table = records.find_records(events, people, stays, domain, hospital, Cohort())
     return table.to_pyarrow().to_pylist()
 
 
@@ -115,14 +116,20 @@ def slow_event(row, stays):
     return ("under age" if known.year - 2100 < 18 else None), known, visit and visit[0]
 
 
+def first_of_hour(row):
+    """By time, value, unit and visit; None comes last."""
+    return (row[1], *((False, part) if part is not None else (True,) for part in row[3:]))
+
+
 def slow_records(rows, stays, domain):
     found = [(*slow_event(row, stays), row) for row in rows]
-    kept = [(row["person_id"], time, row["concept_id"], row["value"], row["unit"], visit_id) for reason, time, visit_id, row in found if reason is None]
+    kept = [(row["person_id"], time, row["concept_id"], row["value"], row["unit"], visit_id)
+            for reason, time, visit_id, row in found if reason is None]
     if domain == "measurement":
         hours = defaultdict(list)
         for row in kept:
             hours[row[0], row[2], row[1].replace(minute=0, second=0)].append(row)
-        kept = [min(group, key=lambda r: (r[1], r[3] is None, r[3] or 0, r[4] is None, r[4] or "", r[5] is None, r[5] or 0)) for group in hours.values()]
+        kept = [min(group, key=first_of_hour) for group in hours.values()]
     return sorted(kept, key=repr)
 
 
@@ -135,7 +142,8 @@ stays_of_two = st.lists(st.tuples(st.integers(1, 2), moments(), st.integers(0, 6
 raw_events = st.lists(st.builds(
     event, when=st.one_of(st.none(), moments(), moments(), moments().map(lambda text: text[:10])), person_id=st.sampled_from([None, 1, 1, 1, 2, 3]),
     concept_id=st.sampled_from([None, 0, 5, 5, 5, 6]), type_id=st.sampled_from([None, BILLED, CHARTED, DATED]),
-    visit_id=st.one_of(st.none(), st.integers(0, 5)), value=st.sampled_from([None, 1.0, 2.0]), unit=st.sampled_from([None, "%"])), min_size=1, max_size=12)
+    visit_id=st.one_of(st.none(), st.integers(0, 5)), value=st.sampled_from([None, 1.0, 2.0]), unit=st.sampled_from([None, "%"])),
+    min_size=1, max_size=12)
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,0 +1,146 @@
+"""GRACE's losses and convolutions, against slow second implementations."""
+import numpy as np
+import pytest
+import torch
+from torch_geometric.data import Data
+
+from medrep import concepts as shared
+from medrep import contract
+from medrep.config import Graph
+from representation import graph
+
+
+def random_graph(nodes=40, width=16, seed=0):
+    random = np.random.default_rng(seed)
+    pairs = {(int(a), int(b)) for a, b in random.integers(0, nodes - 3, (70, 2)) if a != b}  # the last three are isolated
+    pairs |= {(a, 0) for a in range(1, 20)}  # a hub
+    pairs = sorted({p for a, b in pairs for p in ((a, b), (b, a))}, key=lambda p: (p[1], p[0]))
+    return random.normal(size=(nodes, width)).astype(np.float32), np.array(pairs, dtype=np.int64).T.copy()
+
+
+def data_of(x, edges):
+    degree = torch.from_numpy(np.bincount(edges[1], minlength=len(x))).float()
+    return Data(x=torch.from_numpy(x), edge_index=torch.from_numpy(edges), full_degree=degree)
+
+
+def dense(edges, nodes):
+    """D^-1/2 (A + I) D^-1/2."""
+    a = np.eye(nodes)
+    a[edges[1], edges[0]] = 1
+    d = a.sum(1)
+    return a / np.sqrt(np.outer(d, d))
+
+
+def dense_gcn(encoder, x, a):
+    prelu = lambda v, w: np.where(v > 0, v, w * v)  # noqa: E731
+    p = {name: w.detach().numpy().astype(np.float64) for name, w in encoder.state_dict().items()}
+    h = prelu(a @ x @ p["first.weight"].T + p["first.bias"], p["act_first.weight"])
+    return prelu(a @ h @ p["second.weight"].T + p["bias"], p["act_second.weight"])
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    made = graph.Encoder(16, 24)
+    torch.nn.init.normal_(made.bias)
+    torch.nn.init.normal_(made.first.bias)
+    return made
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 10**6])
+def test_final_vectors_equal_the_dense_formula(encoder, tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(graph, "EDGES_AT_ONCE", at_once)
+    x, edges = random_graph()
+    out = np.zeros_like(x)
+    graph.embed(encoder, x, edges, out, tmp_path)
+    assert out == pytest.approx(dense_gcn(encoder, x, dense(edges, len(x))), abs=1e-4)
+
+
+def test_training_with_all_edges_equals_the_dense_formula(encoder):
+    x, edges = random_graph()
+    data = data_of(x, edges)
+    with torch.no_grad():
+        found = encoder(data.x, graph.edge_weights(data.edge_index, data.full_degree, data.full_degree))
+    assert found.numpy() == pytest.approx(dense_gcn(encoder, x, dense(edges, len(x))), abs=1e-4)
+
+
+def test_sums_over_dropped_edges_are_right_on_average():
+    x, edges = random_graph()
+    data = data_of(x, edges)
+    random, total, times = torch.Generator().manual_seed(0), 0, 3000
+    for _ in range(times):
+        some = data.edge_index[:, torch.rand(edges.shape[1], generator=random) >= 0.2]
+        total = total + graph.edge_weights(some, torch.bincount(some[1], minlength=len(x)).float(), data.full_degree) @ data.x
+    # only of nodes that keep an edge for certain, or nearly: one with all edges dropped has none to stand for them
+    many = data.full_degree.numpy() >= 6
+    assert (total / times).numpy()[many] == pytest.approx((dense(edges, len(x)) @ x)[many], abs=0.05)
+
+
+def test_info_nce_agrees_with_loops():
+    random = np.random.default_rng(0)
+    u, v = random.normal(size=(2, 7, 5))
+    cos = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)  # noqa: E731
+    terms = []
+    for one, other in ((u, v), (v, u)):
+        for i in range(7):
+            positive = np.exp(cos(one[i], other[i]) / 0.5)
+            negative = sum(np.exp(cos(one[i], other[j]) / 0.5) + np.exp(cos(one[i], one[j]) / 0.5) for j in range(7) if j != i)
+            terms.append(-np.log(positive / (positive + negative)))
+    assert graph.info_nce(torch.from_numpy(u), torch.from_numpy(v), 0.5).item() == pytest.approx(np.mean(terms))
+
+
+def test_distillation_is_the_divergence_of_the_softmaxes():
+    text, made = np.random.default_rng(0).normal(size=(2, 6, 4))
+    p, q = (np.exp(v) / np.exp(v).sum(1, keepdims=True) for v in (text, made))
+    assert graph.distillation(torch.from_numpy(text), torch.from_numpy(made)).item() == pytest.approx((p * np.log(p / q)).sum(1).mean())
+    assert graph.distillation(torch.from_numpy(text), torch.from_numpy(text)).item() == pytest.approx(0)
+
+
+def test_only_seeds_have_a_loss():
+    x, edges = random_graph()
+    data = data_of(x, edges)
+    batch = next(iter(graph.loader_of(data, Graph(batch_size=4, neighbors=[2, 2]), torch.arange(len(x)), shuffle=False)))
+    assert batch.batch_size == 4 and batch.num_nodes > 4
+    model, settings = graph.Grace(16, 24), Graph(drop_edges=0.0, drop_features=0.0)
+    plain = [loss.item() for loss in graph.losses(model, batch, settings, torch.Generator().manual_seed(0))]
+    batch.x = batch.x.clone()
+    one_hop = set(batch.edge_index[0][torch.isin(batch.edge_index[1], torch.arange(4))].tolist())
+    far = [i for i in range(4, batch.num_nodes) if i not in one_hop and
+           not any(int(t) in one_hop and int(s) == i for s, t in batch.edge_index.T)]
+    for i in far:
+        batch.x[i] += 100
+    assert [loss.item() for loss in graph.losses(model, batch, settings, torch.Generator().manual_seed(0))] == pytest.approx(plain)
+
+
+def test_the_best_weights_are_kept_and_the_seed_gives_the_same(tmp_path):
+    x, edges = random_graph(nodes=60)
+    settings = Graph(hidden_size=24, batch_size=16, epochs=8, patience=3, learning_rate=0.05)
+    (one, epochs), (other, again) = (graph.fit(data_of(x, edges), settings, "cpu") for _ in range(2))
+    assert epochs == again and all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    best = min(range(len(epochs)), key=lambda i: epochs[i]["held_out"])
+    short, _ = graph.fit(data_of(x, edges), Graph(**{**settings.__dict__, "epochs": best + 1}), "cpu")
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), short.state_dict().values(), strict=True))
+    assert best + 1 < len(epochs)  # otherwise this test says nothing: raise the learning rate
+
+
+def test_the_stage_writes_one_vector_a_concept(small_root, capsys):
+    x, edges = random_graph()
+    shared.write_index([str(i) for i in range(len(x))])
+    with shared.ours(contract.concept_array_file("description")) as part, open(part, "wb") as file:
+        np.save(file, x)
+    contract.write_array(contract.edges_file(), edges)
+    graph.main([])
+    first = contract.concept_array_file("medrep").read_bytes()
+    array = shared.open_array("medrep")
+    assert array.shape == x.shape and np.isfinite(array).all() and not np.allclose(array, x)
+    graph.main([])
+    assert "up to date" in capsys.readouterr().out
+    graph.main(["--set", "graph.seed=1"])
+    assert contract.concept_array_file("medrep").read_bytes() != first
+    graph.main([])
+    assert contract.concept_array_file("medrep").read_bytes() == first
+
+
+def test_edges_of_another_index_are_refused(small_root):
+    with pytest.raises(SystemExit, match="run representation/run.sh"):
+        graph.check_edges(np.array([[0], [5]]), 5)

@@ -1,0 +1,69 @@
+"""Published files are used as they are; half a set is refused by name."""
+import numpy as np
+import pytest
+
+from medrep import concepts as shared
+from medrep import contract
+from representation import concepts, definitions, description, edges, encoder, graph
+
+STAGES = [concepts, definitions, encoder, description, edges, graph]
+
+
+@pytest.mark.parametrize("reps", [("medrep", "description"), ("medrep",)])
+def test_every_stage_leaves_published_files_alone(put_published, reps, capsys):
+    before = put_published(reps=reps)
+    for stage in STAGES:
+        stage.main([])
+        assert "they are used as they are" in capsys.readouterr().out
+    assert {p.name: p.read_bytes() for p in contract.representation_folder().iterdir()} == before
+    vectors, how = shared.gather(["20_7", "2"], reps[0])
+    assert vectors[:, 0].tolist() == [48, 16] and how.tolist() == ["own", "own"]
+
+
+@pytest.mark.parametrize("put, words", [
+    ({"reps": ()}, "concept_idx.csv was not written here and has no"),
+    ({"ids": None}, "concept_representation_description.npy, .*medrep.npy came without concept_idx.csv"),
+    ({"rows": 5}, "description.npy has 5 rows, but concept_idx.csv 4; .*medrep.npy has 5"),
+    ({"width": 8}, "medrep.npy is 8 wide, but model.hidden_size of configs/models/behrt.yaml is 16"),
+    ({"kind": np.float64}, "is float64"),
+    ({"ids": ("1", "2", "2", "20_7")}, "1 duplicate ids"),
+])
+def test_half_a_set_is_refused_by_name(put_published, put, words):
+    put_published(**put)
+    for stage in STAGES:
+        with pytest.raises(SystemExit, match=words):
+            stage.main([])
+
+
+def test_published_files_copied_over_ours_are_not_taken_for_ours(athena, put_published):
+    for stage in STAGES:
+        stage.main([])
+    assert shared.published() == []
+    before = put_published()
+    assert shared.published() == ["description", "medrep"]
+    for stage in STAGES:
+        stage.main([])
+    assert {p.name: p.read_bytes() for p in contract.representation_folder().iterdir() if p.is_file()} == \
+        {name: content for name, content in before.items()}
+    contract.concept_array_file("medrep").unlink()
+    assert shared.published() == ["description"]
+
+
+def test_a_published_index_over_our_arrays_is_refused(athena, put_published):
+    for stage in STAGES:
+        stage.main([])
+    put_published(reps=("medrep",))
+    with pytest.raises(SystemExit, match="description.npy was written here for another concept_idx.csv"):
+        shared.published()
+
+
+def test_the_whole_road_twice_gives_the_same_bytes(athena, monkeypatch):
+    def walk():
+        for stage in STAGES:
+            stage.main([])
+        return {rep: contract.concept_array_file(rep).read_bytes() for rep in shared.representations()}
+
+    first = walk()
+    assert set(first) == {"description", "medrep"}
+    monkeypatch.setenv("MEDREP_FRESH", "1")
+    assert walk() == first
