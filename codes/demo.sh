@@ -17,6 +17,7 @@ esac
 bash setup.sh
 python=../.venv/bin/python
 export MEDREP_ROOT=demo MEDREP_CONFIGS=configs/demo HF_HUB_OFFLINE=1
+export OMP_WAIT_POLICY=passive # threads that wait for work leave the cores to others
 
 "$python" demo/hospitals.py --persons "$persons"
 bash preprocessing/run.sh

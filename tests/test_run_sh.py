@@ -57,7 +57,7 @@ def test_nothing_unfinished_lies_about(road):
 
 @pytest.mark.parametrize(("command", "words"), [
     (["bash", "preprocessing/run.sh"], ["data/mimic", "missing"]),
-    (["bash", "representation/run.sh"], ["missing", "preprocessing"]),
+    (["bash", "representation/run.sh"], ["vocabulary.json", "preprocessing"]),
     (PRETRAIN, ["missing", "preprocessing/trajectories.py writes it"]),
 ])
 def test_an_empty_root_is_told_what_to_do(tmp_path, command, words):
@@ -68,7 +68,7 @@ def test_an_empty_root_is_told_what_to_do(tmp_path, command, words):
 
 
 def test_a_missing_column_or_an_empty_table_stops_preprocessing_by_name(road, tmp_path):
-    for breakage, words in (("column", "condition_concept_id"), ("empty", "empty")):
+    for breakage, words in (("column", "condition_concept_id"), ("empty", "no rows")):
         root = tmp_path / breakage
         shutil.copytree(road / "data", root / "data")
         (file,) = (root / "data" / "mimic").glob("condition_occurrence.csv")

@@ -215,7 +215,7 @@ def ancestors_by_climbing(con, concepts: list[int], ids: pa.Array) -> dict[int, 
         return {}
     table = omop.vocabulary(con, "concept_relationship")
     upward = valid(table).filter(lambda t: (t.relationship_id == "Is a") & (t.concept_id_1 != t.concept_id_2))
-    upward = upward.select("concept_id_1", "concept_id_2").cache()
+    upward = engine.hold(con, upward.select("concept_id_1", "concept_id_2"))
     levels: dict = {concept: {} for concept in concepts}
     frontier, seen = {concept: {concept} for concept in concepts}, {concept: {concept} for concept in concepts}
     for level in range(1, MAX_CLIMB):

@@ -22,7 +22,7 @@ from medrep.contract import DEFINITIONS, Made
 from medrep.progress import bar, say, stage
 
 WRITERS = ("template",)
-TEMPLATE = "template-1"  # part of every key: raise it when the template changes
+TEMPLATE = "template-2"  # part of every key: raise it when the template changes
 MOST = 4  # names of one kind in a definition: the paper asks for minimal definitions, under five sentences
 ENGLISH = "4180186"
 DECILE_WORDS = ("very low", "low", "below usual", "slightly below usual", "about the middle", "about the middle",

@@ -10,6 +10,9 @@ Writes  usedata/representation/encoder (a Hugging Face folder)
 `encoder.model: none` trains a small DeBERTa and its tokenizer from nothing, without a download.
 """
 import argparse
+import os
+import urllib.error
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,19 +62,33 @@ def new_model(definitions: list[str], settings: Encoder):
     return transformers.DebertaForMaskedLM(shape), tokenizer
 
 
+def hub_answers() -> bool:
+    """Whether the hub can be reached: asked once, because transformers asks for a minute before it gives up."""
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD"), timeout=10).close()
+    except urllib.error.HTTPError:
+        return True  # an answer, if not a friendly one
+    except OSError:
+        return False
+    return True
+
+
 def open_model(name: str):
     """The model and tokenizer of a folder or a Hugging Face id."""
     transformers = texts.quiet_transformers()
-    remedy = (f"where there is a network, run `huggingface-cli download {name if not Path(name).is_dir() else 'microsoft/deberta-base'} "
+    remedy = (f"where there is a network, run `hf download {name if not Path(name).is_dir() else 'microsoft/deberta-base'} "
               "--local-dir FOLDER`, bring FOLDER here and give --encoder FOLDER")
     if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
         raise UserError(f"the encoder's folder {name} is not there: {remedy}")
+    here = {"local_files_only": Path(name).is_dir() or not hub_answers()}  # what was downloaded before is found without the hub
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        shape = transformers.AutoConfig.from_pretrained(name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **here)
+        shape = transformers.AutoConfig.from_pretrained(name, **here)
         # The legacy head of DeBERTa in transformers does not take up the published head's weights.
         extra = {"legacy": False} if shape.model_type in ("deberta", "deberta-v2") else {}
-        model = transformers.AutoModelForMaskedLM.from_pretrained(name, dtype=torch.float32, **extra)
+        model = transformers.AutoModelForMaskedLM.from_pretrained(name, dtype=torch.float32, **extra, **here)
     except (OSError, ValueError) as problem:
         reason = str(problem).strip().splitlines()[0].rstrip(".")
         raise UserError(f"the encoder {name} cannot be had ({reason}): {remedy}") from None
@@ -162,8 +179,8 @@ def train(model, tokenizer, definitions: list[str], settings: Encoder, scratch: 
     return epochs
 
 
-def check_width(width: int, name: str):
-    wanted = config.load_experiment("behrt").model.hidden_size
+def check_width(width: int, name: str, overrides: list[str]):
+    wanted = config.load_experiment("behrt", overrides).model.hidden_size
     if width != wanted:
         raise UserError(f"encoder {name} is {width} wide, but model.hidden_size of configs/models/behrt.yaml is {wanted}: make them equal")
 
@@ -190,11 +207,11 @@ def main(argv=None):
     with stage("encoder") as figures:
         definitions = texts.read_definitions(concepts.read_index(), engine.connect(args.engine, args.memory))
         if settings.model == FROM_NOTHING:
-            check_width(settings.hidden_size, "encoder.hidden_size")
+            check_width(settings.hidden_size, "encoder.hidden_size", args.overrides)
             model, tokenizer = new_model(definitions, settings)
         else:
             model, tokenizer = open_model(settings.model)
-            check_width(model.config.hidden_size, settings.model)
+            check_width(model.config.hidden_size, settings.model, args.overrides)
         distinct = len(set(definitions))
         say(f"encoder {settings.model}: {sum(p.numel() for p in model.parameters()):,} weights, {distinct:,} distinct definitions")
         with contract.unfinished(contract.encoder_folder()) as part:

@@ -79,7 +79,7 @@ def test_a_folder_given_with_encoder_is_trained_on(defined, monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize("flags, words", [
-    (["--encoder", "/nowhere/deberta"], "is not there: .*huggingface-cli download"),
+    (["--encoder", "/nowhere/deberta"], "is not there: .*hf download"),
     (["--set", "encoder.hidden_size=32"], "32 wide, but model.hidden_size"),
     (["--set", "encoder.pooling=max"], "must be cls or mean"),
 ])
@@ -95,6 +95,7 @@ def test_a_model_that_cannot_be_had_names_the_offline_way(defined, monkeypatch):
     def unreachable(*args, **kwargs):
         raise OSError("We couldn't connect to the hub.\nMore.")
 
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # no test asks the network
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", unreachable)
     with pytest.raises(SystemExit, match="cannot be had .*couldn't connect.*--encoder FOLDER"):
         encoder.main(["--set", "encoder.model=microsoft/deberta-base"])
