@@ -8,7 +8,7 @@
 # PERSONS=1000 changes how many persons each hospital has.
 set -euo pipefail
 cd "$(dirname "$0")"
-persons=${PERSONS:-3000}
+persons=${PERSONS:-2000}
 case "${1:-}" in
   "") ;;
   --fresh) rm -rf ../demo ;;
