@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set everything up and run the whole road on two synthetic hospitals, on the CPU, without a download:
 #
-#     bash codes/demo.sh              about 10 minutes on two cores, after set-up
+#     bash codes/demo.sh
 #     bash codes/demo.sh --fresh      the same from the beginning; a second run otherwise reuses what is finished
 #
 # Everything it makes lies under demo/ (git-ignored), laid out as the repository's own data, usedata and results.
