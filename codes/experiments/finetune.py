@@ -16,6 +16,7 @@ representation, a code it does not know is [UNK]. Attention is the last layer's,
 import argparse
 import hashlib
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -145,6 +146,9 @@ class Run:
         if not (self.pretrained / "config.yaml").exists():
             raise UserError(f"{contract.show(self.pretrained)} holds no finished model; python experiments/pretrain.py "
                             f"--model {args.model} --rep-type {args.rep_type} makes it")
+        self.made_with = asdict(experiment) | training.made_from(self.pretrained / "config.yaml", *(
+            path for h in [home, *experiment.finetuning.external]
+            for path in (contract.trajectories_folder(h), LABELS.at(hospital=h, outcome=args.outcome))))
         self.hospitals = [home, *[h for h in experiment.finetuning.external if h != home]]
         known = vocabulary.load(self.pretrained / "vocabulary.json", "experiments/pretrain.py")
         self.examples = {h: Examples(h, args.outcome, experiment.model.max_length) for h in self.hospitals}
@@ -206,14 +210,15 @@ class Run:
         folder = contract.finetuning_folder(self.home, args.model, args.rep_type, args.outcome, seed)
         parts = self.parts(seed)
         tested = {h: parts["test"] if h == self.home else self.examples[h].table for h in self.hospitals}
-        if training.already_done(folder, self.experiment, args.fresh):
+        if training.already_done(folder, self.made_with, args.fresh):
             rows = json.loads((folder / "metrics.json").read_text())
         else:
             model = self.finetune(seed, folder, parts)
             model.save_pretrained(folder)
             rows = [self.test(model, seed, h, tested[h], folder) for h in self.hospitals]
             contract.write_json(folder / "metrics.json", rows)
-            training.finish(folder, self.experiment, model=args.model, rep_type=args.rep_type, outcome=args.outcome, seed=seed, home=self.home)
+            training.finish(
+                folder, self.made_with, model=args.model, rep_type=args.rep_type, outcome=args.outcome, seed=seed, home=self.home)
             say(f"{contract.show(folder)}: the finetuned model, its predictions and metrics.json")
         if args.extract_attention_score:
             self.extract_attention(folder, tested)

@@ -12,6 +12,7 @@ not read here. Several devices are one process each. Killed, the same command co
 """
 import argparse
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -78,7 +79,10 @@ def main(argv=None):
     home = config.load("cohort", args.overrides).home
     training.check_devices(args.gpu_devices, "--gpu-devices")
     folder = contract.pretraining_folder(home, args.model, args.rep_type)
-    if training.already_done(folder, experiment, args.fresh):
+    inputs = [contract.trajectories_folder(home), contract.vocabulary_file(home)]
+    inputs += [contract.concept_array_file(args.rep_type)] if args.rep_type != "none" else []
+    made_with = asdict(experiment) | training.made_from(*inputs)
+    if training.already_done(folder, made_with, args.fresh):
         return
     arguments = [argument for argument in (sys.argv[1:] if argv is None else argv) if argument != "--fresh"]
     status = training.start_processes(args.gpu_devices, __file__, arguments)
@@ -114,7 +118,7 @@ def main(argv=None):
         if is_main_process():
             model.save_pretrained(folder)
             known.save(folder / "vocabulary.json")
-            training.finish(folder, experiment, model=args.model, rep_type=args.rep_type, home=home)
+            training.finish(folder, made_with, model=args.model, rep_type=args.rep_type, home=home)
             say(f"{contract.show(folder)}: the pretrained model")
             figures.update(windows=len(plans["train"]), tokens=len(known), **training.best_line(folder))
 

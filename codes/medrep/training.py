@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -243,14 +243,19 @@ def save_checkpoint(accelerator: Accelerator, checkpoint: Path):
 # ---- finished runs -----------------------------------------------------------------------------------------------
 
 
-def already_done(folder: Path, settings, fresh: bool) -> bool:
-    """Whether `folder` holds a finished run with these settings; an unfinished one with others is an error.
+def made_from(*inputs: Path) -> dict:
+    """What a run is made from, by contract.fingerprint: with remade data the old run is not its result any more."""
+    return {"inputs": {contract.show(path): contract.fingerprint(path) for path in inputs}}
+
+
+def already_done(folder: Path, settings: dict, fresh: bool) -> bool:
+    """Whether `folder` holds a finished run with these settings and inputs; a run with others is an error.
 
     A finished run is known by its config.yaml, which is written last.
     """
     if progress.is_main_process() and fresh:
         contract.discard(folder)
-    wanted, done, begun = asdict(settings), folder / "config.yaml", folder / "settings.yaml"
+    wanted, done, begun = settings, folder / "config.yaml", folder / "settings.yaml"
     for file in (done, begun):
         if not file.exists():
             continue
@@ -263,16 +268,16 @@ def already_done(folder: Path, settings, fresh: bool) -> bool:
             say(f"{contract.show(folder)} is finished; --fresh starts over")
             return True
     if progress.is_main_process():
-        config.save(begun, **{name: values for name, values in wanted.items()})
+        config.save(begun, **wanted)
     return False
 
 
-def finish(folder: Path, settings, **facts):
+def finish(folder: Path, settings: dict, **facts):
     """Write config.yaml, which says that the run is whole, and remove what only an unfinished run needs."""
     for name in ("checkpoint", "best", "settings.yaml"):
         contract.discard(folder / name)
     with contract.unfinished(folder / "config.yaml") as part:
-        config.save(part, run=facts, **asdict(settings))
+        config.save(part, run=facts, **settings)
 
 
 def best_line(folder: Path) -> dict:

@@ -64,6 +64,17 @@ def test_from_trajectories_to_summary(hospitals, capsys):
         pretrain.main([*PRETRAIN, "--set", "pretraining.epochs=3"])
 
 
+def test_a_finished_run_is_not_the_result_of_data_that_changed_since(hospitals, small_hospital):
+    pretrain.main(PRETRAIN)
+    finetune.main([*FINETUNE, "--seeds", "100"])
+    write_labels("ehrshot", positive=True)
+    with pytest.raises(UserError, match="inputs.usedata/ehrshot/labels/MT was .* --fresh starts over"):
+        finetune.main([*FINETUNE, "--seeds", "100"])
+    small_hospital("mimic", persons=61, seed=1)
+    with pytest.raises(UserError, match="inputs.usedata/mimic/trajectories was .* --fresh starts over"):
+        pretrain.main(PRETRAIN)
+
+
 def test_the_same_command_twice_gives_the_same_predictions(hospitals):
     pretrain.main(PRETRAIN)
     found = []
