@@ -146,6 +146,7 @@ class Run:
         if not (self.pretrained / "config.yaml").exists():
             raise UserError(f"{contract.show(self.pretrained)} holds no finished model; python experiments/pretrain.py "
                             f"--model {args.model} --rep-type {args.rep_type} makes it")
+        training.require_unchanged(self.pretrained)
         self.made_with = asdict(experiment) | training.made_from(self.pretrained / "config.yaml", *(
             path for h in [home, *experiment.finetuning.external]
             for path in (contract.trajectories_folder(h), LABELS.at(hospital=h, outcome=args.outcome))))

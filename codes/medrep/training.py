@@ -248,6 +248,13 @@ def made_from(*inputs: Path) -> dict:
     return {"inputs": {contract.show(path): contract.fingerprint(path) for path in inputs}}
 
 
+def require_unchanged(folder: Path):
+    """Refuse a finished run whose inputs were remade: another split of persons would let it be tested on its own."""
+    inputs = yaml.safe_load((folder / "config.yaml").read_text())["inputs"]
+    if changed := [path for path, before in inputs.items() if contract.fingerprint(contract.ROOT / path) != before]:
+        raise UserError(f"{', '.join(changed)} changed since {contract.show(folder)} was made from it: run pretrain.py again with --fresh")
+
+
 def already_done(folder: Path, settings: dict, fresh: bool) -> bool:
     """Whether `folder` holds a finished run with these settings and inputs; a run with others is an error.
 

@@ -73,6 +73,8 @@ def test_a_finished_run_is_not_the_result_of_data_that_changed_since(hospitals, 
     small_hospital("mimic", persons=61, seed=1)
     with pytest.raises(UserError, match="inputs.usedata/mimic/trajectories was .* --fresh starts over"):
         pretrain.main(PRETRAIN)
+    with pytest.raises(UserError, match="usedata/mimic/trajectories.* changed since .* run pretrain.py again with --fresh"):
+        finetune.main(FINETUNE)
 
 
 def test_the_same_command_twice_gives_the_same_predictions(hospitals):
