@@ -95,6 +95,8 @@ class Graph:
     drop_features: float = 0.2
     distillation: float = 1.0
     """Weight of the KL loss that keeps graph vectors near the text vectors."""
+    skip: bool = True
+    """Add the text vector to the graph encoder's output; false is the paper's, which blurs siblings (graph.py, Encoder)."""
     learning_rate: float = 5e-4
     weight_decay: float = 1e-5
     epochs: int = 200

@@ -6,9 +6,9 @@
 Reads   usedata/representation/concept_representation_description.npy, edges.npy
 Writes  usedata/representation/concept_representation_medrep.npy, float32 (concepts, width)
 
-    text vectors -- drop edges, columns --> GCN --> projection \\
-                 \\                                               InfoNCE over the batch's seeds, + KL(text || graph)
-                  -- drop edges, columns --> GCN --> projection /
+    text vectors -- drop edges, columns --> x + GCN(x) --> projection \\
+                 \\                                                      InfoNCE over the batch's seeds, + KL(text || graph)
+                  -- drop edges, columns --> x + GCN(x) --> projection /
 
 Early stopping watches the same loss on held-out seeds in fixed views: what they are trained for is what is asked of
 them, and no edge has to be taken from the graph, so that concepts with one neighbour keep it. GRACE: Zhu et al.,
@@ -39,14 +39,19 @@ EDGES_AT_ONCE = 2**18  # of the final vectors' computation: rows of 768 float32 
 
 
 class Encoder(nn.Module):
-    """Two graph convolutions (Kipf and Welling), width -> hidden -> width, each followed by PReLU.
+    """Two graph convolutions (Kipf and Welling), width -> hidden -> width, each followed by PReLU, added to the text vector.
 
     A convolution is A x W + b, where A weighs an edge by 1 / sqrt(both degrees); the order of the products is chosen so
     that neighbours are summed at `width`, the narrower side.
+
+    The text vector is added (`skip`) because two convolutions mix a concept with its siblings, which share its parent,
+    until what tells them apart is gone: mild and severe forms of a disease get nearly one vector. The paper has no such
+    sum. tests/representation/test_graph.py shows the effect on such a family.
     """
 
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int, hidden: int, skip: bool):
         super().__init__()
+        self.skip = skip
         self.first, self.second = nn.Linear(width, hidden), nn.Linear(hidden, width, bias=False)
         self.bias = nn.Parameter(torch.zeros(width))
         self.act_first, self.act_second = nn.PReLU(), nn.PReLU()
@@ -58,17 +63,19 @@ class Encoder(nn.Module):
         """What the second convolution sums, from what the first one summed: (rows, width) both."""
         return self.second(self.act_first(self.first(summed)))
 
-    def above(self, summed: torch.Tensor) -> torch.Tensor:
-        return self.act_second(summed + self.bias)
+    def above(self, summed: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """The rows' final vectors, from what the second convolution summed and their text vectors: (rows, width) all."""
+        graph = self.act_second(summed + self.bias)
+        return x + graph if self.skip else graph
 
     def forward(self, x: torch.Tensor, weights: SparseTensor) -> torch.Tensor:
-        return self.above(weights @ self.below(weights @ x))
+        return self.above(weights @ self.below(weights @ x), x)
 
 
 class Grace(nn.Module):
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int, hidden: int, skip: bool):
         super().__init__()
-        self.encoder = Encoder(width, hidden)
+        self.encoder = Encoder(width, hidden, skip)
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ELU(), nn.Linear(width, width))
 
 
@@ -139,7 +146,7 @@ def fit(data: Data, settings: Graph, device: str) -> tuple[Grace, list[dict]]:
     """The weights of the best epoch, and each epoch's losses. `data` has x, edge_index and full_degree."""
     torch.manual_seed(settings.seed)
     width = data.x.shape[1]
-    model = Grace(width, settings.hidden_size).to(device)
+    model = Grace(width, settings.hidden_size, settings.skip).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     order = torch.randperm(data.num_nodes, generator=torch.Generator().manual_seed(settings.seed))
     held = max(1, int(HELD_OUT * data.num_nodes))
@@ -219,7 +226,8 @@ def embed(encoder: Encoder, x: np.ndarray, edges: np.ndarray, out: np.ndarray, s
         for first, summed in weighted_sums(x, edges, root, starts):
             middle[first : first + len(summed)] = encoder.below(summed).numpy()
         for first, summed in weighted_sums(middle, edges, root, starts):
-            out[first : first + len(summed)] = encoder.above(summed).numpy()
+            rows = slice(first, first + len(summed))
+            out[rows] = encoder.above(summed, torch.from_numpy(np.array(x[rows]))).numpy()
         del middle
 
 

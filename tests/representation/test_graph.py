@@ -2,6 +2,8 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from torch_geometric.data import Data
 
 from medrep import concepts as shared
@@ -35,13 +37,13 @@ def dense_gcn(encoder, x, a):
     prelu = lambda v, w: np.where(v > 0, v, w * v)  # noqa: E731
     p = {name: w.detach().numpy().astype(np.float64) for name, w in encoder.state_dict().items()}
     h = prelu(a @ x @ p["first.weight"].T + p["first.bias"], p["act_first.weight"])
-    return prelu(a @ h @ p["second.weight"].T + p["bias"], p["act_second.weight"])
+    return prelu(a @ h @ p["second.weight"].T + p["bias"], p["act_second.weight"]) + (x if encoder.skip else 0)
 
 
-@pytest.fixture
-def encoder():
+@pytest.fixture(params=[True, False], ids=["skip", "published"])
+def encoder(request):
     torch.manual_seed(0)
-    made = graph.Encoder(16, 24)
+    made = graph.Encoder(16, 24, skip=request.param)
     torch.nn.init.normal_(made.bias)
     torch.nn.init.normal_(made.first.bias)
     return made
@@ -101,7 +103,7 @@ def test_only_seeds_have_a_loss():
     data = data_of(x, edges)
     batch = next(iter(graph.loader_of(data, Graph(batch_size=4, neighbors=[2, 2]), torch.arange(len(x)), shuffle=False)))
     assert batch.batch_size == 4 and batch.num_nodes > 4
-    model, settings = graph.Grace(16, 24), Graph(drop_edges=0.0, drop_features=0.0)
+    model, settings = graph.Grace(16, 24, True), Graph(drop_edges=0.0, drop_features=0.0)
     plain = [loss.item() for loss in graph.losses(model, batch, settings, torch.Generator().manual_seed(0))]
     batch.x = batch.x.clone()
     one_hop = set(batch.edge_index[0][torch.isin(batch.edge_index[1], torch.arange(4))].tolist())
@@ -144,3 +146,31 @@ def test_the_stage_writes_one_vector_a_concept(small_root, capsys):
 def test_edges_of_another_index_are_refused(small_root):
     with pytest.raises(SystemExit, match="run representation/run.sh"):
         graph.check_edges(np.array([[0], [5]]), 5)
+
+
+def test_siblings_that_differ_stay_apart_only_with_the_text_vector_added():
+    """Families of a parent and eight children, half mild and half severe; text tells the halves apart, by a little."""
+    random = np.random.default_rng(0)
+    families, width = 60, 16
+    kind = np.tile([0] + [-1] * 4 + [1] * 4, families)  # of each node; the parent comes first
+    family = np.repeat(np.arange(families), 9)
+    x = (random.normal(size=(families, width))[family] + 0.4 * random.normal(size=(len(family), width))).astype(np.float32)
+    x[:, 0] += 0.5 * kind
+    child = np.flatnonzero(kind)
+    edges = np.concatenate([np.stack([child, child // 9 * 9]), np.stack([child // 9 * 9, child])], axis=1)
+    edges = edges[:, np.lexsort(edges)].copy()
+
+    def told_apart(vectors):
+        """AUROC of a linear rule, learned in the first half of the families, for severe among the others' children."""
+        known, asked = child[family[child] < 30], child[family[child] >= 30]
+        rule = LogisticRegression(max_iter=1000).fit(vectors[known], kind[known])
+        return roc_auc_score(kind[asked], rule.decision_function(vectors[asked]))
+
+    found = {}
+    for skip in (True, False):
+        settings = Graph(hidden_size=32, epochs=30, batch_size=256, skip=skip)
+        model, _ = graph.fit(data_of(x, edges), settings, "cpu")
+        graph.embed(model.encoder, x, edges, out := np.zeros_like(x), None)
+        found[skip] = told_apart(out)
+    assert told_apart(x) - found[True] < 0.05
+    assert found[True] - found[False] > 0.1
