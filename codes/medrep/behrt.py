@@ -54,7 +54,10 @@ def make_config(sizes: Model, vocabulary_size: int, frozen_concepts: bool) -> Be
         vocab_size=vocabulary_size, concept_count=vocabulary_size - SPECIAL, frozen_concepts=frozen_concepts,
         hidden_size=sizes.hidden_size, num_hidden_layers=sizes.num_layers, num_attention_heads=sizes.num_heads,
         intermediate_size=sizes.intermediate_size, hidden_dropout_prob=sizes.dropout, attention_probs_dropout_prob=0.0,
-        max_age=sizes.max_age, max_rank=sizes.max_rank, tie_word_embeddings=False)
+        max_age=sizes.max_age, max_rank=sizes.max_rank, tie_word_embeddings=False,
+        # BERT's 0.02 is meant for 768: a layer's outcome is as large at any width. A narrow model started smaller stays
+        # long at guessing by frequency.
+        initializer_range=0.02 * (768 / sizes.hidden_size) ** 0.5)
 
 
 class PatientEmbeddings(nn.Module):
