@@ -3,7 +3,7 @@
 #
 #     bash codes/setup.sh
 #
-# The first run takes about 12 minutes on two cores (torch-scatter and torch-sparse are compiled, then kept in
+# The first run takes about 20 minutes on two cores (torch-scatter and torch-sparse are compiled, then kept in
 # pip's cache); when nothing changed it takes no time. PYTHON=python3.12 chooses another Python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,7 +21,7 @@ header=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])
 [ -f "$header" ] || stop "Python's headers are missing, torch-scatter and torch-sparse need them: install python3-dev (Debian: apt-get install python3-dev)"
 "$python" -c 'import venv, ensurepip' 2>/dev/null || stop "Python's venv is missing: install python3-venv (Debian: apt-get install python3-venv)"
 
-echo "setup: installing into .venv (the first time about 12 minutes; torch-scatter and torch-sparse are compiled)"
+echo "setup: installing into .venv (the first time about 20 minutes; torch-scatter and torch-sparse are compiled)"
 rm -f "$stamp"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }

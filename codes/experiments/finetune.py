@@ -48,8 +48,8 @@ class Examples:
             raise UserError(f"{int((rows < 0).sum())} labels of {hospital} are of persons without a trajectory; run preprocessing/labels.py again")
         self.labels = labels
         times = labels.prediction_time.to_numpy().astype("datetime64[us]").astype(np.int64)  # microseconds
-        # an event counts as before the prediction time if its whole second is
-        slices = self.trajectories.examples(rows, -(-times // 1_000_000), max_length)
+        # events carry whole seconds: one in the very second of the prediction time may lie after it and is not read
+        slices = self.trajectories.examples(rows, times // 1_000_000, max_length)
         self.table = np.column_stack([slices, np.arange(len(labels))])
         """int64 (examples, 4): row, start, stop, place in `labels`."""
 

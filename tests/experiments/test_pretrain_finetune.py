@@ -77,6 +77,18 @@ def test_a_finished_run_is_not_the_result_of_data_that_changed_since(hospitals, 
         finetune.main(FINETUNE)
 
 
+def test_an_event_within_the_very_second_of_the_prediction_time_is_not_read(root, small_hospital):
+    small_hospital("mimic")
+    trajectories = sequences.Trajectories("mimic")
+    event = int(trajectories.person_start[0]) + 5
+    for moment, read in ((0.5, 5), (0, 5), (1, 6)):  # the event's second is cut off: at x.5 it may have been or not
+        time = pd.Timestamp(float(trajectories.time[event]) + moment, unit="s")
+        person = int(trajectories.person_id[0])
+        LABELS.write(connect(), ibis.memtable([(person, time, True)], schema=LABELS.schema), hospital="mimic", outcome="MT")
+        (example,) = finetune.Examples("mimic", "MT", 512).table
+        assert example[2] - example[1] == read
+
+
 def test_the_same_command_twice_gives_the_same_predictions(hospitals):
     pretrain.main(PRETRAIN)
     found = []
