@@ -29,9 +29,10 @@ def packed_attention(module, query, key, value, attention_mask, scaling=None, dr
         longest = int((boundaries[1:] - boundaries[:-1]).max())
         q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))  # (tokens, heads, size)
         return varlen_attn(q, k, v, edges, edges, longest, longest, scale=scaling)[None], None
-    edges = boundaries.tolist()
-    parts = [F.scaled_dot_product_attention(*(x[:, :, start:stop] for x in (query, key, value)), scale=scaling)
-             for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    # split, not slices: the gradient of a slice is a tensor of the whole batch's size, filled with zeros
+    lengths = (boundaries[1:] - boundaries[:-1]).tolist()
+    parts = [F.scaled_dot_product_attention(*qkv, scale=scaling)
+             for qkv in zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)]
     return torch.cat(parts, dim=2).transpose(1, 2), None  # (1, tokens, heads, size)
 
 

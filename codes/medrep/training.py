@@ -168,7 +168,7 @@ def fit(*, model, accelerator: Accelerator, settings, seed: int, folder: Path, p
     set_seed(seed)
     world, first = accelerator.num_processes, plan(0)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     total = len(first) * settings.epochs
     schedule = get_linear_schedule_with_warmup(optimizer, int(settings.warmup_share * total), total)
     state = State()
