@@ -82,3 +82,14 @@ def test_nothing_is_done_when_nothing_changed(clone):
     assert setup(clone) == (0, "")  # without Python or compiler
     (clone / "requirements.txt").write_text("torch==0\n")
     must_refuse(setup(clone), "install Python")
+
+
+def test_run_sh_without_the_packages_names_setup(clone):
+    for name in ("codes/environment.sh", "codes/preprocessing/run.sh", "codes/representation/run.sh"):
+        (clone / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, clone / name)
+    put(clone, "python3", "echo \"No module named 'medrep'\" >&2; exit 1")
+    for part in ("preprocessing", "representation"):
+        done = subprocess.run([shutil.which("bash"), clone / "codes" / part / "run.sh"], capture_output=True, text=True, timeout=60, check=False,
+                              env={"PATH": str(clone / "bin")})
+        must_refuse((done.returncode, done.stdout + done.stderr), "bash codes/setup.sh")

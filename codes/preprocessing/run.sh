@@ -7,8 +7,7 @@
 # The home hospital (cohort.home) comes first: the others use its decile edges. What is up to date is not made again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=python3
-if [ -x ../.venv/bin/python ]; then python=../.venv/bin/python; fi
+source ./environment.sh
 
 # Stage by stage, so that a hospital whose tables are missing is noticed before the long work.
 for stage in persons visits records deciles trajectories labels; do

@@ -10,8 +10,7 @@
 set -euo pipefail
 folder=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=python3
-if [ -x ../.venv/bin/python ]; then python=../.venv/bin/python; fi
+source ./environment.sh
 
 # Threads that spin while they wait take the cores from others. Measured on two cores at a load of 3: an epoch of the
 # demo's encoder takes 16 s with spinning, 5 s without.
