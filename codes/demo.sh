@@ -12,7 +12,9 @@ cd "$(dirname "$0")"
 persons=${PERSONS:-2000}
 case "${1:-}" in
   "") ;;
-  --fresh) rm -rf ../demo ;;
+  --fresh) # what lies in demo/data and is not ours makes the generator stop, and nothing of it goes
+    export MEDREP_FRESH=1
+    rm -rf ../demo/usedata ../demo/results ;;
   *) echo "demo.sh: unknown argument $1; it takes --fresh or nothing" >&2; exit 1 ;;
 esac
 bash setup.sh

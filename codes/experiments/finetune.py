@@ -233,7 +233,8 @@ class Run:
         readable = training.readable_share(self.examples[hospital].trajectories, table[:, :3], self.reading[hospital])
         row = {"trained_on": self.home, "tested_on": hospital, "model": self.args.model, "rep_type": self.args.rep_type,
                "outcome": self.args.outcome, "seed": seed, "readable_tokens": round(readable, 4), **metrics.describe(labels, probabilities)}
-        say(f"seed {seed}, tested on {hospital}: " + ", ".join(f"{name} {row[name]}" for name in ("n", "positives", "auroc", "auprc", "reason")))
+        shown = {name: row[name] for name in ("n", "positives", "auroc", "auprc", "reason")}
+        say(f"seed {seed}, tested on {hospital}: {progress.in_words(shown)}")
         return row
 
     def extract_attention(self, folder, tested):

@@ -19,6 +19,11 @@ def say(*words):
         print(*words, flush=True)
 
 
+def in_words(figures: dict) -> str:
+    """`epoch 3, loss 0.2054, valid_auroc 0.831`: figures for people; files keep all digits."""
+    return ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items() if value != "")
+
+
 def bar(items: Iterable | None = None, what: str = "", total: int | None = None, unit: str = "it") -> tqdm:
     """One line with rate and time left. Where no one watches a terminal it moves every ten seconds only."""
     watched = sys.stderr.isatty()

@@ -210,7 +210,7 @@ def fit(*, model, accelerator: Accelerator, settings, seed: int, folder: Path, p
         line = {"epoch": epoch + 1, "loss": round(losses / max(count, 1), 5), **figures, "learning_rate": schedule.get_last_lr()[0],
                 "tokens_per_second": round(tokens * world / seconds), "best": bool(better)}
         if progress.is_main_process():
-            say(f"{what}: " + ", ".join(f"{k} {v}" for k, v in line.items()))
+            say(f"{what}: {progress.in_words(line)}")
             with open(log, "a") as file:
                 file.write(json.dumps(line) + "\n")
             if better:
