@@ -25,13 +25,12 @@ import pyarrow.parquet as pq
 import torch
 from torch.nn import functional as F
 
-from medrep import behrt, config, contract, metrics, progress, sequences, training, vocabulary
+from medrep import behrt, config, contract, metrics, outcomes, progress, sequences, training, vocabulary
 from medrep.contract import LABELS
 from medrep.engine import connect
 from medrep.errors import UserError
 from medrep.progress import say, stage
 
-OUTCOMES = ("MT", "LLOS", "RA")
 REPRESENTATIONS = ("none", "description", "medrep")
 SUMMARY = ["trained_on", "tested_on", "model", "rep_type", "outcome", "seed", "n", "positives", "auroc", "auprc", "readable_tokens", "reason"]
 
@@ -135,6 +134,17 @@ def write_summary():
             for row in json.loads(file.read_text())]
     with contract.unfinished(contract.summary_file()) as part:
         pd.DataFrame(rows, columns=SUMMARY).to_csv(part, index=False)
+
+
+def outcome_name(text: str, home: str) -> str:
+    """The name under which labels.py wrote the outcome `text`, which may be a path."""
+    labelled = LABELS.at(hospital=home, outcome="*")
+    if "/" not in text and "." not in text and (labelled.parent / text).is_dir() and text not in outcomes.built_in():
+        return text  # the user's, by the name of its file
+    outcome = outcomes.find(text)
+    if outcome.kind == "phenotypes":
+        raise UserError(f"--outcome {text} has many labels at once, and finetuning learns one in this version; labels.py wrote them for other tools")
+    return outcome.name
 
 
 class Run:
@@ -255,7 +265,7 @@ def main(argv=None):
     parser.add_argument("-d", "--device", default="0", metavar="N", help="a GPU's number, or cpu")
     parser.add_argument("--model", default="behrt")
     parser.add_argument("--rep-type", default="medrep", choices=REPRESENTATIONS)
-    parser.add_argument("--outcome", default="MT", choices=OUTCOMES)
+    parser.add_argument("--outcome", default="MT", help="one that preprocessing/labels.py has labelled, by its name or by the same path")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: finetuning.seeds of the model's settings")
     parser.add_argument("--extract-attention-score", action="store_true", help="also write what the model attended to")
     parser.add_argument("--fresh", action="store_true", help="start over, even if there is a finished or unfinished run")
@@ -263,6 +273,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     experiment = config.load_experiment(args.model, args.overrides)
     home = config.load("cohort", args.overrides).home
+    args.outcome = outcome_name(args.outcome, home)
     training.check_devices([args.device], "-d")
     with stage("finetune") as figures:
         run = Run(args, experiment, home)

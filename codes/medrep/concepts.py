@@ -214,7 +214,7 @@ def ancestors_by_climbing(con, concepts: list[int], ids: pa.Array) -> dict[int, 
     if not concepts:
         return {}
     table = omop.vocabulary(con, "concept_relationship")
-    upward = valid(table).filter(lambda t: (t.relationship_id == "Is a") & (t.concept_id_1 != t.concept_id_2))
+    upward = omop.valid(table).filter(lambda t: (t.relationship_id == "Is a") & (t.concept_id_1 != t.concept_id_2))
     upward = engine.hold(con, upward.select("concept_id_1", "concept_id_2"))
     levels: dict = {concept: {} for concept in concepts}
     frontier, seen = {concept: {concept} for concept in concepts}, {concept: {concept} for concept in concepts}
@@ -240,11 +240,6 @@ def ancestors_by_climbing(con, concepts: list[int], ids: pa.Array) -> dict[int, 
 
 
 # ---- what the stages of representation/ share ----------------------------------------------------------------
-
-
-def valid(table: ibis.Table) -> ibis.Table:
-    """The rows of a vocabulary table without an invalid_reason (D deleted, U updated)."""
-    return table.filter(table.invalid_reason.isnull()) if "invalid_reason" in table.columns else table
 
 
 def plain_and_decile(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:

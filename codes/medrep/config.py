@@ -21,7 +21,7 @@ CONFIGS = REPOSITORY / "codes" / "configs"
 
 @dataclass(frozen=True)
 class Cohort:
-    """configs/cohort.yaml: who and what is kept, and what the outcomes mean."""
+    """configs/cohort.yaml: who and what is kept, and what the outcomes mean; configs/cohort-paper.yaml: as published."""
 
     home: str = "mimic"
     """The hospital whose train and valid persons everything is fitted on."""
@@ -34,14 +34,39 @@ class Cohort:
     """Admissions at an older age are left out."""
     min_events: int = 10
     """Persons with fewer kept events are left out."""
+    max_rejects: float = 0.05
+    """A larger share of rows that can't be read stops the stage that reads the table."""
+    billing: str = "at_discharge"
+    """at_discharge: the hospital's billing codes count from the end of their visit. as_recorded: from their stamp, which leaks."""
+    first_measurement: str = "in_time"
+    """Of one person's measurements of a concept in one hour stays the first in_time, or the first in_file."""
+    decile_persons: str = "train"
+    """Whose values make the decile edges: train persons', or all."""
+    decile_edges: str = "home"
+    """home: the home hospital's edges where it has the concept and unit. own: each hospital's own."""
     min_values: int = 10
-    """Fewer numeric values of a concept in a unit give no deciles: its plain concept is the token."""
+    """Fewer numeric values of a concept in a unit give no deciles."""
+    without_deciles: str = "plain"
+    """A value without deciles becomes its plain concept, or is left out (with it every value without a unit)."""
+    admission_visit_concepts: list[int] = field(default_factory=list)
+    """If given, these visits are the admissions of every hospital, in place of what configs/hospitals/NAME.yaml says."""
+    admissions: str = "all"
+    """all: every eligible admission is a prediction point. one: each person's last (RA: one drawn by a hash)."""
+    prediction_at: str = "hours"
+    """hours: prediction_hours after admission. midnight: a day after the midnight that ends the day of admission."""
     prediction_hours: float = 24
-    """MT and LLOS are predicted this long after admission."""
+    """MT, LLOS, onsets and phenotypes are predicted this long after admission."""
     long_stay_days: float = 7
     readmission_days: float = 30
     transfer_hours: float = 24
     """A stay that begins sooner than this after the last one ended is the same stay (RA)."""
+    died_before: str = "left_out"
+    """Who dies before an outcome could come (LLOS, RA) is left_out, or counts as negative."""
+    onset_at: str = "admission"
+    """admission: cases and controls of an onset are predicted at the same time after admission. record: a case at the last
+    record of the disease in its stay, a control at a record drawn by a hash."""
+    recorded_before: str = "left_out"
+    """An admission with the disease on record before the prediction time is left_out of onsets and phenotypes, or counts."""
 
 
 @dataclass(frozen=True)
@@ -174,9 +199,35 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 
 def load(section: str, overrides: list[str] = (), hospital: str = ""):
-    """The settings of cohort, encoder, graph, or hospital (with its name)."""
+    """The settings of cohort, encoder, graph, or hospital (with its name).
+
+    COHORT=paper lays cohort-paper.yaml over cohort.yaml.
+    """
     file = f"hospitals/{hospital}.yaml" if section == "hospital" else f"{section}.yaml"
-    return build(section, read_layers(file), overrides, file)
+    files = [file]
+    if section == "cohort" and (variant := os.environ.get("COHORT")):
+        files.append(f"cohort-{variant}.yaml")
+        if not any((folder / files[1]).exists() for folder in folders()):
+            raise UserError(f"COHORT={variant}: there is no configs/{files[1]}; known are "
+                            f"{', '.join(sorted(p.stem.removeprefix('cohort-') for f in folders() for p in f.glob('cohort-*.yaml')))}")
+    settings = build(section, read_layers(*files), overrides, files[-1])
+    if section == "cohort":
+        check_choices(settings)
+    return settings
+
+
+CHOICES = {
+    "billing": ("at_discharge", "as_recorded"), "first_measurement": ("in_time", "in_file"), "decile_persons": ("train", "all"),
+    "decile_edges": ("home", "own"), "without_deciles": ("plain", "left_out"), "admissions": ("all", "one"),
+    "prediction_at": ("hours", "midnight"), "died_before": ("left_out", "negative"), "onset_at": ("admission", "record"),
+    "recorded_before": ("left_out", "counts"),
+}
+
+
+def check_choices(cohort: Cohort):
+    if wrong := [f"cohort.{name} is {getattr(cohort, name)!r}: give {' or '.join(choices)}"
+                 for name, choices in CHOICES.items() if getattr(cohort, name) not in choices]:
+        raise UserError("; ".join(wrong))
 
 
 def load_experiment(model: str, overrides: list[str] = ()) -> Experiment:
@@ -202,17 +253,17 @@ def folders() -> list[Path]:
     return [CONFIGS, REPOSITORY / "codes" / overlay]
 
 
-def read_layers(file: str) -> dict:
-    """`file` of every folder of settings, laid over one another key by key."""
+def read_layers(*files: str) -> dict:
+    """`files` of every folder of settings, laid over one another key by key."""
     merged: dict = {}
-    for folder in folders():
-        if (folder / file).exists():
+    for path in (folder / file for folder in folders() for file in files):
+        if path.exists():
             try:
-                content = yaml.safe_load((folder / file).read_text()) or {}
+                content = yaml.safe_load(path.read_text()) or {}
             except yaml.YAMLError as problem:
-                raise UserError(f"{folder / file} is not YAML: {' '.join(str(problem).split())}") from None
+                raise UserError(f"{path} is not YAML: {' '.join(str(problem).split())}") from None
             if not isinstance(content, dict):
-                raise UserError(f"{folder / file} must hold names and values")
+                raise UserError(f"{path} must hold names and values")
             for key, value in content.items():
                 merged[key] = {**merged[key], **value} if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
     return merged

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -205,10 +205,19 @@ DECILES = Table(
     ibis.schema({"concept_id": "int64", "unit": "string", "n": "int64", **{f"edge_{i}": "float64" for i in range(11)}}),
 )
 
-LABELS = Table(
-    "{hospital}/labels/{outcome}", "a prediction point (MEDS label schema)", "preprocessing/labels.py",
-    ibis.schema({"subject_id": "int64", "prediction_time": "timestamp", "boolean_value": "boolean"}),
-)
+def labels_table(columns: Sequence[str]) -> Table:
+    return Table("{hospital}/labels/{outcome}", "a prediction point (MEDS label schema)", "preprocessing/labels.py",
+                 ibis.schema({"subject_id": "int64", "prediction_time": "timestamp", **dict.fromkeys(columns, "boolean")}))
+
+
+LABELS = labels_table(["boolean_value"])
+"""Phenotypes have a column each in place of boolean_value, null where the person is left out of that one."""
+
+
+def flow_file(hospital: str, outcome: str) -> Path:
+    """What became of every visit on the way to the labels, as JSON."""
+    return LABELS.at(hospital=hospital, outcome=outcome).with_name(f"{outcome}.flow.json")
+
 
 DEFINITIONS = Table(
     "representation/definitions", "a concept's definition", "representation/definitions.py",

@@ -255,3 +255,8 @@ def vocabulary(engine: ibis.BaseBackend, table: str) -> ibis.Table | None:
     t = read_text(engine, path, table, VOCABULARY_COLUMNS[table], delimiter="\t", quote="")
     ids = [name for name in t.columns if "concept_id" in name or name in ("min_levels_of_separation", "max_levels_of_separation")]
     return t.mutate(**{name: as_id(t[name]) for name in ids})
+
+
+def valid(table: ibis.Table) -> ibis.Table:
+    """The rows of a vocabulary table without an invalid_reason (D deleted, U updated)."""
+    return table.filter(table.invalid_reason.isnull()) if "invalid_reason" in table.columns else table

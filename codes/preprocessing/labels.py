@@ -1,13 +1,16 @@
-"""Label the admissions with what happened next: MT (death in hospital), LLOS (a long stay), RA (readmission).
+"""Label the admissions with what happened next: MT (death in hospital), LLOS (a long stay), RA (readmission), the onset of
+a disease (MI, PNA, Sepsis, UTI, Fx, or a concept set of the user's), Pheno (25 phenotypes), or labels that the user brings.
 
     cd codes
-    python preprocessing/labels.py --hospital mimic --outcome MT LLOS RA
+    python preprocessing/labels.py --hospital mimic                                     # all that configs/outcomes has
+    python preprocessing/labels.py --hospital mimic --outcome MT sets/stroke.json       # an ATLAS concept set: its onset
+    python preprocessing/labels.py --hospital mimic --outcome aces/icu_death.parquet    # MEDS labels, as ACES writes them
 
-Reads   usedata/{hospital}/persons, visits, records
-Writes  usedata/{hospital}/labels/{outcome}
+Reads   usedata/{hospital}/persons, visits, records; data/concepts for diseases
+Writes  usedata/{hospital}/labels/{outcome}, usedata/{hospital}/labels/{outcome}.flow.json
 
 All eligible admissions of persons with records count. A death known by its day only stands at 23:59:59 and belongs to a
-stay that ends on that day.
+stay that ends on that day. What else a cohort may choose (COHORT=paper): class Cohort in medrep/config.py.
 
 MT    admitted ----- 24 h ----- prediction_time =============== discharged
       what the model may see  | a death here is true          | still in and alive at prediction_time, or left out
@@ -18,26 +21,48 @@ LLOS  admitted ----- 24 h ----- prediction_time ----- 7 days ===== discharged
 RA    admitted ----- discharged = prediction_time ----- 24 h ========= 30 days
       what the model may see  | (sooner: the same stay) | an admission here is true
       died in hospital: left out; no admission, but dead or out of sight within the 30 days: left out
+
+onset admitted ----- 24 h ----- prediction_time =============== discharged
+      a record here, or in earlier years: left out (Pheno: of that phenotype) | the first record here is true
 """
 import argparse
+from dataclasses import asdict
 
 import ibis
+import pyarrow.parquet
 
-from medrep import config, contract, engine, rules
+from medrep import config, contract, engine, omop, outcomes, rules
 from medrep.config import Cohort
 from medrep.contract import LABELS, PERSONS, RECORDS, VISITS, Made
 from medrep.errors import UserError
 from medrep.progress import say, stage
 
+STILL_IN = ["not still in at the prediction time", "dead before the prediction time"]
+CHOSEN = "another admission of the person's was chosen"
 RULES = {
-    "MT": ["not still in at the prediction time", "dead before the prediction time"],
-    "LLOS": ["not still in at the prediction time", "dead before the prediction time", "died in the stay before it was long"],
-    "RA": ["died in hospital", "died within the time to readmission", "not followed for the time to readmission"],
+    "MT": [*STILL_IN, CHOSEN],
+    "LLOS": [*STILL_IN, "died in the stay before it was long", CHOSEN],
+    "RA": ["died in hospital", "died within the time to readmission", "not followed for the time to readmission", CHOSEN],
+    "onset": [*STILL_IN, "no record in the stay", "on record before the prediction time", CHOSEN],
+    "phenotypes": [*STILL_IN, CHOSEN],
+    "meds": ["unreadable", "no record of the person", "same person and time"],
 }
+SETTINGS = ("billing", "admission_visit_concepts", "admissions", "prediction_at", "prediction_hours", "long_stay_days", "readmission_days",
+            "transfer_hours", "died_before", "onset_at", "recorded_before", "split_seed")
+"""The cohort's settings that labels depend on."""
+
+
+# ---- times -----------------------------------------------------------------------------------------------------
 
 
 def hours(n: float) -> ibis.Value:
     return ibis.interval(seconds=round(n * 3600))
+
+
+def with_prediction_time(admissions: ibis.Table, cohort: Cohort) -> ibis.Table:
+    if cohort.prediction_at == "midnight":
+        return admissions.mutate(prediction_time=admissions.start.truncate("D") + hours(48))
+    return admissions.mutate(prediction_time=admissions.start + hours(cohort.prediction_hours))
 
 
 def died_in(stays: ibis.Table) -> ibis.Value:
@@ -48,23 +73,47 @@ def died_in(stays: ibis.Table) -> ibis.Value:
 
 
 def still_in(stays: ibis.Table) -> dict[str, ibis.Value]:
-    """The rules that MT and LLOS share."""
-    return {"not still in at the prediction time": stays.end <= stays.prediction_time,
-            "dead before the prediction time": stays.death_time < stays.prediction_time}
+    """The rules that all outcomes predicted during a stay share."""
+    return dict(zip(STILL_IN, [stays.end <= stays.prediction_time, stays.death_time < stays.prediction_time], strict=True))
+
+
+def drawn(stays: ibis.Table, seed: int, *columns: str) -> ibis.Value:
+    """Text that orders rows by chance, the same on every engine: a hash of the seed and `columns`."""
+    text = ibis.literal(f"{seed}")
+    for name in columns:
+        value = stays[name].epoch_seconds() if stays[name].type().is_timestamp() else stays[name]
+        text = text + ":" + value.cast("string")
+    return text.hexdigest("sha256").lower()
+
+
+def choose_one(stays: ibis.Table, cohort: Cohort, at_random: bool) -> ibis.Table:
+    """With `admissions: one`, each person's last eligible admission, or one at random; the others get a reason."""
+    if cohort.admissions == "all":
+        return stays
+    order = [drawn(stays, cohort.split_seed, "person_id", "start")] if at_random else []
+    order += [stays.start.desc(), stays.end.desc()] + ([stays.visit_id] if "visit_id" in stays.columns else [])
+    place = ibis.row_number().over(group_by=[stays.person_id, stays.reason.isnull()], order_by=order)
+    return stays.mutate(reason=ibis.ifelse(stays.reason.isnull() & (place > 0), CHOSEN, stays.reason))
+
+
+# ---- what the stays themselves tell ------------------------------------------------------------------------------
 
 
 def label_mt(admissions: ibis.Table, cohort: Cohort) -> ibis.Table:
-    stays = admissions.mutate(prediction_time=admissions.start + hours(cohort.prediction_hours))
-    return stays.mutate(boolean_value=died_in(stays), reason=rules.first_reason(still_in(stays)))
+    stays = with_prediction_time(admissions, cohort)
+    return choose_one(stays.mutate(boolean_value=died_in(stays), reason=rules.first_reason(still_in(stays))), cohort, at_random=False)
 
 
 def label_llos(admissions: ibis.Table, cohort: Cohort) -> ibis.Table:
-    stays = admissions.mutate(prediction_time=admissions.start + hours(cohort.prediction_hours),
-                              long=admissions.start + hours(24 * cohort.long_stay_days))
+    stays = with_prediction_time(admissions, cohort)
+    stays = stays.mutate(long=stays.start + hours(24 * cohort.long_stay_days))
     # a death on the last day stands at that day's end, after a discharge before it: the stay ended at the sooner
     died_before = died_in(stays) & (ibis.least(stays.death_time, stays.end) < stays.long)
-    return stays.mutate(boolean_value=stays.end >= stays.long,
-                        reason=rules.first_reason({**still_in(stays), "died in the stay before it was long": died_before}))
+    if cohort.died_before == "negative":
+        died_before = ibis.literal(False)
+    stays = stays.mutate(boolean_value=stays.end >= stays.long,
+                         reason=rules.first_reason({**still_in(stays), "died in the stay before it was long": died_before}))
+    return choose_one(stays, cohort, at_random=False)
 
 
 def merge_stays(admissions: ibis.Table, transfer_hours: float) -> ibis.Table:
@@ -87,11 +136,11 @@ def label_ra(admissions: ibis.Table, cohort: Cohort, last_time=None) -> ibis.Tab
     stays = stays.mutate(prediction_time=stays.end, following=following, until=stays.end + hours(24 * cohort.readmission_days))
     back = (stays.following <= stays.until).fill_null(False)
     unseen = ibis.literal(False) if last_time is None else stays.until > ibis.literal(last_time, "timestamp")
-    return stays.mutate(boolean_value=back, reason=rules.first_reason({
-        "died in hospital": died_in(stays),
-        "died within the time to readmission": ~back & (stays.death_time <= stays.until).fill_null(False),
-        "not followed for the time to readmission": ~back & unseen,
-    }))
+    reasons = {"not followed for the time to readmission": ~back & unseen}
+    if cohort.died_before == "left_out":
+        reasons = {"died in hospital": died_in(stays),
+                   "died within the time to readmission": ~back & (stays.death_time <= stays.until).fill_null(False), **reasons}
+    return choose_one(stays.mutate(boolean_value=back, reason=rules.first_reason(reasons)), cohort, at_random=True)
 
 
 def last_time_of(records: ibis.Table, visits: ibis.Table):
@@ -100,49 +149,212 @@ def last_time_of(records: ibis.Table, visits: ibis.Table):
     return max(time.to_pydatetime() for time in times if time is not None and time == time)
 
 
+# ---- what records of diseases tell -------------------------------------------------------------------------------
+
+
+def found_in(stays: ibis.Table, disease: ibis.Table, **figures) -> ibis.Table:
+    """`stays` and, over the person's records in `disease`, whatever `figures` (functions of the joined table) say."""
+    keys = ["person_id", "visit_id"]
+    pairs = stays.select(*keys, "start", "end", "prediction_time").join(disease, "person_id")
+    found = pairs.group_by(keys).agg(**{name: figure(pairs) for name, figure in figures.items()})
+    return stays.left_join(found, keys).drop("person_id_right", "visit_id_right")
+
+
+def recorded_before(t: ibis.Table) -> ibis.Value:
+    return t.time < t.prediction_time
+
+
+def recorded_after(t: ibis.Table) -> ibis.Value:
+    return (t.time >= t.prediction_time) & (t.time <= t.end)
+
+
+def label_onset(admissions: ibis.Table, records: ibis.Table, disease: ibis.Table, cohort: Cohort) -> ibis.Table:
+    """`disease` (person_id, time): the records that mean it."""
+    disease = disease.select("person_id", "time").distinct()
+    if cohort.onset_at == "record":
+        return label_at_record(admissions, records, disease, cohort)
+    stays = found_in(with_prediction_time(admissions, cohort), disease, before=lambda t: recorded_before(t).any(),
+                     after=lambda t: recorded_after(t).any())
+    reasons = still_in(stays)
+    if cohort.recorded_before == "left_out":
+        reasons["on record before the prediction time"] = stays.before
+    return choose_one(stays.mutate(boolean_value=stays.after.fill_null(False), reason=rules.first_reason(reasons)), cohort, at_random=False)
+
+
+def label_at_record(admissions: ibis.Table, records: ibis.Table, disease: ibis.Table, cohort: Cohort) -> ibis.Table:
+    """As published: a case at the disease's last record in the stay, a control at a record of the stay that a hash draws."""
+    stays = admissions.mutate(prediction_time=admissions.start)
+    stays = found_in(stays, disease, last=lambda t: t.time.max(where=(t.time >= t.start) & (t.time <= t.end)))
+    moments = records.select("person_id", "time").distinct()
+    pairs = stays.select("person_id", "visit_id", "start", "end").join(moments, "person_id")
+    pairs = pairs.filter((pairs.time >= pairs.start) & (pairs.time <= pairs.end))
+    place = ibis.row_number().over(group_by=["person_id", "visit_id"], order_by=[drawn(pairs, cohort.split_seed, "person_id", "time"), pairs.time])
+    one = pairs.mutate(place=place).filter(ibis._.place == 0).select("person_id", "visit_id", any_time="time")
+    stays = stays.left_join(one, ["person_id", "visit_id"]).drop("person_id_right", "visit_id_right")
+    stays = stays.mutate(prediction_time=ibis.coalesce(stays["last"], stays.any_time), boolean_value=stays["last"].notnull())
+    return choose_one(stays.mutate(reason=rules.first_reason({"no record in the stay": stays.prediction_time.isnull()})), cohort, at_random=False)
+
+
+def label_phenotypes(admissions: ibis.Table, diseases: ibis.Table, names: list[str], cohort: Cohort) -> ibis.Table:
+    """`diseases` (person_id, time, phenotype); a column a phenotype, null where it is left out of that one."""
+    diseases = diseases.select("person_id", "time", "phenotype").distinct()
+    figures = {}
+    for name in names:
+        figures[f"{name}_before"] = lambda t, name=name: (recorded_before(t) & (t.phenotype == name)).any()
+        figures[name] = lambda t, name=name: (recorded_after(t) & (t.phenotype == name)).any()
+    stays = found_in(with_prediction_time(admissions, cohort), diseases, **figures)
+    values = {name: stays[name].fill_null(False) for name in names}
+    if cohort.recorded_before == "left_out":
+        values = {name: ibis.ifelse(stays[f"{name}_before"].fill_null(False), ibis.null("boolean"), value) for name, value in values.items()}
+    return choose_one(stays.mutate(**values, reason=rules.first_reason(still_in(stays))), cohort, at_random=False)
+
+
+# ---- labels that the user brings ---------------------------------------------------------------------------------
+
+
+def read_meds(con: ibis.BaseBackend, source) -> ibis.Table:
+    """subject_id, prediction_time, boolean_value of a MEDS label file (https://github.com/Medical-Event-Data-Standard/meds)."""
+    if source.suffix == ".csv":
+        t = omop.read_text(con, source, "labels", sorted(outcomes.LABEL_COLUMNS))
+        value = t.boolean_value.lower()
+        return t.select(subject_id=omop.as_id(t.subject_id), prediction_time=ibis.coalesce(omop.as_time(t.prediction_time),
+                        omop.day_start(omop.as_date(t.prediction_time))),
+                        boolean_value=ibis.cases((value.isin(["true", "1", "1.0"]), True), (value.isin(["false", "0", "0.0"]), False)))
+    files = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
+    if not files:
+        raise UserError(f"{source} has no .parquet file: give the folder that ACES wrote")
+    if missing := outcomes.LABEL_COLUMNS - set(pyarrow.parquet.read_schema(files[0]).names):
+        raise UserError(f"{files[0]} lacks {', '.join(sorted(missing))}: a MEDS label file has subject_id, prediction_time and boolean_value")
+    t = con.read_parquet([str(file) for file in files])
+    return t.select(subject_id=t.subject_id.try_cast("int64"), prediction_time=t.prediction_time.cast("timestamp"),
+                    boolean_value=t.boolean_value.cast("boolean"))
+
+
+def label_meds(labels: ibis.Table, records: ibis.Table) -> ibis.Table:
+    known = records.select(subject_id="person_id").distinct().mutate(known=True)
+    labels = labels.left_join(known, "subject_id").drop("subject_id_right")
+    place = ibis.row_number().over(group_by=["subject_id", "prediction_time"], order_by=labels.boolean_value.desc())
+    unreadable = labels.subject_id.isnull() | labels.prediction_time.isnull() | labels.boolean_value.isnull()
+    return labels.mutate(person_id=labels.subject_id, reason=rules.first_reason(
+        dict(zip(RULES["meds"], [unreadable, labels.known.isnull(), place > 0], strict=True))))
+
+
+# ---- the stage -----------------------------------------------------------------------------------------------------
+
+
+def diseases_of(con: ibis.BaseBackend, outcome: outcomes.Outcome) -> dict[str, set[int]]:
+    """{label: the concepts that mean it}."""
+    with omop.named_mistakes():
+        if outcome.kind == "onset":
+            return {outcome.name: outcomes.concepts_of(con, outcome.source)}
+        return outcomes.phenotypes_of(con, outcome.source)
+
+
+def without_concepts(con: ibis.BaseBackend, outcome: outcomes.Outcome) -> str:
+    """Why the diseases of `outcome` can't be found here; empty if they can."""
+    if outcome.kind not in ("onset", "phenotypes"):
+        return ""
+    if not contract.data_folder("concepts").is_dir():
+        return "data/concepts is missing: put CONCEPT.csv and CONCEPT_RELATIONSHIP.csv from https://athena.ohdsi.org there"
+    if not any(diseases_of(con, outcome).values()):
+        return "data/concepts has none of its concepts: download the vocabularies that its concept set names"
+    return ""
+
+
+def label(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome, cohort: Cohort, follow_up_ends: str) -> tuple[ibis.Table, list[str], dict]:
+    """The labelled and left out prediction points with their reasons, the label columns, and the flow so far."""
+    persons, visits, records = (table.read(con, hospital=hospital) for table in (PERSONS, VISITS, RECORDS))
+    if outcome.kind == "meds":
+        with omop.named_mistakes():
+            labels = read_meds(con, outcome.source)
+        return engine.hold(con, label_meds(labels, records)), ["boolean_value"], {}
+    of_kept = visits.semi_join(records, "person_id")
+    admissions = of_kept.filter(of_kept.is_admission).join(persons.select("person_id", "death_time"), "person_id")
+    columns = ["boolean_value"]
+    if outcome.kind == "RA":
+        stays = label_ra(admissions, cohort, last_time_of(records, visits) if follow_up_ends == "last_record" else None)
+    elif outcome.kind in ("MT", "LLOS"):
+        stays = (label_mt if outcome.kind == "MT" else label_llos)(admissions, cohort)
+    else:
+        meant = diseases_of(con, outcome)
+        pairs = [(concept, name) for name, concepts in meant.items() for concept in sorted(concepts)]
+        meaning = ibis.memtable([{"concept_id": c, "phenotype": n} for c, n in pairs], schema={"concept_id": "int64", "phenotype": "string"})
+        diseases = engine.hold(con, records.join(meaning, "concept_id").select("person_id", "time", "phenotype").distinct())
+        say(f"{hospital} {outcome.name}: {len({c for c, _ in pairs}):,} concepts mean it; {diseases.count().execute():,} moments of "
+            f"{diseases.person_id.nunique().execute():,} persons have one on record")
+        if outcome.kind == "onset":
+            stays = label_onset(admissions, records, diseases, cohort)
+        else:
+            columns = list(meant)
+            stays = label_phenotypes(admissions, diseases, columns, cohort)
+    stays = engine.hold(con, stays)
+    flow = {"visits": visits, "visits of persons with records": of_kept, "admissions": admissions}
+    return stays, columns, {name: int(table.count().execute()) for name, table in flow.items()}
+
+
+def write_labels(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome, stays: ibis.Table, columns: list[str], flow: dict) -> dict:
+    """Write the labels and what became of every visit; gives the figures."""
+    unit = {"RA": "stays", "meds": "rows"}.get(outcome.kind, "admissions")
+    if flow:
+        say(f"{hospital} {outcome.name}: " + "; ".join(f"{n:,} {name}" for name, n in flow.items()))
+    counts = rules.report(f"{hospital} {outcome.name} {unit}", stays, RULES[outcome.kind])
+    kept = stays.filter(stays.reason.isnull())
+    labels = kept.select("prediction_time", *columns, subject_id="person_id").order_by("subject_id", "prediction_time", *columns)
+    contract.labels_table(columns).write(con, labels, hospital=hospital, outcome=outcome.name)
+    sums = kept.agg(**{f"n{i}": kept[name].count() for i, name in enumerate(columns)},
+                    **{f"sum{i}": kept[name].sum() for i, name in enumerate(columns)}).to_pyarrow().to_pylist()[0]
+    labelled = {name: sums[f"n{i}"] for i, name in enumerate(columns)}
+    positive = {name: int(sums[f"sum{i}"] or 0) for i, name in enumerate(columns)}
+    eligible = counts["read"] - sum(counts.get(reason, 0) for reason in (*STILL_IN, "unreadable", "no record of the person"))
+    single = columns == ["boolean_value"]
+    flow |= {unit: counts["read"], "left out": {reason: n for reason, n in counts.items() if reason in RULES[outcome.kind] and n},
+             "eligible": eligible, "labelled": labelled["boolean_value"] if single else labelled,
+             "positive": positive["boolean_value"] if single else positive}
+    contract.write_json(contract.flow_file(hospital, outcome.name), flow)
+    for name in columns:
+        what = outcome.name if single else f"{outcome.name} {name}"
+        share = f" ({positive[name] / labelled[name]:.2%})" if labelled[name] else ""
+        say(f"{hospital} {what}: {labelled[name]:,} labelled, {positive[name]:,} positive{share}")
+    if empty := [name for name in columns if not positive[name]]:
+        say(f"warning: {contract.show(LABELS.at(hospital=hospital, outcome=outcome.name))} has no positives"
+            + ("" if single else f" of {len(empty)} of its {len(columns)} phenotypes") + ": no AUROC can be computed from it")
+    return {"labelled": counts["kept"], "positive": sum(positive.values())}
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hospital", required=True, help="a folder under usedata/, such as mimic")
-    parser.add_argument("--outcome", nargs="+", default=list(RULES), metavar="OUTCOME", help=f"among {', '.join(RULES)} (default: all)")
+    parser.add_argument("--outcome", nargs="+", metavar="OUTCOME",
+                        help=f"among {', '.join(outcomes.built_in())} (default: all), or a path to a concept set or to MEDS labels")
     engine.add_arguments(parser)
     config.add_arguments(parser)
     args = parser.parse_args(argv)
 
-    if unknown := [outcome for outcome in args.outcome if outcome not in RULES]:
-        raise UserError(f"--outcome {' '.join(unknown)} is unknown; known are {', '.join(RULES)}")
+    wanted = [outcomes.find(text) for text in args.outcome] if args.outcome else list(outcomes.built_in().values())
     name, cohort = args.hospital, config.load("cohort", args.overrides)
     hospital = config.load("hospital", args.overrides, hospital=name)
     if hospital.follow_up_ends not in ("last_record", "unknown"):
         raise UserError(f"hospital.follow_up_ends is {hospital.follow_up_ends!r}: give last_record or unknown")
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)]
-    numbers = ("prediction_hours", "long_stay_days", "readmission_days", "transfer_hours")
-    settings = {"follow_up_ends": hospital.follow_up_ends, **{key: getattr(cohort, key) for key in numbers}}
+    settings = {"follow_up_ends": hospital.follow_up_ends, **{key: value for key, value in asdict(cohort).items() if key in SETTINGS}}
 
     con = engine.connect(args.engine, args.memory)
-    for outcome in args.outcome:
-        made = Made(LABELS.at(hospital=name, outcome=outcome), inputs=inputs, settings=settings)
-        if made.is_current():
+    for outcome in wanted:
+        sources = [outcome.source] if outcome.source else []
+        if outcome.kind in ("onset", "phenotypes") and contract.data_folder("concepts").is_dir():
+            sources += omop.files("concepts", "concept", "concept_relationship", "concept_ancestor")
+        made = Made(LABELS.at(hospital=name, outcome=outcome.name), inputs=[*inputs, *sources], settings=settings)
+        if contract.flow_file(name, outcome.name).exists() and made.is_current():
+            continue
+        if reason := without_concepts(con, outcome):
+            if args.outcome:
+                raise UserError(f"--outcome {outcome.name}: {reason}")
+            say(f"{name} {outcome.name}: not labelled, {reason}")
+            contract.discard(LABELS.at(hospital=name, outcome=outcome.name))  # of another vocabulary
             continue
         with stage("labels") as figures:
-            persons, visits, records = (table.read(con, hospital=name) for table in (PERSONS, VISITS, RECORDS))
-            of_kept = visits.semi_join(records, "person_id")
-            admissions = of_kept.filter(of_kept.is_admission).join(persons.select("person_id", "death_time"), "person_id")
-            if outcome == "RA":
-                last_time = last_time_of(records, visits) if hospital.follow_up_ends == "last_record" else None
-                stays = label_ra(admissions, cohort, last_time)
-            else:
-                stays = (label_mt if outcome == "MT" else label_llos)(admissions, cohort)
-            stays = engine.hold(con, stays)
-            say(f"{name} {outcome}: {visits.count().execute():,} visits; {of_kept.count().execute():,} of persons with records; "
-                f"{admissions.count().execute():,} admissions" + (f"; {stays.count().execute():,} stays" if outcome == "RA" else ""))
-            counts = rules.report(f"{name} {outcome} {'stays' if outcome == 'RA' else 'admissions'}", stays, RULES[outcome])
-            labels = stays.filter(stays.reason.isnull()).select("prediction_time", "boolean_value", subject_id="person_id")
-            figures.update(outcome=outcome, labelled=counts["kept"], positive=int(labels.boolean_value.sum().execute() or 0))
-            LABELS.write(con, labels.order_by("subject_id", "prediction_time", "boolean_value"), hospital=name, outcome=outcome)
-            share = f" ({figures['positive'] / figures['labelled']:.2%})" if figures["labelled"] else ""
-            say(f"{name} {outcome}: {figures['labelled']:,} labelled, {figures['positive']:,} positive{share}")
-            if not figures["positive"]:
-                say(f"warning: {contract.show(LABELS.at(hospital=name, outcome=outcome))} has no positives: no AUROC can be computed from it")
+            stays, columns, flow = label(con, name, outcome, cohort, hospital.follow_up_ends)
+            figures.update(outcome=outcome.name, **write_labels(con, name, outcome, stays, columns, flow))
         made.record()
 
 

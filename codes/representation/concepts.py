@@ -35,7 +35,7 @@ def find_known(concept: ibis.Table, used: ibis.Table) -> ibis.Table:
 
 def find_neighbours(concept: ibis.Table, relationship: ibis.Table, known: ibis.Table) -> ibis.Table:
     """concept_id of what a valid relationship joins to a known concept, within the four domains."""
-    pairs = concepts.valid(relationship)
+    pairs = omop.valid(relationship)
     there = pairs.select(concept_id="concept_id_1", neighbour="concept_id_2")
     back = pairs.select(concept_id="concept_id_2", neighbour="concept_id_1")
     near = ibis.union(there, back).semi_join(known, "concept_id").select(concept_id="neighbour").distinct()

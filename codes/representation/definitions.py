@@ -44,7 +44,7 @@ PHRASES = {
 
 def find_features(relationship: ibis.Table, concept: ibis.Table, index: ibis.Table) -> ibis.Table:
     """Distinct concept_id, relationship_id, name of the other concept, for the relationships that PHRASES puts in words."""
-    valid = concepts.valid(relationship)
+    valid = omop.valid(relationship)
     valid = valid.filter(valid.relationship_id.isin(list(PHRASES)) & (valid.concept_id_1 != valid.concept_id_2))
     valid = valid.select("relationship_id", concept_id="concept_id_1", other="concept_id_2").semi_join(index, "concept_id")
     names = concept.select(other="concept_id", name="concept_name")

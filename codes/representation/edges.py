@@ -22,7 +22,7 @@ from medrep.progress import say, stage
 
 def find_pairs(relationship: ibis.Table, index: ibis.Table) -> ibis.Table:
     """Distinct (a, b), a < b, of concepts of the index that a valid relationship joins, in whichever direction."""
-    pairs = concepts.valid(relationship)
+    pairs = omop.valid(relationship)
     for end in ("concept_id_1", "concept_id_2"):
         pairs = pairs.semi_join(index.select(**{end: "concept_id"}), end)
     pairs = pairs.select(a=ibis.least(pairs.concept_id_1, pairs.concept_id_2), b=ibis.greatest(pairs.concept_id_1, pairs.concept_id_2))

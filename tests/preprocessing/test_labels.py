@@ -1,7 +1,11 @@
 """One person's admissions, the label beside each; then a plain second implementation on random hospitals."""
+import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import ibis
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -165,6 +169,105 @@ def test_labels_are_those_of_the_plain_definition(rows, last_time):
         assert found == slow_labels(rows, name, last_time), name
 
 
+# ---- diseases on record --------------------------------------------------------------------------------------
+
+
+DISEASE = ibis.schema({"person_id": "int64", "time": "timestamp", "phenotype": "string"})
+NAMES = ["lung", "heart"]
+PAPER = Cohort(onset_at="record", recorded_before="counts", admissions="one", prediction_at="midnight", died_before="negative")
+
+
+def table_of(rows, schema):
+    return ibis.memtable([dict(zip(schema.names, row, strict=True)) for row in rows], schema=schema)
+
+
+@pytest.mark.parametrize("times, expected", [
+    ([], False),
+    ([START + 30 * HOUR], True),
+    ([START + 24 * HOUR], True),                      # in the very second of the prediction: it is not seen
+    ([START + 3 * DAY], True),                        # at discharge, as billing codes are
+    ([START + 3 * DAY + HOUR], False),                # after it
+    ([START + 23 * HOUR], None),                      # on the first day: already there
+    ([START - 900 * DAY, START + 30 * HOUR], None),   # years ago
+])
+def test_an_onset_is_the_first_record_after_the_prediction_time(times, expected):
+    disease = table_of([(1, time, "lung") for time in times], DISEASE)
+    table = labels.label_onset(admissions((0, 1, START, START + 3 * DAY, None)), None, disease, COHORT)
+    rows = table.filter(table.reason.isnull()).to_pyarrow().to_pylist()
+    assert [row["boolean_value"] for row in rows] == ([] if expected is None else [expected])
+
+
+def slow_diseases(rows, records, names):
+    """{(person, prediction time): {phenotype: True, False, or None where it was there before}}"""
+    found = {}
+    for _, person, start, end, death in rows:
+        at = start + DAY
+        if end <= at or (death and death < at):
+            continue
+        values = {}
+        for name in names:
+            times = [time for who, time, what in records if who == person and what == name]
+            values[name] = None if any(time < at for time in times) else any(at <= time <= end for time in times)
+        found.setdefault((person, at), []).append(tuple(values.items()))
+    return {key: sorted(values, key=str) for key, values in found.items()}
+
+
+records_of = st.lists(st.tuples(st.integers(0, 3), hours(400).map(lambda gap: START - 5 * DAY + gap), st.sampled_from(NAMES)), max_size=12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(hospitals(), records_of)
+def test_onsets_and_phenotypes_are_those_of_the_plain_definition(rows, records):
+    slow = slow_diseases(rows, records, NAMES)
+    table = labels.label_phenotypes(admissions(*rows), table_of(records, DISEASE), NAMES, COHORT)
+    found = {}
+    for row in table.filter(table.reason.isnull()).to_pyarrow().to_pylist():
+        found.setdefault((row["person_id"], row["prediction_time"]), []).append(tuple((name, row[name]) for name in NAMES))
+    assert {key: sorted(values, key=str) for key, values in found.items()} == slow
+    table = labels.label_onset(admissions(*rows), None, table_of([r for r in records if r[2] == "lung"], DISEASE), COHORT)
+    found = [(r["person_id"], r["prediction_time"], r["boolean_value"]) for r in table.filter(table.reason.isnull()).to_pyarrow().to_pylist()]
+    expected = [(*key, value[0][1]) for key, values in slow.items() for value in values if value[0][1] is not None]
+    assert sorted(found) == sorted(expected)
+
+
+# ---- as published ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(hospitals(), records_of)
+def test_the_papers_choices_are_those_of_the_plain_definition(rows, records):
+    def chosen(table):
+        kept = table.filter(table.reason.isnull()).to_pyarrow().to_pylist()
+        return sorted((r["person_id"], r["start"], r["prediction_time"], r["boolean_value"]) for r in kept)
+
+    slow = {}  # each person's last admission; predicted at the second midnight after it
+    for _, person, start, end, death in rows:
+        at = datetime(start.year, start.month, start.day) + 2 * DAY
+        if end > at and not (death and death < at):
+            slow[person] = max(slow.get(person, (datetime.min,)), (start, end, at, slow_died_in(death, end)))
+    assert chosen(labels.label_mt(admissions(*rows), PAPER)) == sorted((person, start, at, value) for person, (start, _, at, value) in slow.items())
+    longs = sorted((person, start, at, end - start >= 7 * DAY) for person, (start, end, at, _) in slow.items())
+    assert chosen(labels.label_llos(admissions(*rows), PAPER)) == longs  # who died sooner is negative
+
+    every = chosen(labels.label_ra(admissions(*rows), replace(PAPER, admissions="all")))
+    one = chosen(labels.label_ra(admissions(*rows), PAPER))
+    assert set(one) <= set(every) and [row[0] for row in one] == sorted({row[0] for row in every})  # one of each person's
+
+    moments = table_of([r[:2] + ("x",) for r in records], DISEASE)
+    lung = [r for r in records if r[2] == "lung"]
+    found = chosen(labels.label_onset(admissions(*rows), moments, table_of(lung, DISEASE), replace(PAPER, admissions="all")))
+    expected = []
+    for _, person, start, end, _ in rows:
+        inside = [time for who, time, _ in records if who == person and start <= time <= end]
+        cases = [time for who, time, _ in lung if who == person and start <= time <= end]
+        if inside:
+            expected.append((person, start, max(cases) if cases else set(inside), bool(cases)))
+    assert len(found) == len(expected)
+    for row in found:
+        match = next(e for e in expected if e[:2] == row[:2] and e[3] == row[3] and (row[2] == e[2] or not e[3] and row[2] in e[2]))
+        expected.remove(match)
+
+
 # ---- the stage -----------------------------------------------------------------------------------------------
 
 
@@ -184,13 +287,39 @@ def test_stage_labels_admissions_of_persons_with_records_and_says_the_flow(tmp_p
     write_hospital(tmp_path, monkeypatch)
     labels.main(["--hospital", "h"])
     said = capsys.readouterr().out
-    assert "h MT: 4 visits; 2 of persons with records; 1 admissions" in said and "h LLOS: 1 labelled, 1 positive (100.00%)" in said
+    assert "h MT: 4 visits; 2 visits of persons with records; 1 admissions" in said and "h LLOS: 1 labelled, 1 positive (100.00%)" in said
     assert "warning: usedata/h/labels/MT has no positives" in said
     for name, time, value in [("MT", START + DAY, False), ("LLOS", START + DAY, True), ("RA", START + 8 * DAY, False)]:
         assert LABELS.read(connect(), hospital="h", outcome=name).to_pyarrow().to_pylist() == [
             {"subject_id": 1, "prediction_time": time, "boolean_value": value}]
+    assert "h MI: not labelled, data/concepts is missing" in said
+    assert json.loads(contract.flow_file("h", "LLOS").read_text()) == {
+        "visits": 4, "visits of persons with records": 2, "admissions": 1, "left out": {}, "eligible": 1, "labelled": 1, "positive": 1}
     labels.main(["--hospital", "h", "--outcome", "RA"])
     assert "usedata/h/labels/RA is up to date" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--outcome MI: data/concepts is missing"):
+        labels.main(["--hospital", "h", "--outcome", "MI"])
+
+
+def test_labels_that_the_user_brings_are_read_and_every_row_is_accounted_for(tmp_path, monkeypatch, capsys):
+    write_hospital(tmp_path, monkeypatch)
+    file = tmp_path / "icu.csv"
+    file.write_text("subject_id,prediction_time,boolean_value\n1,2150-03-05 10:00:00,True\n1,2150-03-05T10:00:00,false\n"
+                    "1,2150-03-06 10:00:00.5,0\n2,2150-03-05 10:00:00,1\nx,2150-03-05,1\n1,2150-03-07,maybe\n")
+    labels.main(["--hospital", "h", "--outcome", str(file)])
+    said = capsys.readouterr().out
+    assert "6 rows; 2 kept; left out: 2 unreadable, 1 no record of the person, 1 same person and time" in said
+    expected = [{"subject_id": 1, "prediction_time": START + DAY, "boolean_value": True},
+                {"subject_id": 1, "prediction_time": START + 2 * DAY, "boolean_value": False}]
+    assert LABELS.read(connect(), hospital="h", outcome="icu").to_pyarrow().to_pylist() == expected
+    shards = tmp_path / "task" / "held_out"
+    shards.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(expected), shards / "0.parquet")
+    labels.main(["--hospital", "h", "--outcome", str(tmp_path / "task")])
+    assert LABELS.read(connect(), hospital="h", outcome="task").to_pyarrow().to_pylist() == expected
+    pq.write_table(pa.table({"subject_id": [1]}), tmp_path / "bad.parquet")
+    with pytest.raises(UserError, match="lacks boolean_value, prediction_time"):
+        labels.main(["--hospital", "h", "--outcome", str(tmp_path / "bad.parquet")])
 
 
 def test_an_unknown_outcome_names_the_known(tmp_path, monkeypatch):
