@@ -200,6 +200,12 @@ RECORDS = Table(
 )
 """time is when the event can be known; visit_id is null for an event outside any visit: its visit is its day."""
 
+REJECTS = Table(
+    "{hospital}/rejects/{source}", "a row that can't be read", "the stage that reads the table",
+    ibis.schema({"table": "string", "line": "int64", "reason": "string", "raw": "string"}),
+)
+"""line is the row's in the file, 1 being the header (in parquet, as if it had one); raw is the row as text."""
+
 DECILES = Table(
     "{hospital}/deciles", "one measurement concept in one unit", "preprocessing/deciles.py",
     ibis.schema({"concept_id": "int64", "unit": "string", "n": "int64", **{f"edge_{i}": "float64" for i in range(11)}}),

@@ -15,6 +15,8 @@ from medrep.contract import make_folder
 from medrep.errors import UserError
 
 ENGINES = ("duckdb", "spark")
+MALFORMED = "_malformed"
+SET_ASIDE: dict[str, ibis.Table] = {}  # Spark: the table with the lines that were set aside
 PARKED: list[tempfile.TemporaryDirectory] = []  # removed when the process ends
 
 
@@ -48,17 +50,59 @@ def connect(name: str = "duckdb", memory: str = "8GB") -> ibis.BaseBackend:
     raise UserError(f"engine {name!r} is not one of: {', '.join(ENGINES)}")
 
 
-def read_csv_as_text(engine: ibis.BaseBackend, path: Path, columns: list[str], delimiter: str, quote: str) -> ibis.Table:
+def read_csv_as_text(engine: ibis.BaseBackend, path: Path, columns: list[str], delimiter: str, quote: str, malformed: str = "") -> ibis.Table:
     """A CSV file with a header, every field as text, under the names `columns` in its order; an empty field is null.
 
-    Nothing is guessed from the first lines: a guess that fits them and not the rest is a silent mistake.
+    Nothing is guessed from the first lines: a guess that fits them and not the rest is a silent mistake. With a name in
+    `malformed`, lines with another number of fields or broken quotes are set aside under it for malformed_rows; without,
+    the first one is an error.
     """
     if engine.name == "duckdb":
+        aside = {"store_rejects": True, "rejects_table": malformed, "rejects_scan": f"{malformed}_scans"} if malformed else {}
+        for table in aside and (malformed, f"{malformed}_scans"):  # a second reading of the file starts over
+            engine.raw_sql(f'DROP TABLE IF EXISTS "{table}"')
         return engine.read_csv(str(path), columns=dict.fromkeys(columns, "VARCHAR"), auto_detect=False, header=True,
-                               delim=delimiter, quote=quote, escape=quote)
-    schema = ", ".join(f"`{name}` STRING" for name in columns)
-    return engine.read_csv(str(path), schema=schema, inferSchema=False, header=True, enforceSchema=True, sep=delimiter,
-                           quote=quote, escape=quote, multiLine=bool(quote))
+                               delim=delimiter, quote=quote, escape=quote, **aside)
+    schema = ", ".join(f"`{name}` STRING" for name in [*columns, *([MALFORMED] if malformed else [])])
+    aside = {"columnNameOfCorruptRecord": MALFORMED} if malformed else {"mode": "FAILFAST"}
+    table = engine.read_csv(str(path), schema=schema, inferSchema=False, header=True, enforceSchema=True, sep=delimiter,
+                            quote=quote, escape=quote, multiLine=bool(quote), **aside)
+    if malformed:
+        SET_ASIDE[malformed] = table
+        table = table.filter(table[MALFORMED].isnull()).drop(MALFORMED)
+    return table
+
+
+def malformed_rows(engine: ibis.BaseBackend, name: str) -> list[dict]:
+    """line (1 is the header), reason and raw text of the lines that read_csv_as_text set aside, once the table was computed."""
+    if engine.name == "duckdb":
+        if not engine.raw_sql(f"SELECT 1 FROM duckdb_tables() WHERE table_name = '{name}'").fetchall():
+            return []
+        words = {"MISSING COLUMNS": "too few fields", "TOO MANY COLUMNS": "too many fields", "UNQUOTED VALUE": "broken quotes",
+                 "INVALID ENCODING": "not UTF-8", "LINE SIZE OVER MAXIMUM": "line too long"}
+        rows = engine.raw_sql(f'SELECT line, min(error_type), any_value(csv_line) FROM "{name}" GROUP BY line ORDER BY line').fetchall()
+        return [{"line": line, "reason": words.get(error, str(error).lower()), "raw": raw or ""} for line, error, raw in rows]
+    if name not in SET_ASIDE:
+        return []
+    table = number_rows(engine, SET_ASIDE[name])
+    rows = table.filter(table[MALFORMED].notnull()).select("line", raw=table[MALFORMED]).to_pyarrow().to_pylist()
+    fields = len(table.columns) - 2
+    return [{"line": row["line"] + 2, "reason": "too few fields" if row["raw"].count(",") < fields - 1 else "too many fields", "raw": row["raw"]}
+            for row in rows]
+
+
+def number_rows(engine: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
+    """`table`, which a file was just read as, with `line`: 0, 1, 2, ... in the order of the file. Reads it in one thread."""
+    if engine.name == "duckdb":
+        return table.mutate(line=ibis.row_number())
+    from pyspark.sql import functions, types
+
+    frame = engine._session.sql(str(ibis.to_sql(table, dialect="pyspark")))
+    schema = types.StructType([*frame.schema.fields, types.StructField("line", types.LongType())])
+    numbered = frame.rdd.zipWithIndex().map(lambda pair: (*pair[0], pair[1])).toDF(schema)
+    name = ibis.util.gen_name("numbered")
+    numbered.withColumn("line", functions.col("line")).createOrReplaceTempView(name)
+    return engine.table(name)
 
 
 def hold(engine: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:

@@ -20,7 +20,7 @@ import ibis
 import pyarrow.parquet
 
 from medrep import contract
-from medrep.engine import read_csv_as_text
+from medrep.engine import number_rows, read_csv_as_text
 from medrep.errors import UserError
 
 # domain: table, prefix of its columns, prefix of its date columns
@@ -38,6 +38,7 @@ VOCABULARY_COLUMNS = {
     "concept_ancestor": ["ancestor_concept_id", "descendant_concept_id"],
     "concept_synonym": ["concept_id", "concept_synonym_name"],
 }
+NO_UNIT = "none"  # the unit of a value without one: pH and INR are values
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 
@@ -100,8 +101,13 @@ def header_of(path: Path, delimiter: str, quote: str) -> tuple[list[str], bool]:
     return [name.strip().lower() for name in names], bool(second.strip())
 
 
-def read_text(engine: ibis.BaseBackend, path: Path, table: str, required: list[str], delimiter: str = ",", quote: str = '"') -> ibis.Table:
-    """All columns of `path` as trimmed text under lower-case names; empty text is null."""
+def read_text(engine: ibis.BaseBackend, path: Path, table: str, required: list[str], delimiter: str = ",", quote: str = '"',
+              numbered: bool = False, malformed: str = "") -> ibis.Table:
+    """All columns of `path` as trimmed text under lower-case names; empty text is null.
+
+    With `numbered` also `line` (its line in a CSV file, 1 being the header, if all lines are whole) and `raw` (the row's
+    fields as text). With a name in `malformed`, engine.malformed_rows gives the lines that could not be cut into fields.
+    """
     columns, has_rows = header_of(path, delimiter, quote)
     if missing := [name for name in required if name not in columns]:
         raise UserError(f"{contract.show(path)} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; "
@@ -114,8 +120,12 @@ def read_text(engine: ibis.BaseBackend, path: Path, table: str, required: list[s
         raw = engine.read_parquet(str(path))
         raw = raw.rename(dict(zip(columns, raw.columns, strict=True))).cast(dict.fromkeys(columns, "string"))
     else:
-        raw = read_csv_as_text(engine, path, columns, delimiter, quote)
-    return raw.select(**{name: raw[name].strip().nullif("") for name in columns})
+        raw = read_csv_as_text(engine, path, columns, delimiter, quote, malformed)
+    text = {name: raw[name].strip().nullif("") for name in columns}
+    if numbered:
+        raw = number_rows(engine, raw)
+        text |= {"line": raw.line + 2, "raw": ibis.literal(delimiter).join([raw[name].fill_null("") for name in columns])}
+    return raw.select(**text)
 
 
 # ---- parsing -----------------------------------------------------------------------------------------------
@@ -170,71 +180,105 @@ def optional(table: ibis.Table, name: str, parse=lambda text: text, kind: str = 
 # ---- a hospital's tables -----------------------------------------------------------------------------------
 
 
-def persons(engine: ibis.BaseBackend, hospital: str) -> ibis.Table:
-    """person_id, sex (M, F, U), year_of_birth, source_id and trace_id (MIMIC's subject_id in unofficial dumps) as text."""
-    t = read_text(engine, table_file(hospital, "person"), "person", ["person_id", "gender_concept_id", "year_of_birth"])
+def read_table(engine: ibis.BaseBackend, hospital: str, table: str, required: list[str], numbered: bool) -> ibis.Table | None:
+    """A hospital's table as text; None where it is absent and may be."""
+    path = table_file(hospital, table)
+    return path and read_text(engine, path, table, required, numbered=numbered, malformed=malformed_name(hospital, table))
+
+
+def malformed_name(hospital: str, table: str) -> str:
+    """Under which engine.malformed_rows finds the lines of a table that could not be cut into fields."""
+    return re.sub(r"\W", "_", f"malformed_{hospital}_{table}")
+
+
+def carried(t: ibis.Table) -> dict[str, ibis.Value]:
+    """`line` and `raw` of a table that was read with them."""
+    return {name: t[name] for name in ("line", "raw") if name in t.columns}
+
+
+def unreadable(**required: ibis.Value) -> ibis.Value:
+    """Which of the columns that a row can't do without has no readable value, in words; null where all have one."""
+    return ibis.cases(*((value.isnull(), f"unreadable {name}") for name, value in required.items()), else_=ibis.null("string"))
+
+
+UNREADABLE_EVENT = ("unreadable person_id", "unreadable date", "unreadable concept id")
+"""Why an event can't be read; an empty concept id is no concept, one that is not a number can't be read."""
+
+
+def persons(engine: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table:
+    """person_id, sex (M, F, U), year_of_birth, source_id and trace_id (MIMIC's subject_id in unofficial dumps) as text, unreadable."""
+    t = read_table(engine, hospital, "person", ["person_id", "gender_concept_id", "year_of_birth"], numbered)
     gender = as_id(t.gender_concept_id)
     source, trace = optional(t, "person_source_value"), optional(t, "trace_id")
+    person, year = as_id(t.person_id), as_id(t.year_of_birth)
     return t.select(
-        person_id=as_id(t.person_id),
+        person_id=person,
         sex=ibis.cases((gender == 8507, "M"), (gender == 8532, "F"), else_="U"),
-        year_of_birth=as_id(t.year_of_birth),
+        year_of_birth=year,
         source_id=ibis.coalesce(as_id(source).cast("string"), source),
         trace_id=trace.re_extract(r'"subject_id"\s*:\s*"?([0-9]+)', 1).nullif(""),
+        unreadable=unreadable(person_id=person),
+        **carried(t),
     )
 
 
-def birth_years(engine: ibis.BaseBackend, hospital: str) -> ibis.Table | None:
-    """subject_id (text) and year_of_birth from MIMIC-IV's own patients.csv; None where the hospital has none.
+def birth_years(engine: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table | None:
+    """subject_id (text), year_of_birth and unreadable from MIMIC-IV's own patients.csv; None where the hospital has none.
 
     The ETL wrote anchor_year as year of birth in some versions and the right year in others: this file settles it.
     """
-    path = table_file(hospital, "patients")
-    if path is None:
+    t = read_table(engine, hospital, "patients", ["subject_id", "anchor_year", "anchor_age"], numbered)
+    if t is None:
         return None
-    t = read_text(engine, path, "patients", ["subject_id", "anchor_year", "anchor_age"])
-    t = t.select(subject_id=as_id(t.subject_id).cast("string"), year_of_birth=as_id(t.anchor_year) - as_id(t.anchor_age))
-    return t.filter(t.subject_id.notnull()).group_by("subject_id").agg(year_of_birth=t.year_of_birth.min())
+    subject, year = as_id(t.subject_id).cast("string"), as_id(t.anchor_year) - as_id(t.anchor_age)
+    return t.select(subject_id=subject, year_of_birth=year, unreadable=unreadable(subject_id=subject, anchor_year_or_age=year), **carried(t))
 
 
-def deaths(engine: ibis.BaseBackend, hospital: str) -> ibis.Table | None:
-    """person_id, date, time (null where only the day is known: a midnight is a day); None where the table is absent."""
-    path = table_file(hospital, "death")
-    if path is None:
+def deaths(engine: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table | None:
+    """person_id, date, time (null where only the day is known: a midnight is a day), unreadable; None where the table is absent."""
+    t = read_table(engine, hospital, "death", ["person_id", "death_date"], numbered)
+    if t is None:
         return None
-    t = read_text(engine, path, "death", ["person_id", "death_date"])
-    return t.select(person_id=as_id(t.person_id), **moment(t, "death", midnight_is_a_time=False))
+    person, when = as_id(t.person_id), moment(t, "death", midnight_is_a_time=False)
+    return t.select(person_id=person, **when, unreadable=unreadable(person_id=person, date=when["date"]), **carried(t))
 
 
-def visits(engine: ibis.BaseBackend, hospital: str, midnight_is_a_time: bool = True) -> ibis.Table:
-    """visit_id, person_id, concept_id, source_value, start_date, start_time, end_date, end_time."""
+def visits(engine: ibis.BaseBackend, hospital: str, midnight_is_a_time: bool = True, numbered: bool = False) -> ibis.Table:
+    """visit_id, person_id, concept_id, source_value, start_date, start_time, end_date, end_time, unreadable."""
     required = ["visit_occurrence_id", "person_id", "visit_concept_id", "visit_start_date", "visit_end_date"]
-    t = read_text(engine, table_file(hospital, "visit_occurrence"), "visit_occurrence", required)
+    t = read_table(engine, hospital, "visit_occurrence", required, numbered)
     start, end = moment(t, "visit_start", midnight_is_a_time), moment(t, "visit_end", midnight_is_a_time)
-    return t.select(visit_id=as_id(t.visit_occurrence_id), person_id=as_id(t.person_id), concept_id=as_id(t.visit_concept_id),
+    visit, person = as_id(t.visit_occurrence_id), as_id(t.person_id)
+    # a stay may be without an end; one that is no date can't be read
+    known_end = ibis.ifelse(end["date"].isnull() & t.visit_end_date.notnull(), ibis.null("date"), ibis.coalesce(end["date"], start["date"]))
+    return t.select(visit_id=visit, person_id=person, concept_id=as_id(t.visit_concept_id),
                     source_value=optional(t, "visit_source_value"), start_date=start["date"], start_time=start["time"],
-                    end_date=end["date"], end_time=end["time"])
+                    end_date=end["date"], end_time=end["time"],
+                    unreadable=unreadable(visit_occurrence_id=visit, person_id=person, start=start["date"], end=known_end), **carried(t))
 
 
-def events(engine: ibis.BaseBackend, hospital: str, domain: str, midnight_is_a_time: bool = True) -> ibis.Table | None:
-    """person_id, concept_id, type_id, visit_id, date, time (null: only the day is known), value, unit; None where absent.
+def events(engine: ibis.BaseBackend, hospital: str, domain: str, midnight_is_a_time: bool = True, numbered: bool = False) -> ibis.Table | None:
+    """person_id, concept_id, type_id, visit_id, date, time (null: only the day is known), value, unit, unreadable; None where absent.
 
     value is value_as_number, else a numeric value_source_value; unit is unit_concept_id as text (not 0), else
     unit_source_value, else "none", and null where there is no value.
     """
     table, name, date = EVENT_TABLES[domain]
-    path = table_file(hospital, table)
-    if path is None:
+    t = read_table(engine, hospital, table, ["person_id", f"{name}_concept_id", f"{date}_date"], numbered)
+    if t is None:
         return None
-    t = read_text(engine, path, table, ["person_id", f"{name}_concept_id", f"{date}_date"])
     value = ibis.coalesce(optional(t, "value_as_number", as_number, "float64"), optional(t, "value_source_value", as_number, "float64"))
-    unit = ibis.coalesce(optional(t, "unit_concept_id", as_id, "int64").nullif(0).cast("string"), optional(t, "unit_source_value"), "none")
+    unit = ibis.coalesce(optional(t, "unit_concept_id", as_id, "int64").nullif(0).cast("string"), optional(t, "unit_source_value"), NO_UNIT)
     if domain != "measurement":
         value = ibis.null("float64")
+    person, concept, when = as_id(t.person_id), as_id(t[f"{name}_concept_id"]), moment(t, date, midnight_is_a_time)
+    broken = concept.isnull() & t[f"{name}_concept_id"].notnull()
     return t.select(
-        person_id=as_id(t.person_id), concept_id=as_id(t[f"{name}_concept_id"]), type_id=optional(t, f"{name}_type_concept_id", as_id, "int64"),
-        visit_id=optional(t, "visit_occurrence_id", as_id, "int64"), **moment(t, date, midnight_is_a_time), value=value,
+        person_id=person, concept_id=concept, type_id=optional(t, f"{name}_type_concept_id", as_id, "int64"),
+        visit_id=optional(t, "visit_occurrence_id", as_id, "int64"), **when, value=value,
         unit=ibis.ifelse(value.notnull(), unit, ibis.null("string")),
+        unreadable=ibis.cases(*zip((person.isnull(), when["date"].isnull(), broken), UNREADABLE_EVENT, strict=True), else_=ibis.null("string")),
+        **carried(t),
     )
 
 

@@ -31,15 +31,17 @@ def bar(items: Iterable | None = None, what: str = "", total: int | None = None,
                 disable=not is_main_process(), mininterval=0.2 if watched else 10, maxinterval=0.2 if watched else 10)
 
 
-def report_kept(what: str, read: int, left_out: dict[str, int], kept: int):
+def report_kept(what: str, read: int, left_out: dict[str, int], kept: int, rejected: dict[str, int] | None = None):
     """Say how many rows were read and kept and why the rest were not; they must add up.
 
-    measurement: 308,361 rows; 223,396 kept; left out: 49,292 without value, 21,033 same hour
+    measurement: 308,361 rows; 223,396 kept; left out: 49,292 no concept, 21,033 same hour; rejected: 12 unreadable date
     """
-    if read != kept + sum(left_out.values()):
-        raise AssertionError(f"{what}: read {read} is not kept {kept} plus left out {left_out}")
-    reasons = ", ".join(f"{n:,} {reason}" for reason, n in left_out.items() if n)
-    say(f"{what}: {read:,} rows; {kept:,} kept" + (f"; left out: {reasons}" if reasons else ""))
+    rejected = rejected or {}
+    if read != kept + sum(left_out.values()) + sum(rejected.values()):
+        raise AssertionError(f"{what}: read {read} is not kept {kept} plus left out {left_out} plus rejected {rejected}")
+    words = "".join(f"; {name}: " + ", ".join(f"{n:,} {reason}" for reason, n in counts.items() if n)
+                    for name, counts in (("left out", left_out), ("rejected", rejected)) if any(counts.values()))
+    say(f"{what}: {read:,} rows; {kept:,} kept{words}")
 
 
 @contextmanager

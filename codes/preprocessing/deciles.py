@@ -16,17 +16,20 @@ import argparse
 
 import ibis
 
-from medrep import config, engine
+from medrep import config, engine, omop
 from medrep.contract import DECILES, PERSONS, RECORDS, Made
 from medrep.progress import say, stage
 
 
-def find_deciles(records: ibis.Table, min_values: int) -> ibis.Table:
+def find_deciles(records: ibis.Table, min_values: int, without_unit: bool = True) -> ibis.Table:
     """The eleven decile edges of each (concept, unit) of measurements that has at least `min_values` values.
 
-    edge_i stands i/10 of the way from the least value to the greatest in order, between two values in proportion.
+    Values without a unit have edges only if `without_unit`. edge_i stands i/10 of the way from the least value to the
+    greatest in order, between two values in proportion.
     """
     measured = records.filter((records.domain == "measurement") & records.value.notnull() & records.unit.notnull())
+    if not without_unit:
+        measured = measured.filter(measured.unit != omop.NO_UNIT)
     # values repeat: counting each distinct one keeps this small, whatever the number of rows
     distinct = measured.group_by("concept_id", "unit", "value").agg(times=lambda t: t.count())
     unit = ["concept_id", "unit"]
@@ -62,23 +65,27 @@ def main(argv=None):
     cohort = config.load("cohort", args.overrides)
     name, home = args.hospital, args.home or cohort.home
     inputs = [PERSONS.require(hospital=name), RECORDS.require(hospital=name)]
-    if name != home:
+    of_home = name != home and cohort.decile_edges == "home"
+    if of_home:
         inputs.append(DECILES.require(hospital=home))
-    made = Made(DECILES.at(hospital=name), inputs=inputs, settings={"home": home, "min_values": cohort.min_values})
+    choices = ("min_values", "decile_persons", "decile_edges", "without_deciles")
+    made = Made(DECILES.at(hospital=name), inputs=inputs, settings={"home": home, **{key: getattr(cohort, key) for key in choices}})
     if made.is_current():
         return
     with stage("deciles") as figures:
         con = engine.connect(args.engine, args.memory)
         records, persons = RECORDS.read(con, hospital=name), PERSONS.read(con, hospital=name)
-        train = persons.filter(persons.split == "train")
-        deciles = engine.hold(con, find_deciles(records.semi_join(train, "person_id"), cohort.min_values))
-        if name != home:
+        if cohort.decile_persons == "train":
+            persons = persons.filter(persons.split == "train")
+        deciles = find_deciles(records.semi_join(persons, "person_id"), cohort.min_values, cohort.without_deciles == "plain")
+        deciles = engine.hold(con, deciles)
+        if of_home:
             own = deciles
             deciles = engine.hold(con, combine(DECILES.read(con, hospital=home), own, records))
             figures["own"] = int(own.anti_join(DECILES.read(con, hospital=home), ["concept_id", "unit"]).count().execute())
         figures["measurements"] = DECILES.write(con, deciles, hospital=name)
         say(f"{figures['measurements']:,} measurements in one unit have deciles, {figures.get('own', 0):,} of them {name}'s own "
-            f"and the others {home}'s" if name != home else f"{figures['measurements']:,} measurements in one unit have deciles")
+            f"and the others {home}'s" if of_home else f"{figures['measurements']:,} measurements in one unit have deciles")
         made.record()
 
 

@@ -4,7 +4,7 @@
     python preprocessing/persons.py --hospital mimic
 
 Reads   data/{hospital}/person, death (may be absent), patients (MIMIC-IV's own; may be absent)
-Writes  usedata/{hospital}/persons
+Writes  usedata/{hospital}/persons, and the rows that can't be read to usedata/{hospital}/rejects
 
 The split is a hash of the person's id at the source, so that new rows, new OMOP ids or another engine move no one.
 """
@@ -18,13 +18,14 @@ from medrep.contract import PERSONS, SPLITS, Made
 from medrep.errors import UserError
 from medrep.progress import say, stage
 
-RULES = ["unreadable id or year of birth", "same person_id"]
+SAME_PERSON, SAME_SUBJECT, LATER_DEATH = "same person_id", "same subject_id", "later death of the same person"
 
 
 def correct_birth_years(persons: ibis.Table, births: ibis.Table | None) -> ibis.Table:
     """`persons` with year_of_birth from MIMIC's patients.csv, found by source_id, else trace_id, else the table's own."""
     if births is None:
         return persons.mutate(corrected=False)
+    births = births.filter(births.reason.isnull())
     by_source = births.select(source_id="subject_id", source_year="year_of_birth")
     by_trace = births.select(trace_id="subject_id", trace_year="year_of_birth")
     joined = persons.left_join(by_source, "source_id").drop("source_id_right").left_join(by_trace, "trace_id").drop("trace_id_right")
@@ -34,17 +35,28 @@ def correct_birth_years(persons: ibis.Table, births: ibis.Table | None) -> ibis.
 
 def with_reasons(persons: ibis.Table) -> ibis.Table:
     """`persons` and the reason each is left out; of several rows of one person_id the least year, sex and source stay."""
+    no_year = persons.year_of_birth.isnull()
+    usable = (persons.unreadable.isnull() & ~no_year).name("usable")
     order = [persons[name].asc(nulls_first=False) for name in ("year_of_birth", "sex", "source_id", "trace_id")]
-    place = ibis.row_number().over(group_by="person_id", order_by=order)
-    return persons.mutate(reason=rules.first_reason(
-        dict(zip(RULES, [persons.person_id.isnull() | persons.year_of_birth.isnull(), place > 0], strict=True))))
+    place = ibis.row_number().over(group_by=[persons.person_id, usable], order_by=order)
+    return persons.mutate(reason=ibis.cases((persons.unreadable.notnull(), persons.unreadable), (no_year, "unreadable year_of_birth"),
+                                            (place > 0, SAME_PERSON), else_=ibis.null("string")))
 
 
-def first_deaths(deaths: ibis.Table) -> ibis.Table:
-    """person_id and death_time: the earliest row, and 23:59:59 where only the day is known."""
-    time = ibis.coalesce(deaths.time, omop.day_end(deaths.date))
-    return deaths.mutate(death_time=time).filter(deaths.person_id.notnull() & time.notnull()).group_by("person_id").agg(
-        death_time=ibis._.death_time.min())
+def births_with_reasons(births: ibis.Table) -> ibis.Table:
+    """`births` and the reason each is left out; of several rows of one subject the least year stays."""
+    place = ibis.row_number().over(group_by=[births.subject_id, births.unreadable.isnull()], order_by=births.year_of_birth.asc(nulls_first=False))
+    return births.mutate(reason=ibis.ifelse(births.unreadable.isnull() & (place > 0), SAME_SUBJECT, births.unreadable))
+
+
+def deaths_with_reasons(deaths: ibis.Table, persons: ibis.Table) -> ibis.Table:
+    """`deaths` with death_time (23:59:59 where only the day is known) and the reason each is left out; the earliest stays."""
+    known = persons.select("person_id", known=ibis.literal(True))
+    deaths = deaths.left_join(known, "person_id").drop("person_id_right").mutate(death_time=ibis.coalesce(deaths.time, omop.day_end(deaths.date)))
+    bad = ibis.cases((deaths.unreadable.notnull(), deaths.unreadable), (deaths.known.isnull(), "unknown person"), else_=ibis.null("string"))
+    deaths = deaths.mutate(bad=bad)
+    place = ibis.row_number().over(group_by=[deaths.person_id, deaths.bad.isnull()], order_by=deaths.death_time.asc(nulls_first=False))
+    return deaths.mutate(reason=ibis.ifelse(deaths.bad.isnull() & (place > 0), LATER_DEATH, deaths.bad)).drop("bad", "known")
 
 
 def split_of(source_id: ibis.Value, cohort: Cohort) -> ibis.Value:
@@ -65,7 +77,8 @@ def find_persons(persons: ibis.Table, deaths: ibis.Table | None, cohort: Cohort)
     persons = persons.mutate(split=split_of(own_id, cohort))
     if deaths is None:
         return persons.mutate(death_time=ibis.null("timestamp"))
-    return persons.left_join(first_deaths(deaths), "person_id").drop("person_id_right")
+    times = deaths.filter(deaths.reason.isnull()).select("person_id", "death_time")
+    return persons.left_join(times, "person_id").drop("person_id_right")
 
 
 def check_shares(cohort: Cohort):
@@ -85,23 +98,31 @@ def main(argv=None):
     check_shares(cohort)
     omop.require_hospital(hospital)
     made = Made(PERSONS.at(hospital=hospital), inputs=omop.files(hospital, "person", "death", "patients"),
-                settings={"shares": cohort.split_shares, "seed": cohort.split_seed})
+                settings={"shares": cohort.split_shares, "seed": cohort.split_seed, "max_rejects": cohort.max_rejects})
     if made.is_current():
         return
     with stage("persons") as figures, omop.named_mistakes():
         con = engine.connect(args.engine, args.memory)
-        births, deaths = omop.birth_years(con, hospital), omop.deaths(con, hospital)
+        births = omop.birth_years(con, hospital)
+        if births is not None:
+            births = engine.hold(con, births_with_reasons(births))
+            rules.settle(con, hospital, "patients", births, lambda: births_with_reasons(omop.birth_years(con, hospital, numbered=True)),
+                         [SAME_SUBJECT], cohort.max_rejects)
         read = engine.hold(con, with_reasons(correct_birth_years(omop.persons(con, hospital), births)))
-        figures.update(rules.report(f"{hospital} person", read, RULES))
+        figures.update(rules.settle(
+            con, hospital, "person", read, lambda: with_reasons(correct_birth_years(omop.persons(con, hospital, numbered=True), births)),
+            [SAME_PERSON], cohort.max_rejects))
         kept = read.filter(read.reason.isnull())
         if figures["kept"] == 0:
             raise UserError(f"data/{hospital}/person has no readable row: person_id and year_of_birth must be whole numbers")
         if births is not None:
             say(f"year of birth from patients.csv: {int(kept.corrected.sum().execute() or 0):,} persons; the others keep the table's")
-        PERSONS.write(con, find_persons(kept, deaths, cohort), hospital=hospital)
+        deaths = omop.deaths(con, hospital)
         if deaths is not None:
-            unknown = deaths.anti_join(PERSONS.read(con, hospital=hospital), "person_id").count().execute()
-            say(f"{hospital} death: {int(deaths.count().execute()):,} rows, {int(unknown):,} of unknown persons")
+            deaths = engine.hold(con, deaths_with_reasons(deaths, kept))
+            rules.settle(con, hospital, "death", deaths, lambda: deaths_with_reasons(omop.deaths(con, hospital, numbered=True), kept),
+                         [LATER_DEATH], cohort.max_rejects)
+        PERSONS.write(con, find_persons(kept, deaths, cohort), hospital=hospital)
         made.record()
 
 

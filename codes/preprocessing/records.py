@@ -5,12 +5,13 @@
 
 Reads   data/{hospital}/condition_occurrence, drug_exposure, procedure_occurrence, measurement (may be absent);
         usedata/{hospital}/persons, visits
-Writes  usedata/{hospital}/records
+Writes  usedata/{hospital}/records, and the rows that can't be read (person, date or concept that are no number or date, a
+        person that persons has not) to usedata/{hospital}/rejects
 
-Rules, in this order; a row that goes is counted under the first that fits: unreadable person or date, unknown person,
-no concept (0 or missing), under age at the event, another measurement of the same person, concept and hour (the first
-in time stays; ties by value, unit and visit id, a missing one last), a person with too few events left. Events after
-death are kept: a late result is a result, and no prediction is made after death.
+Rules, in this order; a row that goes is counted under the first that fits: no concept (0 or missing), under age at the
+event, another measurement of the same person, concept and hour (the first in time stays; ties by value, unit and visit
+id, a missing one last), a person with too few events left. Events after death are kept: a late result is a result, and
+no prediction is made after death.
 
     visit starts ------------------ visit ends ------ day ends
     |  charted at 09:20: known at 09:20 |
@@ -27,7 +28,7 @@ from medrep.contract import DOMAINS, PERSONS, RECORDS, VISITS, Made
 from medrep.errors import UserError
 from medrep.progress import say, stage
 
-RULES = ["unreadable person or date", "unknown person", "no concept", "under age", "same hour", "person with too few events"]
+RULES = ["no concept", "under age", "same hour", "person with too few events"]
 
 
 def place_in_visits(events: ibis.Table, visits: ibis.Table) -> ibis.Table:
@@ -69,6 +70,17 @@ def time_known(events: ibis.Table, billing_types: list[int]) -> ibis.Value:
     return ibis.ifelse(events.type_id.isin(billing_types).fill_null(False), ibis.coalesce(billed, omop.day_end(events.date)), events.high)
 
 
+def why_rejected(events: ibis.Table) -> ibis.Value:
+    """Of `events` with the person's year_of_birth, null for a person that is not known."""
+    return ibis.cases((events.unreadable.notnull(), events.unreadable), (events.year_of_birth.isnull(), "unknown person"), else_=ibis.null("string"))
+
+
+def find_rejects(events: ibis.Table, persons: ibis.Table) -> ibis.Table:
+    """`events` and the reason each is rejected."""
+    events = events.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
+    return events.mutate(reason=why_rejected(events))
+
+
 def find_records(events: ibis.Table, persons: ibis.Table, visits: ibis.Table, domain: str, hospital: Hospital, cohort: Cohort) -> ibis.Table:
     """RECORDS of one domain and the reason each is left out, all rules but the last; clock: 0 no time, 1 midnight, 2 other."""
     midnight = (events.time == events.time.truncate("D")).fill_null(False)
@@ -79,18 +91,17 @@ def find_records(events: ibis.Table, persons: ibis.Table, visits: ibis.Table, do
     )
     events = events.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
     events = place_in_visits(events, visits)
-    events = events.mutate(time=time_known(events, hospital.billing_types), domain=ibis.literal(domain))
-    first_four = [
-        events.person_id.isnull() | events.date.isnull(),
-        events.year_of_birth.isnull(),
-        events.concept_id.isnull() | (events.concept_id == 0),
-        events.time.year() - events.year_of_birth < cohort.min_age,
-    ]
+    billing_types = hospital.billing_types if cohort.billing == "at_discharge" else []
+    events = events.mutate(time=time_known(events, billing_types), domain=ibis.literal(domain))
+    rejected = why_rejected(events)
+    reason = ibis.cases((rejected.notnull(), rejected), (events.concept_id.fill_null(0) == 0, "no concept"),
+                        (events.time.year() - events.year_of_birth < cohort.min_age, "under age"), else_=ibis.null("string"))
     columns = ["person_id", "time", "domain", "concept_id", "value", "unit", "visit_id", "date", "year_of_birth", "clock", "reason"]
-    events = events.mutate(reason=rules.first_reason(dict(zip(RULES, first_four, strict=False)))).select(columns)
+    events = events.mutate(reason=reason).select(*columns, *(["line"] if "line" in events.columns else []))
     if domain != "measurement":
         return events
-    order = [events[name].asc(nulls_first=False) for name in ("time", "value", "unit", "visit_id")]
+    in_time = [events[name].asc(nulls_first=False) for name in ("time", "value", "unit", "visit_id")]
+    order = in_time if cohort.first_measurement == "in_time" else [events.line]
     hour = [events.person_id, events.concept_id, events.time.truncate("h"), events.reason.isnull()]
     place = ibis.row_number().over(group_by=hour, order_by=order)
     return events.mutate(reason=ibis.ifelse(events.reason.isnull() & (place > 0), "same hour", events.reason))
@@ -137,7 +148,8 @@ def main(argv=None):
     omop.require_hospital(name)
     tables = omop.files(name, *(omop.EVENT_TABLES[domain][0] for domain in DOMAINS))
     made = Made(RECORDS.at(hospital=name), inputs=[PERSONS.require(hospital=name), VISITS.require(hospital=name), *tables],
-                settings={"min_age": cohort.min_age, "min_events": cohort.min_events, "hospital": vars(hospital)})
+                settings={**{key: getattr(cohort, key) for key in ("min_age", "min_events", "max_rejects", "billing", "first_measurement")},
+                          "hospital": vars(hospital)})
     if made.is_current():
         return
     with stage("records") as figures, omop.named_mistakes():
@@ -145,7 +157,7 @@ def main(argv=None):
         persons, visits = PERSONS.read(con, hospital=name), VISITS.read(con, hospital=name)
         found = {}
         for domain in DOMAINS:
-            events = omop.events(con, name, domain, hospital.midnight_is_a_time)
+            events = omop.events(con, name, domain, hospital.midnight_is_a_time, numbered=cohort.first_measurement == "in_file")
             if events is None:
                 say(f"{name} has no {domain} table")
                 continue
@@ -159,7 +171,10 @@ def main(argv=None):
         kept = ibis.union(*kept) if len(kept) > 1 else kept[0]
         enough = engine.hold(con, persons_with_enough(kept, cohort.min_events))
         for domain, table in found.items():
-            counts = rules.report(f"{name} {omop.EVENT_TABLES[domain][0]}", leave_out_short(table, enough), RULES)
+            def rejects(domain=domain):
+                return find_rejects(omop.events(con, name, domain, hospital.midnight_is_a_time, numbered=True), persons)
+
+            counts = rules.settle(con, name, omop.EVENT_TABLES[domain][0], leave_out_short(table, enough), rejects, RULES, cohort.max_rejects)
             figures["rows"] = figures.get("rows", 0) + counts["read"]
         figures["persons"] = int(enough.count().execute())
         if figures["persons"] == 0:

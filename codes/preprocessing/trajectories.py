@@ -16,7 +16,7 @@ from pathlib import Path
 import ibis
 import numpy as np
 
-from medrep import config, contract, engine
+from medrep import config, contract, engine, rules
 from medrep.contract import DECILES, DOMAINS, PERSONS, RECORDS, SPLITS, VISITS, Made, unfinished
 from medrep.errors import UserError
 from medrep.progress import bar, say, stage
@@ -32,6 +32,12 @@ def with_deciles(records: ibis.Table, deciles: ibis.Table) -> ibis.Table:
     decile = sum((joined[f"edge_{i}"] < joined.value).cast("int64") for i in range(1, 10))
     measured = (joined.domain == "measurement") & joined.value.notnull() & joined.edge_0.notnull()
     return joined.select(*records.columns, decile=ibis.ifelse(measured, decile, -1))
+
+
+def without_bare_values(records: ibis.Table) -> ibis.Table:
+    """`records` with deciles, and the reason why a value that has none is left out (cohort.without_deciles)."""
+    bare = (records.domain == "measurement") & records.value.notnull() & (records.decile < 0)
+    return records.mutate(reason=ibis.ifelse(bare, "value without deciles", ibis.null("string")))
 
 
 def count_tokens(records: ibis.Table, persons: ibis.Table) -> Vocabulary:
@@ -130,13 +136,18 @@ def main(argv=None):
     name = args.hospital
     folder, words_file = contract.trajectories_folder(name), contract.vocabulary_file(name)
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS, DECILES)]
-    made_words, made = Made(words_file, inputs=inputs), Made(folder, inputs=inputs)
+    cohort = config.load("cohort", args.overrides)
+    made_words, made = (Made(path, inputs=inputs, settings={"without_deciles": cohort.without_deciles}) for path in (words_file, folder))
     if made_words.is_current() and made.is_current():
         return
     with stage("trajectories") as figures:
         con = engine.connect(args.engine, args.memory)
         persons, visits, records, deciles = (table.read(con, hospital=name) for table in (PERSONS, VISITS, RECORDS, DECILES))
         records = with_deciles(records, deciles)
+        if cohort.without_deciles == "left_out":
+            judged = without_bare_values(records)
+            rules.report(f"{name} records", judged, ["value without deciles"])
+            records = judged.filter(judged.reason.isnull()).drop("reason")
         words = count_tokens(records, persons)
         people = find_people(records, persons)
         if not len(people["person_id"]):

@@ -4,7 +4,7 @@
     python preprocessing/visits.py --hospital mimic
 
 Reads   data/{hospital}/visit_occurrence, usedata/{hospital}/persons
-Writes  usedata/{hospital}/visits
+Writes  usedata/{hospital}/visits, and the rows that can't be read to usedata/{hospital}/rejects
 
 What counts as an admission differs between hospitals: configs/hospitals/{hospital}.yaml says. Everywhere it is
 overnight, and the person's age (year minus year of birth) at its start is within the cohort's bounds.
@@ -19,7 +19,7 @@ from medrep.contract import PERSONS, VISITS, Made
 from medrep.errors import UserError
 from medrep.progress import say, stage
 
-RULES = ["unreadable id or start", "unknown person", "end before start", "same visit id"]
+SAME_VISIT = "same visit id"
 
 
 def find_visits(visits: ibis.Table, persons: ibis.Table, hospital: Hospital, cohort: Cohort) -> ibis.Table:
@@ -33,20 +33,22 @@ def find_visits(visits: ibis.Table, persons: ibis.Table, hospital: Hospital, coh
         end=ibis.coalesce(visits.end_time, omop.day_end(visits.end_date), omop.day_end(visits.start_date)),
     )
     start, end = visits.start, visits.end
-    readable = visits.visit_id.notnull() & visits.person_id.notnull() & start.notnull()
-    known = readable & visits.year_of_birth.notnull()
+    known = visits.unreadable.isnull() & visits.year_of_birth.notnull()
     order = [visits[name].asc(nulls_first=False) for name in ("start", "end", "person_id", "concept_id", "source_value")]
     # rows that go for another reason must not take the place of one that stays
     place = ibis.row_number().over(group_by=[visits.visit_id, (known & (end >= start)).name("usable")], order_by=order)
     age = start.year() - visits.year_of_birth
-    if hospital.admission_source_pattern:
+    if cohort.admission_visit_concepts:
+        inpatient = visits.concept_id.isin(cohort.admission_visit_concepts)
+    elif hospital.admission_source_pattern:
         inpatient = visits.source_value.re_search(hospital.admission_source_pattern)
     else:
         inpatient = visits.concept_id.isin(hospital.admission_visit_concepts)
     overnight = end.date() > start.date()
     return visits.mutate(
         is_admission=(inpatient & overnight & age.between(cohort.min_age, cohort.max_age)).fill_null(False),
-        reason=rules.first_reason(dict(zip(RULES, [~readable, ~known, end < start, place > 0], strict=True))),
+        reason=ibis.cases((visits.unreadable.notnull(), visits.unreadable), (~known, "unknown person"), (end < start, "end before start"),
+                          (place > 0, SAME_VISIT), else_=ibis.null("string")),
     )
 
 
@@ -61,14 +63,19 @@ def main(argv=None):
     hospital = config.load("hospital", args.overrides, hospital=args.hospital)
     omop.require_hospital(name)
     made = Made(VISITS.at(hospital=name), inputs=[PERSONS.require(hospital=name), *omop.files(name, "visit_occurrence")],
-                settings={"ages": [cohort.min_age, cohort.max_age], "hospital": vars(hospital)})
+                settings={"ages": [cohort.min_age, cohort.max_age], "admissions": cohort.admission_visit_concepts,
+                          "max_rejects": cohort.max_rejects, "hospital": vars(hospital)})
     if made.is_current():
         return
     with stage("visits") as figures, omop.named_mistakes():
         con = engine.connect(args.engine, args.memory)
-        read = omop.visits(con, name, hospital.midnight_is_a_time)
-        visits = engine.hold(con, find_visits(read, PERSONS.read(con, hospital=name), hospital, cohort))
-        figures.update(rules.report(f"{name} visit_occurrence", visits, RULES))
+        persons = PERSONS.read(con, hospital=name)
+
+        def read(numbered=False):
+            return find_visits(omop.visits(con, name, hospital.midnight_is_a_time, numbered), persons, hospital, cohort)
+
+        visits = engine.hold(con, read())
+        figures.update(rules.settle(con, name, "visit_occurrence", visits, lambda: read(numbered=True), [SAME_VISIT], cohort.max_rejects))
         kept = visits.filter(visits.reason.isnull())
         if figures["kept"] == 0:
             raise UserError(f"data/{name}/visit_occurrence has no usable row: see the reasons above")

@@ -41,3 +41,18 @@ def test_a_folder_of_settings_that_is_not_there_is_said(monkeypatch):
     monkeypatch.setenv("MEDREP_CONFIGS", "configs/nowhere")
     with pytest.raises(UserError, match="MEDREP_CONFIGS=configs/nowhere is not a folder"):
         config.load("cohort")
+
+
+def test_the_papers_cohort_is_laid_over_the_default(monkeypatch):
+    monkeypatch.setenv("COHORT", "paper")
+    paper, default = config.load("cohort"), config.Cohort()
+    assert (paper.billing, paper.decile_persons, paper.onset_at, paper.admission_visit_concepts) == ("as_recorded", "all", "record", [9201, 262])
+    assert paper.split_shares == default.split_shares and paper.min_events == default.min_events
+    monkeypatch.setenv("COHORT", "mine")
+    with pytest.raises(UserError, match="COHORT=mine: there is no configs/cohort-mine.yaml; known are paper"):
+        config.load("cohort")
+
+
+def test_a_choice_that_is_none_names_the_choices():
+    with pytest.raises(UserError, match="cohort.billing is 'never': give at_discharge or as_recorded"):
+        config.load("cohort", ["cohort.billing=never"])

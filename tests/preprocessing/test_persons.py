@@ -13,15 +13,19 @@ from medrep.engine import connect
 from medrep.errors import UserError
 from preprocessing import persons
 
-RAW = ibis.schema({"person_id": "int64", "sex": "string", "year_of_birth": "int64", "source_id": "string", "trace_id": "string"})
+RAW = ibis.schema({"person_id": "int64", "sex": "string", "year_of_birth": "int64", "source_id": "string", "trace_id": "string",
+                   "unreadable": "string"})
 
 
 def people(*rows):
+    rows = [(*row, "unreadable person_id" if row[0] is None else None) for row in rows]
     return ibis.memtable([dict(zip(RAW.names, row, strict=True)) for row in rows], schema=RAW)
 
 
 def birth_years(table, births):
-    births = births and ibis.memtable(births, schema=ibis.schema({"subject_id": "string", "year_of_birth": "int64"}))
+    if births is not None:
+        schema = ibis.schema({"subject_id": "string", "year_of_birth": "int64", "unreadable": "string"})
+        births = persons.births_with_reasons(ibis.memtable([(*birth, None) for birth in births], schema=schema))
     return {row["person_id"]: row["year_of_birth"] for row in persons.correct_birth_years(table, births).to_pyarrow().to_pylist()}
 
 
@@ -30,7 +34,7 @@ def test_patients_csv_settles_the_year_of_birth_whatever_the_table_says():
                    (2, "F", 2080, "20", None),     # right already
                    (3, "F", 2150, "x", "30"),      # an unofficial dump: the subject is in trace_id
                    (4, "M", 2150, "40", None))     # not in patients.csv: trust the table
-    assert birth_years(table, [("10", 2080), ("20", 2080), ("30", 2090)]) == {1: 2080, 2: 2080, 3: 2090, 4: 2150}
+    assert birth_years(table, [("10", 2080), ("10", 2081), ("20", 2080), ("30", 2090)]) == {1: 2080, 2: 2080, 3: 2090, 4: 2150}
     assert birth_years(table, None) == {1: 2150, 2: 2080, 3: 2150, 4: 2150}
 
 
@@ -38,15 +42,19 @@ def test_one_row_a_person_and_a_reason_for_the_others():
     table = people((1, "M", 2080, "a", None), (1, "F", 2070, "b", None), (None, "M", 2080, "c", None), (2, "M", None, "d", None))
     rows = persons.with_reasons(table).to_pyarrow().to_pylist()
     assert {(row["person_id"], row["year_of_birth"]): row["reason"] for row in rows} == {
-        (1, 2070): None, (1, 2080): "same person_id", (None, 2080): "unreadable id or year of birth", (2, None): "unreadable id or year of birth"}
+        (1, 2070): None, (1, 2080): "same person_id", (None, 2080): "unreadable person_id", (2, None): "unreadable year_of_birth"}
 
 
 def test_the_earliest_death_counts_and_a_day_is_its_last_second():
     deaths = ibis.memtable(
-        [{"person_id": 1, "date": datetime(2150, 3, 4).date(), "time": None}, {"person_id": 1, "date": datetime(2150, 3, 9).date(), "time": None},
-         {"person_id": 2, "date": datetime(2150, 3, 4).date(), "time": datetime(2150, 3, 4, 8)}],
-        schema=ibis.schema({"person_id": "int64", "date": "date", "time": "timestamp"}))
-    found = persons.find_persons(people((1, "M", 2080, "a", None), (2, "F", 2080, "b", None), (3, "U", 2080, "c", None)), deaths, Cohort())
+        [(1, datetime(2150, 3, 4).date(), None, None), (1, datetime(2150, 3, 9).date(), None, None), (9, datetime(2150, 3, 9).date(), None, None),
+         (2, datetime(2150, 3, 4).date(), datetime(2150, 3, 4, 8), None), (3, None, None, "unreadable date")],
+        schema=ibis.schema({"person_id": "int64", "date": "date", "time": "timestamp", "unreadable": "string"}))
+    table = people((1, "M", 2080, "a", None), (2, "F", 2080, "b", None), (3, "U", 2080, "c", None))
+    deaths = persons.deaths_with_reasons(deaths, table)
+    assert {(row["person_id"], row["reason"]) for row in deaths.to_pyarrow().to_pylist()} == {
+        (1, None), (1, "later death of the same person"), (9, "unknown person"), (2, None), (3, "unreadable date")}
+    found = persons.find_persons(table, deaths, Cohort())
     assert {row["person_id"]: row["death_time"] for row in found.to_pyarrow().to_pylist()} == {
         1: datetime(2150, 3, 4, 23, 59, 59), 2: datetime(2150, 3, 4, 8), 3: None}
 
@@ -92,12 +100,12 @@ def test_stage_reads_the_tables_and_is_not_run_twice(tmp_path, monkeypatch, caps
                                        "-5,8507,2150,10\n6.0,8532,2080,20\n7,0,2080,\nx,8507,2080,30\n")
     (folder / "patients.csv").write_text("subject_id,gender,anchor_age,anchor_year\n10,M,91,2150\n")
     (folder / "death.csv").write_text("person_id,death_date\n6,2150-03-04\n99,2150-03-04\n")
-    persons.main(["--hospital", "h"])
+    persons.main(["--hospital", "h", "--set", "cohort.max_rejects=0.5"])
     rows = PERSONS.read(connect(), hospital="h").order_by("person_id").to_pyarrow().to_pylist()
     assert [(row["person_id"], row["sex"], row["year_of_birth"], row["death_time"]) for row in rows] == [
         (-5, "M", 2059, None), (6, "F", 2080, datetime(2150, 3, 4, 23, 59, 59)), (7, "U", 2080, None)]
     said = capsys.readouterr().out
-    assert "h person: 4 rows; 3 kept; left out: 1 unreadable id or year of birth" in said
-    assert "h death: 2 rows, 1 of unknown persons" in said
-    persons.main(["--hospital", "h"])
+    assert "h person: 4 rows; 3 kept; rejected: 1 unreadable person_id" in said
+    assert "h death: 2 rows; 1 kept; rejected: 1 unknown person" in said
+    persons.main(["--hospital", "h", "--set", "cohort.max_rejects=0.5"])
     assert "usedata/h/persons is up to date" in capsys.readouterr().out

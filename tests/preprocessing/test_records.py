@@ -1,6 +1,8 @@
 """Events of person 1, born 2100, each with the time it counts from or the reason it went; then a plain second implementation."""
+import tempfile
 from collections import defaultdict
 from datetime import date, datetime, timedelta
+from pathlib import Path
 
 import ibis
 import pytest
@@ -9,13 +11,13 @@ from hypothesis import strategies as st
 
 from medrep import contract
 from medrep.config import Cohort, Hospital
-from medrep.contract import PERSONS, RECORDS, VISITS
+from medrep.contract import PERSONS, RECORDS, REJECTS, VISITS
 from medrep.engine import connect
 from medrep.errors import UserError
 from preprocessing import persons, records, visits
 
 RAW = ibis.schema({"person_id": "int64", "concept_id": "int64", "type_id": "int64", "visit_id": "int64", "date": "date", "time": "timestamp",
-                   "value": "float64", "unit": "string"})
+                   "value": "float64", "unit": "string", "unreadable": "string", "line": "int64"})
 BILLED, CHARTED, DATED = 32821, 32817, 32833
 MIMIC = Hospital(billing_types=[BILLED], date_only_types=[DATED])
 PEOPLE = [{"person_id": i, "sex": "F", "year_of_birth": 2100, "death_time": None, "split": "train"} for i in (1, 2)]
@@ -30,17 +32,19 @@ def at(text):
     return text and datetime.fromisoformat(text)
 
 
-def event(when="2150-03-05 09:20:00", person_id=1, concept_id=5, type_id=CHARTED, visit_id=None, value=None, unit=None):
+def event(when="2150-03-05 09:20:00", person_id=1, concept_id=5, type_id=CHARTED, visit_id=None, value=None, unit=None, line=0):
     """A raw row; `when` has a time of day if it is long enough."""
+    unreadable = "unreadable person_id" if person_id is None else "unreadable date" if when is None else None
     return {"person_id": person_id, "concept_id": concept_id, "type_id": type_id, "visit_id": visit_id,
-            "date": when and date.fromisoformat(when[:10]), "time": at(when) if when and len(when) > 10 else None, "value": value, "unit": unit}
+            "date": when and date.fromisoformat(when[:10]), "time": at(when) if when and len(when) > 10 else None, "value": value, "unit": unit,
+            "unreadable": unreadable, "line": line}
 
 
-def find(*rows, domain="condition", stays=STAYS, hospital=MIMIC):
+def find(*rows, domain="condition", stays=STAYS, hospital=MIMIC, cohort=None):
     people = ibis.memtable(PEOPLE, schema=PERSONS.schema)
     stays = [dict(zip(VISITS.schema.names, (*stay[:2], at(stay[2]), at(stay[3]), 9201, True), strict=True)) for stay in stays]
     events, stays = ibis.memtable(list(rows), schema=RAW), ibis.memtable(stays, schema=VISITS.schema)
-    table = records.find_records(events, people, stays, domain, hospital, Cohort())
+    table = records.find_records(events, people, stays, domain, hospital, cohort or Cohort())
     return table.to_pyarrow().to_pylist()
 
 
@@ -68,7 +72,7 @@ def test_visit_and_time(change, visit_id, time):
 
 @pytest.mark.parametrize("change, reason", [
     ({}, None),
-    ({"person_id": None}, "unreadable person or date"), ({"when": None}, "unreadable person or date"),
+    ({"person_id": None}, "unreadable person_id"), ({"when": None}, "unreadable date"),
     ({"person_id": 3, "concept_id": 0}, "unknown person"),
     ({"concept_id": 0}, "no concept"), ({"concept_id": None, "when": "2110-01-01"}, "no concept"),
     ({"when": "2117-12-31"}, "under age"), ({"when": "2118-01-01"}, None),
@@ -89,6 +93,15 @@ def test_one_measurement_an_hour_the_first_in_time_and_by_value():
     assert sum(row["reason"] is None for row in find(*rows)) == 7  # other domains keep them all
 
 
+def test_the_paper_takes_billing_codes_as_stamped_and_the_first_measurement_in_the_file():
+    paper = Cohort(billing="as_recorded", first_measurement="in_file")
+    (row,) = find(event("2150-03-04 08:00:00", type_id=BILLED, visit_id=10), cohort=paper)
+    assert row["time"] == at("2150-03-04 08:00:00")
+    rows = [event("2150-03-05 09:50:00", value=2.0, unit="%", line=2), event("2150-03-05 09:20:00", value=1.0, unit="%", line=3)]
+    assert [row["value"] for row in find(*rows, domain="measurement", cohort=paper) if row["reason"] is None] == [2.0]
+    assert [row["value"] for row in find(*rows, domain="measurement") if row["reason"] is None] == [1.0]
+
+
 # ---- a slow, plain second implementation ---------------------------------------------------------------------
 
 DAY = timedelta(days=1) - timedelta(seconds=1)
@@ -97,7 +110,7 @@ DAY = timedelta(days=1) - timedelta(seconds=1)
 def slow_event(row, stays):
     """(reason, time, visit_id) by the definition, one event at a time."""
     if row["person_id"] is None or row["date"] is None:
-        return "unreadable person or date", None, None
+        return "unreadable", None, None
     if row["person_id"] not in (1, 2):
         return "unknown person", None, None
     midnight = datetime.combine(row["date"], datetime.min.time())
@@ -183,6 +196,52 @@ def test_stage_counts_every_row_and_leaves_out_persons_with_too_few_events(tmp_p
     assert {(row["person_id"], row["time"], row["visit_id"]) for row in rows} == {(1, datetime(2150, 3, 5, 23, 59, 59), 10)} and len(rows) == 10
     records.main(["--hospital", "h"])
     assert "up to date" in capsys.readouterr().out
+
+
+BAD = [  # (line, reason, text) among good ones
+    (3, "unreadable date", "1,5,05/03/2150"), (5, "too few fields", "1,5"), (6, "unknown person", "9,5,2150-03-05"),
+    (8, "too many fields", "1,5,2150-03-05,x"), (9, "unreadable concept id", "1,abc,2150-03-05"), (11, "unreadable person_id", "one,5,2150-03-05")]
+
+
+def test_rows_that_cannot_be_read_are_kept_with_their_line_and_text(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(contract, "ROOT", tmp_path)
+    bad, lines = {line: text for line, _, text in BAD}, []
+    for line in range(2, 40):
+        lines.append(bad.get(line, f"1,{line},2150-03-05" if line != 7 else "1,0,2150-03-05"))
+    write_hospital(tmp_path, "\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"15.8% of 38 rows can't be read .*more than cohort.max_rejects allows \(5%\): see usedata/h/rejects/"):
+        records.main(["--hospital", "h"])
+    assert not RECORDS.at(hospital="h").exists()
+    records.main(["--hospital", "h", "--set", "cohort.max_rejects=0.2"])
+    said = capsys.readouterr().out
+    assert "h condition_occurrence: 38 rows; 31 kept; left out: 1 no concept; rejected: " in said
+    found = REJECTS.read(connect(), hospital="h", source="condition_occurrence").order_by("line").to_pyarrow().to_pylist()
+    assert [(row["line"], row["reason"], row["raw"]) for row in found] == BAD
+    assert {row["table"] for row in found} == {"condition_occurrence"}
+
+
+bad_lines = st.lists(st.sampled_from(["1,5,2150-03-05", "2,6,2150-03-05", "1,5", "1,5,2150,1,1", "x,5,2150-03-05", "1,5,never", "7,5,2150-03-05",
+                                      "1,0,2150-03-05", "1,,2150-03-05", "1,5,2101-01-01", "1,1e3,2150-03-05"]), min_size=1, max_size=30)
+
+
+@settings(max_examples=15, deadline=None)
+@given(bad_lines)
+def test_kept_left_out_and_rejected_are_the_rows_of_the_file(lines):
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contract, "ROOT", Path(folder))
+        write_hospital(Path(folder), "\n".join([*lines, *(f"1,{i},2150-03-05" for i in range(10, 20))]) + "\n")
+        records.main(["--hospital", "h", "--set", "cohort.max_rejects=1.0"])
+        good = {"1,5,2150-03-05": 1, "2,6,2150-03-05": 2}
+        plain = {"x,5,2150-03-05": "unreadable person_id", "1,5,never": "unreadable date", "7,5,2150-03-05": "unknown person",
+                 "1,1e3,2150-03-05": "unreadable concept id", "1,5": "too few fields", "1,5,2150,1,1": "too many fields"}
+        con = connect()
+        rejects = REJECTS.at(hospital="h", source="condition_occurrence")
+        found = REJECTS.read(con, hospital="h", source="condition_occurrence").order_by("line").to_pyarrow().to_pylist() if rejects.exists() else []
+        assert [(row["line"], row["reason"]) for row in found] == [(i, plain[text]) for i, text in enumerate(lines, start=2) if text in plain]
+        assert [row["raw"] for row in found] == [text for text in lines if text in plain]
+        kept = RECORDS.read(con, hospital="h").filter(ibis._.domain == "condition").count().execute()
+        two = sum(good.get(text) == 2 for text in lines)
+        assert kept == 10 + sum(good.get(text) == 1 for text in lines) + (two if two + 1 >= 10 else 0)
 
 
 def test_a_hospital_without_enough_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):

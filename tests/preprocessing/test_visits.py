@@ -9,7 +9,7 @@ from medrep.contract import PERSONS
 from preprocessing import visits
 
 RAW = ibis.schema({"visit_id": "int64", "person_id": "int64", "concept_id": "int64", "source_value": "string", "start_date": "date",
-                   "start_time": "timestamp", "end_date": "date", "end_time": "timestamp"})
+                   "start_time": "timestamp", "end_date": "date", "end_time": "timestamp", "unreadable": "string"})
 PERSON = ibis.memtable([{"person_id": 1, "sex": "F", "year_of_birth": 2100, "death_time": None, "split": "train"}], schema=PERSONS.schema)
 
 
@@ -18,7 +18,9 @@ def visit(visit_id=1, start="2150-03-04", end="2150-03-06", person_id=1, concept
     def parts(text):
         return (text and date.fromisoformat(text[:10]), datetime.fromisoformat(text) if text and len(text) > 10 else None)
 
-    return dict(zip(RAW.names, (visit_id, person_id, concept_id, source_value, *parts(start), *parts(end)), strict=True))
+    needed = {"visit_occurrence_id": visit_id, "person_id": person_id, "start": start}
+    broken = [f"unreadable {name}" for name, value in needed.items() if value is None]
+    return dict(zip(RAW.names, (visit_id, person_id, concept_id, source_value, *parts(start), *parts(end), *(broken or [None])[:1]), strict=True))
 
 
 def find(*rows, hospital=None, persons=PERSON):
@@ -42,7 +44,7 @@ def test_rows_that_go_have_one_reason_each():
             visit(4, start="2150-03-04 10:00:00", end="2150-03-04 09:00:00"),
             visit(5, start="2150-03-01", end="2150-02-01"), visit(5)]  # the second is no duplicate of a row that goes
     reasons = sorted((row["visit_id"] or 0, str(row["reason"])) for row in find(*rows))
-    assert reasons == [(0, "unreadable id or start"), (1, "None"), (1, "same visit id"), (2, "unknown person"), (3, "unreadable id or start"),
+    assert reasons == [(0, "unreadable visit_occurrence_id"), (1, "None"), (1, "same visit id"), (2, "unknown person"), (3, "unreadable start"),
                        (4, "end before start"), (5, "None"), (5, "end before start")]
 
 
