@@ -196,7 +196,7 @@ VISITS = Table(
 RECORDS = Table(
     "{hospital}/records", "an OMOP event we kept", "preprocessing/records.py",
     ibis.schema({"person_id": "int64", "time": "timestamp", "domain": "string", "concept_id": "int64",
-                 "value": "float64", "unit": "string", "visit_id": "int64"}),
+                 "value": "float64", "unit": "string", "visit_id": "int64", "type_id": "int64"}),
 )
 """time is when the event can be known; visit_id is null for an event outside any visit: its visit is its day."""
 
@@ -218,6 +218,19 @@ def labels_table(columns: Sequence[str]) -> Table:
 
 LABELS = labels_table(["boolean_value"])
 """Phenotypes have a column each in place of boolean_value, null where the person is left out of that one."""
+
+
+def counts_file(hospital: str, table: str) -> Path:
+    """What became of the rows of one of the hospital's tables, as JSON: read, kept, left out and rejected by reason."""
+    return ROOT / "usedata" / hospital / "counts" / f"{table}.json"
+
+
+def site_file(hospital: str) -> Path:
+    return ROOT / "usedata" / hospital / "site.json"
+
+
+def audit_file(hospital: str) -> Path:
+    return ROOT / "usedata" / hospital / "audit.json"
 
 
 def flow_file(hospital: str, outcome: str) -> Path:

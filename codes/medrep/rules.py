@@ -54,7 +54,9 @@ def settle(con: ibis.BaseBackend, hospital: str, table: str, judged: ibis.Table,
         rejected[row["reason"]] = rejected.get(row["reason"], 0) + 1
     rows = sorted(rows + malformed, key=lambda row: row["line"])
     read = sum(counts.values()) + len(malformed)
-    report_kept(f"{hospital} {table}", read, {reason: counts[reason] for reason in left_out if reason in counts}, counts[KEPT], rejected)
+    went = {reason: counts[reason] for reason in left_out if reason in counts}
+    report_kept(f"{hospital} {table}", read, went, counts[KEPT], rejected)
+    contract.write_json(contract.counts_file(hospital, table), {"read": read, "kept": counts[KEPT], "left out": went, "rejected": rejected})
     if len(rows) != sum(rejected.values()):
         raise AssertionError(f"{hospital} {table}: {len(rows)} rejects were written of {sum(rejected.values())}")
     folder = REJECTS.at(hospital=hospital, source=table)

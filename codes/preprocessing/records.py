@@ -96,7 +96,7 @@ def find_records(events: ibis.Table, persons: ibis.Table, visits: ibis.Table, do
     rejected = why_rejected(events)
     reason = ibis.cases((rejected.notnull(), rejected), (events.concept_id.fill_null(0) == 0, "no concept"),
                         (events.time.year() - events.year_of_birth < cohort.min_age, "under age"), else_=ibis.null("string"))
-    columns = ["person_id", "time", "domain", "concept_id", "value", "unit", "visit_id", "date", "year_of_birth", "clock", "reason"]
+    columns = ["person_id", "time", "domain", "concept_id", "value", "unit", "visit_id", "type_id", "date", "year_of_birth", "clock", "reason"]
     events = events.mutate(reason=reason).select(*columns, *(["line"] if "line" in events.columns else []))
     if domain != "measurement":
         return events

@@ -1,0 +1,161 @@
+"""Look for leakage: what the model would see of a stay that is not over, and whether a single token gives the answer away.
+
+    cd codes
+    python preprocessing/audit.py --hospital mimic
+
+Reads   usedata/{hospital}/trajectories, vocabulary.json, visits, records, labels of every outcome
+Writes  usedata/{hospital}/audit.json, and prints it
+
+For each outcome it counts, by domain and type concept, the events before the prediction time whose visit ends after it.
+Most are what they should be, the first day's charting. Codes assigned after discharge show as a type whose events stand
+at the very start of their visits: name it in billing_types (configs/hospitals/). And it finds the one token whose
+presence separates the classes best: what is nearly perfect alone is rarely medicine.
+"""
+import argparse
+
+import ibis
+import numpy as np
+
+from medrep import config, contract, engine, omop, sequences, vocabulary
+from medrep.contract import RECORDS, VISITS, Made
+from medrep.errors import UserError
+from medrep.progress import bar, say, stage
+
+SUSPECT_AUROC = 0.95
+SUSPECT_AT_START, SUSPECT_EVENTS = 0.5, 100
+
+
+def labelled_outcomes(hospital: str) -> list[str]:
+    return sorted(path.name.removesuffix(".flow.json") for path in contract.flow_file(hospital, "*").parent.glob("*.flow.json"))
+
+
+def read_labels(con: ibis.BaseBackend, hospital: str, outcome: str) -> tuple[ibis.Table, list[str]]:
+    table = con.read_parquet(f"{contract.LABELS.at(hospital=hospital, outcome=outcome)}/*.parquet")
+    return table, [name for name in table.columns if name not in ("subject_id", "prediction_time")]
+
+
+def find_open_stays(records: ibis.Table, visits: ibis.Table, labels: ibis.Table) -> ibis.Table:
+    """domain, type_id, events, at_start of the events before a prediction time in visits that end after it.
+
+    at_start: how many stand at the very start of their visit, to the minute.
+    """
+    points = labels.select(person_id="subject_id", prediction_time="prediction_time").distinct()
+    inside = visits.join(points, "person_id")
+    inside = inside.filter((inside.start < inside.prediction_time) & (inside.end > inside.prediction_time))
+    inside = inside.select("visit_id", "prediction_time", "start")
+    events = records.join(inside, "visit_id")
+    events = events.filter(events.time < events.prediction_time)
+    at_start = (events.time.epoch_seconds() - events.start.epoch_seconds()).abs() < 60
+    return events.group_by("domain", "type_id").agg(events=events.count(), at_start=at_start.sum()).order_by("domain", ibis.desc("events"), "type_id")
+
+
+def separate(presence: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """float64 (tokens,): the AUROC of each token's presence, whichever way round.
+
+    presence: int64 (2, tokens), in how many examples without and with the label a token is; of: int64 (2,) of how many.
+    """
+    rates = presence / np.maximum(of, 1)[:, None]
+    return 0.5 + np.abs(rates[1] - rates[0]) / 2
+
+
+def count_presence(hospital: str, subject_id: np.ndarray, times: np.ndarray, truth: np.ndarray, max_length: int, what: str) -> np.ndarray:
+    """int64 (labels, 2, tokens) from truth (examples, labels), which is -1 where an example has no label."""
+    trajectories, tokens = sequences.Trajectories(hospital), len(vocabulary.of_hospital(hospital))
+    slices = trajectories.examples(trajectories.rows_of(subject_id), times, max_length)
+    presence = np.zeros((truth.shape[1], 2, tokens), dtype=np.int64)
+    for (_, start, stop), values in zip(bar(slices, what, unit="examples"), truth, strict=True):
+        seen = np.unique(trajectories.token[start:stop])
+        for label in np.flatnonzero(values >= 0):
+            presence[label, values[label], seen] += 1
+    return presence
+
+
+def audit(con: ibis.BaseBackend, hospital: str, outcome: str, max_length: int, names: dict[int, str]) -> dict:
+    """How many events stand in stays that are not over, and each label's best token. `names`: the concepts'."""
+    labels, columns = read_labels(con, hospital, outcome)
+    visits, records = VISITS.read(con, hospital=hospital), RECORDS.read(con, hospital=hospital)
+    found = find_open_stays(records, visits, labels).to_pyarrow().to_pylist()
+    for row in found:
+        row["type"] = names.get(row["type_id"], "")
+        row["suspect"] = row["events"] >= SUSPECT_EVENTS and row["at_start"] > SUSPECT_AT_START * row["events"]
+    rows = labels.order_by("subject_id", "prediction_time").to_pandas()
+    truth = np.column_stack([rows[name].map({True: 1, False: 0}).fillna(-1).to_numpy(dtype=np.int64) for name in columns])
+    times = rows.prediction_time.to_numpy().astype("datetime64[s]").astype(np.int64)
+    words = vocabulary.of_hospital(hospital).tokens
+    presence = count_presence(hospital, rows.subject_id.to_numpy(), times, truth, max_length, f"{hospital} {outcome}")
+    best = []
+    for label, name in enumerate(columns):
+        of = np.array([(truth[:, label] == value).sum() for value in (0, 1)])
+        if of.min() == 0:
+            continue
+        aurocs = separate(presence[label], of)
+        token = int(aurocs.argmax())
+        concept = words[token].partition("_")[0]
+        best.append({"label": outcome if name == "boolean_value" else name, "token": words[token], "auroc": round(float(aurocs[token]), 4),
+                     "name": names.get(int(concept), "") if concept.lstrip("-").isdigit() else "", "positives": int(of[1]), "negatives": int(of[0]),
+                     "with_token_positive": int(presence[label, 1, token]), "with_token_negative": int(presence[label, 0, token]),
+                     "suspect": bool(aurocs[token] > SUSPECT_AUROC)})
+    return {"open_stays": found, "best_tokens": best}
+
+
+def names_of(con: ibis.BaseBackend) -> dict[int, str]:
+    """Concept names, where data/concepts is there."""
+    if not contract.data_folder("concepts").is_dir():
+        return {}
+    with omop.named_mistakes():
+        rows = omop.vocabulary(con, "concept").select("concept_id", "concept_name").to_pyarrow()
+    return dict(zip(rows["concept_id"].to_pylist(), rows["concept_name"].to_pylist(), strict=True))
+
+
+def say_audit(hospital: str, outcome: str, result: dict):
+    """A line an outcome, and one for each suspect; the file has them all."""
+    rows = result["open_stays"]
+    say(f"{hospital} {outcome}: {sum(row['events'] for row in rows):,} events of {len(rows)} domains and types stand before a prediction time in a "
+        "visit that ends after it")
+    for row in rows:
+        if row["suspect"]:
+            name = f"{row['type_id']} {row['type']}".strip()
+            say(f"warning: {row['at_start'] / row['events']:.0%} of the {row['events']:,} {row['domain']} events of type {name} among them stand at "
+                "the start of their visit: if they are coded after discharge, name the type in billing_types")
+    for place, row in enumerate(sorted(result["best_tokens"], key=lambda row: -row["auroc"])):
+        if row["suspect"] or place == 0:
+            say(("warning: " if row["suspect"] else "") + f"{hospital} {row['label']}: the best single token is "
+                f"{row['token']} {row['name']}".rstrip() + f", AUROC {row['auroc']:.3f} (in {row['with_token_positive']:,} of {row['positives']:,} "
+                f"positives, {row['with_token_negative']:,} of {row['negatives']:,} negatives)"
+                + (": find out when it is recorded" if row["suspect"] else ""))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hospital", required=True, help="a folder under usedata/, such as mimic")
+    engine.add_arguments(parser)
+    config.add_arguments(parser)
+    args = parser.parse_args(argv)
+
+    name = args.hospital
+    outcomes = labelled_outcomes(name)
+    if not outcomes:
+        raise UserError(f"usedata/{name}/labels has no labels; preprocessing/labels.py writes them")
+    max_length = config.load_experiment("behrt", args.overrides).model.max_length
+    labels = [contract.LABELS.at(hospital=name, outcome=outcome) for outcome in outcomes]
+    inputs = [VISITS.require(hospital=name), RECORDS.require(hospital=name), contract.trajectories_folder(name), *labels]
+    made = Made(contract.audit_file(name), inputs=inputs, settings={"max_length": max_length})
+    if made.is_current():
+        return
+    with stage("audit") as figures:
+        con = engine.connect(args.engine, args.memory)
+        names = names_of(con)
+        results = {}
+        for outcome in outcomes:
+            results[outcome] = audit(con, name, outcome, max_length, names)
+            say_audit(name, outcome, results[outcome])
+        contract.write_json(contract.audit_file(name), results)
+        types = {row["type_id"] for result in results.values() for row in result["open_stays"] if row["suspect"]}
+        figures.update(outcomes=len(results), suspect_types=len(types),
+                       suspect_tokens=sum(row["suspect"] for r in results.values() for row in r["best_tokens"]))
+        say(f"{contract.show(contract.audit_file(name))}: the leakage audit of {len(results)} outcomes")
+        made.record()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""What a hospital's data look like once read: the first thing to look at when a new hospital comes.
+
+    cd codes
+    python preprocessing/site_report.py --hospital mimic
+
+Reads   usedata/{hospital}/persons, visits, records, counts
+Writes  usedata/{hospital}/site.json, and prints it as a table
+"""
+import argparse
+import json
+
+import ibis
+
+from medrep import config, contract, engine
+from medrep.contract import DOMAINS, PERSONS, RECORDS, VISITS, Made
+from medrep.omop import EVENT_TABLES, NO_UNIT
+from medrep.progress import say, stage
+
+TABLES = ("person", "patients", "death", "visit_occurrence", *(table for table, _, _ in EVENT_TABLES.values()))
+MOST_CONCEPT_0, MOST_WITHOUT_UNIT, MOST_OVERLAPPING, MOST_AFTER_DEATH = 0.2, 0.5, 0.05, 0.05
+PLAUSIBLE_AGES = (10, 100)
+
+
+def one(table: ibis.Table) -> dict:
+    """The only row of an aggregate, as plain values."""
+    (row,) = table.to_pyarrow().to_pylist()
+    return {name: value.isoformat(sep=" ") if hasattr(value, "isoformat") else value for name, value in row.items()}
+
+
+def counts_of(hospital: str) -> dict[str, dict]:
+    """{table: read, kept, left out, rejected} as the stages that read them counted."""
+    files = {table: contract.counts_file(hospital, table) for table in TABLES}
+    return {table: json.loads(file.read_text()) for table, file in files.items() if file.exists()}
+
+
+def describe_persons(persons: ibis.Table, records: ibis.Table) -> dict:
+    first = records.group_by("person_id").agg(first=records.time.min(), events=records.count())
+    aged = first.join(persons, "person_id").mutate(age=lambda t: t["first"].year() - t.year_of_birth)
+    figures = one(aged.agg(with_records=aged.count(), women=(aged.sex == "F").sum(), men=(aged.sex == "M").sum(),
+                           youngest=aged.age.min(), median_age=aged.age.median(), oldest=aged.age.max(), median_events=aged.events.median(),
+                           most_events=aged.events.max(), deaths=aged.death_time.count()))
+    return {"persons": int(persons.count().execute()), **figures}
+
+
+def describe_domains(records: ibis.Table) -> dict[str, dict]:
+    midnight = records.time == records.time.truncate("D")
+    found = records.group_by("domain").agg(
+        events=records.count(), concepts=records.concept_id.nunique(), first=records.time.min(), last=records.time.max(),
+        at_midnight=midnight.sum(), day_only=(records.time == records.time.truncate("D") + ibis.interval(seconds=24 * 3600 - 1)).sum(),
+        with_value=records.value.count(), without_unit=(records.unit == NO_UNIT).fill_null(False).sum())
+    rows = {row.pop("domain"): row for row in found.to_pyarrow().to_pylist()}
+    for row in rows.values():
+        row.update(first=row["first"].isoformat(sep=" "), last=row["last"].isoformat(sep=" "))
+    return {domain: rows[domain] for domain in DOMAINS if domain in rows}
+
+
+def describe_units(records: ibis.Table) -> list[dict]:
+    """The ten commonest units of values."""
+    values = records.filter(records.value.notnull())
+    return values.group_by("unit").agg(values=values.count(), measurements=values.concept_id.nunique()).order_by(
+        ibis.desc("values"), "unit").limit(10).to_pyarrow().to_pylist()
+
+
+def describe_visits(visits: ibis.Table) -> dict:
+    by_concept = visits.group_by("concept_id").agg(visits=visits.count(), admissions=visits.is_admission.sum())
+    by_concept = by_concept.order_by(ibis.desc("visits"), "concept_id")
+    stays = visits.filter(visits.is_admission)
+    before = stays.end.max().over(ibis.window(group_by="person_id", order_by=[stays.start, stays.end, stays.visit_id], preceding=(None, 1)))
+    stays = stays.mutate(overlaps=(stays.start < before).fill_null(False), days=(stays.end.epoch_seconds() - stays.start.epoch_seconds()) / 86400)
+    figures = one(stays.agg(admissions=stays.count(), overlapping=stays.overlaps.sum().fill_null(0), median_days=stays.days.median()))
+    return {"visits": int(visits.count().execute()), **figures, "by_concept": by_concept.to_pyarrow().to_pylist()}
+
+
+def after_death(persons: ibis.Table, records: ibis.Table) -> int:
+    """Persons with a record more than a day after their death: a late result is no mistake, a later stay is."""
+    last = records.group_by("person_id").agg(last=records.time.max()).join(persons, "person_id")
+    return int(last.filter(last["last"] > last.death_time + ibis.interval(days=1)).count().execute())
+
+
+def warnings_of(site: dict) -> list[str]:
+    """What someone should look into before trusting the data."""
+    found, persons, visits = [], site["persons"], site["visits"]
+    if persons["median_age"] is not None and not PLAUSIBLE_AGES[0] <= persons["median_age"] <= PLAUSIBLE_AGES[1]:
+        found.append(f"the median age at the first event is {persons['median_age']:.0f}: is year_of_birth right?")
+    for domain in DOMAINS:
+        facts, (table, _, _) = site["domains"].get(domain), EVENT_TABLES[domain]
+        if not facts:
+            found.append(f"no {domain} was kept: is {table} whole?")
+            continue
+        if facts["at_midnight"] == facts["events"]:
+            found.append(f"every {domain} stands at 00:00:00: if the time of day is not known, set midnight_is_a_time: false")
+        share = site["concept_0"].get(domain, 0)
+        if share > MOST_CONCEPT_0:
+            found.append(f"{share:.0%} of {table} has no concept: is it mapped?")
+        if facts["with_value"] and facts["without_unit"] > MOST_WITHOUT_UNIT * facts["with_value"]:
+            found.append(f"{facts['without_unit'] / facts['with_value']:.0%} of the values of {domain} have no unit")
+    if not visits["admissions"]:
+        found.append("no visit is an admission: see admission_visit_concepts and admission_source_pattern in configs/hospitals/")
+    elif visits["overlapping"] > MOST_OVERLAPPING * visits["admissions"]:
+        found.append(f"{visits['overlapping']:,} of {visits['admissions']:,} admissions begin before an earlier one of the same person ended")
+    if not persons["deaths"]:
+        found.append("no person has died: MT has no positives")
+    elif site["records_after_death"] > MOST_AFTER_DEATH * persons["deaths"]:
+        found.append(f"{site['records_after_death']:,} of {persons['deaths']:,} persons who died have records more than a day after death")
+    return found
+
+
+def table_of(site: dict) -> list[str]:
+    """The lines that people read."""
+    p, v, m = site["persons"], site["visits"], site["domains"].get("measurement", {})
+    ages = "" if p["median_age"] is None else f"; age at the first event {p['youngest']} to {p['oldest']}, median {p['median_age']:.0f}"
+    lines = [f"{'table':<22}{'rows':>14}{'kept':>14}{'left out':>12}{'rejected':>10}"]
+    lines += [f"{name:<22}{c['read']:>14,}{c['kept']:>14,}{sum(c['left out'].values()):>12,}{sum(c['rejected'].values()):>10,}"
+              for name, c in site["tables"].items()]
+    lines += ["", f"{'domain':<14}{'events':>14}{'concepts':>10}{'no concept':>12}   from         to"]
+    lines += [f"{name:<14}{d['events']:>14,}{d['concepts']:>10,}{site['concept_0'].get(name, 0):>12.1%}   {d['first'][:10]}   {d['last'][:10]}"
+              for name, d in site["domains"].items()]
+    lines += ["", f"{p['with_records']:,} of {p['persons']:,} persons have records ({p['women']:,} women, {p['men']:,} men{ages}), "
+              f"median {p['median_events'] or 0:,.0f} events; {p['deaths']:,} died",
+              f"{v['admissions']:,} of {v['visits']:,} visits are admissions, median {v['median_days'] or 0:.1f} days; visit concepts: "
+              + ", ".join(f"{c['concept_id']} {c['visits']:,} ({c['admissions']:,} admissions)" for c in v["by_concept"][:6])]
+    if m.get("with_value"):
+        lines += [f"{m['with_value']:,} measurements have a value, {m['without_unit'] / m['with_value']:.0%} of them no unit; units: "
+                  + ", ".join(f"{u['unit']} {u['values']:,}" for u in site["units"][:6])]
+    return lines + [f"warning: {text}" for text in site["warnings"]]
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hospital", required=True, help="a folder under usedata/, such as mimic")
+    engine.add_arguments(parser)
+    config.add_arguments(parser)
+    args = parser.parse_args(argv)
+
+    name = args.hospital
+    inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)]
+    made = Made(contract.site_file(name), inputs=inputs)
+    if made.is_current():
+        return
+    with stage("site_report") as figures:
+        con = engine.connect(args.engine, args.memory)
+        persons, visits, records = (table.read(con, hospital=name) for table in (PERSONS, VISITS, RECORDS))
+        tables = counts_of(name)
+        read = {domain: tables[table] for domain, (table, _, _) in EVENT_TABLES.items() if table in tables}
+        site = {
+            "hospital": name, "tables": tables, "persons": describe_persons(persons, records), "domains": describe_domains(records),
+            "concept_0": {domain: counts["left out"].get("no concept", 0) / max(1, counts["read"]) for domain, counts in read.items()},
+            "units": describe_units(records), "visits": describe_visits(visits), "records_after_death": after_death(persons, records)}
+        site["warnings"] = warnings_of(site)
+        contract.write_json(contract.site_file(name), site)
+        say("\n".join(table_of(site)))
+        say(f"{contract.show(contract.site_file(name))}: the site report of {name}")
+        figures.update(persons=site["persons"]["with_records"], events=sum(d["events"] for d in site["domains"].values()),
+                       warnings=len(site["warnings"]))
+        made.record()
+
+
+if __name__ == "__main__":
+    main()
