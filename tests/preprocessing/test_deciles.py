@@ -22,7 +22,7 @@ def measured(values, unit="%", concept=HBA1C, first_person=0):
 
 
 def records(*groups):
-    return ibis.memtable([dict(zip(RECORDS.schema.names, row, strict=True)) for group in groups for row in group], schema=RECORDS.schema)
+    return ibis.memtable([dict(zip(RECORDS.schema.names, (*row, None), strict=True)) for group in groups for row in group], schema=RECORDS.schema)
 
 
 def edges_of(table):

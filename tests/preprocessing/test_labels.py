@@ -278,7 +278,7 @@ def write_hospital(root, monkeypatch):
     people = [{"person_id": i, "sex": "F", "year_of_birth": 2100, "death_time": None, "split": "train"} for i in (1, 2)]
     stays = [{"visit_id": 10 * i + j, "person_id": i, "start": START, "end": START + 8 * DAY, "concept_id": 9201, "is_admission": j == 0}
              for i in (1, 2) for j in (0, 1)]
-    rows = [dict(zip(RECORDS.schema.names, (1, START + 60 * DAY, "drug", 5, None, None, 10), strict=True))]
+    rows = [dict(zip(RECORDS.schema.names, (1, START + 60 * DAY, "drug", 5, None, None, 10, None), strict=True))]
     for table, content in [(PERSONS, people), (VISITS, stays), (RECORDS, rows)]:
         table.write(engine, ibis.memtable(content, schema=table.schema), hospital="h")
 

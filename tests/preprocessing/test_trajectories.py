@@ -20,7 +20,8 @@ PEOPLE = [{"person_id": i, "sex": sex, "year_of_birth": 2100, "death_time": None
 
 
 def record(person_id, hours, domain="drug", concept_id=7, value=None, unit=None, visit_id=None):
-    return dict(zip(RECORDS.schema.names, (person_id, NEW_YEAR + timedelta(hours=hours), domain, concept_id, value, unit, visit_id), strict=True))
+    values = (person_id, NEW_YEAR + timedelta(hours=hours), domain, concept_id, value, unit, visit_id, None)
+    return dict(zip(RECORDS.schema.names, values, strict=True))
 
 
 def visit(visit_id, person_id, hours):
