@@ -225,6 +225,10 @@ def counts_file(hospital: str, table: str) -> Path:
     return ROOT / "usedata" / hospital / "counts" / f"{table}.json"
 
 
+def meds_folder(hospital: str) -> Path:
+    return ROOT / "usedata" / hospital / "meds"
+
+
 def site_file(hospital: str) -> Path:
     return ROOT / "usedata" / hospital / "site.json"
 

@@ -6,7 +6,8 @@
 Files are data/{hospital}/{table}.csv, .csv.gz or .parquet, names and headers in any case, CDM 5.3 or 5.4. Everything is
 read as text first and then parsed, because exports write ids as `444239.0`, dates with a `T`, and ids beyond 2^53 that a
 float column would destroy. What can't be parsed becomes null, and the stage that needs it counts it. Field lists:
-https://ohdsi.github.io/CommonDataModel/cdm54.html
+https://ohdsi.github.io/CommonDataModel/cdm54.html. A MEDS dataset in the hospital's folder is read in their place
+(meds_tables.py).
 """
 import csv
 import gzip
@@ -19,7 +20,7 @@ import duckdb
 import ibis
 import pyarrow.parquet
 
-from medrep import contract
+from medrep import contract, meds_tables
 from medrep.engine import number_rows, read_csv_as_text
 from medrep.errors import UserError
 
@@ -67,6 +68,8 @@ def table_file(folder: str, table: str) -> Path | None:
 
 def files(hospital: str, *tables: str) -> list[Path]:
     """The files of `tables` that are there, for contract.Made."""
+    if meds_tables.is_dataset(hospital):
+        return meds_tables.files(hospital)
     return [path for table in tables if (path := table_file(hospital, table))]
 
 
@@ -180,6 +183,13 @@ def optional(table: ibis.Table, name: str, parse=lambda text: text, kind: str = 
 # ---- a hospital's tables -----------------------------------------------------------------------------------
 
 
+def meanings(engine: ibis.BaseBackend, hospital: str) -> ibis.Table:
+    """What the codes of a MEDS dataset mean, by data/concepts where it is there."""
+    if not contract.data_folder("concepts").is_dir():
+        return meds_tables.meanings(engine, hospital, None, None)
+    return meds_tables.meanings(engine, hospital, vocabulary(engine, "concept"), valid(vocabulary(engine, "concept_relationship")))
+
+
 def read_table(engine: ibis.BaseBackend, hospital: str, table: str, required: list[str], numbered: bool) -> ibis.Table | None:
     """A hospital's table as text; None where it is absent and may be."""
     path = table_file(hospital, table)
@@ -207,6 +217,8 @@ UNREADABLE_EVENT = ("unreadable person_id", "unreadable date", "unreadable conce
 
 def persons(engine: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table:
     """person_id, sex (M, F, U), year_of_birth, source_id and trace_id (MIMIC's subject_id in unofficial dumps) as text, unreadable."""
+    if meds_tables.is_dataset(hospital):
+        return meds_tables.persons(engine, hospital, numbered)
     t = read_table(engine, hospital, "person", ["person_id", "gender_concept_id", "year_of_birth"], numbered)
     gender = as_id(t.gender_concept_id)
     source, trace = optional(t, "person_source_value"), optional(t, "trace_id")
@@ -227,6 +239,8 @@ def birth_years(engine: ibis.BaseBackend, hospital: str, numbered: bool = False)
 
     The ETL wrote anchor_year as year of birth in some versions and the right year in others: this file settles it.
     """
+    if meds_tables.is_dataset(hospital):
+        return None
     t = read_table(engine, hospital, "patients", ["subject_id", "anchor_year", "anchor_age"], numbered)
     if t is None:
         return None
@@ -236,6 +250,8 @@ def birth_years(engine: ibis.BaseBackend, hospital: str, numbered: bool = False)
 
 def deaths(engine: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table | None:
     """person_id, date, time (null where only the day is known: a midnight is a day), unreadable; None where the table is absent."""
+    if meds_tables.is_dataset(hospital):
+        return meds_tables.deaths(engine, hospital, numbered)
     t = read_table(engine, hospital, "death", ["person_id", "death_date"], numbered)
     if t is None:
         return None
@@ -245,6 +261,8 @@ def deaths(engine: ibis.BaseBackend, hospital: str, numbered: bool = False) -> i
 
 def visits(engine: ibis.BaseBackend, hospital: str, midnight_is_a_time: bool = True, numbered: bool = False) -> ibis.Table:
     """visit_id, person_id, concept_id, source_value, start_date, start_time, end_date, end_time, unreadable."""
+    if meds_tables.is_dataset(hospital):
+        return meds_tables.visits(engine, hospital, meanings(engine, hospital), numbered)
     required = ["visit_occurrence_id", "person_id", "visit_concept_id", "visit_start_date", "visit_end_date"]
     t = read_table(engine, hospital, "visit_occurrence", required, numbered)
     start, end = moment(t, "visit_start", midnight_is_a_time), moment(t, "visit_end", midnight_is_a_time)
@@ -263,6 +281,8 @@ def events(engine: ibis.BaseBackend, hospital: str, domain: str, midnight_is_a_t
     value is value_as_number, else a numeric value_source_value; unit is unit_concept_id as text (not 0), else
     unit_source_value, else "none", and null where there is no value.
     """
+    if meds_tables.is_dataset(hospital):
+        return meds_tables.events(engine, hospital, domain, meanings(engine, hospital), numbered)
     table, name, date = EVENT_TABLES[domain]
     t = read_table(engine, hospital, table, ["person_id", f"{name}_concept_id", f"{date}_date"], numbered)
     if t is None:

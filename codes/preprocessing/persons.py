@@ -3,7 +3,7 @@
     cd codes
     python preprocessing/persons.py --hospital mimic
 
-Reads   data/{hospital}/person, death (may be absent), patients (MIMIC-IV's own; may be absent)
+Reads   data/{hospital}/person, death (may be absent), patients (MIMIC-IV's own; may be absent), or a MEDS dataset there
 Writes  usedata/{hospital}/persons, and the rows that can't be read to usedata/{hospital}/rejects
 
 The split is a hash of the person's id at the source, so that new rows, new OMOP ids or another engine move no one.
@@ -12,7 +12,7 @@ import argparse
 
 import ibis
 
-from medrep import config, engine, omop, rules
+from medrep import config, engine, meds_tables, omop, rules
 from medrep.config import Cohort
 from medrep.contract import PERSONS, SPLITS, Made
 from medrep.errors import UserError
@@ -70,11 +70,17 @@ def split_of(source_id: ibis.Value, cohort: Cohort) -> ibis.Value:
     return ibis.cases(*branches, else_=SPLITS[-1])
 
 
-def find_persons(persons: ibis.Table, deaths: ibis.Table | None, cohort: Cohort) -> ibis.Table:
-    """PERSONS of readable, distinct `persons`. A source id that two persons share stands for neither: their person_id does."""
+def find_persons(persons: ibis.Table, deaths: ibis.Table | None, cohort: Cohort, splits: ibis.Table | None = None) -> ibis.Table:
+    """PERSONS of readable, distinct `persons`. A source id that two persons share stands for neither: their person_id does.
+
+    `splits` (person_id, given) go before the hash.
+    """
     shared = persons.source_id.count().over(group_by="source_id") > 1
     own_id = ibis.ifelse(persons.source_id.isnull() | shared, persons.person_id.cast("string"), persons.source_id)
     persons = persons.mutate(split=split_of(own_id, cohort))
+    if splits is not None:
+        persons = persons.left_join(splits, "person_id").drop("person_id_right")
+        persons = persons.mutate(split=ibis.coalesce(persons.given, persons.split))
     if deaths is None:
         return persons.mutate(death_time=ibis.null("timestamp"))
     times = deaths.filter(deaths.reason.isnull()).select("person_id", "death_time")
@@ -122,7 +128,10 @@ def main(argv=None):
             deaths = engine.hold(con, deaths_with_reasons(deaths, kept))
             rules.settle(con, hospital, "death", deaths, lambda: deaths_with_reasons(omop.deaths(con, hospital, numbered=True), kept),
                          [LATER_DEATH], cohort.max_rejects)
-        PERSONS.write(con, find_persons(kept, deaths, cohort), hospital=hospital)
+        splits = meds_tables.given_splits(con, hospital)
+        if splits is not None:
+            say(f"{hospital}: {int(splits.count().execute()):,} persons are in the splits that metadata/subject_splits.parquet gives them")
+        PERSONS.write(con, find_persons(kept, deaths, cohort, splits), hospital=hospital)
         made.record()
 
 

@@ -22,7 +22,7 @@ import argparse
 
 import ibis
 
-from medrep import config, contract, engine, omop, rules
+from medrep import config, contract, engine, meds_tables, omop, rules
 from medrep.config import Cohort, Hospital
 from medrep.contract import DOMAINS, PERSONS, RECORDS, VISITS, Made
 from medrep.errors import UserError
@@ -165,9 +165,13 @@ def main(argv=None):
             events = engine.park(con, events)  # text is parsed once, and the joins below know how many rows there are
             found[domain] = engine.park(con, find_records(events, persons, visits, domain, hospital, cohort))
             warn_of_clocks(domain, found[domain])
-        if omop.table_file(name, "patients") is None:
+        if meds_tables.is_dataset(name):
+            others = meds_tables.of_no_table(con, name, omop.meanings(con, name))
+            say(f"{name}: {sum(others.values()):,} rows of {len(others):,} codes are of none of the four domains"
+                + (f" ({', '.join(list(others)[:5])}{', ...' if len(others) > 5 else ''})" if others else ""))
+        elif omop.table_file(name, "patients") is None:
             warn_of_ages(list(found.values()))
-        kept = [t.filter(t.reason.isnull()).select(*RECORDS.schema.names) for t in found.values()]
+        kept = [t.filter(t.reason.isnull()).select(*RECORDS.schema.names).cast(RECORDS.schema) for t in found.values()]
         kept = ibis.union(*kept) if len(kept) > 1 else kept[0]
         enough = engine.hold(con, persons_with_enough(kept, cohort.min_events))
         for domain, table in found.items():

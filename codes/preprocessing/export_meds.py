@@ -1,0 +1,169 @@
+"""Write a hospital's records as a MEDS dataset, for the tools that read those.
+
+    cd codes
+    python preprocessing/export_meds.py --hospital mimic
+
+Reads   usedata/{hospital}/persons, visits, records; data/concepts for codes and names (may be absent)
+Writes  usedata/{hospital}/meds: data/{train,tuning,held_out}/{n}.parquet, metadata/{codes.parquet,subject_splits.parquet,dataset.json}
+
+A row is an event: sex (without a time), MEDS_BIRTH (only the year is known: its first second), visits, the four domains'
+records at the time they can be known, MEDS_DEATH. A code is {vocabulary_id}/{concept_code}, or the concept id where
+data/concepts does not know it. Beyond MEDS there are the columns of medrep.meds_tables.EXTRA, so that the dataset, put into
+data/, gives the same trajectories. Format: https://github.com/Medical-Event-Data-Standard/meds (0.4)
+"""
+import argparse
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import ibis
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medrep import VERSION, config, contract, engine, meds_tables, omop
+from medrep.contract import PERSONS, RECORDS, VISITS, Made
+from medrep.progress import bar, say, stage
+
+SHARD_ROWS = 2_000_000  # a subject's rows are never in two files
+BATCH_ROWS = 500_000
+SCHEMA = pa.schema([("subject_id", pa.int64()), ("time", pa.timestamp("us")), ("code", pa.string()), ("numeric_value", pa.float32()),
+                    ("text_value", pa.large_string()), ("table", pa.string()), ("concept_id", pa.int64()), ("type_id", pa.int64()),
+                    ("visit_id", pa.int64()), ("end", pa.timestamp("us")), ("value", pa.float64()), ("unit", pa.string())])
+ORDER = {"person": 0, "visit": 1, "condition": 2, "drug": 3, "measurement": 4, "procedure": 5, "death": 6}  # at one time
+
+
+def code_table(con: ibis.BaseBackend, used: ibis.Table) -> ibis.Table:
+    """concept_id, code, description of the concepts in `used`."""
+    if not contract.data_folder("concepts").is_dir():
+        return used.mutate(code=used.concept_id.cast("string"), description=ibis.null("string"))
+    concept = omop.vocabulary(con, "concept")
+    named = used.left_join(concept.select("concept_id", "concept_name", name=concept.vocabulary_id + "/" + concept.concept_code), "concept_id")
+    return named.select("concept_id", code=ibis.coalesce(named.name, named.concept_id.cast("string")), description="concept_name")
+
+
+def find_rows(persons: ibis.Table, visits: ibis.Table, records: ibis.Table, codes: ibis.Table) -> ibis.Table:
+    """The rows of the dataset with `split`, in the order of the files."""
+    codes = codes.select("concept_id", "code")
+    kinds = ibis.Schema.from_pyarrow(SCHEMA)
+
+    def row(t: ibis.Table, **values) -> ibis.Table:
+        return t.select(**{name: (values[name] if name in values else ibis.null(kind)).cast(kind) for name, kind in kinds.items()})
+
+    sexed = persons.filter(persons.sex.isin(["M", "F"]))
+    birth = (persons.year_of_birth.cast("string") + "-01-01").cast("date").cast("timestamp")
+    died = persons.filter(persons.death_time.notnull())
+    v, r = visits.join(codes, "concept_id"), records.join(codes, "concept_id")
+    parts = [
+        row(sexed, subject_id=sexed.person_id, code=ibis.literal("GENDER//") + sexed.sex, table=ibis.literal("person")),
+        row(persons, subject_id=persons.person_id, time=birth, code=ibis.literal(meds_tables.BIRTH), table=ibis.literal("person")),
+        row(died, subject_id=died.person_id, time=died.death_time, code=ibis.literal(meds_tables.DEATH), table=ibis.literal("death")),
+        row(v, subject_id=v.person_id, time=v.start, code=v.code, table=ibis.literal("visit"), concept_id=v.concept_id, visit_id=v.visit_id,
+            end=v["end"]),
+        row(r, subject_id=r.person_id, time=r.time, code=r.code, numeric_value=r.value, table=r.domain, concept_id=r.concept_id,
+            type_id=r.type_id, visit_id=r.visit_id, value=r.value, unit=r.unit),
+    ]
+    every = ibis.union(*parts).join(persons.select(subject_id="person_id", split="split"), "subject_id")
+    order = ibis.cases(*((every["table"] == name, place) for name, place in ORDER.items()), else_=len(ORDER))
+    keys = [every.split, every.subject_id, every.time.asc(nulls_first=True), order, every.concept_id, every.value.asc(nulls_first=True),
+            every.unit.asc(nulls_first=True), every.visit_id.asc(nulls_first=True), every.type_id.asc(nulls_first=True)]
+    return every.order_by(keys).select("split", *SCHEMA.names)
+
+
+def write_data(folder: Path, rows: ibis.Table, total: int):
+    """The sorted rows into files of whole subjects, SHARD_ROWS or a little more each."""
+    theirs = {ours: name for name, ours in meds_tables.SPLITS.items()}
+    writer, split, shard, written, last = None, None, 0, 0, None
+    try:
+        with bar(what="meds", total=total, unit="rows") as progress:
+            for batch in rows.to_pyarrow_batches(chunk_size=BATCH_ROWS):
+                table = pa.Table.from_batches([batch])
+                subject, splits = table["subject_id"].to_numpy(), np.array(table["split"].to_pylist(), dtype=object)
+                content = table.drop_columns("split").cast(SCHEMA)
+                cuts = [0, *(np.flatnonzero((subject[1:] != subject[:-1]) | (splits[1:] != splits[:-1])) + 1).tolist(), len(subject)]
+                begun = 0
+                for start in cuts[:-1]:
+                    new = subject[start] != last
+                    if writer is None or (new and (splits[start] != split or written + start - begun >= SHARD_ROWS)):
+                        if writer is not None:
+                            if start > begun:
+                                writer.write_table(content.slice(begun, start - begun))
+                            writer.close()
+                        shard = 0 if splits[start] != split else shard + 1
+                        split, written, begun = splits[start], 0, start
+                        path = contract.make_folder(folder / "data" / theirs[split]) / f"{shard}.parquet"
+                        writer = pq.ParquetWriter(path, SCHEMA)
+                    last = subject[start]
+                writer.write_table(content.slice(begun))
+                written += len(content) - begun
+                progress.update(len(content))
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def write_metadata(folder: Path, con: ibis.BaseBackend, hospital: str, persons: ibis.Table, codes: ibis.Table):
+    meta = contract.make_folder(folder / "metadata")
+    rows = codes.order_by("concept_id").to_pyarrow().to_pylist()
+    by_id = {row["concept_id"]: row["code"] for row in rows}
+    parents: dict[int, list[str]] = {}
+    if contract.data_folder("concepts").is_dir():
+        concept, relationship = omop.vocabulary(con, "concept"), omop.valid(omop.vocabulary(con, "concept_relationship"))
+        up = relationship.filter((relationship.relationship_id == "Is a") & (relationship.concept_id_1 != relationship.concept_id_2))
+        up = up.semi_join(codes, up.concept_id_1 == codes.concept_id).join(concept, up.concept_id_2 == concept.concept_id)
+        up = up.select(child="concept_id_1", parent=concept.vocabulary_id + "/" + concept.concept_code).distinct().order_by("child", "parent")
+        for row in up.to_pyarrow().to_pylist():
+            parents.setdefault(row["child"], []).append(row["parent"])
+    fixed = [("GENDER//F", "female"), ("GENDER//M", "male"), (meds_tables.BIRTH, "birth (its year)"), (meds_tables.DEATH, "death")]
+    pq.write_table(pa.table({
+        "code": pa.array([*(code for code, _ in fixed), *by_id.values()], pa.string()),
+        "description": pa.array([*(text for _, text in fixed), *(row["description"] for row in rows)], pa.string()),
+        "parent_codes": pa.array([*([None] * len(fixed)), *(parents.get(concept) for concept in by_id)], pa.list_(pa.string())),
+        "concept_id": pa.array([*([None] * len(fixed)), *by_id], pa.int64())}), meta / "codes.parquet")
+    theirs = {ours: name for name, ours in meds_tables.SPLITS.items()}
+    people = persons.order_by("person_id").select("person_id", "split").to_pyarrow().to_pylist()
+    pq.write_table(pa.table({"subject_id": pa.array([row["person_id"] for row in people], pa.int64()),
+                             "split": pa.array([theirs[row["split"]] for row in people], pa.string())}), meta / "subject_splits.parquet")
+    (meta / "dataset.json").write_text(json.dumps({
+        "dataset_name": hospital, "etl_name": "medrep export_meds", "etl_version": VERSION, "meds_version": "0.4.1",
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"), "raw_source_id_columns": ["visit_id"], "code_modifier_columns": ["unit"],
+        "other_extension_columns": [name for name in SCHEMA.names if name in meds_tables.EXTRA and name not in ("unit", "visit_id")]}, indent=1))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hospital", required=True, help="a folder under usedata/, such as mimic")
+    engine.add_arguments(parser)
+    config.add_arguments(parser)
+    args = parser.parse_args(argv)
+
+    name, output = args.hospital, contract.meds_folder(args.hospital)
+    inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)]
+    made = Made(output, inputs=inputs + (omop.files("concepts", "concept") if contract.data_folder("concepts").is_dir() else []))
+    if made.is_current():
+        return
+    with stage("export_meds") as figures, omop.named_mistakes():
+        con = engine.connect(args.engine, args.memory)
+        records = RECORDS.read(con, hospital=name)
+        persons, visits = PERSONS.read(con, hospital=name).semi_join(records, "person_id"), VISITS.read(con, hospital=name)
+        visits = visits.semi_join(persons, "person_id").mutate(concept_id=lambda t: t.concept_id.fill_null(0))
+        used = ibis.union(records.select("concept_id"), visits.select("concept_id"), distinct=True)
+        codes = engine.hold(con, code_table(con, used))
+        rows = find_rows(persons, visits, records, codes)
+        counts = {"persons": persons.count(), "visits": visits.count(), "records": records.count()}
+        figures.update({what: int(count.execute()) for what, count in counts.items()})
+        sexes, deaths = (int(count.execute()) for count in (persons.sex.isin(["M", "F"]).sum().fill_null(0), persons.death_time.count()))
+        total = sexes + figures["persons"] + deaths + figures["visits"] + figures["records"]
+        with contract.unfinished(output) as part:
+            write_data(part, rows, total)
+            write_metadata(part, con, name, persons, codes)
+        written = sum(pq.read_metadata(path).num_rows for path in output.rglob("data/**/*.parquet"))
+        if written != total:
+            raise AssertionError(f"{written} rows were written of {total}")
+        say(f"{contract.show(output)}: a MEDS dataset of {total:,} rows")
+        figures["rows"] = total
+        made.record()
+
+
+if __name__ == "__main__":
+    main()

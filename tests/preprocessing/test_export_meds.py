@@ -1,0 +1,111 @@
+"""A hospital as a MEDS dataset that the meds package accepts, and back again as the same trajectories."""
+import json
+from datetime import datetime
+
+import meds
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from demo import hospitals
+from medrep import contract, sequences, vocabulary
+from medrep.contract import RECORDS, VISITS
+from medrep.engine import connect
+from medrep.errors import UserError
+from preprocessing import deciles, export_meds, labels, persons, records, trajectories, visits
+
+TIME = datetime(2150, 3, 4, 9, 20)
+
+
+def preprocess(hospital, home="mimic"):
+    for stage in (persons, visits, records):
+        stage.main(["--hospital", hospital])
+    deciles.main(["--hospital", hospital, "--home", home])
+    trajectories.main(["--hospital", hospital])
+
+
+@pytest.fixture
+def synthetic(root):
+    hospitals.main(["--persons", "60"])
+    preprocess("mimic")
+    return root
+
+
+def test_the_dataset_is_valid_and_comes_back_as_the_same_trajectories(synthetic, monkeypatch, capsys):
+    monkeypatch.setattr(export_meds, "SHARD_ROWS", 4000)
+    monkeypatch.setattr(export_meds, "BATCH_ROWS", 1500)
+    export_meds.main(["--hospital", "mimic"])
+    folder = contract.meds_folder("mimic")
+    seen, shards = set(), sorted((folder / "data").rglob("*.parquet"))
+    assert len(shards) > 5 and {path.parent.name for path in shards} == {"train", "tuning", "held_out"}
+    for path in shards:
+        table = pq.read_table(path)
+        meds.DataSchema.validate(table)
+        subjects, times = table["subject_id"].to_numpy(), table["time"].to_pylist()
+        own = set(subjects.tolist())
+        assert not own & seen and len(np.flatnonzero(np.diff(subjects))) == len(own) - 1  # in one file, and contiguous
+        seen |= own
+        for i in range(1, len(times)):
+            assert subjects[i] != subjects[i - 1] or times[i - 1] is None or times[i - 1] <= times[i]
+    splits = pq.read_table(folder / "metadata" / "subject_splits.parquet")
+    meds.SubjectSplitSchema.validate(splits)
+    assert set(splits["subject_id"].to_pylist()) == seen
+    codes = pq.read_table(folder / "metadata" / "codes.parquet")
+    meds.CodeMetadataSchema.validate(codes)
+    used = {code for path in shards for code in pq.read_table(path, columns=["code"])["code"].to_pylist()}
+    assert used <= set(codes["code"].to_pylist()) and any(codes["parent_codes"].to_pylist())
+    meds.DatasetMetadataSchema.validate(json.loads((folder / "metadata" / "dataset.json").read_text()))
+
+    (synthetic / "data" / "copy").symlink_to(folder)
+    capsys.readouterr()
+    preprocess("copy")
+    said = capsys.readouterr().out
+    assert "persons are in the splits that metadata/subject_splits.parquet gives them" in said
+    assert "copy: 0 rows of 0 codes are of none of the four domains" in said
+    for name in (*sequences.EVENT_ARRAYS, *sequences.PERSON_ARRAYS):
+        assert sequences.array_file(name, "copy").read_bytes() == sequences.array_file(name, "mimic").read_bytes(), name
+    assert contract.vocabulary_file("copy").read_bytes() == contract.vocabulary_file("mimic").read_bytes()
+    con = connect()
+    assert VISITS.read(con, hospital="copy").count().execute() == VISITS.read(con, hospital="mimic").semi_join(
+        RECORDS.read(con, hospital="mimic"), "person_id").count().execute()
+    labels.main(["--hospital", "copy", "--outcome", "MT", "LLOS"])  # admissions by visit concept: the pattern on the source value is MIMIC's own
+
+
+CONCEPTS = """concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tstandard_concept\tconcept_code
+201826\tType 2 diabetes\tCondition\tSNOMED\tDisorder\tS\t44054006
+45566731\tType 2 diabetes\tCondition\tICD10CM\tcode\t\tE11.9
+3004410\tHbA1c\tMeasurement\tLOINC\tLab Test\tS\t4548-4
+9201\tInpatient Visit\tVisit\tVisit\tVisit\tS\tIP
+5\tSmoker\tObservation\tSNOMED\tx\tS\tsm
+"""
+
+
+def test_another_tools_dataset_is_read_by_its_codes(root, capsys):
+    folder = root / "data" / "concepts"
+    folder.mkdir(parents=True)
+    (folder / "CONCEPT.csv").write_text(CONCEPTS)
+    (folder / "CONCEPT_RELATIONSHIP.csv").write_text("concept_id_1\tconcept_id_2\trelationship_id\n45566731\t201826\tMaps to\n")
+    rows = [(7, None, "GENDER//F", None), (7, datetime(2100, 5, 1), "MEDS_BIRTH", None), (7, TIME, "Visit/IP", None),
+            (7, TIME, "ICD10CM//E11.9", None), (7, TIME, "SNOMED/44054006", None), (7, TIME, "LOINC//4548-4", 7.9), (7, TIME, "201826", None), (7, TIME, "SNOMED/sm", None),
+            (7, TIME, "HR", 80.0), (7, datetime(2150, 3, 9), "MEDS_DEATH", None)]
+    rows += [(7, TIME.replace(hour=h), "LOINC/4548-4", float(h)) for h in range(10, 20)]
+    table = pa.table({name: pa.array([row[i] for row in rows], kind) for i, (name, kind) in enumerate(
+        [("subject_id", pa.int64()), ("time", pa.timestamp("us")), ("code", pa.string()), ("numeric_value", pa.float32())])})
+    (root / "data" / "theirs" / "data" / "train").mkdir(parents=True)
+    pq.write_table(table, root / "data" / "theirs" / "data" / "train" / "0.parquet")
+    preprocess("theirs", home="theirs")
+    said = capsys.readouterr().out
+    assert "theirs: 2 rows of 2 codes are of none of the four domains (HR, SNOMED/sm)" in said
+    con = connect()
+    (person,) = contract.PERSONS.read(con, hospital="theirs").to_pyarrow().to_pylist()
+    assert (person["sex"], person["year_of_birth"], person["death_time"]) == ("F", 2100, datetime(2150, 3, 9, 23, 59, 59))
+    (visit,) = VISITS.read(con, hospital="theirs").to_pyarrow().to_pylist()
+    assert (visit["concept_id"], visit["start"], visit["end"]) == (9201, TIME, TIME.replace(hour=23, minute=59, second=59))
+    found = RECORDS.read(con, hospital="theirs").order_by("time", "domain").to_pyarrow().to_pylist()
+    assert [(r["domain"], r["concept_id"]) for r in found if r["time"] == TIME] == [("condition", 201826)] * 3 + [("measurement", 3004410)]
+    assert sorted(r["value"] for r in found if r["domain"] == "measurement") == [float(np.float32(7.9)), *map(float, range(10, 20))]
+    assert len(vocabulary.of_hospital("theirs").tokens) > len(vocabulary.SPECIAL_TOKENS)
+    pq.write_table(table.drop_columns("code"), root / "data" / "theirs" / "data" / "train" / "0.parquet")
+    with pytest.raises(UserError, match="lacks code: a MEDS dataset has subject_id, time and code"):
+        persons.main(["--hospital", "theirs"])
