@@ -87,7 +87,8 @@ def test_another_tools_dataset_is_read_by_its_codes(root, capsys):
     (folder / "CONCEPT.csv").write_text(CONCEPTS)
     (folder / "CONCEPT_RELATIONSHIP.csv").write_text("concept_id_1\tconcept_id_2\trelationship_id\n45566731\t201826\tMaps to\n")
     rows = [(7, None, "GENDER//F", None), (7, datetime(2100, 5, 1), "MEDS_BIRTH", None), (7, TIME, "Visit/IP", None),
-            (7, TIME, "ICD10CM//E11.9", None), (7, TIME, "SNOMED/44054006", None), (7, TIME, "LOINC//4548-4", 7.9), (7, TIME, "201826", None), (7, TIME, "SNOMED/sm", None),
+            (7, TIME, "ICD10CM//E11.9", None), (7, TIME, "SNOMED/44054006", None), (7, TIME, "LOINC//4548-4", 7.9),
+            (7, TIME, "201826", None), (7, TIME, "SNOMED/sm", None),
             (7, TIME, "HR", 80.0), (7, datetime(2150, 3, 9), "MEDS_DEATH", None)]
     rows += [(7, TIME.replace(hour=h), "LOINC/4548-4", float(h)) for h in range(10, 20)]
     table = pa.table({name: pa.array([row[i] for row in rows], kind) for i, (name, kind) in enumerate(

@@ -1,0 +1,137 @@
+"""Bring the open MIMIC-IV demo in OMOP form into data/mimic; say how to get what needs credentials.
+
+    cd codes
+    python preprocessing/download.py mimic-demo
+    python preprocessing/download.py mimic-iv          # or ehrshot, athena: explains where they come from
+
+Reads   https://physionet.org/files/mimic-iv-demo-omop/0.9 (ODbL 1.0) and patients.csv.gz of mimic-iv-demo/2.2
+Writes  data/mimic: the seven OMOP tables and MIMIC's own patients.csv.gz
+
+Each file is checked against the SHA256SUMS.txt that PhysioNet publishes beside it. Broken off, the same command continues
+where it stopped. A file of yours that lies there is never replaced.
+"""
+import argparse
+import hashlib
+import http.client
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from medrep import contract
+from medrep.errors import UserError
+from medrep.progress import bar, say, stage
+
+PHYSIONET = "https://physionet.org/files"
+OMOP_DEMO, DEMO = "mimic-iv-demo-omop/0.9", "mimic-iv-demo/2.2"
+TABLES = ("person", "visit_occurrence", "condition_occurrence", "drug_exposure", "measurement", "procedure_occurrence", "death")
+FILES = {**{f"{table}.csv": (OMOP_DEMO, f"1_omop_data_csv/{table}.csv") for table in TABLES}, "patients.csv.gz": (DEMO, "hosp/patients.csv.gz")}
+"""{name in data/mimic: (project, path in it)}"""
+EXPLAINED = {
+    "mimic-iv": "MIMIC-IV needs a credentialed PhysioNet account (https://physionet.org/content/mimiciv/2.2/): convert it with the OHDSI ETL "
+                "(https://github.com/OHDSI/MIMIC), and put the seven OMOP tables and MIMIC's own hosp/patients.csv into data/mimic",
+    "ehrshot": "EHRSHOT needs a signed agreement on Redivis (https://redivis.com/datasets/53gc-8rhx41kgt): export its OMOP tables as CSV "
+               "into data/ehrshot",
+    "athena": "the OMOP vocabulary needs a free account on https://athena.ohdsi.org: choose SNOMED, RxNorm, LOINC, ICD9CM and what your "
+              "hospital uses, and put CONCEPT.csv and CONCEPT_RELATIONSHIP.csv (CONCEPT_ANCESTOR.csv, if you can) into data/concepts",
+}
+ATTEMPTS, WAIT_SECONDS, TIMEOUT_SECONDS = 6, 2.0, 60
+PIECE = 2**20
+NOT_OURS = "is there and is not the demo's file: move it away, or point MEDREP_ROOT at another folder"
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def read_sums(base: str, project: str) -> dict[str, str]:
+    """{path: sha256} that PhysioNet publishes of a project."""
+    url = f"{base}/{project}/SHA256SUMS.txt"
+    text = patiently(url, lambda: urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS).read().decode())
+    return {path.strip(): digest for digest, path in (line.split(maxsplit=1) for line in text.splitlines() if line.strip())}
+
+
+def patiently(url: str, attempt):
+    """What `attempt` gives; again after a while if the network or the server fails."""
+    for wait in [WAIT_SECONDS * 2**n for n in range(ATTEMPTS - 1)] + [None]:
+        try:
+            return attempt()
+        except urllib.error.HTTPError as problem:
+            if problem.code < 500 and problem.code != 429:
+                raise UserError(f"{url} answers {problem.code} {problem.reason}: is the address still right? See https://physionet.org") from None
+            reason = f"{problem.code} {problem.reason}"
+        except (OSError, http.client.HTTPException) as problem:
+            reason = str(getattr(problem, "reason", problem)) or type(problem).__name__
+        if wait is None:
+            raise UserError(f"{url} can't be had ({reason}): run the same command again, it continues where it stopped")
+        say(f"{url}: {reason}; again in {wait:.0f} s")
+        time.sleep(wait)
+
+
+def append(url: str, part: Path):
+    """What `part` still lacks of `url`."""
+    have = part.stat().st_size if part.exists() else 0
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {}), timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as problem:
+        if problem.code == 416 and have:  # nothing is left to send: the check says whether it is the file
+            return
+        raise
+    with answer:
+        if have and answer.status != 206:  # the server does not know ranges: from the beginning
+            have = 0
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with open(part, "ab" if have else "wb") as file, bar(what=part.name.removesuffix(".part"), total=total, unit="B") as progress:
+            progress.update(have)
+            while piece := answer.read(PIECE):
+                file.write(piece)
+                progress.update(len(piece))
+    if total is not None and part.stat().st_size < total:
+        raise http.client.IncompleteRead(b"", total - part.stat().st_size)
+
+
+def fetch(url: str, path: Path, digest: str):
+    """`path` with the bytes of `url`, whose SHA-256 is `digest`."""
+    if path.exists():
+        if sha256_of(path) == digest:
+            say(f"{contract.show(path)} is there already")
+            return
+        raise UserError(f"{contract.show(path)} {NOT_OURS}")
+    part = path.with_name(path.name + ".part")
+    contract.make_folder(path.parent)
+    patiently(url, lambda: append(url, part))
+    if sha256_of(part) != digest:
+        part.unlink()
+        raise UserError(f"{url} is not the file whose SHA-256 is published beside it: nothing was kept, try again later")
+    part.rename(path)
+    say(f"{contract.show(path)}: {path.stat().st_size:,} bytes, as published")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["mimic-demo", *EXPLAINED])
+    parser.add_argument("--base-url", default=PHYSIONET, help="a mirror of physionet.org/files")
+    args = parser.parse_args(argv)
+    if args.what in EXPLAINED:
+        raise UserError(EXPLAINED[args.what])
+    with stage("download") as figures:
+        folder = contract.data_folder("mimic")
+        for table in TABLES:  # person.csv.gz beside person.csv would be two files of one table
+            if others := [path for suffix in (".csv.gz", ".parquet") if (path := folder / f"{table}{suffix}").exists()]:
+                raise UserError(f"{contract.show(others[0])} {NOT_OURS}")
+        sums = {project: read_sums(args.base_url, project) for project in (OMOP_DEMO, DEMO)}
+        for name, (project, path) in FILES.items():
+            if path not in sums[project]:
+                raise UserError(f"{args.base_url}/{project}/SHA256SUMS.txt does not list {path}: is there a new version on physionet.org?")
+            fetch(f"{args.base_url}/{project}/{path}", folder / name, sums[project][path])
+        figures.update(files=len(FILES), bytes=sum((folder / name).stat().st_size for name in FILES))
+        say(f"{contract.show(folder)}: the MIMIC-IV demo (ODbL 1.0: attribution, share-alike); the vocabulary is still needed: download.py athena")
+
+
+if __name__ == "__main__":
+    main()
