@@ -5,20 +5,20 @@ The only module that spells a path under usedata/ or results/. Tables are folder
 of it or nothing; a stamp beside it says what it was made from, so that a second run can reuse it.
 """
 import hashlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 
 import ibis
 import numpy as np
-import pyarrow.parquet
 from ibis import Schema
 
-from medrep import VERSION
+from medrep import VERSION, parquet
 from medrep.errors import UserError
 from medrep.progress import say
 
@@ -166,16 +166,27 @@ class Table:
 
     def write(self, engine: ibis.BaseBackend, table: ibis.Table, **names) -> int:
         """Write `table`, cast to the schema, and say how many rows it has."""
-        if missing := set(self.schema.names) - set(table.columns):
-            raise ValueError(f"{self.path} lacks {sorted(missing)}")
-        folder = self.at(**names)
-        with unfinished(folder) as part:
-            table.select(*self.schema.names).cast(self.schema).to_parquet_dir(part)
-            if not any(part.glob("*.parquet")):  # DuckDB writes nothing for a table without rows
-                part.mkdir(exist_ok=True)
-                pyarrow.parquet.write_table(self.schema.to_pyarrow().empty_table(), part / "no_rows.parquet")
-        rows = int(engine.read_parquet(f"{folder}/*.parquet").count().execute())
-        say(f"{show(folder)}: {rows:,} rows, each {self.row}")
+        with self.writing(engine, **names) as add:
+            add(table)
+        return self.say_rows(engine, **names)
+
+    @contextmanager
+    def writing(self, engine: ibis.BaseBackend, **names) -> Iterator[Callable[[ibis.Table], None]]:
+        """For a table that is made part by part: a function that adds rows. Readers see them when the block ends."""
+        with unfinished(self.at(**names)) as part:
+            numbers = itertools.count()
+
+            def add(table: ibis.Table):
+                if missing := set(self.schema.names) - set(table.columns):
+                    raise ValueError(f"{self.path} lacks {sorted(missing)}")
+                parquet.write(engine, table.select(*self.schema.names).cast(self.schema), part, f"{next(numbers):05d}")
+
+            yield add
+
+    def say_rows(self, engine: ibis.BaseBackend, **names) -> int:
+        """How many rows there are; says it."""
+        rows = int(self.read(engine, **names).count().execute())
+        say(f"{show(self.at(**names))}: {rows:,} rows, each {self.row}")
         return rows
 
 

@@ -4,13 +4,15 @@ Stages are written once, as Ibis expressions. DuckDB is the default: it needs no
 spills to disk when a table outgrows its memory limit. Spark takes over where one machine ends.
 """
 import argparse
+import math
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import ibis
 
-from medrep import contract
+from medrep import contract, parquet
 from medrep.contract import make_folder
 from medrep.errors import UserError
 
@@ -32,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 def connect(name: str = "duckdb", memory: str = "8GB") -> ibis.BaseBackend:
     """Open the engine called `name`; `memory` is the most that DuckDB may hold before it spills to disk."""
+    # What one select computes is not written out again in each place where the next one uses it.
+    ibis.options.sql.fuse_selects = False
     if name == "duckdb":
         engine = ibis.duckdb.connect(memory_limit=memory, temp_directory=str(spill_folder()))
         # Timestamps in the data have no zone; the machine's own must not shift them.
@@ -106,20 +110,49 @@ def number_rows(engine: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
 
 
 def hold(engine: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
-    """A small `table`, computed once and kept as long as the engine is open."""
+    """A small `table`, computed once and kept until it is dropped or the engine is closed."""
     if engine.name == "duckdb":  # Ibis 12's own cache() ends in DROP statements that this DuckDB does not parse
         return engine.create_table(ibis.util.gen_name("held"), table, temp=True)
     return table.cache()
 
 
+def drop(engine: ibis.BaseBackend, *tables: ibis.Table):
+    """Give back what `tables`, which hold() gave, take of memory."""
+    for table in tables:
+        if engine.name == "duckdb":
+            engine.raw_sql(f'DROP TABLE "{table.op().name}"')
+
+
+def parking_place() -> str:
+    """A folder beside what the engine spills; it goes when this process ends."""
+    PARKED.append(tempfile.TemporaryDirectory(prefix="parked_", dir=make_folder(spill_folder()), ignore_cleanup_errors=True))
+    return PARKED[-1].name
+
+
 def park(engine: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
-    """A large `table`, computed once into parquet files beside the spilled ones; they go when this process ends.
+    """A large `table`, computed once into parquet files.
 
     Rows read from parquet are counted beforehand: of a CSV file the engine guesses, and builds its joins on the wrong side.
     """
-    folder = tempfile.TemporaryDirectory(prefix="parked_", dir=make_folder(spill_folder()), ignore_cleanup_errors=True)
-    PARKED.append(folder)
-    table.to_parquet_dir(f"{folder.name}/rows")
-    if not any(Path(folder.name).glob("rows/*.parquet")):  # DuckDB writes nothing for a table without rows
-        return ibis.memtable([], schema=table.schema())
-    return engine.read_parquet(f"{folder.name}/rows/*.parquet")
+    folder = Path(parking_place())
+    parquet.write(engine, table, folder)
+    return engine.read_parquet(f"{folder}/*.parquet")
+
+
+def park_by(engine: ibis.BaseBackend, table: ibis.Table, column: str) -> Callable[[int], ibis.Table]:
+    """A large `table`, computed once into parquet files apart by an integer `column`; gives the rows with one value of it."""
+    folder, schema = Path(parking_place()), (table.drop(column)).schema()
+    parquet.write_by(engine, table, folder, column)
+
+    def rows(value: int) -> ibis.Table:
+        own = folder / f"{column}={value}"
+        if not own.is_dir():
+            return ibis.memtable([], schema=schema)
+        return engine.read_parquet(f"{own}/*.parquet").select(*schema.names)
+
+    return rows
+
+
+def parts_of(engine: ibis.BaseBackend, size: int, of_size: int) -> int:
+    """In how many parts, each of about `of_size`, work of `size` is done one after the other; Spark divides work itself."""
+    return max(1, math.ceil(size / of_size)) if engine.name == "duckdb" else 1

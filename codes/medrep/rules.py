@@ -35,14 +35,13 @@ def report(what: str, table: ibis.Table, order: list[str]) -> dict[str, int]:
     return {"read": read, "kept": kept, **left_out}
 
 
-def settle(con: ibis.BaseBackend, hospital: str, table: str, judged: ibis.Table, rejects: Callable[[], ibis.Table], left_out: list[str],
+def settle(con: ibis.BaseBackend, hospital: str, table: str, counts: dict[str, int], rejects: Callable[[], ibis.Table], left_out: list[str],
            most: float) -> dict[str, int]:
     """Say what became of the rows of a hospital's `table`, write its rejects, and stop if more than the share `most` are.
 
-    `judged` has the rows with `reason`; reasons that are not in `left_out` reject. `rejects` reads the file again, with
+    `counts` is what count_reasons gives; reasons that are not in `left_out` reject. `rejects` reads the file again, with
     `line`, `raw` and `reason`: it is called only where something was rejected.
     """
-    counts = count_reasons(judged)
     malformed = engine.malformed_rows(con, omop.malformed_name(hospital, table))
     rejected = {reason: n for reason, n in counts.items() if reason not in (KEPT, *left_out)}
     rows = []

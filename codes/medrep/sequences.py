@@ -71,12 +71,13 @@ class Trajectories:
 
     def examples(self, rows: np.ndarray, prediction_times: np.ndarray, max_length: int) -> np.ndarray:
         """int64 (examples, 3): (row, start, stop) of the newest events strictly before each time (seconds since 1970)."""
-        cut = []
-        for row, moment in zip(rows, prediction_times, strict=True):
-            first, last = int(self.person_start[row]), int(self.person_stop[row])
-            stop = first + int(np.searchsorted(self.time[first:last], moment, side="left"))
-            cut.append((row, max(first, stop - (max_length - HEAD)), stop))
-        return np.array(cut, dtype=np.int64).reshape(-1, 3)
+        low, high = self.person_start[rows].astype(np.int64), self.person_stop[rows].astype(np.int64)
+        first = low.copy()
+        while (low < high).any():  # binary search, of all examples at once
+            middle = np.minimum((low + high) // 2, len(self.time) - 1)
+            before = (low < high) & (self.time[middle] < prediction_times)
+            low, high = np.where(before, middle + 1, low), np.where(before, high, np.minimum(high, middle))
+        return np.stack([rows, np.maximum(first, low - (max_length - HEAD)), low], axis=1).astype(np.int64)
 
     def pack(self, slices: np.ndarray, translation: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The slices end to end: int64 arrays (tokens,) and `boundaries` (slices + 1,) between them.

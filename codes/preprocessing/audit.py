@@ -15,6 +15,8 @@ import argparse
 
 import ibis
 import numpy as np
+import pandas as pd
+import scipy.sparse
 
 from medrep import config, contract, engine, omop, sequences, vocabulary
 from medrep.contract import RECORDS, VISITS, Made
@@ -23,6 +25,7 @@ from medrep.progress import bar, say, stage
 
 SUSPECT_AUROC = 0.95
 SUSPECT_AT_START, SUSPECT_EVENTS = 0.5, 100
+POINTS = 4096  # prediction points whose tokens are counted at once
 
 
 def labelled_outcomes(hospital: str) -> list[str]:
@@ -34,19 +37,23 @@ def read_labels(con: ibis.BaseBackend, hospital: str, outcome: str) -> tuple[ibi
     return table, [name for name in table.columns if name not in ("subject_id", "prediction_time")]
 
 
-def find_open_stays(records: ibis.Table, visits: ibis.Table, labels: ibis.Table) -> ibis.Table:
-    """domain, type_id, events, at_start of the events before a prediction time in visits that end after it.
+def find_open_stays(records: ibis.Table, visits: ibis.Table, points: ibis.Table) -> ibis.Table:
+    """outcome, domain, type_id, events, at_start of the events before a prediction time in visits that end after it.
 
-    at_start: how many stand at the very start of their visit, to the minute.
+    points: outcome, person_id, prediction_time. at_start: how many stand at the very start of their visit, to the minute.
     """
-    points = labels.select(person_id="subject_id", prediction_time="prediction_time").distinct()
-    inside = visits.join(points, "person_id")
+    points = points.distinct()
+    inside = visits.join(points.select("person_id", "prediction_time").distinct(), "person_id")
     inside = inside.filter((inside.start < inside.prediction_time) & (inside.end > inside.prediction_time))
-    inside = inside.select("visit_id", "prediction_time", "start")
+    inside = inside.select("visit_id", "prediction_time", "start", person="person_id")
+    # the records are gone through once, for all outcomes
     events = records.join(inside, "visit_id")
     events = events.filter(events.time < events.prediction_time)
     at_start = (events.time.epoch_seconds() - events.start.epoch_seconds()).abs() < 60
-    return events.group_by("domain", "type_id").agg(events=events.count(), at_start=at_start.sum()).order_by("domain", ibis.desc("events"), "type_id")
+    of_point = events.group_by("person", "prediction_time", "domain", "type_id").agg(events=events.count(), at_start=at_start.sum())
+    of_point = of_point.join(points, [("person", "person_id"), "prediction_time"])
+    found = of_point.group_by("outcome", "domain", "type_id").agg(events=of_point.events.sum(), at_start=of_point.at_start.sum())
+    return found.order_by("outcome", "domain", ibis.desc("events"), "type_id")
 
 
 def separate(presence: np.ndarray, of: np.ndarray) -> np.ndarray:
@@ -58,44 +65,73 @@ def separate(presence: np.ndarray, of: np.ndarray) -> np.ndarray:
     return 0.5 + np.abs(rates[1] - rates[0]) / 2
 
 
-def count_presence(hospital: str, subject_id: np.ndarray, times: np.ndarray, truth: np.ndarray, max_length: int, what: str) -> np.ndarray:
-    """int64 (labels, 2, tokens) from truth (examples, labels), which is -1 where an example has no label."""
+def count_presence(hospital: str, subject_id: np.ndarray, times: np.ndarray, examples: np.ndarray, max_length: int) -> np.ndarray:
+    """int64 (columns, tokens): in how many examples each token is.
+
+    subject_id, times (seconds since 1970), examples: a prediction point a row; examples (points, columns) says of how many
+    examples of each kind a point is the prediction point.
+    """
     trajectories, tokens = sequences.Trajectories(hospital), len(vocabulary.of_hospital(hospital))
     slices = trajectories.examples(trajectories.rows_of(subject_id), times, max_length)
-    presence = np.zeros((truth.shape[1], 2, tokens), dtype=np.int64)
-    for (_, start, stop), values in zip(bar(slices, what, unit="examples"), truth, strict=True):
-        seen = np.unique(trajectories.token[start:stop])
-        for label in np.flatnonzero(values >= 0):
-            presence[label, values[label], seen] += 1
-    return presence
+    presence = np.zeros((tokens, examples.shape[1]))
+    with bar(what=f"{hospital} audit", total=len(slices), unit="points") as progress:
+        for at in range(0, len(slices), POINTS):
+            starts, stops = slices[at : at + POINTS, 1], slices[at : at + POINTS, 2]
+            ends = np.cumsum(stops - starts)
+            events = np.arange(ends[-1]) + np.repeat(starts - (ends - (stops - starts)), stops - starts)
+            seen = scipy.sparse.csr_matrix((np.ones(len(events), np.float32), trajectories.token[events], np.concatenate([[0], ends])),
+                                           shape=(len(starts), tokens))
+            seen.sum_duplicates()
+            seen.data[:] = 1
+            presence += seen.T @ examples[at : at + POINTS].astype(np.float32)
+            progress.update(len(starts))
+    return presence.T.astype(np.int64)
 
 
-def audit(con: ibis.BaseBackend, hospital: str, outcome: str, max_length: int, names: dict[int, str]) -> dict:
-    """How many events stand in stays that are not over, and each label's best token. `names`: the concepts'."""
-    labels, columns = read_labels(con, hospital, outcome)
-    visits, records = VISITS.read(con, hospital=hospital), RECORDS.read(con, hospital=hospital)
-    found = find_open_stays(records, visits, labels).to_pyarrow().to_pylist()
-    for row in found:
-        row["type"] = names.get(row["type_id"], "")
-        row["suspect"] = row["events"] >= SUSPECT_EVENTS and row["at_start"] > SUSPECT_AT_START * row["events"]
-    rows = labels.order_by("subject_id", "prediction_time").to_pandas()
-    truth = np.column_stack([rows[name].map({True: 1, False: 0}).fillna(-1).to_numpy(dtype=np.int64) for name in columns])
-    times = rows.prediction_time.to_numpy().astype("datetime64[s]").astype(np.int64)
-    words = vocabulary.of_hospital(hospital).tokens
-    presence = count_presence(hospital, rows.subject_id.to_numpy(), times, truth, max_length, f"{hospital} {outcome}")
-    best = []
-    for label, name in enumerate(columns):
-        of = np.array([(truth[:, label] == value).sum() for value in (0, 1)])
+def find_best_tokens(con: ibis.BaseBackend, hospital: str, labels: dict[str, tuple[ibis.Table, list[str]]], max_length: int,
+                     names: dict[int, str]) -> dict[str, list[dict]]:
+    """{outcome: of each of its labels the token whose presence separates the classes best}. `names`: the concepts'."""
+    rows = {outcome: table.order_by("subject_id", "prediction_time").to_pandas() for outcome, (table, _) in labels.items()}
+    points = pd.concat([table[["subject_id", "prediction_time"]] for table in rows.values()]).drop_duplicates().reset_index(drop=True)
+    points["point"] = np.arange(len(points))
+    kinds = [(outcome, name) for outcome, (_, columns) in labels.items() for name in columns]
+    examples = np.zeros((len(points), 2 * len(kinds)), dtype=np.int16)
+    for column, (outcome, name) in enumerate(kinds):
+        point = rows[outcome].merge(points, on=["subject_id", "prediction_time"]).point.to_numpy()
+        for value in (False, True):
+            np.add.at(examples, (point[(rows[outcome][name] == value).fillna(False).to_numpy(dtype=bool)], 2 * column + value), 1)
+    times = points.prediction_time.to_numpy().astype("datetime64[s]").astype(np.int64)
+    presence = count_presence(hospital, points.subject_id.to_numpy(), times, examples, max_length)
+    words, found = vocabulary.of_hospital(hospital).tokens, {outcome: [] for outcome in labels}
+    for column, (outcome, name) in enumerate(kinds):
+        pair = [2 * column, 2 * column + 1]
+        of = examples[:, pair].sum(0, dtype=np.int64)
         if of.min() == 0:
             continue
-        aurocs = separate(presence[label], of)
+        aurocs = separate(presence[pair], of)
         token = int(aurocs.argmax())
         concept = words[token].partition("_")[0]
-        best.append({"label": outcome if name == "boolean_value" else name, "token": words[token], "auroc": round(float(aurocs[token]), 4),
-                     "name": names.get(int(concept), "") if concept.lstrip("-").isdigit() else "", "positives": int(of[1]), "negatives": int(of[0]),
-                     "with_token_positive": int(presence[label, 1, token]), "with_token_negative": int(presence[label, 0, token]),
-                     "suspect": bool(aurocs[token] > SUSPECT_AUROC)})
-    return {"open_stays": found, "best_tokens": best}
+        found[outcome].append({
+            "label": outcome if name == "boolean_value" else name, "token": words[token], "auroc": round(float(aurocs[token]), 4),
+            "name": names.get(int(concept), "") if concept.lstrip("-").isdigit() else "", "positives": int(of[1]), "negatives": int(of[0]),
+            "with_token_positive": int(presence[pair[1], token]), "with_token_negative": int(presence[pair[0], token]),
+            "suspect": bool(aurocs[token] > SUSPECT_AUROC)})
+    return found
+
+
+def audit(con: ibis.BaseBackend, hospital: str, outcomes: list[str], max_length: int, names: dict[int, str]) -> dict[str, dict]:
+    """{outcome: open_stays (find_open_stays), best_tokens}."""
+    labels = {outcome: read_labels(con, hospital, outcome) for outcome in outcomes}
+    points = [table.select(outcome=ibis.literal(outcome), person_id="subject_id", prediction_time="prediction_time")
+              for outcome, (table, _) in labels.items()]
+    points = engine.hold(con, ibis.union(*points) if len(points) > 1 else points[0])
+    best = find_best_tokens(con, hospital, labels, max_length, names)
+    results = {outcome: {"open_stays": [], "best_tokens": best[outcome]} for outcome in outcomes}
+    for row in find_open_stays(RECORDS.read(con, hospital=hospital), VISITS.read(con, hospital=hospital), points).to_pyarrow().to_pylist():
+        row["type"] = names.get(row["type_id"], "")
+        row["suspect"] = row["events"] >= SUSPECT_EVENTS and row["at_start"] > SUSPECT_AT_START * row["events"]
+        results[row.pop("outcome")]["open_stays"].append(row)
+    return results
 
 
 def names_of(con: ibis.BaseBackend) -> dict[int, str]:
@@ -144,10 +180,8 @@ def main(argv=None):
         return
     with stage("audit") as figures:
         con = engine.connect(args.engine, args.memory)
-        names = names_of(con)
-        results = {}
+        results = audit(con, name, outcomes, max_length, names_of(con))
         for outcome in outcomes:
-            results[outcome] = audit(con, name, outcome, max_length, names)
             say_audit(name, outcome, results[outcome])
         contract.write_json(contract.audit_file(name), results)
         types = {row["type_id"] for result in results.values() for row in result["open_stays"] if row["suspect"]}

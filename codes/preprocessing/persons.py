@@ -9,6 +9,7 @@ Writes  usedata/{hospital}/persons, and the rows that can't be read to usedata/{
 The split is a hash of the person's id at the source, so that new rows, new OMOP ids or another engine move no one.
 """
 import argparse
+from collections.abc import Callable
 
 import ibis
 
@@ -109,15 +110,17 @@ def main(argv=None):
         return
     with stage("persons") as figures, omop.named_mistakes():
         con = engine.connect(args.engine, args.memory)
+
+        def settle(table: str, judged: ibis.Table, rejects: Callable[[], ibis.Table], left_out: str) -> dict[str, int]:
+            return rules.settle(con, hospital, table, rules.count_reasons(judged), rejects, [left_out], cohort.max_rejects)
+
         births = omop.birth_years(con, hospital)
         if births is not None:
             births = engine.hold(con, births_with_reasons(births))
-            rules.settle(con, hospital, "patients", births, lambda: births_with_reasons(omop.birth_years(con, hospital, numbered=True)),
-                         [SAME_SUBJECT], cohort.max_rejects)
+            settle("patients", births, lambda: births_with_reasons(omop.birth_years(con, hospital, numbered=True)), SAME_SUBJECT)
         read = engine.hold(con, with_reasons(correct_birth_years(omop.persons(con, hospital), births)))
-        figures.update(rules.settle(
-            con, hospital, "person", read, lambda: with_reasons(correct_birth_years(omop.persons(con, hospital, numbered=True), births)),
-            [SAME_PERSON], cohort.max_rejects))
+        figures.update(settle(
+            "person", read, lambda: with_reasons(correct_birth_years(omop.persons(con, hospital, numbered=True), births)), SAME_PERSON))
         kept = read.filter(read.reason.isnull())
         if figures["kept"] == 0:
             raise UserError(f"data/{hospital}/person has no readable row: person_id and year_of_birth must be whole numbers")
@@ -126,8 +129,7 @@ def main(argv=None):
         deaths = omop.deaths(con, hospital)
         if deaths is not None:
             deaths = engine.hold(con, deaths_with_reasons(deaths, kept))
-            rules.settle(con, hospital, "death", deaths, lambda: deaths_with_reasons(omop.deaths(con, hospital, numbered=True), kept),
-                         [LATER_DEATH], cohort.max_rejects)
+            settle("death", deaths, lambda: deaths_with_reasons(omop.deaths(con, hospital, numbered=True), kept), LATER_DEATH)
         splits = meds_tables.given_splits(con, hospital)
         if splits is not None:
             say(f"{hospital}: {int(splits.count().execute()):,} persons are in the splits that metadata/subject_splits.parquet gives them")

@@ -9,9 +9,9 @@ Writes  usedata/{hospital}/records, and the rows that can't be read (person, dat
         person that persons has not) to usedata/{hospital}/rejects
 
 Rules, in this order; a row that goes is counted under the first that fits: no concept (0 or missing), under age at the
-event, another measurement of the same person, concept and hour (the first in time stays; ties by value, unit and visit
-id, a missing one last), a person with too few events left. Events after death are kept: a late result is a result, and
-no prediction is made after death.
+event, another measurement of the same person, concept and hour (the first in time stays; ties by value, unit, visit
+id and type, a missing one last), a person with too few events left. Events after death are kept: a late result is a
+result, and no prediction is made after death.
 
     visit starts ------------------ visit ends ------ day ends
     |  charted at 09:20: known at 09:20 |
@@ -19,6 +19,9 @@ no prediction is made after death.
     |  only the day is known: ........................ known when the day ends
 """
 import argparse
+import statistics
+from collections import Counter
+from collections.abc import Callable
 
 import ibis
 
@@ -26,9 +29,11 @@ from medrep import config, contract, engine, meds_tables, omop, rules
 from medrep.config import Cohort, Hospital
 from medrep.contract import DOMAINS, PERSONS, RECORDS, VISITS, Made
 from medrep.errors import UserError
-from medrep.progress import say, stage
+from medrep.progress import bar, say, stage
 
-RULES = ["no concept", "under age", "same hour", "person with too few events"]
+NO_CONCEPT, UNDER_AGE, SAME_HOUR, TOO_FEW = RULES = ["no concept", "under age", "same hour", "person with too few events"]
+GONE = -1  # in place of a part, of events that go at the first reading
+PART_BYTES = 800_000_000  # of text: some eight million events
 
 
 def place_in_visits(events: ibis.Table, visits: ibis.Table) -> ibis.Table:
@@ -70,70 +75,120 @@ def time_known(events: ibis.Table, billing_types: list[int]) -> ibis.Value:
     return ibis.ifelse(events.type_id.isin(billing_types).fill_null(False), ibis.coalesce(billed, omop.day_end(events.date)), events.high)
 
 
-def why_rejected(events: ibis.Table) -> ibis.Value:
-    """Of `events` with the person's year_of_birth, null for a person that is not known."""
-    return ibis.cases((events.unreadable.notnull(), events.unreadable), (events.year_of_birth.isnull(), "unknown person"), else_=ibis.null("string"))
+def with_persons(events: ibis.Table, persons: ibis.Table) -> ibis.Table:
+    """`events` with all columns of the person's, and the reason why an event goes whatever other events there are."""
+    events = events.left_join(persons, "person_id").drop("person_id_right")
+    return events.mutate(reason=ibis.cases(
+        (events.unreadable.notnull(), events.unreadable), (events.year_of_birth.isnull(), "unknown person"),
+        (events.concept_id.fill_null(0) == 0, NO_CONCEPT), else_=ibis.null("string")))
 
 
-def find_rejects(events: ibis.Table, persons: ibis.Table) -> ibis.Table:
-    """`events` and the reason each is rejected."""
-    events = events.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
-    return events.mutate(reason=why_rejected(events))
+def find_records(events: ibis.Table, visits: ibis.Table, domain: str, hospital: Hospital, cohort: Cohort) -> ibis.Table:
+    """RECORDS of one domain and the reason each is left out, all rules but the last; clock: 0 no time, 1 midnight, 2 other.
 
-
-def find_records(events: ibis.Table, persons: ibis.Table, visits: ibis.Table, domain: str, hospital: Hospital, cohort: Cohort) -> ibis.Table:
-    """RECORDS of one domain and the reason each is left out, all rules but the last; clock: 0 no time, 1 midnight, 2 other."""
+    `events` are those that with_persons gives no reason to go.
+    """
     midnight = (events.time == events.time.truncate("D")).fill_null(False)
     day_only = midnight & events.type_id.isin(hospital.date_only_types).fill_null(False) if hospital.date_only_types else ibis.literal(False)
     events = events.mutate(
         clock=ibis.cases((events.time.isnull(), 0), (midnight, 1), else_=2).cast("int8"),
         time=ibis.ifelse(day_only, ibis.null("timestamp"), events.time),
     )
-    events = events.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
     events = place_in_visits(events, visits)
     billing_types = hospital.billing_types if cohort.billing == "at_discharge" else []
     events = events.mutate(time=time_known(events, billing_types), domain=ibis.literal(domain))
-    rejected = why_rejected(events)
-    reason = ibis.cases((rejected.notnull(), rejected), (events.concept_id.fill_null(0) == 0, "no concept"),
-                        (events.time.year() - events.year_of_birth < cohort.min_age, "under age"), else_=ibis.null("string"))
+    reason = ibis.ifelse(events.time.year() - events.year_of_birth < cohort.min_age, UNDER_AGE, ibis.null("string"))
     columns = ["person_id", "time", "domain", "concept_id", "value", "unit", "visit_id", "type_id", "date", "year_of_birth", "clock", "reason"]
     events = events.mutate(reason=reason).select(*columns, *(["line"] if "line" in events.columns else []))
     if domain != "measurement":
         return events
-    in_time = [events[name].asc(nulls_first=False) for name in ("time", "value", "unit", "visit_id")]
+    in_time = [events[name].asc(nulls_first=False) for name in ("time", "value", "unit", "visit_id", "type_id")]
     order = in_time if cohort.first_measurement == "in_time" else [events.line]
     hour = [events.person_id, events.concept_id, events.time.truncate("h"), events.reason.isnull()]
     place = ibis.row_number().over(group_by=hour, order_by=order)
-    return events.mutate(reason=ibis.ifelse(events.reason.isnull() & (place > 0), "same hour", events.reason))
+    return events.mutate(reason=ibis.ifelse(events.reason.isnull() & (place > 0), SAME_HOUR, events.reason))
 
 
 def leave_out_short(events: ibis.Table, enough: ibis.Table) -> ibis.Table:
     """The last rule: `enough` lists the persons with enough events."""
     joined = events.left_join(enough.select("person_id", has_enough=ibis.literal(True)), "person_id").drop("person_id_right")
     short = joined.reason.isnull() & joined.has_enough.isnull()
-    return joined.mutate(reason=ibis.ifelse(short, "person with too few events", joined.reason)).drop("has_enough")
+    return joined.mutate(reason=ibis.ifelse(short, TOO_FEW, joined.reason)).drop("has_enough")
 
 
-def persons_with_enough(kept: ibis.Table, min_events: int) -> ibis.Table:
-    return kept.group_by("person_id").agg(n=kept.count()).filter(ibis._.n >= min_events)
+def persons_with_enough(tables: list[ibis.Table], min_events: int) -> ibis.Table:
+    """person_id and n of those who keep at least `min_events` events of all `tables` together."""
+    counts = [t.filter(t.reason.isnull()).group_by("person_id").agg(n=lambda t: t.count()) for t in tables]
+    counts = ibis.union(*counts) if len(counts) > 1 else counts[0]
+    return counts.group_by("person_id").agg(n=counts.n.sum()).filter(ibis._.n >= min_events)
 
 
-def warn_of_clocks(domain: str, table: ibis.Table):
-    clocks = dict(table.group_by("clock").agg(n=table.count()).to_pandas().itertuples(index=False))
-    if clocks.get(1) and not clocks.get(2):
+def ages_at_first(tables: list[ibis.Table]) -> list[int]:
+    """Each person's age at the first event, left out or not."""
+    first = [t.group_by("person_id", "year_of_birth").agg(date=t.date.min()) for t in tables]
+    first = ibis.union(*first) if len(first) > 1 else first[0]
+    first = first.group_by("person_id", "year_of_birth").agg(date=first.date.min())
+    return first.select(age=first.date.year() - first.year_of_birth).to_pyarrow()["age"].to_pylist()
+
+
+def warn_of_clocks(domain: str, clocks: Counter):
+    if clocks[1] and not clocks[2]:
         say(f"warning: no {domain} has a time of day but 00:00:00; if that means the time is not known, set midnight_is_a_time: false "
             "in configs/hospitals/, or events will seem known before they happened")
 
 
-def warn_of_ages(tables: list[ibis.Table]):
+def warn_of_ages(ages: list[int]):
     """Without MIMIC's patients.csv a year of birth that is really its anchor_year shows in ages at the first event only."""
-    events = ibis.union(*[t.filter(t.year_of_birth.notnull() & t.date.notnull()).select("person_id", "date", "year_of_birth")
-                          for t in tables]) if len(tables) > 1 else tables[0]
-    first = events.group_by("person_id").agg(age=(events.date.year() - events.year_of_birth).min())
-    median = first.age.median().execute()
-    if median is not None and not 10 <= median <= 100:
-        say(f"warning: the median age at the first event is {median:.0f}; if year_of_birth holds MIMIC's anchor_year, put patients.csv "
-            "beside the tables")
+    if ages and not 10 <= statistics.median(ages) <= 100:
+        say(f"warning: the median age at the first event is {statistics.median(ages):.0f}; if year_of_birth holds MIMIC's anchor_year, "
+            "put patients.csv beside the tables")
+
+
+def read_events(con: ibis.BaseBackend, name: str, domain: str, hospital: Hospital, cohort: Cohort, numbered: bool = False) -> ibis.Table | None:
+    return omop.events(con, name, domain, hospital.midnight_is_a_time, numbered=numbered or cohort.first_measurement == "in_file")
+
+
+def make_records(con: ibis.BaseBackend, name: str, hospital: Hospital, cohort: Cohort, add: Callable[[ibis.Table], None]):
+    """Read the hospital's tables, `add` the records to keep; gives {domain: Counter of reasons} and how many persons have records.
+
+    Persons are divided into parts, each small enough for memory, and what is done after the first reading is done part by
+    part: a hospital ten times as large takes ten times as long.
+    """
+    sizes = [omop.text_size(path) for path in omop.files(name, *(omop.EVENT_TABLES[domain][0] for domain in DOMAINS))]
+    parts = engine.parts_of(con, sum(sizes), PART_BYTES)
+    persons, visits = PERSONS.read(con, hospital=name), VISITS.read(con, hospital=name)
+    place = ibis.row_number().over(order_by=persons.person_id)
+    persons = engine.hold(con, persons.select("person_id", "year_of_birth", part=(place * parts // ibis.greatest(persons.count(), 1)).cast("int64")))
+    reasons, clocks, ages, events = {}, {}, [], {}
+    for domain in DOMAINS:
+        rows = read_events(con, name, domain, hospital, cohort)
+        if rows is None:
+            say(f"{name} has no {domain} table")
+            continue
+        say(f"reading {name} {omop.EVENT_TABLES[domain][0]}")
+        rows = with_persons(rows, persons).drop("unreadable")
+        events[domain] = engine.park_by(con, rows.mutate(part=ibis.ifelse(rows.reason.isnull(), rows.part, GONE)), "part")
+        reasons[domain], clocks[domain] = Counter(rules.count_reasons(events[domain](GONE))), Counter()
+    with_records = 0
+    for part in bar(range(parts), f"{name} records", unit="parts"):
+        own = visits.semi_join(persons.filter(persons.part == part), "person_id")
+        found = {domain: engine.hold(con, find_records(of(part), own, domain, hospital, cohort)) for domain, of in events.items()}
+        enough = engine.hold(con, persons_with_enough(list(found.values()), cohort.min_events))
+        judged = {domain: leave_out_short(table, enough) for domain, table in found.items()}
+        for domain, table in judged.items():
+            for row in table.group_by("reason", "clock").agg(n=table.count()).to_pyarrow().to_pylist():
+                reasons[domain][row["reason"] or rules.KEPT] += row["n"]
+                clocks[domain][row["clock"]] += row["n"]
+        if not meds_tables.is_dataset(name) and omop.table_file(name, "patients") is None:
+            ages += ages_at_first(list(found.values()))
+        kept = [t.filter(t.reason.isnull()).select(*RECORDS.schema.names).cast(RECORDS.schema) for t in judged.values()]
+        add(ibis.union(*kept) if len(kept) > 1 else kept[0])
+        with_records += int(enough.count().execute())
+        engine.drop(con, *found.values(), enough)
+    for domain in reasons:
+        warn_of_clocks(domain, clocks[domain])
+    warn_of_ages(ages)
+    return reasons, with_records
 
 
 def main(argv=None):
@@ -154,37 +209,23 @@ def main(argv=None):
         return
     with stage("records") as figures, omop.named_mistakes():
         con = engine.connect(args.engine, args.memory)
-        persons, visits = PERSONS.read(con, hospital=name), VISITS.read(con, hospital=name)
-        found = {}
-        for domain in DOMAINS:
-            events = omop.events(con, name, domain, hospital.midnight_is_a_time, numbered=cohort.first_measurement == "in_file")
-            if events is None:
-                say(f"{name} has no {domain} table")
-                continue
-            say(f"reading {name} {omop.EVENT_TABLES[domain][0]}")
-            events = engine.park(con, events)  # text is parsed once, and the joins below know how many rows there are
-            found[domain] = engine.park(con, find_records(events, persons, visits, domain, hospital, cohort))
-            warn_of_clocks(domain, found[domain])
-        if meds_tables.is_dataset(name):
-            others = meds_tables.of_no_table(con, name, omop.meanings(con, name))
-            say(f"{name}: {sum(others.values()):,} rows of {len(others):,} codes are of none of the four domains"
-                + (f" ({', '.join(list(others)[:5])}{', ...' if len(others) > 5 else ''})" if others else ""))
-        elif omop.table_file(name, "patients") is None:
-            warn_of_ages(list(found.values()))
-        kept = [t.filter(t.reason.isnull()).select(*RECORDS.schema.names).cast(RECORDS.schema) for t in found.values()]
-        kept = ibis.union(*kept) if len(kept) > 1 else kept[0]
-        enough = engine.hold(con, persons_with_enough(kept, cohort.min_events))
-        for domain, table in found.items():
-            def rejects(domain=domain):
-                return find_rejects(omop.events(con, name, domain, hospital.midnight_is_a_time, numbered=True), persons)
+        with RECORDS.writing(con, hospital=name) as add:
+            reasons, figures["persons"] = make_records(con, name, hospital, cohort, add)
+            if meds_tables.is_dataset(name):
+                others = meds_tables.of_no_table(con, name, omop.meanings(con, name))
+                say(f"{name}: {sum(others.values()):,} rows of {len(others):,} codes are of none of the four domains"
+                    + (f" ({', '.join(list(others)[:5])}{', ...' if len(others) > 5 else ''})" if others else ""))
+            for domain, counts in reasons.items():
+                def rejects(domain=domain):
+                    persons = PERSONS.read(con, hospital=name).select("person_id", "year_of_birth")
+                    return with_persons(read_events(con, name, domain, hospital, cohort, numbered=True), persons)
 
-            counts = rules.settle(con, name, omop.EVENT_TABLES[domain][0], leave_out_short(table, enough), rejects, RULES, cohort.max_rejects)
-            figures["rows"] = figures.get("rows", 0) + counts["read"]
-        figures["persons"] = int(enough.count().execute())
-        if figures["persons"] == 0:
-            raise UserError(f"no person of {contract.show(contract.data_folder(name))} has {cohort.min_events} usable events: "
-                            "see the reasons above, or lower cohort.min_events")
-        figures["kept"] = RECORDS.write(con, kept.semi_join(enough, "person_id"), hospital=name)
+                settled = rules.settle(con, name, omop.EVENT_TABLES[domain][0], counts, rejects, RULES, cohort.max_rejects)
+                figures["rows"] = figures.get("rows", 0) + settled["read"]
+            if figures["persons"] == 0:
+                raise UserError(f"no person of {contract.show(contract.data_folder(name))} has {cohort.min_events} usable events: "
+                                "see the reasons above, or lower cohort.min_events")
+        figures["kept"] = RECORDS.say_rows(con, hospital=name)
         made.record()
 
 

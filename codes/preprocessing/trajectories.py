@@ -8,13 +8,18 @@ Writes  usedata/{hospital}/trajectories/ (the arrays that medrep.sequences names
 
 A token is a concept, or a measurement's concept and the decile of its value (0 to 9: how many of edge_1 to edge_9 are
 strictly below the value, so a value on an edge takes the lower decile and values beyond the ends 0 and 9). Rows come
-from the engine sorted and in batches, and go to files of known length: memory does not grow with the hospital.
+from the engine sorted, some persons at a time, and go to files of known length: memory does not grow with the hospital.
 """
 import argparse
+import itertools
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ibis
 import numpy as np
+import pyarrow
 
 from medrep import config, contract, engine, rules
 from medrep.contract import DECILES, DOMAINS, PERSONS, RECORDS, SPLITS, VISITS, Made, unfinished
@@ -23,7 +28,8 @@ from medrep.progress import bar, say, stage
 from medrep.sequences import EVENT_ARRAYS, PERSON_ARRAYS, array_file
 from medrep.vocabulary import SEX_TOKEN, SPECIAL_TOKENS, Vocabulary
 
-BATCH_ROWS = 500_000
+PART_EVENTS = 4_000_000
+CODES = 11  # of a concept: itself and its ten deciles
 
 
 def with_deciles(records: ibis.Table, deciles: ibis.Table) -> ibis.Table:
@@ -40,53 +46,84 @@ def without_bare_values(records: ibis.Table) -> ibis.Table:
     return records.mutate(reason=ibis.ifelse(bare, "value without deciles", ibis.null("string")))
 
 
-def count_tokens(records: ibis.Table, persons: ibis.Table) -> Vocabulary:
-    """The vocabulary of `records` (with deciles): by concept id as a number, then the plain token, then its deciles."""
-    joined = records.join(persons.select("person_id", "split"), "person_id")
-    counts = joined.group_by("concept_id", "decile").agg(
-        n=joined.count(), pretraining=joined.count(where=joined.split.isin(["train", "valid"])))
-    rows = counts.order_by("concept_id", "decile").to_pyarrow().to_pylist()
-    zeros = (0,) * len(SPECIAL_TOKENS)
-    return Vocabulary(
-        tokens=SPECIAL_TOKENS + tuple(token(row["concept_id"], row["decile"]) for row in rows),
-        counts=zeros + tuple(row["n"] for row in rows),
-        pretraining_counts=zeros + tuple(row["pretraining"] for row in rows),
+def find_events(records: ibis.Table, persons: ibis.Table, visits: ibis.Table, concepts: ibis.Table) -> ibis.Table:
+    """One row an event of `records` (with deciles), in the order of the arrays; every column that tells rows apart is a sort key.
+
+    code is the place of the event's concept in `concepts` (concept_id, place), times CODES, plus its decile + 1. An event
+    outside any visit is in a visit of its own for that day, which starts at 00:00.
+    """
+    events = records.left_join(visits.select("visit_id", visit_start="start"), "visit_id").drop("visit_id_right")
+    events = events.join(persons.select("person_id", "year_of_birth"), "person_id").join(concepts, "concept_id")
+    events = events.select(
+        "person_id", "time",
+        domain=ibis.cases(*((events.domain == name, place) for place, name in enumerate(DOMAINS, start=1))).cast("int8"),
+        code=(events.place * CODES + events.decile + 1).cast("int32"),
+        age=(events.time.year() - events.year_of_birth).cast("int64"),
+        visit_start=ibis.coalesce(events.visit_start, events.time.truncate("D")),
+        in_visit=events.visit_start.notnull(),
+        visit_id=ibis.ifelse(events.visit_start.notnull(), events.visit_id, 0),
     )
+    return events.order_by("person_id", "time", "domain", "code", "visit_start", ibis.desc("in_visit"), "visit_id")
+
+
+def changes(*columns: np.ndarray) -> np.ndarray:
+    """bool (rows,): whether any of the columns differs from the row before; true of the first row."""
+    found = np.ones(len(columns[0]), dtype=bool)
+    found[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+    return found
+
+
+def count_within(new: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """int64 (rows,): how many rows of `new` there are up to each row, from the first of its group on. Both bool; groups begin where `group` is."""
+    total = np.cumsum(new)
+    return total - (total[group] - 1)[np.cumsum(group) - 1]
+
+
+def rank(person: np.ndarray, time: np.ndarray, visit_start: np.ndarray, in_visit: np.ndarray, visit_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int64 (rows,) twice: the visit rank and the record rank of events that are sorted by person and time.
+
+    Visits of a person are ranked by start; of one start true visits come first, then by id. Records of a visit are ranked
+    by time. A person's consecutive events are mostly of one visit: only the places where the visit changes are sorted.
+    """
+    first = np.flatnonzero(changes(person, visit_start, in_visit, visit_id))  # of each run of one visit
+    length, who = np.diff(first, append=len(person)), person[first]
+    key = visit_start[first], ~in_visit[first], visit_id[first]
+    order = np.lexsort((*key[::-1], who))
+    new = changes(who[order], *(column[order] for column in key))
+    of_run = np.empty(len(first), dtype=np.int64)
+    of_run[order] = count_within(new, changes(who[order]))
+    visit_rank = np.repeat(of_run, length)
+
+    # a visit's runs may stand apart, with another's between: brought together they are in the time's order still
+    length = length[order]
+    at = np.cumsum(length) - length
+    rows = np.arange(len(person)) + np.repeat(first[order] - at, length)
+    visit = np.zeros(len(person), dtype=bool)
+    visit[at[new]] = True
+    record_rank = np.empty(len(person), dtype=np.int64)
+    record_rank[rows] = count_within(visit | changes(time[rows]), visit)
+    return visit_rank, record_rank
 
 
 def token(concept_id: int, decile: int) -> str:
     return str(concept_id) if decile < 0 else f"{concept_id}_{decile}"
 
 
-def number_table(words: Vocabulary) -> ibis.Table:
-    """concept_id, decile and token (the number) of each token that is not special."""
-    parts = [word.partition("_") for word in words.tokens[len(SPECIAL_TOKENS):]]
-    return ibis.memtable({
-        "concept_id": [int(concept) for concept, _, _ in parts],
-        "decile": [int(decile) if decile else -1 for _, _, decile in parts],
-        "token": list(range(len(SPECIAL_TOKENS), len(words))),
-    }, schema=ibis.schema({"concept_id": "int64", "decile": "int64", "token": "int64"}))
+def name_tokens(concepts: np.ndarray, counts: np.ndarray, pretraining: np.ndarray) -> tuple[Vocabulary, np.ndarray]:
+    """The vocabulary, by concept id as a number, then the plain token, then its deciles; and int32 (codes,): each code's number in it.
 
-
-def find_trajectories(records: ibis.Table, persons: ibis.Table, visits: ibis.Table, numbers: ibis.Table) -> ibis.Table:
-    """One row an event (`records` with deciles), in the order of the arrays; every column that matters is a sort key.
-
-    An event outside any visit is in a visit of its own for that day, which starts at 00:00 and comes after a true visit
-    of the same start.
+    counts, pretraining: int64 (codes,), how often each code occurs; `concepts` in the order of their places.
     """
-    events = records.left_join(visits.select("visit_id", visit_start="start"), "visit_id").drop("visit_id_right")
-    events = events.mutate(visit_start=ibis.coalesce(events.visit_start, events.time.truncate("D")))
-    events = events.join(persons.select("person_id", "year_of_birth"), "person_id").join(numbers, ["concept_id", "decile"])
-    visit = [events.visit_start, events.visit_id.asc(nulls_first=False)]
-    domain = ibis.cases(*((events.domain == name, place) for place, name in enumerate(DOMAINS, start=1)))
-    events = events.mutate(
-        domain=domain,
-        age=events.time.year() - events.year_of_birth,
-        visit_rank=ibis.dense_rank().over(group_by="person_id", order_by=visit) + 1,
-        record_rank=ibis.dense_rank().over(group_by=["person_id", "visit_start", "visit_id"], order_by="time") + 1,
+    codes = np.flatnonzero(counts)
+    special = len(SPECIAL_TOKENS)
+    numbers = np.zeros(len(counts), dtype=np.int32)
+    numbers[codes] = special + np.arange(len(codes))
+    words = Vocabulary(
+        tokens=SPECIAL_TOKENS + tuple(token(int(concepts[code // CODES]), code % CODES - 1) for code in codes.tolist()),
+        counts=(0,) * special + tuple(counts[codes].tolist()),
+        pretraining_counts=(0,) * special + tuple(pretraining[codes].tolist()),
     )
-    keys = ["person_id", "time", "domain", "concept_id", "decile", "visit_rank", "record_rank"]
-    return events.order_by(keys).select("person_id", *EVENT_ARRAYS)
+    return words, numbers
 
 
 def find_people(records: ibis.Table, persons: ibis.Table) -> dict[str, np.ndarray]:
@@ -99,31 +136,57 @@ def find_people(records: ibis.Table, persons: ibis.Table) -> dict[str, np.ndarra
     return {name: np.asarray(columns[name]).astype(kind) for name, kind in PERSON_ARRAYS.items()}
 
 
-def write_events(folder: Path, trajectories: ibis.Table, people: dict[str, np.ndarray]):
-    """Fill the event arrays batch by batch, checking that persons come in order and with the length `people` says."""
+def cut(stops: np.ndarray, most: int) -> list[tuple[int, int]]:
+    """(first, last) of stretches of persons, together all, each with about `most` events; a person's events end at `stops`."""
+    edges = np.searchsorted(stops, np.arange(most, stops[-1], most)) + 1
+    edges = np.unique(np.concatenate([[0], edges, [len(stops)]]))
+    return list(itertools.pairwise(edges.tolist()))
+
+
+def columns_of(rows: pyarrow.Table) -> dict[str, np.ndarray]:
+    columns = {name: rows[name].to_numpy() for name in rows.column_names}
+    return columns | {name: columns[name].astype("datetime64[s]").astype(np.int64) for name in ("time", "visit_start")}
+
+
+def write_events(folder: Path, read: Callable[[int, int], pyarrow.Table], people: dict[str, np.ndarray], concepts: np.ndarray) -> Vocabulary:
+    """Fill the event arrays, a stretch of persons at a time, and name the tokens.
+
+    `read` gives the rows of find_events of the persons from one id to another; `people` says how many each has.
+    """
     total = int(people["stop"][-1])
     arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=(total,))
               for name, kind in EVENT_ARRAYS.items()}
-    at = 0
-    with bar(what="trajectories", total=total, unit="events") as progress:
-        for batch in trajectories.to_pyarrow_batches(chunk_size=BATCH_ROWS):
-            columns = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names}
-            columns["time"] = columns["time"].astype("datetime64[s]").astype(np.int64)
-            end = at + len(batch)
-            owner = np.searchsorted(people["stop"], np.arange(at, end), side="right")
-            if end > total or not np.array_equal(columns["person_id"], people["person_id"][owner]):
-                raise AssertionError(f"events {at} to {end} are not those of the persons counted before")
+    counts, pretraining = np.zeros((2, len(concepts) * CODES), dtype=np.int64)
+    seen = people["split"] != SPLITS.index("test")
+    stretches = cut(people["stop"], PART_EVENTS)
+    ids = people["person_id"]
+    # the engine reads the next stretch while NumPy ranks this one
+    with ThreadPoolExecutor(max_workers=1) as ahead, bar(what="trajectories", total=total, unit="events") as progress:
+        coming = deque(ahead.submit(read, int(ids[first]), int(ids[last - 1])) for first, last in stretches[:1])
+        for place, (first, last) in enumerate(stretches):
+            rows = columns_of(coming.popleft().result())
+            for following, end in stretches[place + 1 : place + 2]:
+                coming.append(ahead.submit(read, int(ids[following]), int(ids[end - 1])))
+            start, stop = int(people["start"][first]), int(people["stop"][last - 1])
+            owner = np.repeat(np.arange(first, last), people["stop"][first:last] - people["start"][first:last])
+            if len(rows["person_id"]) != stop - start or not np.array_equal(rows["person_id"], ids[owner]):
+                raise AssertionError(f"events {start} to {stop} are not those of the persons counted before")
+            visit_rank, record_rank = rank(*(rows[name] for name in ("person_id", "time", "visit_start", "in_visit", "visit_id")))
+            counts += np.bincount(rows["code"], minlength=len(counts))
+            pretraining += np.bincount(rows["code"][seen[owner]], minlength=len(counts))
+            rows |= {"visit_rank": visit_rank, "record_rank": record_rank, "token": rows["code"]}
             for name, kind in EVENT_ARRAYS.items():
                 limits = np.iinfo(kind)
-                if len(batch) and not limits.min <= columns[name].min() <= columns[name].max() <= limits.max:
+                if not limits.min <= rows[name].min() <= rows[name].max() <= limits.max:
                     raise AssertionError(f"{name} does not fit {kind.__name__}")
-                arrays[name][at:end] = columns[name]
-            progress.update(len(batch))
-            at = end
-    if at != total:
-        raise AssertionError(f"{at} events were written of {total}")
+                arrays[name][start:stop] = rows[name]
+            progress.update(stop - start)
+    words, numbers = name_tokens(concepts, counts, pretraining)
+    for start in range(0, total, PART_EVENTS):  # which tokens there are is known only now
+        arrays["token"][start : start + PART_EVENTS] = numbers[arrays["token"][start : start + PART_EVENTS]]
     for array in arrays.values():
         array.flush()
+    return words
 
 
 def main(argv=None):
@@ -148,7 +211,6 @@ def main(argv=None):
             judged = without_bare_values(records)
             rules.report(f"{name} records", judged, ["value without deciles"])
             records = judged.filter(judged.reason.isnull()).drop("reason")
-        words = count_tokens(records, persons)
         people = find_people(records, persons)
         if not len(people["person_id"]):
             raise UserError(f"{contract.show(RECORDS.at(hospital=name))} has no record of a known person; preprocessing/records.py writes it")
@@ -156,7 +218,14 @@ def main(argv=None):
             part.mkdir()
             for array, values in people.items():
                 np.save(part / array_file(array, name).name, values, allow_pickle=False)
-            write_events(part, find_trajectories(records, persons, visits, number_table(words)), people)
+            concepts = records.select("concept_id").distinct().order_by("concept_id").to_pyarrow()["concept_id"].to_numpy()
+            places = ibis.memtable({"concept_id": concepts, "place": np.arange(len(concepts))}, schema={"concept_id": "int64", "place": "int64"})
+            places = engine.hold(con, places)
+
+            def read(first: int, last: int) -> pyarrow.Table:
+                return find_events(records.filter(records.person_id.between(first, last)), persons, visits, places).to_pyarrow()
+
+            words = write_events(part, read, people, concepts)
         words.save(words_file)
         lengths = people["stop"] - people["start"]
         figures.update(persons=len(lengths), events=int(lengths.sum()), tokens=len(words), median_length=float(np.median(lengths)))

@@ -75,7 +75,8 @@ def main(argv=None):
             return find_visits(omop.visits(con, name, hospital.midnight_is_a_time, numbered), persons, hospital, cohort)
 
         visits = engine.hold(con, read())
-        figures.update(rules.settle(con, name, "visit_occurrence", visits, lambda: read(numbered=True), [SAME_VISIT], cohort.max_rejects))
+        figures.update(rules.settle(con, name, "visit_occurrence", rules.count_reasons(visits), lambda: read(numbered=True),
+                                    [SAME_VISIT], cohort.max_rejects))
         kept = visits.filter(visits.reason.isnull())
         if figures["kept"] == 0:
             raise UserError(f"data/{name}/visit_occurrence has no usable row: see the reasons above")

@@ -44,8 +44,10 @@ def find(*rows, domain="condition", stays=STAYS, hospital=MIMIC, cohort=None):
     people = ibis.memtable(PEOPLE, schema=PERSONS.schema)
     stays = [dict(zip(VISITS.schema.names, (*stay[:2], at(stay[2]), at(stay[3]), 9201, True), strict=True)) for stay in stays]
     events, stays = ibis.memtable(list(rows), schema=RAW), ibis.memtable(stays, schema=VISITS.schema)
-    table = records.find_records(events, people, stays, domain, hospital, cohort or Cohort())
-    return table.to_pyarrow().to_pylist()
+    events = records.with_persons(events, people)
+    found = records.find_records(events.filter(events.reason.isnull()).drop("reason"), stays, domain, hospital, cohort or Cohort())
+    gone = events.filter(events.reason.notnull())
+    return found.to_pyarrow().to_pylist() + gone.to_pyarrow().to_pylist()
 
 
 @pytest.mark.parametrize("change, visit_id, time", [

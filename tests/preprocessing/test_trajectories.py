@@ -1,6 +1,8 @@
 """From records to arrays: the order, the ranks, the tokens; the same bytes from any order of rows."""
 import json
+import tempfile
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import ibis
 import numpy as np
@@ -106,18 +108,28 @@ def slow_rows(stays, rows):
 
 
 @settings(max_examples=25, deadline=None)
-@given(hospitals())
-def test_order_and_ranks_are_those_of_the_plain_definition(hospital):
+@given(hospitals(), st.integers(1, 20))
+def test_order_and_ranks_are_those_of_the_plain_definition(hospital, part_events):
     stays, rows = hospital
-    tables = [ibis.memtable(list(content), schema=table.schema)
-              for table, content in [(RECORDS, rows), (PERSONS, PEOPLE), (VISITS, stays), (DECILES, [EDGES])]]
-    records, people, visits, deciles = tables
-    records = trajectories.with_deciles(records, deciles)
-    words = trajectories.count_tokens(records, people)
-    found = trajectories.find_trajectories(records, people, visits, trajectories.number_table(words)).to_pyarrow().to_pylist()
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as root:
+        patch.setattr(contract, "ROOT", Path(root))
+        patch.setattr(trajectories, "PART_EVENTS", part_events)  # persons are taken some at a time: it must not show
+        arrays, words = make(Path(root), rows, stays)
+    person = np.repeat(arrays["person_id"], np.subtract(arrays["person_stop"], arrays["person_start"])).tolist()
+    tokens = [words.tokens[number] for number in arrays["token"]]
+    found = list(zip(person, arrays["time"], arrays["domain"], tokens, arrays["visit_rank"], arrays["record_rank"], strict=True))
     expected = slow_rows(stays, rows)
-    assert [(r["person_id"], int((r["time"] - datetime(1970, 1, 1)).total_seconds()), r["domain"], words.tokens[r["token"]], r["visit_rank"],
-             r["record_rank"]) for r in found] == [(p, s, d, trajectories.token(c, k), v, i) for p, s, d, c, k, v, i in expected]
+    assert found == [(p, s, d, trajectories.token(c, k), v, i) for p, s, d, c, k, v, i in expected]
+    assert words.counts[7:] == tuple(tokens.count(word) for word in words.tokens[7:])
+    seen = [word for who, word in zip(person, tokens, strict=True) if who != 5]  # the test person
+    assert words.pretraining_counts[7:] == tuple(seen.count(word) for word in words.tokens[7:])
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 30))
+def test_stretches_of_persons_hold_everyone_once(lengths, most):
+    stretches = trajectories.cut(np.cumsum(lengths), most)
+    assert [person for first, last in stretches for person in range(first, last)] == list(range(len(lengths)))
+    assert all(sum(lengths[first : last - 1]) < 2 * most for first, last in stretches)
 
 
 def test_any_order_of_rows_gives_the_same_bytes(tmp_path, monkeypatch):

@@ -1,0 +1,21 @@
+"""Tables to folders of parquet, in the way that each query engine does fast."""
+from pathlib import Path
+
+import ibis
+
+
+def write(engine: ibis.BaseBackend, table: ibis.Table, folder: Path, name: str = "0"):
+    """Write `table` into `folder`, which may be there, as a file or (Spark: files of a folder) called `name`."""
+    folder.mkdir(exist_ok=True, parents=True)
+    if engine.name == "duckdb":  # all threads write row groups; Ibis' to_parquet_dir would pass every row through one of Python's
+        engine.to_parquet(table, folder / f"{name}.parquet")
+    else:
+        engine.to_parquet_dir(table, str(folder), mode="append")
+
+
+def write_by(engine: ibis.BaseBackend, table: ibis.Table, folder: Path, column: str):
+    """Write `table` into a folder of `folder` for each value of `column`, called COLUMN=VALUE."""
+    if engine.name == "duckdb":
+        engine.to_parquet(table, folder, partition_by=column)
+    else:
+        engine.to_parquet_dir(table, str(folder), partitionBy=column)
