@@ -11,6 +11,10 @@ stop() { echo "setup: $*" >&2; exit 1; }
 
 stamp=.venv/.installed
 wanted=$(cat requirements.txt pyproject.toml | cksum)
+# Where Java is, Apache Spark can be the engine: pyspark (400 MB) is installed too, and its tests run.
+spark=
+if command -v java >/dev/null || [ -x "${JAVA_HOME:-}/bin/java" ]; then spark=" with Spark, as Java is here"; fi
+wanted+=$spark
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi
 
 python=${PYTHON:-python3}
@@ -21,12 +25,13 @@ header=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])
 [ -f "$header" ] || stop "Python's headers are missing, torch-scatter and torch-sparse need them: install python3-dev (Debian: apt-get install python3-dev)"
 "$python" -c 'import venv, ensurepip' 2>/dev/null || stop "Python's venv is missing: install python3-venv (Debian: apt-get install python3-venv)"
 
-echo "setup: installing into .venv (the first time about 20 minutes; torch-scatter and torch-sparse are compiled)"
+echo "setup: installing into .venv$spark (the first time about 20 minutes; torch-scatter and torch-sparse are compiled)"
 rm -f "$stamp"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 # torch first, and no build isolation: torch-scatter and torch-sparse compile against this very torch.
 pip install -q "$(grep -E '^torch==' requirements.txt)" setuptools wheel ninja
 pip install -q --no-build-isolation -r requirements.txt
+if [ -n "$spark" ]; then pip install -q --no-build-isolation -e ".[spark]"; fi
 echo "$wanted" >"$stamp"
 echo "setup: done; activate it with: source .venv/bin/activate"

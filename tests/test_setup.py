@@ -84,6 +84,21 @@ def test_nothing_is_done_when_nothing_changed(clone):
     must_refuse(setup(clone), "install Python")
 
 
+def test_spark_is_installed_once_java_is_there(clone):
+    put(clone, "python3", f'exec {sys.executable} "$@"')
+    put(clone, "c++", "exit 0")
+    python, log = clone / ".venv" / "bin" / "python", clone / "pip.log"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!{shutil.which("bash")}\necho "$@" >>{log}\n')
+    python.chmod(0o755)
+    code, said = setup(clone)
+    assert code == 0 and "Spark" not in said and "[spark]" not in log.read_text()
+    put(clone, "java", "exit 0")
+    code, said = setup(clone)
+    assert code == 0 and "with Spark, as Java is here" in said and log.read_text().splitlines()[-1].endswith("-e .[spark]")
+    assert setup(clone) == (0, "")
+
+
 def test_run_sh_without_the_packages_names_setup(clone):
     for name in ("codes/environment.sh", "codes/preprocessing/run.sh", "codes/representation/run.sh"):
         (clone / name).parent.mkdir(exist_ok=True)

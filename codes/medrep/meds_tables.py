@@ -50,7 +50,7 @@ def rows(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.T
     plain = t.select(subject_id=t.subject_id.cast("int64"), time=t.time.cast("timestamp"), code=t.code.cast("string"), **there)
     if not numbered:
         return plain
-    numbers = engine.number_rows(con, plain)
+    numbers = engine.number_rows(plain)
     raw = ibis.literal(",").join([numbers[name].cast("string").fill_null("") for name in ("subject_id", "time", "code", "numeric_value")])
     return numbers.mutate(line=numbers.line + 2, raw=raw)
 
@@ -106,6 +106,7 @@ def persons(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibi
     return people.mutate(line=ibis.literal(0, "int64"), raw=people.person_id.cast("string").fill_null("")) if numbered else people
 
 
+@engine.read_by_reader
 def given_splits(con: ibis.BaseBackend, hospital: str) -> ibis.Table | None:
     """person_id and split of metadata/subject_splits.parquet; None where there is none."""
     path = contract.data_folder(hospital) / "metadata" / "subject_splits.parquet"

@@ -21,7 +21,7 @@ import ibis
 import pyarrow.parquet
 
 from medrep import contract, meds_tables
-from medrep.engine import number_rows, read_csv_as_text
+from medrep.engine import number_rows, read_by_reader, read_csv_as_text
 from medrep.errors import UserError
 
 # domain: table, prefix of its columns, prefix of its date columns
@@ -133,7 +133,7 @@ def read_text(engine: ibis.BaseBackend, path: Path, table: str, required: list[s
         raw = read_csv_as_text(engine, path, columns, delimiter, quote, malformed)
     text = {name: trimmed(raw[name]).nullif("") for name in columns}
     if numbered:
-        raw = number_rows(engine, raw)
+        raw = number_rows(raw)
         text |= {"line": raw.line + 2, "raw": ibis.literal(delimiter).join([raw[name].fill_null("") for name in columns])}
     return raw.select(**text)
 
@@ -162,7 +162,8 @@ def as_number(text: ibis.Value) -> ibis.Value:
 
 
 def as_date(text: ibis.Value) -> ibis.Value:
-    return text.substr(0, 10).try_cast("date")
+    """The day of a date or of a time; null for DuckDB's own words, `epoch` and `infinity`, and whatever else begins with no digit."""
+    return ibis.ifelse((text >= "0") & (text < ":"), text.substr(0, 10), ibis.null("string")).try_cast("date")
 
 
 def as_time(text: ibis.Value) -> ibis.Value:
@@ -230,6 +231,7 @@ UNREADABLE_EVENT = ("unreadable person_id", "unreadable date", "unreadable conce
 """Why an event can't be read; an empty concept id is no concept, one that is not a number can't be read."""
 
 
+@read_by_reader
 def persons(engine: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table:
     """person_id, sex (M, F, U), year_of_birth, source_id and trace_id (MIMIC's subject_id in unofficial dumps) as text, unreadable."""
     if meds_tables.is_dataset(hospital):
@@ -249,6 +251,7 @@ def persons(engine: ibis.BaseBackend, hospital: str, numbered: bool = False) -> 
     )
 
 
+@read_by_reader
 def birth_years(engine: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table | None:
     """subject_id (text), year_of_birth and unreadable from MIMIC-IV's own patients.csv; None where the hospital has none.
 
@@ -263,6 +266,7 @@ def birth_years(engine: ibis.BaseBackend, hospital: str, numbered: bool = False)
     return t.select(subject_id=subject, year_of_birth=year, unreadable=unreadable(subject_id=subject, anchor_year_or_age=year), **carried(t))
 
 
+@read_by_reader
 def deaths(engine: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table | None:
     """person_id, date, time (null where only the day is known: a midnight is a day), unreadable; None where the table is absent."""
     if meds_tables.is_dataset(hospital):
@@ -274,6 +278,7 @@ def deaths(engine: ibis.BaseBackend, hospital: str, numbered: bool = False) -> i
     return t.select(person_id=person, **when, unreadable=unreadable(person_id=person, date=when["date"]), **carried(t))
 
 
+@read_by_reader
 def visits(engine: ibis.BaseBackend, hospital: str, midnight_is_a_time: bool = True, numbered: bool = False) -> ibis.Table:
     """visit_id, person_id, concept_id, source_value, start_date, start_time, end_date, end_time, unreadable."""
     if meds_tables.is_dataset(hospital):
@@ -290,6 +295,7 @@ def visits(engine: ibis.BaseBackend, hospital: str, midnight_is_a_time: bool = T
                     unreadable=unreadable(visit_occurrence_id=visit, person_id=person, start=start["date"], end=known_end), **carried(t))
 
 
+@read_by_reader
 def events(engine: ibis.BaseBackend, hospital: str, domain: str, midnight_is_a_time: bool = True, numbered: bool = False) -> ibis.Table | None:
     """person_id, concept_id, type_id, visit_id, date, time (null: only the day is known), value, unit, unreadable; None where absent.
 
@@ -320,6 +326,7 @@ def events(engine: ibis.BaseBackend, hospital: str, domain: str, midnight_is_a_t
 # ---- Athena's vocabulary -----------------------------------------------------------------------------------
 
 
+@read_by_reader
 def vocabulary(engine: ibis.BaseBackend, table: str) -> ibis.Table | None:
     """A table of data/concepts with ids as int64 and the rest as text; None for an optional one that is absent.
 

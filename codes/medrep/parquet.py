@@ -10,7 +10,7 @@ def write(engine: ibis.BaseBackend, table: ibis.Table, folder: Path, name: str =
     if engine.name == "duckdb":  # all threads write row groups; Ibis' to_parquet_dir would pass every row through one of Python's
         engine.to_parquet(table, folder / f"{name}.parquet")
     else:
-        engine.to_parquet_dir(table, str(folder), mode="append")
+        engine.frame(table).write.mode("append").parquet(f"file://{folder.absolute()}")
 
 
 def write_by(engine: ibis.BaseBackend, table: ibis.Table, folder: Path, column: str):
@@ -18,4 +18,4 @@ def write_by(engine: ibis.BaseBackend, table: ibis.Table, folder: Path, column: 
     if engine.name == "duckdb":
         engine.to_parquet(table, folder, partition_by=column)
     else:
-        engine.to_parquet_dir(table, str(folder), partitionBy=column)
+        engine.frame(table).write.mode("append").partitionBy(column).parquet(f"file://{folder.absolute()}")

@@ -139,7 +139,7 @@ def names_of(con: ibis.BaseBackend) -> dict[int, str]:
     if not contract.data_folder("concepts").is_dir():
         return {}
     with omop.named_mistakes():
-        rows = omop.vocabulary(con, "concept").select("concept_id", "concept_name").to_pyarrow()
+        rows = omop.vocabulary(engine.reader(con), "concept").select("concept_id", "concept_name").to_pyarrow()
     return dict(zip(rows["concept_id"].to_pylist(), rows["concept_name"].to_pylist(), strict=True))
 
 
@@ -179,7 +179,7 @@ def main(argv=None):
     if made.is_current():
         return
     with stage("audit") as figures:
-        con = engine.connect(args.engine, args.memory)
+        con = engine.connect(args.engine, args.memory, args.threads)
         results = audit(con, name, outcomes, max_length, names_of(con))
         for outcome in outcomes:
             say_audit(name, outcome, results[outcome])

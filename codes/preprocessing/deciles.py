@@ -73,7 +73,7 @@ def main(argv=None):
     if made.is_current():
         return
     with stage("deciles") as figures:
-        con = engine.connect(args.engine, args.memory)
+        con = engine.connect(args.engine, args.memory, args.threads)
         records, persons = RECORDS.read(con, hospital=name), PERSONS.read(con, hospital=name)
         if cohort.decile_persons == "train":
             persons = persons.filter(persons.split == "train")

@@ -143,7 +143,7 @@ def main(argv=None):
     if made.is_current():
         return
     with stage("export_meds") as figures, omop.named_mistakes():
-        con = engine.connect(args.engine, args.memory)
+        con = engine.connect(args.engine, args.memory, args.threads)
         records = RECORDS.read(con, hospital=name)
         persons, visits = PERSONS.read(con, hospital=name).semi_join(records, "person_id"), VISITS.read(con, hospital=name)
         visits = visits.semi_join(persons, "person_id").mutate(concept_id=lambda t: t.concept_id.fill_null(0))

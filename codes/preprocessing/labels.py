@@ -212,6 +212,7 @@ def label_phenotypes(admissions: ibis.Table, diseases: ibis.Table, names: list[s
 # ---- labels that the user brings ---------------------------------------------------------------------------------
 
 
+@engine.read_by_reader
 def read_meds(con: ibis.BaseBackend, source) -> ibis.Table:
     """subject_id, prediction_time, boolean_value of a MEDS label file (https://github.com/Medical-Event-Data-Standard/meds)."""
     if source.suffix == ".csv":
@@ -246,8 +247,8 @@ def diseases_of(con: ibis.BaseBackend, outcome: outcomes.Outcome) -> dict[str, s
     """{label: the concepts that mean it}."""
     with omop.named_mistakes():
         if outcome.kind == "onset":
-            return {outcome.name: outcomes.concepts_of(con, outcome.source)}
-        return outcomes.phenotypes_of(con, outcome.source)
+            return {outcome.name: outcomes.concepts_of(engine.reader(con), outcome.source)}
+        return outcomes.phenotypes_of(engine.reader(con), outcome.source)
 
 
 def without_concepts(con: ibis.BaseBackend, outcome: outcomes.Outcome) -> str:
@@ -338,7 +339,7 @@ def main(argv=None):
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)]
     settings = {"follow_up_ends": hospital.follow_up_ends, **{key: value for key, value in asdict(cohort).items() if key in SETTINGS}}
 
-    con = engine.connect(args.engine, args.memory)
+    con = engine.connect(args.engine, args.memory, args.threads)
     for outcome in wanted:
         sources = [outcome.source] if outcome.source else []
         if outcome.kind in ("onset", "phenotypes") and contract.data_folder("concepts").is_dir():

@@ -109,7 +109,7 @@ def main(argv=None):
     if made.is_current():
         return
     with stage("persons") as figures, omop.named_mistakes():
-        con = engine.connect(args.engine, args.memory)
+        con = engine.connect(args.engine, args.memory, args.threads)
 
         def settle(table: str, judged: ibis.Table, rejects: Callable[[], ibis.Table], left_out: str) -> dict[str, int]:
             return rules.settle(con, hospital, table, rules.count_reasons(judged), rejects, [left_out], cohort.max_rejects)

@@ -208,11 +208,11 @@ def main(argv=None):
     if made.is_current():
         return
     with stage("records") as figures, omop.named_mistakes():
-        con = engine.connect(args.engine, args.memory)
+        con = engine.connect(args.engine, args.memory, args.threads)
         with RECORDS.writing(con, hospital=name) as add:
             reasons, figures["persons"] = make_records(con, name, hospital, cohort, add)
             if meds_tables.is_dataset(name):
-                others = meds_tables.of_no_table(con, name, omop.meanings(con, name))
+                others = meds_tables.of_no_table(engine.reader(con), name, omop.meanings(engine.reader(con), name))
                 say(f"{name}: {sum(others.values()):,} rows of {len(others):,} codes are of none of the four domains"
                     + (f" ({', '.join(list(others)[:5])}{', ...' if len(others) > 5 else ''})" if others else ""))
             for domain, counts in reasons.items():

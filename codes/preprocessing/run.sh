@@ -3,6 +3,7 @@
 #
 #     bash preprocessing/run.sh                                          # mimic and ehrshot
 #     HOSPITALS="mimic seoul" bash preprocessing/run.sh --memory 32GB    # others; flags go to every stage
+#     ENGINE=spark bash preprocessing/run.sh                             # on Apache Spark (needs Java 17): the same tables
 #
 # The home hospital (cohort.home) comes first: the others use its decile edges. What is up to date is not made again.
 set -euo pipefail

@@ -138,7 +138,7 @@ def main(argv=None):
     if made.is_current():
         return
     with stage("site_report") as figures:
-        con = engine.connect(args.engine, args.memory)
+        con = engine.connect(args.engine, args.memory, args.threads)
         persons, visits, records = (table.read(con, hospital=name) for table in (PERSONS, VISITS, RECORDS))
         tables = counts_of(name)
         read = {domain: tables[table] for domain, (table, _, _) in EVENT_TABLES.items() if table in tables}

@@ -204,7 +204,7 @@ def main(argv=None):
     if made_words.is_current() and made.is_current():
         return
     with stage("trajectories") as figures:
-        con = engine.connect(args.engine, args.memory)
+        con = engine.connect(args.engine, args.memory, args.threads)
         persons, visits, records, deciles = (table.read(con, hospital=name) for table in (PERSONS, VISITS, RECORDS, DECILES))
         records = with_deciles(records, deciles)
         if cohort.without_deciles == "left_out":

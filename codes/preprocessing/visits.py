@@ -68,7 +68,7 @@ def main(argv=None):
     if made.is_current():
         return
     with stage("visits") as figures, omop.named_mistakes():
-        con = engine.connect(args.engine, args.memory)
+        con = engine.connect(args.engine, args.memory, args.threads)
         persons = PERSONS.read(con, hospital=name)
 
         def read(numbered=False):

@@ -79,7 +79,7 @@ def main(argv=None):
     if made.is_current():
         return
     with stage("concepts") as figures, omop.named_mistakes():
-        con = engine.connect(args.engine, args.memory)
+        con = engine.connect(args.engine, args.memory, args.threads)
         used, with_deciles = used_concepts(token for of_hospital in tokens.values() for token in of_hospital)
         concept, relationship = omop.vocabulary(con, "concept"), omop.vocabulary(con, "concept_relationship")
         table = ibis.memtable({"concept_id": sorted(used)}, schema={"concept_id": "int64"})

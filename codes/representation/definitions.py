@@ -133,7 +133,7 @@ def main(argv=None):
     if made.is_current():
         return
     with stage("definitions") as figures, omop.named_mistakes():
-        con = engine.connect(args.engine, args.memory)
+        con = engine.connect(args.engine, args.memory, args.threads)
         index = ibis.memtable({"concept_id": np.unique(concepts.plain_and_decile(ids)[0]).tolist()}, schema={"concept_id": "int64"})
         concept, synonym = omop.vocabulary(con, "concept"), omop.vocabulary(con, "concept_synonym")
         features = find_features(omop.vocabulary(con, "concept_relationship"), concept, index).to_pyarrow()

@@ -61,7 +61,7 @@ def main(argv=None):
         return
     with stage("description") as figures:
         ids = concepts.read_index()
-        definitions = texts.read_definitions(ids, engine.connect(args.engine, args.memory))
+        definitions = texts.read_definitions(ids, engine.connect(args.engine, args.memory, args.threads))
         transformers = texts.quiet_transformers()
         tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
         model = transformers.AutoModel.from_pretrained(contract.encoder_folder(), dtype=torch.float32)

@@ -58,7 +58,7 @@ def main(argv=None):
     if made.is_current():
         return
     with stage("edges") as figures, omop.named_mistakes():
-        con = engine.connect(args.engine, args.memory)
+        con = engine.connect(args.engine, args.memory, args.threads)
         index = ibis.memtable({"concept_id": np.unique(concepts.plain_and_decile(ids)[0]).tolist()}, schema={"concept_id": "int64"})
         pairs = find_pairs(omop.vocabulary(con, "concept_relationship"), index).to_pyarrow()
         edges = make_edges(ids, pairs["a"].to_numpy(), pairs["b"].to_numpy())

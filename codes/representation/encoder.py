@@ -205,7 +205,7 @@ def main(argv=None):
     if made.is_current():
         return
     with stage("encoder") as figures:
-        definitions = texts.read_definitions(concepts.read_index(), engine.connect(args.engine, args.memory))
+        definitions = texts.read_definitions(concepts.read_index(), engine.connect(args.engine, args.memory, args.threads))
         if settings.model == FROM_NOTHING:
             check_width(settings.hidden_size, "encoder.hidden_size", args.overrides)
             model, tokenizer = new_model(definitions, settings)
