@@ -26,7 +26,7 @@ onset admitted ----- 24 h ----- prediction_time =============== discharged
       a record here, or in earlier years: left out (Pheno: of that phenotype) | the first record here is true
 """
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import ibis
 import pyarrow.parquet
@@ -261,15 +261,34 @@ def without_concepts(con: ibis.BaseBackend, outcome: outcomes.Outcome) -> str:
     return ""
 
 
-def label(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome, cohort: Cohort, follow_up_ends: str) -> tuple[ibis.Table, list[str], dict]:
-    """The labelled and left out prediction points with their reasons, the label columns, and the flow so far."""
+@dataclass
+class Tables:
+    """What the labels of every outcome are made from, read once."""
+
+    persons: ibis.Table
+    visits: ibis.Table
+    records: ibis.Table
+    of_kept: ibis.Table
+    """The visits of persons with records."""
+    admissions: ibis.Table
+    """Those of them that are admissions, with the person's death_time."""
+
+
+def read_tables(con: ibis.BaseBackend, hospital: str) -> Tables:
     persons, visits, records = (table.read(con, hospital=hospital) for table in (PERSONS, VISITS, RECORDS))
+    of_kept = engine.hold(con, visits.semi_join(records.select("person_id").distinct(), "person_id"))
+    admissions = of_kept.filter(of_kept.is_admission).join(persons.select("person_id", "death_time"), "person_id")
+    return Tables(persons, visits, records, of_kept, engine.hold(con, admissions))
+
+
+def label(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome, tables: Tables, cohort: Cohort,
+          follow_up_ends: str) -> tuple[ibis.Table, list[str], dict]:
+    """The labelled and left out prediction points with their reasons, the label columns, and the flow so far."""
+    visits, records, of_kept, admissions = tables.visits, tables.records, tables.of_kept, tables.admissions
     if outcome.kind == "meds":
         with omop.named_mistakes():
             labels = read_meds(con, outcome.source)
         return engine.hold(con, label_meds(labels, records)), ["boolean_value"], {}
-    of_kept = visits.semi_join(records, "person_id")
-    admissions = of_kept.filter(of_kept.is_admission).join(persons.select("person_id", "death_time"), "person_id")
     columns = ["boolean_value"]
     if outcome.kind == "RA":
         stays = label_ra(admissions, cohort, last_time_of(records, visits) if follow_up_ends == "last_record" else None)
@@ -338,7 +357,7 @@ def main(argv=None):
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)]
     settings = {"follow_up_ends": hospital.follow_up_ends, **{key: value for key, value in asdict(cohort).items() if key in SETTINGS}}
 
-    con = engine.connect(args.engine, args.memory)
+    con, tables = engine.connect(args.engine, args.memory), None
     for outcome in wanted:
         sources = [outcome.source] if outcome.source else []
         if outcome.kind in ("onset", "phenotypes") and contract.data_folder("concepts").is_dir():
@@ -353,7 +372,8 @@ def main(argv=None):
             contract.discard(LABELS.at(hospital=name, outcome=outcome.name))  # of another vocabulary
             continue
         with stage("labels") as figures:
-            stays, columns, flow = label(con, name, outcome, cohort, hospital.follow_up_ends)
+            tables = tables or read_tables(con, name)
+            stays, columns, flow = label(con, name, outcome, tables, cohort, hospital.follow_up_ends)
             figures.update(outcome=outcome.name, **write_labels(con, name, outcome, stays, columns, flow))
         made.record()
 

@@ -32,7 +32,6 @@ from medrep.errors import UserError
 from medrep.progress import bar, say, stage
 
 NO_CONCEPT, UNDER_AGE, SAME_HOUR, TOO_FEW = RULES = ["no concept", "under age", "same hour", "person with too few events"]
-GONE = -1  # in place of a part, of events that go at the first reading
 PART_BYTES = 800_000_000  # of text: some eight million events
 
 
@@ -76,18 +75,16 @@ def time_known(events: ibis.Table, billing_types: list[int]) -> ibis.Value:
 
 
 def with_persons(events: ibis.Table, persons: ibis.Table) -> ibis.Table:
-    """`events` with all columns of the person's, and the reason why an event goes whatever other events there are."""
-    events = events.left_join(persons, "person_id").drop("person_id_right")
+    """`events` with the person's year_of_birth, and the reason why an event goes whatever other events there are."""
+    events = events.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
     return events.mutate(reason=ibis.cases(
         (events.unreadable.notnull(), events.unreadable), (events.year_of_birth.isnull(), "unknown person"),
         (events.concept_id.fill_null(0) == 0, NO_CONCEPT), else_=ibis.null("string")))
 
 
-def find_records(events: ibis.Table, visits: ibis.Table, domain: str, hospital: Hospital, cohort: Cohort) -> ibis.Table:
-    """RECORDS of one domain and the reason each is left out, all rules but the last; clock: 0 no time, 1 midnight, 2 other.
-
-    `events` are those that with_persons gives no reason to go.
-    """
+def find_records(events: ibis.Table, persons: ibis.Table, visits: ibis.Table, domain: str, hospital: Hospital, cohort: Cohort) -> ibis.Table:
+    """RECORDS of one domain and the reason each is left out, all rules but the last; clock: 0 no time, 1 midnight, 2 other."""
+    events = with_persons(events, persons)
     midnight = (events.time == events.time.truncate("D")).fill_null(False)
     day_only = midnight & events.type_id.isin(hospital.date_only_types).fill_null(False) if hospital.date_only_types else ibis.literal(False)
     events = events.mutate(
@@ -97,7 +94,8 @@ def find_records(events: ibis.Table, visits: ibis.Table, domain: str, hospital: 
     events = place_in_visits(events, visits)
     billing_types = hospital.billing_types if cohort.billing == "at_discharge" else []
     events = events.mutate(time=time_known(events, billing_types), domain=ibis.literal(domain))
-    reason = ibis.ifelse(events.time.year() - events.year_of_birth < cohort.min_age, UNDER_AGE, ibis.null("string"))
+    under_age = (events.time.year() - events.year_of_birth < cohort.min_age).fill_null(False)
+    reason = ibis.ifelse(events.reason.isnull() & under_age, UNDER_AGE, events.reason)
     columns = ["person_id", "time", "domain", "concept_id", "value", "unit", "visit_id", "type_id", "date", "year_of_birth", "clock", "reason"]
     events = events.mutate(reason=reason).select(*columns, *(["line"] if "line" in events.columns else []))
     if domain != "measurement":
@@ -125,6 +123,7 @@ def persons_with_enough(tables: list[ibis.Table], min_events: int) -> ibis.Table
 
 def ages_at_first(tables: list[ibis.Table]) -> list[int]:
     """Each person's age at the first event, left out or not."""
+    tables = [t.filter(t.year_of_birth.notnull() & t.date.notnull()) for t in tables]
     first = [t.group_by("person_id", "year_of_birth").agg(date=t.date.min()) for t in tables]
     first = ibis.union(*first) if len(first) > 1 else first[0]
     first = first.group_by("person_id", "year_of_birth").agg(date=first.date.min())
@@ -144,6 +143,17 @@ def warn_of_ages(ages: list[int]):
             "put patients.csv beside the tables")
 
 
+def bounds_of(persons: ibis.Table, parts: int) -> list[int]:
+    """The person ids that divide `persons` into `parts` of like number; equal ones where there are fewer persons than parts."""
+    ids = persons.select("person_id").order_by("person_id").to_pyarrow()["person_id"]
+    return [ids[len(ids) * part // parts].as_py() for part in range(1, parts)] if len(ids) else []
+
+
+def part_of(person_id: ibis.Value, bounds: list[int]) -> ibis.Value:
+    """Which part a person belongs to: how many bounds its id has reached; 0 without an id."""
+    return sum(((person_id >= bound).cast("int64") for bound in bounds), ibis.literal(0, "int64")).fill_null(0)
+
+
 def read_events(con: ibis.BaseBackend, name: str, domain: str, hospital: Hospital, cohort: Cohort, numbered: bool = False) -> ibis.Table | None:
     return omop.events(con, name, domain, hospital.midnight_is_a_time, numbered=numbered or cohort.first_measurement == "in_file")
 
@@ -151,14 +161,12 @@ def read_events(con: ibis.BaseBackend, name: str, domain: str, hospital: Hospita
 def make_records(con: ibis.BaseBackend, name: str, hospital: Hospital, cohort: Cohort, add: Callable[[ibis.Table], None]):
     """Read the hospital's tables, `add` the records to keep; gives {domain: Counter of reasons} and how many persons have records.
 
-    Persons are divided into parts, each small enough for memory, and what is done after the first reading is done part by
-    part: a hospital ten times as large takes ten times as long.
+    The tables are read once and their rows laid apart by ranges of person ids, each small enough for memory; everything
+    else is done one range at a time, so that a hospital ten times as large takes ten times as long.
     """
     sizes = [omop.text_size(path) for path in omop.files(name, *(omop.EVENT_TABLES[domain][0] for domain in DOMAINS))]
-    parts = engine.parts_of(con, sum(sizes), PART_BYTES)
     persons, visits = PERSONS.read(con, hospital=name), VISITS.read(con, hospital=name)
-    place = ibis.row_number().over(order_by=persons.person_id)
-    persons = engine.hold(con, persons.select("person_id", "year_of_birth", part=(place * parts // ibis.greatest(persons.count(), 1)).cast("int64")))
+    bounds = bounds_of(persons, engine.parts_of(con, sum(sizes), PART_BYTES))
     reasons, clocks, ages, events = {}, {}, [], {}
     for domain in DOMAINS:
         rows = read_events(con, name, domain, hospital, cohort)
@@ -166,13 +174,13 @@ def make_records(con: ibis.BaseBackend, name: str, hospital: Hospital, cohort: C
             say(f"{name} has no {domain} table")
             continue
         say(f"reading {name} {omop.EVENT_TABLES[domain][0]}")
-        rows = with_persons(rows, persons).drop("unreadable")
-        events[domain] = engine.park_by(con, rows.mutate(part=ibis.ifelse(rows.reason.isnull(), rows.part, GONE)), "part")
-        reasons[domain], clocks[domain] = Counter(rules.count_reasons(events[domain](GONE))), Counter()
+        events[domain] = engine.park_by(con, rows.mutate(part=part_of(rows.person_id, bounds)), "part")
+        reasons[domain], clocks[domain] = Counter({rules.KEPT: 0}), Counter()
     with_records = 0
-    for part in bar(range(parts), f"{name} records", unit="parts"):
-        own = visits.semi_join(persons.filter(persons.part == part), "person_id")
-        found = {domain: engine.hold(con, find_records(of(part), own, domain, hospital, cohort)) for domain, of in events.items()}
+    for part in bar(range(len(bounds) + 1), f"{name} records", unit="parts"):
+        own = persons.filter(part_of(persons.person_id, bounds) == part)
+        stays = visits.filter(part_of(visits.person_id, bounds) == part)
+        found = {domain: engine.hold(con, find_records(rows_of(part), own, stays, domain, hospital, cohort)) for domain, rows_of in events.items()}
         enough = engine.hold(con, persons_with_enough(list(found.values()), cohort.min_events))
         judged = {domain: leave_out_short(table, enough) for domain, table in found.items()}
         for domain, table in judged.items():
@@ -217,8 +225,7 @@ def main(argv=None):
                     + (f" ({', '.join(list(others)[:5])}{', ...' if len(others) > 5 else ''})" if others else ""))
             for domain, counts in reasons.items():
                 def rejects(domain=domain):
-                    persons = PERSONS.read(con, hospital=name).select("person_id", "year_of_birth")
-                    return with_persons(read_events(con, name, domain, hospital, cohort, numbered=True), persons)
+                    return with_persons(read_events(con, name, domain, hospital, cohort, numbered=True), PERSONS.read(con, hospital=name))
 
                 settled = rules.settle(con, name, omop.EVENT_TABLES[domain][0], counts, rejects, RULES, cohort.max_rejects)
                 figures["rows"] = figures.get("rows", 0) + settled["read"]

@@ -60,15 +60,14 @@ def hospital(root):
 
 
 def labels_of(outcome):
-    table, columns = audit.read_labels(connect(), "h", outcome)
-    return table.to_pandas(), columns
+    return audit.read_labels(connect(), "h", outcome)
 
 
 def test_a_token_from_after_the_prediction_time_is_in_no_example_of_any_outcome(hospital):
     labels.main(["--hospital", "h"])
     known = outcomes.built_in()
     assert audit.labelled_outcomes("h") == sorted(known)
-    points = {outcome: labels_of(outcome)[0] for outcome in known}
+    points = {outcome: labels_of(outcome) for outcome in known}
     for outcome, table in points.items():
         assert len(table) > 20, outcome
         moments = [(row.subject_id, row.prediction_time.to_pydatetime()) for row in table.itertuples()]
@@ -93,7 +92,7 @@ def test_a_token_from_after_the_prediction_time_is_in_no_example_of_any_outcome(
 
 def test_the_audit_shows_billing_codes_taken_as_stamped_and_a_token_that_tells(hospital, capsys):
     labels.main(["--hospital", "h", "--outcome", "MT"])
-    table, _ = labels_of("MT")
+    table = labels_of("MT")
     starts = {row.subject_id: row.prediction_time.to_pydatetime() - DAY for row in table.itertuples()}
     first = [(person, start, value) for (person, start), value in zip(starts.items(), table.drop_duplicates("subject_id").boolean_value, strict=True)]
 

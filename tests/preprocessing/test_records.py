@@ -1,4 +1,5 @@
 """Events of person 1, born 2100, each with the time it counts from or the reason it went; then a plain second implementation."""
+import json
 import tempfile
 from collections import defaultdict
 from datetime import date, datetime, timedelta
@@ -44,10 +45,8 @@ def find(*rows, domain="condition", stays=STAYS, hospital=MIMIC, cohort=None):
     people = ibis.memtable(PEOPLE, schema=PERSONS.schema)
     stays = [dict(zip(VISITS.schema.names, (*stay[:2], at(stay[2]), at(stay[3]), 9201, True), strict=True)) for stay in stays]
     events, stays = ibis.memtable(list(rows), schema=RAW), ibis.memtable(stays, schema=VISITS.schema)
-    events = records.with_persons(events, people)
-    found = records.find_records(events.filter(events.reason.isnull()).drop("reason"), stays, domain, hospital, cohort or Cohort())
-    gone = events.filter(events.reason.notnull())
-    return found.to_pyarrow().to_pylist() + gone.to_pyarrow().to_pylist()
+    table = records.find_records(events, people, stays, domain, hospital, cohort or Cohort())
+    return table.to_pyarrow().to_pylist()
 
 
 @pytest.mark.parametrize("change, visit_id, time", [
@@ -261,3 +260,14 @@ def test_too_young_ages_are_a_warning_without_patients_csv(tmp_path, monkeypatch
     assert "the median age at the first event is 5" in capsys.readouterr().out
 
 
+def test_persons_taken_some_at_a_time_give_the_same_records(tmp_path, monkeypatch, capsys):
+    found = []
+    for part_bytes in (10**9, 100):
+        monkeypatch.setattr(contract, "ROOT", tmp_path / str(part_bytes))
+        monkeypatch.setattr(records, "PART_BYTES", part_bytes)
+        write_hospital(contract.ROOT, "".join(f"{1 + concept % 2},{concept},2150-03-{concept % 9 + 1:02}\n" for concept in range(40)))
+        records.main(["--hospital", "h"])
+        table = RECORDS.read(connect(), hospital="h")
+        found.append((table.order_by(table.columns).to_pyarrow(), json.loads(contract.counts_file("h", "condition_occurrence").read_text())))
+    assert found[0] == found[1] and len(found[0][0]) == 41
+    assert len(list(RECORDS.at(hospital="h").glob("*.parquet"))) > 1
