@@ -151,7 +151,13 @@ def bounds_of(persons: ibis.Table, parts: int) -> list[int]:
 
 def part_of(person_id: ibis.Value, bounds: list[int]) -> ibis.Value:
     """Which part a person belongs to: how many bounds its id has reached; 0 without an id."""
-    return sum(((person_id >= bound).cast("int64") for bound in bounds), ibis.literal(0, "int64")).fill_null(0)
+    def among(low: int, high: int) -> ibis.Value:  # a row is compared with a few bounds, not with all
+        if low == high:
+            return ibis.literal(low, "int64")
+        middle = (low + high + 1) // 2
+        return ibis.ifelse(person_id >= bounds[middle - 1], among(middle, high), among(low, middle - 1))
+
+    return ibis.ifelse(person_id.isnull(), 0, among(0, len(bounds)))
 
 
 def read_events(con: ibis.BaseBackend, name: str, domain: str, hospital: Hospital, cohort: Cohort, numbered: bool = False) -> ibis.Table | None:
