@@ -71,7 +71,11 @@ def count_presence(hospital: str, subject_id: np.ndarray, times: np.ndarray, exa
     examples of each kind a point is the prediction point.
     """
     trajectories, tokens = sequences.Trajectories(hospital), len(vocabulary.of_hospital(hospital))
-    slices = trajectories.examples(trajectories.rows_of(subject_id), times, max_length)
+    rows = trajectories.rows_of(subject_id)
+    if (rows < 0).any():
+        raise UserError(f"{int((rows < 0).sum()):,} labelled moments of {hospital} are of persons without a trajectory; "
+                        "run preprocessing/labels.py again, with --outcome for labels of your own")
+    slices = trajectories.examples(rows, times, max_length)
     presence = np.zeros((tokens, examples.shape[1]))
     with bar(what=f"{hospital} audit", total=len(slices), unit="points") as progress:
         for at in range(0, len(slices), POINTS):
@@ -104,9 +108,8 @@ def numbers_of(table: pd.DataFrame, points: pd.DataFrame) -> np.ndarray:
     return table[keys].merge(points[keys].assign(point=np.arange(len(points))), on=keys, how="left").point.to_numpy()
 
 
-def find_best_tokens(hospital: str, tables: dict[str, pd.DataFrame], points: pd.DataFrame, max_length: int,
-                     names: dict[int, str]) -> dict[str, list[dict]]:
-    """{outcome: of each of its labels the token whose presence separates the classes best}. `names`: the concepts'."""
+def find_best_tokens(hospital: str, tables: dict[str, pd.DataFrame], points: pd.DataFrame, max_length: int) -> dict[str, list[dict]]:
+    """{outcome: of each of its labels the token whose presence separates the classes best}."""
     labels = [(outcome, name) for outcome, table in tables.items() for name in table.columns if name not in KEYS]
     examples = np.zeros((len(points), 2 * len(labels)), dtype=np.int16)
     for column, (outcome, name) in enumerate(labels):
@@ -123,10 +126,9 @@ def find_best_tokens(hospital: str, tables: dict[str, pd.DataFrame], points: pd.
             continue
         aurocs = separate(presence[pair], of)
         token = int(aurocs.argmax())
-        concept = words[token].partition("_")[0]
         found[outcome].append({
             "label": outcome if name == "boolean_value" else name, "token": words[token], "auroc": round(float(aurocs[token]), 4),
-            "name": names.get(int(concept), "") if concept.lstrip("-").isdigit() else "", "positives": int(of[1]), "negatives": int(of[0]),
+            "positives": int(of[1]), "negatives": int(of[0]),
             "with_token_positive": int(presence[pair[1], token]), "with_token_negative": int(presence[pair[0], token]),
             "suspect": bool(aurocs[token] > SUSPECT_AUROC)})
     return found
@@ -147,27 +149,38 @@ def open_stays_of(con: ibis.BaseBackend, hospital: str, outcomes: list[str], poi
     return rows
 
 
-def audit(con: ibis.BaseBackend, hospital: str, outcomes: list[str], max_length: int, names: dict[int, str]) -> dict[str, dict]:
-    """{outcome: open_stays (find_open_stays), best_tokens}."""
+def audit(con: ibis.BaseBackend, hospital: str, outcomes: list[str], max_length: int) -> dict[str, dict]:
+    """{outcome: open_stays (find_open_stays), best_tokens}, with the names of their concepts."""
     tables = {outcome: read_labels(con, hospital, outcome) for outcome in outcomes}
     points, kinds = points_of(tables)
     with ThreadPoolExecutor(max_workers=1) as beside:  # the engine goes through the records while NumPy counts tokens
         open_stays = beside.submit(open_stays_of, con, hospital, outcomes, points, kinds)
-        best = find_best_tokens(hospital, tables, points, max_length, names)
+        best = find_best_tokens(hospital, tables, points, max_length)
         results = {outcome: {"open_stays": rows, "best_tokens": best[outcome]} for outcome, rows in open_stays.result().items()}
-    for result in results.values():
-        for row in result["open_stays"]:
-            row["type"] = names.get(row["type_id"], "")
-            row["suspect"] = row["events"] >= SUSPECT_EVENTS and row["at_start"] > SUSPECT_AT_START * row["events"]
+    stays = [row for result in results.values() for row in result["open_stays"]]
+    tokens = [row for result in results.values() for row in result["best_tokens"]]
+    names = names_of(con, {row["type_id"] for row in stays} | {concept_of(row["token"]) for row in tokens})
+    for row in stays:
+        row["type"] = names.get(row["type_id"], "")
+        row["suspect"] = row["events"] >= SUSPECT_EVENTS and row["at_start"] > SUSPECT_AT_START * row["events"]
+    for row in tokens:
+        row["name"] = names.get(concept_of(row["token"]), "")
     return results
 
 
-def names_of(con: ibis.BaseBackend) -> dict[int, str]:
-    """Concept names, where data/concepts is there."""
+def concept_of(token: str) -> int | None:
+    """None for a special token."""
+    concept = token.partition("_")[0]
+    return int(concept) if concept.lstrip("-").isdigit() else None
+
+
+def names_of(con: ibis.BaseBackend, concepts: set[int | None]) -> dict[int, str]:
+    """The concepts' names, where data/concepts is there."""
     if not contract.data_folder("concepts").is_dir():
         return {}
+    wanted = ibis.memtable({"concept_id": sorted(concepts - {None})}, schema={"concept_id": "int64"})
     with omop.named_mistakes():
-        rows = omop.vocabulary(con, "concept").select("concept_id", "concept_name").to_pyarrow()
+        rows = omop.vocabulary(con, "concept").semi_join(wanted, "concept_id").select("concept_id", "concept_name").to_pyarrow()
     return dict(zip(rows["concept_id"].to_pylist(), rows["concept_name"].to_pylist(), strict=True))
 
 
@@ -208,7 +221,7 @@ def main(argv=None):
         return
     with stage("audit") as figures:
         con = engine.connect(args.engine, args.memory)
-        results = audit(con, name, outcomes, max_length, names_of(con))
+        results = audit(con, name, outcomes, max_length)
         for outcome in outcomes:
             say_audit(name, outcome, results[outcome])
         contract.write_json(contract.audit_file(name), results)

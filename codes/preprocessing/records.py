@@ -22,6 +22,7 @@ import argparse
 import statistics
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import ibis
 
@@ -136,11 +137,11 @@ def warn_of_clocks(domain: str, clocks: Counter):
             "in configs/hospitals/, or events will seem known before they happened")
 
 
-def warn_of_ages(ages: list[int]):
-    """Without MIMIC's patients.csv a year of birth that is really its anchor_year shows in ages at the first event only."""
+def warn_of_ages(ages: list[int], of_patients: bool):
+    """A year of birth that is really MIMIC's anchor_year shows in ages at the first event only."""
     if ages and not 10 <= statistics.median(ages) <= 100:
-        say(f"warning: the median age at the first event is {statistics.median(ages):.0f}; if year_of_birth holds MIMIC's anchor_year, "
-            "put patients.csv beside the tables")
+        say(f"warning: the median age at the first event is {statistics.median(ages):.0f}: is year_of_birth right?"
+            + ("" if of_patients else " If it holds MIMIC's anchor_year, put patients.csv beside the tables"))
 
 
 def bounds_of(persons: ibis.Table, parts: int) -> list[int]:
@@ -165,7 +166,8 @@ def read_events(con: ibis.BaseBackend, name: str, domain: str, hospital: Hospita
 
 
 def make_records(con: ibis.BaseBackend, name: str, hospital: Hospital, cohort: Cohort, add: Callable[[ibis.Table], None]):
-    """Read the hospital's tables, `add` the records to keep; gives {domain: Counter of reasons} and how many persons have records.
+    """Read the hospital's tables, `add` the records to keep; gives {domain: Counter of reasons}, how many persons have records, and
+    {domain: lines of its file}.
 
     The tables are read once and their rows laid apart by ranges of person ids, each small enough for memory; everything
     else is done one range at a time, so that a hospital ten times as large takes ten times as long.
@@ -173,13 +175,16 @@ def make_records(con: ibis.BaseBackend, name: str, hospital: Hospital, cohort: C
     sizes = [omop.text_size(path) for path in omop.files(name, *(omop.EVENT_TABLES[domain][0] for domain in DOMAINS))]
     persons, visits = PERSONS.read(con, hospital=name), VISITS.read(con, hospital=name)
     bounds = bounds_of(persons, engine.parts_of(con, sum(sizes), PART_BYTES))
-    reasons, clocks, ages, events = {}, {}, [], {}
+    reasons, clocks, ages, events, lines = {}, {}, [], {}, {}
+    beside = ThreadPoolExecutor(max_workers=1)  # counts lines while the engine works
     for domain in DOMAINS:
         rows = read_events(con, name, domain, hospital, cohort)
         if rows is None:
             say(f"{name} has no {domain} table")
             continue
         say(f"reading {name} {omop.EVENT_TABLES[domain][0]}")
+        if not meds_tables.is_dataset(name):
+            lines[domain] = beside.submit(omop.count_lines, omop.table_file(name, omop.EVENT_TABLES[domain][0]))
         events[domain] = engine.park_by(con, rows.mutate(part=part_of(rows.person_id, bounds)), "part")
         reasons[domain], clocks[domain] = Counter({rules.KEPT: 0}), Counter()
     with_records = 0
@@ -193,16 +198,16 @@ def make_records(con: ibis.BaseBackend, name: str, hospital: Hospital, cohort: C
             for row in table.group_by("reason", "clock").agg(n=table.count()).to_pyarrow().to_pylist():
                 reasons[domain][row["reason"] or rules.KEPT] += row["n"]
                 clocks[domain][row["clock"]] += row["n"]
-        if not meds_tables.is_dataset(name) and omop.table_file(name, "patients") is None:
-            ages += ages_at_first(list(found.values()))
+        ages += ages_at_first(list(found.values()))
         kept = [t.filter(t.reason.isnull()).select(*RECORDS.schema.names).cast(RECORDS.schema) for t in judged.values()]
         add(ibis.union(*kept) if len(kept) > 1 else kept[0])
         with_records += int(enough.count().execute())
         engine.drop(con, *found.values(), enough)
     for domain in reasons:
         warn_of_clocks(domain, clocks[domain])
-    warn_of_ages(ages)
-    return reasons, with_records
+    contract.write_json(contract.counts_file(name, "ages"), {"median at the first event": statistics.median(ages) if ages else None})
+    warn_of_ages(ages, of_patients=not meds_tables.is_dataset(name) and omop.table_file(name, "patients") is not None)
+    return reasons, with_records, {domain: count.result() for domain, count in lines.items()}
 
 
 def main(argv=None):
@@ -224,7 +229,7 @@ def main(argv=None):
     with stage("records") as figures, omop.named_mistakes():
         con = engine.connect(args.engine, args.memory)
         with RECORDS.writing(con, hospital=name) as add:
-            reasons, figures["persons"] = make_records(con, name, hospital, cohort, add)
+            reasons, figures["persons"], lines = make_records(con, name, hospital, cohort, add)
             if meds_tables.is_dataset(name):
                 others = meds_tables.of_no_table(con, name, omop.meanings(con, name))
                 say(f"{name}: {sum(others.values()):,} rows of {len(others):,} codes are of none of the four domains"
@@ -233,7 +238,7 @@ def main(argv=None):
                 def rejects(domain=domain):
                     return with_persons(read_events(con, name, domain, hospital, cohort, numbered=True), PERSONS.read(con, hospital=name))
 
-                settled = rules.settle(con, name, omop.EVENT_TABLES[domain][0], counts, rejects, RULES, cohort.max_rejects)
+                settled = rules.settle(con, name, omop.EVENT_TABLES[domain][0], counts, rejects, RULES, cohort.max_rejects, lines.get(domain))
                 figures["rows"] = figures.get("rows", 0) + settled["read"]
             if figures["persons"] == 0:
                 raise UserError(f"no person of {contract.show(contract.data_folder(name))} has {cohort.min_events} usable events: "

@@ -9,6 +9,7 @@ import pytest
 from medrep import contract, outcomes, sequences, vocabulary
 from medrep.contract import PERSONS, RECORDS, VISITS
 from medrep.engine import connect
+from medrep.errors import UserError
 from preprocessing import audit, deciles, labels, trajectories
 
 START, HOUR, DAY = datetime(2150, 3, 4, 10), timedelta(hours=1), timedelta(days=1)
@@ -119,6 +120,21 @@ def test_the_audit_shows_billing_codes_taken_as_stamped_and_a_token_that_tells(h
     (best,) = telling["best_tokens"]
     assert best["token"] == "777" and best["suspect"] and best["auroc"] > 0.95
     assert "the best single token is 777, AUROC 1.000" in said and "find out when it is recorded" in said
+
+
+def test_labels_of_persons_without_a_trajectory_are_refused_and_those_that_can_not_be_made_anew_are_gone(hospital, root):
+    file = root / "mine.csv"
+    file.write_text("subject_id,prediction_time,boolean_value\n" + "".join(f"{i},2151-06-01,{i % 2}\n" for i in range(60)))
+    labels.main(["--hospital", "h", "--outcome", "MT", str(file)])
+    deciles.main(["--hospital", "h", "--home", "h"])
+    trajectories.main(["--hospital", "h"])
+    np.save(sequences.array_file("person_id", "h"), np.arange(60) + 7)  # other persons than when the labels were made
+    with pytest.raises(UserError, match="labelled moments of h are of persons without a trajectory; run preprocessing/labels.py again"):
+        audit.main(["--hospital", "h"])
+    labels.main(["--hospital", "h"])
+    (root / "data" / "concepts").rename(root / "data" / "elsewhere")
+    labels.main(["--hospital", "h"])
+    assert audit.labelled_outcomes("h") == ["LLOS", "MT", "RA", "mine"]
 
 
 def test_the_auroc_of_a_tokens_presence_is_scikit_learns():
