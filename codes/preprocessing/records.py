@@ -205,7 +205,7 @@ def make_records(con: ibis.BaseBackend, name: str, hospital: Hospital, cohort: C
         engine.drop(con, *found.values(), enough)
     for domain in reasons:
         warn_of_clocks(domain, clocks[domain])
-    contract.write_json(contract.counts_file(name, "ages"), {"median at the first event": statistics.median(ages) if ages else None})
+    contract.write_json(contract.ages_file(name), {"median at the first event": statistics.median(ages) if ages else None})
     warn_of_ages(ages, of_patients=not meds_tables.is_dataset(name) and omop.table_file(name, "patients") is not None)
     return reasons, with_records, {domain: count.result() for domain, count in lines.items()}
 

@@ -44,7 +44,7 @@ def describe_persons(persons: ibis.Table, records: ibis.Table) -> dict:
 
 def median_age_of(hospital: str) -> float | None:
     """At persons' first events, those under age among them, as records counted it: of kept events none is."""
-    file = contract.counts_file(hospital, "ages")
+    file = contract.ages_file(hospital)
     return json.loads(file.read_text())["median at the first event"] if file.exists() else None
 
 

@@ -24,7 +24,7 @@ def write_hospital(root, monkeypatch, birth=2100, death=START + 20 * DAY, clock=
     rows = [(i, datetime(2150, 3, 4) + n * DAY + clock, domain, 100 + n, 1.0 if domain == "measurement" else None,
              unit if domain == "measurement" else None, None, 32817) for i in (1, 2) for n in range(10) for domain in domains]
     rows[-1] = (*rows[-1][:1], rows[-1][1] + last, *rows[-1][2:])
-    contract.write_json(contract.counts_file("h", "ages"), {"median at the first event": age})
+    contract.write_json(contract.ages_file("h"), {"median at the first event": age})
     for table, content in ((PERSONS, people), (VISITS, stays), (RECORDS, rows)):
         content = [dict(zip(table.schema.names, row, strict=True)) for row in content]
         table.write(con, ibis.memtable(content, schema=table.schema), hospital="h")

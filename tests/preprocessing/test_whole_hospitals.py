@@ -451,7 +451,7 @@ def slow_meaning():
 
 def slow_labels(found, follow_up_ends):
     """{outcome: sorted (person, prediction time, value)}"""
-    labelled = {outcome: [] for outcome in OUTCOMES}
+    labelled = {outcome: {} for outcome in OUTCOMES}  # by person and prediction time: of two stays the one that ends last counts
     last_time = max([stay["end"] for stay in found.stays] + [event["time"] for event in found.events])
     meaning = slow_meaning()
     for person in {event["person"] for event in found.events}:
@@ -467,11 +467,11 @@ def slow_labels(found, follow_up_ends):
             at = start + DAY
             if end <= at or (death is not None and death < at):
                 continue
-            labelled["MT"].append((person, at, died_by(end)))
+            labelled["MT"][person, at] = died_by(end)
             if not (died_by(end) and min(death, end) < start + 7 * DAY):
-                labelled["LLOS"].append((person, at, end - start >= 7 * DAY))
+                labelled["LLOS"][person, at] = end - start >= 7 * DAY
             if not any(time < at for time in diseased):
-                labelled["lung"].append((person, at, any(at <= time <= end for time in diseased)))
+                labelled["lung"][person, at] = any(at <= time <= end for time in diseased)
 
         merged = []
         for start, end in admissions:
@@ -484,8 +484,8 @@ def slow_labels(found, follow_up_ends):
             back = any(start <= until for start, _ in merged[i + 1:])
             lost = (death is not None and death <= until) or (follow_up_ends == "last_record" and until > last_time)
             if not died_by(end) and (back or not lost):
-                labelled["RA"].append((person, end, back))
-    return {outcome: sorted(rows) for outcome, rows in labelled.items()}
+                labelled["RA"][person, end] = back
+    return {outcome: sorted((*point, value) for point, value in points.items()) for outcome, points in labelled.items()}
 
 
 def seconds(time):
