@@ -1,4 +1,5 @@
 """The six commands, as a user types them, on real OMOP data: the MIMIC-IV demo as mimic, GiBleed as ehrshot."""
+import json
 import os
 import subprocess
 import sys
@@ -25,13 +26,17 @@ COMMANDS = {
 }
 
 
+def bring_data(root):
+    (root / "data").mkdir(parents=True)
+    for name, folder in {"mimic": "mimic_demo", "ehrshot": "gibleed", "concepts": "concepts"}.items():
+        (root / "data" / name).symlink_to(SHARED / folder)
+
+
 @pytest.fixture(scope="module")
 def road(tmp_path_factory):
     """The root folder after all six commands, and what each printed."""
     root = tmp_path_factory.mktemp("real")
-    (root / "data").mkdir()
-    for name, folder in {"mimic": "mimic_demo", "ehrshot": "gibleed", "concepts": "concepts"}.items():
-        (root / "data" / name).symlink_to(SHARED / folder)
+    bring_data(root)
     # `python` is the environment's, as after `source .venv/bin/activate`
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"MEDREP_ROOT": str(root), "MEDREP_CONFIGS": "configs/demo", "HF_HUB_OFFLINE": "1", "PATH": path}
@@ -120,3 +125,59 @@ def test_ids_beyond_2_to_the_53_are_whole(road, monkeypatch):
     persons = {int(p) for p in pd.read_csv(SHARED / "mimic_demo" / "person.csv.gz", dtype=str).person_id}
     found = set(np.asarray(sequences.Trajectories("mimic").person_id).tolist())
     assert found <= persons and len(found) > 90
+
+
+# ---- both settings of the cohort, and the audit ------------------------------------------------------------------
+
+
+OUTCOMES = ("Fx", "LLOS", "MI", "MT", "PNA", "Pheno", "RA", "Sepsis", "UTI")
+
+
+def labels_of(root, hospital, outcome):
+    return pd.read_parquet(root / "usedata" / hospital / "labels" / outcome)
+
+
+def audit_of(root):
+    return json.loads((root / "usedata" / "mimic" / "audit.json").read_text())
+
+
+def billed(root):
+    """The diagnoses among what each outcome's examples see of stays that are not over."""
+    return {outcome: [row for row in found["open_stays"] if row["type_id"] == 32821] for outcome, found in audit_of(root).items()}
+
+
+def preprocess(root, **environment):
+    bring_data(root)
+    done = subprocess.run(COMMANDS["preprocessing"], cwd=contract.REPOSITORY / "codes", env=os.environ | {"MEDREP_ROOT": str(root)} | environment,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return root
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory):
+    return preprocess(tmp_path_factory.mktemp("paper"), COHORT="paper")
+
+
+def test_every_outcome_is_labelled_in_both_settings(road, paper):
+    for root in (road[0], paper):
+        for outcome in OUTCOMES:
+            flow = json.loads((root / "usedata" / "mimic" / "labels" / f"{outcome}.flow.json").read_text())
+            labels = labels_of(root, "mimic", outcome)
+            unit = "stays" if outcome == "RA" else "admissions"
+            assert len(labels) + sum(flow["left out"].values()) == flow[unit] and len(labels) > 20, outcome
+            assert flow["visits"] == 852 >= flow["visits of persons with records"] >= flow["admissions"] >= flow[unit]
+    # 51 visits of 42 adults have the paper's visit concepts; each person counts once, here every overnight admission does
+    assert len(labels_of(paper, "mimic", "MT")) <= 42 < 200 < len(labels_of(road[0], "mimic", "MT"))
+    assert not labels_of(paper, "mimic", "MT").subject_id.duplicated().any()
+
+
+def test_the_audit_shows_billing_diagnoses_where_they_are_taken_as_stamped_and_nowhere_else(road, tmp_path):
+    """The default cohort, with this one choice of the paper's."""
+    assert audit_of(road[0]).keys() == set(OUTCOMES) and not any(billed(road[0]).values())
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "cohort.yaml").write_text("billing: as_recorded\n")
+    found = billed(preprocess(tmp_path / "root", MEDREP_CONFIGS=str(tmp_path / "configs")))
+    for outcome in set(OUTCOMES) - {"RA"}:  # predicted when the stay is over
+        (row,) = found[outcome]
+        assert row["suspect"] and row["domain"] == "condition" and row["at_start"] > 0.5 * row["events"] > 250, outcome

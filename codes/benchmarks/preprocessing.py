@@ -9,6 +9,7 @@ looked at twenty times a second. `growth` is the seconds a row at --rows over th
 a folder of its own (--folder: where) and goes at the end.
 """
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -25,6 +26,8 @@ from medrep.progress import say
 
 CODES = Path(__file__).parents[1]
 STAGES = ("persons", "visits", "records", "site_report", "deciles", "trajectories", "labels", "audit")
+DISEASES = ("MI", "PNA", "Sepsis", "UTI", "Fx")
+CONCEPTS_OF_A_DISEASE = 20
 GENERATOR = """
 from demo import hospitals, terminology
 from medrep import contract
@@ -44,9 +47,9 @@ def tree_bytes(process: psutil.Process) -> int:
     return total
 
 
-def run(command: list, root: Path) -> tuple[str, float, int]:
+def run(command: list, root: Path, **environment: str) -> tuple[str, float, int]:
     """Its output, seconds and largest resident bytes."""
-    environment = {**os.environ, "MEDREP_ROOT": str(root), "PYTHONPATH": str(CODES)}
+    environment = {**os.environ, "MEDREP_ROOT": str(root), "PYTHONPATH": str(CODES), **environment}
     begun, peak = time.perf_counter(), [0]
     process = subprocess.Popen(command, cwd=CODES, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -68,6 +71,18 @@ def run(command: list, root: Path) -> tuple[str, float, int]:
     return output, time.perf_counter() - begun, peak[0]
 
 
+def name_diseases(root: Path) -> dict[str, str]:
+    """The synthetic vocabulary has none of the concepts that mean a disease: give each disease some of its conditions."""
+    with open(root / "data" / "concepts" / "CONCEPT.csv", encoding="utf-8") as file:
+        conditions = [row["concept_id"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row["domain_id"] == "Condition"]
+    folder = root / "configs" / "outcomes"
+    folder.mkdir(parents=True)
+    for place, name in enumerate(DISEASES):
+        chosen = conditions[place :: len(DISEASES)][:CONCEPTS_OF_A_DISEASE]
+        (folder / f"{name}.json").write_text(json.dumps({"items": [{"concept": {"CONCEPT_ID": int(concept)}} for concept in chosen]}))
+    return {"MEDREP_CONFIGS": str(root / "configs")}
+
+
 def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
@@ -79,9 +94,9 @@ def measure(rows: int, memory: str, where: Path) -> dict:
         output, seconds, _ = run([sys.executable, "-c", GENERATOR.format(rows=rows)], root)
         rows = int(output.split()[-1])
         say(f"{rows:,} event rows, {folder_bytes(root / 'data') / 2**30:.2f} GiB of CSV, made in {seconds:.0f} s")
-        stages = {}
+        stages, overlay = {}, name_diseases(root)
         for stage in STAGES:
-            _, seconds, peak = run([sys.executable, f"preprocessing/{stage}.py", "--hospital", "mimic", "--memory", memory], root)
+            _, seconds, peak = run([sys.executable, f"preprocessing/{stage}.py", "--hospital", "mimic", "--memory", memory], root, **overlay)
             stages[stage] = {"seconds": round(seconds, 2), "rows_per_second": round(rows / seconds), "peak_gib": round(peak / 2**30, 3)}
             say(f"{stage:<14}{seconds:>9.1f} s{rows / seconds:>14,.0f} rows/s{peak / 2**30:>9.2f} GiB")
         seconds = sum(figures["seconds"] for figures in stages.values())

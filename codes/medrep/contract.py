@@ -236,6 +236,11 @@ def counts_file(hospital: str, table: str) -> Path:
     return ROOT / "usedata" / hospital / "counts" / f"{table}.json"
 
 
+def ages_file(hospital: str) -> Path:
+    """The median age at persons' first events, left out ones among them, as JSON."""
+    return ROOT / "usedata" / hospital / "ages.json"
+
+
 def meds_folder(hospital: str) -> Path:
     return ROOT / "usedata" / hospital / "meds"
 

@@ -14,6 +14,7 @@ import ibis
 import pyarrow.parquet
 
 from medrep import contract, engine
+from medrep.clocks import read_wall_clocks
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
 
@@ -22,6 +23,9 @@ SPLITS = {"train": "train", "tuning": "valid", "held_out": "test"}
 EXTRA = {"table": "string", "concept_id": "int64", "type_id": "int64", "visit_id": "int64", "end": "timestamp", "value": "float64", "unit": "string"}
 """Beyond MEDS, in what export_meds.py writes."""
 NEEDED = ("subject_id", "time", "code")
+KINDS = ("person", "death", "visit", *DOMAINS)
+OMOP_NAMES = {"condition_occurrence": "condition", "drug_exposure": "drug", "procedure_occurrence": "procedure", "visit_occurrence": "visit"}
+"""In other tools' column `table`; what it holds beyond these and KINDS says nothing."""
 
 
 def folder_of(hospital: str) -> Path:
@@ -33,9 +37,10 @@ def is_dataset(hospital: str) -> bool:
 
 
 def files(hospital: str) -> list[Path]:
-    """What the tables depend on, for contract.Made."""
+    """What the tables depend on, for contract.Made: the vocabulary too, where it is there, as it says what codes mean."""
     splits = contract.data_folder(hospital) / "metadata" / "subject_splits.parquet"
-    return [folder_of(hospital), *([splits] if splits.exists() else [])]
+    concepts = contract.data_folder("concepts")
+    return [folder_of(hospital), *(path for path in (splits, concepts) if path.exists())]
 
 
 def rows(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table:
@@ -44,9 +49,11 @@ def rows(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.T
     columns = pyarrow.parquet.read_schema(parts[0]).names
     if missing := [name for name in NEEDED if name not in columns]:
         raise UserError(f"{contract.show(parts[0])} lacks {', '.join(missing)}: a MEDS dataset has subject_id, time and code")
-    t = con.read_parquet([str(part) for part in parts])
+    t = read_wall_clocks(con, parts)
     kinds = {"numeric_value": "float64", **EXTRA}
     there = {name: t[name].cast(kind) if name in columns else ibis.null(kind) for name, kind in kinds.items()}
+    for name in ("numeric_value", "value"):  # NaN and infinity are no measurements
+        there[name] = ibis.ifelse(there[name].isnan() | there[name].isinf(), ibis.null("float64"), there[name])
     plain = t.select(subject_id=t.subject_id.cast("int64"), time=t.time.cast("timestamp"), code=t.code.cast("string"), **there)
     if not numbered:
         return plain
@@ -79,8 +86,9 @@ def with_meaning(t: ibis.Table, meaning: ibis.Table) -> ibis.Table:
     """`t` with `kind` (person, death, visit, a domain, or null) and the concept, by its own columns or by what its code means."""
     t = t.left_join(meaning, "code").drop("code_right")
     own = ibis.coalesce(t.concept_id, t.meant, t.code.try_cast("int64"))
+    stated = t["table"].lower().substitute(OMOP_NAMES)
     kind = ibis.cases(
-        (t["table"].notnull(), t["table"]), (t.code.isin([BIRTH]) | t.code.upper().re_search("^(GENDER|SEX)/"), "person"), (t.code == DEATH, "death"),
+        (stated.isin(KINDS), stated), (t.code.isin([BIRTH]) | t.code.upper().re_search("^(GENDER|SEX)/"), "person"), (t.code == DEATH, "death"),
         (t.domain.isin([*DOMAINS, "visit"]), t.domain), else_=ibis.null("string"))
     return t.mutate(kind=kind, concept_id=own)
 

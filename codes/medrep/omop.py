@@ -9,6 +9,7 @@ float column would destroy. What can't be parsed becomes null, and the stage tha
 https://ohdsi.github.io/CommonDataModel/cdm54.html. A MEDS dataset in the hospital's folder is read in their place
 (meds_tables.py).
 """
+import codecs
 import csv
 import gzip
 import re
@@ -21,6 +22,7 @@ import ibis
 import pyarrow.parquet
 
 from medrep import contract, meds_tables
+from medrep.clocks import read_wall_clocks
 from medrep.engine import number_rows, read_by_reader, read_csv_as_text
 from medrep.errors import UserError
 
@@ -40,6 +42,8 @@ VOCABULARY_COLUMNS = {
     "concept_synonym": ["concept_id", "concept_synonym_name"],
 }
 NO_UNIT = "none"  # the unit of a value without one: pH and INR are values
+FAR_YEARS = 30  # no hospital's records go on for so long after their middle: a later date, 9999-12-31 say, is a mistake or means "open"
+YEAR_SECONDS = 365.25 * 24 * 3600
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 PACKED = 12  # times as large is the text of a gzip-compressed or parquet table
 
@@ -80,6 +84,57 @@ def text_size(path: Path) -> int:
     return sum(p.stat().st_size * (1 if p.name.lower().endswith(".csv") else PACKED) for p in files)
 
 
+def count_lines(path: Path) -> int:
+    """The lines of a CSV file that is UTF-8; 0 for parquet, which has none."""
+    if path.name.lower().endswith(".parquet"):
+        return 0
+    lines, last, decoder = 0, b"\n", codecs.getincrementaldecoder("utf-8")()
+    with opened(path, "rb") as file:
+        while piece := file.read(2**24):
+            try:
+                if not piece.isascii() or decoder.getstate()[0]:
+                    decoder.decode(piece)
+            except UnicodeDecodeError as problem:
+                line = lines + piece[: problem.start].count(b"\n") + 1
+                raise UserError(f"{contract.show(path)} has a byte at line {line:,} that is not UTF-8: convert the file, for example with "
+                                "iconv -f WINDOWS-1252 -t UTF-8") from None
+            lines, last = lines + piece.count(b"\n"), piece[-1:]
+    return lines + (last != b"\n")
+
+
+def check_quotes(path: Path, lines: int, rows: int):
+    """Refuse a CSV file with a quote that is never closed, or closed lines later: it makes one row, or none, of all rows behind it.
+
+    lines: of the file; rows: how many rows were read of it, unreadable ones among them. Lines without a row may rightly be
+    empty, or the line breaks of a text: then the file is looked through once more.
+    """
+    if lines <= rows + 1:
+        return
+    taken: list[str] = []  # the lines of one record
+
+    def each(file):
+        for line in file:
+            taken.append(line)
+            yield line
+
+    with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+        records = csv.reader(each(file))
+        try:
+            commas = len(next(records)) - 1
+            while True:
+                start = records.line_num
+                taken.clear()
+                if next(records, None) is None:
+                    return
+                # a text with line breaks leaves its row's other fields to the last line; lines that were rows have all their commas
+                if len(taken) > 1 and all(line.count(",") >= commas for line in taken):
+                    break
+        except csv.Error:  # a text longer than any is
+            pass
+    raise UserError(f"{contract.show(path)}: a quote that opens at line {start + 1:,} makes text of the rows behind it: "
+                    "close it there, or double each quote within a text")
+
+
 @contextmanager
 def named_mistakes() -> Iterator[None]:
     """A malformed line, met while the engine reads a CSV file, becomes a sentence with the file and the line."""
@@ -87,6 +142,8 @@ def named_mistakes() -> Iterator[None]:
         yield
     except duckdb.Error as problem:
         text = " ".join(str(problem).split())
+        if "CSV Parser" in text:
+            raise UserError("a CSV file ends some lines in CRLF and others in LF: convert it, for example with dos2unix, and run again") from None
         if "CSV Error" not in text:
             raise
         line, file = re.search(r"on Line: (\d+)", text), re.search(r"file = (\S+)", text)
@@ -94,17 +151,20 @@ def named_mistakes() -> Iterator[None]:
                         f"(too few or too many fields, or an open quote): mend that line and run again") from None
 
 
+def opened(path: Path, mode: str, **options):
+    return (gzip.open if path.name.lower().endswith(".gz") else open)(path, mode, **options)
+
+
 def header_of(path: Path, delimiter: str, quote: str) -> tuple[list[str], bool]:
     """The columns in lower case, and whether there is a row below them."""
     if path.name.lower().endswith(".parquet"):
         facts = pyarrow.parquet.ParquetDataset(path)
         return [name.lower() for name in facts.schema.names], any(f.count_rows() for f in facts.fragments)
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
     with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
         try:
             first, second = file.readline(), file.readline()
         except (UnicodeDecodeError, gzip.BadGzipFile, EOFError):
-            raise UserError(f"{contract.show(path)} cannot be read as {'gzip-compressed ' if opened is gzip.open else ''}"
+            raise UserError(f"{contract.show(path)} cannot be read as {'gzip-compressed ' if path.name.lower().endswith('.gz') else ''}"
                             "UTF-8 text: export it again") from None
     options = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
     names = next(csv.reader([first.rstrip("\r\n")], delimiter=delimiter, **options), [])
@@ -127,7 +187,7 @@ def read_text(engine: ibis.BaseBackend, path: Path, table: str, required: list[s
     if not has_rows and table not in MAY_BE_EMPTY:
         raise UserError(f"{contract.show(path)} has a header and no rows: export the table again")
     if path.name.lower().endswith(".parquet"):
-        raw = engine.read_parquet(str(path))
+        raw = read_wall_clocks(engine, [path])
         raw = raw.rename(dict(zip(columns, raw.columns, strict=True))).cast(dict.fromkeys(columns, "string"))
     else:
         raw = read_csv_as_text(engine, path, columns, delimiter, quote, malformed)
@@ -162,15 +222,19 @@ def as_number(text: ibis.Value) -> ibis.Value:
 
 
 def as_date(text: ibis.Value) -> ibis.Value:
-    """The day of a date or of a time; null for DuckDB's own words, `epoch` and `infinity`, and whatever else begins with no digit."""
-    return ibis.ifelse((text >= "0") & (text < ":"), text.substr(0, 10), ibis.null("string")).try_cast("date")
+    """The day of `2150-03-05`, whatever stands behind a space or T; null for anything else, PostgreSQL's `infinity` among it."""
+    day = text.like("____-__-__") | text.like("____-__-__ %") | text.like("____-__-__T%")
+    return ibis.ifelse(day, text.substr(0, 10), ibis.null("string")).try_cast("date")
+
+
+TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)? ?(Z|UTC|[+-][0-9]{2}(:?[0-9]{2})?)?$"
 
 
 def as_time(text: ibis.Value) -> ibis.Value:
-    """The wall-clock time to the second, zone and fraction cut off; null for a bare date."""
+    """The wall-clock time to the second, zone and fraction cut off; null for a bare date, and with AM or PM behind it."""
     # `2150-01-01T09:20+01:00` has no seconds: cut before the zone, or it would shift the time
     cut = ibis.ifelse(text.substr(16, 1) == ":", text.substr(0, 19), text.substr(0, 16))
-    cut = ibis.ifelse(text.length() > 10, cut.replace("T", " "), ibis.null("string"))
+    cut = ibis.ifelse(text.re_search(TIME), cut.replace("T", " "), ibis.null("string"))
     return ibis.ifelse(text.like("____-__-__ __:__:__"), text, cut).try_cast("timestamp")
 
 

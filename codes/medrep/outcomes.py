@@ -9,7 +9,7 @@ VOCABULARY_ID and CONCEPT_CODE without its CONCEPT_ID, and `followRelationship` 
 of the vocabulary: closed fractures are the disorders that "Asso morph of" leads to from the morphology.
 """
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import ibis
@@ -21,6 +21,8 @@ from medrep.errors import UserError
 STAYS = ("MT", "LLOS", "RA")
 """What a stay itself tells; no concept set is needed."""
 LABEL_COLUMNS = {"subject_id", "prediction_time", "boolean_value"}
+NEEDED = {"concept": ["concept_id", "vocabulary_id", "concept_code"], "concept_relationship": ["concept_id_1", "concept_id_2", "relationship_id"],
+          "concept_ancestor": ["ancestor_concept_id", "descendant_concept_id"]}
 MAX_STEPS = 40  # "Is a" steps downwards; SNOMED CT has fewer than 20 levels
 
 
@@ -77,43 +79,60 @@ def read_items(path: Path) -> list[dict]:
     return items
 
 
-def concepts_of(con: ibis.BaseBackend, path: Path) -> set[int]:
+@dataclass
+class Terminology:
+    """The tables of data/concepts as concept sets need them, each read once: Athena's have gigabytes."""
+
+    con: ibis.BaseBackend
+    tables: dict[str, ibis.Table | None] = field(default_factory=dict)
+
+    def table(self, name: str) -> ibis.Table | None:
+        """A table of data/concepts, its valid rows if it is the relationships'; None where it is absent."""
+        if name not in self.tables:
+            table = omop.vocabulary(self.con, name)
+            if name == "concept_relationship":
+                table = omop.valid(table)
+            self.tables[name] = None if table is None else engine.park(self.con, table.select(*NEEDED[name]))
+        return self.tables[name]
+
+
+def concepts_of(words: Terminology, path: Path) -> set[int]:
     """The concept ids that the concept set of `path` means in data/concepts."""
     included, excluded = set(), set()
     for item in read_items(path):
-        ids = roots_of(con, item["concept"])
+        ids = roots_of(words, item["concept"])
         if item.get("includeDescendants"):
-            ids = descendants(con, ids)
+            ids = descendants(words, ids)
         if relationship := item.get("followRelationship"):
-            ids = follow(con, ids, relationship)
+            ids = follow(words, ids, relationship)
         if item.get("includeMapped"):
-            ids |= follow(con, ids, "Mapped from")
+            ids |= follow(words, ids, "Mapped from")
         (excluded if item.get("isExcluded") else included).update(ids)
-    concept = omop.vocabulary(con, "concept")
+    concept = words.table("concept")
     return ids_in(concept.semi_join(id_table(included - excluded, "concept_id"), "concept_id").concept_id)
 
 
-def roots_of(con: ibis.BaseBackend, concept: dict) -> set[int]:
+def roots_of(words: Terminology, concept: dict) -> set[int]:
     if "CONCEPT_ID" in concept:
         return {int(concept["CONCEPT_ID"])}
-    table = omop.vocabulary(con, "concept")
+    table = words.table("concept")
     rows = table.filter((table.vocabulary_id == concept["VOCABULARY_ID"]) & (table.concept_code == concept["CONCEPT_CODE"]))
     return ids_in(rows.concept_id)
 
 
-def phenotypes_of(con: ibis.BaseBackend, path: Path) -> dict[str, set[int]]:
+def phenotypes_of(words: Terminology, path: Path) -> dict[str, set[int]]:
     """{phenotype: concept ids} of ICD-9-CM codes: what they map to, and its descendants."""
     content = yaml.safe_load(path.read_text())
     codes = {name: set(str(entry["codes"]).split()) for name, entry in content.items()}
     every = sorted(set().union(*codes.values()))
-    concept, relationship = omop.vocabulary(con, "concept"), omop.valid(omop.vocabulary(con, "concept_relationship"))
+    concept, relationship = words.table("concept"), words.table("concept_relationship")
     icd = concept.filter(concept.vocabulary_id == "ICD9CM").select("concept_id", code=concept.concept_code.replace(".", ""))
     icd = icd.filter(icd.code.isin(every))
     maps = relationship.filter(relationship.relationship_id == "Maps to").join(icd, relationship.concept_id_1 == icd.concept_id)
     by_code: dict[str, set[int]] = {}
     for row in maps.select("code", "concept_id_2").distinct().to_pyarrow().to_pylist():
         by_code.setdefault(row["code"], set()).add(row["concept_id_2"])
-    pairs = descendant_pairs(con, set().union(*by_code.values()) if by_code else set())
+    pairs = descendant_pairs(words, set().union(*by_code.values()) if by_code else set())
     found = {}
     for name, own in codes.items():
         roots = set().union(*(by_code.get(code, set()) for code in own))
@@ -121,17 +140,17 @@ def phenotypes_of(con: ibis.BaseBackend, path: Path) -> dict[str, set[int]]:
     return found
 
 
-def descendants(con: ibis.BaseBackend, roots: set[int]) -> set[int]:
+def descendants(words: Terminology, roots: set[int]) -> set[int]:
     """`roots` and everything below them."""
-    return set().union(roots, *descendant_pairs(con, roots).values())
+    return set().union(roots, *descendant_pairs(words, roots).values())
 
 
-def descendant_pairs(con: ibis.BaseBackend, roots: set[int]) -> dict[int, set[int]]:
+def descendant_pairs(words: Terminology, roots: set[int]) -> dict[int, set[int]]:
     """{root: what is below it}, by CONCEPT_ANCESTOR, or where that file is absent by closing over "Is a"."""
     if not roots:
         return {}
-    table = omop.vocabulary(con, "concept_ancestor")
-    return below_by_closing(con, roots) if table is None else below_by_table(table, roots)
+    table = words.table("concept_ancestor")
+    return below_by_closing(words, roots) if table is None else below_by_table(table, roots)
 
 
 def below_by_table(table: ibis.Table, roots: set[int]) -> dict[int, set[int]]:
@@ -142,10 +161,10 @@ def below_by_table(table: ibis.Table, roots: set[int]) -> dict[int, set[int]]:
     return found
 
 
-def below_by_closing(con: ibis.BaseBackend, roots: set[int]) -> dict[int, set[int]]:
-    table = omop.valid(omop.vocabulary(con, "concept_relationship"))
+def below_by_closing(words: Terminology, roots: set[int]) -> dict[int, set[int]]:
+    table = words.table("concept_relationship")
     pairs = table.filter((table.relationship_id == "Is a") & (table.concept_id_1 != table.concept_id_2))
-    pairs = engine.hold(con, pairs.select(child="concept_id_1", parent="concept_id_2").distinct())
+    pairs = engine.hold(words.con, pairs.select(child="concept_id_1", parent="concept_id_2").distinct())
     children: dict[int, set[int]] = {}
     frontier = set(roots)
     for _ in range(MAX_STEPS):
@@ -166,11 +185,11 @@ def below_by_closing(con: ibis.BaseBackend, roots: set[int]) -> dict[int, set[in
     return found
 
 
-def follow(con: ibis.BaseBackend, ids: set[int], relationship: str) -> set[int]:
+def follow(words: Terminology, ids: set[int], relationship: str) -> set[int]:
     """What the valid `relationship` leads to from `ids`."""
     if not ids:
         return set()
-    table = omop.valid(omop.vocabulary(con, "concept_relationship"))
+    table = words.table("concept_relationship")
     rows = table.filter(table.relationship_id == relationship).semi_join(id_table(ids, "concept_id_1"), "concept_id_1")
     return ids_in(rows.concept_id_2)
 

@@ -14,8 +14,8 @@ def write(engine: ibis.BaseBackend, table: ibis.Table, folder: Path, name: str =
 
 
 def write_by(engine: ibis.BaseBackend, table: ibis.Table, folder: Path, column: str):
-    """Write `table` into a folder of `folder` for each value of `column`, called COLUMN=VALUE."""
+    """Write `table`, to be read once, into a folder of `folder` for each value of `column`, called COLUMN=VALUE."""
     if engine.name == "duckdb":
-        engine.to_parquet(table, folder, partition_by=column)
+        engine.to_parquet(table, folder, partition_by=column, compression="uncompressed")
     else:
         engine.frame(table).write.mode("append").partitionBy(column).parquet(f"file://{folder.absolute()}")

@@ -6,13 +6,17 @@ many of them stop the stage. Kept, left out and rejected add up to the rows of t
 from collections.abc import Callable
 
 import ibis
+import numpy as np
+import pyarrow as pa
 
-from medrep import contract, engine, omop
+from medrep import contract, engine, meds_tables, omop
 from medrep.contract import REJECTS
 from medrep.errors import UserError
 from medrep.progress import report_kept
 
 KEPT = "kept"
+MOST_REFUSED = 10_000  # rejects that are written of a table that is refused: enough to see what is wrong
+BATCH_ROWS = 200_000
 
 
 def first_reason(rules: dict[str, ibis.Value]) -> ibis.Value:
@@ -36,45 +40,59 @@ def report(what: str, table: ibis.Table, order: list[str]) -> dict[str, int]:
 
 
 def settle(con: ibis.BaseBackend, hospital: str, table: str, counts: dict[str, int], rejects: Callable[[], ibis.Table], left_out: list[str],
-           most: float) -> dict[str, int]:
+           most: float, lines: int | None = None) -> dict[str, int]:
     """Say what became of the rows of a hospital's `table`, write its rejects, and stop if more than the share `most` are.
 
     `counts` is what count_reasons gives; reasons that are not in `left_out` reject. `rejects` reads the file again, with
-    `line`, `raw` and `reason`: it is called only where something was rejected.
+    `line`, `raw` and `reason`: it is called only where something was rejected. `lines`: of the file, if they were counted.
     """
     malformed = engine.malformed_rows(con, omop.malformed_name(hospital, table))
     rejected = {reason: n for reason, n in counts.items() if reason not in (KEPT, *left_out)}
-    rows = []
-    if rejected:
-        found = rejects()
-        found = found.filter(found.reason.isin(list(rejected))).select("line", "reason", "raw").to_pyarrow().to_pylist()
-        rows += in_file_lines(found, malformed)
+    of_rows = list(rejected)
     for row in malformed:
         rejected[row["reason"]] = rejected.get(row["reason"], 0) + 1
-    rows = sorted(rows + malformed, key=lambda row: row["line"])
-    read = sum(counts.values()) + len(malformed)
+    read, total = sum(counts.values()) + len(malformed), sum(rejected.values())
+    if not meds_tables.is_dataset(hospital):
+        path = omop.table_file(hospital, table)
+        omop.check_quotes(path, omop.count_lines(path) if lines is None else lines, read)
     went = {reason: counts[reason] for reason in left_out if reason in counts}
     report_kept(f"{hospital} {table}", read, went, counts[KEPT], rejected)
     contract.write_json(contract.counts_file(hospital, table), {"read": read, "kept": counts[KEPT], "left out": went, "rejected": rejected})
-    if len(rows) != sum(rejected.values()):
-        raise AssertionError(f"{hospital} {table}: {len(rows)} rejects were written of {sum(rejected.values())}")
-    folder = REJECTS.at(hospital=hospital, source=table)
-    contract.discard(folder)  # an earlier run's
-    if rows:
-        content = ibis.memtable([{"table": table, **row} for row in rows], schema=REJECTS.schema)
-        REJECTS.write(con, content, hospital=hospital, source=table)
-    if len(rows) > most * read:
+    too_many = total > most * read
+    written = write_rejects(con, hospital, table, rejects, of_rows, malformed, MOST_REFUSED if too_many else None)
+    if too_many:
         worst = sorted(rejected.items(), key=lambda item: -item[1])[:3]
-        raise UserError(f"{hospital} {table}: {len(rows) / read:.1%} of {read:,} rows can't be read ({', '.join(f'{n:,} {r}' for r, n in worst)}), "
-                        f"more than cohort.max_rejects allows ({most:.0%}): see {contract.show(folder)}, and mend the export")
-    return {"read": read, "kept": counts[KEPT], "rejected": len(rows)}
+        raise UserError(f"{hospital} {table}: {total / read:.1%} of {read:,} rows can't be read ({', '.join(f'{n:,} {r}' for r, n in worst)}), "
+                        f"more than cohort.max_rejects allows ({most:.0%}): see {contract.show(REJECTS.at(hospital=hospital, source=table))}, "
+                        "and mend the export")
+    if written != total:
+        raise AssertionError(f"{hospital} {table}: {written} rejects were written of {total}")
+    return {"read": read, "kept": counts[KEPT], "rejected": total}
 
 
-def in_file_lines(rows: list[dict], malformed: list[dict]) -> list[dict]:
-    """`rows` with the lines they have in the file: lines that could not be cut into fields were not numbered."""
-    gaps, moved, before = sorted(row["line"] for row in malformed), [], 0
-    for row in sorted(rows, key=lambda row: row["line"]):
-        while before < len(gaps) and gaps[before] <= row["line"] + before:
-            before += 1
-        moved.append({**row, "line": row["line"] + before})
-    return moved
+def write_rejects(con: ibis.BaseBackend, hospital: str, table: str, rejects: Callable[[], ibis.Table], reasons: list[str], malformed: list[dict],
+                  most: int | None) -> int:
+    """Write the rows with `reasons`, and the malformed ones, some at a time; all, or about `most`. Gives how many."""
+    contract.discard(REJECTS.at(hospital=hospital, source=table))  # an earlier run's
+    if not reasons and not malformed:
+        return 0
+    written, schema = 0, REJECTS.schema.to_pyarrow()
+    with REJECTS.writing(con, hospital=hospital, source=table) as add:
+        if reasons:
+            found = rejects()
+            found = found.filter(found.reason.isin(reasons)).select("line", "reason", "raw")
+            for batch in (found if most is None else found.limit(most)).to_pyarrow_batches(chunk_size=BATCH_ROWS):
+                line = in_file_lines(batch["line"].to_numpy(zero_copy_only=False), malformed)
+                rows = pa.table([pa.repeat(table, len(batch)), line, batch["reason"], batch["raw"]], schema=schema)
+                if len(batch):
+                    add(ibis.memtable(rows))
+                written += len(batch)
+        if malformed := malformed[:most]:
+            add(ibis.memtable(pa.Table.from_pylist([{"table": table, **row} for row in malformed], schema=schema)))
+    return written + len(malformed)
+
+
+def in_file_lines(lines: np.ndarray, malformed: list[dict]) -> np.ndarray:
+    """The lines that rows have in the file: lines that could not be cut into fields were not numbered."""
+    gaps = np.sort([row["line"] for row in malformed]).astype(np.int64)
+    return lines + np.searchsorted(gaps - np.arange(len(gaps)), lines, side="right")

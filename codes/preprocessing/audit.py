@@ -12,10 +12,12 @@ at the very start of their visits: name it in billing_types (configs/hospitals/)
 presence separates the classes best: what is nearly perfect alone is rarely medicine.
 """
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 
 import ibis
 import numpy as np
 import pandas as pd
+import pyarrow
 import scipy.sparse
 
 from medrep import config, contract, engine, omop, sequences, vocabulary
@@ -25,6 +27,7 @@ from medrep.progress import bar, say, stage
 
 SUSPECT_AUROC = 0.95
 SUSPECT_AT_START, SUSPECT_EVENTS = 0.5, 100
+KEYS = ("subject_id", "prediction_time")
 POINTS = 4096  # prediction points whose tokens are counted at once
 
 
@@ -32,28 +35,24 @@ def labelled_outcomes(hospital: str) -> list[str]:
     return sorted(path.name.removesuffix(".flow.json") for path in contract.flow_file(hospital, "*").parent.glob("*.flow.json"))
 
 
-def read_labels(con: ibis.BaseBackend, hospital: str, outcome: str) -> tuple[ibis.Table, list[str]]:
+def read_labels(con: ibis.BaseBackend, hospital: str, outcome: str) -> pd.DataFrame:
+    """KEYS and a column a label, in the order of persons and times."""
     table = con.read_parquet(f"{contract.LABELS.at(hospital=hospital, outcome=outcome)}/*.parquet")
-    return table, [name for name in table.columns if name not in ("subject_id", "prediction_time")]
+    return table.order_by(*KEYS).to_pandas()
 
 
 def find_open_stays(records: ibis.Table, visits: ibis.Table, points: ibis.Table) -> ibis.Table:
-    """outcome, domain, type_id, events, at_start of the events before a prediction time in visits that end after it.
+    """kind, domain, type_id, events, at_start of the events before a prediction time in visits that end after it.
 
-    points: outcome, person_id, prediction_time. at_start: how many stand at the very start of their visit, to the minute.
+    points: person_id, prediction_time, kind; each person's times are distinct. at_start: how many stand at the very start
+    of their visit, to the minute.
     """
-    points = points.distinct()
-    inside = visits.join(points.select("person_id", "prediction_time").distinct(), "person_id")
+    inside = visits.join(points, "person_id")
     inside = inside.filter((inside.start < inside.prediction_time) & (inside.end > inside.prediction_time))
-    inside = inside.select("visit_id", "prediction_time", "start", person="person_id")
-    # the records are gone through once, for all outcomes
-    events = records.join(inside, "visit_id")
+    events = records.join(inside.select("visit_id", "prediction_time", "start", "kind"), "visit_id")
     events = events.filter(events.time < events.prediction_time)
     at_start = (events.time.epoch_seconds() - events.start.epoch_seconds()).abs() < 60
-    of_point = events.group_by("person", "prediction_time", "domain", "type_id").agg(events=events.count(), at_start=at_start.sum())
-    of_point = of_point.join(points, [("person", "person_id"), "prediction_time"])
-    found = of_point.group_by("outcome", "domain", "type_id").agg(events=of_point.events.sum(), at_start=of_point.at_start.sum())
-    return found.order_by("outcome", "domain", ibis.desc("events"), "type_id")
+    return events.group_by("kind", "domain", "type_id").agg(events=events.count(), at_start=at_start.sum())
 
 
 def separate(presence: np.ndarray, of: np.ndarray) -> np.ndarray:
@@ -72,7 +71,11 @@ def count_presence(hospital: str, subject_id: np.ndarray, times: np.ndarray, exa
     examples of each kind a point is the prediction point.
     """
     trajectories, tokens = sequences.Trajectories(hospital), len(vocabulary.of_hospital(hospital))
-    slices = trajectories.examples(trajectories.rows_of(subject_id), times, max_length)
+    rows = trajectories.rows_of(subject_id)
+    if (rows < 0).any():
+        raise UserError(f"{int((rows < 0).sum()):,} labelled moments of {hospital} are of persons without a trajectory; "
+                        "run preprocessing/labels.py again, with --outcome for labels of your own")
+    slices = trajectories.examples(rows, times, max_length)
     presence = np.zeros((tokens, examples.shape[1]))
     with bar(what=f"{hospital} audit", total=len(slices), unit="points") as progress:
         for at in range(0, len(slices), POINTS):
@@ -88,58 +91,97 @@ def count_presence(hospital: str, subject_id: np.ndarray, times: np.ndarray, exa
     return presence.T.astype(np.int64)
 
 
-def find_best_tokens(con: ibis.BaseBackend, hospital: str, labels: dict[str, tuple[ibis.Table, list[str]]], max_length: int,
-                     names: dict[int, str]) -> dict[str, list[dict]]:
-    """{outcome: of each of its labels the token whose presence separates the classes best}. `names`: the concepts'."""
-    rows = {outcome: table.order_by("subject_id", "prediction_time").to_pandas() for outcome, (table, _) in labels.items()}
-    points = pd.concat([table[["subject_id", "prediction_time"]] for table in rows.values()]).drop_duplicates().reset_index(drop=True)
-    points["point"] = np.arange(len(points))
-    kinds = [(outcome, name) for outcome, (_, columns) in labels.items() for name in columns]
-    examples = np.zeros((len(points), 2 * len(kinds)), dtype=np.int16)
-    for column, (outcome, name) in enumerate(kinds):
-        point = rows[outcome].merge(points, on=["subject_id", "prediction_time"]).point.to_numpy()
+def points_of(tables: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, np.ndarray]:
+    """The distinct prediction points (subject_id, prediction_time) of all outcomes' labels, each with its kind; and bool
+    (kinds, outcomes): which outcomes have the points of a kind. Outcomes share most points: each is looked at once."""
+    points = pd.concat([table[list(KEYS)] for table in tables.values()]).drop_duplicates(ignore_index=True)
+    has = np.zeros((len(points), len(tables)), dtype=bool)
+    for place, table in enumerate(tables.values()):
+        has[numbers_of(table, points), place] = True
+    kinds, kind = np.unique(has, axis=0, return_inverse=True)
+    return points.assign(kind=kind.reshape(-1)), kinds
+
+
+def numbers_of(table: pd.DataFrame, points: pd.DataFrame) -> np.ndarray:
+    """int64 (rows,): the row of `points` that is the prediction point of each row of `table`."""
+    keys = list(KEYS)
+    return table[keys].merge(points[keys].assign(point=np.arange(len(points))), on=keys, how="left").point.to_numpy()
+
+
+def find_best_tokens(hospital: str, tables: dict[str, pd.DataFrame], points: pd.DataFrame, max_length: int) -> dict[str, list[dict]]:
+    """{outcome: of each of its labels the token whose presence separates the classes best}."""
+    labels = [(outcome, name) for outcome, table in tables.items() for name in table.columns if name not in KEYS]
+    examples = np.zeros((len(points), 2 * len(labels)), dtype=np.int16)
+    for column, (outcome, name) in enumerate(labels):
+        number = numbers_of(tables[outcome], points)
         for value in (False, True):
-            np.add.at(examples, (point[(rows[outcome][name] == value).fillna(False).to_numpy(dtype=bool)], 2 * column + value), 1)
+            np.add.at(examples, (number[(tables[outcome][name] == value).fillna(False).to_numpy(dtype=bool)], 2 * column + value), 1)
     times = points.prediction_time.to_numpy().astype("datetime64[s]").astype(np.int64)
     presence = count_presence(hospital, points.subject_id.to_numpy(), times, examples, max_length)
-    words, found = vocabulary.of_hospital(hospital).tokens, {outcome: [] for outcome in labels}
-    for column, (outcome, name) in enumerate(kinds):
+    words, found = vocabulary.of_hospital(hospital).tokens, {outcome: [] for outcome in tables}
+    for column, (outcome, name) in enumerate(labels):
         pair = [2 * column, 2 * column + 1]
         of = examples[:, pair].sum(0, dtype=np.int64)
         if of.min() == 0:
             continue
         aurocs = separate(presence[pair], of)
         token = int(aurocs.argmax())
-        concept = words[token].partition("_")[0]
         found[outcome].append({
             "label": outcome if name == "boolean_value" else name, "token": words[token], "auroc": round(float(aurocs[token]), 4),
-            "name": names.get(int(concept), "") if concept.lstrip("-").isdigit() else "", "positives": int(of[1]), "negatives": int(of[0]),
+            "positives": int(of[1]), "negatives": int(of[0]),
             "with_token_positive": int(presence[pair[1], token]), "with_token_negative": int(presence[pair[0], token]),
             "suspect": bool(aurocs[token] > SUSPECT_AUROC)})
     return found
 
 
-def audit(con: ibis.BaseBackend, hospital: str, outcomes: list[str], max_length: int, names: dict[int, str]) -> dict[str, dict]:
-    """{outcome: open_stays (find_open_stays), best_tokens}."""
-    labels = {outcome: read_labels(con, hospital, outcome) for outcome in outcomes}
-    points = [table.select(outcome=ibis.literal(outcome), person_id="subject_id", prediction_time="prediction_time")
-              for outcome, (table, _) in labels.items()]
-    points = engine.hold(con, ibis.union(*points) if len(points) > 1 else points[0])
-    best = find_best_tokens(con, hospital, labels, max_length, names)
-    results = {outcome: {"open_stays": [], "best_tokens": best[outcome]} for outcome in outcomes}
-    for row in find_open_stays(RECORDS.read(con, hospital=hospital), VISITS.read(con, hospital=hospital), points).to_pyarrow().to_pylist():
+def open_stays_of(con: ibis.BaseBackend, hospital: str, outcomes: list[str], points: pd.DataFrame, kinds: np.ndarray) -> dict[str, list[dict]]:
+    """{outcome: what find_open_stays finds of its points}."""
+    moments = points.prediction_time.dt.floor("us").to_numpy().astype("datetime64[us]")
+    table = ibis.memtable(pyarrow.table({"person_id": points.subject_id.to_numpy(), "prediction_time": moments, "kind": points.kind.to_numpy()}))
+    found = find_open_stays(RECORDS.read(con, hospital=hospital), VISITS.read(con, hospital=hospital), engine.hold(con, table)).to_pandas()
+    rows = {}
+    for place, outcome in enumerate(outcomes):
+        own = found[found.kind.isin(np.flatnonzero(kinds[:, place]))]
+        own = own.groupby(["domain", "type_id"], dropna=False, as_index=False)[["events", "at_start"]].sum()
+        own = own.sort_values(["domain", "events", "type_id"], ascending=[True, False, True])
+        rows[outcome] = [{"domain": row.domain, "type_id": None if pd.isna(row.type_id) else int(row.type_id), "events": int(row.events),
+                          "at_start": int(row.at_start)} for row in own.itertuples()]
+    return rows
+
+
+def audit(con: ibis.BaseBackend, hospital: str, outcomes: list[str], max_length: int) -> dict[str, dict]:
+    """{outcome: open_stays (find_open_stays), best_tokens}, with the names of their concepts."""
+    tables = {outcome: read_labels(con, hospital, outcome) for outcome in outcomes}
+    points, kinds = points_of(tables)
+    with ThreadPoolExecutor(max_workers=1) as beside:  # the engine goes through the records while NumPy counts tokens
+        open_stays = beside.submit(open_stays_of, con, hospital, outcomes, points, kinds)
+        best = find_best_tokens(hospital, tables, points, max_length)
+        results = {outcome: {"open_stays": rows, "best_tokens": best[outcome]} for outcome, rows in open_stays.result().items()}
+    stays = [row for result in results.values() for row in result["open_stays"]]
+    tokens = [row for result in results.values() for row in result["best_tokens"]]
+    names = names_of(con, {row["type_id"] for row in stays} | {concept_of(row["token"]) for row in tokens})
+    for row in stays:
         row["type"] = names.get(row["type_id"], "")
         row["suspect"] = row["events"] >= SUSPECT_EVENTS and row["at_start"] > SUSPECT_AT_START * row["events"]
-        results[row.pop("outcome")]["open_stays"].append(row)
+    for row in tokens:
+        row["name"] = names.get(concept_of(row["token"]), "")
     return results
 
 
-def names_of(con: ibis.BaseBackend) -> dict[int, str]:
-    """Concept names, where data/concepts is there."""
+def concept_of(token: str) -> int | None:
+    """None for a special token."""
+    concept = token.partition("_")[0]
+    return int(concept) if concept.lstrip("-").isdigit() else None
+
+
+def names_of(con: ibis.BaseBackend, concepts: set[int | None]) -> dict[int, str]:
+    """The concepts' names, where data/concepts is there."""
     if not contract.data_folder("concepts").is_dir():
         return {}
+    wanted = ibis.memtable({"concept_id": sorted(concepts - {None})}, schema={"concept_id": "int64"})
     with omop.named_mistakes():
-        rows = omop.vocabulary(engine.reader(con), "concept").select("concept_id", "concept_name").to_pyarrow()
+        concept = omop.vocabulary(engine.reader(con), "concept")
+        rows = concept.semi_join(wanted, "concept_id").select("concept_id", "concept_name").to_pyarrow()
     return dict(zip(rows["concept_id"].to_pylist(), rows["concept_name"].to_pylist(), strict=True))
 
 
@@ -180,7 +222,7 @@ def main(argv=None):
         return
     with stage("audit") as figures:
         con = engine.connect(args.engine, args.memory, args.threads)
-        results = audit(con, name, outcomes, max_length, names_of(con))
+        results = audit(con, name, outcomes, max_length)
         for outcome in outcomes:
             say_audit(name, outcome, results[outcome])
         contract.write_json(contract.audit_file(name), results)

@@ -43,7 +43,8 @@ def find_deciles(records: ibis.Table, min_values: int, without_unit: bool = True
         place, rest = tenths // 10, tenths % 10
         below = ranked.value.min(where=ranked.reached > place)  # the value at that place, counted from 0
         above = ranked.value.min(where=ranked.reached > place + ibis.ifelse(rest > 0, 1, 0))
-        edges[f"edge_{i}"] = below + (above - below) * (rest.max() / 10)
+        # multiplied first: 0 + 3 * 7 / 10 is 2.1, and 2.1 lies on that edge; 0 + 3 * (7 / 10) is a little less
+        edges[f"edge_{i}"] = below + (above - below) * rest.max() / 10
     return ranked.group_by(unit).agg(n=ranked.n.max(), **edges)
 
 

@@ -26,7 +26,8 @@ onset admitted ----- 24 h ----- prediction_time =============== discharged
       a record here, or in earlier years: left out (Pheno: of that phenotype) | the first record here is true
 """
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 
 import ibis
 import pyarrow.parquet
@@ -39,16 +40,18 @@ from medrep.progress import say, stage
 
 STILL_IN = ["not still in at the prediction time", "dead before the prediction time"]
 CHOSEN = "another admission of the person's was chosen"
+SAME_POINT = "another stay with the same prediction time"
+NOT_ADMISSIONS = ["not overnight", "age", "not a hospital stay by its concept or source"]
 RULES = {
-    "MT": [*STILL_IN, CHOSEN],
-    "LLOS": [*STILL_IN, "died in the stay before it was long", CHOSEN],
-    "RA": ["died in hospital", "died within the time to readmission", "not followed for the time to readmission", CHOSEN],
-    "onset": [*STILL_IN, "no record in the stay", "on record before the prediction time", CHOSEN],
-    "phenotypes": [*STILL_IN, CHOSEN],
+    "MT": [*STILL_IN, CHOSEN, SAME_POINT],
+    "LLOS": [*STILL_IN, "died in the stay before it was long", CHOSEN, SAME_POINT],
+    "RA": ["died in hospital", "died within the time to readmission", "not followed for the time to readmission", CHOSEN, SAME_POINT],
+    "onset": [*STILL_IN, "no record in the stay", "on record before the prediction time", CHOSEN, SAME_POINT],
+    "phenotypes": [*STILL_IN, CHOSEN, SAME_POINT],
     "meds": ["unreadable", "no record of the person", "same person and time"],
 }
 SETTINGS = ("billing", "admission_visit_concepts", "admissions", "prediction_at", "prediction_hours", "long_stay_days", "readmission_days",
-            "transfer_hours", "died_before", "onset_at", "recorded_before", "split_seed")
+            "transfer_hours", "died_before", "onset_at", "recorded_before", "split_seed", "min_age", "max_age")
 """The cohort's settings that labels depend on."""
 
 
@@ -81,7 +84,8 @@ def drawn(stays: ibis.Table, seed: int, *columns: str) -> ibis.Value:
     """Text that orders rows by chance, the same on every engine: a hash of the seed and `columns`."""
     text = ibis.literal(f"{seed}")
     for name in columns:
-        value = stays[name].epoch_seconds() if stays[name].type().is_timestamp() else stays[name]
+        # whole numbers: as text DuckDB's seconds would end in .0
+        value = stays[name].epoch_seconds().cast("int64") if stays[name].type().is_timestamp() else stays[name]
         text = text + ":" + value.cast("string")
     return text.hexdigest("sha256").lower()
 
@@ -94,6 +98,13 @@ def choose_one(stays: ibis.Table, cohort: Cohort, at_random: bool) -> ibis.Table
     order += [stays.start.desc(), stays.end.desc()] + ([stays.visit_id] if "visit_id" in stays.columns else [])
     place = ibis.row_number().over(group_by=[stays.person_id, stays.reason.isnull()], order_by=order)
     return stays.mutate(reason=ibis.ifelse(stays.reason.isnull() & (place > 0), CHOSEN, stays.reason))
+
+
+def one_a_point(stays: ibis.Table) -> ibis.Table:
+    """Of a person's stays with one prediction time the one that ends last: a transfer that was written as a second stay."""
+    order = [stays.end.desc()] + ([stays.visit_id] if "visit_id" in stays.columns else [])
+    place = ibis.row_number().over(group_by=[stays.person_id, stays.prediction_time, stays.reason.isnull()], order_by=order)
+    return stays.mutate(reason=ibis.ifelse(stays.reason.isnull() & (place > 0), SAME_POINT, stays.reason))
 
 
 # ---- what the stays themselves tell ------------------------------------------------------------------------------
@@ -143,10 +154,15 @@ def label_ra(admissions: ibis.Table, cohort: Cohort, last_time=None) -> ibis.Tab
     return choose_one(stays.mutate(boolean_value=back, reason=rules.first_reason(reasons)), cohort, at_random=True)
 
 
-def last_time_of(records: ibis.Table, visits: ibis.Table):
-    """The hospital's last record or end of a visit."""
-    times = [records.time.max().execute(), visits.end.max().execute()]
-    return max(time.to_pydatetime() for time in times if time is not None and time == time)
+def last_time_of(records: ibis.Table, visits: ibis.Table) -> datetime | None:
+    """The hospital's last record or end of a visit; those that omop.FAR_YEARS tells for mistakes do not count."""
+    middle = records.time.epoch_seconds().median().execute()
+    if middle is None or middle != middle:
+        return None
+    latest = middle + omop.FAR_YEARS * omop.YEAR_SECONDS
+    # int64: for Ibis epoch seconds are int32, which end in 2038
+    times = [(seconds := column.epoch_seconds().cast("int64")).max(where=seconds <= latest).execute() for column in (records.time, visits.end)]
+    return datetime(1970, 1, 1) + timedelta(seconds=int(max(time for time in times if time is not None and time == time)))
 
 
 # ---- what records of diseases tell -------------------------------------------------------------------------------
@@ -243,41 +259,79 @@ def label_meds(labels: ibis.Table, records: ibis.Table) -> ibis.Table:
 # ---- the stage -----------------------------------------------------------------------------------------------------
 
 
-def diseases_of(con: ibis.BaseBackend, outcome: outcomes.Outcome) -> dict[str, set[int]]:
-    """{label: the concepts that mean it}."""
+def diseases_of(words: outcomes.Terminology, outcome: outcomes.Outcome) -> dict[str, set[int]]:
+    """{label: the concepts that mean it}; {} for an outcome that needs none, and where data/concepts is not there."""
+    if outcome.kind not in ("onset", "phenotypes") or not contract.data_folder("concepts").is_dir():
+        return {}
     with omop.named_mistakes():
         if outcome.kind == "onset":
-            return {outcome.name: outcomes.concepts_of(engine.reader(con), outcome.source)}
-        return outcomes.phenotypes_of(engine.reader(con), outcome.source)
+            return {outcome.name: outcomes.concepts_of(words, outcome.source)}
+        return outcomes.phenotypes_of(words, outcome.source)
 
 
-def without_concepts(con: ibis.BaseBackend, outcome: outcomes.Outcome) -> str:
+def without_concepts(outcome: outcomes.Outcome, meant: dict[str, set[int]]) -> str:
     """Why the diseases of `outcome` can't be found here; empty if they can."""
     if outcome.kind not in ("onset", "phenotypes"):
         return ""
     if not contract.data_folder("concepts").is_dir():
         return "data/concepts is missing: put CONCEPT.csv and CONCEPT_RELATIONSHIP.csv from https://athena.ohdsi.org there"
-    if not any(diseases_of(con, outcome).values()):
+    if not any(meant.values()):
         return "data/concepts has none of its concepts: download the vocabularies that its concept set names"
     return ""
 
 
-def label(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome, cohort: Cohort, follow_up_ends: str) -> tuple[ibis.Table, list[str], dict]:
-    """The labelled and left out prediction points with their reasons, the label columns, and the flow so far."""
+@dataclass
+class Tables:
+    """What the labels of every outcome are made from, read once."""
+
+    persons: ibis.Table
+    visits: ibis.Table
+    records: ibis.Table
+    of_kept: ibis.Table
+    """The visits of persons with records."""
+    admissions: ibis.Table
+    """Those of them that are admissions, with the person's death_time."""
+    flow: dict
+    """How many there are of each, and why the other visits are no admissions."""
+
+
+def read_tables(con: ibis.BaseBackend, hospital: str, cohort: Cohort) -> Tables:
     persons, visits, records = (table.read(con, hospital=hospital) for table in (PERSONS, VISITS, RECORDS))
+    of_kept = engine.hold(con, visits.semi_join(records.select("person_id").distinct(), "person_id"))
+    admissions = of_kept.filter(of_kept.is_admission).join(persons.select("person_id", "death_time"), "person_id")
+    admissions = engine.hold(con, admissions)
+    tables = {"visits": visits, "visits of persons with records": of_kept, "admissions": admissions}
+    flow = {name: int(table.count().execute()) for name, table in tables.items()}
+    counts = rules.count_reasons(why_no_admission(of_kept, persons, cohort))
+    return Tables(persons, visits, records, of_kept, admissions,
+                  flow | {"no admissions": {reason: counts[reason] for reason in NOT_ADMISSIONS if reason in counts}})
+
+
+def why_no_admission(visits: ibis.Table, persons: ibis.Table, cohort: Cohort) -> ibis.Table:
+    """`visits` with the first reason why each is no admission (visits.py), null for those that are."""
+    visits = visits.join(persons.select("person_id", "year_of_birth"), "person_id")
+    of_age = (visits.start.year() - visits.year_of_birth).between(cohort.min_age, cohort.max_age)
+    why = rules.first_reason(dict(zip(NOT_ADMISSIONS, [visits.end.date() <= visits.start.date(), ~of_age, ibis.literal(True)], strict=True)))
+    return visits.mutate(reason=ibis.ifelse(visits.is_admission, ibis.null("string"), why))
+
+
+def label(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome, meant: dict[str, set[int]], tables: Tables, cohort: Cohort,
+          follow_up_ends: str) -> tuple[ibis.Table, list[str], dict]:
+    """`meant`: diseases_of. Gives the labelled and left out prediction points with their reasons, the label columns, and the flow so far."""
+    visits, records, admissions = tables.visits, tables.records, tables.admissions
     if outcome.kind == "meds":
         with omop.named_mistakes():
             labels = read_meds(con, outcome.source)
         return engine.hold(con, label_meds(labels, records)), ["boolean_value"], {}
-    of_kept = visits.semi_join(records, "person_id")
-    admissions = of_kept.filter(of_kept.is_admission).join(persons.select("person_id", "death_time"), "person_id")
     columns = ["boolean_value"]
+    flow = dict(tables.flow)
     if outcome.kind == "RA":
-        stays = label_ra(admissions, cohort, last_time_of(records, visits) if follow_up_ends == "last_record" else None)
+        last_time = last_time_of(records, visits) if follow_up_ends == "last_record" else None
+        flow["followed until"] = last_time and last_time.isoformat(sep=" ")
+        stays = label_ra(admissions, cohort, last_time)
     elif outcome.kind in ("MT", "LLOS"):
         stays = (label_mt if outcome.kind == "MT" else label_llos)(admissions, cohort)
     else:
-        meant = diseases_of(con, outcome)
         pairs = [(concept, name) for name, concepts in meant.items() for concept in sorted(concepts)]
         meaning = ibis.memtable([{"concept_id": c, "phenotype": n} for c, n in pairs], schema={"concept_id": "int64", "phenotype": "string"})
         diseases = engine.hold(con, records.join(meaning, "concept_id").select("person_id", "time", "phenotype").distinct())
@@ -288,16 +342,16 @@ def label(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome, cohor
         else:
             columns = list(meant)
             stays = label_phenotypes(admissions, diseases, columns, cohort)
-    stays = engine.hold(con, stays)
-    flow = {"visits": visits, "visits of persons with records": of_kept, "admissions": admissions}
-    return stays, columns, {name: int(table.count().execute()) for name, table in flow.items()}
+    return engine.hold(con, one_a_point(stays)), columns, flow
 
 
 def write_labels(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome, stays: ibis.Table, columns: list[str], flow: dict) -> dict:
     """Write the labels and what became of every visit; gives the figures."""
     unit = {"RA": "stays", "meds": "rows"}.get(outcome.kind, "admissions")
     if flow:
-        say(f"{hospital} {outcome.name}: " + "; ".join(f"{n:,} {name}" for name, n in flow.items()))
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in flow["no admissions"].items())
+        counts = "; ".join(f"{flow[name]:,} {name}" for name in ("visits", "visits of persons with records", "admissions"))
+        say(f"{hospital} {outcome.name}: {counts}" + (f" (the others: {reasons})" if reasons else ""))
     counts = rules.report(f"{hospital} {outcome.name} {unit}", stays, RULES[outcome.kind])
     kept = stays.filter(stays.reason.isnull())
     labels = kept.select("prediction_time", *columns, subject_id="person_id").order_by("subject_id", "prediction_time", *columns)
@@ -306,7 +360,7 @@ def write_labels(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome
                     **{f"sum{i}": kept[name].sum() for i, name in enumerate(columns)}).to_pyarrow().to_pylist()[0]
     labelled = {name: sums[f"n{i}"] for i, name in enumerate(columns)}
     positive = {name: int(sums[f"sum{i}"] or 0) for i, name in enumerate(columns)}
-    eligible = counts["read"] - sum(counts.get(reason, 0) for reason in (*STILL_IN, "unreadable", "no record of the person"))
+    eligible = counts["read"] - sum(counts.get(reason, 0) for reason in (*STILL_IN, "died in hospital", "unreadable", "no record of the person"))
     single = columns == ["boolean_value"]
     flow |= {unit: counts["read"], "left out": {reason: n for reason, n in counts.items() if reason in RULES[outcome.kind] and n},
              "eligible": eligible, "labelled": labelled["boolean_value"] if single else labelled,
@@ -339,7 +393,8 @@ def main(argv=None):
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)]
     settings = {"follow_up_ends": hospital.follow_up_ends, **{key: value for key, value in asdict(cohort).items() if key in SETTINGS}}
 
-    con = engine.connect(args.engine, args.memory, args.threads)
+    con, tables = engine.connect(args.engine, args.memory, args.threads), None
+    words = outcomes.Terminology(engine.reader(con))
     for outcome in wanted:
         sources = [outcome.source] if outcome.source else []
         if outcome.kind in ("onset", "phenotypes") and contract.data_folder("concepts").is_dir():
@@ -347,14 +402,17 @@ def main(argv=None):
         made = Made(LABELS.at(hospital=name, outcome=outcome.name), inputs=[*inputs, *sources], settings=settings)
         if contract.flow_file(name, outcome.name).exists() and made.is_current():
             continue
-        if reason := without_concepts(con, outcome):
+        meant = diseases_of(words, outcome)
+        if reason := without_concepts(outcome, meant):
             if args.outcome:
                 raise UserError(f"--outcome {outcome.name}: {reason}")
             say(f"{name} {outcome.name}: not labelled, {reason}")
-            contract.discard(LABELS.at(hospital=name, outcome=outcome.name))  # of another vocabulary
+            for path in (LABELS.at(hospital=name, outcome=outcome.name), contract.flow_file(name, outcome.name)):  # of another vocabulary
+                contract.discard(path)
             continue
         with stage("labels") as figures:
-            stays, columns, flow = label(con, name, outcome, cohort, hospital.follow_up_ends)
+            tables = tables or read_tables(con, name, cohort)
+            stays, columns, flow = label(con, name, outcome, meant, tables, cohort, hospital.follow_up_ends)
             figures.update(outcome=outcome.name, **write_labels(con, name, outcome, stays, columns, flow))
         made.record()
 

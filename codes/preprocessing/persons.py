@@ -19,6 +19,7 @@ from medrep.contract import PERSONS, SPLITS, Made
 from medrep.errors import UserError
 from medrep.progress import say, stage
 
+YEARS = (1000, 9999)
 SAME_PERSON, SAME_SUBJECT, LATER_DEATH = "same person_id", "same subject_id", "later death of the same person"
 
 
@@ -36,7 +37,7 @@ def correct_birth_years(persons: ibis.Table, births: ibis.Table | None) -> ibis.
 
 def with_reasons(persons: ibis.Table) -> ibis.Table:
     """`persons` and the reason each is left out; of several rows of one person_id the least year, sex and source stay."""
-    no_year = persons.year_of_birth.isnull()
+    no_year = ~persons.year_of_birth.between(*YEARS).fill_null(False)
     usable = (persons.unreadable.isnull() & ~no_year).name("usable")
     order = [persons[name].asc(nulls_first=False) for name in ("year_of_birth", "sex", "source_id", "trace_id")]
     place = ibis.row_number().over(group_by=[persons.person_id, usable], order_by=order)

@@ -22,6 +22,7 @@ import argparse
 import statistics
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import ibis
 
@@ -32,7 +33,6 @@ from medrep.errors import UserError
 from medrep.progress import bar, say, stage
 
 NO_CONCEPT, UNDER_AGE, SAME_HOUR, TOO_FEW = RULES = ["no concept", "under age", "same hour", "person with too few events"]
-GONE = -1  # in place of a part, of events that go at the first reading
 PART_BYTES = 800_000_000  # of text: some eight million events
 
 
@@ -76,18 +76,16 @@ def time_known(events: ibis.Table, billing_types: list[int]) -> ibis.Value:
 
 
 def with_persons(events: ibis.Table, persons: ibis.Table) -> ibis.Table:
-    """`events` with all columns of the person's, and the reason why an event goes whatever other events there are."""
-    events = events.left_join(persons, "person_id").drop("person_id_right")
+    """`events` with the person's year_of_birth, and the reason why an event goes whatever other events there are."""
+    events = events.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
     return events.mutate(reason=ibis.cases(
         (events.unreadable.notnull(), events.unreadable), (events.year_of_birth.isnull(), "unknown person"),
         (events.concept_id.fill_null(0) == 0, NO_CONCEPT), else_=ibis.null("string")))
 
 
-def find_records(events: ibis.Table, visits: ibis.Table, domain: str, hospital: Hospital, cohort: Cohort) -> ibis.Table:
-    """RECORDS of one domain and the reason each is left out, all rules but the last; clock: 0 no time, 1 midnight, 2 other.
-
-    `events` are those that with_persons gives no reason to go.
-    """
+def find_records(events: ibis.Table, persons: ibis.Table, visits: ibis.Table, domain: str, hospital: Hospital, cohort: Cohort) -> ibis.Table:
+    """RECORDS of one domain and the reason each is left out, all rules but the last; clock: 0 no time, 1 midnight, 2 other."""
+    events = with_persons(events, persons)
     midnight = (events.time == events.time.truncate("D")).fill_null(False)
     day_only = midnight & events.type_id.isin(hospital.date_only_types).fill_null(False) if hospital.date_only_types else ibis.literal(False)
     events = events.mutate(
@@ -97,7 +95,8 @@ def find_records(events: ibis.Table, visits: ibis.Table, domain: str, hospital: 
     events = place_in_visits(events, visits)
     billing_types = hospital.billing_types if cohort.billing == "at_discharge" else []
     events = events.mutate(time=time_known(events, billing_types), domain=ibis.literal(domain))
-    reason = ibis.ifelse(events.time.year() - events.year_of_birth < cohort.min_age, UNDER_AGE, ibis.null("string"))
+    under_age = (events.time.year() - events.year_of_birth < cohort.min_age).fill_null(False)
+    reason = ibis.ifelse(events.reason.isnull() & under_age, UNDER_AGE, events.reason)
     columns = ["person_id", "time", "domain", "concept_id", "value", "unit", "visit_id", "type_id", "date", "year_of_birth", "clock", "reason"]
     events = events.mutate(reason=reason).select(*columns, *(["line"] if "line" in events.columns else []))
     if domain != "measurement":
@@ -125,6 +124,7 @@ def persons_with_enough(tables: list[ibis.Table], min_events: int) -> ibis.Table
 
 def ages_at_first(tables: list[ibis.Table]) -> list[int]:
     """Each person's age at the first event, left out or not."""
+    tables = [t.filter(t.year_of_birth.notnull() & t.date.notnull()) for t in tables]
     first = [t.group_by("person_id", "year_of_birth").agg(date=t.date.min()) for t in tables]
     first = ibis.union(*first) if len(first) > 1 else first[0]
     first = first.group_by("person_id", "year_of_birth").agg(date=first.date.min())
@@ -137,11 +137,28 @@ def warn_of_clocks(domain: str, clocks: Counter):
             "in configs/hospitals/, or events will seem known before they happened")
 
 
-def warn_of_ages(ages: list[int]):
-    """Without MIMIC's patients.csv a year of birth that is really its anchor_year shows in ages at the first event only."""
+def warn_of_ages(ages: list[int], of_patients: bool):
+    """A year of birth that is really MIMIC's anchor_year shows in ages at the first event only."""
     if ages and not 10 <= statistics.median(ages) <= 100:
-        say(f"warning: the median age at the first event is {statistics.median(ages):.0f}; if year_of_birth holds MIMIC's anchor_year, "
-            "put patients.csv beside the tables")
+        say(f"warning: the median age at the first event is {statistics.median(ages):.0f}: is year_of_birth right?"
+            + ("" if of_patients else " If it holds MIMIC's anchor_year, put patients.csv beside the tables"))
+
+
+def bounds_of(persons: ibis.Table, parts: int) -> list[int]:
+    """The person ids that divide `persons` into `parts` of like number; equal ones where there are fewer persons than parts."""
+    ids = persons.select("person_id").order_by("person_id").to_pyarrow()["person_id"]
+    return [ids[len(ids) * part // parts].as_py() for part in range(1, parts)] if len(ids) else []
+
+
+def part_of(person_id: ibis.Value, bounds: list[int]) -> ibis.Value:
+    """Which part a person belongs to: how many bounds its id has reached; 0 without an id."""
+    def among(low: int, high: int) -> ibis.Value:  # a row is compared with a few bounds, not with all
+        if low == high:
+            return ibis.literal(low, "int64")
+        middle = (low + high + 1) // 2
+        return ibis.ifelse(person_id >= bounds[middle - 1], among(middle, high), among(low, middle - 1))
+
+    return ibis.ifelse(person_id.isnull(), 0, among(0, len(bounds)))
 
 
 def read_events(con: ibis.BaseBackend, name: str, domain: str, hospital: Hospital, cohort: Cohort, numbered: bool = False) -> ibis.Table | None:
@@ -149,46 +166,48 @@ def read_events(con: ibis.BaseBackend, name: str, domain: str, hospital: Hospita
 
 
 def make_records(con: ibis.BaseBackend, name: str, hospital: Hospital, cohort: Cohort, add: Callable[[ibis.Table], None]):
-    """Read the hospital's tables, `add` the records to keep; gives {domain: Counter of reasons} and how many persons have records.
+    """Read the hospital's tables, `add` the records to keep; gives {domain: Counter of reasons}, how many persons have records, and
+    {domain: lines of its file}.
 
-    Persons are divided into parts, each small enough for memory, and what is done after the first reading is done part by
-    part: a hospital ten times as large takes ten times as long.
+    The tables are read once and their rows laid apart by ranges of person ids, each small enough for memory; everything
+    else is done one range at a time, so that a hospital ten times as large takes ten times as long.
     """
     sizes = [omop.text_size(path) for path in omop.files(name, *(omop.EVENT_TABLES[domain][0] for domain in DOMAINS))]
-    parts = engine.parts_of(con, sum(sizes), PART_BYTES)
     persons, visits = PERSONS.read(con, hospital=name), VISITS.read(con, hospital=name)
-    place = ibis.row_number().over(order_by=persons.person_id)
-    persons = engine.hold(con, persons.select("person_id", "year_of_birth", part=(place * parts // ibis.greatest(persons.count(), 1)).cast("int64")))
-    reasons, clocks, ages, events = {}, {}, [], {}
+    bounds = bounds_of(persons, engine.parts_of(con, sum(sizes), PART_BYTES))
+    reasons, clocks, ages, events, lines = {}, {}, [], {}, {}
+    beside = ThreadPoolExecutor(max_workers=1)  # counts lines while the engine works
     for domain in DOMAINS:
         rows = read_events(con, name, domain, hospital, cohort)
         if rows is None:
             say(f"{name} has no {domain} table")
             continue
         say(f"reading {name} {omop.EVENT_TABLES[domain][0]}")
-        rows = with_persons(rows, persons).drop("unreadable")
-        events[domain] = engine.park_by(con, rows.mutate(part=ibis.ifelse(rows.reason.isnull(), rows.part, GONE)), "part")
-        reasons[domain], clocks[domain] = Counter(rules.count_reasons(events[domain](GONE))), Counter()
+        if not meds_tables.is_dataset(name):
+            lines[domain] = beside.submit(omop.count_lines, omop.table_file(name, omop.EVENT_TABLES[domain][0]))
+        events[domain] = engine.park_by(con, rows.mutate(part=part_of(rows.person_id, bounds)), "part")
+        reasons[domain], clocks[domain] = Counter({rules.KEPT: 0}), Counter()
     with_records = 0
-    for part in bar(range(parts), f"{name} records", unit="parts"):
-        own = visits.semi_join(persons.filter(persons.part == part), "person_id")
-        found = {domain: engine.hold(con, find_records(of(part), own, domain, hospital, cohort)) for domain, of in events.items()}
+    for part in bar(range(len(bounds) + 1), f"{name} records", unit="parts"):
+        own = persons.filter(part_of(persons.person_id, bounds) == part)
+        stays = visits.filter(part_of(visits.person_id, bounds) == part)
+        found = {domain: engine.hold(con, find_records(rows_of(part), own, stays, domain, hospital, cohort)) for domain, rows_of in events.items()}
         enough = engine.hold(con, persons_with_enough(list(found.values()), cohort.min_events))
         judged = {domain: leave_out_short(table, enough) for domain, table in found.items()}
         for domain, table in judged.items():
             for row in table.group_by("reason", "clock").agg(n=table.count()).to_pyarrow().to_pylist():
                 reasons[domain][row["reason"] or rules.KEPT] += row["n"]
                 clocks[domain][row["clock"]] += row["n"]
-        if not meds_tables.is_dataset(name) and omop.table_file(name, "patients") is None:
-            ages += ages_at_first(list(found.values()))
+        ages += ages_at_first(list(found.values()))
         kept = [t.filter(t.reason.isnull()).select(*RECORDS.schema.names).cast(RECORDS.schema) for t in judged.values()]
         add(ibis.union(*kept) if len(kept) > 1 else kept[0])
         with_records += int(enough.count().execute())
         engine.drop(con, *found.values(), enough)
     for domain in reasons:
         warn_of_clocks(domain, clocks[domain])
-    warn_of_ages(ages)
-    return reasons, with_records
+    contract.write_json(contract.ages_file(name), {"median at the first event": statistics.median(ages) if ages else None})
+    warn_of_ages(ages, of_patients=not meds_tables.is_dataset(name) and omop.table_file(name, "patients") is not None)
+    return reasons, with_records, {domain: count.result() for domain, count in lines.items()}
 
 
 def main(argv=None):
@@ -210,17 +229,16 @@ def main(argv=None):
     with stage("records") as figures, omop.named_mistakes():
         con = engine.connect(args.engine, args.memory, args.threads)
         with RECORDS.writing(con, hospital=name) as add:
-            reasons, figures["persons"] = make_records(con, name, hospital, cohort, add)
+            reasons, figures["persons"], lines = make_records(con, name, hospital, cohort, add)
             if meds_tables.is_dataset(name):
                 others = meds_tables.of_no_table(engine.reader(con), name, omop.meanings(engine.reader(con), name))
                 say(f"{name}: {sum(others.values()):,} rows of {len(others):,} codes are of none of the four domains"
                     + (f" ({', '.join(list(others)[:5])}{', ...' if len(others) > 5 else ''})" if others else ""))
             for domain, counts in reasons.items():
                 def rejects(domain=domain):
-                    persons = PERSONS.read(con, hospital=name).select("person_id", "year_of_birth")
-                    return with_persons(read_events(con, name, domain, hospital, cohort, numbered=True), persons)
+                    return with_persons(read_events(con, name, domain, hospital, cohort, numbered=True), PERSONS.read(con, hospital=name))
 
-                settled = rules.settle(con, name, omop.EVENT_TABLES[domain][0], counts, rejects, RULES, cohort.max_rejects)
+                settled = rules.settle(con, name, omop.EVENT_TABLES[domain][0], counts, rejects, RULES, cohort.max_rejects, lines.get(domain))
                 figures["rows"] = figures.get("rows", 0) + settled["read"]
             if figures["persons"] == 0:
                 raise UserError(f"no person of {contract.show(contract.data_folder(name))} has {cohort.min_events} usable events: "

@@ -13,7 +13,7 @@ import ibis
 
 from medrep import config, contract, engine
 from medrep.contract import DOMAINS, PERSONS, RECORDS, VISITS, Made
-from medrep.omop import EVENT_TABLES, NO_UNIT
+from medrep.omop import EVENT_TABLES, FAR_YEARS, NO_UNIT, YEAR_SECONDS
 from medrep.progress import say, stage
 
 TABLES = ("person", "patients", "death", "visit_occurrence", *(table for table, _, _ in EVENT_TABLES.values()))
@@ -40,6 +40,12 @@ def describe_persons(persons: ibis.Table, records: ibis.Table) -> dict:
                            youngest=aged.age.min(), median_age=aged.age.median(), oldest=aged.age.max(), median_events=aged.events.median(),
                            most_events=aged.events.max(), deaths=aged.death_time.count()))
     return {"persons": int(persons.count().execute()), **figures}
+
+
+def median_age_of(hospital: str) -> float | None:
+    """At persons' first events, those under age among them, as records counted it: of kept events none is."""
+    file = contract.ages_file(hospital)
+    return json.loads(file.read_text())["median at the first event"] if file.exists() else None
 
 
 def describe_domains(records: ibis.Table) -> dict[str, dict]:
@@ -77,11 +83,18 @@ def after_death(persons: ibis.Table, records: ibis.Table) -> int:
     return int(last.filter(last["last"] > last.death_time + ibis.interval(days=1)).count().execute())
 
 
+def far_in_time(records: ibis.Table) -> int:
+    """Records so far after the middle one that their year must be wrong."""
+    middle = records.time.epoch_seconds().median().execute()
+    return 0 if middle is None else int(records.filter(records.time.epoch_seconds() > middle + FAR_YEARS * YEAR_SECONDS).count().execute())
+
+
 def warnings_of(site: dict) -> list[str]:
     """What someone should look into before trusting the data."""
     found, persons, visits = [], site["persons"], site["visits"]
-    if persons["median_age"] is not None and not PLAUSIBLE_AGES[0] <= persons["median_age"] <= PLAUSIBLE_AGES[1]:
-        found.append(f"the median age at the first event is {persons['median_age']:.0f}: is year_of_birth right?")
+    age = persons["median_age_of_all"] if persons["median_age_of_all"] is not None else persons["median_age"]
+    if age is not None and not PLAUSIBLE_AGES[0] <= age <= PLAUSIBLE_AGES[1]:
+        found.append(f"the median age at the first event, kept or not, is {age:.0f}: is year_of_birth right?")
     for domain in DOMAINS:
         facts, (table, _, _) = site["domains"].get(domain), EVENT_TABLES[domain]
         if not facts:
@@ -94,6 +107,8 @@ def warnings_of(site: dict) -> list[str]:
             found.append(f"{share:.0%} of {table} has no concept: is it mapped?")
         if facts["with_value"] and facts["without_unit"] > MOST_WITHOUT_UNIT * facts["with_value"]:
             found.append(f"{facts['without_unit'] / facts['with_value']:.0%} of the values of {domain} have no unit")
+    if site["records_far_in_time"]:
+        found.append(f"{site['records_far_in_time']:,} records stand more than {FAR_YEARS} years after the middle one: are their dates right?")
     if not visits["admissions"]:
         found.append("no visit is an admission: see admission_visit_concepts and admission_source_pattern in configs/hospitals/")
     elif visits["overlapping"] > MOST_OVERLAPPING * visits["admissions"]:
@@ -143,9 +158,11 @@ def main(argv=None):
         tables = counts_of(name)
         read = {domain: tables[table] for domain, (table, _, _) in EVENT_TABLES.items() if table in tables}
         site = {
-            "hospital": name, "tables": tables, "persons": describe_persons(persons, records), "domains": describe_domains(records),
+            "hospital": name, "tables": tables, "persons": describe_persons(persons, records) | {"median_age_of_all": median_age_of(name)},
+            "domains": describe_domains(records),
             "concept_0": {domain: counts["left out"].get("no concept", 0) / max(1, counts["read"]) for domain, counts in read.items()},
-            "units": describe_units(records), "visits": describe_visits(visits), "records_after_death": after_death(persons, records)}
+            "units": describe_units(records), "visits": describe_visits(visits), "records_after_death": after_death(persons, records),
+            "records_far_in_time": far_in_time(records)}
         site["warnings"] = warnings_of(site)
         contract.write_json(contract.site_file(name), site)
         say("\n".join(table_of(site)))

@@ -223,7 +223,8 @@ def main(argv=None):
             places = engine.hold(con, places)
 
             def read(first: int, last: int) -> pyarrow.Table:
-                return find_events(records.filter(records.person_id.between(first, last)), persons, visits, places).to_pyarrow()
+                own = (table.filter(table.person_id.between(first, last)) for table in (records, persons, visits))
+                return find_events(*own, places).to_pyarrow()
 
             words = write_events(part, read, people, concepts)
         words.save(words_file)

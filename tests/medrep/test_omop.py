@@ -3,6 +3,8 @@ import gzip
 from datetime import date, datetime
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from medrep import contract, omop
@@ -165,3 +167,67 @@ def test_athena_names_are_never_quoted_and_na_is_a_name(tmp_path, monkeypatch):
     found = omop.vocabulary(connect(), "concept").order_by("concept_id").to_pyarrow().to_pylist()
     assert [(row["concept_id"], row["concept_name"]) for row in found] == [(1, '"Bad" air'), (2, "NA"), (2000000001, 'open " quote')]
     assert omop.vocabulary(connect(), "concept_ancestor") is None
+
+
+# ---- what no count of rows would tell ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["infinity", "-infinity", "epoch", "10-03-21", "2150-01-015", "05/03/2150", "2150-03-05x"])
+def test_what_is_no_date_is_none(hospital, word):
+    hospital("condition_occurrence.csv", f"person_id,condition_concept_id,condition_start_date,condition_start_datetime\n1,2,{word},{word}\n")
+    (row,) = read()
+    assert (row["date"], row["time"], row["unreadable"]) == (None, None, "unreadable date")
+
+
+def test_a_time_of_twelve_hours_is_known_by_its_day_only(hospital):
+    hospital("condition_occurrence.csv", "person_id,condition_concept_id,condition_start_date,condition_start_datetime\n"
+                                         "1,2,2150-03-05,2150-03-05 09:20:00 PM\n")
+    (row,) = read()
+    assert (row["date"], row["time"], row["unreadable"]) == (date(2150, 3, 5), None, None)
+
+
+@pytest.mark.parametrize("zone", ["Asia/Seoul", "+09:00"])
+def test_a_time_with_a_zone_in_parquet_is_the_wall_clocks_as_in_csv(hospital, tmp_path, zone):
+    utc = pa.array([datetime(2150, 3, 5, 6, 0)], pa.timestamp("us", tz=zone))
+    table = pa.table({"person_id": [1], "condition_concept_id": [2], "condition_start_date": [date(2150, 3, 5)], "condition_start_datetime": utc})
+    pq.write_table(table, tmp_path / "data" / "h" / "condition_occurrence.parquet")
+    (row,) = read()
+    assert row["time"] == datetime(2150, 3, 5, 15, 0)
+
+
+HEAD, LINES = "person_id,note,concept\n", [f"{i},text,{i}\n" for i in range(50)]
+
+
+def with_lines(changes):
+    return HEAD + "".join(changes.get(i, line) for i, line in enumerate(LINES))
+
+
+@pytest.mark.parametrize("pack", [lambda text: text, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("changes, rows", [
+    ({10: '10,"open,10\n'}, 11),                                   # never closed
+    ({10: '10,"open,10\n', 20: '20,closed",20\n'}, 40),            # ten rows are one
+    ({10: '10,"open,10\n', 11: '11,closed",11\n'}, 49),
+])
+def test_a_quote_that_takes_rows_for_text_is_named_with_its_line(hospital, tmp_path, changes, rows, pack):
+    name = "x.csv" + ".gz" * (pack is gzip.compress)
+    hospital(name, pack(with_lines(changes).encode()))
+    path = tmp_path / "data" / "h" / name
+    with pytest.raises(UserError, match="a quote that opens at line 12 makes text of the rows behind it"):
+        omop.check_quotes(path, omop.count_lines(path), rows)
+
+
+@pytest.mark.parametrize("changes, rows", [
+    ({}, 50), ({10: '10,"two\nlines, and a comma",10\n'}, 50), ({10: "\n"}, 49), ({49: "49,no line end,49"}, 50)])
+def test_line_breaks_within_a_text_and_empty_lines_are_no_mistake(hospital, tmp_path, changes, rows):
+    hospital("x.csv", with_lines(changes))
+    path = tmp_path / "data" / "h" / "x.csv"
+    omop.check_quotes(path, omop.count_lines(path), rows)
+
+
+def test_a_byte_that_is_not_utf_8_is_named_with_its_line(hospital, tmp_path):
+    path = tmp_path / "data" / "h" / "x.csv"
+    hospital("x.csv", with_lines({10: "10,café,10\n"}))
+    assert omop.count_lines(path) == 51
+    hospital("x.csv", with_lines({10: "10,café,10\n"}).encode("latin-1"))
+    with pytest.raises(UserError, match="x.csv has a byte at line 12 that is not UTF-8: .*iconv"):
+        omop.count_lines(path)

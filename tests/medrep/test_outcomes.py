@@ -53,14 +53,14 @@ BELOW, NOT = {"includeDescendants": True}, {"isExcluded": True}
 ])
 def test_a_concept_set_means_its_concepts(vocabulary, items, expected):
     for wrap in (False, True):
-        assert outcomes.concepts_of(engine.connect(), concept_set(vocabulary, *items, wrap=wrap)) == expected
+        assert outcomes.concepts_of(outcomes.Terminology(engine.connect()), concept_set(vocabulary, *items, wrap=wrap)) == expected
 
 
 def test_phenotypes_come_from_icd_9_diagnoses_by_maps_to_and_below(vocabulary):
     file = vocabulary / "p.yaml"
     file.write_text("lung: {name: Lung, ccs: 1, codes: 4810 999}\nnone: {name: None, ccs: 2, codes: '111'}\n")
     # ICD9Proc 4810 is another thing with the same number
-    assert outcomes.phenotypes_of(engine.connect(), file) == {"lung": {3, 4, 5}, "none": set()}
+    assert outcomes.phenotypes_of(outcomes.Terminology(engine.connect()), file) == {"lung": {3, 4, 5}, "none": set()}
 
 
 def test_what_is_not_a_concept_set_is_refused_by_name(root):
@@ -96,9 +96,9 @@ def test_the_built_in_sets_and_both_ways_in_the_real_vocabulary(root):
     (root / "data" / "concepts").symlink_to(SHARED)
     con = engine.connect()
     assert contract.data_folder("concepts").is_dir()
-    infarction = outcomes.concepts_of(con, outcomes.find("MI").source)
+    infarction = outcomes.concepts_of(outcomes.Terminology(con), outcomes.find("MI").source)
     assert 4329847 in infarction and 314666 not in infarction
-    phenotypes = outcomes.phenotypes_of(con, outcomes.find("Pheno").source)
+    phenotypes = outcomes.phenotypes_of(outcomes.Terminology(con), outcomes.find("Pheno").source)
     assert len(phenotypes) == 25 and all(phenotypes.values())
     # The files are merged from subsets of several releases, so steps are compared of concepts that both files know.
     table = omop.vocabulary(con, "concept_ancestor").to_pandas()

@@ -9,6 +9,7 @@ import pytest
 from medrep import contract, outcomes, sequences, vocabulary
 from medrep.contract import PERSONS, RECORDS, VISITS
 from medrep.engine import connect
+from medrep.errors import UserError
 from preprocessing import audit, deciles, labels, trajectories
 
 START, HOUR, DAY = datetime(2150, 3, 4, 10), timedelta(hours=1), timedelta(days=1)
@@ -60,15 +61,14 @@ def hospital(root):
 
 
 def labels_of(outcome):
-    table, columns = audit.read_labels(connect(), "h", outcome)
-    return table.to_pandas(), columns
+    return audit.read_labels(connect(), "h", outcome)
 
 
 def test_a_token_from_after_the_prediction_time_is_in_no_example_of_any_outcome(hospital):
     labels.main(["--hospital", "h"])
     known = outcomes.built_in()
     assert audit.labelled_outcomes("h") == sorted(known)
-    points = {outcome: labels_of(outcome)[0] for outcome in known}
+    points = {outcome: labels_of(outcome) for outcome in known}
     for outcome, table in points.items():
         assert len(table) > 20, outcome
         moments = [(row.subject_id, row.prediction_time.to_pydatetime()) for row in table.itertuples()]
@@ -93,7 +93,7 @@ def test_a_token_from_after_the_prediction_time_is_in_no_example_of_any_outcome(
 
 def test_the_audit_shows_billing_codes_taken_as_stamped_and_a_token_that_tells(hospital, capsys):
     labels.main(["--hospital", "h", "--outcome", "MT"])
-    table, _ = labels_of("MT")
+    table = labels_of("MT")
     starts = {row.subject_id: row.prediction_time.to_pydatetime() - DAY for row in table.itertuples()}
     first = [(person, start, value) for (person, start), value in zip(starts.items(), table.drop_duplicates("subject_id").boolean_value, strict=True)]
 
@@ -120,6 +120,21 @@ def test_the_audit_shows_billing_codes_taken_as_stamped_and_a_token_that_tells(h
     (best,) = telling["best_tokens"]
     assert best["token"] == "777" and best["suspect"] and best["auroc"] > 0.95
     assert "the best single token is 777, AUROC 1.000" in said and "find out when it is recorded" in said
+
+
+def test_labels_of_persons_without_a_trajectory_are_refused_and_those_that_can_not_be_made_anew_are_gone(hospital, root):
+    file = root / "mine.csv"
+    file.write_text("subject_id,prediction_time,boolean_value\n" + "".join(f"{i},2151-06-01,{i % 2}\n" for i in range(60)))
+    labels.main(["--hospital", "h", "--outcome", "MT", str(file)])
+    deciles.main(["--hospital", "h", "--home", "h"])
+    trajectories.main(["--hospital", "h"])
+    np.save(sequences.array_file("person_id", "h"), np.arange(60) + 7)  # other persons than when the labels were made
+    with pytest.raises(UserError, match="labelled moments of h are of persons without a trajectory; run preprocessing/labels.py again"):
+        audit.main(["--hospital", "h"])
+    labels.main(["--hospital", "h"])
+    (root / "data" / "concepts").rename(root / "data" / "elsewhere")
+    labels.main(["--hospital", "h"])
+    assert audit.labelled_outcomes("h") == ["LLOS", "MT", "RA", "mine"]
 
 
 def test_the_auroc_of_a_tokens_presence_is_scikit_learns():

@@ -42,6 +42,11 @@ def test_edges_are_linear_quantiles(values):
     assert edges == sorted(edges)
 
 
+def test_an_edge_between_two_values_is_the_number_that_people_would_write():
+    (edges,) = edges_of(deciles.find_deciles(records(measured([0.0, 3.0])), 2)).values()
+    assert edges == [0.0, 0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 2.4, 2.7, 3.0]
+
+
 def test_units_and_concepts_are_apart_and_too_few_values_give_none():
     table = records(measured(ELEVEN), measured([10 * v for v in ELEVEN], unit="mmol/mol"), measured(ELEVEN[:9], concept=GLUCOSE))
     assert set(edges_of(deciles.find_deciles(table, 10))) == {(HBA1C, "%"), (HBA1C, "mmol/mol")}

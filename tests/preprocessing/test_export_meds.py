@@ -110,3 +110,24 @@ def test_another_tools_dataset_is_read_by_its_codes(root, capsys):
     pq.write_table(table.drop_columns("code"), root / "data" / "theirs" / "data" / "train" / "0.parquet")
     with pytest.raises(UserError, match="lacks code: a MEDS dataset has subject_id, time and code"):
         persons.main(["--hospital", "theirs"])
+
+
+def test_another_tools_table_column_is_understood_or_passed_over_and_nan_is_no_value(root, capsys):
+    folder = root / "data" / "concepts"
+    folder.mkdir(parents=True)
+    (folder / "CONCEPT.csv").write_text(CONCEPTS)
+    (folder / "CONCEPT_RELATIONSHIP.csv").write_text("concept_id_1\tconcept_id_2\trelationship_id\n45566731\t201826\tMaps to\n")
+    rows = [(7, datetime(2100, 5, 1), "MEDS_BIRTH", None, "person"), (7, TIME, "Visit/IP", None, "visit_occurrence"),
+            (7, TIME, "201826", None, "note"), (7, TIME, "555", None, "drug_exposure"), (7, TIME, "LOINC/4548-4", float("nan"), "measurement"),
+            (7, TIME.replace(hour=20), "LOINC/4548-4", float("inf"), None), (7, TIME, "ours", None, "observation")]
+    table = pa.table({name: pa.array([row[i] for row in rows], kind) for i, (name, kind) in enumerate(
+        [("subject_id", pa.int64()), ("time", pa.timestamp("us")), ("code", pa.string()), ("numeric_value", pa.float32()), ("table", pa.string())])})
+    (root / "data" / "theirs" / "data").mkdir(parents=True)
+    pq.write_table(table, root / "data" / "theirs" / "data" / "0.parquet")
+    for module in (persons, visits):
+        module.main(["--hospital", "theirs"])
+    records.main(["--hospital", "theirs", "--set", "cohort.min_events=1"])
+    assert "theirs: 1 rows of 1 codes are of none of the four domains (ours)" in capsys.readouterr().out
+    found = RECORDS.read(connect(), hospital="theirs").order_by("domain", "time").to_pyarrow().to_pylist()
+    assert [(r["domain"], r["concept_id"], r["value"]) for r in found] == [
+        ("condition", 201826, None), ("drug", 555, None), ("measurement", 3004410, None), ("measurement", 3004410, None)]

@@ -294,7 +294,8 @@ def test_stage_labels_admissions_of_persons_with_records_and_says_the_flow(tmp_p
             {"subject_id": 1, "prediction_time": time, "boolean_value": value}]
     assert "h MI: not labelled, data/concepts is missing" in said
     assert json.loads(contract.flow_file("h", "LLOS").read_text()) == {
-        "visits": 4, "visits of persons with records": 2, "admissions": 1, "left out": {}, "eligible": 1, "labelled": 1, "positive": 1}
+        "visits": 4, "visits of persons with records": 2, "admissions": 1, "no admissions": {"not a hospital stay by its concept or source": 1},
+        "left out": {}, "eligible": 1, "labelled": 1, "positive": 1}
     labels.main(["--hospital", "h", "--outcome", "RA"])
     assert "usedata/h/labels/RA is up to date" in capsys.readouterr().out
     with pytest.raises(UserError, match="--outcome MI: data/concepts is missing"):
@@ -326,3 +327,27 @@ def test_an_unknown_outcome_names_the_known(tmp_path, monkeypatch):
     monkeypatch.setattr(contract, "ROOT", tmp_path)
     with pytest.raises(UserError, match="XX is unknown; known are MT, LLOS, RA"):
         labels.main(["--hospital", "h", "--outcome", "MT", "XX"])
+
+
+def test_a_date_that_means_open_does_not_move_the_end_of_follow_up():
+    rows = [dict(zip(RECORDS.schema.names, (1, START + n * DAY, "drug", 5, None, None, None, None), strict=True)) for n in range(30)]
+    stays = [{"visit_id": 1, "person_id": 1, "start": START, "end": end, "concept_id": 9201, "is_admission": True}
+             for end in (START + 40 * DAY, datetime(9999, 12, 31))]
+    found = labels.last_time_of(ibis.memtable(rows, schema=RECORDS.schema), ibis.memtable(stays, schema=VISITS.schema))
+    assert found == START + 40 * DAY
+
+
+def test_of_two_stays_with_one_prediction_time_the_one_that_ends_last_counts():
+    rows = [(0, 1, START, START + 3 * DAY, None), (1, 1, START, START + 9 * DAY, None), (2, 1, START + 20 * DAY, START + 23 * DAY, None)]
+    found = labels.one_a_point(labels.label_llos(admissions(*rows), COHORT)).order_by("visit_id").to_pyarrow().to_pylist()
+    assert [(row["boolean_value"], row["reason"]) for row in found] == [(False, labels.SAME_POINT), (True, None), (False, None)]
+
+
+def test_every_visit_that_is_no_admission_has_a_reason():
+    people = ibis.memtable([{"person_id": 1, "sex": "F", "year_of_birth": 2140, "death_time": None, "split": "train"}], schema=PERSONS.schema)
+    stays = [(datetime(2160, 1, 1, 8), datetime(2160, 1, 2), True), (datetime(2160, 1, 1, 8), datetime(2160, 1, 1, 9), False),
+             (datetime(2150, 1, 1), datetime(2150, 1, 5), False), (datetime(2160, 1, 1), datetime(2160, 1, 5), False)]
+    table = ibis.memtable([{"visit_id": i, "person_id": 1, "start": start, "end": end, "concept_id": 1, "is_admission": is_admission}
+                           for i, (start, end, is_admission) in enumerate(stays)], schema=VISITS.schema)
+    rows = labels.why_no_admission(table, people, COHORT).order_by("visit_id").to_pyarrow().to_pylist()
+    assert [row["reason"] for row in rows] == [None, *labels.NOT_ADMISSIONS]

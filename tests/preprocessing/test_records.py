@@ -1,15 +1,17 @@
 """Events of person 1, born 2100, each with the time it counts from or the reason it went; then a plain second implementation."""
+import json
 import tempfile
 from collections import defaultdict
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import ibis
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medrep import contract
+from medrep import contract, rules
 from medrep.config import Cohort, Hospital
 from medrep.contract import PERSONS, RECORDS, REJECTS, VISITS
 from medrep.engine import connect
@@ -44,10 +46,8 @@ def find(*rows, domain="condition", stays=STAYS, hospital=MIMIC, cohort=None):
     people = ibis.memtable(PEOPLE, schema=PERSONS.schema)
     stays = [dict(zip(VISITS.schema.names, (*stay[:2], at(stay[2]), at(stay[3]), 9201, True), strict=True)) for stay in stays]
     events, stays = ibis.memtable(list(rows), schema=RAW), ibis.memtable(stays, schema=VISITS.schema)
-    events = records.with_persons(events, people)
-    found = records.find_records(events.filter(events.reason.isnull()).drop("reason"), stays, domain, hospital, cohort or Cohort())
-    gone = events.filter(events.reason.notnull())
-    return found.to_pyarrow().to_pylist() + gone.to_pyarrow().to_pylist()
+    table = records.find_records(events, people, stays, domain, hospital, cohort or Cohort())
+    return table.to_pyarrow().to_pylist()
 
 
 @pytest.mark.parametrize("change, visit_id, time", [
@@ -261,3 +261,44 @@ def test_too_young_ages_are_a_warning_without_patients_csv(tmp_path, monkeypatch
     assert "the median age at the first event is 5" in capsys.readouterr().out
 
 
+def test_persons_taken_some_at_a_time_give_the_same_records(tmp_path, monkeypatch, capsys):
+    found = []
+    for part_bytes in (10**9, 100):
+        monkeypatch.setattr(contract, "ROOT", tmp_path / str(part_bytes))
+        monkeypatch.setattr(records, "PART_BYTES", part_bytes)
+        write_hospital(contract.ROOT, "".join(f"{1 + concept % 2},{concept},2150-03-{concept % 9 + 1:02}\n" for concept in range(40)))
+        records.main(["--hospital", "h"])
+        table = RECORDS.read(connect(), hospital="h")
+        found.append((table.order_by(table.columns).to_pyarrow(), json.loads(contract.counts_file("h", "condition_occurrence").read_text())))
+    assert found[0] == found[1] and len(found[0][0]) == 41
+    assert len(list(RECORDS.at(hospital="h").glob("*.parquet"))) > 1
+
+
+def test_a_quote_that_is_never_closed_stops_the_stage_instead_of_losing_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(contract, "ROOT", tmp_path)
+    lines = [f"1,{concept},2150-03-05,x\n" for concept in range(1, 40)]
+    lines[20] = '1,21,2150-03-05,"open\n'
+    write_hospital(tmp_path, "")
+    (tmp_path / "data" / "h" / "condition_occurrence.csv").write_text(
+        "person_id,condition_concept_id,condition_start_date,condition_source_value\n" + "".join(lines))
+    with pytest.raises(UserError, match="condition_occurrence.csv: a quote that opens at line 22 makes text of the rows behind it"):
+        records.main(["--hospital", "h"])
+    assert not RECORDS.at(hospital="h").exists()
+
+
+def test_of_a_refused_table_only_some_rejects_are_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(contract, "ROOT", tmp_path)
+    monkeypatch.setattr(rules, "MOST_REFUSED", 7)
+    write_hospital(tmp_path, "".join(f"9,{concept},2150-03-05\n" for concept in range(30)) + "1,5\n")
+    with pytest.raises(UserError, match=r"100.0% of 31 rows can't be read \(30 unknown person, 1 too few fields\)"):
+        records.main(["--hospital", "h"])
+    rows = REJECTS.read(connect(), hospital="h", source="condition_occurrence").to_pyarrow().to_pylist()
+    assert sum(row["reason"] == "unknown person" for row in rows) == 7 and sum(row["reason"] == "too few fields" for row in rows) == 1
+
+
+@given(st.lists(st.booleans(), max_size=30))
+def test_rejects_have_the_lines_of_the_file(whole):
+    """whole: which lines could be cut into fields; the first line below the header is 2."""
+    malformed = [{"line": line} for line, fine in enumerate(whole, start=2) if not fine]
+    numbered = np.arange(2, 2 + sum(whole))
+    assert rules.in_file_lines(numbered, malformed).tolist() == [line for line, fine in enumerate(whole, start=2) if fine]

@@ -14,7 +14,7 @@ START, DAY = datetime(2150, 3, 4, 10), timedelta(days=1)
 
 
 def write_hospital(root, monkeypatch, birth=2100, death=START + 20 * DAY, clock=timedelta(hours=1), domains=contract.DOMAINS,
-                   unit="%", overlap=timedelta(0), admission=True, no_concept=1):
+                   unit="%", overlap=timedelta(0), admission=True, no_concept=1, age=None, last=timedelta(0)):
     """Two persons with an admission each and one more of person 1; a record of each domain a day, for ten days."""
     monkeypatch.setattr(contract, "ROOT", root)
     con = connect()
@@ -23,6 +23,8 @@ def write_hospital(root, monkeypatch, birth=2100, death=START + 20 * DAY, clock=
              (20, 2, START, START + 3 * DAY, 9201, admission)]
     rows = [(i, datetime(2150, 3, 4) + n * DAY + clock, domain, 100 + n, 1.0 if domain == "measurement" else None,
              unit if domain == "measurement" else None, None, 32817) for i in (1, 2) for n in range(10) for domain in domains]
+    rows[-1] = (*rows[-1][:1], rows[-1][1] + last, *rows[-1][2:])
+    contract.write_json(contract.ages_file("h"), {"median at the first event": age})
     for table, content in ((PERSONS, people), (VISITS, stays), (RECORDS, rows)):
         content = [dict(zip(table.schema.names, row, strict=True)) for row in content]
         table.write(con, ibis.memtable(content, schema=table.schema), hospital="h")
@@ -37,6 +39,7 @@ def test_the_figures_are_those_of_the_tables(tmp_path, monkeypatch, capsys):
     site = write_hospital(tmp_path, monkeypatch)
     assert site["warnings"] == []
     assert site["persons"] == {"persons": 2, "with_records": 2, "women": 1, "men": 1, "youngest": 50, "median_age": 50, "oldest": 50,
+                               "median_age_of_all": None,
                                "median_events": 40, "most_events": 40, "deaths": 1}
     assert site["domains"]["measurement"] == {"events": 20, "concepts": 10, "first": "2150-03-04 01:00:00", "last": "2150-03-13 01:00:00",
                                               "at_midnight": 0, "day_only": 0, "with_value": 20, "without_unit": 0}
@@ -51,7 +54,9 @@ def test_the_figures_are_those_of_the_tables(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("change, warning", [
-    ({"birth": 2148}, "the median age at the first event is 2"),
+    ({"age": 2}, "the median age at the first event, kept or not, is 2"),
+    ({"birth": 2040}, "the median age at the first event, kept or not, is 110"),
+    ({"last": 365 * 40 * DAY}, "1 records stand more than 30 years after the middle one"),
     ({"clock": timedelta(0)}, "every condition stands at 00:00:00"),
     ({"domains": ("condition", "drug", "measurement")}, "no procedure was kept: is procedure_occurrence whole?"),
     ({"unit": "none"}, "100% of the values of measurement have no unit"),
