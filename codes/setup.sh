@@ -13,7 +13,7 @@ stamp=.venv/.installed
 wanted=$(cat requirements.txt pyproject.toml | cksum)
 # Where Java is, Apache Spark can be the engine: pyspark (400 MB) is installed too, and its tests run.
 spark=
-if command -v java >/dev/null || [ -x "${JAVA_HOME:-}/bin/java" ]; then spark=" with Spark, as Java is here"; fi
+if command -v java >/dev/null || { [ -n "${JAVA_HOME:-}" ] && [ -x "$JAVA_HOME/bin/java" ]; }; then spark=" with Spark, as Java is here"; fi
 wanted+=$spark
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi
 

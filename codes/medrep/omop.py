@@ -165,7 +165,7 @@ def header_of(path: Path, delimiter: str, quote: str) -> tuple[list[str], bool]:
             first, second = file.readline(), file.readline()
         except (UnicodeDecodeError, gzip.BadGzipFile, EOFError):
             raise UserError(f"{contract.show(path)} cannot be read as {'gzip-compressed ' if path.name.lower().endswith('.gz') else ''}"
-                            "UTF-8 text: export it again") from None
+                            "UTF-8 text: export it again, or convert it, for example with iconv -f WINDOWS-1252 -t UTF-8") from None
     options = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
     names = next(csv.reader([first.rstrip("\r\n")], delimiter=delimiter, **options), [])
     return [name.strip().lower() for name in names], bool(second.strip())

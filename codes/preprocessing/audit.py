@@ -229,7 +229,8 @@ def main(argv=None):
         types = {row["type_id"] for result in results.values() for row in result["open_stays"] if row["suspect"]}
         figures.update(outcomes=len(results), suspect_types=len(types),
                        suspect_tokens=sum(row["suspect"] for r in results.values() for row in r["best_tokens"]))
-        say(f"{contract.show(contract.audit_file(name))}: the leakage audit of {len(results)} outcomes")
+        say(f"{contract.show(contract.audit_file(name))}: the leakage audit of {len(results)} outcomes found {len(types) or 'no'} suspect types and "
+            f"{figures['suspect_tokens'] or 'no'} suspect tokens")
         made.record()
 
 

@@ -240,7 +240,11 @@ def read_meds(con: ibis.BaseBackend, source) -> ibis.Table:
     files = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
     if not files:
         raise UserError(f"{source} has no .parquet file: give the folder that ACES wrote")
-    if missing := outcomes.LABEL_COLUMNS - set(pyarrow.parquet.read_schema(files[0]).names):
+    try:
+        columns = pyarrow.parquet.read_schema(files[0]).names
+    except pyarrow.ArrowInvalid:
+        raise UserError(f"{files[0]} is not a parquet file: write it again") from None
+    if missing := outcomes.LABEL_COLUMNS - set(columns):
         raise UserError(f"{files[0]} lacks {', '.join(sorted(missing))}: a MEDS label file has subject_id, prediction_time and boolean_value")
     t = con.read_parquet([str(file) for file in files])
     return t.select(subject_id=t.subject_id.try_cast("int64"), prediction_time=t.prediction_time.cast("timestamp"),
@@ -353,6 +357,9 @@ def write_labels(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome
         counts = "; ".join(f"{flow[name]:,} {name}" for name in ("visits", "visits of persons with records", "admissions"))
         say(f"{hospital} {outcome.name}: {counts}" + (f" (the others: {reasons})" if reasons else ""))
     counts = rules.report(f"{hospital} {outcome.name} {unit}", stays, RULES[outcome.kind])
+    if outcome.kind == "meds" and counts["read"] and not counts["kept"]:
+        raise UserError(f"{outcome.source}: none of its {counts['read']:,} rows can be used (the reasons are above); subject_id must be "
+                        f"the person_id of {hospital}")
     kept = stays.filter(stays.reason.isnull())
     labels = kept.select("prediction_time", *columns, subject_id="person_id").order_by("subject_id", "prediction_time", *columns)
     contract.labels_table(columns).write(con, labels, hospital=hospital, outcome=outcome.name)

@@ -318,6 +318,12 @@ def test_labels_that_the_user_brings_are_read_and_every_row_is_accounted_for(tmp
     pq.write_table(pa.Table.from_pylist(expected), shards / "0.parquet")
     labels.main(["--hospital", "h", "--outcome", str(tmp_path / "task")])
     assert LABELS.read(connect(), hospital="h", outcome="task").to_pyarrow().to_pylist() == expected
+    (tmp_path / "garbage.parquet").write_text("x")
+    with pytest.raises(UserError, match="garbage.parquet is not a parquet file"):
+        labels.main(["--hospital", "h", "--outcome", str(tmp_path / "garbage.parquet")])
+    pq.write_table(pa.Table.from_pylist([row | {"subject_id": 9} for row in expected]), tmp_path / "others.parquet")
+    with pytest.raises(UserError, match="none of its 2 rows can be used .* subject_id must be the person_id of h"):
+        labels.main(["--hospital", "h", "--outcome", str(tmp_path / "others.parquet")])
     pq.write_table(pa.table({"subject_id": [1]}), tmp_path / "bad.parquet")
     with pytest.raises(UserError, match="lacks boolean_value, prediction_time"):
         labels.main(["--hospital", "h", "--outcome", str(tmp_path / "bad.parquet")])

@@ -70,3 +70,10 @@ def test_what_is_wrong_is_a_warning(tmp_path, monkeypatch, change, warning, caps
     site = write_hospital(tmp_path, monkeypatch, **change)
     assert any(warning in text for text in site["warnings"])
     assert f"warning: {warning}" in capsys.readouterr().out
+
+
+def test_dates_that_are_shifted_by_person_are_no_warning(tmp_path, monkeypatch):
+    (tmp_path / "configs" / "hospitals").mkdir(parents=True)
+    (tmp_path / "configs" / "hospitals" / "h.yaml").write_text("follow_up_ends: unknown\n")
+    monkeypatch.setenv("MEDREP_CONFIGS", str(tmp_path / "configs"))
+    assert write_hospital(tmp_path, monkeypatch, last=365 * 40 * DAY)["warnings"] == []
