@@ -33,7 +33,8 @@ needs_java = pytest.mark.skipif(JAVA is None, reason="Java is not on this machin
 def one_session():
     """All of the module's tests share a Spark session; it is gone when they are done."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1")  # Java's better compiler costs these small tables half of the time
+        # what Java does for long runs costs these small tables half of the time; the quick compiler alone has 48 MB for code, soon full
+        patch.setenv("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC")
         yield
     if "medrep.spark" in sys.modules and (session := sys.modules["medrep.spark"].SparkSession.getActiveSession()):
         session.stop()
