@@ -14,7 +14,7 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from medrep import config, contract, metrics
+from medrep import concepts, config, contract, metrics
 from medrep.errors import UserError
 from medrep.progress import say, stage
 
@@ -43,8 +43,8 @@ def make_table(outcome: str, home: str, external: str) -> pd.DataFrame:
         rows.append({"representation": rep, "home AUROC": at[home].auroc.mean(), "external AUROC": at[external].auroc.mean(),
                      "external tokens read": at[external].readable_tokens.mean(),
                      "best reachable, home": best[home], "best reachable, external": best[external], "seeds": len(at[home])})
-    order = {"none": 0, "description": 1, "medrep": 2}
-    return pd.DataFrame(sorted(rows, key=lambda row: order.get(row["representation"], 9)))
+    order = list(concepts.ARMS)
+    return pd.DataFrame(sorted(rows, key=lambda row: order.index(row["representation"]) if row["representation"] in order else len(order)))
 
 
 def main(argv=None):

@@ -25,13 +25,12 @@ import pyarrow.parquet as pq
 import torch
 from torch.nn import functional as F
 
-from medrep import behrt, config, contract, metrics, outcomes, progress, sequences, training, vocabulary
+from medrep import behrt, concepts, config, contract, metrics, outcomes, progress, sequences, training, vocabulary
 from medrep.contract import LABELS
 from medrep.engine import connect
 from medrep.errors import UserError
 from medrep.progress import say, stage
 
-REPRESENTATIONS = ("none", "description", "medrep")
 SUMMARY = ["trained_on", "tested_on", "model", "rep_type", "outcome", "seed", "n", "positives", "auroc", "auprc", "readable_tokens", "reason"]
 
 
@@ -214,7 +213,7 @@ class Run:
             model=model, accelerator=training.open_device([self.args.device]), settings=settings, seed=seed, folder=folder,
             plan=lambda epoch: sequences.batches(parts["train"], settings.batch_tokens, (seed, epoch)),
             make=lambda part, *_: examples.pack(part, reading.translation), loss_sum=loss_sum, evaluate=evaluate,
-            what=f"finetune {self.args.rep_type} {self.args.outcome} seed {seed}")
+            what=f"finetune {contract.rep_name(self.args.rep_type)} {self.args.outcome} seed {seed}")
 
     def run(self, seed: int) -> list[dict]:
         args = self.args
@@ -229,7 +228,7 @@ class Run:
             rows = [self.test(model, seed, h, tested[h], folder) for h in self.hospitals]
             contract.write_json(folder / "metrics.json", rows)
             training.finish(
-                folder, self.made_with, model=args.model, rep_type=args.rep_type, outcome=args.outcome, seed=seed, home=self.home)
+                folder, self.made_with, model=args.model, rep_type=contract.rep_name(args.rep_type), outcome=args.outcome, seed=seed, home=self.home)
             say(f"{contract.show(folder)}: the finetuned model, its predictions and metrics.json")
         if args.extract_attention_score:
             self.extract_attention(folder, tested)
@@ -241,7 +240,7 @@ class Run:
         write_private(folder / f"predictions_{hospital}.parquet", predictions_table(self.examples[hospital], table, probabilities))
         labels = self.examples[hospital].labels.boolean_value.to_numpy()[table[:, 3]].astype(bool)
         readable = training.readable_share(self.examples[hospital].trajectories, table[:, :3], self.reading[hospital])
-        row = {"trained_on": self.home, "tested_on": hospital, "model": self.args.model, "rep_type": self.args.rep_type,
+        row = {"trained_on": self.home, "tested_on": hospital, "model": self.args.model, "rep_type": contract.rep_name(self.args.rep_type),
                "outcome": self.args.outcome, "seed": seed, "readable_tokens": round(readable, 4), **metrics.describe(labels, probabilities)}
         shown = {name: row[name] for name in ("n", "positives", "auroc", "auprc", "reason")}
         say(f"seed {seed}, tested on {hospital}: {progress.in_words(shown)}")
@@ -264,7 +263,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-d", "--device", default="0", metavar="N", help="a GPU's number, or cpu")
     parser.add_argument("--model", default="behrt")
-    parser.add_argument("--rep-type", default="medrep", choices=REPRESENTATIONS)
+    concepts.add_rep_argument(parser, "--rep-type")
     parser.add_argument("--outcome", default="MT", help="one that preprocessing/labels.py has labelled, by its name or by the same path")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: finetuning.seeds of the model's settings")
     parser.add_argument("--extract-attention-score", action="store_true", help="also write what the model attended to")
@@ -275,6 +274,7 @@ def main(argv=None):
     home = config.load("cohort", args.overrides).home
     args.outcome = outcome_name(args.outcome, home)
     training.check_devices([args.device], "-d")
+    concepts.check_vectors(args.rep_type, experiment.model)
     with stage("finetune") as figures:
         run = Run(args, experiment, home)
         rows = [row for seed in args.seeds or experiment.finetuning.seeds for row in run.run(seed)]

@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from medrep import behrt, config, contract, sequences, training, vocabulary
+from medrep import behrt, concepts, config, contract, sequences, training, vocabulary
 from medrep.errors import UserError
 from medrep.progress import is_main_process, say, stage
 
-REPRESENTATIONS = ("none", "description", "medrep")
 VALID = 2**31  # in place of an epoch: the seed of the validation masks
 
 
@@ -70,7 +69,7 @@ def evaluate(model, plan, make):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="behrt")
-    parser.add_argument("--rep-type", default="medrep", choices=REPRESENTATIONS)
+    concepts.add_rep_argument(parser, "--rep-type")
     parser.add_argument("--gpu-devices", nargs="+", default=["0"], metavar="N", help="GPU numbers, or cpu")
     parser.add_argument("--fresh", action="store_true", help="start over, even if there is a finished or unfinished run")
     config.add_arguments(parser)
@@ -78,6 +77,7 @@ def main(argv=None):
     experiment = config.load_experiment(args.model, args.overrides)
     home = config.load("cohort", args.overrides).home
     training.check_devices(args.gpu_devices, "--gpu-devices")
+    concepts.check_vectors(args.rep_type, experiment.model)
     folder = contract.pretraining_folder(home, args.model, args.rep_type)
     inputs = [contract.trajectories_folder(home), contract.vocabulary_file(home)]
     inputs += [contract.concept_array_file(args.rep_type)] if args.rep_type != "none" else []
@@ -98,13 +98,15 @@ def main(argv=None):
         if missing := [split for split in plans if not len(plans[split])]:
             raise UserError(f"{home} has no {' and no '.join(missing)} persons with trajectories: "
                             "cohort.split_shares or a larger hospital would give some")
-        say(f"pretraining {args.model} with {args.rep_type} at {home}: {len(plans['train']):,} windows of train persons, "
+        say(f"pretraining {args.model} with {contract.rep_name(args.rep_type)} at {home}: {len(plans['train']):,} windows of train persons, "
             f"{len(plans['valid']):,} of valid persons; {len(known):,} tokens known of the hospital's {len(whole):,}")
 
         training.set_seed(settings.seed)
         reading = training.reading_of(known, args.rep_type, known)
-        model = behrt.BehrtForPretraining(behrt.make_config(experiment.model, len(known), args.rep_type != "none"))
-        if reading.vectors is not None:
+        frozen = reading.vectors is not None
+        width = reading.vectors.shape[1] if frozen else 0
+        model = behrt.BehrtForPretraining(behrt.make_config(experiment.model, len(known), frozen, width))
+        if frozen:
             model.encoder.set_concepts(reading.vectors, rescale=True)
         # hospital's number -> number among the known -> what the model can read of it
         translation = reading.translation[whole.translation_to(known)]
@@ -114,11 +116,11 @@ def main(argv=None):
         model = training.fit(
             model=model, accelerator=accelerator, settings=settings, seed=settings.seed, folder=folder, make=make, loss_sum=loss_sum,
             plan=lambda epoch: sequences.batches(plans["train"], settings.batch_tokens, (settings.seed, epoch)),
-            evaluate=lambda model: evaluate(model, valid, make), what=f"pretrain {args.rep_type}")
+            evaluate=lambda model: evaluate(model, valid, make), what=f"pretrain {contract.rep_name(args.rep_type)}")
         if is_main_process():
             model.save_pretrained(folder)
             known.save(folder / "vocabulary.json")
-            training.finish(folder, made_with, model=args.model, rep_type=args.rep_type, home=home)
+            training.finish(folder, made_with, model=args.model, rep_type=contract.rep_name(args.rep_type), home=home)
             say(f"{contract.show(folder)}: the pretrained model")
             figures.update(windows=len(plans["train"]), tokens=len(known), **training.best_line(folder))
 

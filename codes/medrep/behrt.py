@@ -45,14 +45,16 @@ class BehrtConfig(BertConfig):
     """Tokens of the vocabulary that are not special."""
     frozen_concepts: bool = False
     """Whether the concept vectors come from a representation (frozen) or are learned."""
+    concept_width: int = 0
+    """Of the representation's vectors; 0: as the model."""
     label_count: int = 1
     max_age: int = 120
     max_rank: int = 2048
 
 
-def make_config(sizes: Model, vocabulary_size: int, frozen_concepts: bool) -> BehrtConfig:
+def make_config(sizes: Model, vocabulary_size: int, frozen_concepts: bool, concept_width: int = 0) -> BehrtConfig:
     return BehrtConfig(
-        vocab_size=vocabulary_size, concept_count=vocabulary_size - SPECIAL, frozen_concepts=frozen_concepts,
+        vocab_size=vocabulary_size, concept_count=vocabulary_size - SPECIAL, frozen_concepts=frozen_concepts, concept_width=concept_width,
         hidden_size=sizes.hidden_size, num_hidden_layers=sizes.num_layers, num_attention_heads=sizes.num_heads,
         intermediate_size=sizes.intermediate_size, hidden_dropout_prob=sizes.dropout, attention_probs_dropout_prob=0.0,
         max_age=sizes.max_age, max_rank=sizes.max_rank, tie_word_embeddings=False,
@@ -71,8 +73,8 @@ class PatientEmbeddings(nn.Module):
         self.concepts = nn.Embedding(config.concept_count, width)
         self.concepts.weight.requires_grad = not config.frozen_concepts
         # What is taken off a representation's vectors and what turns them; part of the model: another hospital's get the same.
-        self.register_buffer("concept_shift", torch.zeros(width))
-        self.register_buffer("concept_turn", torch.eye(width))
+        self.register_buffer("concept_shift", torch.zeros(config.concept_width or width))
+        self.register_buffer("concept_turn", torch.eye(config.concept_width or width, width))
         self.age = nn.Embedding(config.max_age + 1, width)
         self.visit_rank = nn.Embedding(config.max_rank + 1, width)
         self.record_rank = nn.Embedding(config.max_rank + 1, width)
@@ -136,11 +138,12 @@ class BehrtEncoder(BehrtPreTrainedModel):
         what tells concepts apart, and nothing was learned.
         """
         table = self.embeddings.concepts
-        if vectors.shape[1] != self.config.hidden_size:
-            raise UserError(f"concept vectors are {vectors.shape[1]} wide and the model {self.config.hidden_size}: "
-                            "set model.hidden_size to the vectors' width")
+        if vectors.shape[1] != (self.config.concept_width or self.config.hidden_size):
+            raise UserError(f"concept vectors are {vectors.shape[1]} wide, and this model was made for "
+                            f"{self.config.concept_width or self.config.hidden_size}: give it vectors of the same representation")
         if rescale:
-            shift, turn = whitening(vectors[np.any(vectors != 0, axis=1)])  # a concept without a vector is a row of zeros
+            # a concept without a vector is a row of zeros
+            shift, turn = whitening(vectors[np.any(vectors != 0, axis=1)], self.config.hidden_size)
             self.embeddings.concept_shift.copy_(torch.from_numpy(shift))
             self.embeddings.concept_turn.copy_(torch.from_numpy(turn * self.config.initializer_range))
         vectors = (torch.from_numpy(np.ascontiguousarray(vectors)).to(table.weight) - self.embeddings.concept_shift) @ self.embeddings.concept_turn
@@ -151,16 +154,34 @@ class BehrtEncoder(BehrtPreTrainedModel):
         self.config.concept_count, self.config.vocab_size = len(vectors), len(vectors) + SPECIAL
 
 
-def whitening(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (width,) and symmetric matrix (width, width) so that (vectors - mean) @ matrix has about unit covariance.
+def whitening(vectors: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (vectors' width,) and matrix (vectors' width, `width`) so that (vectors - mean) @ matrix has about unit covariance.
 
-    Directions with less than a hundredth of the mean variance are noise and are not brought up to full size.
+    Directions with less than a hundredth of the mean variance are noise and are not brought up to full size. Of vectors
+    wider than `width` the main directions stay (PCA on the concepts of pretraining, so that no other hospital has a say);
+    narrower ones are filled up with zeros. Nothing is learned or drawn in it.
     """
     vectors = vectors.astype(np.float64)
     mean = vectors.mean(axis=0)
     variance, directions = np.linalg.eigh(np.cov(vectors - mean, rowvar=False))
-    sizes = 1 / np.sqrt(np.maximum(variance, 0) + 0.01 * variance.mean())
-    return mean, (directions * sizes) @ directions.T
+    scaled = directions / np.sqrt(np.maximum(variance, 0) + 0.01 * variance.mean())
+    if len(mean) > width:
+        return mean, scaled[:, -width:]  # eigh gives the smallest variance first
+    return mean, np.pad(scaled @ directions.T, ((0, 0), (0, width - len(mean))))
+
+
+class AsRead:
+    """An array's rows as the patient model reads them, computed as they are asked for."""
+
+    def __init__(self, array: np.ndarray, fitted_on: np.ndarray):
+        self.array, self.shape = array, array.shape
+        self.mean, self.turn = whitening(array[fitted_on], array.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, rows) -> np.ndarray:
+        return (self.array[rows] - self.mean) @ self.turn
 
 
 class BehrtForPretraining(BehrtPreTrainedModel):

@@ -88,6 +88,33 @@ class Hospital:
 
 
 @dataclass(frozen=True)
+class Definitions:
+    """configs/definitions.yaml: how a language model is asked for definitions. The prompts are configs/prompts/*.txt."""
+
+    model: str = "gpt-4o-mini-2024-07-18"
+    """As the service calls it; a dated name, because an undated one changes under the answers. The paper's is gpt-4o-mini."""
+    temperature: float = 0.0
+    max_tokens: int = 300
+    """The most tokens of an answer; 0 asks for no limit. These three and the prompt make a definition's key."""
+    max_sentences: int = 5
+    """The paper asks for fewer than five; a longer answer is of no use."""
+    max_characters: int = 1200
+    tries: int = 3
+    """How often a prompt is asked whose answers are of no use: empty, refused, too long."""
+    retries: int = 6
+    """How often a prompt is asked again that the service gives no answer to: 429, 5xx, a timeout, a broken connection."""
+    timeout_s: float = 60.0
+    first_wait_s: float = 1.0
+    """Before the first retry; doubled before each further one, up to longest_wait_s."""
+    longest_wait_s: float = 60.0
+    longest_pause_s: float = 600.0
+    """A Retry-After up to this is waited for; a longer one ends the run, to be continued then."""
+    give_up_after: int = 20
+    """Prompts in a row that got no answer after all retries: then the service is down, and the run ends."""
+    concurrency: int = 16
+
+
+@dataclass(frozen=True)
 class Encoder:
     """configs/encoder.yaml: the text encoder and its masked-language-model training on the definitions."""
 
@@ -145,6 +172,8 @@ class Model:
     max_rank: int = 2048
     max_length: int = 2048
     """Tokens of a sequence, [CLS] and sex included."""
+    project_vectors: bool = False
+    """Concept vectors of another width than hidden_size: true projects them (behrt.whitening says how), false refuses them."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +218,7 @@ class Experiment:
     finetuning: Finetuning
 
 
-SECTIONS = {"cohort": Cohort, "encoder": Encoder, "graph": Graph, "hospital": Hospital,
+SECTIONS = {"cohort": Cohort, "definitions": Definitions, "encoder": Encoder, "graph": Graph, "hospital": Hospital,
             "model": Model, "pretraining": Pretraining, "finetuning": Finetuning}
 
 
@@ -199,7 +228,7 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 
 def load(section: str, overrides: list[str] = (), hospital: str = ""):
-    """The settings of cohort, encoder, graph, or hospital (with its name).
+    """The settings of cohort, definitions, encoder, graph, or hospital (with its name).
 
     COHORT=paper lays cohort-paper.yaml over cohort.yaml.
     """
@@ -251,6 +280,14 @@ def folders() -> list[Path]:
     if not (REPOSITORY / "codes" / overlay).is_dir():
         raise UserError(f"MEDREP_CONFIGS={overlay} is not a folder; give an absolute path or one below codes/, such as configs/demo")
     return [CONFIGS, REPOSITORY / "codes" / overlay]
+
+
+def find_text(file: str) -> str:
+    """The text of configs/{file}, or of the file of that name in $MEDREP_CONFIGS."""
+    paths = [folder / file for folder in folders() if (folder / file).exists()]
+    if not paths:
+        raise UserError(f"configs/{file} is missing: restore it from the repository")
+    return paths[-1].read_text(encoding="utf-8").strip()
 
 
 def read_layers(*files: str) -> dict:

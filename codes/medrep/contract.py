@@ -137,6 +137,11 @@ def fingerprint(path: Path) -> str | None:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 # ---- tables ----------------------------------------------------------------------------------------------
 
 
@@ -284,7 +289,32 @@ def concept_index_file() -> Path:
 
 
 def concept_array_file(rep: str) -> Path:
-    return representation_folder() / f"concept_representation_{rep}.npy"
+    """`rep` is the name of an arm, or the path of a .npy of the user's."""
+    return Path(rep) if rep.endswith(".npy") else representation_folder() / f"concept_representation_{rep}.npy"
+
+
+def rep_name(rep: str) -> str:
+    """How results call it: a user's own file by its stem."""
+    return Path(rep).stem if rep.endswith(".npy") else rep
+
+
+def neighbour_index_file(rep: str) -> Path:
+    return representation_folder() / f"neighbours_{rep_name(rep)}.faiss"
+
+
+def answers_file() -> Path:
+    """What a language model answered: medrep.chat appends to it and reads it. It is paid for: no stage removes it."""
+    return representation_folder() / "answers.jsonl"
+
+
+def batch_folder() -> Path:
+    """OpenAI Batch input files, for the user to upload."""
+    return representation_folder() / "batch"
+
+
+def failed_definitions_file() -> Path:
+    """concept_id, name and reason of the concepts that the language model gave no usable definition of."""
+    return representation_folder() / "definitions_failed.csv"
 
 
 def edges_file() -> Path:
@@ -314,12 +344,21 @@ def hospitals_with_data() -> list[str]:
 
 
 def pretraining_folder(hospital: str, model: str, rep: str) -> Path:
-    return ROOT / "results" / hospital / "pretraining" / f"{model}_{rep}"
+    return ROOT / "results" / hospital / "pretraining" / f"{model}_{rep_name(rep)}"
 
 
 def finetuning_folder(hospital: str, model: str, rep: str, outcome: str, seed: int) -> Path:
-    return ROOT / "results" / hospital / "finetuning" / f"{model}_{rep}" / outcome / f"seed_{seed}"
+    return ROOT / "results" / hospital / "finetuning" / f"{model}_{rep_name(rep)}" / outcome / f"seed_{seed}"
 
 
 def summary_file() -> Path:
     return ROOT / "results" / "summary.csv"
+
+
+def quality_file() -> Path:
+    return ROOT / "results" / "representation" / "quality.csv"
+
+
+def map_file(method: str) -> Path:
+    """A picture of all arms' concepts in two dimensions."""
+    return quality_file().with_name(f"map_{method}.png")

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from medrep import contract
+from medrep import concepts, contract, omop, terminology
 from medrep.errors import UserError
+
+ORDINALS = ("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th", "10th")
 
 
 def read_definitions(ids: pa.Array, con) -> list[str]:
@@ -18,6 +20,18 @@ def read_definitions(ids: pa.Array, con) -> list[str]:
         raise UserError(f"{contract.show(contract.DEFINITIONS.at())} lacks {texts.count(None):,} of the index's concepts, such as "
                         f"{ids[texts.index(None)]}; {contract.DEFINITIONS.written_by} writes it anew")
     return texts
+
+
+def read_names(ids: pa.Array, con) -> list[str]:
+    """The bare name of each concept of the index, in its order; a decile's ends with `(7th decile)`."""
+    plain, decile = concepts.plain_and_decile(ids)
+    with omop.named_mistakes():
+        table = terminology.names(con, np.unique(plain))
+    name_of = dict(zip(table["concept_id"].to_pylist(), table["concept_name"].to_pylist(), strict=True))
+    if lost := [concept for concept in np.unique(plain).tolist() if concept not in name_of]:
+        raise UserError(f"data/concepts/CONCEPT lacks {len(lost):,} concepts of the index, such as {lost[0]}: "
+                        "representation/run.sh makes an index of what it has")
+    return [f"{name_of[p]} ({ORDINALS[d]} decile)" if d >= 0 else name_of[p] for p, d in zip(plain.tolist(), decile.tolist(), strict=True)]
 
 
 def quiet_transformers():

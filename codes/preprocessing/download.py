@@ -11,16 +11,13 @@ Each file is checked against the SHA256SUMS.txt that PhysioNet publishes beside 
 where it stopped. A file of yours that lies there is never replaced.
 """
 import argparse
-import hashlib
-import http.client
-import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
 from medrep import contract
+from medrep.download import TIMEOUT_SECONDS, bring, patiently
 from medrep.errors import UserError
-from medrep.progress import bar, say, stage
+from medrep.progress import say, stage
 
 PHYSIONET = "https://physionet.org/files"
 OMOP_DEMO, DEMO = "mimic-iv-demo-omop/0.9", "mimic-iv-demo/2.2"
@@ -35,77 +32,27 @@ EXPLAINED = {
     "athena": "the OMOP vocabulary needs a free account on https://athena.ohdsi.org: choose SNOMED, RxNorm, LOINC, ICD9CM and what your "
               "hospital uses, and put CONCEPT.csv and CONCEPT_RELATIONSHIP.csv (CONCEPT_ANCESTOR.csv, if you can) into data/concepts",
 }
-ATTEMPTS, WAIT_SECONDS, TIMEOUT_SECONDS = 6, 2.0, 60
-PIECE = 2**20
+HOME = "https://physionet.org"
 NOT_OURS = "is there and is not the demo's file: move it away, or point MEDREP_ROOT at another folder"
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def read_sums(base: str, project: str) -> dict[str, str]:
     """{path: sha256} that PhysioNet publishes of a project."""
     url = f"{base}/{project}/SHA256SUMS.txt"
-    text = patiently(url, lambda: urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS).read().decode())
+    text = patiently(url, lambda: urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS).read().decode(), HOME)
     return {path.strip(): digest for digest, path in (line.split(maxsplit=1) for line in text.splitlines() if line.strip())}
-
-
-def patiently(url: str, attempt):
-    """What `attempt` gives; again after a while if the network or the server fails."""
-    for wait in [WAIT_SECONDS * 2**n for n in range(ATTEMPTS - 1)] + [None]:
-        try:
-            return attempt()
-        except urllib.error.HTTPError as problem:
-            if problem.code < 500 and problem.code != 429:
-                raise UserError(f"{url} answers {problem.code} {problem.reason}: is the address still right? See https://physionet.org") from None
-            reason = f"{problem.code} {problem.reason}"
-        except (OSError, http.client.HTTPException) as problem:
-            reason = str(getattr(problem, "reason", problem)) or type(problem).__name__
-        if wait is None:
-            raise UserError(f"{url} can't be had ({reason}): run the same command again, it continues where it stopped")
-        say(f"{url}: {reason}; again in {wait:.0f} s")
-        time.sleep(wait)
-
-
-def append(url: str, part: Path):
-    """What `part` still lacks of `url`."""
-    have = part.stat().st_size if part.exists() else 0
-    try:
-        answer = urllib.request.urlopen(urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {}), timeout=TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as problem:
-        if problem.code == 416 and have:  # nothing is left to send: the check says whether it is the file
-            return
-        raise
-    with answer:
-        if have and answer.status != 206:  # the server does not know ranges: from the beginning
-            have = 0
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        with open(part, "ab" if have else "wb") as file, bar(what=part.name.removesuffix(".part"), total=total, unit="B") as progress:
-            progress.update(have)
-            while piece := answer.read(PIECE):
-                file.write(piece)
-                progress.update(len(piece))
-    if total is not None and part.stat().st_size < total:
-        raise http.client.IncompleteRead(b"", total - part.stat().st_size)
 
 
 def fetch(url: str, path: Path, digest: str):
     """`path` with the bytes of `url`, whose SHA-256 is `digest`."""
     if path.exists():
-        if sha256_of(path) == digest:
+        if contract.sha256_of(path) == digest:
             say(f"{contract.show(path)} is there already")
             return
         raise UserError(f"{contract.show(path)} {NOT_OURS}")
-    part = path.with_name(path.name + ".part")
     contract.make_folder(path.parent)
-    patiently(url, lambda: append(url, part))
-    if sha256_of(part) != digest:
+    part = bring(url, path, HOME)
+    if contract.sha256_of(part) != digest:
         part.unlink()
         raise UserError(f"{url} is not the file whose SHA-256 is published beside it: nothing was kept, try again later")
     part.rename(path)

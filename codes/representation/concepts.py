@@ -1,24 +1,32 @@
-"""Choose the concepts that get a vector: those that the hospitals use, and their neighbours.
+"""Choose the concepts that get a vector.
 
     cd codes
-    python representation/concepts.py
+    python representation/concepts.py                  # those that the hospitals use, and their neighbours
+    python representation/concepts.py --scope used     # only those that the hospitals use
+    python representation/concepts.py --scope all      # all of OMOP's conditions, drugs, measurements and procedures
 
 Reads   usedata/{hospital}/vocabulary.json of every hospital, data/concepts (CONCEPT, CONCEPT_RELATIONSHIP)
 Writes  usedata/representation/concept_idx.csv
 
 Row number = row of every array. A measurement that has a decile token in some hospital has all ten deciles: another
-hospital may need those that this one lacks. If published files lie in usedata/representation, they are used as they are.
+hospital may need those that this one lacks. With `all`, every measurement has them, and the hospitals change nothing:
+two machines with one release of the vocabulary have one index. If published files lie in usedata/representation, they
+are used as they are.
 """
 import argparse
 from collections.abc import Iterable
 
 import ibis
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from medrep import concepts, config, contract, engine, omop, vocabulary
 from medrep.contract import Made
 from medrep.errors import UserError
 from medrep.progress import report_kept, say, stage
 
+SCOPES = ("used", "neighbours", "all")
 DOMAINS = ["Condition", "Drug", "Measurement", "Procedure"]  # OMOP's domain_id; the paper's four
 
 
@@ -43,60 +51,101 @@ def find_neighbours(concept: ibis.Table, relationship: ibis.Table, known: ibis.T
     return four.semi_join(near, "concept_id").anti_join(known, "concept_id").select("concept_id").distinct()
 
 
-def make_index(plain: set[int], with_deciles: set[int]) -> list[str]:
+def find_all(concept: ibis.Table) -> ibis.Table:
+    """concept_id and has_deciles (it is a measurement) of every valid concept of the four domains."""
+    valid = omop.valid(concept)
+    return valid.filter(valid.domain_id.isin(DOMAINS)).select("concept_id", has_deciles=valid.domain_id == "Measurement").distinct()
+
+
+def make_index(plain: np.ndarray, with_deciles: np.ndarray) -> pa.Array:
     """Ids as text by number, a concept's deciles below it."""
-    return [token for concept in sorted(plain) for token in
-            [str(concept), *([f"{concept}_{decile}" for decile in concepts.DECILES] if concept in with_deciles else [])]]
+    plain, ten = np.unique(plain), len(concepts.DECILES)
+    rows = np.where(np.isin(plain, with_deciles), 1 + ten, 1)
+    first = np.repeat(np.cumsum(rows) - rows, rows)
+    concept = pc.cast(pa.array(np.repeat(plain, rows)), pa.string())
+    decile = pa.array(np.arange(rows.sum()) - first - 1)  # -1 for the plain concept
+    return pc.if_else(pc.less(decile, 0), concept, pc.binary_join_element_wise(concept, pc.cast(decile, pa.string()), "_"))
 
 
-def ids_of(table: ibis.Table) -> set[int]:
-    return set(table.to_pyarrow()["concept_id"].to_pylist())
+def table_of(ids: np.ndarray) -> ibis.Table:
+    return ibis.memtable(pa.table({"concept_id": pa.array(ids, pa.int64())}))
 
 
-def read_tokens() -> dict[str, list[str]]:
-    """{hospital: its tokens} of the hospitals that are preprocessed."""
+def ids_of(table: ibis.Table) -> np.ndarray:
+    """The concept_id column, sorted."""
+    return np.sort(table.to_pyarrow()["concept_id"].to_numpy())
+
+
+def read_tokens(required: bool) -> dict[str, list[str]]:
+    """{hospital: its tokens} of the hospitals that are preprocessed; one must be if it is `required`."""
     hospitals = contract.hospitals_with_data()
     ready = [h for h in hospitals if contract.vocabulary_file(h).exists()]
-    if not ready:
+    if not ready and required:
         raise UserError("no hospital under data/ has a usedata/{hospital}/vocabulary.json; preprocessing/run.sh writes it")
-    if late := sorted(set(hospitals) - set(ready)):
+    if required and (late := sorted(set(hospitals) - set(ready))):
         say(f"not preprocessed, so its concepts are left out: {', '.join(late)}")
     special = len(vocabulary.SPECIAL_TOKENS)
     return {h: list(vocabulary.of_hospital(h).tokens[special:]) for h in ready}
 
 
+def choose_around(con, tokens: dict[str, list[str]], scope: str, figures: dict) -> pa.Array:
+    """The index of what the hospitals use, and with scope `neighbours` what is related to it; fills `figures`."""
+    used, with_deciles = used_concepts(token for of_hospital in tokens.values() for token in of_hospital)
+    concept = omop.vocabulary(con, "concept")
+    known = ids_of(find_known(concept, table_of(sorted(used))))
+    missing = sorted(used - set(known.tolist()))
+    report_kept(f"concepts that {' and '.join(tokens)} use", len(used), {"missing from CONCEPT": len(missing)}, len(known))
+    if missing:
+        say("missing from CONCEPT, so without a row: " + ", ".join(map(str, missing[:20])) + (" ..." if len(missing) > 20 else ""))
+    if not len(known):
+        raise UserError("data/concepts/CONCEPT has none of the concepts that the hospitals use: download the vocabularies they are coded in")
+    near = known[:0]
+    if scope == "neighbours":
+        near = ids_of(find_neighbours(concept, omop.vocabulary(con, "concept_relationship"), table_of(known)))
+    with_deciles = np.intersect1d(known, sorted(with_deciles))
+    figures.update(used=len(known), missing=len(missing), neighbours=len(near), with_deciles=len(with_deciles))
+    say(f"{len(known):,} used, {len(near):,} neighbours, {10 * len(with_deciles):,} deciles")
+    return make_index(np.concatenate([known, near]), with_deciles)
+
+
+def choose_all(con, tokens: dict[str, list[str]], figures: dict) -> pa.Array:
+    """The index of every valid concept of the four domains; says what the hospitals use beside; fills `figures`."""
+    found = find_all(omop.vocabulary(con, "concept")).to_pyarrow()
+    plain = found["concept_id"].to_numpy()
+    with_deciles = plain[found["has_deciles"].to_numpy()]
+    if not len(plain):
+        raise UserError(f"data/concepts/CONCEPT has no valid concept of the domains {', '.join(DOMAINS)}: download it again")
+    if tokens:
+        used, _ = used_concepts(token for of_hospital in tokens.values() for token in of_hospital)
+        inside = int(np.isin(sorted(used), plain).sum())
+        report_kept(f"concepts that {' and '.join(tokens)} use", len(used),
+                    {"invalid, of another domain or missing from CONCEPT (read as their nearest ancestors)": len(used) - inside}, inside)
+    figures.update(concepts=len(plain), with_deciles=len(with_deciles))
+    say(f"{len(plain):,} concepts, {10 * len(with_deciles):,} deciles")
+    return make_index(plain, with_deciles)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scope", default="neighbours", choices=SCOPES, help="which concepts; default neighbours")
     engine.add_arguments(parser)
     config.add_arguments(parser)
     args = parser.parse_args(argv)
 
     if concepts.published():
         return
-    tokens = read_tokens()
-    made = Made(contract.concept_index_file(), inputs=[*(contract.vocabulary_file(h) for h in tokens),
-                                                      *omop.files("concepts", "concept", "concept_relationship")])
+    tokens = read_tokens(required=args.scope != "all")
+    vocabularies = [contract.vocabulary_file(h) for h in tokens] if args.scope != "all" else []
+    tables = ["concept", "concept_relationship"] if args.scope == "neighbours" else ["concept"]
+    made = Made(contract.concept_index_file(), inputs=[*vocabularies, *omop.files("concepts", *tables)], settings={"scope": args.scope})
     if made.is_current():
         return
     with stage("concepts") as figures, omop.named_mistakes():
         con = engine.connect(args.engine, args.memory, args.threads)
-        used, with_deciles = used_concepts(token for of_hospital in tokens.values() for token in of_hospital)
-        concept, relationship = omop.vocabulary(con, "concept"), omop.vocabulary(con, "concept_relationship")
-        table = ibis.memtable({"concept_id": sorted(used)}, schema={"concept_id": "int64"})
-        known = ids_of(find_known(concept, table))
-        missing = sorted(used - known)
-        report_kept(f"concepts that {' and '.join(tokens)} use", len(used), {"missing from CONCEPT": len(missing)}, len(known))
-        if missing:
-            say("missing from CONCEPT, so without a row: " + ", ".join(map(str, missing[:20])) + (" ..." if len(missing) > 20 else ""))
-        if not known:
-            raise UserError("data/concepts/CONCEPT has none of the concepts that the hospitals use: download the vocabularies they are coded in")
-        known_table = ibis.memtable({"concept_id": sorted(known)}, schema={"concept_id": "int64"})
-        near = ids_of(find_neighbours(concept, relationship, known_table))
-        index = make_index(known | near, with_deciles & known)
+        index = choose_all(con, tokens, figures) if args.scope == "all" else choose_around(con, tokens, args.scope, figures)
         concepts.write_index(index)
-        figures.update(used=len(known), missing=len(missing), neighbours=len(near), with_deciles=len(with_deciles & known), rows=len(index))
-        say(f"{contract.show(contract.concept_index_file())}: {len(index):,} rows: {len(known):,} used, {len(near):,} neighbours, "
-            f"{10 * len(with_deciles & known):,} deciles")
+        figures["rows"] = len(index)
+        say(f"{contract.show(contract.concept_index_file())}: {len(index):,} rows")
         made.record()
 
 

@@ -2,9 +2,10 @@
 
     cd codes
     python representation/description.py
+    python representation/description.py --text name      # the control arm: what the bare name says
 
-Reads   usedata/representation/concept_idx.csv, definitions, encoder
-Writes  usedata/representation/concept_representation_description.npy, float32 (concepts, width)
+Reads   usedata/representation/concept_idx.csv, definitions, encoder; for names data/concepts (CONCEPT) in place of definitions
+Writes  usedata/representation/concept_representation_description.npy (or _name.npy), float32 (concepts, width)
 
 A concept's vector is the last layer's [CLS] of its definition, or the mean over its tokens (encoder.pooling).
 """
@@ -13,7 +14,7 @@ import argparse
 import numpy as np
 import torch
 
-from medrep import concepts, config, contract, engine, texts
+from medrep import concepts, config, contract, engine, omop, texts
 from medrep.contract import Made
 from medrep.errors import UserError
 from medrep.progress import bar, say, stage
@@ -43,6 +44,7 @@ def encode(model, tokenizer, definitions: list[str], pooling: str, max_length: i
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", default="definition", choices=["definition", "name"])
     engine.add_arguments(parser)
     config.add_arguments(parser)
     args = parser.parse_args(argv)
@@ -54,14 +56,17 @@ def main(argv=None):
         return
     if not contract.encoder_folder().exists():
         raise UserError(f"{contract.show(contract.encoder_folder())} is missing; representation/encoder.py writes it")
-    output = contract.concept_array_file("description")
-    made = Made(output, inputs=[contract.concept_index_file(), contract.DEFINITIONS.require(), contract.encoder_folder()],
+    arm = "name" if args.text == "name" else "description"
+    output = contract.concept_array_file(arm)
+    sources = omop.files("concepts", "concept") if arm == "name" else [contract.DEFINITIONS.require()]
+    made = Made(output, inputs=[contract.concept_index_file(), *sources, contract.encoder_folder()],
                 settings={"pooling": settings.pooling, "max_length": settings.max_length})
     if made.is_current():
         return
-    with stage("description") as figures:
+    with stage(arm) as figures:
         ids = concepts.read_index()
-        definitions = texts.read_definitions(ids, engine.connect(args.engine, args.memory, args.threads))
+        con = engine.connect(args.engine, args.memory, args.threads)
+        definitions = texts.read_names(ids, con) if arm == "name" else texts.read_definitions(ids, con)
         transformers = texts.quiet_transformers()
         tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
         model = transformers.AutoModel.from_pretrained(contract.encoder_folder(), dtype=torch.float32)

@@ -3,7 +3,7 @@
     cd codes
     python representation/edges.py
 
-Reads   usedata/representation/concept_idx.csv, data/concepts (CONCEPT_RELATIONSHIP)
+Reads   usedata/representation/concept_idx.csv, data/concepts (CONCEPT, CONCEPT_RELATIONSHIP)
 Writes  usedata/representation/edges.npy, int64 [2, edges]
 
 Both directions of every edge, sorted by target then source; no self-loops ("Maps to" of a standard concept is one),
@@ -15,7 +15,7 @@ import ibis
 import numpy as np
 import pyarrow as pa
 
-from medrep import concepts, config, contract, engine, omop
+from medrep import concepts, config, contract, engine, omop, terminology
 from medrep.contract import Made
 from medrep.progress import say, stage
 
@@ -54,11 +54,12 @@ def main(argv=None):
     if concepts.published():
         return
     ids = concepts.read_index()
-    made = Made(contract.edges_file(), inputs=[contract.concept_index_file(), *omop.files("concepts", "concept_relationship")])
+    made = Made(contract.edges_file(), inputs=[contract.concept_index_file(), *omop.files("concepts", "concept", "concept_relationship")])
     if made.is_current():
         return
     with stage("edges") as figures, omop.named_mistakes():
         con = engine.connect(args.engine, args.memory, args.threads)
+        terminology.check_ends(con)
         index = ibis.memtable({"concept_id": np.unique(concepts.plain_and_decile(ids)[0]).tolist()}, schema={"concept_id": "int64"})
         pairs = find_pairs(omop.vocabulary(con, "concept_relationship"), index).to_pyarrow()
         edges = make_edges(ids, pairs["a"].to_numpy(), pairs["b"].to_numpy())

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# From the hospitals' vocabularies to a vector for every concept.
+# From the hospitals' vocabularies to a vector for every concept, the control arms, and what each is worth.
 #
 #     bash representation/run.sh                                            # from anywhere
+#     bash representation/run.sh --scope all                                # not only the hospitals' concepts: concepts.py
+#     bash representation/run.sh --writer openai --concurrency 32           # definitions by a language model: definitions.py
+#     bash representation/run.sh --writer openai --dry-run --price 0.15,0.6 # ends there, as does --batch
 #     bash representation/run.sh --encoder FOLDER                           # a Hugging Face model that lies in FOLDER
 #     bash representation/run.sh --memory 32GB --set graph.epochs=50        # other flags go to every stage
 #
@@ -16,24 +19,35 @@ source ./environment.sh
 # demo's encoder takes 16 s with spinning, 5 s without.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
-writer=() encoder=() others=()
+from_here() { # a relative path is meant from where the command was given
+    if [ -e "$folder/$1" ] && [ "${1:0:1}" != / ]; then echo "$folder/$1"; else echo "$1"; fi
+}
+
+scope=() writer=() encoder=() others=() ends_early=
 while [ $# -gt 0 ]; do
     case "$1" in
-        --writer) writer=("$@"); writer=("${writer[@]:0:2}"); shift ;;
-        --writer=*) writer=("$1") ;;
-        --encoder|--encoder=*)
-            if [ "$1" = --encoder ]; then path=${2:-}; shift; else path=${1#--encoder=}; fi
-            # a relative folder is meant from where the command was given
-            if [ -d "$folder/$path" ] && [ "${path:0:1}" != / ]; then path=$folder/$path; fi
-            encoder=(--encoder "$path") ;;
+        --scope) scope=("${@:1:2}"); shift ;;
+        --scope=*) scope=("$1") ;;
+        --writer|--model|--concurrency|--fill-failed|--price) writer+=("${@:1:2}"); shift ;;
+        --writer=*|--model=*|--concurrency=*|--fill-failed=*|--price=*|--decile-calls) writer+=("$1") ;;
+        --batch|--dry-run) writer+=("$1"); ends_early=1 ;;
+        --batch-results)
+            writer+=("$1")
+            while [ $# -gt 1 ] && [ "${2:0:2}" != -- ]; do writer+=("$(from_here "$2")"); shift; done ;;
+        --encoder) encoder=(--encoder "$(from_here "${2:-}")"); shift ;;
+        --encoder=*) encoder=(--encoder "$(from_here "${1#--encoder=}")") ;;
         *) others+=("$1") ;;
     esac
     if [ $# -gt 0 ]; then shift; fi
 done
 
-"$python" representation/concepts.py "${others[@]}"
+"$python" representation/concepts.py "${scope[@]}" "${others[@]}"
 "$python" representation/definitions.py "${writer[@]}" "${others[@]}"
+if [ -n "$ends_early" ]; then exit 0; fi # the model is not asked here, so there may be no definitions yet
 "$python" representation/encoder.py "${encoder[@]}" "${others[@]}"
 for stage in description edges graph; do
     "$python" "representation/$stage.py" "${others[@]}"
 done
+"$python" representation/random_vectors.py --unless-published "${others[@]}"
+"$python" representation/description.py --text name "${others[@]}"
+"$python" representation/evaluate.py --unless-published "${others[@]}"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments import finetune, pretrain
-from medrep import behrt, contract, sequences, training
+from medrep import behrt, concepts, contract, sequences, training
 from medrep.contract import LABELS
 from medrep.engine import connect
 from medrep.errors import UserError
@@ -126,6 +126,39 @@ def test_persons_are_split_apart_and_positives_are_in_every_part():
     assert [len(parts[name] & set(range(10))) for name in parts] == [6, 2, 2]
     assert set.union(*parts.values()) == set(range(50))
     assert parts != finetune.split_persons(persons, labels, 200, {"train": 0.6, "valid": 0.2, "test": 0.2})
+
+
+def write_own_vectors(path, width):
+    ids = [str(1000 + i) for i in range(60)]
+    concepts.write_index(ids)
+    np.save(path, np.random.default_rng(0).normal(size=(60, width)).astype(np.float32))
+
+
+def test_a_users_own_vectors_are_an_arm_by_the_name_of_their_file(hospitals, tmp_path):
+    write_own_vectors(tmp_path / "own.npy", 16)
+    flags = ["--rep-type", str(tmp_path / "own.npy")]
+    pretrain.main([*PRETRAIN, *flags])
+    finetune.main([*FINETUNE, *flags, "--seeds", "100"])
+    summary = pd.read_csv(contract.summary_file())
+    assert summary.rep_type.tolist() == ["own", "own"] and (summary.readable_tokens == 1).all()
+    assert contract.finetuning_folder("mimic", "behrt", "own", "MT", 100).is_dir()
+
+
+def test_vectors_of_another_width_are_refused_or_projected_if_told_to(hospitals, tmp_path):
+    write_own_vectors(tmp_path / "wide.npy", 24)
+    flags = ["--rep-type", str(tmp_path / "wide.npy")]
+    with pytest.raises(UserError, match="wide.npy is 24 wide and the model 16: set model.hidden_size to that, or model.project_vectors=true"):
+        pretrain.main([*PRETRAIN, *flags])
+    flags += ["--set", "model.project_vectors=true"]
+    pretrain.main([*PRETRAIN, *flags])
+    finetune.main([*FINETUNE, *flags, "--seeds", "100"])
+    assert pd.read_csv(contract.summary_file()).rep_type.tolist() == ["wide", "wide"]
+
+
+@pytest.mark.parametrize("main, arguments", [(pretrain.main, ["--gpu-devices", "cpu"]), (finetune.main, ["-d", "cpu"])])
+def test_an_arm_that_is_not_there_names_its_stage(hospitals, main, arguments):
+    with pytest.raises(UserError, match="concept_representation_medtok.npy is missing: representation/medtok.py writes it"):
+        main([*arguments, "--rep-type", "medtok"])
 
 
 @pytest.mark.parametrize(("main", "arguments", "words"), [

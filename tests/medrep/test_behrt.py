@@ -113,8 +113,30 @@ def test_only_the_concept_table_is_frozen():
 
 
 def test_vectors_of_another_width_are_refused():
-    with pytest.raises(UserError, match="are 8 wide and the model 16"):
+    with pytest.raises(UserError, match="are 8 wide, and this model was made for 16"):
         make_model().encoder.set_concepts(np.zeros((43, 8), np.float32), rescale=False)
+
+
+@pytest.mark.parametrize("width", [8, 40])
+def test_vectors_of_another_width_are_projected_and_the_projection_stays_with_the_model(batch, tmp_path, width):
+    model = behrt.BehrtForPrediction(behrt.make_config(SIZES, 50, True, width)).eval()
+    vectors = np.random.default_rng(0).normal(size=(43, width)).astype(np.float32)
+    model.encoder.set_concepts(vectors, rescale=True)
+    table = model.encoder.embeddings.concepts.weight.detach().double().numpy()
+    assert table.shape == (43, 16)
+    # a slow second way: of wider vectors the main directions by SVD, each to unit variance; narrower ones keep theirs
+    centred = vectors - vectors.astype(np.float64).mean(0)
+    _, size, directions = np.linalg.svd(centred, full_matrices=False)
+    variance = size**2 / 42
+    white = centred @ directions.T / np.sqrt(variance + 0.01 * variance.sum() / width)
+    white = white[:, :16]
+    scale = model.config.initializer_range
+    assert table @ table.T == pytest.approx(white @ white.T * scale**2, abs=1e-5)
+    model.save_pretrained(tmp_path)
+    again = behrt.BehrtForPrediction.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(**batch), model(**batch))
+    again.encoder.set_concepts(vectors, rescale=False)
+    assert torch.allclose(again(**batch), model(**batch), atol=1e-6)
 
 
 def test_what_all_vectors_share_is_taken_off_and_stays_with_the_model(batch):

@@ -1,5 +1,8 @@
 """Vectors by concept id, and the fallback to ancestors against a plain search."""
+import argparse
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from medrep import concepts, contract
@@ -90,3 +93,87 @@ def test_what_is_missing_or_wrong_is_named(root):
     contract.concept_array_file("medrep").write_bytes(b"\x93NUMPY broken")
     with pytest.raises(SystemExit, match="not a whole .npy array"):
         concepts.gather(["3"], "medrep")
+
+
+def test_an_index_with_an_id_twice_or_one_that_is_none_is_refused_by_name(root):
+    for ids, words in ((["3", "4", "3"], "concept_idx.csv has 1 duplicate ids, such as 3:"), (["3_7", "4", "3_7"], "duplicate ids, such as 3_7"),
+                       (["3", "abc"], "has an id that is none .*'abc'"), (["3", "4_77"], "'4_77'"), (["3", "_1"], "an id that is none")):
+        write(ids)
+        with pytest.raises(SystemExit, match=words) as problem:
+            concepts.gather(["3"], "medrep")
+        assert "\n" not in str(problem.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_and_infinite_vectors_are_refused_where_they_are_used(root, value):
+    write(["3", "4", "5"])
+    array = np.array(concepts.open_array("medrep"))
+    array[1, 2] = value
+    contract.write_array(contract.concept_array_file("medrep"), array)
+    concepts.gather(["3", "5"], "medrep")
+    with pytest.raises(SystemExit, match="medrep.npy has NaN or infinite numbers in the vectors of 1 concepts, such as 4:"):
+        concepts.gather(["3", "4"], "medrep")
+
+
+def test_plain_and_decile_agree_with_plain_python():
+    ids = ["3", "3_0", "3_9", "2000000001", "0", "44_5"]
+    plain, decile = concepts.plain_and_decile(pa.array(ids))
+    slow = [(int(i.split("_")[0]), int(i.split("_")[1]) if "_" in i else -1) for i in ids]
+    assert list(zip(plain.tolist(), decile.tolist(), strict=True)) == slow
+    assert concepts.plain_and_decile(pa.array([], pa.string()))[0].shape == (0,)
+
+
+def test_held_out_agrees_with_python_integers_and_does_not_know_directions():
+    def mix(x):
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+        return x ^ (x >> 31)
+
+    def slow(a, b):
+        low, high = sorted((a, b))
+        return a != b and (mix((mix((low + 0x9E3779B97F4A7C15) % 2**64) + high) % 2**64) >> 11) / 2**53 < 0.05
+
+    a, b = np.random.default_rng(0).integers(0, 2**31, (2, 5000))
+    b[:50] = a[:50]
+    found = concepts.held_out(a, b)
+    assert found.tolist() == [slow(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+    assert np.array_equal(found, concepts.held_out(b, a)) and 0.04 < found.mean() < 0.06
+    assert (found <= concepts.held_out(a, b, share=0.2)).all()
+
+
+def test_arms_are_accepted_by_name_or_path_and_others_are_named(capsys, tmp_path):
+    parser = argparse.ArgumentParser()
+    concepts.add_rep_argument(parser, "--rep-type")
+    for arm in ("none", "random", "name", "description", "medrep", "medtok"):
+        assert parser.parse_args(["--rep-type", arm]).rep_type == arm
+    path = parser.parse_args(["--rep-type", "some/mine.npy"]).rep_type
+    assert path.endswith("/some/mine.npy") and contract.rep_name(path) == "mine" and str(contract.concept_array_file(path)) == path
+    for wrong, words in (("word2vec", "choose from none, random, name, description, medrep, medtok, or give the path"),
+                         ("some/medrep.npy", "would be taken for the arm medrep")):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--rep-type", wrong])
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arm, stage", [("random", "random_vectors.py"), ("name", "description.py --text name"), ("description", "description.py"),
+                                        ("medrep", "graph.py"), ("medtok", "medtok.py")])
+def test_an_arm_that_is_missing_names_its_stage(root, arm, stage):
+    with pytest.raises(SystemExit, match=f"concept_representation_{arm}.npy is missing: representation/{stage} writes it"):
+        concepts.open_array(arm)
+    with pytest.raises(SystemExit, match="mine.npy is missing: give the path"):
+        concepts.open_array("/nowhere/mine.npy")
+
+
+def test_own_vectors_are_read_by_the_same_index(root, tmp_path):
+    write(["3", "4"])
+    np.save(tmp_path / "own.npy", np.arange(8, dtype=np.float32).reshape(2, 4))
+    found, how = concepts.gather(["4"], str(tmp_path / "own.npy"))
+    assert found.tolist() == [[4, 5, 6, 7]] and how.tolist() == ["own"]
+
+
+def test_rows_read_from_the_file_are_the_arrays(root, tmp_path):
+    write([str(i) for i in range(50)])
+    array, rows = concepts.open_array("medrep"), np.random.default_rng(0).integers(0, 50, 80)
+    assert np.array_equal(concepts.read_rows(array, rows), array[rows])
+    np.save(tmp_path / "turned.npy", np.asfortranarray(array))
+    assert np.array_equal(concepts.read_rows(concepts.open_array(str(tmp_path / "turned.npy")), rows), array[rows])

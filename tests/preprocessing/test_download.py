@@ -5,6 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from medrep import download as http
 from medrep.errors import UserError
 from preprocessing import download
 
@@ -52,7 +53,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(root, monkeypatch):
-    monkeypatch.setattr(download, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(http, "WAIT_SECONDS", 0.01)
     Server.faults, Server.asked = {}, []
     running = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=running.serve_forever, daemon=True).start()
@@ -119,7 +120,7 @@ def test_an_address_that_is_gone_and_no_server_are_one_sentence(server, monkeypa
         monkeypatch.setattr(download, "read_sums", lambda base, project: {p: "x" for w, p in download.FILES.values() if p != "gone.csv"})
         run(server)
     monkeypatch.undo()
-    monkeypatch.setattr(download, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(http, "WAIT_SECONDS", 0.0)
     with pytest.raises(UserError, match="can't be had"):
         download.main(["mimic-demo", "--base-url", "http://127.0.0.1:9"])
 

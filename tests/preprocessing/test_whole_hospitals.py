@@ -653,5 +653,8 @@ def test_all_dates_28_years_later_change_nothing_but_times(hospital):
     assert after.visits == {i: row | {"start": row["start"] + YEARS_LATER, "end": row["end"] + YEARS_LATER} for i, row in before.visits.items()}
     assert after.events == {person: [(time + YEARS_LATER, *others) for time, *others in events] for person, events in before.events.items()}
     assert after.labels == {outcome: [(person, time + YEARS_LATER, value) for person, time, value in rows] for outcome, rows in before.labels.items()}
-    for name in ("people", "words", "deciles", "flows", "counts"):
+    until = before.flows["RA"]["followed until"]
+    until = until and (datetime.fromisoformat(until) + YEARS_LATER).isoformat(sep=" ")
+    assert after.flows == before.flows | {"RA": before.flows["RA"] | {"followed until": until}}
+    for name in ("people", "words", "deciles", "counts"):
         assert getattr(after, name) == getattr(before, name), name

@@ -9,6 +9,8 @@ from medrep import contract
 from medrep.engine import connect
 from representation import concepts
 
+TOKENS = ["2", "11", "20", "20_7", "30", "40", "777", "778_3"]  # conftest.py's hospital
+
 
 def test_the_index_has_used_concepts_their_neighbours_and_all_ten_deciles(athena):
     concepts.main([])
@@ -50,3 +52,67 @@ def test_a_second_run_reuses_the_index(athena, capsys):
 def test_without_a_preprocessed_hospital_the_error_names_the_stage(small_root):
     with pytest.raises(SystemExit, match="preprocessing/run.sh writes it"):
         concepts.main([])
+
+
+SCOPED = """\
+60\tOld disorder\tCondition\tSNOMED\tDisorder\t\tc60\t19700101\t20991231\tD
+61\tReplaced test\tMeasurement\tLOINC\tLab Test\t\tc61\t19700101\t20991231\tU
+2000000001\tLocal test\tMeasurement\tLocal\tLab Test\t\tc62\t19700101\t20991231\t
+-5\tNegative test\tMeasurement\tLocal\tLab Test\t\tc63\t19700101\t20991231\t
+"""
+
+
+def plain_scope(root, scope):
+    """The index of a scope, said again with lists and loops."""
+    def rows(table):
+        header, *lines = (root / "data" / "concepts" / f"{table}.csv").read_text().splitlines()
+        return [dict(zip(header.lower().split("\t"), line.split("\t"), strict=True)) for line in lines]
+
+    concept = {int(row["concept_id"]): row for row in rows("CONCEPT")}
+    four = {"Condition", "Drug", "Measurement", "Procedure"}
+    if scope == "all":
+        chosen = {c for c, row in concept.items() if row["domain_id"] in four and not row["invalid_reason"]}
+        ten = {c for c in chosen if concept[c]["domain_id"] == "Measurement"}
+    else:
+        chosen = {int(t.split("_")[0]) for t in TOKENS} & set(concept)
+        ten = {int(t.split("_")[0]) for t in TOKENS if "_" in t} & set(concept)
+        if scope == "neighbours":
+            pairs = [(int(r["concept_id_1"]), int(r["concept_id_2"])) for r in rows("CONCEPT_RELATIONSHIP") if not r["invalid_reason"]]
+            near = {b for a, b in pairs if a in chosen} | {a for a, b in pairs if b in chosen}
+            chosen |= {c for c in near if c in concept and concept[c]["domain_id"] in four}
+    return [text for c in sorted(chosen) for text in [str(c), *([f"{c}_{i}" for i in range(10)] if c in ten else [])]]
+
+
+@pytest.mark.parametrize("scope", concepts.SCOPES)
+def test_each_scope_agrees_with_a_plain_second_implementation(athena, scope):
+    with open(athena / "data" / "concepts" / "CONCEPT.csv", "a") as file:
+        file.write(SCOPED)
+    concepts.main(["--scope", scope])
+    ids = shared.read_index()
+    assert ids.to_pylist() == plain_scope(athena, scope)
+    plain, decile = shared.plain_and_decile(ids)
+    assert [f"{p}_{d}" if d >= 0 else str(p) for p, d in zip(plain, decile, strict=True)] == ids.to_pylist()
+
+
+def test_all_needs_no_hospital_and_is_the_same_with_one(athena, capsys):
+    concepts.main(["--scope", "all"])
+    with_hospital = shared.read_index()
+    # used are 2 11 20 30 and 40, which is an Observation, and 777 and 778
+    assert "7 rows; 4 kept; left out: 3 invalid, of another domain or missing" in capsys.readouterr().out
+    contract.concept_index_file().unlink()
+    contract.vocabulary_file("mimic").unlink()
+    concepts.main(["--scope", "all"])
+    assert shared.read_index() == with_hospital
+
+
+def test_another_scope_makes_the_index_anew(athena, capsys):
+    concepts.main(["--scope", "used"])
+    used = shared.read_index()
+    concepts.main([])
+    assert len(shared.read_index()) > len(used) and "up to date" not in capsys.readouterr().out
+
+
+def test_an_index_with_something_else_than_ids_is_refused_by_name(small_root):
+    shared.write_index(["1", "1_2", "1_x"])
+    with pytest.raises(SystemExit, match="has an id that is none .*'1_x'"):
+        shared.plain_and_decile(shared.read_index())

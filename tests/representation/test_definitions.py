@@ -1,6 +1,9 @@
 """What the template writer says."""
 import random
 
+import pytest
+
+from medrep import concepts as shared
 from medrep.contract import DEFINITIONS
 from medrep.engine import connect
 from representation import concepts, definitions
@@ -41,3 +44,32 @@ def test_the_order_of_the_vocabulary_changes_nothing(athena):
     concepts.main([])
     definitions.main([])
     assert texts() == before
+
+
+def test_working_part_by_part_changes_nothing(athena, monkeypatch):
+    concepts.main([])
+    definitions.main([])
+    whole = texts()
+    monkeypatch.setenv("MEDREP_FRESH", "1")
+    monkeypatch.setattr(definitions, "PART", 3)
+    assert len(definitions.cut_index(shared.read_index()).parts) > 4
+    definitions.main([])
+    assert texts() == whole
+
+
+def test_texts_and_keys_stay_as_they_are():
+    facts = {"name": "Pneumonia", "domain": "Condition", "kind": "Disorder", "synonyms": ["Lung infection"],
+             "features": {"a kind of": ["Disorder of lung"]}}
+    row = definitions.by_template(facts, 9)
+    assert row["text"] == ("Pneumonia (10th decile): condition (disorder). A value in the 10th of ten tenths of all values: very high. "
+                           "It is a kind of Disorder of lung. Also called Lung infection.")
+    # a key that changes makes everyone's encoder train anew: raise TEMPLATE with the template, and only then
+    assert row["key"] == "96b16e6a749cd09d5fae76614ab02c37"
+
+
+def test_a_concept_that_left_the_vocabulary_is_named(athena):
+    concepts.main([])
+    concept = athena / "data" / "concepts" / "CONCEPT.csv"
+    concept.write_text("\n".join(line for line in concept.read_text().splitlines() if not line.startswith("3\t")) + "\n")
+    with pytest.raises(SystemExit, match="CONCEPT lacks 1 concepts of concept_idx.csv, such as 3"):
+        definitions.main([])

@@ -41,3 +41,24 @@ def test_the_stage_writes_both_directions_without_self_loops(athena):
 def test_a_missing_index_names_the_remedy(athena):
     with pytest.raises(SystemExit, match="representation/run.sh writes it"):
         edges.main([])
+
+
+def write_relationships(root, text):
+    (root / "data" / "concepts" / "CONCEPT_RELATIONSHIP.csv").write_text(text)
+
+
+def test_relationships_without_an_end_are_refused_by_name(athena):
+    concepts.main([])
+    write_relationships(athena, "concept_id_1\trelationship_id\n2\tIs a\n")
+    with pytest.raises(SystemExit, match="CONCEPT_RELATIONSHIP.csv lacks the column concept_id_2"):
+        edges.main([])
+    write_relationships(athena, "concept_id_1\tconcept_id_2\trelationship_id\n2\t1\tIs a\n3\t\tIs a\n3\tx\tIs a\n")
+    with pytest.raises(SystemExit, match="CONCEPT_RELATIONSHIP.csv: 2 of 3 rows have no readable concept_id_2") as problem:
+        edges.main([])
+    assert "\n" not in str(problem.value)
+
+
+def test_concepts_that_concept_has_not_are_said_and_left_out(athena, capsys):
+    concepts.main([])
+    edges.main([])
+    assert "names 1 concepts that CONCEPT has not, such as 999: their relationships are left out" in capsys.readouterr().out

@@ -5,6 +5,7 @@ import torch
 
 from medrep import concepts as shared
 from medrep import contract, texts
+from medrep.engine import connect
 from representation import concepts, definitions, description, encoder
 
 
@@ -99,3 +100,25 @@ def test_a_model_that_cannot_be_had_names_the_offline_way(defined, monkeypatch):
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", unreachable)
     with pytest.raises(SystemExit, match="cannot be had .*couldn't connect.*--encoder FOLDER"):
         encoder.main(["--set", "encoder.model=microsoft/deberta-base"])
+
+
+def test_the_name_arm_encodes_bare_names_with_the_decile_written_out(defined):
+    encoder.main([])
+    description.main(["--text", "name"])
+    ids, array = shared.read_index().to_pylist(), np.array(shared.open_array("name"))
+    assert shared.representations() == ["name"] and array.shape == (len(ids), 16)
+    assert texts.read_names(shared.read_index(), connect())[ids.index("20_7")] == "Hemoglobin A1c (8th decile)"
+    transformers = texts.quiet_transformers()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
+    model = transformers.AutoModel.from_pretrained(contract.encoder_folder())
+    for concept, name in (("2", "Pneumonia"), ("20_7", "Hemoglobin A1c (8th decile)"), ("21", "NA")):
+        with torch.inference_mode():
+            hidden = model(**tokenizer(name, return_tensors="pt")).last_hidden_state[0]
+        assert array[ids.index(concept)] == pytest.approx(hidden.mean(0).numpy(), abs=1e-5)
+
+
+def test_a_concept_without_a_name_is_named(defined):
+    encoder.main([])
+    shared.write_index(["2", "4711"])
+    with pytest.raises(SystemExit, match="CONCEPT lacks 1 concepts of the index, such as 4711"):
+        description.main(["--text", "name"])

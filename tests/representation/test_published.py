@@ -4,7 +4,7 @@ import pytest
 
 from medrep import concepts as shared
 from medrep import contract
-from representation import concepts, definitions, description, edges, encoder, graph
+from representation import concepts, definitions, description, edges, encoder, evaluate, graph, random_vectors
 
 STAGES = [concepts, definitions, encoder, description, edges, graph]
 
@@ -33,6 +33,14 @@ def test_half_a_set_is_refused_by_name(put_published, put, words):
     for stage in STAGES:
         with pytest.raises(SystemExit, match=words):
             stage.main([])
+
+
+@pytest.mark.parametrize("stage", [random_vectors, evaluate])
+def test_run_sh_adds_nothing_to_published_files(put_published, stage, capsys):
+    before = put_published()
+    stage.main(["--unless-published"])
+    assert "they are used as they are" in capsys.readouterr().out
+    assert {p.name: p.read_bytes() for p in contract.representation_folder().iterdir()} == before and not contract.quality_file().exists()
 
 
 def test_published_files_copied_over_ours_are_not_taken_for_ours(athena, put_published):

@@ -1,0 +1,69 @@
+"""Bring files over HTTP: again after a while where the network or the server fails, and from where it broke off."""
+import http.client
+import shutil
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from medrep.contract import show
+from medrep.errors import UserError
+from medrep.progress import bar, say
+
+ATTEMPTS, WAIT_SECONDS, TIMEOUT_SECONDS = 6, 2.0, 60
+PIECE = 2**20
+
+
+def patiently(url: str, attempt, home: str):
+    """What `attempt` gives; again after a while if the network or the server fails. `home` is where the address comes from."""
+    for wait in [WAIT_SECONDS * 2**n for n in range(ATTEMPTS - 1)] + [None]:
+        try:
+            return attempt()
+        except urllib.error.HTTPError as problem:
+            if problem.code < 500 and problem.code != 429:
+                raise UserError(f"{url} answers {problem.code} {problem.reason}: is the address still right? See {home}") from None
+            reason = f"{problem.code} {problem.reason}"
+        except (OSError, http.client.HTTPException) as problem:
+            reason = str(getattr(problem, "reason", problem)) or type(problem).__name__
+        if wait is None:
+            raise UserError(f"{url} can't be had ({reason}): run the same command again, it continues where it stopped")
+        say(f"{url}: {reason}; again in {wait:.0f} s")
+        time.sleep(wait)
+
+
+def append(url: str, part: Path):
+    """What `part` still lacks of `url`; refused where the disk has no room for it."""
+    have = part.stat().st_size if part.exists() else 0
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {}), timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as problem:
+        if problem.code == 416 and have:  # nothing is left to send: the check says whether it is the file
+            return
+        raise
+    with answer:
+        if have and answer.status != 206:  # the server does not know ranges: from the beginning
+            have = 0
+            part.write_bytes(b"")
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        if total is not None and shutil.disk_usage(part.parent).free < total - have:
+            raise UserError(f"{show(part.parent)} has no room for the {total - have:,} bytes that {part.name.removesuffix('.part')} still needs: "
+                            "free some, or point MEDREP_ROOT at another disk")
+        with open(part, "ab") as file, bar(what=part.name.removesuffix(".part"), total=total, unit="B") as progress:
+            progress.update(have)
+            while piece := answer.read(PIECE):
+                file.write(piece)
+                progress.update(len(piece))
+    if total is not None and part.stat().st_size < total:
+        raise http.client.IncompleteRead(b"", total - part.stat().st_size)
+
+
+def part_of(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+def bring(url: str, path: Path, home: str) -> Path:
+    """All bytes of `url`, beside `path` under an unfinished name, for the caller to check and rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    patiently(url, lambda: append(url, part_of(path)), home)
+    return part_of(path)

@@ -1,0 +1,375 @@
+"""Say what each arm's vectors know, before any patient model: one table and two maps over all arms that are there.
+
+    cd codes
+    python representation/evaluate.py
+
+Reads   usedata/representation (concept_idx.csv, concept_representation_*.npy, definitions if they are there), data/concepts
+Writes  results/representation/quality.csv: space, arm, measure, kind, value, low, high, n; map_pca.png, map_tsne.png
+
+    link_auroc          a held-out edge's cosine above that of one end with a stranger of the other end's domain
+    retrieval_*         of all concepts of its domain and class, where the held-out ingredient, class or parent ranks
+    neighbours_*        share of a concept's 10 nearest that have its domain, or share a parent with it
+    decile_order        rank correlation of two deciles' distance in number and in cosine, within a measurement
+
+Held out is what concepts.held_out says; only plain concepts are asked about, except for deciles. `all, unsaid` are the
+held-out edges of which neither end's definition names the other end: a definition composed from relationships has read
+the others. low and high are the middle 95 % of a bootstrap over what n counts. Cosines are of the vectors `as_read` by
+the patient model, which whitens them (behrt.py, set_concepts), and of the `raw` ones, as neighbours.py takes them.
+"""
+import argparse
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from medrep import concepts, config, contract, engine, nearest, omop, terminology
+from medrep.behrt import AsRead
+from medrep.contract import DEFINITIONS, Made
+from medrep.errors import UserError
+from medrep.progress import bar, say, stage
+
+SEED, DRAWS = 0, 200
+MOST = 20_000  # held-out edges of a kind: an AUROC's interval is then under a hundredth wide
+MOST_QUERIES = 2_000  # concepts whose neighbours are looked up, edges whose end is retrieved, measurements
+FEWEST = 20  # edges of a kind, below which its AUROC says nothing; concepts on a map
+NEGATIVES, K = 5, 10
+MAPPED, COLOURED = 2_000, 8  # concepts on a map; domains with a colour of their own
+RETRIEVED = {
+    "ingredient": ("RxNorm has ing", "Has precise ing"),
+    "class": ("RxNorm - ATC", "RxNorm - ATC pr lat", "RxNorm - ATC pr up", "RxNorm - ATC sec lat", "RxNorm - ATC sec up"),
+    "parent": ("Is a", "RxNorm is a"),
+}
+FITTED_ON = 50_000  # concepts that the whitening is learned from
+COLUMNS = ["arm", "measure", "kind", "value", "low", "high", "n"]
+
+
+@dataclass
+class Vocabulary:
+    """The index as CONCEPT and CONCEPT_RELATIONSHIP see it; concepts are rows of the arrays."""
+
+    plain: np.ndarray
+    """int64 (concepts,): each row's concept_id."""
+    decile: np.ndarray
+    name: np.ndarray
+    domain: np.ndarray
+    """int64 (concepts,): a number a domain; -1 where CONCEPT has not the concept."""
+    domains: list[str]
+    kind: np.ndarray
+    """int64 (concepts,): a number a domain and class."""
+    source: np.ndarray
+    target: np.ndarray
+    """int64 (relationships,): rows of both ends, which differ."""
+    relationship: np.ndarray
+
+    @property
+    def asked(self) -> np.ndarray:
+        """bool (concepts,): plain concepts that CONCEPT has."""
+        return (self.decile < 0) & (self.domain >= 0)
+
+
+def read_vocabulary(ids, con) -> Vocabulary:
+    plain, decile = concepts.plain_and_decile(ids)
+    rows = np.flatnonzero(decile < 0)
+    rows = rows[np.argsort(plain[rows])]
+    table = terminology.names(con, np.unique(plain)).to_pandas()
+    place = np.searchsorted(table.concept_id, plain).clip(max=max(0, len(table) - 1))
+    known = table.concept_id.to_numpy()[place] == plain if len(table) else np.zeros(len(plain), bool)
+    if lost := int((~known & (decile < 0)).sum()):
+        say(f"{lost:,} concepts of the index are not in data/concepts/CONCEPT, such as {plain[~known][0]}: they are left out")
+    domains = sorted(table.domain_id.unique())
+    numbers = {"domain": np.searchsorted(domains, table.domain_id), "kind": table.groupby(["domain_id", "concept_class_id"]).ngroup().to_numpy()}
+    domain, kind = (np.where(known, number[place], -1) for number in numbers.values())
+    edges = terminology.relationships_within(con, plain[rows])
+    source, target = (rows[np.searchsorted(plain[rows], edges[end].to_numpy())] for end in ("concept_id_1", "concept_id_2"))
+    name = np.where(known, table.concept_name.to_numpy(dtype=object)[place], "")
+    relationship = edges["relationship_id"].to_numpy(zero_copy_only=False).astype(object)
+    return Vocabulary(plain, decile, name, domain, domains, kind, source, target, relationship)
+
+
+# ---- chance ------------------------------------------------------------------------------------------------
+
+
+def resampled(n: int) -> np.ndarray:
+    """int64 (DRAWS, n): how often each of n things is drawn; the same for all arms, so that they can be compared."""
+    return np.random.default_rng((SEED, n)).multinomial(n, np.full(n, 1 / n), size=DRAWS)
+
+
+def row(arm: str, measure: str, kind: str, value: float, draws: np.ndarray, n: int) -> dict:
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return dict(zip(COLUMNS, (arm, measure, kind, round(float(value), 4), round(float(low), 4), round(float(high), 4), n), strict=True))
+
+
+def mean_row(arm: str, measure: str, kind: str, values: np.ndarray) -> list[dict]:
+    return [row(arm, measure, kind, values.mean(), resampled(len(values)) @ values / len(values), len(values))] if len(values) else []
+
+
+def drawn(things: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of them, in their order."""
+    return things[np.sort(np.random.default_rng(SEED).permutation(len(things))[:most])]
+
+
+# ---- link prediction ---------------------------------------------------------------------------------------
+
+
+def named_both_ways(relationship: np.ndarray, source: np.ndarray, target: np.ndarray) -> dict[str, str]:
+    """{`Subsumes`: `Is a / Subsumes`}: a relationship and what the same edges are mostly called the other way round."""
+    edges = pd.DataFrame({"kind": relationship, "a": source, "b": target})
+    both = edges.merge(edges.rename(columns={"a": "b", "b": "a", "kind": "back"}), on=["a", "b"])
+    counts = both.groupby(["kind", "back"]).size().reset_index(name="n").sort_values(["kind", "n", "back"], ascending=[True, False, True])
+    back = counts.drop_duplicates("kind").set_index("kind").back.to_dict()
+    return {kind: " / ".join(sorted({kind, back.get(kind, kind)})) for kind in pd.unique(relationship)}
+
+
+def draw_strangers(v: Vocabulary, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each pair (n, 2) the end that stays (n,) and NEGATIVES that take the other's place (n, NEGATIVES), -1 where none is found.
+
+    A stranger has the other end's domain and no relationship with the end that stays; a coin says which end stays.
+    """
+    random, size = np.random.default_rng(SEED), len(v.plain)
+    coin = random.random(len(pairs)) < 0.5
+    stays, goes = np.where(coin, pairs[:, 0], pairs[:, 1]), np.where(coin, pairs[:, 1], pairs[:, 0])
+    pool = np.flatnonzero(v.asked)
+    pool = pool[np.argsort(v.domain[pool], kind="stable")]
+    first, last = (np.searchsorted(v.domain[pool], v.domain[goes], side=side)[:, None] for side in ("left", "right"))
+    edges = np.unique(np.concatenate([v.source * size + v.target, v.target * size + v.source]))
+    strangers = np.full((len(pairs), NEGATIVES), -1)
+    for _ in range(20):  # a hub of a small domain may have no stranger
+        drawn = pool[first + (random.random(strangers.shape) * (last - first)).astype(np.int64)]
+        key = stays[:, None] * size + drawn
+        free = (edges[np.searchsorted(edges, key).clip(max=len(edges) - 1)] != key) & (drawn != stays[:, None])
+        strangers = np.where((strangers < 0) & free, drawn, strangers)
+    return stays, strangers
+
+
+def cosines(array: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """float64 (n,): the cosine of each two rows, rounded so that equal vectors tie."""
+    pieces = [slice(i, i + 4096) for i in range(0, len(one), 4096)]
+    found = [np.einsum("nw,nw->n", nearest.unit(array[one[piece]]), nearest.unit(array[other[piece]])) for piece in pieces]
+    return np.round(np.concatenate(found), nearest.DECIMALS) if found else np.zeros(0)
+
+
+def aurocs(positive: np.ndarray, negative: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(draws,): P(positive > negative) + P(equal) / 2, each of n positives with its (n, m) negatives `weights` (draws, n) times."""
+    _, group = np.unique(np.concatenate([positive, negative.ravel()]), return_inverse=True)
+    above, below = group[: len(positive)], group[len(positive) :]
+    found = []
+    for weight in weights:
+        beaten = np.bincount(below, weights=np.repeat(weight, negative.shape[1]), minlength=group.max() + 1)
+        found.append((weight * (np.cumsum(beaten) - beaten / 2)[above]).sum() / (weight.sum() * beaten.sum()))
+    return np.array(found)
+
+
+def held_out_pairs(v: Vocabulary, unsaid) -> dict[str, np.ndarray]:
+    """{kind: rows (n, 2)} of the held-out edges, each once whichever way it is written."""
+    held = concepts.held_out(v.plain[v.source], v.plain[v.target]) & v.asked[v.source] & v.asked[v.target]
+    pairs = np.sort(np.column_stack([v.source, v.target])[held], axis=1)
+    if not len(pairs):
+        say("no held-out edge joins two concepts of the index: there is no link prediction and no retrieval")
+        return {}
+    names = named_both_ways(v.relationship, v.source, v.target)
+    kinds = np.array([names[r] for r in v.relationship[held]], dtype=object)
+    everything = drawn(np.unique(pairs, axis=0), MOST)
+    found = {"all": everything, "all, unsaid": everything[unsaid(everything)] if unsaid else everything[:0]}
+    found |= {kind: drawn(np.unique(pairs[kinds == kind], axis=0), MOST) for kind in sorted(set(kinds))}
+    return {kind: pairs for kind, pairs in found.items() if len(pairs) >= FEWEST or kind == "all"}
+
+
+def unsaid_by(text: dict[str, str], v: Vocabulary):
+    """A function from pairs (n, 2) to bool (n,): neither end's definition names the other end."""
+    def said(a, b) -> bool:
+        return v.name[b].lower() in text.get(str(v.plain[a]), "").lower()
+
+    return lambda pairs: np.array([not (said(a, b) or said(b, a)) for a, b in pairs], dtype=bool)
+
+
+def link_rows(arm: str, array: np.ndarray, pairs: np.ndarray, stays: np.ndarray, strangers: np.ndarray, kind: str) -> list[dict]:
+    whole = (strangers >= 0).all(axis=1)
+    pairs, stays, strangers = pairs[whole], stays[whole], strangers[whole]
+    if not len(pairs):
+        return []
+    positive = cosines(array, pairs[:, 0], pairs[:, 1])
+    negative = cosines(array, np.repeat(stays, NEGATIVES), strangers.ravel()).reshape(-1, NEGATIVES)
+    value = aurocs(positive, negative, np.ones((1, len(pairs))))[0]
+    return [row(arm, "link_auroc", kind, value, aurocs(positive, negative, resampled(len(pairs))), len(pairs))]
+
+
+# ---- retrieval ---------------------------------------------------------------------------------------------
+
+
+def ranks(array: np.ndarray, query: np.ndarray, truth: np.ndarray, candidates: np.ndarray, answers: dict[int, set[int]]) -> np.ndarray:
+    """float64 (queries,): the rank of `truth` among `candidates`, 1 the best; equals share the mean of their ranks.
+
+    The query itself and its other right answers do not compete.
+    """
+    own, asked = cosines(array, query, truth), nearest.unit(array[query])
+    above, equal = np.zeros(len(query)), np.zeros(len(query))
+    for first in range(0, len(candidates), 4096):
+        some = candidates[first : first + 4096]
+        found = np.round(asked @ nearest.unit(array[some]).T, nearest.DECIMALS)  # (queries, candidates)
+        for i, (q, t) in enumerate(zip(query.tolist(), truth.tolist(), strict=True)):
+            found[i, np.isin(some, [q, t, *answers[q]])] = -np.inf
+        above += (found > own[:, None]).sum(axis=1)
+        equal += (found == own[:, None]).sum(axis=1)
+    return 1 + above + equal / 2
+
+
+def retrieval_rows(arm: str, array: np.ndarray, v: Vocabulary) -> list[dict]:
+    rows = []
+    for what, kinds in RETRIEVED.items():
+        chosen = np.isin(v.relationship, kinds) & v.asked[v.source] & v.asked[v.target]
+        edges = np.unique(np.column_stack([v.source, v.target])[chosen], axis=0)
+        answers: dict[int, set[int]] = {}
+        for a, b in edges.tolist():
+            answers.setdefault(a, set()).add(b)
+        edges = drawn(edges[concepts.held_out(v.plain[edges[:, 0]], v.plain[edges[:, 1]])], MOST_QUERIES)
+        found = np.zeros(len(edges))
+        for kind in np.unique(v.kind[edges[:, 1]]):
+            of_kind = v.kind[edges[:, 1]] == kind
+            found[of_kind] = ranks(array, *edges[of_kind].T, np.flatnonzero(v.asked & (v.kind == kind)), answers)
+        rows += mean_row(arm, "retrieval_mrr", what, 1 / found) + mean_row(arm, f"retrieval_recall_at_{K}", what, (found <= K).astype(float))
+    return rows
+
+
+# ---- neighbourhoods and deciles ----------------------------------------------------------------------------
+
+
+def neighbour_rows(arm: str, array: np.ndarray, v: Vocabulary) -> list[dict]:
+    query = drawn(np.flatnonzero(v.asked), MOST_QUERIES)
+    near, _ = nearest.exact(array, array[query], K + 1, among=v.asked)
+    near = [n[n != q][:K] for n, q in zip(near, query, strict=True)]
+    parents: dict[int, set[int]] = {}
+    up = np.isin(v.relationship, RETRIEVED["parent"])
+    for child, parent in zip(v.source[up].tolist(), v.target[up].tolist(), strict=True):
+        parents.setdefault(child, set()).add(parent)
+    children = np.bincount(v.target[up], minlength=len(v.plain))
+    same = np.array([np.mean(v.domain[n] == v.domain[q]) for n, q in zip(near, query, strict=True)])
+    siblings = np.array([np.mean([not parents[int(q)].isdisjoint(parents.get(int(c), ())) for c in n]) for n, q in zip(near, query, strict=True)
+                         if any(children[p] > 1 for p in parents.get(int(q), ()))])
+    return mean_row(arm, "neighbours_same_domain", "all", same) + mean_row(arm, "neighbours_share_parent", "with siblings", siblings)
+
+
+def decile_orders(vectors: np.ndarray) -> np.ndarray:
+    """float64 (measurements,): Spearman's correlation over the 45 pairs of deciles of vectors (measurements, 10, width).
+
+    0 where all are equally far apart: there is no order.
+    """
+    one, other = np.triu_indices(10, 1)
+    unit = nearest.unit(vectors.reshape(-1, vectors.shape[-1])).reshape(vectors.shape)
+    far = np.round(1 - np.einsum("mpw,mpw->mp", unit[:, one], unit[:, other]), nearest.DECIMALS)
+    a, b = rankdata(other - one), rankdata(far, axis=1)
+    a, b = a - a.mean(), b - b.mean(axis=1, keepdims=True)
+    spread = np.sqrt((a**2).sum() * (b**2).sum(axis=1))
+    return np.divide(b @ a, spread, out=np.zeros(len(b)), where=spread > 0)
+
+
+def decile_rows(arm: str, array: np.ndarray, v: Vocabulary) -> list[dict]:
+    of = np.flatnonzero(v.decile >= 0)
+    of = of[np.lexsort((v.decile[of], v.plain[of]))]
+    measurement, count = np.unique(v.plain[of], return_counts=True)
+    rows = of[np.isin(v.plain[of], measurement[count == 10])].reshape(-1, 10)
+    return mean_row(arm, "decile_order", "all", decile_orders(array[drawn(rows, MOST_QUERIES)])) if len(rows) else []
+
+
+# ---- maps --------------------------------------------------------------------------------------------------
+
+
+def draw_maps(arms: list[str], arrays: dict[str, np.ndarray], v: Vocabulary):
+    """PCA and t-SNE of the same concepts, one panel an arm, coloured by domain."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = drawn(np.flatnonzero(v.asked), MAPPED)
+    if len(rows) < FEWEST:  # scikit-learn's t-SNE of two points is a segmentation fault
+        say(f"no maps are drawn of {len(rows)} concepts")
+        return
+    common = np.argsort(-np.bincount(v.domain[rows], minlength=len(v.domains)), kind="stable")[:COLOURED]
+    colours = {domain: plt.get_cmap("tab10")(i) for i, domain in enumerate(common.tolist())}
+    for method, reduce in {"pca": PCA(2, random_state=SEED),
+                           "tsne": TSNE(2, random_state=SEED, init="pca", perplexity=min(30, len(rows) / 4))}.items():
+        figure, panels = plt.subplots(1, len(arms), figsize=(4 * len(arms), 4.6), squeeze=False)
+        for arm, panel in zip(arms, panels[0], strict=True):
+            at = reduce.fit_transform(nearest.unit(arrays[arm][rows]).astype(np.float32))
+            for domain in [-1, *colours]:
+                chosen = v.domain[rows] == domain if domain >= 0 else ~np.isin(v.domain[rows], common)
+                if chosen.any():
+                    panel.scatter(*at[chosen].T, s=3, linewidths=0, color=colours.get(domain, "lightgrey"),
+                                  label=(v.domains[domain] or "no domain") if domain >= 0 else "others")
+            panel.set(title=arm, xticks=[], yticks=[])
+        figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", ncols=COLOURED + 1, markerscale=4, frameon=False)
+        with contract.unfinished(contract.map_file(method)) as part:
+            figure.savefig(part, format="png", dpi=120, metadata={"Software": None})
+        plt.close(figure)
+        say(f"{contract.show(contract.map_file(method))}: {len(rows):,} concepts")
+
+
+# ---- the stage ---------------------------------------------------------------------------------------------
+
+
+def warn_of_seen_edges(v: Vocabulary):
+    """Say it if the graph's edges hold held-out ones, or if nobody can know."""
+    if not contract.edges_file().exists():
+        say("there is no edges.npy: vectors of others were made with all relationships, so that their links are not held out")
+        return
+    edges = np.load(contract.edges_file(), mmap_mode="r", allow_pickle=False)[:, : 2**20]
+    if edges.max(initial=-1) < len(v.plain) and (seen := int(concepts.held_out(v.plain[edges[0]], v.plain[edges[1]]).sum())):
+        say(f"{contract.show(contract.edges_file())} has {seen:,} held-out edges among its first {edges.shape[1]:,}: unless graph.py left them out, "
+            "link prediction and retrieval flatter medrep")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    engine.add_arguments(parser)
+    config.add_arguments(parser)
+    parser.add_argument("--unless-published", action="store_true", help="do nothing where published files lie: run.sh would wait an hour for it")
+    args = parser.parse_args(argv)
+
+    if args.unless_published and concepts.published():
+        return
+    arms = concepts.arms_there()
+    if not arms:
+        raise UserError(f"{contract.show(contract.representation_folder())} has no concept_representation_*.npy; representation/run.sh writes them")
+    arrays = {arm: concepts.open_vectors(arm)[1] for arm in arms}
+    made = Made(contract.quality_file(), inputs=[contract.concept_index_file(), *map(contract.concept_array_file, arms), DEFINITIONS.at(),
+                                                *omop.files("concepts", "concept", "concept_relationship")])
+    if made.is_current():
+        return
+    with stage("evaluate") as figures, omop.named_mistakes():
+        con = engine.connect(args.engine, args.memory, args.threads)
+        ids = concepts.read_index()
+        concepts.check_index(ids)
+        v = read_vocabulary(ids, con)
+        warn_of_seen_edges(v)
+        unsaid = None
+        if DEFINITIONS.at().exists():
+            table = DEFINITIONS.read(con).select("concept_id", "text").to_pyarrow()
+            unsaid = unsaid_by(dict(zip(*(column.to_pylist() for column in table.columns), strict=True)), v)
+        links = {kind: (pairs, *draw_strangers(v, pairs)) for kind, pairs in held_out_pairs(v, unsaid).items()}
+        rows = []
+        sample = drawn(np.flatnonzero(v.asked), FITTED_ON)
+        for arm in arms:
+            concepts.check_finite(arrays[arm][sample], ids.take(sample).to_pylist(), arm)
+        spaces = {"as_read": {arm: AsRead(array, sample) for arm, array in arrays.items()}, "raw": arrays}
+        for space, arm in bar([(space, arm) for space in spaces for arm in arms], "evaluate", unit="arms"):
+            array = spaces[space][arm]
+            found = [r for kind, drawn_for in links.items() for r in link_rows(arm, array, *drawn_for, kind)]
+            found += retrieval_rows(arm, array, v) + neighbour_rows(arm, array, v) + decile_rows(arm, array, v)
+            rows += [{"space": space, **r} for r in found]
+        table = pd.DataFrame(rows, columns=["space", *COLUMNS])
+        draw_maps(arms, spaces["as_read"], v)
+        with contract.unfinished(contract.quality_file()) as part:
+            table.to_csv(part, index=False)
+        main_rows = table[(table.measure != "link_auroc") | table.kind.isin(["all", "all, unsaid"])]
+        say(main_rows.pivot(index=["space", "measure", "kind", "n"], columns="arm", values="value")[arms].to_string())
+        say(f"{contract.show(contract.quality_file())}: {len(table):,} rows, with intervals and every relationship")
+        overall = main_rows[(main_rows.measure == "link_auroc") & (main_rows.kind == "all") & (main_rows.space == "as_read")]
+        figures.update({f"link_auroc_{r.arm}": r.value for r in overall.itertuples()})
+        made.record()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Write some concepts' vectors into one file to carry elsewhere, or put such a file in place.
+
+    cd codes
+    python representation/export.py mine.safetensors --rep medrep --hospital mimic
+    python representation/export.py drugs.safetensors --vocabulary RxNorm ATC --dtype int8
+    python representation/export.py few.safetensors --ids FILE          # a concept id a line
+    python representation/export.py --import mine.safetensors
+
+Reads   usedata/representation, data/concepts (CONCEPT for --vocabulary; VOCABULARY.csv for the release, if it is there)
+Writes  the file, and beside it FILE.json: its sha256 and what the vectors were made with
+Import  usedata/representation/concept_idx.csv and concept_representation_{rep}.npy, as published files would lie there
+
+In the file: `ids` int64 (concepts, 2), concept_id and decile (-1 for none), `vectors` (concepts, width), and for int8
+`scale` float32 (concepts,): a vector is its row of numbers times its scale.
+"""
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from medrep import VERSION, concepts, config, contract, engine, omop, terminology, vocabulary
+from medrep.errors import UserError
+from medrep.progress import say, stage
+
+DTYPES = ("float32", "float16", "int8")
+
+
+# ---- which concepts ----------------------------------------------------------------------------------------
+
+
+def choose_rows(ids: pa.Array, args) -> np.ndarray:
+    """int64 rows of the index, in its order; says how many of the wanted have none."""
+    if args.vocabulary:
+        plain, _ = concepts.plain_and_decile(ids)
+        with omop.named_mistakes():
+            con = engine.connect(args.engine, args.memory, args.threads)
+            table = terminology.names(con, np.unique(plain)).to_pandas()
+        if unknown := sorted(set(args.vocabulary) - set(table.vocabulary_id)):
+            raise UserError(f"the index has no concepts of {', '.join(unknown)}; it has some of {', '.join(sorted(set(table.vocabulary_id)))}")
+        return np.flatnonzero(np.isin(plain, table.concept_id[table.vocabulary_id.isin(args.vocabulary)]))
+    if args.hospital:
+        wanted = vocabulary.of_hospital(args.hospital).tokens[len(vocabulary.SPECIAL_TOKENS) :]
+        wanted = {*wanted, *(token.partition("_")[0] for token in wanted)}  # a decile without a vector takes its concept's
+    else:
+        if not args.ids.exists():
+            raise UserError(f"--ids {args.ids} is not there: give a file with a concept id a line")
+        wanted = set(args.ids.read_text().split()) - {"concept_id"}
+    rows = concepts.rows_of(ids, sorted(wanted))
+    if lost := int((rows < 0).sum()):
+        say(f"{lost:,} of the {len(wanted):,} wanted concepts have no vector, such as {sorted(wanted)[int(np.argmin(rows))]}")
+    return np.sort(rows[rows >= 0])
+
+
+# ---- numbers -----------------------------------------------------------------------------------------------
+
+
+def pack(vectors: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
+    """{vectors, and scale for int8}: each row's largest number becomes 127, so that small vectors keep their digits."""
+    if dtype != "int8":
+        return {"vectors": vectors.astype(dtype)}
+    scale = np.abs(vectors).max(axis=1) / 127
+    scale = np.where(scale > 0, scale, 1).astype(np.float32)
+    return {"vectors": np.rint(vectors / scale[:, None]).astype(np.int8), "scale": scale}
+
+
+def unpack(tensors: dict[str, np.ndarray]) -> np.ndarray:
+    """float32 (concepts, width)."""
+    vectors = tensors["vectors"].astype(np.float32)
+    return vectors * tensors["scale"][:, None] if "scale" in tensors else vectors
+
+
+# ---- the manifest ------------------------------------------------------------------------------------------
+
+
+def made_with(*paths: Path) -> dict:
+    """{name: settings} of what stages wrote and stamped; what a user put there has no stamp."""
+    return {path.name: json.loads(contract.stamp_of(path).read_text())["settings"] for path in paths if contract.stamp_of(path).exists()}
+
+
+def manifest(rep: str, dtype: str, shape: tuple[int, int]) -> dict:
+    settings = made_with(contract.concept_index_file(), contract.DEFINITIONS.at(), contract.encoder_folder(),
+                         contract.concept_array_file("description"), contract.edges_file(), contract.concept_array_file(rep))
+    return {"rep": contract.rep_name(rep), "dtype": dtype, "concepts": shape[0], "width": shape[1], "release": terminology.release(),
+            "writer": (settings.get(contract.DEFINITIONS.at().name) or {}).get("writer"),
+            "encoder": (settings.get(contract.encoder_folder().name) or {}).get("model"), "settings": settings, "medrep": VERSION}
+
+
+def write_out(args):
+    file = args.file.resolve()
+    ids, array = concepts.open_vectors(args.rep)
+    concepts.check_index(ids)
+    rows = choose_rows(ids, args)
+    if not len(rows):
+        raise UserError("none of the wanted concepts has a vector: nothing is written")
+    vectors, names = concepts.read_rows(array, rows), ids.take(rows)
+    concepts.check_finite(vectors, names.to_pylist(), args.rep)
+    if args.dtype == "float16" and np.abs(vectors).max() > np.finfo(np.float16).max:
+        raise UserError("the vectors hold numbers beyond float16's 65,504: give --dtype int8 or float32")
+    facts = manifest(args.rep, args.dtype, vectors.shape)
+    tensors = {"ids": np.column_stack(concepts.plain_and_decile(names)), **pack(vectors, args.dtype)}
+    with contract.unfinished(file) as part:
+        save_file(tensors, part, metadata={"manifest": json.dumps(facts)})
+        facts = {"sha256": contract.sha256_of(part), **facts}
+        contract.write_json(beside(file), facts)
+    say(f"{file}: {len(rows):,} vectors of width {vectors.shape[1]} as {args.dtype}, {file.stat().st_size:,} bytes")
+    return facts
+
+
+def beside(file: Path) -> Path:
+    return file.with_name(file.name + ".json")
+
+
+# ---- import ------------------------------------------------------------------------------------------------
+
+
+def read_in(file: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    """The manifest and the tensors of a file that is what its manifest says."""
+    for path in (file, beside(file)):
+        if not path.exists():
+            raise UserError(f"{path} is missing: a file and its .json are carried together")
+    facts = json.loads(beside(file).read_text())
+    if contract.sha256_of(file) != facts.get("sha256"):
+        raise UserError(f"{file} is not the file whose sha256 is in {beside(file).name}: carry both again")
+    try:
+        tensors = load_file(file)
+    except SafetensorError as problem:
+        raise UserError(f"{file} is not a safetensors file ({problem})") from None
+    return facts, tensors
+
+
+def put_in_place(file: Path):
+    facts, tensors = read_in(file)
+    index, output = contract.concept_index_file(), contract.concept_array_file(facts["rep"])
+    ids = [f"{plain}_{decile}" if decile >= 0 else str(plain) for plain, decile in tensors["ids"].tolist()]
+    if output.exists():
+        raise UserError(f"{contract.show(output)} is there already: move it away, or point MEDREP_ROOT at another folder")
+    if index.exists() and (concepts.is_ours(index) or concepts.read_index().to_pylist() != ids):
+        raise UserError(f"{contract.show(index)} is there and is of other concepts or was written here: move usedata/representation away, "
+                        "or point MEDREP_ROOT at another folder")
+    contract.write_array(output, unpack(tensors))
+    if not index.exists():
+        with contract.unfinished(index) as part:
+            part.write_text("\n".join(["concept_id", *ids]) + "\n")
+    say(f"{contract.show(output)}: {len(ids):,} vectors, and {index.name}; writer {facts['writer']}, encoder {facts['encoder']}, "
+        f"vocabulary {facts['release'] or 'of an unknown release'}")
+    return facts
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--import", dest="bring", action="store_true", help="put FILE in place")
+    which.add_argument("--vocabulary", nargs="+", metavar="NAME", help="concepts of these vocabularies, as CONCEPT names them")
+    which.add_argument("--hospital", help="the concepts that a preprocessed hospital has")
+    which.add_argument("--ids", type=Path, metavar="LIST", help="a file with a concept id a line")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    concepts.add_rep_argument(parser, "--rep", none=False)
+    engine.add_arguments(parser)
+    config.add_arguments(parser)
+    args = parser.parse_args(argv)
+    with stage("import" if args.bring else "export") as figures:
+        facts = put_in_place(args.file) if args.bring else write_out(args)
+        figures.update({name: facts[name] for name in ("rep", "dtype", "concepts", "width", "sha256")})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Print the concepts nearest to one, by cosine.
+
+    cd codes
+    python representation/neighbours.py "metformin" -k 10 --rep medrep
+    python representation/neighbours.py 3004410_7                          # by id; a decile
+
+Reads   usedata/representation (concept_idx.csv, concept_representation_{rep}.npy), data/concepts (CONCEPT)
+Writes  usedata/representation/neighbours_{rep}.faiss, once, where the array has more than a million rows; below, it is exact
+
+A name is looked for as it stands, in any case, then within names; several matches are listed to choose from.
+"""
+import argparse
+
+import ibis
+import numpy as np
+import pyarrow as pa
+
+from medrep import concepts, config, engine, omop, terminology
+from medrep.errors import UserError
+from medrep.progress import say
+from medrep.texts import ORDINALS
+
+LISTED = 20  # matches of a name
+
+
+def find_matches(concept: ibis.Table, index: ibis.Table, text: str) -> pa.Table:
+    """concept_id, concept_name, domain_id of the index's concepts called `text`; if none is, of those whose name holds it."""
+    t = concept.semi_join(index, "concept_id").select("concept_id", "concept_name", "domain_id").distinct()
+    lower = t.concept_name.lower()
+    for rows in (t.filter(lower == text.lower()), t.filter(lower.contains(text.lower()))):
+        found = rows.order_by(rows.concept_name.length(), "concept_id").to_pyarrow()
+        if len(found):
+            break
+    return found
+
+
+def choose(text: str, ids: pa.Array, con) -> str:
+    """The id that `text` means, itself an id or a name; several are listed for the user to choose from."""
+    if concepts.rows_of(ids, [text])[0] >= 0:
+        return text
+    if text.replace("_", "").isdigit():
+        raise UserError(f"concept {text} is not in the index: it has no vector of its own")
+    plain = np.unique(concepts.plain_and_decile(ids)[0])
+    found = find_matches(omop.vocabulary(con, "concept"), ibis.memtable(pa.table({"concept_id": plain})), text)
+    if not len(found):
+        raise UserError(f"no concept of the index is called {text!r}, or has it in its name: try a shorter word, or a concept id")
+    if len(found) > 1:
+        for row in found.slice(0, LISTED).to_pylist():
+            say(f"{row['concept_id']:>12}  {row['concept_name']}  ({row['domain_id']})")
+        more = f", {LISTED} of them above" if len(found) > LISTED else ""
+        raise UserError(f"{len(found):,} concepts match {text!r}{more}: give the id of the one you mean")
+    return str(found["concept_id"][0].as_py())
+
+
+def describe(ids: list[str], con) -> list[tuple[str, str]]:
+    """(name, domain) of each id; a decile says which it is."""
+    plain, decile = concepts.plain_and_decile(pa.array(ids, pa.string()))
+    table = terminology.names(con, np.unique(plain))
+    known = {row["concept_id"]: (row["concept_name"], row["domain_id"]) for row in table.to_pylist()}
+    found = [known.get(p, ("(not in CONCEPT)", "")) for p in plain.tolist()]
+    return [(f"{name} ({ORDINALS[d]} decile)" if d >= 0 else name, domain) for (name, domain), d in zip(found, decile.tolist(), strict=True)]
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("concept", help="a concept id, or a name")
+    parser.add_argument("-k", type=int, default=10, help="how many")
+    concepts.add_rep_argument(parser, "--rep", none=False)
+    engine.add_arguments(parser)
+    config.add_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.k < 1:
+        raise UserError(f"-k {args.k}: ask for 1 neighbour or more")
+
+    ids, array = concepts.open_vectors(args.rep)
+    with omop.named_mistakes():
+        con = engine.connect(args.engine, args.memory, args.threads)
+        query = choose(args.concept, ids, con)
+        own = concepts.rows_of(ids, [query])
+        vector = array[own]
+        concepts.check_finite(vector, [query], args.rep)
+        near, cosine = concepts.neighbours(vector, args.rep, args.k + 1)
+        kept = (near[0] != own[0]) & (near[0] >= 0)
+        near, cosine = near[0][kept][: args.k], cosine[0][kept][: args.k]
+        names = ids.take(near).to_pylist()
+        (itself, *others) = describe([query, *names], con)
+    say(f"nearest to {query}, {itself[0]} ({itself[1]}), in {args.rep}:")
+    for concept, (name, domain), c in zip(names, others, cosine, strict=True):
+        say(f"{concept:>12}  {name}  ({domain})  {c:.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Each measure of a representation's quality against a slow, plain second implementation."""
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medrep import concepts as shared
+from medrep import contract
+from representation import concepts, definitions, description, edges, encoder, evaluate, graph, random_vectors
+
+
+def cosine(a, b):
+    lengths = (sum(x * x for x in a) * sum(x * x for x in b)) ** 0.5
+    return round(sum(x * y for x, y in zip(a, b, strict=True)) / lengths, 6) if lengths else 0.0
+
+
+@pytest.fixture
+def small():
+    """40 plain concepts of 3 domains in 6 kinds, two measurements' deciles, random relationships, vectors with ties."""
+    random = np.random.default_rng(0)
+    plain = np.concatenate([np.arange(100, 140), np.repeat([100, 101], 10)])
+    decile = np.concatenate([np.full(40, -1), np.tile(np.arange(10), 2)])
+    domain = np.where(np.arange(60) < 40, np.arange(60) % 3, 0)
+    pairs = {(int(a), int(b)) for a, b in random.integers(0, 40, (150, 2)) if a != b and a % 7}
+    edges = [(a, b, "Is a" if (a + b) % 3 else "RxNorm has ing") for a, b in sorted(pairs)]
+    edges += [(b, a, "Subsumes" if kind == "Is a" else "RxNorm ing of") for a, b, kind in edges]
+    source, target, relationship = zip(*edges, strict=True)
+    v = evaluate.Vocabulary(plain, decile, np.array([f"name {i}" for i in plain], dtype=object), domain, ["A", "B", "C"],
+                            domain * 2 + np.arange(60) % 2, np.array(source), np.array(target), np.array(relationship, dtype=object))
+    return v, random.integers(-1, 3, (60, 4)).astype(np.float32)
+
+
+def test_auroc_agrees_with_counting_pairs(small):
+    random = np.random.default_rng(0)
+    positive, negative = random.integers(0, 6, 9) / 6, random.integers(0, 5, (9, 3)) / 6
+    weights = np.concatenate([np.ones((1, 9)), random.integers(0, 3, (4, 9))])
+    for found, weight in zip(evaluate.aurocs(positive, negative, weights), weights.tolist(), strict=True):
+        won = sum(w * u * ((p > n) + (p == n) / 2) for p, w in zip(positive, weight, strict=True)
+                  for row, u in zip(negative, weight, strict=True) for n in row)
+        assert found == pytest.approx(won / (sum(weight) ** 2 * 3))
+
+
+def test_strangers_have_the_domain_of_whom_they_stand_for_and_no_relationship(small):
+    v, _ = small
+    pairs = np.unique(np.sort(np.column_stack([v.source, v.target]), axis=1), axis=0)
+    stays, strangers = evaluate.draw_strangers(v, pairs)
+    related = {*zip(v.source.tolist(), v.target.tolist(), strict=True)}
+    found = strangers[strangers >= 0]
+    assert len(found) > 0.95 * strangers.size and (v.decile[found] < 0).all()
+    for pair, one, others in zip(pairs.tolist(), stays.tolist(), strangers.tolist(), strict=True):
+        assert one in pair
+        gone = pair[1] if one == pair[0] else pair[0]
+        assert all(v.domain[o] == v.domain[gone] and o != one and (one, o) not in related for o in others if o >= 0)
+    again = evaluate.draw_strangers(v, pairs)
+    assert np.array_equal(stays, again[0]) and np.array_equal(strangers, again[1]) and 0.3 < (stays == pairs[:, 0]).mean() < 0.7
+
+
+def test_held_out_pairs_are_what_a_plain_search_finds(small, monkeypatch):
+    v, _ = small
+    monkeypatch.setattr(shared, "held_out", lambda a, b: (a + b) % 4 == 0)
+    monkeypatch.setattr(evaluate, "FEWEST", 1)
+    text = {str(100 + i): f"name {100 + i} is a kind of name {100 + (i + 4) % 40}" for i in range(40)}
+    found = evaluate.held_out_pairs(v, evaluate.unsaid_by(text, v))
+    every = {frozenset(p): kind for *p, kind in zip(v.source.tolist(), v.target.tolist(), v.relationship, strict=True)
+             if (v.plain[p[0]] + v.plain[p[1]]) % 4 == 0}
+    as_sets = {kind: {frozenset(p) for p in pairs.tolist()} for kind, pairs in found.items()}
+    assert as_sets["all"] == set(every)
+    assert as_sets["all, unsaid"] == {p for p in every if not any(f"name {100 + a}" in text[str(100 + b)] for a, b in itertools.permutations(p))}
+    assert set(found) == {"all", "all, unsaid", "Is a / Subsumes", "RxNorm has ing / RxNorm ing of"}
+    assert as_sets["Is a / Subsumes"] | as_sets["RxNorm has ing / RxNorm ing of"] == set(every)
+
+
+def test_ranks_agree_with_sorting_one_query_at_a_time(small):
+    v, array = small
+    chosen = np.isin(v.relationship, ("Is a", "RxNorm is a"))
+    edges = np.column_stack([v.source, v.target])[chosen]
+    answers = {}
+    for a, b in edges.tolist():
+        answers.setdefault(a, set()).add(b)
+    for kind in range(6):
+        mine = edges[v.kind[edges[:, 1]] == kind]
+        candidates = np.flatnonzero(v.asked & (v.kind == kind))
+        found = evaluate.ranks(array, mine[:, 0], mine[:, 1], candidates, answers)
+        for (query, truth), rank in zip(mine.tolist(), found, strict=True):
+            own = cosine(array[query].tolist(), array[truth].tolist())
+            others = [cosine(array[query].tolist(), array[c].tolist()) for c in candidates if c not in {query, *answers[query]}]
+            assert rank == 1 + sum(o > own for o in others) + sum(o == own for o in others) / 2
+
+
+def test_neighbourhoods_agree_with_a_plain_search(small):
+    v, array = small
+    rows = {r["measure"]: r for r in evaluate.neighbour_rows("x", array, v)}
+    parents = {i: set() for i in range(40)}
+    for a, b, kind in zip(v.source.tolist(), v.target.tolist(), v.relationship, strict=True):
+        if kind == "Is a":
+            parents[a].add(b)
+    same, siblings = [], []
+    for q in range(40):
+        near = sorted((c for c in range(40) if c != q), key=lambda c: (-cosine(array[q].tolist(), array[c].tolist()), c))[:10]
+        same.append(np.mean([v.domain[c] == v.domain[q] for c in near]))
+        if any(sum(p in parents[c] for c in range(40)) > 1 for p in parents[q]):
+            siblings.append(np.mean([bool(parents[c] & parents[q]) for c in near]))
+    assert rows["neighbours_same_domain"]["value"] == pytest.approx(np.mean(same), abs=1e-4)
+    assert rows["neighbours_share_parent"]["value"] == pytest.approx(np.mean(siblings), abs=1e-4)
+    assert rows["neighbours_share_parent"]["n"] == len(siblings) < 40
+
+
+def test_the_order_of_deciles_agrees_with_plain_ranks(small):
+    v, array = small
+
+    def slow(vectors):
+        def ranked(values):
+            return [sum(x < y for x in values) + (sum(x == y for x in values) + 1) / 2 for y in values]
+
+        pairs = list(itertools.combinations(range(10), 2))
+        a = ranked([j - i for i, j in pairs])
+        b = ranked([-cosine(vectors[i].tolist(), vectors[j].tolist()) for i, j in pairs])
+        return np.corrcoef(a, b)[0, 1]
+
+    vectors = array[40:].reshape(2, 10, 4)
+    assert evaluate.decile_orders(vectors) == pytest.approx([slow(x) for x in vectors])
+    line = np.stack([np.cos(np.arange(10) / 9), np.sin(np.arange(10) / 9)], axis=1)[None]
+    assert evaluate.decile_orders(line) == pytest.approx([1]) and evaluate.decile_orders(np.ones((1, 10, 3))) == [0]
+    (row,) = evaluate.decile_rows("x", array, v)
+    assert row["n"] == 2 and row["value"] == pytest.approx(np.mean([slow(x) for x in vectors]), abs=1e-4)
+
+
+def test_intervals_are_a_bootstraps(small):
+    values = np.random.default_rng(0).normal(size=400)
+    (row,) = evaluate.mean_row("x", "measure", "kind", values)
+    random = np.random.default_rng(1)
+    draws = [values[random.integers(0, 400, 400)].mean() for _ in range(2000)]
+    assert row["value"] == round(values.mean(), 4) and [row["low"], row["high"]] == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.02)
+    assert evaluate.mean_row("x", "measure", "kind", np.zeros(0)) == []
+
+
+def test_the_stage_writes_one_table_and_two_maps_over_all_arms(athena, monkeypatch, capsys):
+    monkeypatch.setattr(shared, "held_out", lambda a, b, share=0.05: (a + b) % 2 == 1)
+    monkeypatch.setattr(evaluate, "FEWEST", 1)
+    for stage in (concepts, definitions, encoder, description, edges, graph, random_vectors):
+        stage.main([])
+    description.main(["--text", "name"])
+    np.save(contract.concept_array_file("mine"), np.array(shared.open_array("random")))
+    evaluate.main([])
+    table = pd.read_csv(contract.quality_file())
+    assert list(table.arm.unique()) == ["random", "name", "description", "medrep", "mine"]
+    # no two concepts share a parent here
+    assert set(table.measure) == {"link_auroc", "retrieval_mrr", "retrieval_recall_at_10", "neighbours_same_domain", "decile_order"}
+    assert (table.low <= table.high).all() and table[table.measure != "decile_order"].value.between(0, 1).all()
+    mine, random = (table[table.arm == arm].drop(columns="arm").reset_index(drop=True) for arm in ("mine", "random"))
+    assert mine.equals(random)
+    for method in ("pca", "tsne"):
+        assert contract.map_file(method).read_bytes().startswith(b"\x89PNG")
+    assert "held-out edges among its first 30: unless graph.py left them out" in capsys.readouterr().out
+    before = contract.quality_file().read_bytes()
+    evaluate.main([])
+    assert "quality.csv is up to date" in capsys.readouterr().out
+    monkeypatch.setenv("MEDREP_FRESH", "1")
+    evaluate.main([])
+    assert contract.quality_file().read_bytes() == before
+
+
+def test_what_can_not_be_judged_is_said(athena, capsys):
+    with pytest.raises(SystemExit, match=r"has no concept_representation_\*.npy; representation/run.sh writes them"):
+        evaluate.main([])
+    shared.write_index(["1", "3"])
+    array = np.ones((2, 16), dtype=np.float32)
+    contract.write_array(contract.concept_array_file("medrep"), array)
+    evaluate.main([])
+    assert "no held-out edge joins two concepts of the index" in capsys.readouterr().out
+    array[1] = np.nan
+    contract.write_array(contract.concept_array_file("medrep"), array)
+    with pytest.raises(SystemExit, match="medrep.npy has NaN or infinite numbers in the vectors of 1 concepts, such as 3"):
+        evaluate.main([])
