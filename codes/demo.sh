@@ -4,7 +4,7 @@
 #     bash codes/demo.sh
 #     bash codes/demo.sh --fresh      the same from the beginning; a second run otherwise reuses what is finished
 #
-# After set-up it takes about 7 minutes on two cores. Everything it makes lies under demo/ (git-ignored), laid out
+# After set-up it takes 7 to 10 minutes on two cores. Everything it makes lies under demo/ (git-ignored), laid out
 # as the repository's own data, usedata and results.
 # PERSONS=1000 changes how many persons each hospital has.
 set -euo pipefail
