@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from torch_geometric.data import Data
 
 from medrep import concepts as shared
-from medrep import contract
+from medrep import contract, graphs
 from medrep.config import Graph
 from representation import graph
 
@@ -43,7 +43,7 @@ def dense_gcn(encoder, x, a):
 @pytest.fixture(params=[True, False], ids=["skip", "published"])
 def encoder(request):
     torch.manual_seed(0)
-    made = graph.Encoder(16, 24, skip=request.param)
+    made = graphs.Encoder(16, 24, skip=request.param)
     torch.nn.init.normal_(made.bias)
     torch.nn.init.normal_(made.first.bias)
     return made
@@ -51,10 +51,10 @@ def encoder(request):
 
 @pytest.mark.parametrize("at_once", [1, 7, 10**6])
 def test_final_vectors_equal_the_dense_formula(encoder, tmp_path, monkeypatch, at_once):
-    monkeypatch.setattr(graph, "EDGES_AT_ONCE", at_once)
+    monkeypatch.setattr(graphs, "EDGES_AT_ONCE", at_once)
     x, edges = random_graph()
     out = np.zeros_like(x)
-    graph.embed(encoder, x, edges, out, tmp_path)
+    graphs.embed(encoder, x, edges, out, tmp_path)
     assert out == pytest.approx(dense_gcn(encoder, x, dense(edges, len(x))), abs=1e-4)
 
 
@@ -62,7 +62,7 @@ def test_training_with_all_edges_equals_the_dense_formula(encoder):
     x, edges = random_graph()
     data = data_of(x, edges)
     with torch.no_grad():
-        found = encoder(data.x, graph.edge_weights(data.edge_index, data.full_degree, data.full_degree))
+        found = encoder(data.x, graphs.edge_weights(data.edge_index, data.full_degree, data.full_degree))
     assert found.numpy() == pytest.approx(dense_gcn(encoder, x, dense(edges, len(x))), abs=1e-4)
 
 
@@ -72,7 +72,7 @@ def test_sums_over_dropped_edges_are_right_on_average():
     random, total, times = torch.Generator().manual_seed(0), 0, 3000
     for _ in range(times):
         some = data.edge_index[:, torch.rand(edges.shape[1], generator=random) >= 0.2]
-        total = total + graph.edge_weights(some, torch.bincount(some[1], minlength=len(x)).float(), data.full_degree) @ data.x
+        total = total + graphs.edge_weights(some, torch.bincount(some[1], minlength=len(x)).float(), data.full_degree) @ data.x
     # only of nodes that keep an edge for certain, or nearly: one with all edges dropped has none to stand for them
     many = data.full_degree.numpy() >= 6
     assert (total / times).numpy()[many] == pytest.approx((dense(edges, len(x)) @ x)[many], abs=0.05)
@@ -101,7 +101,7 @@ def test_distillation_is_the_divergence_of_the_softmaxes():
 def test_only_seeds_have_a_loss():
     x, edges = random_graph()
     data = data_of(x, edges)
-    batch = next(iter(graph.loader_of(data, Graph(batch_size=4, neighbors=[2, 2]), torch.arange(len(x)), shuffle=False)))
+    batch = next(iter(graphs.loader_of(data, [2, 2], 4, torch.arange(len(x)), shuffle=False)))
     assert batch.batch_size == 4 and batch.num_nodes > 4
     model, settings = graph.Grace(16, 24, True), Graph(drop_edges=0.0, drop_features=0.0)
     plain = [loss.item() for loss in graph.losses(model, batch, settings, torch.Generator().manual_seed(0))]
@@ -145,7 +145,7 @@ def test_the_stage_writes_one_vector_a_concept(small_root, capsys):
 
 def test_edges_of_another_index_are_refused(small_root):
     with pytest.raises(SystemExit, match="run representation/run.sh"):
-        graph.check_edges(np.array([[0], [5]]), 5)
+        graphs.check_edges(np.array([[0], [5]]), 5)
 
 
 def test_siblings_that_differ_stay_apart_only_with_the_text_vector_added():
@@ -170,7 +170,7 @@ def test_siblings_that_differ_stay_apart_only_with_the_text_vector_added():
     for skip in (True, False):
         settings = Graph(hidden_size=32, epochs=30, batch_size=256, skip=skip)
         model, _ = graph.fit(data_of(x, edges), settings, "cpu")
-        graph.embed(model.encoder, x, edges, out := np.zeros_like(x), None)
+        graphs.embed(model.encoder, x, edges, out := np.zeros_like(x), None)
         found[skip] = told_apart(out)
     assert told_apart(x) - found[True] < 0.05
     assert found[True] - found[False] > 0.1
