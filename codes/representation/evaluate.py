@@ -19,9 +19,11 @@ the patient model, which whitens them (behrt.py, set_concepts), and of the `raw`
 import argparse
 from dataclasses import dataclass
 
+import ibis
 import matplotlib
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy.stats import rankdata
 
 from medrep import concepts, config, contract, engine, nearest, omop, terminology
@@ -174,6 +176,13 @@ def held_out_pairs(v: Vocabulary, unsaid) -> dict[str, np.ndarray]:
     found = {"all": everything, "all, unsaid": everything[unsaid(everything)] if unsaid else everything[:0]}
     found |= {kind: drawn(np.unique(pairs[kinds == kind], axis=0), MOST) for kind in sorted(set(kinds))}
     return {kind: pairs for kind, pairs in found.items() if len(pairs) >= FEWEST or kind == "all"}
+
+
+def read_texts(con, concept_ids: np.ndarray) -> dict[str, str]:
+    """{concept: definition} of these plain concepts."""
+    wanted = ibis.memtable(pa.table({"concept_id": concept_ids.astype(str)}))
+    table = DEFINITIONS.read(con).semi_join(wanted, "concept_id").select("concept_id", "text").to_pyarrow()
+    return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
 def unsaid_by(text: dict[str, str], v: Vocabulary):
@@ -344,10 +353,7 @@ def main(argv=None):
         concepts.check_index(ids)
         v = read_vocabulary(ids, con)
         warn_of_seen_edges(v)
-        unsaid = None
-        if DEFINITIONS.at().exists():
-            table = DEFINITIONS.read(con).select("concept_id", "text").to_pyarrow()
-            unsaid = unsaid_by(dict(zip(*(column.to_pylist() for column in table.columns), strict=True)), v)
+        unsaid = (lambda pairs: unsaid_by(read_texts(con, v.plain[np.unique(pairs)]), v)(pairs)) if DEFINITIONS.at().exists() else None
         links = {kind: (pairs, *draw_strangers(v, pairs)) for kind, pairs in held_out_pairs(v, unsaid).items()}
         rows = []
         sample = drawn(np.flatnonzero(v.asked), FITTED_ON)

@@ -9,6 +9,11 @@ from medrep.engine import connect
 from representation import concepts, definitions
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_held_out(monkeypatch):
+    monkeypatch.setattr(shared, "held_out", lambda a, b, share=0.05: a != a)
+
+
 def texts():
     return {row["concept_id"]: row for row in DEFINITIONS.read(connect()).to_pyarrow().to_pylist()}
 
@@ -24,6 +29,17 @@ def test_definitions_say_name_class_features_synonyms_and_decile(athena):
                                    "A value in the 8th of ten tenths of all values: above usual.")
     assert text["21"].startswith("NA: ") and text["30"] == '"Quoted: procedure.'
     assert {row["writer"] for row in rows.values()} == {"template"} and len({row["key"] for row in rows.values()}) == len(rows)
+
+
+def test_what_evaluate_asks_for_is_unsaid_from_both_ends(athena, monkeypatch):
+    """A plain second look at the files: of every valid relationship in words, the name is said or held out, never both."""
+    monkeypatch.setattr(shared, "held_out", lambda a, b, share=0.05: (a + b) % 3 == 0)  # 1 and 2, 10 and 11
+    concepts.main([])
+    definitions.main([])
+    text = {concept: row["text"] for concept, row in texts().items()}
+    assert text["2"] == "Pneumonia: condition (disorder). Also called Infection of lung."
+    assert text["3"] == "Viral pneumonia: condition (disorder). It is a kind of Pneumonia."
+    assert text["11"] == "aspirin 100 MG Oral Tablet: drug (clinical drug). It is given as Oral Tablet."
 
 
 def test_without_synonyms_the_rest_is_said(athena):
@@ -64,7 +80,7 @@ def test_texts_and_keys_stay_as_they_are():
     assert row["text"] == ("Pneumonia (10th decile): condition (disorder). A value in the 10th of ten tenths of all values: very high. "
                            "It is a kind of Disorder of lung. Also called Lung infection.")
     # a key that changes makes everyone's encoder train anew: raise TEMPLATE with the template, and only then
-    assert row["key"] == "96b16e6a749cd09d5fae76614ab02c37"
+    assert row["key"] == "1ff5e88242b8374f4df2aeb45fea5048"
 
 
 def test_a_concept_that_left_the_vocabulary_is_named(athena):
