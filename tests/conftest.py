@@ -1,8 +1,11 @@
-"""A small hospital's trajectories, made of nothing, for what only needs arrays."""
+"""A small hospital's trajectories, made of nothing, for what only needs arrays; and a server of files that fails as told."""
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import numpy as np
 import pytest
 
-from medrep import contract, sequences, vocabulary
+from medrep import contract, download, sequences, vocabulary
 
 
 def write_trajectories(hospital, persons=30, concepts=40, seed=0, tokens=None):
@@ -51,3 +54,52 @@ def root(tmp_path, monkeypatch):
 def small_hospital(root):
     """A function that writes a hospital's trajectories below `root`."""
     return write_trajectories
+
+
+class FileServer(ThreadingHTTPServer):
+    """Serves `content` {path: bytes} on loopback; `faults` {path: [what goes wrong at each request]}, each used once.
+
+    Faults: busy, breaks off (after half of what is left), wrong (other bytes), no ranges. `asked` is what came: (path, first byte).
+    """
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), FileRequest)
+        self.content, self.faults, self.asked = {}, {}, []
+        self.address = f"http://127.0.0.1:{self.server_port}"
+
+
+class FileRequest(BaseHTTPRequestHandler):
+    def do_GET(self):  # noqa: N802
+        path, server = self.path.removeprefix("/"), self.server
+        content, first = server.content[path], int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        fault = server.faults[path].pop(0) if server.faults.get(path) else None
+        server.asked.append((path, first))
+        if fault == "busy":
+            self.send_error(503)
+            return
+        if fault == "no ranges":
+            first = 0
+        if first >= len(content):
+            self.send_error(416)
+            return
+        self.send_response(206 if first else 200)
+        self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        body = (content[::-1] if fault == "wrong" else content)[first:]
+        self.wfile.write(body[: len(body) // 2] if fault == "breaks off" else body)
+        if fault == "breaks off":
+            self.wfile.flush()
+            self.connection.close()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def file_server(monkeypatch):
+    """A FileServer that runs; the client waits for it a hundredth of a second."""
+    monkeypatch.setattr(download, "WAIT_SECONDS", 0.01)
+    with FileServer() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
