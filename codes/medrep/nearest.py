@@ -25,38 +25,42 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
 
 
-def chunks(array: np.ndarray):
-    """(first row, unit vectors of the rows from there on), CHUNK_BYTES at a time."""
-    rows = max(1, CHUNK_BYTES // (8 * array.shape[1]))
+def chunks(array: np.ndarray, most: int | None = None):
+    """(first row, unit vectors of the rows from there on), CHUNK_BYTES or `most` rows at a time."""
+    rows = max(1, min(CHUNK_BYTES // (8 * array.shape[1]), most or len(array)))
     for first in range(0, len(array), rows):
         yield first, unit(array[first : first + rows])
 
 
-def best(rows: np.ndarray, cosine: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k columns of the highest cosine, the lower row first among equals: (queries, k) both."""
-    order = np.lexsort((rows, -cosine), axis=1)[:, :k]
-    return np.take_along_axis(rows, order, 1), np.take_along_axis(cosine, order, 1)
-
-
 def exact(array: np.ndarray, queries: np.ndarray, k: int, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """int64 rows and float64 cosines, (queries, k) both, the nearest first; `among` (bool, rows) leaves the others out."""
+    """int64 rows and float64 cosines, (queries, k) both, the nearest first; `among` (bool, rows) leaves the others out.
+
+    Of equal cosines the lower row is the nearer.
+    """
     queries = unit(queries)
-    rows, cosines = np.zeros((len(queries), 0), dtype=np.int64), np.zeros((len(queries), 0))
-    for first, vectors in chunks(array):
+    query, rows, cosines = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0)
+    least = np.full(len(queries), -np.inf)  # of each query's k so far
+    for first, vectors in chunks(array, most=max(1, CHUNK_BYTES // (8 * max(1, len(queries))))):
         own = np.arange(first, first + len(vectors))
         if among is not None:
             kept = among[own]
             own, vectors = own[kept], vectors[kept]
-        if not len(own):
-            continue
-        found = np.round(queries @ vectors.T, DECIMALS)  # (queries, rows of the chunk)
-        if len(own) > k:
-            # all that reach the k-th highest: which of several equals partition picks is chance
-            least = np.partition(found, -k, axis=1)[:, -k]
-            columns = np.flatnonzero((found >= least[:, None]).any(axis=0))
-            own, found = own[columns], found[:, columns]
-        rows, cosines = best(np.hstack([rows, np.broadcast_to(own, found.shape)]), np.hstack([cosines, found]), k)
-    return rows, cosines
+        found = queries @ vectors.T  # (queries, rows of the chunk)
+        floor = least
+        if len(own) > k and np.isinf(least).any():
+            floor = np.maximum(least, np.partition(found, -k, axis=1)[:, -k])  # below its k-th highest a chunk has none of the k
+        q, column = np.nonzero(found >= floor[:, None] - 10.0**-DECIMALS)
+        high = np.round(found[q, column], DECIMALS)
+        better = high > least[q]  # an equal of a later row is not nearer
+        query, rows = np.concatenate([query, q[better]]), np.concatenate([rows, own[column[better]]])
+        cosines = np.concatenate([cosines, high[better]])
+        order = np.lexsort((rows, -cosines, query))
+        place = np.arange(len(order)) - np.searchsorted(query[order], query[order])  # within its query
+        order = order[place < k]
+        query, rows, cosines = query[order], rows[order], cosines[order]
+        full = np.bincount(query, minlength=len(queries)) == k
+        least[full] = cosines[np.searchsorted(query, np.flatnonzero(full), side="right") - 1]
+    return rows.reshape(len(queries), -1), cosines.reshape(len(queries), -1)
 
 
 # ---- millions of rows --------------------------------------------------------------------------------------
@@ -97,6 +101,6 @@ def through_index(array: np.ndarray, array_file: Path, index_file: Path, queries
     for i, (query, found) in enumerate(zip(unit(queries), candidates, strict=True)):
         found = np.sort(found[found >= 0])
         cosine = np.round(unit(array[found]) @ query, DECIMALS)
-        near, high = best(found[None], cosine[None], k)
-        rows[i, : near.shape[1]], cosines[i, : near.shape[1]] = near[0], high[0]
+        order = np.lexsort((found, -cosine))[:k]
+        rows[i, : len(order)], cosines[i, : len(order)] = found[order], cosine[order]
     return rows, cosines

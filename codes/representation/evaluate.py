@@ -17,7 +17,9 @@ the others. low and high are the middle 95 % of a bootstrap over what n counts. 
 the patient model, which whitens them (behrt.py, set_concepts), and of the `raw` ones, as neighbours.py takes them.
 """
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import ibis
 import matplotlib
@@ -64,8 +66,22 @@ class Vocabulary:
     target: np.ndarray
     """int64 (relationships,): rows of both ends, which differ."""
     relationship: np.ndarray
+    """int64 (relationships,): a number of `relationships`."""
+    relationships: list[str]
 
-    @property
+    @cached_property
+    def edges(self) -> np.ndarray:
+        """int64, sorted: source * concepts + target of every relationship, in both directions."""
+        size = len(self.plain)
+        return np.unique(np.concatenate([self.source * size + self.target, self.target * size + self.source]))
+
+    def related(self, names: Sequence[str]) -> np.ndarray:
+        """int64 (n, 2): source and target of the relationships of these names that join two asked concepts."""
+        chosen = np.isin(self.relationship, [i for i, name in enumerate(self.relationships) if name in names])
+        chosen &= self.asked[self.source] & self.asked[self.target]
+        return np.column_stack([self.source[chosen], self.target[chosen]])
+
+    @cached_property
     def asked(self) -> np.ndarray:
         """bool (concepts,): plain concepts that CONCEPT has."""
         return (self.decile < 0) & (self.domain >= 0)
@@ -86,8 +102,9 @@ def read_vocabulary(ids, con) -> Vocabulary:
     edges = terminology.relationships_within(con, plain[rows])
     source, target = (rows[np.searchsorted(plain[rows], edges[end].to_numpy())] for end in ("concept_id_1", "concept_id_2"))
     name = np.where(known, table.concept_name.to_numpy(dtype=object)[place], "")
-    relationship = edges["relationship_id"].to_numpy(zero_copy_only=False).astype(object)
-    return Vocabulary(plain, decile, name, domain, domains, kind, source, target, relationship)
+    relationship = edges["relationship_id"].combine_chunks().dictionary_encode()
+    return Vocabulary(plain, decile, name, domain, domains, kind, source, target,
+                      relationship.indices.to_numpy().astype(np.int64), relationship.dictionary.to_pylist())
 
 
 # ---- chance ------------------------------------------------------------------------------------------------
@@ -135,12 +152,11 @@ def draw_strangers(v: Vocabulary, pairs: np.ndarray) -> tuple[np.ndarray, np.nda
     pool = np.flatnonzero(v.asked)
     pool = pool[np.argsort(v.domain[pool], kind="stable")]
     first, last = (np.searchsorted(v.domain[pool], v.domain[goes], side=side)[:, None] for side in ("left", "right"))
-    edges = np.unique(np.concatenate([v.source * size + v.target, v.target * size + v.source]))
     strangers = np.full((len(pairs), NEGATIVES), -1)
     for _ in range(20):  # a hub of a small domain may have no stranger
         drawn = pool[first + (random.random(strangers.shape) * (last - first)).astype(np.int64)]
         key = stays[:, None] * size + drawn
-        free = (edges[np.searchsorted(edges, key).clip(max=len(edges) - 1)] != key) & (drawn != stays[:, None])
+        free = (v.edges[np.searchsorted(v.edges, key).clip(max=len(v.edges) - 1)] != key) & (drawn != stays[:, None])
         strangers = np.where((strangers < 0) & free, drawn, strangers)
     return stays, strangers
 
@@ -170,8 +186,9 @@ def held_out_pairs(v: Vocabulary, unsaid) -> dict[str, np.ndarray]:
     if not len(pairs):
         say("no held-out edge joins two concepts of the index: there is no link prediction and no retrieval")
         return {}
-    names = named_both_ways(v.relationship, v.source, v.target)
-    kinds = np.array([names[r] for r in v.relationship[held]], dtype=object)
+    kinds = np.array(v.relationships, dtype=object)[v.relationship[held]]
+    names = named_both_ways(kinds, v.source[held], v.target[held])
+    kinds = np.array([names[kind] for kind in kinds], dtype=object)
     everything = drawn(np.unique(pairs, axis=0), MOST)
     found = {"all": everything, "all, unsaid": everything[unsaid(everything)] if unsaid else everything[:0]}
     found |= {kind: drawn(np.unique(pairs[kinds == kind], axis=0), MOST) for kind in sorted(set(kinds))}
@@ -227,12 +244,11 @@ def ranks(array: np.ndarray, query: np.ndarray, truth: np.ndarray, candidates: n
 def retrieval_rows(arm: str, array: np.ndarray, v: Vocabulary) -> list[dict]:
     rows = []
     for what, kinds in RETRIEVED.items():
-        chosen = np.isin(v.relationship, kinds) & v.asked[v.source] & v.asked[v.target]
-        edges = np.unique(np.column_stack([v.source, v.target])[chosen], axis=0)
+        everything = np.unique(v.related(kinds), axis=0)
+        edges = drawn(everything[concepts.held_out(v.plain[everything[:, 0]], v.plain[everything[:, 1]])], MOST_QUERIES)
         answers: dict[int, set[int]] = {}
-        for a, b in edges.tolist():
+        for a, b in everything[np.isin(everything[:, 0], edges[:, 0])].tolist():
             answers.setdefault(a, set()).add(b)
-        edges = drawn(edges[concepts.held_out(v.plain[edges[:, 0]], v.plain[edges[:, 1]])], MOST_QUERIES)
         found = np.zeros(len(edges))
         for kind in np.unique(v.kind[edges[:, 1]]):
             of_kind = v.kind[edges[:, 1]] == kind
@@ -248,11 +264,11 @@ def neighbour_rows(arm: str, array: np.ndarray, v: Vocabulary) -> list[dict]:
     query = drawn(np.flatnonzero(v.asked), MOST_QUERIES)
     near, _ = nearest.exact(array, array[query], K + 1, among=v.asked)
     near = [n[n != q][:K] for n, q in zip(near, query, strict=True)]
+    up = v.related(RETRIEVED["parent"])
+    children = np.bincount(up[:, 1], minlength=len(v.plain))
     parents: dict[int, set[int]] = {}
-    up = np.isin(v.relationship, RETRIEVED["parent"])
-    for child, parent in zip(v.source[up].tolist(), v.target[up].tolist(), strict=True):
+    for child, parent in up[np.isin(up[:, 0], np.concatenate([query, *near]))].tolist():
         parents.setdefault(child, set()).add(parent)
-    children = np.bincount(v.target[up], minlength=len(v.plain))
     same = np.array([np.mean(v.domain[n] == v.domain[q]) for n, q in zip(near, query, strict=True)])
     siblings = np.array([np.mean([not parents[int(q)].isdisjoint(parents.get(int(c), ())) for c in n]) for n, q in zip(near, query, strict=True)
                          if any(children[p] > 1 for p in parents.get(int(q), ()))])

@@ -1,11 +1,12 @@
-"""How long the index and the template's definitions of a large vocabulary take, and how much memory.
+"""How long a large vocabulary takes from index to quality table, and how much memory, but for the encoders (text.py, graph.py).
 
     cd codes
-    python benchmarks/definitions.py --concepts 1000000
+    python benchmarks/vocabulary.py --concepts 1000000
 
-Makes a vocabulary of so many concepts below a temporary folder (three relationships and a synonym each, a twentieth of them
-measurements, which have ten deciles), and runs representation/concepts.py --scope all and representation/definitions.py on it
-in processes of their own. The last line is JSON: rows of the index, and seconds and peak GiB of each stage.
+Makes a vocabulary of so many concepts below a temporary folder (four relationships and a synonym each, a twentieth of them
+measurements, which have ten deciles), and runs concepts.py --scope all, definitions.py, edges.py, random_vectors.py and
+evaluate.py on it in processes of their own, with the demo's settings. The last line is JSON: rows of the index, and seconds
+and peak GiB of each stage.
 """
 import argparse
 import json
@@ -19,7 +20,7 @@ from pathlib import Path
 import duckdb
 
 CODES = Path(__file__).resolve().parents[1]
-STAGES = {"concepts": ["representation/concepts.py", "--scope", "all"], "definitions": ["representation/definitions.py"]}
+STAGES = {"concepts": ["--scope", "all"], "definitions": [], "edges": [], "random_vectors": [], "evaluate": []}
 
 
 def make_vocabulary(folder: Path, concepts: int):
@@ -45,15 +46,16 @@ def main(argv=None):
     parser.add_argument("--concepts", type=int, default=1_000_000)
     parser.add_argument("--memory", default="8GB")
     args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix="medrep_definitions_") as root:
+    with tempfile.TemporaryDirectory(prefix="medrep_vocabulary_") as root:
         make_vocabulary(Path(root) / "data" / "concepts", args.concepts)
         figures = {"concepts": args.concepts}
-        for name, command in STAGES.items():
+        for name, flags in STAGES.items():
             start = time.perf_counter()
-            process = subprocess.Popen([sys.executable, *command, "--memory", args.memory], cwd=CODES, env=os.environ | {"MEDREP_ROOT": root})
+            process = subprocess.Popen([sys.executable, f"representation/{name}.py", *flags, "--memory", args.memory], cwd=CODES,
+                                       env=os.environ | {"MEDREP_ROOT": root, "MEDREP_CONFIGS": "configs/demo"})
             _, status, usage = os.wait4(process.pid, 0)
             if status:
-                raise SystemExit(f"{command[0]} failed")
+                raise SystemExit(f"representation/{name}.py failed")
             figures |= {f"{name}_seconds": round(time.perf_counter() - start, 1), f"{name}_peak_gib": round(usage.ru_maxrss / 2**20, 2)}
         index = Path(root) / "usedata" / "representation" / "concept_idx.csv"
         figures["rows"] = index.read_bytes().count(b"\n") - 1
