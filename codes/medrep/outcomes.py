@@ -17,6 +17,7 @@ import yaml
 
 from medrep import config, engine, omop
 from medrep.errors import UserError
+from medrep.progress import say
 
 STAYS = ("MT", "LLOS", "RA")
 """What a stay itself tells; no concept set is needed."""
@@ -98,9 +99,11 @@ class Terminology:
 
 def concepts_of(words: Terminology, path: Path) -> set[int]:
     """The concept ids that the concept set of `path` means in data/concepts."""
-    included, excluded = set(), set()
+    included, excluded, absent = set(), set(), []
     for item in read_items(path):
         ids = roots_of(words, item["concept"])
+        if not ids:
+            absent.append(name_of(item["concept"]))
         if item.get("includeDescendants"):
             ids = descendants(words, ids)
         if relationship := item.get("followRelationship"):
@@ -108,16 +111,25 @@ def concepts_of(words: Terminology, path: Path) -> set[int]:
         if item.get("includeMapped"):
             ids |= follow(words, ids, "Mapped from")
         (excluded if item.get("isExcluded") else included).update(ids)
+    if absent:
+        say(f"{path.name}: data/concepts/CONCEPT lacks {len(absent):,} of its items, such as {', '.join(absent[:3])}: they stand for nothing")
     concept = words.table("concept")
     return ids_in(concept.semi_join(id_table(included - excluded, "concept_id"), "concept_id").concept_id)
 
 
 def roots_of(words: Terminology, concept: dict) -> set[int]:
-    if "CONCEPT_ID" in concept:
-        return {int(concept["CONCEPT_ID"])}
+    """The concept that an item names, if CONCEPT has it."""
     table = words.table("concept")
-    rows = table.filter((table.vocabulary_id == concept["VOCABULARY_ID"]) & (table.concept_code == concept["CONCEPT_CODE"]))
+    if "CONCEPT_ID" in concept:
+        rows = table.filter(table.concept_id == int(concept["CONCEPT_ID"]))
+    else:
+        rows = table.filter((table.vocabulary_id == concept["VOCABULARY_ID"]) & (table.concept_code == concept["CONCEPT_CODE"]))
     return ids_in(rows.concept_id)
+
+
+def name_of(concept: dict) -> str:
+    number = concept.get("CONCEPT_ID") or f"{concept.get('VOCABULARY_ID')} {concept.get('CONCEPT_CODE')}"
+    return f"{number} {concept['CONCEPT_NAME']}" if "CONCEPT_NAME" in concept else str(number)
 
 
 def phenotypes_of(words: Terminology, path: Path) -> dict[str, set[int]]:

@@ -48,7 +48,7 @@ RULES = {
     "RA": ["died in hospital", "died within the time to readmission", "not followed for the time to readmission", CHOSEN, SAME_POINT],
     "onset": [*STILL_IN, "no record in the stay", "on record before the prediction time", CHOSEN, SAME_POINT],
     "phenotypes": [*STILL_IN, CHOSEN, SAME_POINT],
-    "meds": ["unreadable", "no record of the person", "same person and time"],
+    "meds": ["unreadable", "no record of the person", "both true and false for the person and time", "same person and time"],
 }
 SETTINGS = ("billing", "admission_visit_concepts", "admissions", "prediction_at", "prediction_hours", "long_stay_days", "readmission_days",
             "transfer_hours", "died_before", "onset_at", "recorded_before", "split_seed", "min_age", "max_age")
@@ -254,10 +254,13 @@ def read_meds(con: ibis.BaseBackend, source) -> ibis.Table:
 def label_meds(labels: ibis.Table, records: ibis.Table) -> ibis.Table:
     known = records.select(subject_id="person_id").distinct().mutate(known=True)
     labels = labels.left_join(known, "subject_id").drop("subject_id_right")
-    place = ibis.row_number().over(group_by=["subject_id", "prediction_time"], order_by=labels.boolean_value.desc())
+    point = ["subject_id", "prediction_time"]
+    answer = labels.boolean_value.cast("int8")
+    both = answer.min().over(group_by=point) != answer.max().over(group_by=point)
+    place = ibis.row_number().over(group_by=point, order_by=labels.boolean_value)
     unreadable = labels.subject_id.isnull() | labels.prediction_time.isnull() | labels.boolean_value.isnull()
     return labels.mutate(person_id=labels.subject_id, reason=rules.first_reason(
-        dict(zip(RULES["meds"], [unreadable, labels.known.isnull(), place > 0], strict=True))))
+        dict(zip(RULES["meds"], [unreadable, labels.known.isnull(), both, place > 0], strict=True))))
 
 
 # ---- the stage -----------------------------------------------------------------------------------------------------

@@ -56,6 +56,12 @@ def test_a_concept_set_means_its_concepts(vocabulary, items, expected):
         assert outcomes.concepts_of(outcomes.Terminology(engine.connect()), concept_set(vocabulary, *items, wrap=wrap)) == expected
 
 
+def test_an_item_that_the_vocabulary_lacks_is_named(vocabulary, capsys):
+    path = concept_set(vocabulary, (3, {}), ({"CONCEPT_ID": 999, "CONCEPT_NAME": "Lost"}, {}), ({"VOCABULARY_ID": "SNOMED", "CONCEPT_CODE": "x"}, {}))
+    assert outcomes.concepts_of(outcomes.Terminology(engine.connect()), path) == {3}
+    assert "lacks 2 of its items, such as 999 Lost, SNOMED x" in capsys.readouterr().out
+
+
 def test_phenotypes_come_from_icd_9_diagnoses_by_maps_to_and_below(vocabulary):
     file = vocabulary / "p.yaml"
     file.write_text("lung: {name: Lung, ccs: 1, codes: 4810 999}\nnone: {name: None, ccs: 2, codes: '111'}\n")

@@ -305,11 +305,13 @@ def test_stage_labels_admissions_of_persons_with_records_and_says_the_flow(tmp_p
 def test_labels_that_the_user_brings_are_read_and_every_row_is_accounted_for(tmp_path, monkeypatch, capsys):
     write_hospital(tmp_path, monkeypatch)
     file = tmp_path / "icu.csv"
-    file.write_text("subject_id,prediction_time,boolean_value\n1,2150-03-05 10:00:00,True\n1,2150-03-05T10:00:00,false\n"
+    file.write_text("subject_id,prediction_time,boolean_value\n1,2150-03-05 10:00:00,True\n1,2150-03-05T10:00:00,1\n"
+                    "1,2150-03-08,true\n1,2150-03-08 00:00:00,false\n1,2150-03-08,true\n"
                     "1,2150-03-06 10:00:00.5,0\n2,2150-03-05 10:00:00,1\nx,2150-03-05,1\n1,2150-03-07,maybe\n")
     labels.main(["--hospital", "h", "--outcome", str(file)])
     said = capsys.readouterr().out
-    assert "6 rows; 2 kept; left out: 2 unreadable, 1 no record of the person, 1 same person and time" in said
+    assert ("9 rows; 2 kept; left out: 2 unreadable, 1 no record of the person, 3 both true and false for the person and time, "
+            "1 same person and time") in said
     expected = [{"subject_id": 1, "prediction_time": START + DAY, "boolean_value": True},
                 {"subject_id": 1, "prediction_time": START + 2 * DAY, "boolean_value": False}]
     assert LABELS.read(connect(), hospital="h", outcome="icu").to_pyarrow().to_pylist() == expected
