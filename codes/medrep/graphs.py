@@ -2,12 +2,14 @@
 
     data = graphs.open_graph(contract.concept_array_file("description"))    # and edges.npy; both stay on the disk
     for batch in graphs.loader_of(data, [30, 20], 1024, seeds, shuffle=True):
-        encoder(batch.x, graphs.edge_weights(...))[: batch.batch_size]      # the seeds come first
+        encoder(batch.x, graphs.edge_weights(...), *graphs.rows_needed(batch))  # (seeds, width)
     graphs.embed(encoder, x, edges, out, scratch)
 
 What graph.py and medtok.py share.
 """
+import mmap
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,21 +23,24 @@ from torch_sparse import SparseTensor
 from medrep import contract
 from medrep.errors import UserError
 
-EDGES_AT_ONCE = 2**18  # of the final vectors' computation: rows of 768 float32 for them are 0.8 GB
+# Of the final vectors' computation: 0.2 GB for the paper's three vectors a row. The edges of a hub are summed in pieces: of
+# three million, measured, float32 is then off by 3e-6 instead of 5e-5.
+ROWS_AT_ONCE, EDGES_AT_ONCE = 2**14, 2**17
 
 
 # ---- the network -------------------------------------------------------------------------------------------
 
 
 class Encoder(nn.Module):
-    """Two graph convolutions (Kipf and Welling), width -> hidden -> width, each followed by PReLU, added to the text vector.
+    """Two graph convolutions (Kipf and Welling), width -> hidden -> width, each followed by PReLU, added to the neighbours' text.
 
-    A convolution is A x W + b, where A weighs an edge by 1 / sqrt(both degrees); the order of the products is chosen so
-    that neighbours are summed at `width`, the narrower side.
+    A convolution is A x W + b, where A weighs an edge by 1 / sqrt(both degrees), a self-loop included.
 
-    The text vector is added (`skip`) because two convolutions mix a concept with its siblings, which share its parent,
-    until what tells them apart is gone: mild and severe forms of a disease get nearly one vector. The paper has no such
-    sum. tests/representation/test_graph.py shows the effect on such a family.
+    With `skip`, what the first convolution sums (A x: a concept's text vector and its neighbours') is added to the output.
+    Two convolutions mix a concept with its siblings, which share its parent, until what tells them apart is gone: mild and
+    severe forms of a disease get nearly one vector, and so do deciles. One step reaches the parent, not the siblings, so that
+    A x brings a concept near its parents and classes and leaves it what is its own. The paper has no such sum.
+    tests/representation/test_graph.py shows both effects.
     """
 
     def __init__(self, width: int, hidden: int, skip: bool):
@@ -49,16 +54,24 @@ class Encoder(nn.Module):
         nn.init.zeros_(self.first.bias)
 
     def below(self, summed: torch.Tensor) -> torch.Tensor:
-        """What the second convolution sums, from what the first one summed: (rows, width) both."""
+        """What the second convolution may sum, from what the first one summed: (rows, width) both, the narrower side."""
         return self.second(self.act_first(self.first(summed)))
 
-    def above(self, summed: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """The rows' final vectors, from what the second convolution summed and their text vectors: (rows, width) all."""
+    def above(self, summed: torch.Tensor, first_summed: torch.Tensor) -> torch.Tensor:
+        """The rows' final vectors, from what the second and the first convolution summed: (rows, width) all."""
         graph = self.act_second(summed + self.bias)
-        return x + graph if self.skip else graph
+        return first_summed + graph if self.skip else graph
 
-    def forward(self, x: torch.Tensor, weights: SparseTensor) -> torch.Tensor:
-        return self.above(weights @ self.below(weights @ x), x)
+    def forward(self, x: torch.Tensor, weights: SparseTensor, seeds: int | None = None, inner: int | None = None) -> torch.Tensor:
+        """The vectors of the first `seeds` rows, all if None: (seeds, width); `rows_needed` gives both numbers.
+
+        Only the first `inner` rows go through the first convolution, and the second one's sum comes before its product: the
+        products, nearly all of the work, are of the seeds and their neighbours instead of every sampled row.
+        """
+        seeds, inner = seeds or len(x), inner or len(x)
+        summed = weights[:inner] @ x
+        hidden = self.act_first(self.first(summed))  # (inner, hidden)
+        return self.above(self.second(weights[:seeds, :inner] @ hidden), summed[:seeds])
 
 
 def edge_weights(edges: torch.Tensor, degree: torch.Tensor, full_degree: torch.Tensor) -> SparseTensor:
@@ -74,6 +87,13 @@ def edge_weights(edges: torch.Tensor, degree: torch.Tensor, full_degree: torch.T
     nodes = torch.arange(len(full_degree), device=edges.device)
     value = torch.cat([root[source] * root[target] * share[target], root * root])
     return SparseTensor(row=torch.cat([target, nodes]), col=torch.cat([source, nodes]), value=value, sparse_sizes=(len(nodes), len(nodes)))
+
+
+def rows_needed(batch: Data) -> tuple[int, int]:
+    """How many of the batch's first rows are seeds, and how many are seeds or neighbours of one: the sampler puts them in this order."""
+    source, target = batch.edge_index
+    neighbours = source[target < batch.batch_size]
+    return batch.batch_size, max(batch.batch_size, int(neighbours.max()) + 1) if len(neighbours) else batch.batch_size
 
 
 # ---- the graph on the disk ---------------------------------------------------------------------------------
@@ -100,13 +120,27 @@ def starts_of(edges: np.ndarray, nodes: int) -> np.ndarray:
 
 
 def mapped(array: Path) -> torch.Tensor:
-    """A tensor of an .npy file that stays on the disk. Mode c: torch wants a writable array; nothing is written."""
-    return torch.from_numpy(np.load(array, mmap_mode="c", allow_pickle=False))
+    """A tensor of an .npy file that stays on the disk."""
+    return tensor_of(np.load(array, mmap_mode="r", allow_pickle=False))
+
+
+def tensor_of(array: np.ndarray) -> torch.Tensor:
+    """A tensor that shares the memory of `array`, or its file, even if it is read-only: nothing here writes to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def at_random(array: np.ndarray) -> np.ndarray:
+    """`array`; if it is memory-mapped, the disk reads its rows as they are asked for, and not what lies around each."""
+    if isinstance(array.base, mmap.mmap):
+        array.base.madvise(mmap.MADV_RANDOM)
+    return array
 
 
 def open_graph(text: Path) -> Data:
     """x (concepts, width) of the array `text`, edge_index and full_degree; vectors and edges stay on the disk."""
-    x = mapped(text)
+    x = tensor_of(at_random(np.load(text, mmap_mode="r", allow_pickle=False)))
     degree = np.diff(starts_of(open_edges(len(x)), len(x)))
     return Data(x=x, edge_index=mapped(contract.edges_file()), full_degree=torch.from_numpy(degree).to(torch.float32))
 
@@ -119,36 +153,37 @@ def loader_of(data: Data, neighbors: Sequence[int], batch_size: int, nodes: torc
 # ---- final vectors -----------------------------------------------------------------------------------------
 
 
-def weighted_sums(x: np.ndarray, edges: np.ndarray, root: np.ndarray, starts: np.ndarray) -> Iterator[tuple[int, torch.Tensor]]:
-    """(first row, A x of the rows from there on) over the whole graph, under EDGES_AT_ONCE edges at a time.
+def weighted_sums(x: torch.Tensor, edges: np.ndarray, root: torch.Tensor, starts: np.ndarray) -> Iterator[tuple[int, torch.Tensor]]:
+    """(first row, A x of up to ROWS_AT_ONCE rows from there on) over the whole graph.
 
-    `edges` are sorted by target; `starts` (nodes + 1,) bounds each target's.
+    `x` may lie on the disk: only sums are held. `edges` are sorted by target; `starts` (nodes + 1,) bounds each target's.
     """
-    first = 0
-    while first < len(x):
-        last = max(first + 1, int(np.searchsorted(starts, starts[first] + EDGES_AT_ONCE, side="right")) - 1)
-        last = min(last, first + EDGES_AT_ONCE)
-        own = np.arange(first, last)  # the self-loops; torch-sparse also dies of a matrix without entries
-        source, target = (np.concatenate([ends, own]) for ends in edges[:, starts[first] : starts[last]])
-        needed, column = np.unique(source, return_inverse=True)
-        adjacency = SparseTensor(row=torch.from_numpy(target - first), col=torch.from_numpy(column.reshape(-1)),
-                                 value=torch.from_numpy(root[source] * root[target]), sparse_sizes=(last - first, len(needed)))
-        yield first, adjacency @ torch.from_numpy(np.array(x[needed]))
-        first = last
+    for first in range(0, len(x), ROWS_AT_ONCE):
+        last = min(first + ROWS_AT_ONCE, len(x))
+        summed = x[first:last] * root[first:last, None] ** 2  # the self-loops
+        for begin in range(starts[first], starts[last], EDGES_AT_ONCE):  # a hub's edges may be in several pieces
+            source, target = (torch.from_numpy(end.copy()) for end in edges[:, begin : min(begin + EDGES_AT_ONCE, starts[last])])
+            low = int(target[0])
+            adjacency = SparseTensor(row=target - low, col=source, value=root[source] * root[target], is_sorted=True,
+                                     sparse_sizes=(int(target[-1]) + 1 - low, len(x)))
+            summed[low - first : int(target[-1]) + 1 - first] += adjacency @ x
+        yield first, summed
 
 
 @torch.inference_mode()
 def embed(encoder: Encoder, x: np.ndarray, edges: np.ndarray, out: np.ndarray, scratch):
     """Fill `out` (nodes, width) with the exact convolution over all edges: nothing is sampled, at any size."""
     starts = starts_of(edges, len(x))
-    root = (1 / np.sqrt(np.diff(starts) + 1)).astype(np.float32)
+    root = torch.from_numpy(np.diff(starts) + 1).to(torch.float32).rsqrt()
     encoder = encoder.to("cpu").eval()
+    x = tensor_of(at_random(x))
     with tempfile.TemporaryFile(dir=scratch) as file:
         # between the layers as well the vectors lie in a file: millions of them do not fit the memory
         middle = np.memmap(file, dtype=np.float32, mode="w+", shape=out.shape)
         for first, summed in weighted_sums(x, edges, root, starts):
-            middle[first : first + len(summed)] = encoder.below(summed).numpy()
-        for first, summed in weighted_sums(middle, edges, root, starts):
             rows = slice(first, first + len(summed))
-            out[rows] = encoder.above(summed, torch.from_numpy(np.array(x[rows]))).numpy()
+            out[rows], middle[rows] = summed.numpy(), encoder.below(summed).numpy()
+        for first, summed in weighted_sums(tensor_of(at_random(middle)), edges, root, starts):
+            rows = slice(first, first + len(summed))
+            out[rows] = encoder.above(summed, torch.from_numpy(np.array(out[rows]))).numpy()
         del middle

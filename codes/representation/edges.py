@@ -2,14 +2,18 @@
 
     cd codes
     python representation/edges.py
+    python representation/edges.py --set 'graph.relationships=[all]'    # the paper's
 
-Reads   usedata/representation/concept_idx.csv, data/concepts (CONCEPT, CONCEPT_RELATIONSHIP)
+Reads   usedata/representation/concept_idx.csv, data/concepts (CONCEPT, CONCEPT_RELATIONSHIP), configs/graph.yaml (relationships)
 Writes  usedata/representation/edges.npy, int64 [2, edges]
 
 Both directions of every edge, sorted by target then source; no self-loops ("Maps to" of a standard concept is one),
-none twice. Concepts with many edges, as ingredients and classes are, keep them all.
+none twice. Concepts with many edges, as ingredients and classes are, keep them all. One pair in twenty is held out for
+evaluate.py (concepts.held_out) and is in no edge, whatever relationships it has.
 """
 import argparse
+from collections import Counter
+from collections.abc import Iterable
 
 import ibis
 import numpy as np
@@ -17,32 +21,96 @@ import pyarrow as pa
 
 from medrep import concepts, config, contract, engine, omop, terminology
 from medrep.contract import Made
+from medrep.errors import UserError
 from medrep.progress import say, stage
 
-
-def find_pairs(relationship: ibis.Table, index: ibis.Table) -> ibis.Table:
-    """Distinct (a, b), a < b, of concepts of the index that a valid relationship joins, in whichever direction."""
-    pairs = omop.valid(relationship)
-    for end in ("concept_id_1", "concept_id_2"):
-        pairs = pairs.semi_join(index.select(**{end: "concept_id"}), end)
-    pairs = pairs.select(a=ibis.least(pairs.concept_id_1, pairs.concept_id_2), b=ibis.greatest(pairs.concept_id_1, pairs.concept_id_2))
-    return pairs.filter(pairs.a != pairs.b).distinct()
+AT_ONCE = 2**22  # pairs, where the work would otherwise hold further copies of all of them
+TOP = 8  # relationships that are said by name
 
 
-def make_edges(ids: pa.Array, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """int64 [2, edges]: row numbers (source, target) of the pairs and of each decile with its measurement, both ways."""
-    plain, decile = concepts.plain_and_decile(ids)
+def find_related(relationship: ibis.Table, index: ibis.Table) -> ibis.Table:
+    """relationship_id and the rows (one, other) of both ends of each valid relationship between two concepts of `index` (concept_id, row)."""
+    related = omop.valid(relationship)
+    for end, row in (("concept_id_1", "one"), ("concept_id_2", "other")):
+        related = related.inner_join(index.select(**{end: "concept_id", row: "row"}), end)
+    return related.filter(related.one != related.other).select("relationship_id", "one", "other")
+
+
+def distinct(keys: np.ndarray) -> np.ndarray:
+    """`keys`, sorted in place, without the equal ones."""
+    keys.sort()
+    first = np.ones(len(keys), dtype=bool)
+    np.not_equal(keys[1:], keys[:-1], out=first[1:])
+    return keys[first]
+
+
+def find_pairs(related: Iterable[pa.RecordBatch], plain: np.ndarray, names: list[str]) -> tuple[np.ndarray, dict]:
+    """The pairs that become edges, int64 and sorted: smaller row * rows + larger row; and how many, by relationship.
+
+    `plain` (rows,) is each row's concept, `names` are the relationships that make edges, or [all].
+    """
+    rows, counts = len(plain), {name: Counter() for name in ("became edges", "held out", "not asked for")}
+    pairs, held_out = ([np.zeros(0, np.int64)] for _ in range(2))
+    for batch in related:
+        kind = batch["relationship_id"].dictionary_encode()
+        kinds, kind = np.array(kind.dictionary.to_pylist(), dtype=object), kind.indices.to_numpy()
+        one, other = (batch[name].to_numpy() for name in ("one", "other"))
+        asked = np.isin(kinds, names)[kind] | ("all" in names)
+        held = concepts.held_out(plain[one], plain[other]) & asked
+        key = np.minimum(one, other) * rows + np.maximum(one, other)
+        pairs.append(key[asked & ~held])
+        held_out.append(key[held])
+        for count, chosen in zip(counts.values(), (asked & ~held, held, ~asked), strict=True):
+            count.update({kinds[i]: n for i, n in enumerate(np.bincount(kind[chosen], minlength=len(kinds)).tolist()) if n})
+    held_out = len(distinct(np.concatenate(held_out)))
+    together = np.concatenate(pairs)
+    pairs.clear()
+    return distinct(together), {"held_out": held_out, "by_relationship": counts}
+
+
+def find_decile_pairs(plain: np.ndarray, decile: np.ndarray) -> np.ndarray:
+    """The pairs of each decile and its measurement, as find_pairs gives them; none of a decile whose measurement has no row."""
     rows = np.flatnonzero(decile < 0)
     rows = rows[np.argsort(plain[rows])]
     deciles = np.flatnonzero(decile >= 0)
+    place = np.searchsorted(plain[rows], plain[deciles]).clip(max=max(0, len(rows) - 1))
+    there = plain[rows[place]] == plain[deciles] if len(rows) else np.zeros(len(deciles), bool)
+    one, other = rows[place[there]], deciles[there]
+    return np.minimum(one, other) * len(plain) + np.maximum(one, other)
 
-    def row_of(concept):
-        return rows[np.searchsorted(plain[rows], concept)]
 
-    one = np.concatenate([row_of(a), row_of(plain[deciles])])
-    other = np.concatenate([row_of(b), deciles])
-    edges = np.stack([np.concatenate([one, other]), np.concatenate([other, one])])
-    return np.ascontiguousarray(edges[:, np.lexsort(edges)]).astype(np.int64)
+def both_ways(pairs: np.ndarray, rows: int) -> np.ndarray:
+    """int64, sorted: target * rows + source of both directions of each pair. One number an edge: half the memory, and one sort."""
+    edges = np.empty(2 * len(pairs), dtype=np.int64)
+    edges[: len(pairs)] = pairs
+    for first in range(0, len(pairs), AT_ONCE):
+        low, high = np.divmod(pairs[first : first + AT_ONCE], rows)
+        edges[len(pairs) + first :][: len(low)] = high * rows + low
+    edges.sort()
+    return edges
+
+
+def write_edges(edges: np.ndarray, rows: int):
+    """edges.npy: sources, then targets."""
+    with contract.unfinished(contract.edges_file()) as part, open(part, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (2, len(edges))})
+        for end in (np.remainder, np.floor_divide):
+            for first in range(0, len(edges), AT_ONCE):
+                file.write(end(edges[first : first + AT_ONCE], rows))
+
+
+def check_names(names: list[str], there: set[str]):
+    """Refuse names of which no row has any; say which ones no row has."""
+    if unknown := [name for name in names if name not in there | {"all"}]:
+        if len(unknown) == len(names):
+            raise UserError(f"graph.relationships: no row of CONCEPT_RELATIONSHIP has any of {', '.join(names)}; it has "
+                            f"{', '.join(sorted(there))}")
+        some = ", ".join(unknown[:TOP]) + (", ..." if len(unknown) > TOP else "")
+        say(f"of graph.relationships {len(unknown)} are in no row of CONCEPT_RELATIONSHIP: {some}")
+
+
+def in_words(count: Counter) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in count.most_common(TOP)) + (", ..." if len(count) > TOP else "")
 
 
 def main(argv=None):
@@ -51,23 +119,35 @@ def main(argv=None):
     config.add_arguments(parser)
     args = parser.parse_args(argv)
 
+    names = config.load("graph", args.overrides).relationships
     if concepts.published():
         return
     ids = concepts.read_index()
-    made = Made(contract.edges_file(), inputs=[contract.concept_index_file(), *omop.files("concepts", "concept", "concept_relationship")])
+    made = Made(contract.edges_file(), inputs=[contract.concept_index_file(), *omop.files("concepts", "concept", "concept_relationship")],
+                settings={"relationships": names})
     if made.is_current():
         return
     with stage("edges") as figures, omop.named_mistakes():
         con = engine.connect(args.engine, args.memory, args.threads)
         terminology.check_ends(con)
-        index = ibis.memtable({"concept_id": np.unique(concepts.plain_and_decile(ids)[0]).tolist()}, schema={"concept_id": "int64"})
-        pairs = find_pairs(omop.vocabulary(con, "concept_relationship"), index).to_pyarrow()
-        edges = make_edges(ids, pairs["a"].to_numpy(), pairs["b"].to_numpy())
-        contract.write_array(contract.edges_file(), edges)
-        degrees = np.bincount(edges[1], minlength=len(ids))
-        figures.update(edges=edges.shape[1], pairs=len(pairs), isolated=int((degrees == 0).sum()), largest_degree=int(degrees.max(initial=0)))
-        say(f"{contract.show(contract.edges_file())}: {edges.shape[1]:,} edges in both directions; {figures['isolated']:,} of {len(ids):,} "
-            f"concepts have none, the most is {figures['largest_degree']:,}")
+        relationship = omop.vocabulary(con, "concept_relationship")
+        check_names(names, set(relationship.select("relationship_id").distinct().to_pyarrow()["relationship_id"].to_pylist()))
+        plain, decile = concepts.plain_and_decile(ids)
+        rows = np.flatnonzero(decile < 0)
+        related = find_related(relationship, ibis.memtable(pa.table({"concept_id": plain[rows], "row": rows})))
+        pairs, counts = find_pairs(related.to_pyarrow_batches(), plain, names)
+        of_deciles = find_decile_pairs(plain, decile)
+        edges = both_ways(np.concatenate([pairs, of_deciles]), len(ids))
+        write_edges(edges, len(ids))
+        degrees = np.bincount(np.load(contract.edges_file(), mmap_mode="r")[1], minlength=len(ids))
+        figures.update(edges=len(edges), pairs=len(pairs), deciles=len(of_deciles), held_out=counts["held_out"],
+                       isolated=int((degrees == 0).sum()), largest_degree=int(degrees.max(initial=0)),
+                       relationships={what: dict(count.most_common()) for what, count in counts["by_relationship"].items()})
+        say(f"{contract.show(contract.edges_file())}: {len(edges):,} edges in both directions, of {len(pairs):,} pairs of concepts and "
+            f"{len(of_deciles):,} deciles; {figures['isolated']:,} of {len(ids):,} concepts have none, the most is {figures['largest_degree']:,}")
+        say(f"{counts['held_out']:,} pairs are held out for evaluate.py")
+        for what, count in counts["by_relationship"].items():
+            say(f"relationships {what}: {sum(count.values()):,} ({in_words(count) or 'none'})")
         made.record()
 
 

@@ -6,9 +6,9 @@
 Reads   usedata/representation/concept_representation_description.npy, edges.npy
 Writes  usedata/representation/concept_representation_medrep.npy, float32 (concepts, width)
 
-    text vectors -- drop edges, columns --> x + GCN(x) --> projection \\
-                 \\                                                      InfoNCE over the batch's seeds, + KL(text || graph)
-                  -- drop edges, columns --> x + GCN(x) --> projection /
+    text vectors -- drop edges, columns --> A x + GCN(x) --> projection \\
+                 \\                                                        InfoNCE over the batch's seeds, + KL(text || graph)
+                  -- drop edges, columns --> A x + GCN(x) --> projection /
 
 Early stopping watches the same loss on held-out seeds in fixed views: what they are trained for is what is asked of
 them, and no edge has to be taken from the graph, so that concepts with one neighbour keep it. GRACE: Zhu et al.,
@@ -77,8 +77,8 @@ def view(batch: Data, settings: Graph, random: torch.Generator) -> tuple[torch.T
 
 def losses(model: Grace, batch: Data, settings: Graph, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Contrastive and distillation loss over the batch's seeds; the others, whose neighbours were not all sampled, have none."""
-    seeds = batch.batch_size
-    graph = [model.encoder(*view(batch, settings, random))[:seeds] for _ in range(2)]
+    seeds, inner = graphs.rows_needed(batch)
+    graph = [model.encoder(*view(batch, settings, random), seeds, inner) for _ in range(2)]
     contrast = info_nce(model.projection(graph[0]), model.projection(graph[1]), settings.temperature)
     return contrast, (distillation(batch.x[:seeds], graph[0]) + distillation(batch.x[:seeds], graph[1])) / 2
 

@@ -53,6 +53,14 @@ def test_the_papers_cohort_is_laid_over_the_default(monkeypatch):
         config.load("cohort")
 
 
+def test_edges_are_hierarchical_and_mapping_relationships_by_both_names():
+    names = config.load("graph").relationships
+    assert {"Is a", "Subsumes", "RxNorm has ing", "RxNorm ing of", "ATC - RxNorm pr lat", "Maps to", "Mapped from"} <= set(names)
+    assert len(set(names)) == len(names) and len(names) % 2 == 0 and all(name == name.strip() and len(name) <= 20 for name in names)
+    assert not {"Has finding site", "RxNorm has dose form", "Has status"} & set(names)
+    assert config.load("graph", ["graph.relationships=[all]"]).relationships == ["all"]
+
+
 def test_a_choice_that_is_none_names_the_choices():
     with pytest.raises(UserError, match="cohort.billing is 'never': give at_discharge or as_recorded"):
         config.load("cohort", ["cohort.billing=never"])

@@ -1,4 +1,6 @@
 """Edges between rows, against plain Python."""
+from collections import Counter
+
 import ibis
 import numpy as np
 import pyarrow as pa
@@ -8,25 +10,62 @@ from medrep import concepts as shared
 from medrep import contract
 from representation import concepts, edges
 
+NAMES = ["Is a", "Subsumes", "Has finding site", "Maps to"]
 
+
+def batches_of(related, size):
+    return related.to_pyarrow().to_batches(max_chunksize=size)
+
+
+@pytest.mark.parametrize("names", [["all"], ["Is a", "Subsumes"], ["Maps to", "unheard of"]], ids=["all", "two", "one"])
 @pytest.mark.parametrize("seed", range(3))
-def test_edges_agree_with_plain_python(seed):
+def test_edges_agree_with_plain_python(seed, names, monkeypatch):
+    monkeypatch.setattr(edges, "AT_ONCE", 7)
     random = np.random.default_rng(seed)
-    ids = ["3", "5", "5_0", "5_1", "8", "9", "12", "12_4"]
-    rows = [(int(a), int(b), random.choice(["D", None])) for a, b in random.integers(2, 14, (60, 2))]
-    relationship = ibis.memtable(rows, schema={"concept_id_1": "int64", "concept_id_2": "int64", "invalid_reason": "string"})
-    pairs = edges.find_pairs(relationship, ibis.memtable({"concept_id": [3, 5, 8, 9, 12]})).to_pyarrow()
-    found = edges.make_edges(pa.array(ids), pairs["a"].to_numpy(), pairs["b"].to_numpy())
-    row = {token: i for i, token in enumerate(ids)}
-    expected = set()
-    for a, b, reason in rows:
-        if reason is None and a != b and str(a) in row and str(b) in row:
-            expected |= {(row[str(a)], row[str(b)]), (row[str(b)], row[str(a)])}
+    ids = [str(i) for i in range(3, 60) if i % 5] + ["8_0", "8_1", "12_4"]
+    ids = [ids[i] for i in random.permutation(len(ids))]
+    rows = [(int(a), int(b), str(random.choice(NAMES)), random.choice(["D", None])) for a, b in random.integers(1, 62, (900, 2))]
+    relationship = ibis.memtable(rows, schema={"concept_id_1": "int64", "concept_id_2": "int64", "relationship_id": "string",
+                                               "invalid_reason": "string"})
+    plain, decile = shared.plain_and_decile(pa.array(ids))
+    index = ibis.memtable(pa.table({"concept_id": plain[decile < 0], "row": np.flatnonzero(decile < 0)}))
+    pairs, counts = edges.find_pairs(batches_of(edges.find_related(relationship, index), 50), plain, names)
+    found = edges.both_ways(np.concatenate([pairs, edges.find_decile_pairs(plain, decile)]), len(ids))
+    row, expected, held = {token: i for i, token in enumerate(ids)}, set(), set()
+    by_name = {what: Counter() for what in ("became edges", "held out", "not asked for")}
+    for a, b, name, reason in rows:
+        if reason is not None or a == b or str(a) not in row or str(b) not in row:
+            continue
+        what = "not asked for"
+        if "all" in names or name in names:
+            what = "held out" if shared.held_out(np.array([a]), np.array([b]))[0] else "became edges"
+            (held if what == "held out" else expected).update({(row[str(a)], row[str(b)]), (row[str(b)], row[str(a)])})
+        by_name[what][name] += 1
+    assert held and len(pairs) * 2 == len(expected) and counts == {"held_out": len(held) // 2, "by_relationship": by_name}
     for token in ids:
         if "_" in token:
-            plain = row[token.split("_")[0]]
-            expected |= {(plain, row[token]), (row[token], plain)}
-    assert found.dtype == np.int64 and [tuple(e) for e in found.T] == sorted(expected, key=lambda e: (e[1], e[0]))
+            plain_row = row[token.split("_")[0]]
+            expected |= {(plain_row, row[token]), (row[token], plain_row)}
+    assert [(e % len(ids), e // len(ids)) for e in found.tolist()] == sorted(expected, key=lambda e: (e[1], e[0]))
+
+
+def test_no_edge_is_held_out_and_deciles_never_are(small_root):
+    """On a vocabulary of a thousand concepts in a ring, whose ten deciles each measurement has."""
+    (small_root / "data" / "concepts").mkdir(parents=True)
+    (small_root / "data" / "concepts" / "CONCEPT.csv").write_text(
+        "concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tconcept_code\n"
+        + "".join(f"{i}\tc{i}\tMeasurement\tV\tLab Test\tc{i}\n" for i in range(1, 1001)))
+    write_relationships(small_root, "concept_id_1\tconcept_id_2\trelationship_id\n"
+                        + "".join(f"{i}\t{i % 1000 + 1}\tIs a\n" for i in range(1, 1001)))
+    concepts.main(["--scope", "all"])
+    edges.main([])
+    found, ids = np.load(contract.edges_file()), shared.read_index()
+    plain, decile = shared.plain_and_decile(ids)
+    assert not shared.held_out(plain[found[0]], plain[found[1]]).any()
+    neighbour = decile[found[0]] < 0
+    a, b = np.arange(1, 1001), np.arange(1, 1001) % 1000 + 1
+    assert (neighbour & (decile[found[1]] < 0)).sum() == 2 * (~shared.held_out(a, b)).sum() < 2000
+    assert (decile[found[1]] >= 0).sum() == 10_000 and set(np.bincount(found[1])[decile >= 0]) == {1}
 
 
 def test_the_stage_writes_both_directions_without_self_loops(athena):
@@ -34,8 +73,33 @@ def test_the_stage_writes_both_directions_without_self_loops(athena):
     edges.main([])
     found, ids = np.load(contract.edges_file()), shared.read_index().to_pylist()
     names = {(ids[a], ids[b]) for a, b in found.T}
-    assert ("2", "1") in names and ("1", "2") in names and ("20", "20_7") in names and ("2", "2") not in names
+    assert ("3", "2") in names and ("2", "3") in names and ("20", "20_7") in names and ("2", "2") not in names
+    assert shared.held_out(np.array([2]), np.array([1]))[0] and ("2", "1") not in names
     assert len(names) == found.shape[1] and names == {(b, a) for a, b in names}
+
+
+def test_the_relationships_asked_for_are_a_setting(athena, capsys):
+    concepts.main([])
+    edges.main([])
+    before, words = np.load(contract.edges_file()), capsys.readouterr().out
+    assert "relationships became edges: 4 (Is a 1, Subsumes 1, RxNorm has ing 1" in words and "1 pairs are held out" in words
+    assert "relationships held out: 2 (Is a 1, Subsumes 1)" in words and "not asked for: 3 (RxNorm has dose form 1" in words
+    edges.main(["--set", "graph.relationships=[all, is A]"])
+    words = capsys.readouterr().out
+    assert "of graph.relationships 1 are in no row of CONCEPT_RELATIONSHIP: is A" in words
+    assert np.load(contract.edges_file()).shape[1] > before.shape[1]
+    edges.main(["--set", "graph.relationships=[all, is A]", "--set", "graph.seed=3"])
+    assert "up to date" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no row of CONCEPT_RELATIONSHIP has any of is A, x; it has .*Is a, .*Subsumes"):
+        edges.main(["--set", "graph.relationships=[is A, x]"])
+    edges.main([])
+    assert np.array_equal(np.load(contract.edges_file()), before)
+
+
+def test_a_decile_whose_measurement_has_no_row_has_no_edge():
+    plain, decile = shared.plain_and_decile(pa.array(["7_1", "5", "5_2"]))
+    assert edges.find_decile_pairs(plain, decile).tolist() == [1 * 3 + 2]
+    assert edges.find_decile_pairs(plain[:1], decile[:1]).tolist() == []
 
 
 def test_a_missing_index_names_the_remedy(athena):

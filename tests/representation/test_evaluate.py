@@ -153,13 +153,21 @@ def test_the_stage_writes_one_table_and_two_maps_over_all_arms(athena, monkeypat
     assert mine.equals(random)
     for method in ("pca", "tsne"):
         assert contract.map_file(method).read_bytes().startswith(b"\x89PNG")
-    assert "held-out edges among its first 30: unless graph.py left them out" in capsys.readouterr().out
+    assert "unless graph.py left them out" not in capsys.readouterr().out  # edges.py did
     before = contract.quality_file().read_bytes()
     evaluate.main([])
     assert "quality.csv is up to date" in capsys.readouterr().out
     monkeypatch.setenv("MEDREP_FRESH", "1")
     evaluate.main([])
     assert contract.quality_file().read_bytes() == before
+
+
+def test_held_out_edges_that_the_graph_has_seen_are_said(athena, capsys):
+    shared.write_index(["1", "2"])
+    contract.write_array(contract.concept_array_file("medrep"), np.ones((2, 16), dtype=np.float32))
+    contract.write_array(contract.edges_file(), np.array([[1, 0], [0, 1]]))
+    evaluate.main([])
+    assert "edges.npy has 2 held-out edges among its first 2: unless graph.py left them out" in capsys.readouterr().out
 
 
 def test_what_can_not_be_judged_is_said(athena, capsys):

@@ -1,0 +1,187 @@
+"""The graph encoder at the size of all OMOP: seconds and memory of a training step and of the final vectors, and how both grow.
+
+    cd codes
+    python benchmarks/graph.py --nodes 100000 1000000 7500000
+
+Makes a synthetic graph of each size (7 edges a node, hubs with up to a seventh of all nodes) with vectors of --width on the
+disk, and on it, in a process of its own, trains for --steps steps with the paper's settings (1,024 seeds, up to 30 and 20
+neighbours) and computes the final vectors of up to --rows rows by exact inference. The vectors are not in memory at first.
+`anonymous` is what a process holds; `file` are pages of the vectors' file, which the system takes back when it needs them.
+
+`ratio` is the common way's seconds a step over ours, on one graph of --small nodes with the same seeds, the repetitions in
+turn: it samples three hops for two layers and has a loss over every sampled node. On a small graph that is nearly all nodes,
+and its similarities still fit the memory; on a large one they do not. What is made lies in a folder of its own (--folder:
+where; 3 KB a node) and goes at the end.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from itertools import islice
+from pathlib import Path
+
+CODES = Path(__file__).resolve().parents[1]
+BLOCK = 2**14  # rows that are drawn; the vectors repeat them, because only times are asked for
+HUBS = 5  # a partner is node rows * u^HUBS of a random order: the largest hub is in (1 / rows)^(1 / HUBS) of all pairs
+
+
+# ---- the synthetic graph -----------------------------------------------------------------------------------
+
+
+def make_graph(nodes: int, width: int):
+    """edges.npy and concept_representation_description.npy below MEDREP_ROOT."""
+    import numpy as np
+
+    from medrep import contract
+    from representation import edges
+
+    random = np.random.default_rng(0)
+    order, keys = random.permutation(nodes), []
+    for first in range(0, nodes, 2**20):
+        one = np.repeat(np.arange(first, min(first + 2**20, nodes)), random.integers(1, 7, min(2**20, nodes - first)))
+        other = order[(nodes * random.random(len(one)) ** HUBS).astype(np.int64)]
+        keys.append((np.minimum(one, other) * nodes + np.maximum(one, other))[one != other])
+    edges.write_edges(edges.both_ways(edges.distinct(np.concatenate(keys)), nodes), nodes)
+    block = random.standard_normal((min(BLOCK, nodes), width), dtype=np.float32)
+    with contract.unfinished(contract.concept_array_file("description")) as part, open(part, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (nodes, width)})
+        for first in range(0, nodes, len(block)):
+            file.write(block[: nodes - first])
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+# ---- measuring ---------------------------------------------------------------------------------------------
+
+
+class Memory(threading.Thread):
+    """The most resident GiB of this process, anonymous and of files, looked at twenty times a second."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.most = {"RssAnon": 0.0, "RssFile": 0.0}
+        self.start()
+
+    def run(self):
+        while True:
+            for line in Path("/proc/self/status").read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name in self.most:
+                    self.most[name] = max(self.most[name], int(value.split()[0]) / 2**20)
+            time.sleep(0.05)
+
+
+def measure(nodes: int, steps: int, rows: int) -> dict:
+    """Figures of training steps and of a share of the final vectors on the graph below MEDREP_ROOT."""
+    import numpy as np
+    import torch
+
+    from medrep import contract, graphs
+    from medrep.config import Graph
+    from representation import graph
+
+    memory, settings, random = Memory(), Graph(), torch.Generator().manual_seed(0)
+    start = time.perf_counter()
+    data = graphs.open_graph(contract.concept_array_file("description"))
+    loader = graphs.loader_of(data, settings.neighbors, settings.batch_size, torch.arange(nodes), shuffle=True)
+    model = graph.Grace(data.x.shape[1], settings.hidden_size, settings.skip)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    batches, opened = iter(loader), time.perf_counter() - start
+    seconds, sampling, sampled, inner = [], [], [], []
+    for _ in range(steps + 1):
+        start = time.perf_counter()
+        batch = next(batches)
+        sampling.append(time.perf_counter() - start)
+        step(model, optimizer, batch, settings, random)
+        seconds.append(time.perf_counter() - start)
+        sampled.append(batch.num_nodes)
+        inner.append(graphs.rows_needed(batch)[1])
+    training = dict(memory.most)
+    edges = np.load(contract.edges_file(), mmap_mode="r")
+    starts = graphs.starts_of(edges, nodes)
+    root = torch.from_numpy(np.diff(starts) + 1).float().rsqrt()
+    pieces, start, done = -(-min(rows, nodes) // graphs.ROWS_AT_ONCE), time.perf_counter(), 0
+    with torch.inference_mode(), tempfile.TemporaryFile(dir=contract.representation_folder()) as file:
+        out = np.memmap(file, dtype=np.float32, mode="w+", shape=tuple(data.x.shape))
+        for layer in (model.encoder.below, lambda summed: model.encoder.above(summed, summed)):
+            for first, summed in islice(graphs.weighted_sums(data.x, edges, root, starts), pieces):
+                out[first : first + len(summed)] = layer(summed).numpy()
+                done += len(summed) / 2
+    inference = (time.perf_counter() - start) * nodes / done
+    return {"nodes": nodes, "edges": edges.shape[1], "largest_degree": int(np.diff(starts).max()), "open_seconds": round(opened, 2),
+            "step_seconds": round(float(np.median(seconds[1:])), 3), "sampling_seconds": round(float(np.median(sampling[1:])), 3),
+            "sampled": int(np.mean(sampled)), "inner": int(np.mean(inner)), "training_anonymous_gib": round(training["RssAnon"], 2),
+            "anonymous_gib": round(memory.most["RssAnon"], 2), "file_gib": round(memory.most["RssFile"], 2),
+            "inference_share": round(done / nodes, 4), "inference_hours": round(inference / 3600, 3)}
+
+
+def step(model, optimizer, batch, settings, random):
+    from representation import graph
+
+    contrast, kept = graph.losses(model, batch, settings, random)
+    optimizer.zero_grad()
+    (contrast + settings.distillation * kept).backward()
+    optimizer.step()
+
+
+def compare(nodes: int, repeats: int) -> dict:
+    """Seconds of a step, ours and the common way's, in turn."""
+    import torch
+
+    from medrep import contract, graphs
+    from medrep.config import Graph
+    from representation import graph
+
+    settings, random = Graph(), torch.Generator().manual_seed(0)
+    data = graphs.open_graph(contract.concept_array_file("description"))
+    seconds, sampled = {"ours": [], "common": []}, {}
+    model = graph.Grace(data.x.shape[1], settings.hidden_size, settings.skip)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    for turn in range(repeats + 1):
+        seeds = torch.randperm(nodes, generator=random)[: settings.batch_size]
+        for way, hops in (("ours", settings.neighbors), ("common", [*settings.neighbors, settings.neighbors[-1]])):
+            loader = iter(graphs.loader_of(data, hops, settings.batch_size, seeds, shuffle=False))
+            start = time.perf_counter()
+            batch = next(loader)
+            if way == "common":
+                batch.batch_size = batch.num_nodes  # every sampled node is a seed: all rows through both layers, a loss over all
+            step(model, optimizer, batch, settings, random)
+            if turn:  # the first one warms up
+                seconds[way].append(time.perf_counter() - start)
+            sampled[way] = batch.num_nodes
+    best = {way: min(values) for way, values in seconds.items()}
+    return {"ratio": round(best["common"] / best["ours"], 2), "ours": round(best["ours"], 3), "common": round(best["common"], 3),
+            "sampled": sampled}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=100_000, help="of the final vectors; the time of all is in proportion")
+    parser.add_argument("--small", type=int, default=5_000, help="nodes of the graph for the comparison")
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    args = parser.parse_args(argv)
+    figures = {}
+    for nodes in [args.small, *args.nodes]:
+        with tempfile.TemporaryDirectory(prefix="benchmark_graph_", dir=args.folder) as root:
+            what = f"graph.compare({nodes}, {args.steps})" if nodes == args.small else f"graph.measure({nodes}, {args.steps}, {args.rows})"
+            for call in (f"graph.make_graph({nodes}, {args.width})", f"import json; print(json.dumps({what}))"):
+                start = time.perf_counter()
+                process = subprocess.run([sys.executable, "-W", "ignore", "-c", f"from benchmarks import graph; {call}"], cwd=CODES, text=True,
+                                         env={"OMP_WAIT_POLICY": "passive"} | os.environ | {"MEDREP_ROOT": root, "PYTHONPATH": str(CODES)},
+                                         stdout=subprocess.PIPE, check=True)
+                print(f"{call.partition('; ')[2] or call}: {time.perf_counter() - start:.0f} s {process.stdout.strip()}", flush=True)
+            figures[nodes] = json.loads(process.stdout)
+    small = figures.pop(args.small)
+    print(json.dumps({"ratio": small["ratio"]} | {name: {str(nodes): f[of] for nodes, f in figures.items()} for name, of in {
+        "step_seconds": "step_seconds", "peak_gib": "anonymous_gib", "file_gib": "file_gib", "inference_hours": "inference_hours"}.items()}))
+
+
+if __name__ == "__main__":
+    main()
