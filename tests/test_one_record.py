@@ -17,7 +17,8 @@ from medrep import concepts, contract, sequences, vocabulary
 HBA1C, FEVER, ASPIRIN = 3004410, 437663, 1112807
 SMALL = ["--set", "model.hidden_size=16", "--set", "model.num_heads=2", "--set", "model.num_layers=2", "--set", "model.intermediate_size=16"]
 REPRESENTATION = ["--set", "encoder.hidden_size=16", "--set", "encoder.num_heads=2", "--set", "encoder.intermediate_size=16",
-                  "--set", "encoder.epochs=1", "--set", "graph.epochs=2", "--set", "graph.hidden_size=32"]
+                  "--set", "encoder.epochs=1", "--set", "graph.epochs=2", "--set", "graph.hidden_size=32",
+                  "--set", "medtok.epochs=2"]
 
 
 def write_data(data):

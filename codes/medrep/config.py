@@ -228,6 +228,40 @@ class Graph:
 
 
 @dataclass(frozen=True)
+class MedTok:
+    """configs/medtok.yaml: vector quantization of text and graph (arXiv 2502.04397 and its code; sizes as in MedRep's comparison)."""
+
+    text_codes: int = 10000
+    """Codes that only text-specific parts choose from. The three regions together are the codebook: 30,000, in thirds."""
+    graph_codes: int = 10000
+    shared_codes: int = 10000
+    codes_per_part: int = 5
+    """A part is the weighted sum of this many nearest codes; 1 is plain quantization."""
+    commitment: float = 0.25
+    """Weight of the squared distance of each part from its quantized self."""
+    separation: float = 0.1
+    """Weight of what a side's specific and shared parts have in common."""
+    temperature: float = 0.07
+    """Of the contrasts: of the shared parts with each other, of the specific parts with their noised selves."""
+    drop_edges: float = 0.2
+    drop_features: float = 0.2
+    """The noise of the second view: as in graph.py, since text vectors are frozen and have no dropout of their own."""
+    hidden_size: int = 1536
+    """Of the graph encoder; as in graph.py."""
+    decay: float = 0.99
+    """Of a code's moving average over steps: with 10,000 codes and 1,024 seeds a code is chosen once in ten steps."""
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.0
+    epochs: int = 200
+    """At most; the published 50 were of 600,000 codes. Patience ends it."""
+    patience: int = 20
+    batch_size: int = 1024
+    """Seed nodes of a batch; the others of the batch are the contrasts' negatives."""
+    neighbors: list[int] = field(default_factory=lambda: [30, 20])
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Model:
     """configs/models/NAME.yaml, section model: the sizes of the patient model."""
 
@@ -287,7 +321,7 @@ class Experiment:
 
 
 SECTIONS = {"cohort": Cohort, "definitions": Definitions, "encoder": Encoder, "graph": Graph, "hospital": Hospital,
-            "model": Model, "pretraining": Pretraining, "finetuning": Finetuning}
+            "medtok": MedTok, "model": Model, "pretraining": Pretraining, "finetuning": Finetuning}
 
 
 def add_arguments(parser: argparse.ArgumentParser):
@@ -296,7 +330,7 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 
 def load(section: str, overrides: list[str] = (), hospital: str = ""):
-    """The settings of cohort, definitions, encoder, graph, or hospital (with its name).
+    """The settings of cohort, definitions, encoder, graph, medtok, or hospital (with its name).
 
     COHORT=paper lays cohort-paper.yaml over cohort.yaml.
     """

@@ -321,6 +321,12 @@ def edges_file() -> Path:
     return representation_folder() / "edges.npy"
 
 
+def medtok_files() -> dict[str, Path]:
+    """What medtok.py writes beside the vectors: the tokens, weights and codebook that they are composed of, and the epochs' log."""
+    names = {"tokens": "npy", "weights": "npy", "codebook": "npy", "log": "jsonl"}
+    return {name: representation_folder() / f"medtok_{name}.{kind}" for name, kind in names.items()}
+
+
 def encoder_folder() -> Path:
     return representation_folder() / "encoder"
 

@@ -96,6 +96,17 @@ def rows_needed(batch: Data) -> tuple[int, int]:
     return batch.batch_size, max(batch.batch_size, int(neighbours.max()) + 1) if len(neighbours) else batch.batch_size
 
 
+def view(batch: Data, drop_edges: float, drop_features: float, random: torch.Generator | None) -> tuple[torch.Tensor, SparseTensor]:
+    """The batch's vectors without some columns, and A without some edges. `random` is not asked where nothing is dropped."""
+    edges, x = batch.edge_index, batch.x
+    if drop_edges:
+        edges = edges[:, (torch.rand(edges.shape[1], generator=random) >= drop_edges).to(x.device)]
+    if drop_features:
+        x = x * (torch.rand(x.shape[1], generator=random) >= drop_features).to(x)
+    degree = torch.bincount(edges[1], minlength=len(x)).to(x.dtype)
+    return x, edge_weights(edges, degree, batch.full_degree)
+
+
 # ---- the graph on the disk ---------------------------------------------------------------------------------
 
 

@@ -21,7 +21,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch_geometric.data import Data
-from torch_sparse import SparseTensor
 
 from medrep import concepts, config, contract, engine, graphs
 from medrep.config import Graph
@@ -66,19 +65,10 @@ def distillation(text: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:
     return functional.kl_div(functional.log_softmax(graph, dim=1), functional.log_softmax(text, dim=1), reduction="batchmean", log_target=True)
 
 
-def view(batch: Data, settings: Graph, random: torch.Generator) -> tuple[torch.Tensor, SparseTensor]:
-    """The batch's vectors without some columns and its weights without some edges."""
-    kept = torch.rand(batch.edge_index.shape[1], generator=random) >= settings.drop_edges
-    columns = torch.rand(batch.x.shape[1], generator=random) >= settings.drop_features
-    edges = batch.edge_index[:, kept.to(batch.x.device)]
-    degree = torch.bincount(edges[1], minlength=len(batch.x)).to(batch.x.dtype)
-    return batch.x * columns.to(batch.x), graphs.edge_weights(edges, degree, batch.full_degree)
-
-
 def losses(model: Grace, batch: Data, settings: Graph, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Contrastive and distillation loss over the batch's seeds; the others, whose neighbours were not all sampled, have none."""
     seeds, inner = graphs.rows_needed(batch)
-    graph = [model.encoder(*view(batch, settings, random), seeds, inner) for _ in range(2)]
+    graph = [model.encoder(*graphs.view(batch, settings.drop_edges, settings.drop_features, random), seeds, inner) for _ in range(2)]
     contrast = info_nce(model.projection(graph[0]), model.projection(graph[1]), settings.temperature)
     return contrast, (distillation(batch.x[:seeds], graph[0]) + distillation(batch.x[:seeds], graph[1])) / 2
 

@@ -45,7 +45,7 @@ done
 "$python" representation/definitions.py "${writer[@]}" "${others[@]}"
 if [ -n "$ends_early" ]; then exit 0; fi # the model is not asked here, so there may be no definitions yet
 "$python" representation/encoder.py "${encoder[@]}" "${others[@]}"
-for stage in description edges graph; do
+for stage in description edges graph medtok; do
     "$python" "representation/$stage.py" "${others[@]}"
 done
 "$python" representation/random_vectors.py --unless-published "${others[@]}"
