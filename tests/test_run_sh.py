@@ -11,7 +11,8 @@ from medrep import contract
 
 CODES = contract.REPOSITORY / "codes"
 QUICK = ["--set", "pretraining.epochs=1", "--set", "finetuning.epochs=1", "--set", "finetuning.seeds=[100]"]
-REPRESENTATION = ["bash", "representation/run.sh", "--set", "encoder.epochs=1", "--set", "graph.epochs=2", "--set", "medtok.epochs=2"]
+REPRESENTATION = ["bash", "representation/run.sh", "--gpu-devices", "cpu", "--pooling", "mean",
+                  "--set", "encoder.epochs=1", "--set", "graph.epochs=2", "--set", "medtok.epochs=2"]
 PRETRAIN = ["python", "experiments/pretrain.py", "--rep-type", "medrep", "--gpu-devices", "cpu", *QUICK]
 FINETUNE = ["python", "experiments/finetune.py", "-d", "cpu", "--rep-type", "medrep", *QUICK]
 

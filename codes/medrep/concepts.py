@@ -206,12 +206,13 @@ def sample(path: Path) -> dict:
 
 
 @contextmanager
-def ours(path: Path) -> Iterator[Path]:
+def ours(path: Path, made_from: dict | None = None) -> Iterator[Path]:
     """contract.unfinished, and a mark of what we wrote: published files copied over ours later are not taken for ours.
 
-    The mark of an array also tells the index it was made for: `random` is written beside published files, too.
+    With `made_from` contract.continued. The mark of an array also tells the index it was made for: `random` is written
+    beside published files, too.
     """
-    with contract.unfinished(path) as part:
+    with contract.unfinished(path) if made_from is None else contract.continued(path, made_from) as part:
         yield part
         index = contract.concept_index_file()
         beside = {"index": sample(index)} if path != index and index.exists() else {}

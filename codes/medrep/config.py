@@ -128,11 +128,20 @@ class Encoder:
     vocab_size: int = 50265
     """The five sizes above are used by `model: none` only."""
     max_length: int = 512
+    """Tokens of a text, at most 512 and the model's own limit; longer ones are cut, which is said."""
     mask_share: float = 0.15
     epochs: int = 3
+    valid_share: float = 0.02
+    """Of the different definitions, by a hash of the text: they are not learned from and say which epoch is the best."""
+    patience: int = 2
+    """Epochs without a better validation loss before stopping; the best epoch's weights are kept."""
+    checkpoint_steps: int = 200
+    """Steps between what a killed run continues from; each epoch ends with one, too."""
     learning_rate: float = 5e-5
     batch_tokens: int = 16384
-    """Tokens of a batch after padding; texts of like length share a batch."""
+    """Tokens of a batch after padding, over all devices in training; texts of like length share a batch."""
+    precision: str = "auto"
+    """fp32, bf16, or auto: bf16 on a GPU, fp32 on the CPU. In bf16 weights train in fp32 under autocast and read in bf16."""
     pooling: str = "cls"
     """cls: the last layer's first token (the paper's); mean: the mean over the text's tokens."""
     seed: int = 0

@@ -56,6 +56,35 @@ def discard(path: Path):
         path.unlink(missing_ok=True)
 
 
+def part_of(path: Path) -> Path:
+    """The name that `path` has while it is written."""
+    return path.with_name(path.name + ".unfinished")
+
+
+def progress_of(part: Path) -> Path:
+    """Where whoever writes `part` with `continued` may note what of it is done; it goes with `part`."""
+    return part.with_name(f".{part.name}.progress")
+
+
+def put_in_place(part: Path, path: Path):
+    if part.is_dir() and path.exists():
+        discard(path)  # rename replaces a file, but not a folder that has something in it
+    part.rename(path)
+
+
+@contextmanager
+def in_words(path: Path) -> Iterator[None]:
+    """What a disk refuses is said in one sentence."""
+    try:
+        yield
+    except PermissionError:
+        raise UserError(f"cannot write {path}: give it write permission, or point MEDREP_ROOT elsewhere") from None
+    except OSError as problem:
+        if problem.errno == 28:  # ENOSPC
+            raise UserError(f"no space left for {path}: free some, or point MEDREP_ROOT at another disk") from None
+        raise
+
+
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
     """A name to write to; it becomes `path` (a file or a folder) when the block ends well, and is removed when it fails.
@@ -63,22 +92,45 @@ def unfinished(path: Path) -> Iterator[Path]:
     A killed process leaves NAME.unfinished behind, which no one reads and the next write removes.
     """
     make_folder(path.parent)
-    part = path.with_name(path.name + ".unfinished")
+    part = part_of(path)
     try:
-        discard(part)
-        yield part
-        if part.is_dir() and path.exists():
-            discard(path)  # rename replaces a file, but not a folder that has something in it
-        part.rename(path)
-    except PermissionError:
-        raise UserError(f"cannot write {path}: give it write permission, or point MEDREP_ROOT elsewhere") from None
-    except OSError as problem:
-        if problem.errno == 28:  # ENOSPC
-            raise UserError(f"no space left for {path}: free some, or point MEDREP_ROOT at another disk") from None
-        raise
+        with in_words(path):
+            discard(part)
+            yield part
+            put_in_place(part, path)
     finally:
         if part.exists():
             discard(part)
+
+
+@contextmanager
+def continued(path: Path, made_from: dict) -> Iterator[Path]:
+    """`unfinished` for what takes hours: however the block ends early, NAME.unfinished stays, and the next run goes on with it.
+
+    Its stamp says what it is made from; a left-over of anything else is discarded, which is said. MEDREP_FRESH=1 discards any.
+    """
+    make_folder(path.parent)
+    part, made_from = part_of(path), json.loads(json.dumps(made_from, default=str))
+    stamp = stamp_of(part)
+    with in_words(path):
+        if part.exists():
+            if os.environ.get("MEDREP_FRESH") == "1":
+                discard(part)
+            elif not stamp.exists() or json.loads(stamp.read_text()) != made_from:
+                say(f"{show(part)} was left of other inputs or settings: it is discarded")
+                discard(part)
+            else:
+                say(f"{show(part)} was left unfinished: it is continued")
+        if not part.exists():
+            discard(progress_of(part))
+        write_json(stamp, made_from)
+        try:
+            yield part
+            put_in_place(part, path)
+        finally:
+            if not part.exists():  # done, or nothing of it was worth keeping
+                discard(progress_of(part))
+                discard(stamp)
 
 
 def write_json(path: Path, content):

@@ -4,9 +4,11 @@
 is, what is kept, and when to stop. A run is killed and started again with the same command: it continues after the
 last whole epoch, with optimizer, schedule, random state, best score and patience.
 """
+import ctypes
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,29 +53,57 @@ def check_devices(devices: list[str], flag: str):
         raise UserError(f"{flag} {' '.join(devices)}: a GPU is named twice")
 
 
+def default_devices() -> list[str]:
+    return ["0"] if torch.cuda.is_available() else ["cpu"]
+
+
+def is_worker() -> bool:
+    """Whether start_processes (or torchrun) started this process."""
+    return "RANK" in os.environ
+
+
+def die_with_parent():
+    """Linux ends this process when the one that started it ends, however that ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def start_processes(devices: list[str], script: str, arguments: list[str]) -> int | None:
     """Start one process a device with torch's own launcher and give its exit status; None if this process should go on.
 
     `torchrun` over several machines runs the same script: its processes find RANK in their environment and go on.
     """
-    if "RANK" in os.environ or len(devices) == 1:
+    if is_worker() or len(devices) == 1:
         return None
     environment = dict(os.environ)
     if devices[0] != "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(devices))))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={len(devices)}", script, *arguments]
-    return subprocess.run(command, env=environment).returncode
+    return subprocess.run(command, env=environment, preexec_fn=die_with_parent).returncode
+
+
+def device_of(devices: list[str]) -> torch.device:
+    """The device of this process, for work without steps that others wait for."""
+    if devices[0] == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) if is_worker() else int(devices[0]))
 
 
 def open_device(devices: list[str]) -> Accelerator:
     """The accelerator of this process: bf16 on a GPU, fp32 on the CPU."""
-    if devices == ["cpu"] or devices[0] == "cpu":
+    if is_worker():
+        die_with_parent()
+    if devices[0] == "cpu":
         return Accelerator(cpu=True)
-    if "RANK" not in os.environ:
+    take_device(devices)
+    return Accelerator(mixed_precision="bf16")
+
+
+def take_device(devices: list[str]):
+    """Make the GPU that was named the one of accelerate, and so of transformers' Trainer."""
+    if devices[0] != "cpu" and not is_worker():
         torch.cuda.set_device(int(devices[0]))
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", f"cuda:{devices[0]}")
-    return Accelerator(mixed_precision="bf16")
 
 
 # ---- reading a vocabulary ------------------------------------------------------------------------------------

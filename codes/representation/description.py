@@ -2,56 +2,144 @@
 
     cd codes
     python representation/description.py
+    python representation/description.py --gpu-devices 0 1 2 3 --pooling mean    # a process for each GPU
     python representation/description.py --text name      # the control arm: what the bare name says
 
 Reads   usedata/representation/concept_idx.csv, definitions, encoder; for names data/concepts (CONCEPT) in place of definitions
 Writes  usedata/representation/concept_representation_description.npy (or _name.npy), float32 (concepts, width)
 
-A concept's vector is the last layer's [CLS] of its definition, or the mean over its tokens (encoder.pooling).
+A concept's vector is the last layer's [CLS] of its definition, or the mean over its tokens (encoder.pooling). Each
+different text is encoded once, chunk by chunk (medrep.texts), and a chunk's rows are written when it is done: a killed
+run continues after its last chunk, memory stays that of a chunk, and the bytes are the same however often it was killed
+and in how many processes it ran.
 """
 import argparse
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from medrep import concepts, config, contract, engine, omop, texts
+from medrep import concepts, config, contract, engine, omop, reading, texts, training
 from medrep.contract import Made
 from medrep.errors import UserError
 from medrep.progress import bar, say, stage
 
 
-@torch.inference_mode()
-def encode(model, tokenizer, definitions: list[str], pooling: str, max_length: int, batch_tokens: int, out: np.ndarray):
-    """Fill `out` (texts, width) with the vector of each definition; equal texts are encoded once."""
-    distinct, place = np.unique(np.array(definitions, dtype=object), return_inverse=True)
-    numbers = texts.tokenize(tokenizer, distinct.tolist(), max_length)
-    rows = np.argsort(place, kind="stable")  # rows of out, grouped by text
-    bounds = np.searchsorted(place[rows], np.arange(len(distinct) + 1))
-    model.eval()
-    line = bar(what="description", total=len(distinct), unit="texts")
-    for batch in texts.length_batches(np.array([len(n) for n in numbers]), batch_tokens):
-        tokens, real = (torch.from_numpy(a).to(model.device) for a in texts.pad([numbers[i] for i in batch], tokenizer.pad_token_id))
-        hidden = model(input_ids=tokens, attention_mask=real).last_hidden_state.float()  # (texts, tokens, width)
-        if pooling == "cls":
-            vectors = hidden[:, 0]
-        else:
-            vectors = (hidden * real[..., None]).sum(1) / real.sum(1, keepdim=True)
-        for text, vector in zip(batch, vectors.cpu().numpy(), strict=True):
-            out[rows[bounds[text] : bounds[text + 1]]] = vector
-        line.update(len(batch))
-    line.close()
+@dataclass(frozen=True)
+class Plan:
+    """What a process must know to encode its share of the chunks."""
+
+    texts: str
+    array: str
+    left: list[int]
+    """The chunks that are not done yet."""
+    devices: list[str]
+    pooling: str
+    precision: str
+    max_length: int
+    batch_tokens: int
+    threads: int
+    """On the CPU, the same in any number of processes: the last bits of a small product depend on it."""
+
+
+# ---- chunks ------------------------------------------------------------------------------------------------
+
+
+def write_rows(array: Path, rows: list[list[int]], vectors: np.ndarray):
+    """Write each vector to its rows. The map is closed again: what it touched would count as this process' memory."""
+    out = np.load(array, mmap_mode="r+")
+    out[np.concatenate(rows)] = np.repeat(vectors, [len(own) for own in rows], axis=0)
+    out.flush()
+
+
+def encode_share(plan: Plan, rank: int = 0, world: int = 1):
+    """Encode every world-th of the chunks that are left, and note each when its rows are on the disk."""
+    transformers, device = texts.quiet_transformers(), training.device_of(plan.devices)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
+    model = transformers.AutoModel.from_pretrained(contract.encoder_folder(), dtype=torch.float32).eval()
+    model.to(device, torch.bfloat16 if plan.precision == "bf16" else torch.float32)
+    max_length = texts.longest(model, tokenizer, plan.max_length)
+    laid_out, array = texts.Texts(Path(plan.texts)), Path(plan.array)
+    mine, threads = plan.left[rank::world], torch.get_num_threads()
+    torch.set_num_threads(plan.threads)
+    with bar(what="texts encoded", total=len(mine) * texts.CHUNK, unit="texts") as line:
+        for chunk in mine:
+            table = laid_out.read(chunk)
+            vectors, cut = reading.encode(model, tokenizer, table["text"].to_pylist(), plan.pooling, max_length, plan.batch_tokens)
+            write_rows(array, table["rows"].to_pylist(), vectors)
+            note(array, chunk=chunk, cut=cut)
+            line.update(texts.CHUNK)
+    torch.set_num_threads(threads)
+
+
+def note(array: Path, **done):
+    """One write adds one line, whoever else adds theirs, and a killed process adds all of it or nothing."""
+    with open(contract.progress_of(array), "ab", buffering=0) as file:
+        file.write(json.dumps(done).encode() + b"\n")
+
+
+def noted(array: Path) -> dict[int, int]:
+    """{chunk: texts cut} of the chunks that are done."""
+    file = contract.progress_of(array)
+    lines = map(json.loads, file.read_text().splitlines()) if file.exists() else ()
+    return {line["chunk"]: line["cut"] for line in lines}
+
+
+# ---- all of them -------------------------------------------------------------------------------------------
+
+
+def make_array(part: Path, rows: int, width: int):
+    """An array of zeros, which take no room on the disk before they are written; whole or not at all."""
+    if not part.exists():
+        with contract.unfinished(part) as new:
+            np.lib.format.open_memmap(new, mode="w+", dtype=np.float32, shape=(rows, width)).flush()
+
+
+def encode_all(laid_out: texts.Texts, part: Path, devices: list[str], settings: config.Encoder, figures: dict):
+    """Encode what `part` still lacks, in a process for each device."""
+    width = texts.quiet_transformers().AutoConfig.from_pretrained(contract.encoder_folder()).hidden_size
+    make_array(part, laid_out.rows, width)
+    if done := noted(part):
+        say(f"{len(done):,} of {laid_out.chunks:,} chunks of {texts.CHUNK:,} texts are done")
+    plan = Plan(texts=str(laid_out.file), array=str(part), left=[c for c in range(laid_out.chunks) if c not in done], devices=devices,
+                pooling=settings.pooling, precision=settings.precision, max_length=settings.max_length, threads=torch.get_num_threads(),
+                batch_tokens=min(settings.batch_tokens, reading.CPU_TOKENS) if devices[0] == "cpu" else settings.batch_tokens)
+    plan_file = laid_out.file.with_name("plan.json")
+    contract.write_json(plan_file, asdict(plan))
+    status = training.start_processes(devices, __file__, ["--plan", str(plan_file)])
+    if status is None:
+        encode_share(plan)
+    elif status:
+        sys.exit(status)
+    if cut := sum(noted(part).values()):
+        say(f"{cut:,} of {laid_out.distinct:,} texts are longer than the model reads, and were cut")
+    figures.update(rows=laid_out.rows, texts=laid_out.distinct, cut=cut, width=width, pooling=settings.pooling, precision=settings.precision)
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", default="definition", choices=["definition", "name"])
+    parser.add_argument("--pooling", choices=texts.POOLINGS, help="in place of encoder.pooling")
+    parser.add_argument("--gpu-devices", nargs="+", metavar="N", help="GPU numbers, or cpu; default: the first GPU, or the CPU if there is none")
+    parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)  # for the processes that this one starts
     engine.add_arguments(parser)
     config.add_arguments(parser)
     args = parser.parse_args(argv)
+    if args.plan:
+        training.die_with_parent()
+        encode_share(Plan(**json.loads(args.plan.read_text())), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+        return
 
     settings = config.load("encoder", args.overrides)
-    if settings.pooling not in ("cls", "mean"):
-        raise UserError(f"encoder.pooling is {settings.pooling!r}: it must be cls or mean")
+    if args.pooling:
+        settings = replace(settings, pooling=args.pooling)
+    texts.check(settings)
+    devices = args.gpu_devices or training.default_devices()
+    training.check_devices(devices, "--gpu-devices")
     if concepts.published():
         return
     if not contract.encoder_folder().exists():
@@ -60,23 +148,19 @@ def main(argv=None):
     output = contract.concept_array_file(arm)
     sources = omop.files("concepts", "concept") if arm == "name" else [contract.DEFINITIONS.require()]
     made = Made(output, inputs=[contract.concept_index_file(), *sources, contract.encoder_folder()],
-                settings={"pooling": settings.pooling, "max_length": settings.max_length})
+                settings={name: getattr(settings, name) for name in ("pooling", "max_length", "precision", "batch_tokens")})
     if made.is_current():
         return
+    on_gpu = devices[0] != "cpu"
+    precision = texts.precision(settings.precision, on_gpu)
     with stage(arm) as figures:
-        ids = concepts.read_index()
-        con = engine.connect(args.engine, args.memory, args.threads)
-        definitions = texts.read_names(ids, con) if arm == "name" else texts.read_definitions(ids, con)
-        transformers = texts.quiet_transformers()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
-        model = transformers.AutoModel.from_pretrained(contract.encoder_folder(), dtype=torch.float32)
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
-        with concepts.ours(output) as part:
-            out = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=(len(ids), model.config.hidden_size))
-            encode(model, tokenizer, definitions, settings.pooling, settings.max_length, settings.batch_tokens, out)
-            out.flush()
-        figures.update(rows=len(ids), texts=len(set(definitions)), width=model.config.hidden_size, pooling=settings.pooling)
-        say(f"{contract.show(output)}: {len(ids):,} vectors of width {model.config.hidden_size}, {settings.pooling} of the last layer")
+        local = engine.connect("duckdb", args.memory, args.threads)  # whichever engine is asked for: the index fits one machine
+        with omop.named_mistakes():
+            laid_out = texts.lay_out(local, texts.names(local), texts.lacks_names) if arm == "name" else \
+                texts.lay_out(local, texts.definitions(local), texts.lacks_definitions)
+        with concepts.ours(output, made.content | {"device": "gpu" if on_gpu else "cpu", "precision": precision}) as part:
+            encode_all(laid_out, part, devices, replace(settings, precision=precision), figures)
+        say(f"{contract.show(output)}: {laid_out.rows:,} vectors of width {figures['width']}, {settings.pooling} of the last layer, {precision}")
         made.record()
 
 

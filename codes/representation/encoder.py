@@ -3,28 +3,42 @@
     cd codes
     python representation/encoder.py                         # microsoft/deberta-base, downloaded once
     python representation/encoder.py --encoder FOLDER        # a Hugging Face model that lies in FOLDER
+    python representation/encoder.py --gpu-devices 0 1 2 3   # a process for each GPU
 
 Reads   usedata/representation/definitions, and the model that encoder.model or --encoder names
-Writes  usedata/representation/encoder (a Hugging Face folder)
+Writes  usedata/representation/encoder (a Hugging Face folder, and log.jsonl: what each epoch gave)
 
-`encoder.model: none` trains a small DeBERTa and its tokenizer from nothing, without a download.
+`encoder.model: none` trains a small DeBERTa and its tokenizer from nothing, without a download. A share of the
+definitions (encoder.valid_share) is kept apart and says which epoch's weights are kept and when to stop.
+
+Definitions are tokenized once, into flat arrays on the disk. What is masked is drawn by seed, epoch and batch, and a
+batch is divided among the devices, so that one process or eight take the same steps, and a killed run continues from
+its last checkpoint to the weights that it would have had.
 """
 import argparse
+import functools
+import json
+import math
 import os
+import shutil
+import sys
 import urllib.error
 import urllib.request
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
-from medrep import concepts, config, contract, engine, texts
+from medrep import concepts, config, contract, engine, texts, training
 from medrep.config import Encoder
 from medrep.contract import Made
 from medrep.errors import UserError
-from medrep.progress import bar, say, stage
+from medrep.progress import bar, in_words, is_main_process, say, stage
 
+VALID = 2**31  # in place of an epoch: the seed of the validation masks
 WARMUP_SHARE = 0.06  # of the steps, as DeBERTa's authors finetune
 FROM_NOTHING = "none"
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
@@ -33,7 +47,7 @@ SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
 # ---- the model to start from -------------------------------------------------------------------------------
 
 
-def new_model(definitions: list[str], settings: Encoder):
+def new_model(definitions: Iterable[list[str]], settings: Encoder):
     """A small DeBERTa with random weights, and a tokenizer of the definitions' words."""
     transformers = texts.quiet_transformers()
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -98,6 +112,45 @@ def open_model(name: str):
     return model, tokenizer
 
 
+# ---- definitions as tokens ---------------------------------------------------------------------------------
+
+
+def write_tokens(laid_out: texts.Texts, tokenizer, max_length: int, valid_share: float, folder: Path) -> dict:
+    """Every different text's tokens end to end, where each ends, and whether it is held out, as flat files; gives the counts."""
+    counts = {"texts": laid_out.distinct, "held_out": 0, "cut": 0, "max_length": max_length}
+    with bar(what="texts tokenized", total=laid_out.distinct, unit="texts") as line, open(folder / "tokens.int32", "wb") as tokens, \
+            open(folder / "ends.int64", "wb") as ends, open(folder / "held_out.bool", "wb") as held_out:
+        total = 0
+        for chunk in laid_out:
+            numbers, cut = texts.tokenize(tokenizer, chunk, max_length)
+            held = np.array([texts.is_held_out(text, valid_share) for text in chunk])
+            np.concatenate(numbers).astype(np.int32).tofile(tokens)
+            stops = total + np.cumsum([len(n) for n in numbers], dtype=np.int64)
+            stops.tofile(ends)
+            held.tofile(held_out)
+            total = int(stops[-1])
+            counts["held_out"] += int(held.sum())
+            counts["cut"] += cut
+            line.update(len(chunk))
+    contract.write_json(folder / "tokens.json", counts)  # last: where it lies, the rest is whole
+    return counts
+
+
+class Tokens:
+    """What write_tokens wrote, memory-mapped, and the batches of what is learned from and of what is held out."""
+
+    def __init__(self, folder: Path, batch_tokens: int):
+        self.tokens = np.memmap(folder / "tokens.int32", dtype=np.int32, mode="r")
+        self.ends = np.memmap(folder / "ends.int64", dtype=np.int64, mode="r")
+        held_out = np.fromfile(folder / "held_out.bool", dtype=bool)
+        lengths = np.diff(self.ends, prepend=0)
+        self.train, self.valid = ([rows[batch] for batch in texts.length_batches(lengths[rows], batch_tokens)]
+                                  for rows in (np.flatnonzero(~held_out), np.flatnonzero(held_out)))
+
+    def read(self, rows: np.ndarray, pad_number: int) -> tuple[np.ndarray, np.ndarray]:
+        return texts.pad([self.tokens[self.ends[i - 1] if i else 0 : self.ends[i]] for i in rows.tolist()], pad_number)
+
+
 # ---- training ----------------------------------------------------------------------------------------------
 
 
@@ -115,68 +168,174 @@ def mask(tokens: np.ndarray, real: np.ndarray, tokenizer, share: float, random: 
     return masked, np.where(chosen, tokens, -100)
 
 
-def masked_logits(model, batch: dict, places: torch.Tensor) -> torch.Tensor:
+def masked_logits(model, input_ids: torch.Tensor, attention_mask: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """(masked, vocabulary): logits at the masked places. At all of them they would fill the memory."""
     if hasattr(model, "lm_predictions"):  # DeBERTa
-        hidden = model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        hidden = model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return model.lm_predictions(hidden[places], model.get_input_embeddings())
-    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[places]
+    return type(model).forward(model, input_ids=input_ids, attention_mask=attention_mask).logits[places]
 
 
-def train(model, tokenizer, definitions: list[str], settings: Encoder, scratch: Path) -> list[dict]:
-    """Train `model` in place; gives loss and masked accuracy of each epoch."""
+class Steps(Dataset):
+    """The batches of all epochs, one after the other; each process gets its share of each batch's texts."""
+
+    def __init__(self, tokens: Tokens, tokenizer, settings: Encoder, rank: int, world: int):
+        self.tokens, self.tokenizer, self.settings, self.rank, self.world = tokens, tokenizer, settings, rank, world
+
+    def __len__(self):
+        return self.settings.epochs * len(self.tokens.train)
+
+    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+        epoch, place = divmod(step, len(self.tokens.train))
+        batch = int(np.random.default_rng((self.settings.seed, epoch)).permutation(len(self.tokens.train))[place])
+        return self.masked(self.tokens.train[batch], (epoch, batch), self.rank, self.world)
+
+    def masked(self, rows: np.ndarray, draw: tuple[int, int], rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
+        """The batch of `rows` with masks that `draw` decides, and this process' texts of it."""
+        tokens, real = self.tokens.read(rows, self.tokenizer.pad_token_id)
+        masked, labels = mask(tokens, real, self.tokenizer, self.settings.mask_share, np.random.default_rng((self.settings.seed, *draw)))
+        of_all = int((labels != -100).sum())
+        if rank >= len(rows):  # a process without a text takes part with one that does not count
+            rank, labels = 0, np.full_like(labels, -100)
+        own = {"input_ids": masked, "attention_mask": real, "truth": labels}
+        return {name: torch.from_numpy(value[rank::world]) for name, value in own.items()} | {"masked": torch.tensor(of_all)}
+
+
+@dataclass
+class Course:
+    """What a run must remember beside model and optimizer; it is written last into a checkpoint, and so says that it is whole."""
+
+    epochs: list[dict] = field(default_factory=list)
+    best: float = math.inf
+    bad_epochs: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0, 0])
+    """Of the epoch that is running: loss, masked tokens named rightly, masked tokens."""
+
+    def ends(self, settings: Encoder) -> bool:
+        return len(self.epochs) >= settings.epochs or self.bad_epochs >= settings.patience
+
+
+def last_checkpoint(folder: Path) -> tuple[Path | None, Course]:
+    """The last whole checkpoint, and its course."""
+    whole = sorted((path.parent for path in folder.glob("checkpoint-*/course.json")), key=lambda path: int(path.name.partition("-")[2]))
+    if not whole:
+        return None, Course()
+    return whole[-1], Course(**json.loads((whole[-1] / "course.json").read_text()))
+
+
+def discard_others(folder: Path, kept: Path | None):
+    for path in folder.glob("checkpoint-*"):
+        if path != kept:
+            contract.discard(path)
+
+
+def train(work: Path, settings: Encoder, devices: list[str]):
+    """Train work/start on the tokens in `work`; leaves the best epoch's model in work/best and the epochs in work/log.jsonl."""
     transformers = texts.quiet_transformers()
-    numbers = texts.tokenize(tokenizer, sorted(set(definitions)), settings.max_length)
-    batches = texts.length_batches(np.array([len(n) for n in numbers]), settings.batch_tokens)
-    random = np.random.default_rng(settings.seed)
-    epochs: list[dict] = []
-    seen = {"loss": 0.0, "right": 0, "masked": 0}
-
-    def collate(items):
-        # an item is already a whole batch, so that the Trainer shuffles batches and each keeps texts of like length
-        tokens, real = texts.pad([numbers[i] for item in items for i in item], tokenizer.pad_token_id)
-        masked, labels = mask(tokens, real, tokenizer, settings.mask_share, random)
-        return {name: torch.from_numpy(value) for name, value in
-                {"input_ids": masked, "attention_mask": real, "labels": labels}.items()}
+    model, tokenizer = open_model(str(work / "start"))
+    tokens = Tokens(work, settings.batch_tokens)
+    checkpoint, course = last_checkpoint(work)
+    if checkpoint and is_main_process():
+        say(f"continues after step {checkpoint.name.partition('-')[2]}")
+        discard_others(work, checkpoint)
+    if course.ends(settings):
+        return
+    on_cpu, of_epoch = devices[0] == "cpu", len(tokens.train)
+    training.take_device(devices)
+    arguments = transformers.TrainingArguments(
+        output_dir=str(work), num_train_epochs=1, per_device_train_batch_size=1, learning_rate=settings.learning_rate,
+        warmup_steps=int(WARMUP_SHARE * settings.epochs * of_epoch), weight_decay=0.01, lr_scheduler_type="linear", seed=settings.seed,
+        save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False,
+        use_cpu=on_cpu, ddp_backend="gloo" if on_cpu and training.is_worker() else None,
+        bf16=texts.precision(settings.precision, not on_cpu) == "bf16")
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs in one process would cut our packed items apart
+    steps = Steps(tokens, tokenizer, settings, arguments.process_index, arguments.world_size)
+    model.forward = functools.partial(masked_logits, model)  # through it the Trainer, its autocast and its processes' gradients
 
     class MaskedTrainer(transformers.Trainer):
+        def get_train_dataloader(self):
+            # not prepared by accelerate, which would give each process batches of its own
+            return DataLoader(steps, batch_size=1, collate_fn=lambda items: items[0], num_workers=0 if on_cpu else 2)
+
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            places = inputs["labels"] != -100
-            truth = inputs["labels"][places]
-            logits = masked_logits(model, inputs, places).float()
-            # a sum over max(1, masked): a batch without any masked token gives 0, not NaN
-            loss = torch.nn.functional.cross_entropy(logits, truth, reduction="sum") / max(1, len(truth))
-            seen["loss"] += float(loss.detach()) * len(truth)
-            seen["right"] += int((logits.argmax(-1) == truth).sum())
-            seen["masked"] += len(truth)
-            return loss
+            places = inputs["truth"] != -100
+            truth = inputs["truth"][places]
+            logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], places=places).float()
+            loss = torch.nn.functional.cross_entropy(logits, truth, reduction="sum")
+            self.sums += torch.stack([loss.detach().double(), (logits.argmax(-1) == truth).sum(), torch.tensor(len(truth), device=loss.device)])
+            # Gradients are averaged over processes: times their number it is the mean over the whole batch, 0 where nothing is masked.
+            return loss * arguments.world_size / inputs["masked"].clamp(min=1)
+
+        def of_all_processes(self) -> list[float]:
+            return self.accelerator.reduce(self.sums, "sum").tolist()
+
+        def begin(self, sums: list[float]):
+            self.sums = torch.tensor(sums if is_main_process() else [0.0] * 3, dtype=torch.float64, device=arguments.device)
+
+        @torch.no_grad()
+        def evaluate(self, *_, **__):
+            """Close an epoch: its figures, the loss of what is held out (the same masks each time), the best weights."""
+            loss, right, masked = self.of_all_processes()
+            line = {"epoch": len(course.epochs) + 1, "loss": loss / max(1, masked), "masked_accuracy": right / max(1, masked)}
+            if tokens.valid:
+                self.begin([0.0] * 3)
+                self.model.eval()
+                for batch in range(arguments.process_index, len(tokens.valid), arguments.world_size):
+                    with self.compute_loss_context_manager():
+                        self.compute_loss(self.model, self._prepare_inputs(steps.masked(tokens.valid[batch], (VALID, batch))))
+                loss, right, masked = self.of_all_processes()
+                line |= {"valid_loss": loss / max(1, masked), "valid_masked_accuracy": right / max(1, masked)}
+            if not math.isfinite(line["loss"] + line.get("valid_loss", 0)):
+                raise UserError(f"encoder: the loss is no longer finite in epoch {line['epoch']}; a smaller encoder.learning_rate may help")
+            self.begin([0.0] * 3)
+            score = line.get("valid_loss", -line["epoch"])  # where nothing is held out, the last epoch is the best
+            better = score < course.best
+            course.best, course.bad_epochs = min(score, course.best), 0 if better else course.bad_epochs + 1
+            course.epochs.append({name: round(value, 5) for name, value in line.items()} | {"best": better})
+            if is_main_process():
+                say(f"encoder: {in_words(course.epochs[-1])}")
+                if better:
+                    with contract.unfinished(work / "best") as part:
+                        self.model.save_pretrained(part)
+                        tokenizer.save_pretrained(part)
+                with contract.unfinished(work / "log.jsonl") as part:
+                    part.write_text("".join(json.dumps(epoch) + "\n" for epoch in course.epochs))
+            self.control.should_training_stop |= course.ends(settings)
+            return {}
+
+        def _save_checkpoint(self, model, trial):
+            super()._save_checkpoint(model, trial)
+            course.sums = self.of_all_processes()
+            self.accelerator.wait_for_everyone()
+            if is_main_process():
+                folder = work / f"checkpoint-{self.state.global_step}"
+                contract.write_json(folder / "course.json", asdict(course))
+                discard_others(work, folder)
 
     class Report(transformers.TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
             self.line = bar(what="encoder", total=state.max_steps, unit="steps")
+            self.line.update(state.global_step)
 
         def on_step_end(self, args, state, control, **kwargs):
             self.line.update()
+            control.should_evaluate = state.global_step % of_epoch == 0
+            control.should_save = control.should_evaluate or state.global_step % settings.checkpoint_steps == 0
 
         def on_epoch_end(self, args, state, control, **kwargs):
-            of = max(1, seen["masked"])
-            epochs.append({"loss": round(seen["loss"] / of, 4), "masked_accuracy": round(seen["right"] / of, 4)})
-            seen.update(loss=0.0, right=0, masked=0)
-            say(f"epoch {len(epochs)} of {settings.epochs}: loss {epochs[-1]['loss']:.3f}, masked accuracy {epochs[-1]['masked_accuracy']:.3f}")
+            control.should_evaluate = control.should_save = False  # the last step did
 
         def on_train_end(self, args, state, control, **kwargs):
             self.line.close()
 
-    arguments = transformers.TrainingArguments(
-        output_dir=str(scratch), num_train_epochs=settings.epochs, per_device_train_batch_size=1, learning_rate=settings.learning_rate,
-        warmup_steps=int(WARMUP_SHARE * settings.epochs * len(batches)), weight_decay=0.01, lr_scheduler_type="linear", seed=settings.seed,
-        save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False,
-        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported())
-    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs in one process would cut our packed items apart
-    trainer = MaskedTrainer(model=model, args=arguments, train_dataset=batches, data_collator=collate, callbacks=[Report()])
+    trainer = MaskedTrainer(model=model, args=arguments, train_dataset=steps, callbacks=[Report()])
+    trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(transformers.PrinterCallback)
-    trainer.train()
-    return epochs
+    trainer.begin(course.sums)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+# ---- all of it ---------------------------------------------------------------------------------------------
 
 
 def check_width(width: int, name: str, overrides: list[str]):
@@ -185,9 +344,31 @@ def check_width(width: int, name: str, overrides: list[str]):
         raise UserError(f"encoder {name} is {width} wide, but model.hidden_size of configs/models/behrt.yaml is {wanted}: make them equal")
 
 
+def prepare(work: Path, args, settings: Encoder) -> dict:
+    """The model to start from and the definitions' tokens, in `work`; gives the counts of the texts."""
+    if (work / "tokens.json").exists():
+        return json.loads((work / "tokens.json").read_text())
+    contract.discard(work)
+    contract.make_folder(work)
+    local = engine.connect("duckdb", args.memory, args.threads)  # whichever engine is asked for: the index fits one machine
+    laid_out = texts.lay_out(local, texts.definitions(local), texts.lacks_definitions)
+    if settings.model == FROM_NOTHING:
+        model, tokenizer = new_model(laid_out, settings)
+    else:
+        model, tokenizer = open_model(settings.model)
+    check_width(model.config.hidden_size, settings.model, args.overrides)
+    model.save_pretrained(work / "start")
+    tokenizer.save_pretrained(work / "start")
+    counts = write_tokens(laid_out, tokenizer, texts.longest(model, tokenizer, settings.max_length), settings.valid_share, work)
+    say(f"encoder {settings.model}: {sum(p.numel() for p in model.parameters()):,} weights; {counts['texts']:,} distinct definitions, "
+        f"{counts['held_out']:,} of them held out, {counts['cut']:,} cut at {counts['max_length']} tokens")
+    return counts
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", metavar="PATH", help="a Hugging Face folder or id to start from, in place of encoder.model")
+    parser.add_argument("--gpu-devices", nargs="+", metavar="N", help="GPU numbers, or cpu; default: the first GPU, or the CPU if there is none")
     engine.add_arguments(parser)
     config.add_arguments(parser)
     args = parser.parse_args(argv)
@@ -195,32 +376,48 @@ def main(argv=None):
     settings = config.load("encoder", args.overrides)
     if args.encoder:
         settings = replace(settings, model=args.encoder)
-    if settings.pooling not in ("cls", "mean"):
-        raise UserError(f"encoder.pooling is {settings.pooling!r}: it must be cls or mean")
+    texts.check(settings)
+    devices = args.gpu_devices or training.default_devices()
+    output = contract.encoder_folder()
+    work = contract.part_of(output) / "work"
+    if training.is_worker():
+        training.die_with_parent()
+        train(work, settings, devices)
+        return
+    training.check_devices(devices, "--gpu-devices")
     if concepts.published():
         return
     contract.DEFINITIONS.require()
+    if settings.model == FROM_NOTHING:
+        check_width(settings.hidden_size, "encoder.hidden_size", args.overrides)
     folder = [Path(settings.model)] if Path(settings.model).is_dir() else []
-    made = Made(contract.encoder_folder(), inputs=[contract.DEFINITIONS.at(), *folder], settings=settings)
+    made_with = {name: value for name, value in asdict(settings).items() if name not in ("pooling", "checkpoint_steps")}
+    made = Made(output, inputs=[contract.DEFINITIONS.at(), *folder], settings=made_with)
     if made.is_current():
         return
-    with stage("encoder") as figures:
-        definitions = texts.read_definitions(concepts.read_index(), engine.connect(args.engine, args.memory, args.threads))
-        if settings.model == FROM_NOTHING:
-            check_width(settings.hidden_size, "encoder.hidden_size", args.overrides)
-            model, tokenizer = new_model(definitions, settings)
-        else:
-            model, tokenizer = open_model(settings.model)
-            check_width(model.config.hidden_size, settings.model, args.overrides)
-        distinct = len(set(definitions))
-        say(f"encoder {settings.model}: {sum(p.numel() for p in model.parameters()):,} weights, {distinct:,} distinct definitions")
-        with contract.unfinished(contract.encoder_folder()) as part:
-            epochs = train(model, tokenizer, definitions, settings, part)
-            model.save_pretrained(part)
-            tokenizer.save_pretrained(part)
-        figures.update(texts=distinct, epochs=len(epochs), **(epochs[-1] if epochs else {}))
-        say(f"{contract.show(contract.encoder_folder())}: a Hugging Face folder")
-        made.record()
+    precision = texts.precision(settings.precision, devices[0] != "cpu")
+    with stage("encoder") as figures, contract.continued(output, made.content | {"precision": precision}) as part:
+        try:
+            counts = prepare(work, args, settings)
+        except BaseException:
+            contract.discard(part)  # there is nothing to continue yet
+            raise
+        if settings.epochs:
+            status = training.start_processes(devices, __file__, sys.argv[1:] if argv is None else argv)
+            if status is None:
+                train(work, settings, devices)
+            elif status:
+                sys.exit(status)
+        # copied: a run killed here does it again
+        shutil.copytree(work / ("best" if settings.epochs else "start"), part, dirs_exist_ok=True)
+        epochs = []
+        if settings.epochs:
+            shutil.copy(work / "log.jsonl", part)
+            epochs = [json.loads(line) for line in (part / "log.jsonl").read_text().splitlines()]
+        contract.discard(work)
+        figures.update(texts=counts["texts"], cut=counts["cut"], epochs=len(epochs), **next((e for e in epochs[::-1] if e["best"]), {}))
+    say(f"{contract.show(output)}: a Hugging Face folder")
+    made.record()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 #     bash representation/run.sh --writer openai --concurrency 32           # definitions by a language model: definitions.py
 #     bash representation/run.sh --writer openai --dry-run --price 0.15,0.6 # ends there, as does --batch
 #     bash representation/run.sh --encoder FOLDER                           # a Hugging Face model that lies in FOLDER
+#     bash representation/run.sh --gpu-devices 0 1 2 3 --pooling mean       # encoder.py and description.py on four GPUs
 #     bash representation/run.sh --memory 32GB --set graph.epochs=50        # other flags go to every stage
 #
 # Published concept_idx.csv and concept_representation_*.npy in usedata/representation are used as they are. What is up
@@ -23,7 +24,7 @@ from_here() { # a relative path is meant from where the command was given
     if [ -e "$folder/$1" ] && [ "${1:0:1}" != / ]; then echo "$folder/$1"; else echo "$1"; fi
 }
 
-scope=() writer=() encoder=() others=() ends_early=
+scope=() writer=() encoder=() devices=() pooling=() others=() ends_early=
 while [ $# -gt 0 ]; do
     case "$1" in
         --scope) scope=("${@:1:2}"); shift ;;
@@ -36,6 +37,11 @@ while [ $# -gt 0 ]; do
             while [ $# -gt 1 ] && [ "${2:0:2}" != -- ]; do writer+=("$(from_here "$2")"); shift; done ;;
         --encoder) encoder=(--encoder "$(from_here "${2:-}")"); shift ;;
         --encoder=*) encoder=(--encoder "$(from_here "${1#--encoder=}")") ;;
+        --gpu-devices)
+            devices=("$1")
+            while [ $# -gt 1 ] && [ "${2:0:2}" != -- ]; do devices+=("$2"); shift; done ;;
+        --pooling) pooling=("${@:1:2}"); shift ;;
+        --pooling=*) pooling=("$1") ;;
         *) others+=("$1") ;;
     esac
     if [ $# -gt 0 ]; then shift; fi
@@ -44,10 +50,11 @@ done
 "$python" representation/concepts.py "${scope[@]}" "${others[@]}"
 "$python" representation/definitions.py "${writer[@]}" "${others[@]}"
 if [ -n "$ends_early" ]; then exit 0; fi # the model is not asked here, so there may be no definitions yet
-"$python" representation/encoder.py "${encoder[@]}" "${others[@]}"
-for stage in description edges graph medtok; do
+"$python" representation/encoder.py "${encoder[@]}" "${devices[@]}" "${others[@]}"
+"$python" representation/description.py "${devices[@]}" "${pooling[@]}" "${others[@]}"
+for stage in edges graph medtok; do
     "$python" "representation/$stage.py" "${others[@]}"
 done
 "$python" representation/random_vectors.py --unless-published "${others[@]}"
-"$python" representation/description.py --text name "${others[@]}"
+"$python" representation/description.py --text name "${devices[@]}" "${pooling[@]}" "${others[@]}"
 "$python" representation/evaluate.py --unless-published "${others[@]}"

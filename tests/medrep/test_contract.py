@@ -17,6 +17,34 @@ def test_a_write_that_fails_leaves_the_old_and_no_remains(root):
     assert [p.name for p in root.iterdir()] == ["a.json"] and (root / "a.json").read_text() == "1"
 
 
+def test_what_is_continued_stays_until_it_is_whole_and_only_for_what_it_was_made_from(root, monkeypatch, capsys):
+    def write(made_from, stop):
+        with contract.continued(root / "a", {"from": made_from}) as part:
+            before = part.read_text() if part.exists() else ""
+            part.write_text(before + made_from)
+            with open(contract.progress_of(part), "a") as progress:
+                progress.write("x")
+            if stop:
+                raise KeyboardInterrupt
+
+    for made_from in "1", "1", "2", "2":
+        with pytest.raises(KeyboardInterrupt):
+            write(made_from, stop=True)
+    part = contract.part_of(root / "a")
+    assert part.read_text() == "22" and contract.progress_of(part).read_text() == "xx" and not (root / "a").exists()
+    assert capsys.readouterr().out.split("\n")[1] == "a.unfinished was left of other inputs or settings: it is discarded"
+    write("2", stop=False)
+    assert (root / "a").read_text() == "222" and [p.name for p in root.iterdir()] == ["a"]
+    with pytest.raises(KeyboardInterrupt):
+        write("3", stop=True)
+    monkeypatch.setenv("MEDREP_FRESH", "1")
+    write("3", stop=False)
+    assert (root / "a").read_text() == "3"
+    with pytest.raises(KeyboardInterrupt), contract.continued(root / "b", {}):
+        raise KeyboardInterrupt  # before anything was written: nothing is left
+    assert [p.name for p in root.iterdir()] == ["a"]
+
+
 def test_a_folder_is_replaced_as_a_whole(root):
     for name in ("old", "new"):
         with contract.unfinished(root / "folder") as part:

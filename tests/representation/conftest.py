@@ -1,8 +1,15 @@
 """A miniature Athena download and a hospital that uses some of it; every stage runs on it in seconds."""
+import os
+import subprocess
+import sys
+
+import ibis
 import numpy as np
 import pytest
 
-from medrep import contract, vocabulary
+from medrep import concepts, contract, vocabulary
+from medrep.engine import connect
+from representation import encoder
 
 CONCEPT = """\
 concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tstandard_concept\tconcept_code\tvalid_start_date\tvalid_end_date\tinvalid_reason
@@ -87,3 +94,32 @@ def put_published(small_root):
         return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
     return put
+
+
+WORDS = "acute chronic pain of left right lung heart kidney tablet solution oral serum level structure finding disorder with without due to".split()
+
+
+@pytest.fixture
+def many_texts(small_root):
+    """`small_root` with an index and definitions of 300 concepts, some the same and two longer than the model reads, and an untrained encoder."""
+    random = np.random.default_rng(0)
+    texts = [f"{i} " + " ".join(random.choice(WORDS, random.integers(1, 15))) for i in range(300)]
+    texts[7] = texts[200] = texts[11]
+    texts[40], texts[41] = " ".join(["40", *WORDS * 8]), " ".join(["41", *WORDS * 9])
+    ids = [str(1000 + i) for i in range(300)]
+    concepts.write_index(ids)
+    rows = ibis.memtable([(i, text, "template", "", "k") for i, text in zip(ids, texts, strict=True)], schema=contract.DEFINITIONS.schema)
+    contract.DEFINITIONS.write(connect(), rows)
+    encoder.main(["--gpu-devices", "cpu", "--set", "encoder.epochs=0"])
+    return texts
+
+
+@pytest.fixture
+def python(root):
+    """A function that starts a process which runs `code` below `root`."""
+
+    def start(code, **more):
+        environment = os.environ | {"MEDREP_ROOT": str(root), "PYTHONPATH": str(contract.REPOSITORY / "codes")}
+        return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
+
+    return start

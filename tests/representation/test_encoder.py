@@ -1,10 +1,13 @@
 """The encoder's training and the vectors it gives."""
+import json
+import signal
+
 import numpy as np
 import pytest
 import torch
 
 from medrep import concepts as shared
-from medrep import contract, texts
+from medrep import config, contract, reading, texts
 from medrep.engine import connect
 from representation import concepts, definitions, description, encoder
 
@@ -20,14 +23,6 @@ def defined(athena):
     concepts.main([])
     definitions.main([])
     return athena
-
-
-def test_batches_hold_each_text_once_under_the_budget():
-    lengths = np.random.default_rng(0).integers(1, 50, 200)
-    lengths[3] = 300  # longer than the budget: alone
-    batches = texts.length_batches(lengths, 128)
-    assert sorted(np.concatenate(batches)) == list(range(200))
-    assert all(len(b) * lengths[b].max() <= 128 or len(b) == 1 for b in batches)
 
 
 def test_a_folder_that_transformers_opens_and_one_vector_a_concept(defined):
@@ -50,9 +45,9 @@ def test_batched_vectors_equal_one_text_at_a_time(defined, pooling):
     transformers = texts.quiet_transformers()
     tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
     model = transformers.AutoModel.from_pretrained(contract.encoder_folder())
-    many = ["Pneumonia: condition.", "aspirin 100 MG Oral Tablet: drug with the ingredient aspirin.", "Pneumonia: condition."]
-    out = np.zeros((3, 16), dtype=np.float32)
-    description.encode(model, tokenizer, many, pooling, 48, 512, out)
+    many = ["Pneumonia: condition.", "aspirin 100 MG Oral Tablet: drug with the ingredient aspirin.", "aspirin"]
+    out, cut = reading.encode(model.eval(), tokenizer, many, pooling, max_length=48, batch_tokens=512)
+    assert cut == 0
     for text, row in zip(many, out, strict=True):
         alone = tokenizer(text, truncation=True, max_length=48, return_tensors="pt")
         with torch.inference_mode():
@@ -63,13 +58,184 @@ def test_batched_vectors_equal_one_text_at_a_time(defined, pooling):
 def test_masking_spares_special_tokens_and_padding(defined):
     encoder.main([])
     tokenizer = texts.quiet_transformers().AutoTokenizer.from_pretrained(contract.encoder_folder())
-    tokens, real = texts.pad(texts.tokenize(tokenizer, ["Pneumonia: condition.", "aspirin"] * 300, 48), tokenizer.pad_token_id)
+    tokens, real = texts.pad(texts.tokenize(tokenizer, ["Pneumonia: condition.", "aspirin"] * 300, 48)[0], tokenizer.pad_token_id)
     masked, labels = encoder.mask(tokens, real, tokenizer, 0.3, np.random.default_rng(0))
     assert (labels[np.isin(tokens, tokenizer.all_special_ids)] == -100).all()
     chosen = labels != -100
     assert np.array_equal(labels[chosen], tokens[chosen]) and np.array_equal(masked[~chosen], tokens[~chosen])
     assert chosen.sum() / (~np.isin(tokens, tokenizer.all_special_ids)).sum() == pytest.approx(0.3, abs=0.05)
     assert (masked[chosen] == tokenizer.mask_token_id).mean() == pytest.approx(0.8, abs=0.05)
+
+
+# ---- many definitions: resumed, divided, stopped early -----------------------------------------------------
+
+FLAGS = ["--encoder", "START", "--gpu-devices", "cpu", "--set", "encoder.valid_share=0.2", "--set", "encoder.epochs=3",
+         "--set", "encoder.checkpoint_steps=5", "--set", "encoder.batch_tokens=512"]
+
+
+@pytest.fixture
+def flags(many_texts, tmp_path):
+    """Flags that go on with a small model that drops out, and is not there any more as a result of ours."""
+    start = tmp_path / "start"
+    contract.encoder_folder().rename(start)
+    shape = json.loads((start / "config.json").read_text())
+    (start / "config.json").write_text(json.dumps(shape | {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}))
+    return [str(start) if flag == "START" else flag for flag in FLAGS]
+
+
+def result():
+    folder = contract.encoder_folder()
+    return {name: (folder / name).read_bytes() for name in ("model.safetensors", "log.jsonl", "tokenizer.json", "config.json")}
+
+
+def log():
+    return [json.loads(line) for line in (contract.encoder_folder() / "log.jsonl").read_text().splitlines()]
+
+
+def forget():
+    contract.discard(contract.encoder_folder())
+    contract.stamp_of(contract.encoder_folder()).unlink()
+
+
+def lay_out_definitions():
+    con = connect()
+    return texts.lay_out(con, texts.definitions(con), texts.lacks_definitions)
+
+
+def left_over():
+    return sorted(p.name for p in contract.representation_folder().iterdir() if "unfinished" in p.name)
+
+
+KILLED = {
+    "within the second epoch": ("""
+read = encoder.Steps.__getitem__
+def killed(self, step): return read(self, step) if step < 17 else os.kill(os.getpid(), signal.SIGKILL)
+encoder.Steps.__getitem__ = killed""", 15),
+    "within a checkpoint": ("""
+write = contract.write_json
+def killed(path, content): return write(path, content) if path.parent.name != "checkpoint-10" else os.kill(os.getpid(), signal.SIGKILL)
+contract.write_json = killed""", 7),
+    "at the end of an epoch, between the best weights and the checkpoint": ("""
+save = transformers.PreTrainedModel.save_pretrained
+def killed(self, folder, **more):
+    if "checkpoint-14" in str(folder): os.kill(os.getpid(), signal.SIGKILL)
+    save(self, folder, **more)
+transformers.PreTrainedModel.save_pretrained = killed""", 10),
+    "while the result is put together": ("""
+encoder.shutil.copy = lambda *_: os.kill(os.getpid(), signal.SIGKILL)""", None),
+}
+
+
+@pytest.fixture
+def uninterrupted(flags):
+    encoder.main(flags)
+    content = result()
+    forget()
+    return content
+
+
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(flags, uninterrupted, python, capsys):
+    for moment, (patch, step) in KILLED.items():
+        killed = python(f"import os, signal\nimport transformers\nfrom medrep import contract\nfrom representation import encoder\n{patch}\n"
+                        f"encoder.main({flags})")
+        said = killed.communicate()[0]
+        assert killed.returncode == -signal.SIGKILL and not contract.encoder_folder().exists(), said
+        capsys.readouterr()
+        encoder.main(flags)
+        if step:
+            assert f"continues after step {step}" in capsys.readouterr().out, moment
+        assert result() == uninterrupted, moment
+        assert not left_over()
+        forget()
+
+
+def test_two_processes_take_the_steps_of_one(many_texts, tmp_path, python):
+    contract.encoder_folder().rename(tmp_path / "start")  # nothing drops out: that is drawn by each process for itself
+    flags = [str(tmp_path / "start") if flag == "START" else flag for flag in FLAGS]
+    encoder.main(flags)
+    alone = log()
+    assert len(alone) == 3
+    forget()
+    two = python(f"from representation import encoder\nencoder.main({[*flags[:3], 'cpu', *flags[3:]]})")
+    said = two.communicate()[0]
+    assert two.returncode == 0, said
+    assert [line["best"] for line in log()] == [line["best"] for line in alone] and alone[0]["loss"] > alone[-1]["loss"] + 0.1
+    for name in ("loss", "valid_loss", "masked_accuracy"):
+        assert [line[name] for line in log()] == pytest.approx([line[name] for line in alone], abs=1e-3), name
+
+
+def test_two_killed_processes_are_continued(flags, python):
+    two = f"from representation import encoder\nencoder.main({[*flags[:3], 'cpu', *flags[3:]]})"
+    killed = python(two)
+    work = contract.part_of(contract.encoder_folder()) / "work"
+    while not list(work.glob("checkpoint-*/course.json")) and killed.poll() is None:
+        pass
+    killed.kill()
+    killed.communicate()  # returns when none of its processes holds its output any more
+    assert not contract.encoder_folder().exists()
+    again = python(two)
+    said = again.communicate()[0]
+    assert again.returncode == 0 and "continues after step" in said and len(log()) == 3, said
+
+
+def test_what_is_left_of_other_settings_is_discarded(flags, uninterrupted, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(encoder, "discard_others", stop)  # after the first checkpoint
+        encoder.main([*flags, "--set", "encoder.seed=5"])
+    assert list(contract.part_of(contract.encoder_folder()).glob("work/checkpoint-5/course.json"))
+    capsys.readouterr()
+    encoder.main(flags)
+    assert "encoder.unfinished was left of other inputs or settings: it is discarded" in capsys.readouterr().out
+    assert result() == uninterrupted
+
+
+def test_training_stops_when_held_out_texts_are_no_better_told_and_keeps_the_best_epoch(flags, many_texts):
+    wild = [*flags, "--set", "encoder.epochs=30", "--set", "encoder.learning_rate=0.3", "--set", "encoder.patience=3"]
+    encoder.main(wild)
+    losses, best = [line["valid_loss"] for line in log()], [line["best"] for line in log()]
+    kept = int(np.argmin(losses))
+    assert len(losses) == kept + 4 < 30 and best[kept] and not any(best[kept + 1 :])
+    # the weights kept are those of that epoch: they give its loss again
+    model, tokenizer = encoder.open_model(str(contract.encoder_folder()))
+    where = contract.make_folder(contract.ROOT / "tokens")
+    encoder.write_tokens(lay_out_definitions(), tokenizer, 48, 0.2, where)
+    tokens = encoder.Tokens(where, 512)
+    steps, loss, masked = encoder.Steps(tokens, tokenizer, config.load("encoder"), 0, 1), 0.0, 0
+    for i, rows in enumerate(tokens.valid):
+        batch = steps.masked(rows, (encoder.VALID, i))
+        places = batch["truth"] != -100
+        with torch.no_grad():
+            logits = encoder.masked_logits(model.eval(), batch["input_ids"], batch["attention_mask"], places)
+        loss += float(torch.nn.functional.cross_entropy(logits, batch["truth"][places], reduction="sum"))
+        masked += int(places.sum())
+    assert loss / masked == pytest.approx(losses[kept], abs=1e-4)
+
+
+def test_a_loss_that_is_no_number_is_said(flags):
+    with pytest.raises(SystemExit, match="the loss is no longer finite in epoch 1; a smaller encoder.learning_rate may help"):
+        encoder.main([*flags, "--set", "encoder.learning_rate=1e38"])
+
+
+def test_no_held_out_text_is_learned_from(many_texts, flags):
+    where = contract.make_folder(contract.ROOT / "tokens")
+    _, tokenizer = encoder.open_model(flags[1])
+    counts = encoder.write_tokens(lay_out_definitions(), tokenizer, 48, 0.2, where)
+    tokens = encoder.Tokens(where, 512)
+    told = [{tokenizer.decode(tokens.read(np.array([i]), 0)[0][0]) for batch in batches for i in batch} for batches in (tokens.train, tokens.valid)]
+    assert counts["held_out"] == len(told[1]) > 20 and counts["texts"] == len(told[0]) + len(told[1]) == 298 and not told[0] & told[1]
+    assert counts["cut"] == 2
+
+
+def test_a_longer_text_than_the_model_knows_positions_for_is_cut_and_its_positions_stay(flags, capsys):
+    start, _ = encoder.open_model(flags[1])
+    encoder.main([*flags, "--set", "encoder.max_length=512", "--set", "encoder.epochs=1"])
+    trained, _ = encoder.open_model(str(contract.encoder_folder()))
+    assert "2 cut at 48 tokens" in capsys.readouterr().out
+    assert trained.config.max_position_embeddings == start.config.max_position_embeddings == 48
+    assert trained.base_model.encoder.rel_embeddings.weight.shape == start.base_model.encoder.rel_embeddings.weight.shape
 
 
 def test_a_folder_given_with_encoder_is_trained_on(defined, monkeypatch, tmp_path):
@@ -107,7 +273,6 @@ def test_the_name_arm_encodes_bare_names_with_the_decile_written_out(defined):
     description.main(["--text", "name"])
     ids, array = shared.read_index().to_pylist(), np.array(shared.open_array("name"))
     assert shared.representations() == ["name"] and array.shape == (len(ids), 16)
-    assert texts.read_names(shared.read_index(), connect())[ids.index("20_7")] == "Hemoglobin A1c (8th decile)"
     transformers = texts.quiet_transformers()
     tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
     model = transformers.AutoModel.from_pretrained(contract.encoder_folder())

@@ -1,0 +1,167 @@
+"""Texts encoded as description.py does beside the common way: texts per second, in one run on the CPU.
+
+    cd codes
+    python benchmarks/text.py                                # template-like definitions, about four minutes on two cores
+    python benchmarks/text.py --median 90 --longest 300      # as a language model writes them
+    python benchmarks/text.py --memory 250000 1000000        # peak memory of description.py itself at so many concepts
+
+The model has microsoft/deberta-base's shape (768 wide, 12 layers, vocabulary 50,265) and random weights. Lengths are
+lognormal; the defaults are those of the template's 119,089 different definitions of a public vocabulary of 52,902 concepts
+(median 33 tokens, sigma 0.54, longest 287). The common way takes texts in the order of the file, 16 at a time, each filled
+up to the longest of ALL (--of) texts, computes the masked-language-model head and keeps all hidden states. No text
+is there twice, so nothing is gained by encoding equal texts once. Both give the same vectors, which is checked.
+"""
+import argparse
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import torch
+
+from medrep import concepts, contract, reading, texts
+from medrep.progress import say
+
+BATCH, VOCABULARY = 16, 50265
+SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+
+
+def peak_gib(process="self") -> float:
+    # not ru_maxrss: that remembers the process which started this one
+    return round(int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[1]) / 2**20, 3)
+
+
+def make_tokenizer():
+    """A word a token: `w17` is number 17."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = {token: i for i, token in enumerate(SPECIAL)} | {f"w{i}": i for i in range(len(SPECIAL), VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    return texts.quiet_transformers().PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=512, **{f"{t.strip('[]').lower()}_token": t for t in SPECIAL})
+
+
+def make_model():
+    transformers = texts.quiet_transformers()
+    torch.manual_seed(0)
+    return transformers.DebertaForMaskedLM(transformers.DebertaConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=512, relative_attention=True, position_biased_input=False, type_vocab_size=0,
+        pos_att_type=["c2p", "p2c"], pad_token_id=0, layer_norm_eps=1e-7, legacy=False)).eval()
+
+
+@torch.no_grad()
+def common_way(model, tokenizer, batch: list[str], longest: int) -> np.ndarray:
+    """The mean over the last layer's tokens, as scripts commonly get it: (texts, width)."""
+    inputs = tokenizer(batch, padding="max_length", max_length=longest, truncation=True, return_tensors="pt", return_token_type_ids=False)
+    out = model(**inputs, output_hidden_states=True)
+    real = inputs["attention_mask"][..., None]
+    return ((out.hidden_states[-1] * real).sum(1) / real.sum(1)).numpy()
+
+
+def compare(args):
+    random = np.random.default_rng(0)
+    lengths = np.exp(random.normal(np.log(args.median), args.sigma, args.of)).clip(4, args.longest).astype(int)
+    sample = lengths[random.permutation(args.of)[: args.texts]]
+    many = [" ".join(f"w{i}" for i in random.integers(len(SPECIAL), VOCABULARY, n - 2)) for n in sample]
+    say(f"{args.of:,} texts, lognormal: median {np.median(lengths):.0f} tokens, longest {lengths.max()}; {len(many)} of them, drawn by chance, "
+        f"are encoded: mean {sample.mean():.1f}, longest {sample.max()}; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} before")
+    tokenizer, model = make_tokenizer(), make_model()
+    ours = {"fp32": model.base_model, "bf16": copy.deepcopy(model.base_model).to(torch.bfloat16)}
+    for precision in ours:
+        reading.encode(ours[precision], tokenizer, many[:BATCH], "mean", 512, reading.CPU_TOKENS)  # warm
+    peak = peak_gib()
+    seconds, vectors = {"fp32": [], "bf16": [], "common": []}, {}
+    common = []
+    for start in range(0, len(many), BATCH):  # in turns, so that all meet the same load of the machine
+        for precision, reader in ours.items():
+            begin = time.perf_counter()
+            vectors[precision], _ = reading.encode(reader, tokenizer, many, "mean", 512, reading.CPU_TOKENS)
+            seconds[precision].append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+        common.append(common_way(model, tokenizer, many[start : start + BATCH], int(lengths.max())))
+        seconds["common"].append(time.perf_counter() - begin)
+    common = np.concatenate(common)
+    assert np.abs(vectors["fp32"] - common).max() < 1e-4 * np.abs(common).max(), np.abs(vectors["fp32"] - common).max()
+    cosine = (vectors["bf16"] * common).sum(1) / np.linalg.norm(vectors["bf16"], axis=1) / np.linalg.norm(common, axis=1)
+    assert cosine.min() > 0.999, cosine.min()
+    rate = {"common": len(many) / sum(seconds["common"])} | {name: len(many) / np.mean(seconds[name]) for name in ours}
+    say(f"the common way {rate['common']:.2f} texts a second, ours {rate['fp32']:.2f} in fp32 and {rate['bf16']:.2f} in bf16 "
+        f"(cosine with the common way's at least {cosine.min():.5f}); load {os.getloadavg()[0]:.1f} after")
+    print(json.dumps({"ratio": round(rate["fp32"] / rate["common"], 2), "bf16_ratio": round(rate["bf16"] / rate["common"], 2),
+                      "texts_per_second": round(rate["fp32"], 2), "peak_gib": peak}))
+
+
+# ---- memory ------------------------------------------------------------------------------------------------
+
+
+def make_texts(count: int):
+    """An index of `count` concepts and their definitions, a twentieth the same as another."""
+    folder = contract.make_folder(contract.DEFINITIONS.at())
+    words = "['acute', 'chronic', 'heart', 'kidney', 'oral', 'serum', 'tablet', 'level']"
+    same = "(i - (i % 20 = 0)::int)"
+    more = f"list_aggregate([' ' || {words}[(1 + hash({same}, j) % 8)::bigint] FOR j IN range((hash({same}) % 30)::bigint)], 'string_agg', '')"
+    con = duckdb.connect()
+    con.execute(f"""COPY (SELECT i::text AS concept_id, concat('concept ', {same}, {more}, '.') AS text, 'template' AS writer,
+        '' AS model, '' AS key FROM range(1, {count} + 1) t(i)) TO '{folder}/0.parquet'""")
+    with concepts.ours(contract.concept_index_file()) as part:
+        con.execute(f"COPY (SELECT i AS concept_id FROM range(1, {count} + 1) t(i)) TO '{part}' (FORMAT csv, HEADER)")
+
+
+def peak_of(root: str, script: str, *flags: str) -> float:
+    """GiB at most of a stage's process, asked of the kernel ten times a second."""
+    process = subprocess.Popen([sys.executable, f"representation/{script}", "--gpu-devices", "cpu", *flags],
+                               cwd=contract.REPOSITORY / "codes", env=os.environ | {"MEDREP_ROOT": root})
+    peak = 0.0
+    while process.poll() is None:
+        try:
+            peak = max(peak, peak_gib(process.pid))
+        except (OSError, TypeError):
+            pass  # it has just ended
+        time.sleep(0.1)
+    if process.returncode:
+        raise SystemExit(f"{script} failed")
+    return peak
+
+
+def measure_memory(counts: list[int], memory: str):
+    sizes = ["encoder.model=none", "encoder.hidden_size=16", "model.hidden_size=16", "encoder.num_layers=1", "encoder.num_heads=2",
+             "encoder.intermediate_size=16", "encoder.vocab_size=1000", "encoder.epochs=0"]
+    flags = ["--memory", memory, *(word for size in sizes for word in ("--set", size))]
+    for count in counts:
+        with tempfile.TemporaryDirectory(prefix="medrep_text_") as root:
+            contract.ROOT = Path(root)
+            make_texts(1000)
+            peak_of(root, "encoder.py", *flags)
+            make_texts(count)
+            begin = time.perf_counter()
+            peak = peak_of(root, "description.py", *flags)
+            print(json.dumps({"concepts": count, "peak_gib": peak, "seconds": round(time.perf_counter() - begin, 1)}), flush=True)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=32)
+    parser.add_argument("--of", type=int, default=100_000)
+    parser.add_argument("--median", type=float, default=33)
+    parser.add_argument("--sigma", type=float, default=0.54)
+    parser.add_argument("--longest", type=int, default=512)
+    parser.add_argument("--memory", type=int, nargs="+", metavar="CONCEPTS")
+    parser.add_argument("--engine-memory", default="1GB", help="with --memory: what the engine that sorts the texts may hold")
+    args = parser.parse_args(argv)
+    if args.memory:
+        measure_memory(args.memory, args.engine_memory)
+    else:
+        compare(args)
+
+
+if __name__ == "__main__":
+    main()
