@@ -25,6 +25,7 @@ def write_trajectories(hospital, persons=30, concepts=40, seed=0, tokens=None):
         "time": time[order],
         "visit_rank": np.concatenate([np.sort(random.integers(1, 5, c)) for c in counts]),
         "record_rank": np.ones(n),
+        "long_visit": random.random(n) < 0.05,
     }
     people = {
         "person_id": np.arange(persons) * 7 - 2**60,

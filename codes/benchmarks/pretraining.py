@@ -32,7 +32,7 @@ def padded_logits(model, batch, length):
         full[name] = torch.zeros((n, length), dtype=torch.long)
         full[name][real] = batch[name]
     embeddings = model.encoder.embeddings
-    h = embeddings(*(full[name].reshape(-1) for name in ("token", "age", "visit_rank", "record_rank"))).view(n, length, -1)
+    h = embeddings(**{name: values.reshape(-1) for name, values in full.items()}).view(n, length, -1)
     attended = real[:, None, None, :]
     for layer in model.encoder.layers:
         h = layer(h, attention_mask=attended)
@@ -64,7 +64,7 @@ def main(argv=None):
     padded.config._attn_implementation = "sdpa"
 
     def packed_step():
-        return F.cross_entropy(model(places=places, **batch), truth)
+        return F.cross_entropy(model(places=places, **batch)[0], truth)
 
     def padded_step():
         logits, real = padded_logits(padded, batch, args.length)

@@ -16,7 +16,7 @@ representation, a code it does not know is [UNK]. Attention is the last layer's,
 import argparse
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -25,13 +25,13 @@ import pyarrow.parquet as pq
 import torch
 from torch.nn import functional as F
 
-from medrep import behrt, concepts, config, contract, metrics, outcomes, progress, sequences, training, vocabulary
+from medrep import behrt, concepts, config, contract, fitting, metrics, outcomes, progress, sequences, training, vocabulary
 from medrep.contract import LABELS
 from medrep.engine import connect
 from medrep.errors import UserError
 from medrep.progress import say, stage
 
-SUMMARY = ["trained_on", "tested_on", "model", "rep_type", "outcome", "seed", "n", "positives", "auroc", "auprc", "readable_tokens", "reason"]
+SUMMARY = ["trained_on", "tested_on", "model", "head", "rep_type", "outcome", "seed", "n", "positives", "auroc", "auprc", "readable_tokens", "reason"]
 
 
 class Examples:
@@ -71,10 +71,11 @@ def split_persons(person_ids: np.ndarray, labels: np.ndarray, seed: int, shares:
     return parts
 
 
-def loss_sum(model, batch):
+def losses(model, batch):
     device = next(model.parameters()).device
     truth = batch["truth"].to(device)
-    return F.binary_cross_entropy_with_logits(model(**training.model_input(batch, device))[:, 0].float(), truth, reduction="sum"), len(truth)
+    logits = model(**training.model_input(batch, device))[:, 0].float()
+    return {"loss": (F.binary_cross_entropy_with_logits(logits, truth, reduction="sum"), len(truth))}, {}
 
 
 @torch.no_grad()
@@ -151,10 +152,11 @@ class Run:
 
     def __init__(self, args, experiment: config.Experiment, home: str):
         self.args, self.experiment, self.home = args, experiment, home
-        self.pretrained = contract.pretraining_folder(home, args.model, args.rep_type)
+        self.head = experiment.model.head
+        self.pretrained = contract.pretraining_folder(home, args.model, args.rep_type, self.head)
         if not (self.pretrained / "config.yaml").exists():
             raise UserError(f"{contract.show(self.pretrained)} holds no finished model; python experiments/pretrain.py "
-                            f"--model {args.model} --rep-type {args.rep_type} makes it")
+                            f"--model {args.model} --rep-type {args.rep_type} --head {self.head} makes it")
         training.require_unchanged(self.pretrained)
         self.made_with = asdict(experiment) | training.made_from(self.pretrained / "config.yaml", *(
             path for h in [home, *experiment.finetuning.external]
@@ -196,7 +198,7 @@ class Run:
         if few == 0 or few == len(parts["train"]):
             raise UserError(f"{self.args.outcome} can't be learned at {self.home}: its {len(parts['train'])} training examples hold "
                             f"{few} positives; a larger hospital or more test persons (cohort.split_shares) would give both classes")
-        training.set_seed(seed)
+        fitting.set_seed(seed)
         model = behrt.BehrtForPrediction.from_pretrained(self.pretrained)
         self.swap(model, self.home)
 
@@ -209,15 +211,17 @@ class Run:
             score = -loss if figures["auroc"] is None else figures["auroc"]
             return score, {"valid_loss": round(loss, 5), "valid_auroc": figures["auroc"]}
 
-        return training.fit(
-            model=model, accelerator=training.open_device([self.args.device]), settings=settings, seed=seed, folder=folder,
+        accelerator = training.open_device([self.args.device], self.args.report_to, folder)
+        accelerator.init_trackers("tensorboard", fitting.flat(self.made_with))
+        return fitting.fit(
+            model=model, accelerator=accelerator, settings=settings, seed=seed, folder=folder,
             plan=lambda epoch: sequences.batches(parts["train"], settings.batch_tokens, (seed, epoch)),
-            make=lambda part, *_: examples.pack(part, reading.translation), loss_sum=loss_sum, evaluate=evaluate,
+            make=lambda part, *_: examples.pack(part, reading.translation), losses=losses, evaluate=evaluate,
             what=f"finetune {contract.rep_name(self.args.rep_type)} {self.args.outcome} seed {seed}")
 
     def run(self, seed: int) -> list[dict]:
         args = self.args
-        folder = contract.finetuning_folder(self.home, args.model, args.rep_type, args.outcome, seed)
+        folder = contract.finetuning_folder(self.home, args.model, args.rep_type, args.outcome, seed, self.head)
         parts = self.parts(seed)
         tested = {h: parts["test"] if h == self.home else self.examples[h].table for h in self.hospitals}
         if training.already_done(folder, self.made_with, args.fresh):
@@ -240,8 +244,9 @@ class Run:
         write_private(folder / f"predictions_{hospital}.parquet", predictions_table(self.examples[hospital], table, probabilities))
         labels = self.examples[hospital].labels.boolean_value.to_numpy()[table[:, 3]].astype(bool)
         readable = training.readable_share(self.examples[hospital].trajectories, table[:, :3], self.reading[hospital])
-        row = {"trained_on": self.home, "tested_on": hospital, "model": self.args.model, "rep_type": contract.rep_name(self.args.rep_type),
-               "outcome": self.args.outcome, "seed": seed, "readable_tokens": round(readable, 4), **metrics.describe(labels, probabilities)}
+        row = {"trained_on": self.home, "tested_on": hospital, "model": self.args.model, "head": self.head,
+               "rep_type": contract.rep_name(self.args.rep_type), "outcome": self.args.outcome, "seed": seed,
+               "readable_tokens": round(readable, 4), **metrics.describe(labels, probabilities)}
         shown = {name: row[name] for name in ("n", "positives", "auroc", "auprc", "reason")}
         say(f"seed {seed}, tested on {hospital}: {progress.in_words(shown)}")
         return row
@@ -264,13 +269,17 @@ def main(argv=None):
     parser.add_argument("-d", "--device", default="0", metavar="N", help="a GPU's number, or cpu")
     parser.add_argument("--model", default="behrt")
     concepts.add_rep_argument(parser, "--rep-type")
+    parser.add_argument("--head", choices=["linear", "tied"], help="which pretrained model; default model.head")
     parser.add_argument("--outcome", default="MT", help="one that preprocessing/labels.py has labelled, by its name or by the same path")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: finetuning.seeds of the model's settings")
     parser.add_argument("--extract-attention-score", action="store_true", help="also write what the model attended to")
+    training.add_report_argument(parser)
     parser.add_argument("--fresh", action="store_true", help="start over, even if there is a finished or unfinished run")
     config.add_arguments(parser)
     args = parser.parse_args(argv)
     experiment = config.load_experiment(args.model, args.overrides)
+    if args.head:
+        experiment = replace(experiment, model=replace(experiment.model, head=args.head))
     home = config.load("cohort", args.overrides).home
     args.outcome = outcome_name(args.outcome, home)
     training.check_devices([args.device], "-d")

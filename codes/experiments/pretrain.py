@@ -1,27 +1,40 @@
-"""Pretrain a patient model on the home hospital's train persons, by masked-language modelling.
+"""Pretrain a patient model on a hospital's train persons, by masked-language modelling.
 
     cd codes
     python experiments/pretrain.py --model behrt --rep-type medrep --gpu-devices 0 1 2 3 4 5 6 7
-    python experiments/pretrain.py --model behrt --rep-type none --gpu-devices cpu
+    python experiments/pretrain.py --model medbert --rep-type none --gpu-devices cpu
+    python experiments/pretrain.py --model behrt --rep-type medrep --head tied
+    python experiments/pretrain.py --from ../results/mimic/pretraining/behrt_medrep_tied --hospital ehrshot             # goes on there
+    python experiments/pretrain.py --from ../results/mimic/pretraining/behrt_medrep_tied --hospital ehrshot --zero-shot # only measures
 
-Reads   usedata/{home}/trajectories, usedata/{home}/vocabulary.json, usedata/representation (unless --rep-type none)
-Writes  results/{home}/pretraining/{model}_{rep}: a Hugging Face folder, vocabulary.json, config.yaml, log.jsonl
+Reads   usedata/{hospital}/trajectories, usedata/{hospital}/vocabulary.json, usedata/representation (unless --rep-type none)
+Writes  results/{hospital}/pretraining/{model}_{rep}[_tied]: a Hugging Face folder, vocabulary.json, config.yaml, log.jsonl;
+        with --zero-shot zero_shot_{hospital}.json in the run's folder
 
-Train persons are learned from, valid persons say when to stop; the test persons' share is for finetuning and is
-not read here. Several devices are one process each. Killed, the same command continues after the last whole epoch.
+The hospital is the home hospital (cohort.home) unless --hospital names another. --from goes over to another hospital's
+vocabulary: the tied head, which predicts by the concept vectors, with all it has learned; the linear head, which has a
+row a token, with the rows of tokens that both hospitals have.
+
+Train persons are learned from, valid persons say when to stop; the test persons' share is for finetuning and is not read
+here. Several devices are one process each. Killed, the same command continues after the last whole epoch.
 """
 import argparse
 import sys
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from torch.nn import functional as F
 
-from medrep import behrt, concepts, config, contract, sequences, training, vocabulary
+from medrep import behrt, concepts, config, contract, fitting, metrics, sequences, training, vocabulary
 from medrep.errors import UserError
-from medrep.progress import is_main_process, say, stage
+from medrep.progress import bar, in_words, is_main_process, say, stage
+from medrep.vocabulary import SPECIAL_TOKENS
 
+SPECIAL = len(SPECIAL_TOKENS)
 VALID = 2**31  # in place of an epoch: the seed of the validation masks
 
 
@@ -40,47 +53,146 @@ def masked_batches(trajectories, translation, settings, vocabulary_size):
             masked.append(tokens)
             places.append(start + at)
         batch["token"], places = np.concatenate(masked), np.concatenate(places)[: 0 if idle else None]
-        return {**batch, "places": places, "truth": truth[places]}
+        return {**batch, "places": places, "truth": truth[places], "prolonged": batch["prolonged"][: 0 if idle else None]}
 
     return make
 
 
-def loss_sum(model, batch):
-    """Sum of the masked tokens' cross-entropies, and how many they are."""
+def read(model, batch):
+    """Logits and truth of the masked tokens, and of the prolonged stay of each sequence (None, None for a model without)."""
     device = next(model.parameters()).device
-    truth = batch["truth"].to(device)
-    logits = model(places=batch["places"].to(device), **training.model_input(batch, device))
-    return F.cross_entropy(logits.float(), truth, reduction="sum"), len(truth)
+    truth, prolonged = batch["truth"].to(device), batch["prolonged"].to(device).float()
+    logits, stay = model(places=batch["places"].to(device), **training.model_input(batch, device))
+    # a sequence that does not count stands last
+    return logits.float(), truth, *((None, None) if stay is None else (stay[: len(prolonged)].float(), prolonged))
+
+
+def losses(model, batch):
+    """{target: (sum of the losses, their number)} of the masked tokens and, for Med-BERT, of the prolonged stays; the masked accuracy."""
+    logits, truth, stay, prolonged = read(model, batch)
+    found = {"loss": (F.cross_entropy(logits, truth, reduction="sum"), len(truth))}
+    if stay is not None:
+        found["stay_loss"] = (F.binary_cross_entropy_with_logits(stay, prolonged, reduction="sum"), len(prolonged))
+    return found, {"accuracy": ((logits.argmax(1) == truth).sum(), len(truth))}
 
 
 @torch.no_grad()
 def evaluate(model, plan, make):
-    """Minus the validation loss, and the share of masked tokens named rightly; the masks are the same every epoch."""
+    """Minus the validation loss, and the share of masked tokens named rightly; the masks are the same every epoch.
+
+    For Med-BERT the loss of the prolonged stay is part of it, and its AUROC is told.
+    """
     model.eval()
-    device, loss, right, count = next(model.parameters()).device, 0.0, 0, 0
+    loss, right, count, stays, prolonged = 0.0, 0, 0, [], []
     for batch in training.loader(plan, lambda slices, i, rank, world: make(slices, (VALID, i))):
-        logits = model(places=batch["places"].to(device), **training.model_input(batch, device))
-        truth = batch["truth"].to(device)
-        loss += float(F.cross_entropy(logits.float(), truth, reduction="sum"))
+        logits, truth, stay, long = read(model, batch)
+        loss += float(F.cross_entropy(logits, truth, reduction="sum"))
         right, count = right + int((logits.argmax(1) == truth).sum()), count + len(truth)
-    return -loss / max(count, 1), {"valid_loss": round(loss / max(count, 1), 5), "valid_accuracy": round(right / max(count, 1), 5)}
+        if stay is not None:
+            stays, prolonged = [*stays, stay.double().cpu()], [*prolonged, long.double().cpu()]
+    loss, figures = loss / max(count, 1), {"valid_accuracy": round(right / max(count, 1), 5)}
+    if stays:
+        stay, long = torch.cat(stays), torch.cat(prolonged)
+        loss += float(F.binary_cross_entropy_with_logits(stay, long))
+        figures["valid_stay_auroc"] = metrics.describe(long.numpy().astype(bool), stay.sigmoid().numpy())["auroc"]
+    return -loss, {"valid_loss": round(loss, 5), **figures}
+
+
+@torch.no_grad()
+def zero_shot(model, trajectories, whole: vocabulary.Vocabulary, known: vocabulary.Vocabulary, reading: training.Reading, experiment) -> dict:
+    """How many masked events of `trajectories`' valid persons a model names rightly that was never trained there.
+
+    Every event may be masked, whether the model knows its token or not: what it has no row for it names wrongly.
+    `readable` is the share of masked events that the model could name; `accuracy_readable` is the accuracy among them;
+    `most_frequent` the accuracy of naming always the token that pretraining saw most.
+    """
+    model.eval()
+    settings, device = experiment.pretraining, next(model.parameters()).device
+    # what the model names, as the hospital's number: with a representation its table is the hospital's, in its order
+    named = np.arange(len(whole)) if model.config.head == "tied" and reading.vectors is not None else known.translation_to(whole)
+    can = np.isin(np.arange(len(whole)), named[SPECIAL:]) & (reading.translation != vocabulary.UNK)
+    favourite = named[int(np.argmax(known.pretraining_counts))]
+    plan = sequences.batches(trajectories.windows(trajectories.rows_in("valid"), experiment.model.max_length), settings.batch_tokens)
+    total = Counter()
+    for step, slices in enumerate(bar(plan, "zero-shot", unit="batches")):
+        batch = trajectories.pack(slices)
+        truth = batch["token"]
+        masked, places = sequences.mask(truth, len(whole), settings.mask_share, (settings.seed, VALID, step))
+        batch = {name: torch.from_numpy(value) for name, value in (batch | {"token": reading.translation[masked]}).items()}
+        logits, _ = model(places=torch.from_numpy(places).to(device), **training.model_input(batch, device))
+        found, truth = named[logits.argmax(1).cpu().numpy()], truth[places]
+        total.update(n=len(truth), readable=int(can[truth].sum()), right=int((found == truth).sum()), most_frequent=int((truth == favourite).sum()))
+    n = max(total["n"], 1)
+    return {"masked": total["n"], "readable": round(total["readable"] / n, 4), "accuracy": round(total["right"] / n, 4),
+            "accuracy_readable": round(total["right"] / max(total["readable"], 1), 4), "most_frequent": round(total["most_frequent"] / n, 4)}
+
+
+class Start:
+    """The run that --from names: its model, and the vocabulary that it knows."""
+
+    def __init__(self, folder: Path):
+        if not (folder / "config.yaml").exists():
+            raise UserError(f"--from {folder} holds no finished model: give a folder that pretrain.py has written")
+        self.folder, self.facts = folder.resolve(), yaml.safe_load((folder / "config.yaml").read_text())
+        if "outcome" in self.facts["run"]:
+            raise UserError(f"--from {folder} is a finetuned model: give a folder that pretrain.py has written")
+        self.sizes = config.Model(**self.facts["model"])
+        self.known = vocabulary.load(folder / "vocabulary.json", "experiments/pretrain.py")
+
+    def move(self, words: vocabulary.Vocabulary, reading: training.Reading) -> behrt.BehrtForPretraining:
+        """The model, gone over to the vocabulary `words`."""
+        model = behrt.BehrtForPretraining.from_pretrained(self.folder)
+        model.move(words.translation_to(self.known), reading.vectors)
+        return model
+
+
+def check_arguments(args) -> Start | None:
+    """What --from says of model, representation and head where flags don't; refuses flags that contradict it."""
+    start = None
+    if args.start:
+        start = Start(args.start)
+        for name, given in (("model", args.model), ("rep_type", args.rep_type and contract.rep_name(args.rep_type)), ("head", args.head)):
+            if given not in (None, start.facts["run"][name]):
+                raise UserError(f"--from {args.start} was made with {name} {start.facts['run'][name]}, not {given}: leave the flag out")
+        args.model, args.head = start.facts["run"]["model"], start.facts["run"]["head"]
+        args.rep_type = args.rep_type or start.facts["run"]["rep_type"]
+        if args.rep_type not in concepts.ARMS and not args.rep_type.endswith(".npy"):
+            raise UserError(f"--from {args.start} reads vectors of your own: give --rep-type path/to/{args.rep_type}.npy, too")
+    elif args.zero_shot:
+        raise UserError("--zero-shot measures a model that --from names")
+    args.model, args.rep_type = args.model or "behrt", args.rep_type or "medrep"
+    return start
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="behrt")
-    concepts.add_rep_argument(parser, "--rep-type")
+    parser.add_argument("--model", help="a file of configs/models; default behrt")
+    concepts.add_rep_argument(parser, "--rep-type", default=None)
+    parser.add_argument("--head", choices=["linear", "tied"], help="what predicts masked tokens; default model.head")
+    parser.add_argument("--hospital", help="default cohort.home")
+    parser.add_argument("--from", dest="start", type=Path, metavar="RUN", help="a pretrained model to go on with")
+    parser.add_argument("--zero-shot", action="store_true", help="train nothing: measure RUN at the hospital")
     parser.add_argument("--gpu-devices", nargs="+", default=["0"], metavar="N", help="GPU numbers, or cpu")
+    training.add_report_argument(parser)
     parser.add_argument("--fresh", action="store_true", help="start over, even if there is a finished or unfinished run")
     config.add_arguments(parser)
     args = parser.parse_args(argv)
+    start = check_arguments(args)
     experiment = config.load_experiment(args.model, args.overrides)
-    home = config.load("cohort", args.overrides).home
+    if start:
+        experiment = replace(experiment, model=start.sizes)
+    elif args.head:
+        experiment = replace(experiment, model=replace(experiment.model, head=args.head))
+    hospital = args.hospital or config.load("cohort", args.overrides).home
     training.check_devices(args.gpu_devices, "--gpu-devices")
     concepts.check_vectors(args.rep_type, experiment.model)
-    folder = contract.pretraining_folder(home, args.model, args.rep_type)
-    inputs = [contract.trajectories_folder(home), contract.vocabulary_file(home)]
+    if args.zero_shot:
+        measure(args, start, experiment, hospital)
+        return
+    folder = contract.pretraining_folder(hospital, args.model, args.rep_type, experiment.model.head)
+    inputs = [contract.trajectories_folder(hospital), contract.vocabulary_file(hospital)]
     inputs += [contract.concept_array_file(args.rep_type)] if args.rep_type != "none" else []
+    inputs += [start.folder / "config.yaml"] if start else []
     made_with = asdict(experiment) | training.made_from(*inputs)
     if training.already_done(folder, made_with, args.fresh):
         return
@@ -91,39 +203,58 @@ def main(argv=None):
 
     with stage("pretrain") as figures:
         settings = experiment.pretraining
-        trajectories = sequences.Trajectories(home)
-        whole = vocabulary.of_hospital(home)
+        trajectories = sequences.Trajectories(hospital)
+        whole = vocabulary.of_hospital(hospital)
         known = whole.seen_in_pretraining()
         plans = {split: trajectories.windows(trajectories.rows_in(split), experiment.model.max_length) for split in ("train", "valid")}
         if missing := [split for split in plans if not len(plans[split])]:
-            raise UserError(f"{home} has no {' and no '.join(missing)} persons with trajectories: "
+            raise UserError(f"{hospital} has no {' and no '.join(missing)} persons with trajectories: "
                             "cohort.split_shares or a larger hospital would give some")
-        say(f"pretraining {args.model} with {contract.rep_name(args.rep_type)} at {home}: {len(plans['train']):,} windows of train persons, "
+        say(f"pretraining {args.model} with {contract.rep_name(args.rep_type)} at {hospital}: {len(plans['train']):,} windows of train persons, "
             f"{len(plans['valid']):,} of valid persons; {len(known):,} tokens known of the hospital's {len(whole):,}")
 
-        training.set_seed(settings.seed)
+        fitting.set_seed(settings.seed)
         reading = training.reading_of(known, args.rep_type, known)
-        frozen = reading.vectors is not None
-        width = reading.vectors.shape[1] if frozen else 0
-        model = behrt.BehrtForPretraining(behrt.make_config(experiment.model, len(known), frozen, width))
-        if frozen:
-            model.encoder.set_concepts(reading.vectors, rescale=True)
+        model = start.move(known, reading) if start else new_model(experiment.model, len(known), reading)
         # hospital's number -> number among the known -> what the model can read of it
         translation = reading.translation[whole.translation_to(known)]
         make = masked_batches(trajectories, translation, settings, len(known))
         valid = sequences.batches(plans["valid"], settings.batch_tokens)
-        accelerator = training.open_device(args.gpu_devices)
-        model = training.fit(
-            model=model, accelerator=accelerator, settings=settings, seed=settings.seed, folder=folder, make=make, loss_sum=loss_sum,
+        accelerator = training.open_device(args.gpu_devices, args.report_to, folder)
+        accelerator.init_trackers("tensorboard", fitting.flat(made_with))
+        model = fitting.fit(
+            model=model, accelerator=accelerator, settings=settings, seed=settings.seed, folder=folder, make=make, losses=losses,
             plan=lambda epoch: sequences.batches(plans["train"], settings.batch_tokens, (settings.seed, epoch)),
             evaluate=lambda model: evaluate(model, valid, make), what=f"pretrain {contract.rep_name(args.rep_type)}")
         if is_main_process():
             model.save_pretrained(folder)
             known.save(folder / "vocabulary.json")
-            training.finish(folder, made_with, model=args.model, rep_type=contract.rep_name(args.rep_type), home=home)
+            training.finish(folder, made_with, model=args.model, rep_type=contract.rep_name(args.rep_type), head=experiment.model.head, home=hospital,
+                            **({"from": contract.show(start.folder)} if start else {}))
             say(f"{contract.show(folder)}: the pretrained model")
-            figures.update(windows=len(plans["train"]), tokens=len(known), **training.best_line(folder))
+            figures.update(windows=len(plans["train"]), tokens=len(known), **fitting.best_line(folder))
+
+
+def new_model(sizes: config.Model, tokens: int, reading: training.Reading) -> behrt.BehrtForPretraining:
+    frozen = reading.vectors is not None
+    model = behrt.BehrtForPretraining(behrt.make_config(sizes, tokens, frozen, reading.vectors.shape[1] if frozen else 0))
+    if frozen:
+        model.encoder.set_concepts(reading.vectors, rescale=True)
+    return model
+
+
+def measure(args, start: Start, experiment: config.Experiment, hospital: str):
+    with stage("zero_shot") as figures:
+        trajectories, whole = sequences.Trajectories(hospital), vocabulary.of_hospital(hospital)
+        reading = training.reading_of(whole, args.rep_type, start.known)
+        model = behrt.BehrtForPretraining.from_pretrained(start.folder).to(training.open_device(args.gpu_devices[:1]).device)
+        if reading.vectors is not None:
+            model.encoder.set_concepts(reading.vectors, rescale=False)
+        file = start.folder / f"zero_shot_{hospital}.json"
+        figures.update(zero_shot(model, trajectories, whole, start.known, reading, experiment))
+        contract.write_json(file, figures)
+        say(f"{start.folder.name} at {hospital}, where it was not trained: {in_words(figures)}; {contract.show(file)}")
 
 
 if __name__ == "__main__":
-    main()
+    training.run(main)

@@ -1,7 +1,8 @@
-"""BEHRT over packed sequences: the patient model as a `transformers` model.
+"""BEHRT, BEHRT-DE and Med-BERT over packed sequences: the patient models, one family of `transformers` models.
 
 A token's embedding is the sum of its concept's vector and, each with a learned scalar that starts at 0 (the
-concept's at 1), embeddings of age, visit rank and record rank; then LayerNorm and dropout (paper, section 3.4).
+concept's at 1), embeddings of age, visit rank, record rank and (BEHRT-DE) domain; then LayerNorm and dropout (paper,
+section 3.4). Med-BERT also learns in pretraining to tell from [CLS] whether some visit is a long one.
 A batch is packed: hidden states are (1, tokens, width), `boundaries` says where each sequence begins, and
 attention runs within boundaries. Attention weights are not dropped out, unlike in the paper: the fused kernels
 don't offer it, and on the CPU it alone costs more than half of the step.
@@ -14,8 +15,9 @@ from transformers import AttentionInterface, BertConfig, PreTrainedModel
 from transformers.models.bert.modeling_bert import BertLayer
 
 from medrep.config import Model
+from medrep.contract import DOMAINS
 from medrep.errors import UserError
-from medrep.vocabulary import SPECIAL_TOKENS
+from medrep.vocabulary import SPECIAL_TOKENS, UNK
 
 SPECIAL = len(SPECIAL_TOKENS)
 
@@ -50,6 +52,12 @@ class BehrtConfig(BertConfig):
     label_count: int = 1
     max_age: int = 120
     max_rank: int = 2048
+    domains: bool = False
+    """Whether embeddings of the domain are added (BEHRT-DE)."""
+    prolonged_stay: bool = False
+    """Whether pretraining has the prolonged stay as a second target (Med-BERT)."""
+    head: str = "linear"
+    """linear: a decoder of its own, whose rows are the pretraining vocabulary. tied: hidden states against the concept vectors."""
 
 
 def make_config(sizes: Model, vocabulary_size: int, frozen_concepts: bool, concept_width: int = 0) -> BehrtConfig:
@@ -57,7 +65,8 @@ def make_config(sizes: Model, vocabulary_size: int, frozen_concepts: bool, conce
         vocab_size=vocabulary_size, concept_count=vocabulary_size - SPECIAL, frozen_concepts=frozen_concepts, concept_width=concept_width,
         hidden_size=sizes.hidden_size, num_hidden_layers=sizes.num_layers, num_attention_heads=sizes.num_heads,
         intermediate_size=sizes.intermediate_size, hidden_dropout_prob=sizes.dropout, attention_probs_dropout_prob=0.0,
-        max_age=sizes.max_age, max_rank=sizes.max_rank, tie_word_embeddings=False,
+        max_age=sizes.max_age, max_rank=sizes.max_rank, domains=sizes.domains, prolonged_stay=sizes.prolonged_stay, head=sizes.head,
+        tie_word_embeddings=False,
         # BERT's 0.02 is meant for 768: a layer's outcome is as large at any width. A narrow model started smaller stays
         # long at guessing by frequency.
         initializer_range=0.02 * (768 / sizes.hidden_size) ** 0.5)
@@ -78,17 +87,20 @@ class PatientEmbeddings(nn.Module):
         self.age = nn.Embedding(config.max_age + 1, width)
         self.visit_rank = nn.Embedding(config.max_rank + 1, width)
         self.record_rank = nn.Embedding(config.max_rank + 1, width)
-        self.scalars = nn.ParameterDict({"concept": nn.Parameter(torch.ones(())), "age": nn.Parameter(torch.zeros(())),
-                                         "visit_rank": nn.Parameter(torch.zeros(())), "record_rank": nn.Parameter(torch.zeros(()))})
+        if config.domains:
+            self.domain = nn.Embedding(len(DOMAINS) + 1, width)  # 0: the two tokens before the events
+        self.added = ("age", "visit_rank", "record_rank") + ("domain",) * config.domains
+        self.scalars = nn.ParameterDict({"concept": nn.Parameter(torch.ones(()))} | {name: nn.Parameter(torch.zeros(())) for name in self.added})
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, token, age, visit_rank, record_rank):
+    def forward(self, token, **added):
+        """Hidden states (tokens, width) of `token` and what config adds to it, (tokens,) each; other arguments are not read."""
         concept = self.concepts((token - SPECIAL).clamp(min=0))
         h = self.scalars["concept"] * torch.where((token < SPECIAL)[:, None], self.special(token.clamp(max=SPECIAL - 1)), concept)
-        for name, table, value in (("age", self.age, age), ("visit_rank", self.visit_rank, visit_rank),
-                                   ("record_rank", self.record_rank, record_rank)):
-            h = h + self.scalars[name] * table(value.clamp(0, table.num_embeddings - 1))
+        for name in self.added:
+            table = getattr(self, name)
+            h = h + self.scalars[name] * table(added[name].clamp(0, table.num_embeddings - 1))
         return self.dropout(self.norm(h))  # (tokens, width)
 
 
@@ -121,9 +133,9 @@ class BehrtEncoder(BehrtPreTrainedModel):
         self.layers = nn.ModuleList(BertLayer(config, layer_idx=i) for i in range(config.num_hidden_layers))
         self.post_init()
 
-    def forward(self, token, age, visit_rank, record_rank, boundaries, layers: int | None = None):
+    def forward(self, token, boundaries, layers: int | None = None, **added):
         """Hidden states (tokens, width) of a packed batch (medrep.sequences.Trajectories.pack), after `layers` layers."""
-        h = self.embeddings(token, age, visit_rank, record_rank)[None]  # (1, tokens, width)
+        h = self.embeddings(token, **added)[None]  # (1, tokens, width)
         for layer in self.layers[:layers]:
             h = layer(h, boundaries=boundaries)
         return h[0]
@@ -185,19 +197,66 @@ class AsRead:
 
 
 class BehrtForPretraining(BehrtPreTrainedModel):
-    """Masked-language model: logits and loss at the masked places only, over the pretraining vocabulary."""
+    """Masked-language model, at the masked places only; Med-BERT's second target.
+
+    With the tied head the logits are the hidden state, transformed, against the very vectors that stand for the concepts:
+    a vocabulary that set_concepts puts in place is read and predicted alike.
+    """
 
     def __init__(self, config: BehrtConfig):
         super().__init__(config)
         self.encoder = BehrtEncoder(config)
         self.transform = nn.Sequential(nn.Linear(config.hidden_size, config.hidden_size), nn.GELU(),
                                        nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        if config.head == "linear":
+            self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        if config.prolonged_stay:
+            self.pooler = nn.Linear(config.hidden_size, config.hidden_size)  # finetuning goes on with it
+            self.stay = nn.Linear(config.hidden_size, 1)
         self.post_init()
 
     def forward(self, places, **batch):
-        """Logits (masked places, vocabulary)."""
-        return self.decoder(self.transform(self.encoder(**batch)[places]))
+        """Logits (masked places, vocabulary), and of a prolonged stay (sequences,), None for models without that target."""
+        h = self.encoder(**batch)
+        stay = None
+        if self.config.prolonged_stay:
+            stay = self.stay(torch.tanh(self.pooler(h[batch["boundaries"][:-1]])))[:, 0]
+        return self.decode(self.transform(h[places])), stay
+
+    def decode(self, h: torch.Tensor) -> torch.Tensor:
+        """Logits (rows, vocabulary) of transformed hidden states (rows, width)."""
+        if self.config.head == "linear":
+            return self.decoder(h)
+        # LayerNorm gives h the spread 1, concept vectors start with initializer_range: so logits start with the spread 1
+        scale = (self.config.initializer_range * self.config.hidden_size**0.5) ** -1
+        return torch.cat([h @ self.encoder.embeddings.special.weight.T, h @ self.encoder.embeddings.concepts.weight.T], dim=1) * scale
+
+    @torch.no_grad()
+    def move(self, translation: np.ndarray, vectors: np.ndarray | None):
+        """Go over to another vocabulary: `vectors` (concepts, width) of a representation, or None for learned tables.
+
+        `translation` int64 (new vocabulary,) gives the old number of each token, UNK where it had none. What is kept by
+        token (learned tables, the linear head) is taken over; a token that is new there starts as in a new model.
+        """
+        rows = torch.from_numpy(np.where(translation[SPECIAL:] == UNK, -1, translation[SPECIAL:]))
+        if vectors is not None:
+            self.encoder.set_concepts(vectors, rescale=False)
+        else:
+            self.encoder.embeddings.concepts = self.taken_over(self.encoder.embeddings.concepts, (rows - SPECIAL).clamp(min=-1))
+            self.config.concept_count, self.config.vocab_size = len(rows), len(rows) + SPECIAL
+        if self.config.head == "linear":
+            self.decoder = self.taken_over(self.decoder, torch.cat([torch.arange(SPECIAL), rows]))
+
+    def taken_over(self, old: nn.Linear | nn.Embedding, rows: torch.Tensor) -> nn.Linear | nn.Embedding:
+        """A table with a row for each of `rows` int64: the old one's row of that number, a new model's for -1."""
+        new = nn.Embedding(len(rows), old.weight.shape[1]) if isinstance(old, nn.Embedding) else nn.Linear(old.weight.shape[1], len(rows))
+        self._init_weights(new)
+        new = new.to(old.weight)
+        had = rows >= 0
+        for name, weight in new.named_parameters():
+            weight[had] = getattr(old, name)[rows[had]]
+            weight.requires_grad = getattr(old, name).requires_grad
+        return new
 
 
 class BehrtForPrediction(BehrtPreTrainedModel):

@@ -44,7 +44,7 @@ ARMS = {
 # ---- arms ------------------------------------------------------------------------------------------------
 
 
-def add_rep_argument(parser: argparse.ArgumentParser, *flags: str, none: bool = True):
+def add_rep_argument(parser: argparse.ArgumentParser, *flags: str, none: bool = True, default: str | None = "medrep"):
     """A flag that takes one of ARMS or the path of a user's own .npy, whose rows are those of concept_idx.csv."""
     known = [arm for arm in ARMS if none or arm != "none"]
 
@@ -57,7 +57,7 @@ def add_rep_argument(parser: argparse.ArgumentParser, *flags: str, none: bool = 
             raise argparse.ArgumentTypeError(f"{text} would be taken for the arm {Path(text).stem} in results: give the file another name")
         return str(Path(text).resolve())
 
-    parser.add_argument(*flags, default="medrep", type=parse, metavar="REP", help=f"{', '.join(known)}, or the path of a .npy of your own")
+    parser.add_argument(*flags, default=default, type=parse, metavar="REP", help=f"{', '.join(known)}, or the path of a .npy of your own")
 
 
 def arms_there() -> list[str]:

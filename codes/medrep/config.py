@@ -283,6 +283,13 @@ class Model:
     max_rank: int = 2048
     max_length: int = 2048
     """Tokens of a sequence, [CLS] and sex included."""
+    domains: bool = False
+    """Add embeddings of the domain (condition, drug, measurement, procedure): BEHRT-DE."""
+    prolonged_stay: bool = False
+    """A second target of pretraining, from [CLS]: some visit lasts cohort.long_stay_days or more (Med-BERT)."""
+    head: str = "linear"
+    """What predicts masked tokens: linear (the paper's), a decoder with a row a token; tied, the concept vectors themselves,
+    so that a model moves whole to another hospital's vocabulary."""
     project_vectors: bool = False
     """Concept vectors of another width than hidden_size: true projects them (behrt.whitening says how), false refuses them."""
 
@@ -299,6 +306,8 @@ class Pretraining:
     warmup_share: float = 0.05
     epochs: int = 50
     patience: int = 5
+    checkpoint_minutes: float = 15.0
+    """Between checkpoints within an epoch; there is one after every epoch and on SIGTERM in any case."""
     seed: int = 0
 
 
@@ -318,6 +327,7 @@ class Finetuning:
     epochs: int = 50
     patience: int = 5
     """Epochs without a better validation AUROC before stopping."""
+    checkpoint_minutes: float = 15.0
 
 
 @dataclass(frozen=True)

@@ -401,12 +401,16 @@ def hospitals_with_data() -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != "concepts") if folder.is_dir() else []
 
 
-def pretraining_folder(hospital: str, model: str, rep: str) -> Path:
-    return ROOT / "results" / hospital / "pretraining" / f"{model}_{rep_name(rep)}"
+def pretraining_folder(hospital: str, model: str, rep: str, head: str = "linear") -> Path:
+    return ROOT / "results" / hospital / "pretraining" / run_name(model, rep, head)
 
 
-def finetuning_folder(hospital: str, model: str, rep: str, outcome: str, seed: int) -> Path:
-    return ROOT / "results" / hospital / "finetuning" / f"{model}_{rep_name(rep)}" / outcome / f"seed_{seed}"
+def finetuning_folder(hospital: str, model: str, rep: str, outcome: str, seed: int, head: str = "linear") -> Path:
+    return ROOT / "results" / hospital / "finetuning" / run_name(model, rep, head) / outcome / f"seed_{seed}"
+
+
+def run_name(model: str, rep: str, head: str) -> str:
+    return f"{model}_{rep_name(rep)}" + ("" if head == "linear" else f"_{head}")
 
 
 def summary_file() -> Path:

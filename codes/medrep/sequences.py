@@ -15,11 +15,13 @@ from medrep import contract
 from medrep.errors import UserError
 from medrep.vocabulary import CLS, MASK, SPECIAL_TOKENS
 
-EVENT_ARRAYS = {"token": np.int32, "domain": np.int8, "age": np.int16, "time": np.int64, "visit_rank": np.int32, "record_rank": np.int32}
+EVENT_ARRAYS = {"token": np.int32, "domain": np.int8, "age": np.int16, "time": np.int64, "visit_rank": np.int32, "record_rank": np.int32,
+                "long_visit": np.int8}
 """One entry an event, sorted by person, time, domain, concept id (then decile). token: number in the hospital's
 vocabulary; domain: place in contract.DOMAINS + 1; age: whole years at the event (its year minus the year of birth);
 time: seconds since 1970; visit_rank: 1, 2, ... by visit start within the person; record_rank: 1, 2, ... by distinct
-time within the visit. File {name}.npy."""
+time within the visit; long_visit: 1 if the event's visit lasts cohort.long_stay_days or more, what Med-BERT is pretrained
+to tell. File {name}.npy."""
 
 PERSON_ARRAYS = {"person_id": np.int64, "sex": np.int8, "split": np.int8, "start": np.int64, "stop": np.int64}
 """One entry a person, sorted by person_id. sex: vocabulary.SEX_TOKEN; split: place in contract.SPLITS; their events
@@ -80,16 +82,18 @@ class Trajectories:
         return np.stack([rows, np.maximum(first, low - (max_length - HEAD)), low], axis=1).astype(np.int64)
 
     def pack(self, slices: np.ndarray, translation: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """The slices end to end: int64 arrays (tokens,) and `boundaries` (slices + 1,) between them.
+        """The slices end to end: int64 arrays (tokens,), `boundaries` (slices + 1,) between them, and `prolonged` (slices,).
 
         Ranks are counted anew inside each slice. `translation` turns the hospital's token numbers into the model's.
         Further columns of `slices` are the caller's own.
-        The two tokens before the events have domain 0, ranks 0 and the age at the slice's last event.
+        The two tokens before the events have domain 0, ranks 0 and the age at the slice's last event. `prolonged`: 1 where
+        some visit of the slice is a long one.
         """
         lengths = slices[:, 2] - slices[:, 1] + HEAD
         boundaries = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         batch = {name: np.zeros(boundaries[-1], dtype=np.int64) for name in ("token", "domain", "age", "visit_rank", "record_rank")}
-        for (row, start, stop), at in zip(slices[:, :3], boundaries[:-1], strict=True):
+        prolonged = np.zeros(len(slices), dtype=np.int64)
+        for i, ((row, start, stop), at) in enumerate(zip(slices[:, :3], boundaries[:-1], strict=True)):
             events = slice(at + HEAD, at + HEAD + stop - start)
             tokens = self.token[start:stop]
             batch["token"][at : at + HEAD] = CLS, self.person_sex[row]
@@ -98,8 +102,9 @@ class Trajectories:
             batch["age"][events] = self.age[start:stop]
             if stop > start:
                 batch["age"][at : at + HEAD] = self.age[stop - 1]
+                prolonged[i] = self.long_visit[start:stop].any()
                 batch["visit_rank"][events], batch["record_rank"][events] = renumber(self.visit_rank[start:stop], self.record_rank[start:stop])
-        return {**batch, "boundaries": boundaries}
+        return {**batch, "boundaries": boundaries, "prolonged": prolonged}
 
 
 def renumber(visit_rank: np.ndarray, record_rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,16 +1,15 @@
-"""Training: devices, processes, steps, checkpoints, early stopping. Alone knows what a device is.
+"""What training and prediction need around the loop (fitting.py): devices, processes, readings, batches, finished runs.
 
-`accelerate` runs the steps (mixed precision, gradients over processes, saved states); this file says what an epoch
-is, what is kept, and when to stop. A run is killed and started again with the same command: it continues after the
-last whole epoch, with optimizer, schedule, random state, best score and patience.
+Alone knows what a device is.
 """
+import argparse
 import ctypes
-import json
-import math
+import logging as logs
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
 from torch.utils.data import DataLoader, Dataset
-from transformers import get_linear_schedule_with_warmup
 from transformers.utils import logging
 
 from medrep import config, contract, progress, sequences
@@ -32,7 +31,10 @@ from medrep.vocabulary import SPECIAL_TOKENS, UNK, Vocabulary
 logging.disable_progress_bar()  # one line of progress is enough, and it is ours
 logging.set_verbosity_error()  # a new head beside pretrained weights is what finetuning is, not a warning
 
-READ = ("token", "age", "visit_rank", "record_rank", "boundaries")
+FAILED = "MEDREP_FAILED"  # names the file that the first of several processes that fails makes
+CHECKPOINT_SECONDS = 120  # that processes have after SIGTERM
+KNOWN_TRACKERS = {tracker.value for tracker in LoggerType} - {"all"}
+READ = ("token", "age", "visit_rank", "record_rank", "domain", "boundaries")
 """What the models read of a packed batch."""
 
 
@@ -57,46 +59,82 @@ def default_devices() -> list[str]:
     return ["0"] if torch.cuda.is_available() else ["cpu"]
 
 
+def add_report_argument(parser: argparse.ArgumentParser):
+    parser.add_argument("--report-to", nargs="+", default=["tensorboard"], metavar="TRACKER",
+                        help="any that accelerate knows, or none; default tensorboard, in the run's folder")
+
+
 def is_worker() -> bool:
     """Whether start_processes (or torchrun) started this process."""
     return "RANK" in os.environ
 
 
-def die_with_parent():
-    """Linux ends this process when the one that started it ends, however that ends."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 def start_processes(devices: list[str], script: str, arguments: list[str]) -> int | None:
-    """Start one process a device with torch's own launcher and give its exit status; None if this process should go on.
+    """Start one process a device and give their exit status; None if this process should go on. If one fails, all stop.
 
-    `torchrun` over several machines runs the same script: its processes find RANK in their environment and go on.
+    torch's own launcher, as in `torchrun`; over several machines torchrun runs the same script: its processes find RANK in
+    their environment and go on. SIGTERM is handed on, and the processes have time to write a checkpoint.
     """
     if is_worker() or len(devices) == 1:
         return None
-    environment = dict(os.environ)
-    if devices[0] != "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(devices))))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={len(devices)}", script, *arguments]
-    return subprocess.run(command, env=environment, preexec_fn=die_with_parent).returncode
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logs.getLogger("torch.distributed.elastic").setLevel(logs.CRITICAL)  # the process that failed has said why
+    with tempfile.TemporaryDirectory() as scratch:
+        given = {FAILED: str(Path(scratch) / "failed"),
+                 "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(devices))))}
+        if devices[0] != "cpu":
+            given["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+        before = dict(os.environ)
+        os.environ.update(given)
+        setup = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=len(devices), run_id=str(os.getpid()), rdzv_backend="c10d",
+                             rdzv_endpoint="localhost:0", max_restarts=0, shutdown_timeout=CHECKPOINT_SECONDS)
+        try:
+            elastic_launch(setup, sys.executable)(script, *arguments)
+        except ChildFailedError as problem:
+            status = problem.get_first_failure()[1].exitcode
+            return status if status > 0 else 128 - status
+        except SignalException as stopped:
+            return 128 + stopped.sigval
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+    return 0
 
 
-def device_of(devices: list[str]) -> torch.device:
-    """The device of this process, for work without steps that others wait for."""
+def run(main: Callable[[], None]):
+    """Run a script's main. Of several processes only the first that fails says why, and none outlives the one that started them."""
+    if not is_worker():
+        main()
+        return
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: Linux ends this process with its parent
+    try:
+        main()
+    except BaseException as problem:
+        status = problem.code if isinstance(problem, SystemExit) else 1
+        if status in (0, None) or FAILED not in os.environ:
+            raise
+        try:
+            os.close(os.open(os.environ[FAILED], os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            sys.exit(status if isinstance(status, int) else 1)
+        raise
+
+
+def open_device(devices: list[str], report_to: list[str] = (), folder: Path | None = None) -> Accelerator:
+    """The accelerator of this process: bf16 on a GPU, fp32 on the CPU. `report_to`: trackers that accelerate knows, writing below `folder`."""
+    report_to = [tracker for tracker in report_to if tracker != "none"]
+    if unknown := [tracker for tracker in report_to if tracker not in KNOWN_TRACKERS]:
+        raise UserError(f"--report-to {' '.join(unknown)}: accelerate knows {', '.join(sorted(KNOWN_TRACKERS))}; none reports nowhere")
+    if missing := [tracker for tracker in report_to if LoggerType(tracker) not in get_available_trackers()]:
+        raise UserError(f"--report-to {' '.join(missing)}: its package is not installed here; pip install {' '.join(missing)}")
+    trackers = {"log_with": report_to, "project_dir": folder} if report_to else {}
     if devices[0] == "cpu":
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) if is_worker() else int(devices[0]))
-
-
-def open_device(devices: list[str]) -> Accelerator:
-    """The accelerator of this process: bf16 on a GPU, fp32 on the CPU."""
-    if is_worker():
-        die_with_parent()
-    if devices[0] == "cpu":
-        return Accelerator(cpu=True)
+        return Accelerator(cpu=True, **trackers)
     take_device(devices)
-    return Accelerator(mixed_precision="bf16")
+    return Accelerator(mixed_precision="bf16", **trackers)
 
 
 def take_device(devices: list[str]):
@@ -104,6 +142,13 @@ def take_device(devices: list[str]):
     if devices[0] != "cpu" and not is_worker():
         torch.cuda.set_device(int(devices[0]))
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", f"cuda:{devices[0]}")
+
+
+def device_of(devices: list[str]) -> torch.device:
+    """The device of this process, for work without steps that others wait for."""
+    if devices[0] == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) if is_worker() else int(devices[0]))
 
 
 # ---- reading a vocabulary ------------------------------------------------------------------------------------
@@ -160,114 +205,14 @@ class Batches(Dataset):
 def loader(plan, make, accelerator: Accelerator | None = None) -> DataLoader:
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     on_gpu = accelerator is not None and accelerator.device.type == "cuda"
-    # batch_size None: an item is already a batch. Workers only where the device does not need the cores itself.
-    return DataLoader(Batches(plan, make, rank, world), batch_size=None, num_workers=2 if on_gpu else 0, pin_memory=on_gpu)
+    # batch_size None: an item is already a batch. Workers only where the device does not need the cores itself. A generator
+    # of its own: a loader draws a number when it starts, which would move the model's dropout where a run is continued.
+    return DataLoader(Batches(plan, make, rank, world), batch_size=None, num_workers=2 if on_gpu else 0, pin_memory=on_gpu,
+                      generator=torch.Generator())
 
 
 def model_input(batch: dict, device) -> dict[str, torch.Tensor]:
     return {name: batch[name].to(device, non_blocking=True) for name in READ}
-
-
-# ---- the loop ----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class State:
-    """What a run must remember beside model and optimizer; saved by accelerate with them."""
-
-    epoch: int = 0
-    best: float = -math.inf
-    bad_epochs: int = 0
-
-    def state_dict(self):
-        return dict(self.__dict__)
-
-    def load_state_dict(self, content):
-        self.__dict__.update(content)
-
-
-def fit(*, model, accelerator: Accelerator, settings, seed: int, folder: Path, plan: Callable, make: Callable, loss_sum: Callable,
-        evaluate: Callable, what: str):
-    """Train `model` until `evaluate` gets no better; leaves the best epoch's weights in it.
-
-    plan(epoch) -> the epoch's batches of slices; make(slices, step, epoch) inside; loss_sum(model, batch) -> (sum of
-    losses, their number); evaluate(model) -> (score, figures), the higher score the better. The mean is taken over the
-    whole batch of all processes, so that one process or eight take the same step. Writes log.jsonl in `folder`, and a
-    checkpoint after each epoch, which is removed at the end.
-    """
-    set_seed(seed)
-    world, first = accelerator.num_processes, plan(0)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-    total = len(first) * settings.epochs
-    schedule = get_linear_schedule_with_warmup(optimizer, int(settings.warmup_share * total), total)
-    state = State()
-    model, optimizer = accelerator.prepare(model, optimizer)
-    accelerator.register_for_checkpointing(schedule, state)
-    checkpoint, log = folder / "checkpoint", folder / "log.jsonl"
-    best_file = folder / "best"
-    if checkpoint.exists():
-        accelerator.load_state(str(checkpoint))
-        say(f"{what}: continues after epoch {state.epoch}")
-    elif progress.is_main_process():
-        contract.make_folder(folder)
-        log.write_text("")
-    for epoch in range(state.epoch, settings.epochs):
-        if state.bad_epochs >= settings.patience:
-            break
-        model.train()
-        batches_of_epoch = first if epoch == 0 else plan(epoch)
-        losses, count, tokens = 0.0, 0, 0
-        bar = progress.bar(loader(batches_of_epoch, lambda s, i, r, w, e=epoch: make(s, (e, i), r, w), accelerator),
-                           f"{what}, epoch {epoch + 1}/{settings.epochs}", len(batches_of_epoch), "batches")
-        for batch in bar:
-            loss, n = loss_sum(model, batch)
-            everyone = accelerator.reduce(torch.tensor(float(n), device=accelerator.device), "sum").clamp(min=1) if world > 1 else max(n, 1)
-            # Gradients are averaged over processes: times their number it is the mean over the whole batch.
-            accelerator.backward(loss * world / everyone)
-            accelerator.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            losses, count, tokens = losses + float(loss.detach()), count + n, tokens + len(batch["token"])
-            if not math.isfinite(losses):
-                raise UserError(f"{what}: the loss is no longer finite in epoch {epoch + 1}; a smaller learning_rate may help")
-            bar.set_postfix(loss=f"{losses / max(count, 1):.4f}", refresh=False)
-        score, figures = evaluate(accelerator.unwrap_model(model))
-        better = score > state.best
-        state.epoch, state.best, state.bad_epochs = epoch + 1, max(score, state.best), 0 if better else state.bad_epochs + 1
-        seconds = max(bar.format_dict["elapsed"], 1e-9)
-        line = {"epoch": epoch + 1, "loss": round(losses / max(count, 1), 5), **figures, "learning_rate": schedule.get_last_lr()[0],
-                "tokens_per_second": round(tokens * world / seconds), "best": bool(better)}
-        if progress.is_main_process():
-            say(f"{what}: {progress.in_words(line)}")
-            with open(log, "a") as file:
-                file.write(json.dumps(line) + "\n")
-            if better:
-                with contract.unfinished(best_file) as part:
-                    accelerator.unwrap_model(model).save_pretrained(part)
-        accelerator.wait_for_everyone()
-        save_checkpoint(accelerator, checkpoint)
-    accelerator.wait_for_everyone()
-    if not best_file.exists():
-        raise UserError(f"{what}: no epoch was better than none; set epochs to 1 or more")
-    best = accelerator.unwrap_model(model).__class__.from_pretrained(best_file).to(accelerator.device)
-    accelerator.wait_for_everyone()  # the caller removes the file
-    return best
-
-
-def save_checkpoint(accelerator: Accelerator, checkpoint: Path):
-    """All of the state or nothing: written beside and renamed by the main process when everyone is done."""
-    part = checkpoint.with_name("checkpoint.unfinished")
-    if accelerator.is_main_process:
-        contract.discard(part)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(part))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        contract.discard(checkpoint)
-        part.rename(checkpoint)
-    accelerator.wait_for_everyone()
 
 
 # ---- finished runs -----------------------------------------------------------------------------------------------
@@ -309,15 +254,20 @@ def already_done(folder: Path, settings: dict, fresh: bool) -> bool:
     return False
 
 
+def code_version() -> str | None:
+    """The commit that this code is, with `changed` where files differ from it; None outside a git checkout."""
+    git = ["git", "-C", str(contract.REPOSITORY)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + (" changed" if changed else "")
+
+
 def finish(folder: Path, settings: dict, **facts):
-    """Write config.yaml, which says that the run is whole, and remove what only an unfinished run needs."""
-    for name in ("checkpoint", "best", "settings.yaml"):
+    """Write config.yaml, which says that the run is whole and what code made it, and remove what only an unfinished run needs."""
+    for name in ("checkpoint", "checkpoint.previous", "checkpoint.unfinished", "best", "settings.yaml"):
         contract.discard(folder / name)
     with contract.unfinished(folder / "config.yaml") as part:
-        config.save(part, run=facts, **settings)
-
-
-def best_line(folder: Path) -> dict:
-    """The figures of the epoch that was kept."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["best"]][-1]
+        config.save(part, run=facts | {"code": code_version()}, **settings)

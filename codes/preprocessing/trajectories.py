@@ -46,13 +46,13 @@ def without_bare_values(records: ibis.Table) -> ibis.Table:
     return records.mutate(reason=ibis.ifelse(bare, "value without deciles", ibis.null("string")))
 
 
-def find_events(records: ibis.Table, persons: ibis.Table, visits: ibis.Table, concepts: ibis.Table) -> ibis.Table:
+def find_events(records: ibis.Table, persons: ibis.Table, visits: ibis.Table, concepts: ibis.Table, long_stay_days: float) -> ibis.Table:
     """One row an event of `records` (with deciles), in the order of the arrays; every column that tells rows apart is a sort key.
 
     code is the place of the event's concept in `concepts` (concept_id, place), times CODES, plus its decile + 1. An event
     outside any visit is in a visit of its own for that day, which starts at 00:00.
     """
-    events = records.left_join(visits.select("visit_id", visit_start="start"), "visit_id").drop("visit_id_right")
+    events = records.left_join(visits.select("visit_id", visit_start="start", visit_end="end"), "visit_id").drop("visit_id_right")
     events = events.join(persons.select("person_id", "year_of_birth"), "person_id").join(concepts, "concept_id")
     events = events.select(
         "person_id", "time",
@@ -62,6 +62,7 @@ def find_events(records: ibis.Table, persons: ibis.Table, visits: ibis.Table, co
         visit_start=ibis.coalesce(events.visit_start, events.time.truncate("D")),
         in_visit=events.visit_start.notnull(),
         visit_id=ibis.ifelse(events.visit_start.notnull(), events.visit_id, 0),
+        long_visit=(events.visit_end >= events.visit_start + ibis.interval(seconds=round(long_stay_days * 86_400))).fill_null(False).cast("int8"),
     )
     return events.order_by("person_id", "time", "domain", "code", "visit_start", ibis.desc("in_visit"), "visit_id")
 
@@ -200,7 +201,8 @@ def main(argv=None):
     folder, words_file = contract.trajectories_folder(name), contract.vocabulary_file(name)
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS, DECILES)]
     cohort = config.load("cohort", args.overrides)
-    made_words, made = (Made(path, inputs=inputs, settings={"without_deciles": cohort.without_deciles}) for path in (words_file, folder))
+    settings = {"without_deciles": cohort.without_deciles, "long_stay_days": cohort.long_stay_days}
+    made_words, made = (Made(path, inputs=inputs, settings=settings) for path in (words_file, folder))
     if made_words.is_current() and made.is_current():
         return
     with stage("trajectories") as figures:
@@ -224,7 +226,7 @@ def main(argv=None):
 
             def read(first: int, last: int) -> pyarrow.Table:
                 own = (table.filter(table.person_id.between(first, last)) for table in (records, persons, visits))
-                return find_events(*own, places).to_pyarrow()
+                return find_events(*own, places, cohort.long_stay_days).to_pyarrow()
 
             words = write_events(part, read, people, concepts)
         words.save(words_file)

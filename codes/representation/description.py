@@ -130,7 +130,6 @@ def main(argv=None):
     config.add_arguments(parser)
     args = parser.parse_args(argv)
     if args.plan:
-        training.die_with_parent()
         encode_share(Plan(**json.loads(args.plan.read_text())), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
         return
 
@@ -165,4 +164,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    training.run(main)

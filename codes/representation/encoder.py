@@ -381,7 +381,6 @@ def main(argv=None):
     output = contract.encoder_folder()
     work = contract.part_of(output) / "work"
     if training.is_worker():
-        training.die_with_parent()
         train(work, settings, devices)
         return
     training.check_devices(devices, "--gpu-devices")
@@ -421,4 +420,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    training.run(main)

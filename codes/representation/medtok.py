@@ -36,6 +36,7 @@ What is not as published, and why:
 """
 import argparse
 import json
+import tempfile
 from contextlib import ExitStack
 
 import numpy as np
@@ -61,19 +62,6 @@ ROWS_AT_ONCE = 2**12  # of the final vectors: similarities to 10,000 codes are 1
 
 
 # ---- the network -------------------------------------------------------------------------------------------
-
-
-class Standardized:
-    """The rows of an array on the disk, as the tokenizer reads them."""
-
-    def __init__(self, array: np.ndarray, mean: np.ndarray, scale: np.ndarray):
-        self.array, self.mean, self.scale = array, mean, scale
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def __getitem__(self, rows) -> np.ndarray:
-        return (self.array[rows] - self.mean) / self.scale
 
 
 class Tokenizer(nn.Module):
@@ -275,8 +263,17 @@ def fit(data: Data, settings: MedTok, device: str) -> tuple[Tokenizer, list[dict
 # ---- final vectors -----------------------------------------------------------------------------------------
 
 
+def standardized(text: np.ndarray, model: Tokenizer, file) -> np.ndarray:
+    """`text` as the tokenizer reads it, in `file`: millions of vectors do not fit the memory."""
+    out, mean, scale = np.memmap(file, dtype=np.float32, mode="w+", shape=text.shape), model.mean.cpu().numpy(), model.scale.cpu().numpy()
+    for first in range(0, len(text), ROWS_AT_ONCE):
+        rows = slice(first, first + ROWS_AT_ONCE)
+        out[rows] = (text[rows] - mean) / scale
+    return out
+
+
 @torch.inference_mode()
-def quantize(model: Tokenizer, text: Standardized, vectors: np.ndarray, tokens: np.ndarray, weights: np.ndarray, device: str) -> np.ndarray:
+def quantize(model: Tokenizer, text: np.ndarray, vectors: np.ndarray, tokens: np.ndarray, weights: np.ndarray, device: str) -> np.ndarray:
     """Fill tokens and weights, and put the composed vectors in the place of the graph vectors in `vectors`; how often each code is nearest."""
     model, counts = model.to(device), 0
     codebook = model.codebook()
@@ -331,7 +328,7 @@ def main(argv=None):
             shape = (len(text), len(PARTS), settings.codes_per_part)
             arrays = [np.lib.format.open_memmap(file, mode="w+", dtype=kind, shape=of) for file, kind, of in (
                 (part, np.float32, text.shape), (parts["tokens"], np.int32, shape), (parts["weights"], np.float32, shape))]
-            standard = Standardized(text, model.mean.cpu().numpy(), model.scale.cpu().numpy())
+            standard = standardized(text, model, files.enter_context(tempfile.TemporaryFile(dir=part.parent)))
             graphs.embed(model.encoder, standard, edges, arrays[0], scratch=part.parent)
             use = use_of(model, quantize(model, standard, *arrays, device))
             for array in arrays:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments import finetune, pretrain
-from medrep import behrt, concepts, contract, sequences, training
+from medrep import behrt, concepts, contract, fitting, sequences, training
 from medrep.contract import LABELS
 from medrep.engine import connect
 from medrep.errors import UserError
@@ -89,6 +89,85 @@ def test_an_event_within_the_very_second_of_the_prediction_time_is_not_read(root
         assert example[2] - example[1] == read
 
 
+@pytest.mark.parametrize("model", ["behrt-de", "medbert"])
+def test_the_other_models_of_the_family_go_the_same_way(hospitals, model):
+    pretrain.main(["--model", model, *PRETRAIN])
+    finetune.main(["--model", model, *FINETUNE])
+    assert (pd.read_csv(contract.summary_file()).model == model).all()
+    folder = contract.pretraining_folder("mimic", model, "none")
+    line = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    assert ("valid_stay_auroc" in line) == (model == "medbert")
+    shape = behrt.BehrtConfig.from_pretrained(folder)
+    assert (shape.domains, shape.prolonged_stay) == ((True, False) if model == "behrt-de" else (False, True))
+
+
+def plain_zero_shot(run, hospital, vectors, seed=0, share=0.3, max_length=32):
+    """Masked accuracy at a hospital, one window at a time and token by token; the masks are those of packed batches."""
+    trajectories, words = sequences.Trajectories(hospital), json.loads(contract.vocabulary_file(hospital).read_text())["tokens"]
+    known = json.loads((run / "vocabulary.json").read_text())["tokens"]
+    model = behrt.BehrtForPretraining.from_pretrained(run).eval()
+    if vectors is not None:
+        model.encoder.set_concepts(vectors[[int(token) - 1000 for token in words[7:]]], rescale=False)
+    names = words if vectors is not None and model.config.head == "tied" else known
+    right = masked = readable = 0
+    for step, batch in enumerate(sequences.batches(trajectories.windows(trajectories.rows_in("valid"), max_length), 512)):
+        whole = trajectories.pack(batch)
+        tokens, places = sequences.mask(whole["token"], len(words), share, (seed, pretrain.VALID, step))
+        for start, stop in zip(whole["boundaries"][:-1], whole["boundaries"][1:], strict=True):
+            one = {name: torch.from_numpy(whole[name][start:stop]) for name in training.READ[:-1]}
+            seen = [words[i] for i in tokens[start:stop]]
+            one["token"] = torch.tensor([words.index(t) if vectors is not None else known.index(t) if t in known else 2 for t in seen])
+            mine = [p - start for p in places if start <= p < stop]
+            if not mine:
+                continue
+            logits, _ = model(places=torch.tensor(mine), boundaries=torch.tensor([0, stop - start]), **one)
+            for place, found in zip(mine, logits.argmax(1).tolist(), strict=True):
+                truth = words[whole["token"][start + place]]
+                masked, right, readable = masked + 1, right + (names[found] == truth), readable + (truth in names)
+    return {"masked": masked, "accuracy": round(right / masked, 4), "readable": round(readable / masked, 4)}
+
+
+@pytest.mark.parametrize("head", ["linear", "tied"])
+@pytest.mark.parametrize("rep", ["none", "own"])
+def test_a_pretrained_model_is_measured_and_trained_further_at_another_hospital(hospitals, tmp_path, head, rep):
+    write_own_vectors(tmp_path / "own.npy", 16)
+    vectors = np.load(tmp_path / "own.npy") if rep == "own" else None
+    flags = [*PRETRAIN, "--head", head, *(["--rep-type", str(tmp_path / "own.npy")] if rep == "own" else [])]
+    pretrain.main(flags)
+    run = contract.pretraining_folder("mimic", "behrt", rep, head)
+    assert run.name == f"behrt_{rep}" + "_tied" * (head == "tied")
+    there = [*flags, "--from", str(run), "--hospital", "ehrshot"]
+    pretrain.main([*there, "--zero-shot"])
+    found = json.loads((run / "zero_shot_ehrshot.json").read_text())
+    plain = plain_zero_shot(run, "ehrshot", vectors)
+    assert plain == {name: found[name] for name in plain}
+    assert found["readable"] == 1 if (head, rep) == ("tied", "own") else found["readable"] < 0.7
+
+    before = behrt.BehrtForPretraining.from_pretrained(run)
+    pretrain.main([*there, "--set", "pretraining.learning_rate=0.0"])
+    further = contract.pretraining_folder("ehrshot", "behrt", rep, head)
+    after = behrt.BehrtForPretraining.from_pretrained(further)
+    old, new = (json.loads((folder / "vocabulary.json").read_text())["tokens"] for folder in (run, further))
+    both = [token for token in new if token in old]
+    assert 7 < len(both) < len(new)
+    tables = [(m.encoder.embeddings.concepts.weight, m.decoder.weight if head == "linear" else None) for m in (before, after)]
+    for token in both[7:]:
+        assert torch.equal(*(table[words.index(token) - 7] for (table, _), words in zip(tables, (old, new), strict=True)))
+        assert head == "tied" or torch.equal(*(rows[words.index(token)] for (_, rows), words in zip(tables, (old, new), strict=True)))
+    moved = {"encoder.embeddings.concepts.weight", "decoder.weight", "decoder.bias"}
+    assert all(torch.equal(a, b) for (name, a), b in zip(before.state_dict().items(), after.state_dict().values(), strict=True) if name not in moved)
+
+
+def test_what_contradicts_the_run_to_go_on_with_is_refused(hospitals):
+    pretrain.main(PRETRAIN)
+    run = str(contract.pretraining_folder("mimic", "behrt", "none"))
+    for flags, words in ([["--from", run, "--head", "tied"], "was made with head linear, not tied: leave the flag out"],
+                         [["--from", run, "--rep-type", "random"], "was made with rep_type none, not random"],
+                         [["--from", run + "x"], "holds no finished model"], [["--zero-shot"], "measures a model that --from names"]):
+        with pytest.raises(UserError, match=words):
+            pretrain.main(["--gpu-devices", "cpu", "--hospital", "ehrshot", *flags])
+
+
 def test_the_same_command_twice_gives_the_same_predictions(hospitals):
     pretrain.main(PRETRAIN)
     found = []
@@ -102,16 +181,16 @@ def test_a_run_stopped_after_an_epoch_ends_like_one_that_was_not(hospitals, monk
     pretrain.main(PRETRAIN)
     folder = contract.pretraining_folder("mimic", "behrt", "none")
     whole = behrt.BehrtForPretraining.from_pretrained(folder).state_dict()
-    save = training.save_checkpoint
+    save = fitting.save_checkpoint
 
     def save_then_stop(*arguments):
         save(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "save_checkpoint", save_then_stop)
+    monkeypatch.setattr(fitting, "save_checkpoint", save_then_stop)
     with pytest.raises(KeyboardInterrupt):
         pretrain.main([*PRETRAIN, "--fresh"])
-    monkeypatch.setattr(training, "save_checkpoint", save)
+    monkeypatch.setattr(fitting, "save_checkpoint", save)
     assert not (folder / "config.yaml").exists()
     pretrain.main(PRETRAIN)
     again = behrt.BehrtForPretraining.from_pretrained(folder).state_dict()
@@ -165,7 +244,7 @@ def test_an_arm_that_is_not_there_names_its_stage(hospitals, main, arguments):
     (pretrain.main, ["--gpu-devices", "7"], "--gpu-devices cpu runs on the CPU"),
     (finetune.main, ["-d", "7"], "-d cpu runs on the CPU"),
     (pretrain.main, ["--gpu-devices", "cpu", "--model", "gpt"], "is not one of: behrt"),
-    (finetune.main, ["-d", "cpu", "--rep-type", "none"], "experiments/pretrain.py --model behrt --rep-type none makes it"),
+    (finetune.main, ["-d", "cpu", "--rep-type", "none"], "experiments/pretrain.py --model behrt --rep-type none --head linear makes it"),
     (pretrain.main, ["--gpu-devices", "cpu", "--rep-type", "none"], "preprocessing/trajectories.py writes it"),
 ])
 def test_what_the_user_can_mend_is_said_in_one_sentence(root, main, arguments, words):

@@ -1,4 +1,7 @@
-"""Packed equals one sequence at a time; another hospital's vectors take the concept table's place."""
+"""Packed equals one sequence at a time and the padded way; another hospital's vectors take the concept table's place."""
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,13 +19,20 @@ def batch():
     random = np.random.default_rng(0)
     n = sum(LENGTHS)
     columns = {"token": random.integers(0, 50, n), "age": random.integers(0, 200, n), "visit_rank": random.integers(0, 9, n),
-               "record_rank": random.integers(0, 9, n), "boundaries": np.concatenate([[0], np.cumsum(LENGTHS)])}
+               "record_rank": random.integers(0, 9, n), "domain": random.integers(0, 5, n), "boundaries": np.concatenate([[0], np.cumsum(LENGTHS)])}
     return {name: torch.from_numpy(values) for name, values in columns.items()}
 
 
-def make_model(frozen=False):
+FAMILY = {name: config.load_experiment(name).model for name in ("behrt", "behrt-de", "medbert")}
+
+
+def sizes_of(name):
+    return replace(SIZES, domains=FAMILY[name].domains, prolonged_stay=FAMILY[name].prolonged_stay)
+
+
+def make_model(frozen=False, name="behrt", kind=behrt.BehrtForPrediction):
     torch.manual_seed(0)
-    model = behrt.BehrtForPrediction(behrt.make_config(SIZES, 50, frozen)).eval()
+    model = kind(behrt.make_config(sizes_of(name), 50, frozen)).eval()
     with torch.no_grad():  # as after some training: the other embeddings count
         for scalar in model.encoder.embeddings.scalars.values():
             scalar.fill_(0.7)
@@ -34,16 +44,54 @@ def alone(batch, i):
     return {name: batch[name][start:stop] for name in training.READ[:-1]} | {"boundaries": torch.tensor([0, stop - start])}
 
 
-def test_packed_equals_one_sequence_at_a_time_forward_and_backward(batch):
-    model = make_model()
-    together = model(**batch)
-    together.sum().backward()
-    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-    model.zero_grad()
-    apart = torch.cat([model(**alone(batch, i)) for i in range(len(LENGTHS))])
-    apart.sum().backward()
-    assert torch.allclose(together, apart, atol=1e-6)
-    assert all(torch.allclose(a, p.grad, atol=1e-5) for a, p in zip(gradients, (p for p in model.parameters() if p.grad is not None), strict=True))
+def padded_states(model, batch):
+    """(tokens, width): the encoder's outcome by transformers' own layers on a batch padded to the longest, with a mask."""
+    encoder, boundaries = model.encoder, batch["boundaries"]
+    lengths = boundaries[1:] - boundaries[:-1]
+    real = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
+    flat = encoder.embeddings(**{name: batch[name] for name in training.READ[:-1]})
+    h = torch.zeros(*real.shape, flat.shape[1]).index_put((real,), flat)
+    mask = torch.zeros(real.shape).masked_fill(~real, float("-inf"))[:, None, None, :]
+    eager = copy.copy(encoder.config)
+    eager._attn_implementation = "eager"
+    for layer in encoder.layers:
+        layer.attention.self.config = eager
+        h = layer(h, attention_mask=mask)
+        layer.attention.self.config = encoder.config
+    return h[real]
+
+
+def outcomes_of(model, batch, states=None):
+    """All that a model gives for a batch, as one row of numbers; by the way, from hidden states that are already there."""
+    if states is not None:
+        model.encoder.forward = lambda **_: states
+    try:
+        found = model(places=torch.arange(0, len(batch["token"]), 2), **batch) if isinstance(model, behrt.BehrtForPretraining) else [model(**batch)]
+    finally:
+        model.encoder.__dict__.pop("forward", None)
+    return [part for part in found if part is not None]
+
+
+@pytest.mark.parametrize("kind", [behrt.BehrtForPretraining, behrt.BehrtForPrediction])
+@pytest.mark.parametrize("name", FAMILY)
+def test_packed_equals_one_sequence_at_a_time_equals_padded_forward_and_backward(batch, name, kind):
+    model = make_model(name=name, kind=kind)
+    weight = torch.Generator().manual_seed(2)
+
+    def forward_and_backward(states):
+        model.zero_grad()
+        found = outcomes_of(model, batch, states)
+        sum((part * torch.randn(part.shape, generator=weight.manual_seed(2))).sum() for part in found).backward()
+        return found, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    packed, gradients = forward_and_backward(None)
+    assert len(packed) == (2 if name == "medbert" and kind is behrt.BehrtForPretraining else 1)
+    assert ("encoder.embeddings.domain.weight" in gradients) == (name == "behrt-de")
+    one_at_a_time = torch.cat([model.encoder(**alone(batch, i)) for i in range(len(LENGTHS))])
+    for states in (one_at_a_time, padded_states(model, batch)):
+        found, others = forward_and_backward(states)
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(packed, found, strict=True))
+        assert gradients.keys() == others.keys() and all(torch.allclose(gradients[n], others[n], atol=1e-5) for n in gradients)
 
 
 def test_packed_attention_equals_the_textbook_softmax_in_the_whole_layer(batch):
@@ -58,11 +106,13 @@ def test_packed_attention_equals_the_textbook_softmax_in_the_whole_layer(batch):
     assert torch.allclose(layer(h, boundaries=torch.tensor([0, 17])), eager(h), atol=1e-6)
 
 
-def test_no_token_sees_another_sequence(batch):
-    model = make_model()
+@pytest.mark.parametrize("name", FAMILY)
+def test_no_token_sees_another_sequence(batch, name):
+    model = make_model(name=name)
     before = model(**batch)
     batch["token"][6:] = 11  # everything after the second sequence
-    assert torch.equal(model(**batch)[:2], before[:2])
+    batch["domain"][6:] = 2
+    assert torch.equal(model(**batch)[:2], before[:2]) and not torch.equal(model(**batch)[2:], before[2:])
 
 
 def test_attention_of_cls_is_the_last_layers_row(batch):
@@ -77,20 +127,23 @@ def test_attention_of_cls_is_the_last_layers_row(batch):
     assert torch.allclose(attention[edges[2] : edges[3]], torch.stack(by_hand).mean(0), atol=1e-6)
 
 
-def test_saved_and_loaded_gives_the_same_logits(batch, tmp_path):
-    model = make_model(frozen=True)
+@pytest.mark.parametrize("name", FAMILY)
+def test_saved_and_loaded_gives_the_same_logits(batch, tmp_path, name):
+    model = make_model(frozen=True, name=name)
     model.encoder.set_concepts(np.random.default_rng(0).normal(3, 2, (43, 16)).astype(np.float32), rescale=True)
     model.save_pretrained(tmp_path)
     assert torch.equal(behrt.BehrtForPrediction.from_pretrained(tmp_path)(**batch), model(**batch))
 
 
-def test_a_finetuned_model_takes_everything_but_the_head_from_pretraining(tmp_path):
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_finetuned_model_takes_everything_but_the_head_from_pretraining(tmp_path, name):
     torch.manual_seed(3)
-    pretrained = behrt.BehrtForPretraining(behrt.make_config(SIZES, 50, False))
+    pretrained = behrt.BehrtForPretraining(behrt.make_config(sizes_of(name), 50, False))
     pretrained.save_pretrained(tmp_path)
     loaded = behrt.BehrtForPrediction.from_pretrained(tmp_path)
-    for (name, a), b in zip(pretrained.encoder.state_dict().items(), loaded.encoder.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
+    for (weight, a), b in zip(pretrained.encoder.state_dict().items(), loaded.encoder.state_dict().values(), strict=True):
+        assert torch.equal(a, b), weight
+    assert name != "medbert" or torch.equal(pretrained.pooler.weight, loaded.pooler.weight)
 
 
 def test_swapping_in_the_same_vectors_in_another_order_changes_nothing(batch):
@@ -104,6 +157,24 @@ def test_swapping_in_the_same_vectors_in_another_order_changes_nothing(batch):
     token = batch["token"].numpy()
     moved = torch.from_numpy(np.where(token < 7, token, 7 + place[np.maximum(token - 7, 0)]))
     assert torch.allclose(model(**batch | {"token": moved}), home, atol=1e-6)
+
+
+def test_the_tied_head_predicts_by_the_vectors_and_moves_with_them(batch):
+    torch.manual_seed(0)
+    model = behrt.BehrtForPretraining(behrt.make_config(replace(SIZES, head="tied"), 50, True)).eval()
+    vectors = np.random.default_rng(0).normal(size=(43, 16)).astype(np.float32)
+    model.encoder.set_concepts(vectors, rescale=True)
+    places = torch.arange(0, sum(LENGTHS), 2)
+    home, _ = model(places=places, **batch)
+    h = model.transform(model.encoder(**batch)[places])
+    table = torch.cat([model.encoder.embeddings.special.weight, model.encoder.embeddings.concepts.weight])
+    assert torch.allclose(home, torch.stack([torch.stack([a @ b for b in table]) for a in h]) / model.config.initializer_range / 4, atol=1e-4)
+    order = np.random.default_rng(1).permutation(43)
+    model.move(np.concatenate([np.arange(7), 7 + order]), vectors[order])  # the same concepts under other numbers
+    token = batch["token"].numpy()
+    moved = torch.from_numpy(np.where(token < 7, token, 7 + np.argsort(order)[np.maximum(token - 7, 0)]))
+    there, _ = model(places=places, **batch | {"token": moved})
+    assert torch.allclose(there, home[:, np.concatenate([np.arange(7), 7 + order])], atol=1e-5)
 
 
 def test_only_the_concept_table_is_frozen():

@@ -42,6 +42,7 @@ def test_a_packed_batch_is_its_slices_end_to_end(small_hospital):
         at, end = batch["boundaries"][i : i + 2]
         assert batch["token"][at:end].tolist() == [CLS, trajectories.person_sex[row], *trajectories.token[start:stop]]
         assert batch["visit_rank"][at + 2] == 1 and batch["domain"][at : at + 2].tolist() == [0, 0]
+        assert batch["prolonged"][i] == int(1 in trajectories.long_visit[start:stop].tolist())
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=40), st.data())

@@ -17,10 +17,11 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(devices, word
         training.check_devices(devices, "-d")
 
 
-def test_two_processes_take_the_steps_of_one(small_hospital, root):
+@pytest.mark.parametrize("model", ["behrt-de", "medbert"])
+def test_two_processes_take_the_steps_of_one(small_hospital, root, model):
     """Same batches, same masks, the mean over all of them: the losses agree (dropout off, it is drawn per process)."""
     small_hospital("mimic", persons=40)
-    command = [sys.executable, str(contract.REPOSITORY / "codes/experiments/pretrain.py"), "--rep-type", "none", "--fresh"]
+    command = [sys.executable, str(contract.REPOSITORY / "codes/experiments/pretrain.py"), "--model", model, "--rep-type", "none", "--fresh"]
     for setting in ("model.hidden_size=16", "model.num_heads=2", "model.num_layers=2", "model.max_length=32", "model.dropout=0.0",
                     "pretraining.batch_tokens=300", "pretraining.epochs=3", "pretraining.learning_rate=0.01"):
         command += ["--set", setting]
@@ -28,6 +29,6 @@ def test_two_processes_take_the_steps_of_one(small_hospital, root):
     for devices in (["cpu"], ["cpu", "cpu"]):
         done = subprocess.run([*command, "--gpu-devices", *devices], env=os.environ | {"MEDREP_ROOT": str(root)}, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
-        log = contract.pretraining_folder("mimic", "behrt", "none") / "log.jsonl"
+        log = contract.pretraining_folder("mimic", model, "none") / "log.jsonl"
         losses.append([json.loads(line)["valid_loss"] for line in log.read_text().splitlines()])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4) and losses[0][0] != losses[0][-1]

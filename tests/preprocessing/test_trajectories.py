@@ -26,9 +26,9 @@ def record(person_id, hours, domain="drug", concept_id=7, value=None, unit=None,
     return dict(zip(RECORDS.schema.names, values, strict=True))
 
 
-def visit(visit_id, person_id, hours):
+def visit(visit_id, person_id, hours, days=0):
     start = NEW_YEAR + timedelta(hours=hours)
-    return {"visit_id": visit_id, "person_id": person_id, "start": start, "end": start, "concept_id": 1, "is_admission": False}
+    return {"visit_id": visit_id, "person_id": person_id, "start": start, "end": start + timedelta(days=days), "concept_id": 1, "is_admission": False}
 
 
 def make(root, records, visits, deciles=(EDGES,)):
@@ -59,13 +59,14 @@ def test_one_hospital(tmp_path, monkeypatch):
         record(-3, 24 * 365, "drug", 7, visit_id=2),                          # 1, 1
         record(-3, 24 * 365, "drug", 7, visit_id=2),                          # 1, 1: twice is twice
     ]
-    arrays, words = make(tmp_path, records, [visit(1, 5, 24), visit(2, -3, 10)])
+    arrays, words = make(tmp_path, records, [visit(1, 5, 24, days=7), visit(2, -3, 10, days=6.99)])
     assert words.tokens[len(vocabulary.SPECIAL_TOKENS):] == ("7", "9", "50", "50_7", "1000")
     assert words.counts[7:] == (3, 1, 1, 1, 1) and words.pretraining_counts[7:] == (2, 0, 0, 0, 0)  # 5 is a test person
     assert arrays["person_id"] == [-3, 5] and arrays["person_start"] == [0, 2] and arrays["person_stop"] == [2, 7]
     assert arrays["person_sex"] == [vocabulary.FEMALE, vocabulary.MALE] and arrays["person_split"] == [0, 2]
     assert [words.tokens[i] for i in arrays["token"]] == ["7", "7", "1000", "50", "9", "50_7", "7"]
     assert arrays["domain"] == [2, 2, 4, 3, 1, 3, 2] and arrays["age"] == [51, 51, 50, 50, 50, 50, 50]
+    assert arrays["long_visit"] == [0, 0, 0, 1, 1, 1, 0]
     assert arrays["visit_rank"] == [1, 1, 1, 2, 2, 2, 3] and arrays["record_rank"] == [1, 1, 1, 1, 2, 2, 1]
     assert arrays["time"][2] == int((NEW_YEAR + timedelta(hours=2) - datetime(1970, 1, 1)).total_seconds())
 

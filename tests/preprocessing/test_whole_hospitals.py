@@ -234,7 +234,7 @@ def read_all(made, usedata):
     for row, person in enumerate(arrays.person_id.tolist()):
         mine = slice(arrays.person_start[row], arrays.person_stop[row])
         made.people[person] = (int(arrays.person_sex[row]), contract.SPLITS[arrays.person_split[row]])
-        columns = (getattr(arrays, name)[mine].tolist() for name in ("time", "domain", "token", "age", "visit_rank", "record_rank"))
+        columns = (getattr(arrays, name)[mine].tolist() for name in ("time", "domain", "token", "age", "visit_rank", "record_rank", "long_visit"))
         made.events[person] = [(EPOCH + timedelta(seconds=time), list(DOMAINS)[domain - 1], made.words["tokens"][token], *others)
                                for time, domain, token, *others in zip(*columns, strict=True)]
 
@@ -414,7 +414,7 @@ def slow_edges(events, train):
 
 
 def slow_trajectories(found, train):
-    """{person: [(time, domain, token, age, visit rank, record rank)]}"""
+    """{person: [(time, domain, token, age, visit rank, record rank, in a long visit)]}"""
     edges, trajectory_of = slow_edges(found.events, train), {}
 
     def visit_of(event):
@@ -430,7 +430,9 @@ def slow_trajectories(found, train):
             token = (event["concept"],)
             if event["value"] is not None and (event["concept"], event["unit"]) in edges:
                 token += (sum(edge < event["value"] for edge in edges[event["concept"], event["unit"]][1:10]),)
-            rows.append((event["time"], event["domain"], token, event["age"], in_order.index(visit_of(event)) + 1, times.index(event["time"]) + 1))
+            stay = event["stay"]
+            rows.append((event["time"], event["domain"], token, event["age"], in_order.index(visit_of(event)) + 1, times.index(event["time"]) + 1,
+                         int(bool(stay) and stay["end"] - stay["start"] >= timedelta(days=7))))
         trajectory_of[person] = [(time, domain, "_".join(map(str, token)), *others) for time, domain, token, *others in sorted(rows)]
     return trajectory_of
 

@@ -1,5 +1,6 @@
 """MedTok's tokens, losses and training, against slow second implementations."""
 import json
+import tempfile
 
 import numpy as np
 import pytest
@@ -255,7 +256,7 @@ def crossed():
     settings = MedTok(text_codes=64, graph_codes=64, shared_codes=64, codes_per_part=2, hidden_size=64, batch_size=256, epochs=20,
                       patience=20, decay=0.9, learning_rate=3e-3, neighbors=[20, 20])
     model, _ = medtok.fit(data_of(x, edges), settings, "cpu")
-    standard = medtok.Standardized(x, model.mean.numpy(), model.scale.numpy())
+    standard = medtok.standardized(x, model, tempfile.TemporaryFile())
     graphs.embed(model.encoder, standard, edges, out := np.zeros_like(x), None)
     tokens, weights = np.zeros((len(x), 4, 2), np.int32), np.zeros((len(x), 4, 2), np.float32)
     counts = medtok.quantize(model, standard, out, tokens, weights, "cpu")
@@ -325,7 +326,7 @@ def test_final_tokens_are_those_of_training_with_all_edges(started, tmp_path, mo
     with torch.no_grad():
         parts = model.parts_of_seeds(whole_batch(model, x, edges))
     expected, expected_weights = model.tokens(parts)
-    standard = medtok.Standardized(x, model.mean.numpy(), model.scale.numpy())
+    standard = medtok.standardized(x, model, tempfile.TemporaryFile())
     graphs.embed(model.encoder, standard, edges, vectors := np.zeros_like(x), tmp_path)
     tokens, weights = np.zeros((60, 4, 3), np.int32), np.zeros((60, 4, 3), np.float32)
     counts = medtok.quantize(model, standard, vectors, tokens, weights, "cpu")
