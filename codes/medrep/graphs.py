@@ -7,13 +7,18 @@
 
 What graph.py and medtok.py share.
 """
+import json
 import mmap
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import safetensors
+import safetensors.torch
 import torch
 from torch import nn
 from torch_geometric.data import Data
@@ -22,6 +27,7 @@ from torch_sparse import SparseTensor
 
 from medrep import contract
 from medrep.errors import UserError
+from medrep.progress import bar, say
 
 # Of the final vectors' computation: 0.2 GB for the paper's three vectors a row. The edges of a hub are summed in pieces: of
 # three million, measured, float32 is then off by 3e-6 instead of 5e-5.
@@ -159,6 +165,107 @@ def open_graph(text: Path) -> Data:
 def loader_of(data: Data, neighbors: Sequence[int], batch_size: int, nodes: torch.Tensor, shuffle: bool) -> NeighborLoader:
     """Batches of `nodes` as seeds, each with up to neighbors[i] edges into every node of hop i; edge_index is sorted by target."""
     return NeighborLoader(data, num_neighbors=list(neighbors), input_nodes=nodes, batch_size=batch_size, shuffle=shuffle, is_sorted=True)
+
+
+# ---- training ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def held_out(seed: int) -> Iterator[torch.Generator]:
+    """For validation: no gradients, and the same samples and views every epoch; training's chance goes on where it was."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield torch.Generator().manual_seed(seed)
+
+
+@dataclass
+class Course:
+    """How a training went: the figures of each epoch, the lowest `held_out`, and epochs since."""
+
+    epochs: list[dict] = field(default_factory=list)
+    best: float = float("inf")
+    bad: int = 0
+
+
+@dataclass(frozen=True)
+class Continued:
+    """The state of an unfinished training, in a file that goes when its output is there."""
+
+    output: Path
+    made_from: dict
+    """A state of anything else is not continued."""
+
+    @property
+    def file(self) -> Path:
+        return self.output.with_name(f".{self.output.name}.training.safetensors")
+
+    def save(self, model, optimizer, random, course: Course, best_weights: dict[str, torch.Tensor]):
+        adam = {f"adam.{i}.{name}": value for i, values in optimizer.state_dict()["state"].items() for name, value in values.items()}
+        tensors = {f"model.{name}": weight for name, weight in model.state_dict().items()} | adam
+        tensors |= {f"best.{name}": weight for name, weight in best_weights.items()}
+        tensors |= {"chance.torch": torch.get_rng_state(), "chance.own": random.get_state()}
+        facts = {"made_from": json.dumps(self.made_from, sort_keys=True, default=str), "course": json.dumps(asdict(course))}
+        with contract.unfinished(self.file) as part:
+            safetensors.torch.save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, part, facts)
+
+    def load(self, model, optimizer, random) -> tuple[Course, dict[str, torch.Tensor]] | None:
+        """The course and the best weights so far; the rest goes where it was."""
+        if not self.file.exists():
+            return None
+        with safetensors.safe_open(self.file, "pt") as file:
+            facts, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if facts["made_from"] != json.dumps(self.made_from, sort_keys=True, default=str):
+            return None
+
+        def of(part: str) -> dict[str, torch.Tensor]:
+            return {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
+
+        model.load_state_dict(of("model."))
+        state: dict[int, dict] = {}
+        for name, tensor in of("adam.").items():
+            i, _, what = name.partition(".")
+            state.setdefault(int(i), {})[what] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        torch.set_rng_state(tensors["chance.torch"])
+        random.set_state(tensors["chance.own"])
+        return Course(**json.loads(facts["course"])), of("best.")
+
+    def end(self):
+        contract.discard(self.file)
+
+
+def train(what: str, model: nn.Module, optimizer: torch.optim.Optimizer, settings, random: torch.Generator, run_epoch: Callable[[], dict],
+          words: Callable[[dict], str], continued: Continued | None) -> list[dict]:
+    """Epochs until `held_out`, one of the figures that run_epoch gives of each, falls no more; leaves the best epoch's weights in `model`.
+
+    `random` is what run_epoch draws from beside torch's own generator; `words` says the figures on the progress line.
+    Where `continued` is given the state is kept after each epoch: a killed run ends as if it had not been.
+    """
+    course = Course()
+    best_weights = None
+    if continued and (found := continued.load(model, optimizer, random)):
+        course, best_weights = found
+        say(f"{what}: continues after epoch {len(course.epochs)}")
+    with bar(what=what, total=settings.epochs, unit="epochs") as line:
+        line.update(len(course.epochs))
+        while len(course.epochs) < settings.epochs and course.bad < settings.patience:
+            figures = {"epoch": len(course.epochs) + 1, **run_epoch()}
+            course.epochs.append(figures)
+            line.update()
+            line.set_postfix_str(words(figures))
+            if not np.isfinite(figures["held_out"]):
+                raise UserError(f"the loss of {what} became {figures['held_out']} in epoch {figures['epoch']}: lower {what}.learning_rate")
+            if figures["held_out"] < course.best:
+                # copies: a state_dict holds the live weights, and MedTok's codes change in place
+                best_weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+                course.best, course.bad = figures["held_out"], 0
+            else:
+                course.bad += 1
+            if continued:
+                continued.save(model, optimizer, random, course, best_weights)
+    if best_weights is not None:
+        model.load_state_dict(best_weights)
+    return course.epochs
 
 
 # ---- final vectors -----------------------------------------------------------------------------------------

@@ -25,8 +25,7 @@ from torch_geometric.data import Data
 from medrep import concepts, config, contract, engine, graphs
 from medrep.config import Graph
 from medrep.contract import Made
-from medrep.errors import UserError
-from medrep.progress import bar, say, stage
+from medrep.progress import say, stage
 
 HELD_OUT = 0.05  # of the seeds
 
@@ -76,7 +75,7 @@ def losses(model: Grace, batch: Data, settings: Graph, random: torch.Generator) 
 # ---- training ----------------------------------------------------------------------------------------------
 
 
-def fit(data: Data, settings: Graph, device: str) -> tuple[Grace, list[dict]]:
+def fit(data: Data, settings: Graph, device: str, continued: graphs.Continued | None = None) -> tuple[Grace, list[dict]]:
     """The weights of the best epoch, and each epoch's losses. `data` has x, edge_index and full_degree."""
     torch.manual_seed(settings.seed)
     width = data.x.shape[1]
@@ -101,30 +100,16 @@ def fit(data: Data, settings: Graph, device: str) -> tuple[Grace, list[dict]]:
             seeds += batch.batch_size
         return tuple(total / seeds)
 
-    best, best_weights, bad, epochs = float("inf"), None, 0, []
-    line = bar(what="graph", total=settings.epochs, unit="epochs")
-    for epoch in range(1, settings.epochs + 1):
+    def run_epoch() -> dict[str, float]:
         contrast, kept = run(train, random, step=True)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):  # the same samples and views every epoch
-            torch.manual_seed(settings.seed)
-            held_contrast, held_kept = run(valid, torch.Generator().manual_seed(settings.seed), step=False)
-        score = held_contrast + settings.distillation * held_kept
-        epochs.append({"epoch": epoch, "contrast": contrast, "distillation": kept, "held_out": score})
-        line.update()
-        line.set_postfix_str(f"loss {contrast:.3f} + {kept:.3f}, held out {score:.4f}")
-        if not np.isfinite(score):
-            raise UserError(f"the graph's loss became {score} in epoch {epoch}: lower graph.learning_rate")
-        if score < best:
-            # copies: a state_dict holds the live weights
-            best, best_weights, bad = score, {name: w.detach().clone() for name, w in model.state_dict().items()}, 0
-        else:
-            bad += 1
-            if bad >= settings.patience:
-                break
-    line.close()
-    if best_weights is not None:
-        model.load_state_dict(best_weights)
-    return model, epochs
+        with graphs.held_out(settings.seed) as same:
+            held_contrast, held_kept = run(valid, same, step=False)
+        return {"contrast": contrast, "distillation": kept, "held_out": held_contrast + settings.distillation * held_kept}
+
+    def words(figures: dict) -> str:
+        return f"loss {figures['contrast']:.3f} + {figures['distillation']:.3f}, held out {figures['held_out']:.4f}"
+
+    return model, graphs.train("graph", model, optimizer, settings, random, run_epoch, words, continued)
 
 
 def main(argv=None):
@@ -144,7 +129,8 @@ def main(argv=None):
         return
     with stage("graph") as figures:
         data = graphs.open_graph(contract.concept_array_file("description"))
-        model, epochs = fit(data, settings, "cuda" if torch.cuda.is_available() else "cpu")
+        continued = graphs.Continued(output, made.content)
+        model, epochs = fit(data, settings, "cuda" if torch.cuda.is_available() else "cpu", continued)
         best = min(epochs, key=lambda e: e["held_out"])
         say(f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: contrastive loss {best['contrast']:.3f}, "
             f"distillation {best['distillation']:.3f}, held out {best['held_out']:.4f}")
@@ -156,6 +142,7 @@ def main(argv=None):
                        **{name: round(float(v), 4) for name, v in best.items() if name != "epoch"})
         say(f"{contract.show(output)}: {len(text):,} vectors of width {text.shape[1]}")
         made.record()
+        continued.end()
 
 
 if __name__ == "__main__":

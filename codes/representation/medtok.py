@@ -50,10 +50,11 @@ from medrep import concepts, config, contract, engine, graphs
 from medrep.config import MedTok
 from medrep.contract import Made
 from medrep.errors import UserError
-from medrep.progress import bar, say, stage
+from medrep.progress import say, stage
 
 PARTS = ("text", "graph", "shared_text", "shared_graph")  # in this order in the vectors and the tokens
 REGIONS = {"text": [0], "graph": [1], "shared": [2, 3]}  # in this order in the codebook; whose codes each region has
+LOSSES = ("commitment", "agreement", "specific", "separation")
 HELD_OUT = 0.05  # of the seeds
 MEASURED = 100_000  # vectors at most, or nearly, that mean and spread are taken from
 DEAD = 0.1  # a code chosen less often than this share of the mean is replaced
@@ -206,7 +207,7 @@ def start_codes(model: Tokenizer, loader, device: str):
     model.learn(torch.cat(found))
 
 
-def fit(data: Data, settings: MedTok, device: str) -> tuple[Tokenizer, list[dict]]:
+def fit(data: Data, settings: MedTok, device: str, continued: graphs.Continued | None = None) -> tuple[Tokenizer, list[dict]]:
     """The weights and codes of the best epoch, and each epoch's figures. `data` has x, edge_index and full_degree."""
     torch.manual_seed(settings.seed)
     order = torch.randperm(data.num_nodes, generator=torch.Generator().manual_seed(settings.seed))
@@ -232,31 +233,18 @@ def fit(data: Data, settings: MedTok, device: str) -> tuple[Tokenizer, list[dict
             counts = counts + count_nearest(tokens, len(model.codebook()))
         return {name: loss / seeds for name, loss in total.items()}, counts
 
-    start_codes(model, train, device)
-    best, best_weights, bad, epochs = float("inf"), None, 0, []
-    line = bar(what="medtok", total=settings.epochs, unit="epochs")
-    for epoch in range(1, settings.epochs + 1):
+    def run_epoch() -> dict[str, float]:
         found, counts = run(train, random, step=True)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):  # the same samples and views every epoch
-            torch.manual_seed(settings.seed)
-            held_found, _ = run(valid, torch.Generator().manual_seed(settings.seed), step=False)
-        score, use = sum(held_found.values()), use_of(model, counts)
-        epochs.append({"epoch": epoch, **found, "held_out": score, **use})
-        line.update()
-        line.set_postfix_str(f"loss {sum(found.values()):.3f}, held out {score:.4f}, codes used "
-                             + ", ".join(f"{use[f'use_{region}']:.0%} {region}" for region in REGIONS))
-        if not np.isfinite(score):
-            raise UserError(f"the loss of medtok became {score} in epoch {epoch}: lower medtok.learning_rate")
-        if score < best:
-            # copies: a state_dict holds the live weights, and the codes change in place
-            best, best_weights, bad = score, {name: w.detach().clone() for name, w in model.state_dict().items()}, 0
-        else:
-            bad += 1
-            if bad >= settings.patience:
-                break
-    line.close()
-    if best_weights is not None:
-        model.load_state_dict(best_weights)
+        with graphs.held_out(settings.seed) as same:
+            held_found, _ = run(valid, same, step=False)
+        return {**found, "held_out": sum(held_found.values()), **use_of(model, counts)}
+
+    def words(figures: dict) -> str:
+        return (f"loss {sum(figures[name] for name in LOSSES):.3f}, held out {figures['held_out']:.4f}, codes used "
+                + ", ".join(f"{figures[f'use_{region}']:.0%} {region}" for region in REGIONS))
+
+    start_codes(model, train, device)
+    epochs = graphs.train("medtok", model, optimizer, settings, random, run_epoch, words, continued)
     return model.eval(), epochs
 
 
@@ -317,11 +305,12 @@ def main(argv=None):
         return
     with stage("medtok") as figures:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model, epochs = fit(graphs.open_graph(contract.concept_array_file("description")), settings, device)
+        continued = graphs.Continued(output, made.content)
+        model, epochs = fit(graphs.open_graph(contract.concept_array_file("description")), settings, device, continued)
         best = min(epochs, key=lambda e: e["held_out"])
         codes = len(model.codebook())
         say(f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: "
-            + ", ".join(f"{name} {best[name]:.3f}" for name in ("commitment", "agreement", "specific", "separation", "held_out")))
+            + ", ".join(f"{name} {best[name]:.3f}" for name in (*LOSSES, "held_out")))
         with ExitStack() as files:  # all of them appear, or none
             part = files.enter_context(concepts.ours(output))
             parts = {name: files.enter_context(contract.unfinished(path)) for name, path in beside.items()}
@@ -342,6 +331,7 @@ def main(argv=None):
                                                            f"perplexity {use[f'perplexity_{region}']:,.0f}" for region in REGIONS))
         say(f"{contract.show(output)}: {len(text):,} vectors of width {text.shape[1]}, of {codes:,} codes")
         made.record()
+        continued.end()
 
 
 if __name__ == "__main__":

@@ -234,3 +234,43 @@ def test_siblings_that_differ_stay_apart_only_with_the_neighbours_text_added():
         found[skip] = told_apart(out)
     assert told_apart(x) > 0.95 and told_apart(x) - found[True] < 0.01
     assert found[True] - found[False] > 0.03
+
+
+def stop_after(epochs, patch):
+    """A process that dies when the state of so many epochs is written."""
+    save, saved = graphs.Continued.save, []
+
+    def save_then_die(*arguments):
+        save(*arguments)
+        saved.append(arguments)
+        if len(saved) == epochs:
+            raise KeyboardInterrupt
+
+    patch.setattr(graphs.Continued, "save", save_then_die)
+
+
+def test_a_stage_that_is_stopped_ends_with_the_same_bytes(small_root, capsys, monkeypatch):
+    x, edges = random_graph(nodes=60)
+    shared.write_index([str(i) for i in range(len(x))])
+    with shared.ours(contract.concept_array_file("description")) as part, open(part, "wb") as file:
+        np.save(file, x)
+    contract.write_array(contract.edges_file(), edges)
+    flags = ["--set", "graph.epochs=6"]
+    graph.main(flags)
+    whole = contract.concept_array_file("medrep").read_bytes()
+    contract.discard(contract.concept_array_file("medrep"))
+    for epochs in (2, 1):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            stop_after(epochs, patch)
+            graph.main(flags)
+    capsys.readouterr()
+    graph.main(flags)
+    assert "graph: continues after epoch 3" in capsys.readouterr().out
+    assert contract.concept_array_file("medrep").read_bytes() == whole
+    assert not list(contract.representation_folder().glob(".*.training.safetensors"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(2, patch)
+        graph.main(["--set", "graph.epochs=6", "--set", "graph.seed=1"])
+    capsys.readouterr()
+    graph.main(["--set", "graph.epochs=6", "--set", "graph.seed=2"])  # the state of other settings is not continued
+    assert "continues" not in capsys.readouterr().out

@@ -397,3 +397,24 @@ def test_published_files_are_used_as_they_are(put_published, capsys):
     assert "they are used as they are" in capsys.readouterr().out
     assert not contract.concept_array_file("medtok").exists() and written() == {}
     assert {name: (contract.representation_folder() / name).read_bytes() for name in before} == before
+
+
+def test_a_stage_that_is_stopped_ends_with_the_same_bytes(stage_root, capsys, monkeypatch):
+    medtok.main([])
+    whole = written()
+    for path in (contract.concept_array_file("medtok"), *contract.medtok_files().values()):
+        contract.discard(path)
+    save = graphs.Continued.save
+
+    def save_then_die(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(graphs.Continued, "save", save_then_die)
+            medtok.main([])
+        assert not written()
+    capsys.readouterr()
+    medtok.main([])
+    assert "medtok: continues after epoch 2" in capsys.readouterr().out and written() == whole
