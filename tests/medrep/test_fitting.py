@@ -19,7 +19,7 @@ from medrep.errors import UserError
 SCRIPT = str(contract.REPOSITORY / "codes" / "experiments" / "pretrain.py")
 SMALL = ["--rep-type", "none", "--gpu-devices", "cpu", "--report-to", "none"]
 for setting in ("model.hidden_size=16", "model.num_heads=2", "model.num_layers=2", "model.max_length=32", "pretraining.batch_tokens=64",
-                "pretraining.epochs=4", "pretraining.patience=1", "pretraining.learning_rate=0.01", "pretraining.checkpoint_minutes=0.0"):
+                "pretraining.epochs=9", "pretraining.patience=9", "pretraining.learning_rate=0.01", "pretraining.checkpoint_minutes=0.0"):
     SMALL += ["--set", setting]
 SAME = ("epoch", "loss", "accuracy", "valid_loss", "valid_accuracy", "learning_rate", "best")  # of a line of log.jsonl
 
@@ -29,16 +29,20 @@ def start(root, *flags):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(path, since=0.0):
-    """Until `path` is there and newer than `since`; gives its time."""
+def checkpointed(folder):
+    """When the checkpoint was written; 0 where there is none, as between two renames."""
+    try:
+        return (folder / "checkpoint" / "custom_checkpoint_1.pkl").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def wait_for_checkpoint(folder, since=0):
     for _ in range(6000):
-        try:
-            if (found := path.stat().st_mtime_ns) > since:
-                return found
-        except FileNotFoundError:
-            pass
+        if checkpointed(folder) > since:
+            return
         time.sleep(0.01)
-    raise AssertionError(f"{path} was never written")
+    raise AssertionError("no checkpoint was written")
 
 
 def result(folder):
@@ -59,15 +63,16 @@ def test_killed_and_stopped_at_any_moment_it_ends_as_if_nothing_had_happened(fol
     assert len(expected[1]) >= 2 and (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     contract.discard(folder)
 
-    random, seen = np.random.default_rng(), 0.0
+    random, seen = np.random.default_rng(), 0
     for _ in range(3):
         run = start(root)
-        seen = wait_for(folder / "checkpoint" / "custom_checkpoint_1.pkl", seen)
-        time.sleep(random.random() * 0.5)
+        wait_for_checkpoint(folder, seen)
+        time.sleep(random.random() * 0.3)
         run.send_signal(signal.SIGKILL)
         assert run.wait(60) == -signal.SIGKILL and not (folder / "config.yaml").exists()
+        seen = checkpointed(folder)
     run = start(root)
-    wait_for(folder / "checkpoint" / "custom_checkpoint_1.pkl", seen)
+    wait_for_checkpoint(folder, seen)
     run.send_signal(signal.SIGTERM)
     output, _ = run.communicate(timeout=60)
     assert run.returncode == 128 + signal.SIGTERM and "continues after epoch" in output and "the same command continues from here" in output
@@ -100,7 +105,7 @@ def test_the_last_checkpoint_stays_until_the_next_is_in_its_place(folder, monkey
 
 def test_settings_that_differ_from_the_checkpoints_are_listed(folder, root):
     run = start(root)
-    wait_for(folder / "checkpoint" / "custom_checkpoint_1.pkl")
+    wait_for_checkpoint(folder)
     run.kill()
     run.wait(60)
     other = start(root, "--set", "pretraining.learning_rate=0.02", "--set", "pretraining.mask_share=0.2")
