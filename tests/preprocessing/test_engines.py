@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from demo import hospitals
-from medrep import contract, engine
+from medrep import contract, engine, sequences
 from medrep.errors import UserError
 from preprocessing import audit, deciles, export_meds, labels, persons, records, site_report, trajectories, visits
 
@@ -256,7 +256,7 @@ def test_any_threads_any_order_and_any_size_of_parts_give_the_same_bytes(synthet
         return {path.relative_to(usedata): path.read_bytes() for path in files}
 
     first = bytes_of("one", 1, synthetic)
-    assert len(first) == 2 * 12
+    assert len(first) == 2 * (len(sequences.EVENT_ARRAYS) + len(sequences.PERSON_ARRAYS) + 1)
     assert bytes_of("two", 2, shuffled(synthetic, tmp_path / "data2", seed=2)) == first
     monkeypatch.setattr(records, "PART_BYTES", 300_000)
     monkeypatch.setattr(trajectories, "PART_EVENTS", 1000)
