@@ -32,6 +32,7 @@ from medrep.progress import bar, say
 # Of the final vectors' computation: 0.2 GB for the paper's three vectors a row. The edges of a hub are summed in pieces: of
 # three million, measured, float32 is then off by 3e-6 instead of 5e-5.
 ROWS_AT_ONCE, EDGES_AT_ONCE = 2**14, 2**17
+HELD_OUT = 0.05  # of the seeds
 
 
 # ---- the network -------------------------------------------------------------------------------------------
@@ -165,6 +166,14 @@ def open_graph(text: Path) -> Data:
 def loader_of(data: Data, neighbors: Sequence[int], batch_size: int, nodes: torch.Tensor, shuffle: bool) -> NeighborLoader:
     """Batches of `nodes` as seeds, each with up to neighbors[i] edges into every node of hop i; edge_index is sorted by target."""
     return NeighborLoader(data, num_neighbors=list(neighbors), input_nodes=nodes, batch_size=batch_size, shuffle=shuffle, is_sorted=True)
+
+
+def loaders(data: Data, settings) -> tuple[NeighborLoader, NeighborLoader]:
+    """Batches of the seeds to learn from and of those held out, which a seeded order says; one node alone is both."""
+    order = torch.randperm(data.num_nodes, generator=torch.Generator().manual_seed(settings.seed))
+    held = max(1, int(HELD_OUT * data.num_nodes))
+    learned, kept = (order[held:], order[:held].sort().values) if data.num_nodes > 1 else (order, order)
+    return tuple(loader_of(data, settings.neighbors, settings.batch_size, nodes, shuffle) for nodes, shuffle in ((learned, True), (kept, False)))
 
 
 # ---- training ----------------------------------------------------------------------------------------------

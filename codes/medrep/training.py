@@ -42,7 +42,9 @@ READ = ("token", "age", "visit_rank", "record_rank", "domain", "boundaries")
 
 
 def check_devices(devices: list[str], flag: str):
-    """Refuse devices that are not here, and say which are."""
+    """Refuse devices that are not here, and say which are. A process of several sees its own alone, and was asked for already."""
+    if is_worker():
+        return
     there = [str(i) for i in range(torch.cuda.device_count())]
     cpu = [device for device in devices if device == "cpu"]
     missing = [device for device in devices if device != "cpu" and device not in there]

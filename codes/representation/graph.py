@@ -27,9 +27,6 @@ from medrep.config import Graph
 from medrep.contract import Made
 from medrep.progress import say, stage
 
-HELD_OUT = 0.05  # of the seeds
-
-
 # ---- the network -------------------------------------------------------------------------------------------
 
 
@@ -81,10 +78,7 @@ def fit(data: Data, settings: Graph, device: str, continued: graphs.Continued | 
     width = data.x.shape[1]
     model = Grace(width, settings.hidden_size, settings.skip).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    order = torch.randperm(data.num_nodes, generator=torch.Generator().manual_seed(settings.seed))
-    held = max(1, int(HELD_OUT * data.num_nodes))
-    train = graphs.loader_of(data, settings.neighbors, settings.batch_size, order[held:], shuffle=True)
-    valid = graphs.loader_of(data, settings.neighbors, settings.batch_size, order[:held].sort().values, shuffle=False)
+    train, valid = graphs.loaders(data, settings)
     random = torch.Generator().manual_seed(settings.seed)
 
     def run(loader, random, step) -> tuple[float, float]:

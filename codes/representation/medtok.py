@@ -55,7 +55,6 @@ from medrep.progress import say, stage
 PARTS = ("text", "graph", "shared_text", "shared_graph")  # in this order in the vectors and the tokens
 REGIONS = {"text": [0], "graph": [1], "shared": [2, 3]}  # in this order in the codebook; whose codes each region has
 LOSSES = ("commitment", "agreement", "specific", "separation")
-HELD_OUT = 0.05  # of the seeds
 MEASURED = 100_000  # vectors at most, or nearly, that mean and spread are taken from
 DEAD = 0.1  # a code chosen less often than this share of the mean is replaced
 START = 1  # vectors for each code, at least, that k-means begins from; with 10,000 codes a region it takes 3.7 GiB, measured
@@ -73,7 +72,7 @@ class Tokenizer(nn.Module):
         nodes, width = x.shape
         some = x[:: max(1, nodes // MEASURED)]
         self.register_buffer("mean", some.mean(dim=0))
-        self.register_buffer("scale", some.std(dim=0).clamp(min=1e-6))
+        self.register_buffer("scale", some.std(dim=0, correction=0).clamp(min=1e-6))
         # without the text vector added: the text has parts of its own, and these are to tell what the neighbours say
         self.encoder = graphs.Encoder(width, settings.hidden_size, skip=False)
         self.heads = nn.ModuleList(nn.Linear(width, width // len(PARTS)) for _ in PARTS)
@@ -210,10 +209,7 @@ def start_codes(model: Tokenizer, loader, device: str):
 def fit(data: Data, settings: MedTok, device: str, continued: graphs.Continued | None = None) -> tuple[Tokenizer, list[dict]]:
     """The weights and codes of the best epoch, and each epoch's figures. `data` has x, edge_index and full_degree."""
     torch.manual_seed(settings.seed)
-    order = torch.randperm(data.num_nodes, generator=torch.Generator().manual_seed(settings.seed))
-    held = max(1, int(HELD_OUT * data.num_nodes))
-    train = graphs.loader_of(data, settings.neighbors, settings.batch_size, order[held:], shuffle=True)
-    valid = graphs.loader_of(data, settings.neighbors, settings.batch_size, order[:held].sort().values, shuffle=False)
+    train, valid = graphs.loaders(data, settings)
     model = Tokenizer(data.x, settings).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     random = torch.Generator().manual_seed(settings.seed)

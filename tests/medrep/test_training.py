@@ -17,6 +17,11 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(devices, word
         training.check_devices(devices, "-d")
 
 
+def test_a_process_of_several_which_sees_fewer_devices_is_not_asked_again(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    training.check_devices(["7", "8"], "--gpu-devices")
+
+
 @pytest.mark.parametrize("model", ["behrt-de", "medbert"])
 def test_two_processes_take_the_steps_of_one(small_hospital, root, model):
     """Same batches, same masks, the mean over all of them: the losses agree (dropout off, it is drawn per process)."""

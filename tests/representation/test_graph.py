@@ -274,3 +274,14 @@ def test_a_stage_that_is_stopped_ends_with_the_same_bytes(small_root, capsys, mo
     capsys.readouterr()
     graph.main(["--set", "graph.epochs=6", "--set", "graph.seed=2"])  # the state of other settings is not continued
     assert "continues" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_a_graph_of_hardly_anything_and_without_edges_has_vectors(small_root, nodes):
+    x = np.random.default_rng(0).normal(size=(nodes, 16)).astype(np.float32)
+    shared.write_index([str(i) for i in range(nodes)])
+    with shared.ours(contract.concept_array_file("description")) as part, open(part, "wb") as file:
+        np.save(file, x)
+    contract.write_array(contract.edges_file(), np.zeros((2, 0), dtype=np.int64))
+    graph.main([])
+    assert shared.open_array("medrep").shape == x.shape and np.isfinite(shared.open_array("medrep")).all()
