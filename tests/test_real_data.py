@@ -78,6 +78,19 @@ def test_attention_is_written_for_both_hospitals(road):
         assert len(table) and table.attention.between(0, 1).all()
 
 
+def test_the_quality_table_has_all_arms_and_text_and_graph_tell_links_from_chance(road):
+    root, _ = road
+    table = pd.read_csv(root / "results" / "representation" / "quality.csv")
+    assert list(table.arm.unique()) == ["random", "name", "description", "medrep", "medtok"]
+    links = table[(table.measure == "link_auroc") & (table.space == "as_read") & (table.kind == "all")].set_index("arm")
+    assert links.n.min() > 300 and links.low["medrep"] > links.high["random"] and links.low["random"] < 0.5 < links.high["random"]
+    assert links.value["medrep"] > links.value["name"]
+    for method in ("pca", "tsne"):
+        assert (root / "results" / "representation" / f"map_{method}.png").stat().st_size > 10_000
+    for name in ("tokens", "weights", "codebook"):
+        assert np.isfinite(np.load(root / "usedata" / "representation" / f"medtok_{name}.npy", mmap_mode="r")).all()
+
+
 def test_medgemma_says_that_it_comes_later(road):
     _, done = road
     assert done["medgemma"].returncode != 0 and "not in this version" in done["medgemma"].stderr and "Traceback" not in done["medgemma"].stderr

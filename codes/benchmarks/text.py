@@ -76,8 +76,8 @@ def compare(args):
         f"are encoded: mean {sample.mean():.1f}, longest {sample.max()}; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} before")
     tokenizer, model = make_tokenizer(), make_model()
     ours = {"fp32": model.base_model, "bf16": copy.deepcopy(model.base_model).to(torch.bfloat16)}
-    for precision in ours:
-        reading.encode(ours[precision], tokenizer, many[:BATCH], "mean", 512, reading.CPU_TOKENS)  # warm
+    for reader in ours.values():  # warm, and before the common way takes its memory
+        reading.encode(reader, tokenizer, many, "mean", 512, reading.CPU_TOKENS)
     peak = peak_gib()
     seconds, vectors = {"fp32": [], "bf16": [], "common": []}, {}
     common = []

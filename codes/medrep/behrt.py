@@ -175,8 +175,8 @@ def whitening(vectors: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     """
     vectors = vectors.astype(np.float64)
     mean = vectors.mean(axis=0)
-    variance, directions = np.linalg.eigh(np.cov(vectors - mean, rowvar=False))
-    scaled = directions / np.sqrt(np.maximum(variance, 0) + 0.01 * variance.mean())
+    variance, directions = np.linalg.eigh(np.cov(vectors - mean, rowvar=False, bias=len(vectors) == 1))
+    scaled = directions / np.sqrt(np.maximum(variance, 0) + (0.01 * variance.mean() or 1))  # equal vectors have no variance
     if len(mean) > width:
         return mean, scaled[:, -width:]  # eigh gives the smallest variance first
     return mean, np.pad(scaled @ directions.T, ((0, 0), (0, width - len(mean))))

@@ -25,8 +25,9 @@ from pyarrow import csv
 from medrep import config, contract, nearest
 from medrep.ancestors import nearest_ancestors
 from medrep.errors import UserError
-from medrep.progress import say
+from medrep.progress import bar, say
 
+ROWS_AT_ONCE = 2**15
 OWN, PLAIN, ANCESTOR, NONE = "own", "plain", "ancestor", "none"
 HOW = (OWN, PLAIN, ANCESTOR, NONE)
 DECILES = range(10)
@@ -44,7 +45,7 @@ ARMS = {
 # ---- arms ------------------------------------------------------------------------------------------------
 
 
-def add_rep_argument(parser: argparse.ArgumentParser, *flags: str, none: bool = True, default: str | None = "medrep"):
+def add_rep_argument(parser: argparse.ArgumentParser, *flags: str, none: bool = True, default: str | None = "medrep", nargs: str | None = None):
     """A flag that takes one of ARMS or the path of a user's own .npy, whose rows are those of concept_idx.csv."""
     known = [arm for arm in ARMS if none or arm != "none"]
 
@@ -57,7 +58,8 @@ def add_rep_argument(parser: argparse.ArgumentParser, *flags: str, none: bool = 
             raise argparse.ArgumentTypeError(f"{text} would be taken for the arm {Path(text).stem} in results: give the file another name")
         return str(Path(text).resolve())
 
-    parser.add_argument(*flags, default=default, type=parse, metavar="REP", help=f"{', '.join(known)}, or the path of a .npy of your own")
+    parser.add_argument(*flags, default=default, type=parse, nargs=nargs, metavar="REP",
+                        help=f"{', '.join(known)}, or the path of a .npy of your own")
 
 
 def arms_there() -> list[str]:
@@ -133,11 +135,13 @@ def open_array(rep: str) -> np.ndarray:
 
 
 def open_vectors(rep: str) -> tuple[pa.Array, np.ndarray]:
-    """The concept of each row, and the array, which has as many rows."""
-    ids, array = read_index(), open_array(rep)
+    """The concept of each row, and the array; refused if it was not made for this index."""
+    ids, array, path = read_index(), open_array(rep), contract.concept_array_file(rep)
     if len(ids) != len(array):
-        raise UserError(f"{contract.show(contract.concept_array_file(rep))} has {len(array):,} rows, but concept_idx.csv "
+        raise UserError(f"{contract.show(path)} has {len(array):,} rows, but concept_idx.csv "
                         f"{len(ids):,}: put the files of one release there, or run representation/run.sh")
+    if is_ours(path) and not is_of_this_index(path):
+        raise UserError(f"{contract.show(path)} was written for another concept_idx.csv than the one that lies there: run representation/run.sh")
     return ids, array
 
 
@@ -187,6 +191,31 @@ def check_finite(vectors: np.ndarray, names: Sequence[str], rep: str):
                         f"concepts, such as {names[bad[0]]}: download it again, or let its stage write it anew")
 
 
+class Finite:
+    """An array of vectors whose rows are checked as they are read."""
+
+    def __init__(self, array: np.ndarray, ids: pa.Array, rep: str):
+        self.array, self.ids, self.rep, self.shape = array, ids, rep, array.shape
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, rows) -> np.ndarray:
+        vectors = self.array[rows]
+        if not np.isfinite(vectors).all():
+            names = self.ids.take(pa.array(np.arange(len(self.array))[rows].reshape(-1))).to_pylist()
+            check_finite(vectors.reshape(-1, self.shape[1]), names, self.rep)
+        return vectors
+
+
+def check_whole(rep: str):
+    """check_finite of all rows, before what takes hours."""
+    ids, array = open_vectors(rep)
+    vectors = Finite(array, ids, rep)
+    for first in bar(range(0, len(array), ROWS_AT_ONCE), f"check {rep}", unit="pieces"):
+        vectors[first : first + ROWS_AT_ONCE]
+
+
 def representations() -> list[str]:
     """The names of the arrays that are there."""
     before, after = contract.concept_array_file("*").name.split("*")
@@ -215,7 +244,7 @@ def ours(path: Path, made_from: dict | None = None) -> Iterator[Path]:
     with contract.unfinished(path) if made_from is None else contract.continued(path, made_from) as part:
         yield part
         index = contract.concept_index_file()
-        beside = {"index": sample(index)} if path != index and index.exists() else {}
+        beside = {"index": contract.sha256_of(index)} if path != index and index.exists() else {}
         contract.write_json(mark_of(path), sample(part) | beside)
 
 
@@ -224,7 +253,7 @@ def is_ours(path: Path) -> bool:
 
 
 def is_of_this_index(path: Path) -> bool:
-    return json.loads(mark_of(path).read_text()).get("index") == sample(contract.concept_index_file())
+    return json.loads(mark_of(path).read_text()).get("index") == contract.sha256_of(contract.concept_index_file())
 
 
 def published() -> list[str]:
@@ -323,7 +352,8 @@ def neighbours(vectors: np.ndarray, rep: str, k: int) -> tuple[np.ndarray, np.nd
 
     Exact up to nearest.EXACT_UP_TO rows; beyond, through an index that the first call builds and saves.
     """
-    array = open_array(rep)
+    ids, array = open_vectors(rep)
+    array = Finite(array, ids, rep)
     if len(array) <= nearest.EXACT_UP_TO:
         return nearest.exact(array, vectors, k)
     return nearest.through_index(array, contract.concept_array_file(rep), contract.neighbour_index_file(rep), vectors, k)

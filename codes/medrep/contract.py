@@ -150,8 +150,8 @@ class Made:
         ...            # write output
         made.record()
 
-    An input that is itself stamped counts by its stamp; a file of the user's by its size and time.
-    MEDREP_FRESH=1 makes everything anew.
+    An input that is itself stamped counts by what it was made from; a file of the user's by its size and time, and so does
+    an output that somebody put in the place of ours. MEDREP_FRESH=1 makes everything anew.
     """
 
     def __init__(self, output: Path, inputs: list[Path] = (), settings=None):
@@ -164,26 +164,37 @@ class Made:
     def is_current(self) -> bool:
         if os.environ.get("MEDREP_FRESH") == "1" or not self.output.exists() or not self.stamp.exists():
             return False
-        if json.loads(self.stamp.read_text()) != self.content:
+        if made_from(self.output) != self.content:
             return False
         say(f"{show(self.output)} is up to date")
         return True
 
     def record(self):
-        write_json(self.stamp, self.content)
+        write_json(self.stamp, self.content | {"output": on_disk(self.output)})
 
 
 def stamp_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.made.json")
 
 
+def made_from(path: Path) -> dict | None:
+    """What the stamp of `path` says, if it is still what the stamp was written for: a run may have been killed between the two."""
+    if not stamp_of(path).exists() or not path.exists():
+        return None
+    content = json.loads(stamp_of(path).read_text())
+    return content if content.pop("output", None) == on_disk(path) else None
+
+
 def fingerprint(path: Path) -> str | None:
     """What changes when `path` changes; None for a path that is not there."""
     path = Path(path)
-    if stamp_of(path).exists():
-        return hashlib.sha256(stamp_of(path).read_bytes()).hexdigest()[:16]
-    if not path.exists():
-        return None
+    if (content := made_from(path)) is not None:
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return on_disk(path) if path.exists() else None
+
+
+def on_disk(path: Path) -> str:
+    """Size and time of a file, of all files in a folder, in one word."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     facts = [(str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
@@ -386,6 +397,20 @@ def encoder_folder() -> Path:
 def write_array(path: Path, array: np.ndarray):
     with unfinished(path) as part, open(part, "wb") as file:
         np.save(file, array, allow_pickle=False)
+
+
+def new_array(part: Path, shape: tuple[int, ...], dtype=np.float32) -> np.memmap:
+    """An .npy of zeros to write into, memory-mapped."""
+    array = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
+    with open(part, "r+b") as file:
+        reserve(file, part.stat().st_size)
+    return array
+
+
+def reserve(file, size: int):
+    """Take `size` bytes of the disk for an open file: where a map is written to and none is left, the process dies of SIGBUS."""
+    if size:
+        os.posix_fallocate(file.fileno(), 0, size)
 
 
 # ---- data/ and results/ ------------------------------------------------------------------------------------

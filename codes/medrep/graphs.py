@@ -9,6 +9,7 @@ What graph.py and medtok.py share.
 """
 import json
 import mmap
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -119,17 +120,22 @@ def view(batch: Data, drop_edges: float, drop_features: float, random: torch.Gen
 
 def open_edges(nodes: int) -> np.ndarray:
     """int64 [2, edges], memory-mapped, sorted by target; refused if it is another index's."""
-    if not contract.edges_file().exists():
-        raise UserError(f"{contract.show(contract.edges_file())} is missing; representation/edges.py writes it")
-    edges = np.load(contract.edges_file(), mmap_mode="r", allow_pickle=False)
-    check_edges(edges, nodes)
-    return edges
-
-
-def check_edges(edges: np.ndarray, nodes: int):
+    path, index = contract.edges_file(), contract.concept_index_file()
+    if not path.exists():
+        raise UserError(f"{contract.show(path)} is missing; representation/edges.py writes it")
+    try:
+        edges = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError):
+        edges = np.zeros(0)
+    if edges.dtype != np.int64 or edges.ndim != 2 or len(edges) != 2:
+        raise UserError(f"{contract.show(path)} is not an array of int64 [2, edges]: remove it, and representation/edges.py writes it anew")
+    made_from = contract.made_from(path)
+    if made_from and made_from["inputs"].get(contract.show(index)) != contract.fingerprint(index):
+        raise UserError(f"{contract.show(path)} was written for another {index.name} than the one that lies there: run representation/run.sh")
     if edges.size and edges.max() >= nodes:
-        raise UserError(f"{contract.show(contract.edges_file())} names row {edges.max()}, but there are {nodes:,} vectors: "
+        raise UserError(f"{contract.show(path)} names row {edges.max()}, but there are {nodes:,} vectors: "
                         "run representation/run.sh, which writes both anew")
+    return edges
 
 
 def starts_of(edges: np.ndarray, nodes: int) -> np.ndarray:
@@ -165,7 +171,9 @@ def open_graph(text: Path) -> Data:
 
 def loader_of(data: Data, neighbors: Sequence[int], batch_size: int, nodes: torch.Tensor, shuffle: bool) -> NeighborLoader:
     """Batches of `nodes` as seeds, each with up to neighbors[i] edges into every node of hop i; edge_index is sorted by target."""
-    return NeighborLoader(data, num_neighbors=list(neighbors), input_nodes=nodes, batch_size=batch_size, shuffle=shuffle, is_sorted=True)
+    with warnings.catch_warnings():  # pyg-lib, which it would rather have, has no wheel for every machine
+        warnings.filterwarnings("ignore", "Using 'NeighborSampler' without a 'pyg-lib' installation")
+        return NeighborLoader(data, num_neighbors=list(neighbors), input_nodes=nodes, batch_size=batch_size, shuffle=shuffle, is_sorted=True)
 
 
 def loaders(data: Data, settings) -> tuple[NeighborLoader, NeighborLoader]:
@@ -213,13 +221,14 @@ class Continued:
         tensors = {f"model.{name}": weight for name, weight in model.state_dict().items()} | adam
         tensors |= {f"best.{name}": weight for name, weight in best_weights.items()}
         tensors |= {"chance.torch": torch.get_rng_state(), "chance.own": random.get_state()}
+        tensors |= {"chance.cuda": torch.cuda.get_rng_state()} if next(model.parameters()).is_cuda else {}
         facts = {"made_from": json.dumps(self.made_from, sort_keys=True, default=str), "course": json.dumps(asdict(course))}
         with contract.unfinished(self.file) as part:
             safetensors.torch.save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, part, facts)
 
     def load(self, model, optimizer, random) -> tuple[Course, dict[str, torch.Tensor]] | None:
         """The course and the best weights so far; the rest goes where it was."""
-        if not self.file.exists():
+        if os.environ.get("MEDREP_FRESH") == "1" or not self.file.exists():
             return None
         with safetensors.safe_open(self.file, "pt") as file:
             facts, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -237,6 +246,8 @@ class Continued:
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         torch.set_rng_state(tensors["chance.torch"])
         random.set_state(tensors["chance.own"])
+        if "chance.cuda" in tensors and next(model.parameters()).is_cuda:
+            torch.cuda.set_rng_state(tensors["chance.cuda"])
         return Course(**json.loads(facts["course"])), of("best.")
 
     def end(self):
@@ -272,6 +283,8 @@ def train(what: str, model: nn.Module, optimizer: torch.optim.Optimizer, setting
                 course.bad += 1
             if continued:
                 continued.save(model, optimizer, random, course, best_weights)
+    if course.epochs and course.bad < settings.patience:
+        say(f"{what}: after {settings.epochs} epochs the held-out loss still falls now and then: a larger {what}.epochs may help")
     if best_weights is not None:
         model.load_state_dict(best_weights)
     return course.epochs
@@ -306,7 +319,8 @@ def embed(encoder: Encoder, x: np.ndarray, edges: np.ndarray, out: np.ndarray, s
     x = tensor_of(at_random(x))
     with tempfile.TemporaryFile(dir=scratch) as file:
         # between the layers as well the vectors lie in a file: millions of them do not fit the memory
-        middle = np.memmap(file, dtype=np.float32, mode="w+", shape=out.shape)
+        contract.reserve(file, out.nbytes)
+        middle = np.memmap(file, dtype=np.float32, mode="r+", shape=out.shape)
         for first, summed in weighted_sums(x, edges, root, starts):
             rows = slice(first, first + len(summed))
             out[rows], middle[rows] = summed.numpy(), encoder.below(summed).numpy()

@@ -35,13 +35,14 @@ def release() -> str | None:
 
 
 def check_ends(engine: ibis.BaseBackend):
-    """Refuse CONCEPT_RELATIONSHIP with rows that lack an end; say how many name a concept that CONCEPT has not."""
+    """Refuse CONCEPT_RELATIONSHIP with rows that lack an end or a name; say how many name a concept that CONCEPT has not."""
     file, t = omop.table_file("concepts", "concept_relationship"), omop.vocabulary(engine, "concept_relationship")
     ends = ("concept_id_1", "concept_id_2")
-    rows, *empty = t.aggregate(rows=t.count(), **{f"lost_{end}": t[end].isnull().sum() for end in ends}).to_pyarrow().to_pylist()[0].values()
-    if any(empty):
-        end = ends[0] if empty[0] else ends[1]
-        raise UserError(f"{contract.show(file)}: {max(empty):,} of {rows:,} rows have no readable {end}: download it again from https://athena.ohdsi.org")
+    needed = (*ends, "relationship_id")
+    rows, *empty = t.aggregate(rows=t.count(), **{f"lost_{name}": t[name].isnull().sum() for name in needed}).to_pyarrow().to_pylist()[0].values()
+    for name, lost in zip(needed, empty, strict=True):
+        if lost:
+            raise UserError(f"{contract.show(file)}: {lost:,} of {rows:,} rows have no readable {name}: download it again from https://athena.ohdsi.org")
     unknown = ibis.union(*(omop.valid(t).select(concept_id=end) for end in ends)).anti_join(omop.vocabulary(engine, "concept"), "concept_id")
     if lost := unknown.distinct().order_by("concept_id").to_pyarrow()["concept_id"].to_pylist():
         say(f"{contract.show(file)} names {len(lost):,} concepts that CONCEPT has not, such as {lost[0]}: their relationships are left out")

@@ -57,8 +57,14 @@ def check_devices(devices: list[str], flag: str):
         raise UserError(f"{flag} {' '.join(devices)}: a GPU is named twice")
 
 
-def default_devices() -> list[str]:
-    return ["0"] if torch.cuda.is_available() else ["cpu"]
+def add_device_argument(parser: argparse.ArgumentParser):
+    parser.add_argument("--gpu-devices", nargs="+", metavar="N", help="GPU numbers, or cpu; default: the first GPU, or the CPU if there is none")
+
+
+def asked_devices(args: argparse.Namespace) -> list[str]:
+    devices = args.gpu_devices or (["0"] if torch.cuda.is_available() else ["cpu"])
+    check_devices(devices, "--gpu-devices")
+    return devices
 
 
 def add_report_argument(parser: argparse.ArgumentParser):
@@ -88,7 +94,7 @@ def start_processes(devices: list[str], script: str, arguments: list[str]) -> in
         given = {FAILED: str(Path(scratch) / "failed"),
                  "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(devices))))}
         if devices[0] != "cpu":
-            given["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+            given["CUDA_VISIBLE_DEVICES"] = visible(devices)
         before = dict(os.environ)
         os.environ.update(given)
         setup = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=len(devices), run_id=str(os.getpid()), rdzv_backend="c10d",
@@ -104,6 +110,12 @@ def start_processes(devices: list[str], script: str, arguments: list[str]) -> in
             os.environ.clear()
             os.environ.update(before)
     return 0
+
+
+def visible(devices: list[str]) -> str:
+    """CUDA_VISIBLE_DEVICES for a process that is to see these of the devices that this one sees."""
+    seen = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return ",".join(seen[int(device)] if seen else device for device in devices)
 
 
 def run(main: Callable[[], None]):

@@ -54,7 +54,8 @@ def find_neighbours(concept: ibis.Table, relationship: ibis.Table, known: ibis.T
 def find_all(concept: ibis.Table) -> ibis.Table:
     """concept_id and has_deciles (it is a measurement) of every valid concept of the four domains."""
     valid = omop.valid(concept)
-    return valid.filter(valid.domain_id.isin(DOMAINS)).select("concept_id", has_deciles=valid.domain_id == "Measurement").distinct()
+    four = valid.filter(valid.domain_id.isin(DOMAINS) & valid.concept_id.notnull())
+    return four.select("concept_id", has_deciles=four.domain_id == "Measurement").distinct()
 
 
 def make_index(plain: np.ndarray, with_deciles: np.ndarray) -> pa.Array:
@@ -110,7 +111,10 @@ def choose_around(con, tokens: dict[str, list[str]], scope: str, figures: dict) 
 
 def choose_all(con, tokens: dict[str, list[str]], figures: dict) -> pa.Array:
     """The index of every valid concept of the four domains; says what the hospitals use beside; fills `figures`."""
-    found = find_all(omop.vocabulary(con, "concept")).to_pyarrow()
+    concept = omop.vocabulary(con, "concept")
+    if lost := int(concept.concept_id.isnull().sum().execute() or 0):
+        say(f"{lost:,} rows of data/concepts/CONCEPT have no readable concept_id: they are left out")
+    found = find_all(concept).to_pyarrow()
     plain = found["concept_id"].to_numpy()
     with_deciles = plain[found["has_deciles"].to_numpy()]
     if not len(plain):

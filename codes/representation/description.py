@@ -93,10 +93,10 @@ def noted(array: Path) -> dict[int, int]:
 
 
 def make_array(part: Path, rows: int, width: int):
-    """An array of zeros, which take no room on the disk before they are written; whole or not at all."""
+    """An array of zeros; whole or not at all."""
     if not part.exists():
         with contract.unfinished(part) as new:
-            np.lib.format.open_memmap(new, mode="w+", dtype=np.float32, shape=(rows, width)).flush()
+            contract.new_array(new, (rows, width)).flush()
 
 
 def encode_all(laid_out: texts.Texts, part: Path, devices: list[str], settings: config.Encoder, figures: dict):
@@ -124,7 +124,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", default="definition", choices=["definition", "name"])
     parser.add_argument("--pooling", choices=texts.POOLINGS, help="in place of encoder.pooling")
-    parser.add_argument("--gpu-devices", nargs="+", metavar="N", help="GPU numbers, or cpu; default: the first GPU, or the CPU if there is none")
+    training.add_device_argument(parser)
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)  # for the processes that this one starts
     engine.add_arguments(parser)
     config.add_arguments(parser)
@@ -137,8 +137,7 @@ def main(argv=None):
     if args.pooling:
         settings = replace(settings, pooling=args.pooling)
     texts.check(settings)
-    devices = args.gpu_devices or training.default_devices()
-    training.check_devices(devices, "--gpu-devices")
+    devices = training.asked_devices(args)
     if concepts.published():
         return
     if not contract.encoder_folder().exists():

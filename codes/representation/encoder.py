@@ -132,6 +132,9 @@ def write_tokens(laid_out: texts.Texts, tokenizer, max_length: int, valid_share:
             counts["held_out"] += int(held.sum())
             counts["cut"] += cut
             line.update(len(chunk))
+    if counts["held_out"] == counts["texts"]:  # by chance, of a few: then they are learned from
+        np.zeros(counts["texts"], dtype=bool).tofile(folder / "held_out.bool")
+        counts["held_out"] = 0
     contract.write_json(folder / "tokens.json", counts)  # last: where it lies, the rest is whole
     return counts
 
@@ -339,9 +342,10 @@ def train(work: Path, settings: Encoder, devices: list[str]):
 
 
 def check_width(width: int, name: str, overrides: list[str]):
-    wanted = config.load_experiment("behrt", overrides).model.hidden_size
-    if width != wanted:
-        raise UserError(f"encoder {name} is {width} wide, but model.hidden_size of configs/models/behrt.yaml is {wanted}: make them equal")
+    model = config.load_experiment("behrt", overrides).model
+    if width != model.hidden_size and not model.project_vectors:
+        raise UserError(f"encoder {name} is {width} wide, but model.hidden_size of configs/models/behrt.yaml is {model.hidden_size}: "
+                        "make them equal, or set model.project_vectors=true")
 
 
 def prepare(work: Path, args, settings: Encoder) -> dict:
@@ -368,7 +372,7 @@ def prepare(work: Path, args, settings: Encoder) -> dict:
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", metavar="PATH", help="a Hugging Face folder or id to start from, in place of encoder.model")
-    parser.add_argument("--gpu-devices", nargs="+", metavar="N", help="GPU numbers, or cpu; default: the first GPU, or the CPU if there is none")
+    training.add_device_argument(parser)
     engine.add_arguments(parser)
     config.add_arguments(parser)
     args = parser.parse_args(argv)
@@ -377,13 +381,12 @@ def main(argv=None):
     if args.encoder:
         settings = replace(settings, model=args.encoder)
     texts.check(settings)
-    devices = args.gpu_devices or training.default_devices()
+    devices = training.asked_devices(args)
     output = contract.encoder_folder()
     work = contract.part_of(output) / "work"
     if training.is_worker():
         train(work, settings, devices)
         return
-    training.check_devices(devices, "--gpu-devices")
     if concepts.published():
         return
     contract.DEFINITIONS.require()

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional
 from torch_geometric.data import Data
 
-from medrep import concepts, config, contract, engine, graphs
+from medrep import concepts, config, contract, engine, graphs, training
 from medrep.config import Graph
 from medrep.contract import Made
 from medrep.progress import say, stage
@@ -72,7 +72,7 @@ def losses(model: Grace, batch: Data, settings: Graph, random: torch.Generator) 
 # ---- training ----------------------------------------------------------------------------------------------
 
 
-def fit(data: Data, settings: Graph, device: str, continued: graphs.Continued | None = None) -> tuple[Grace, list[dict]]:
+def fit(data: Data, settings: Graph, device: torch.device, continued: graphs.Continued | None = None) -> tuple[Grace, list[dict]]:
     """The weights of the best epoch, and each epoch's losses. `data` has x, edge_index and full_degree."""
     torch.manual_seed(settings.seed)
     width = data.x.shape[1]
@@ -108,28 +108,31 @@ def fit(data: Data, settings: Graph, device: str, continued: graphs.Continued | 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    training.add_device_argument(parser)
     engine.add_arguments(parser)  # run.sh gives every stage the same flags
     config.add_arguments(parser)
     args = parser.parse_args(argv)
 
     settings = config.load("graph", args.overrides)
+    devices = training.asked_devices(args)
     if concepts.published():
         return
     output = contract.concept_array_file("medrep")
-    text = concepts.open_array("description")
+    _, text = concepts.open_vectors("description")
     edges = graphs.open_edges(len(text))
     made = Made(output, inputs=[contract.concept_array_file("description"), contract.edges_file()], settings=settings)
     if made.is_current():
         return
     with stage("graph") as figures:
+        concepts.check_whole("description")
         data = graphs.open_graph(contract.concept_array_file("description"))
         continued = graphs.Continued(output, made.content)
-        model, epochs = fit(data, settings, "cuda" if torch.cuda.is_available() else "cpu", continued)
+        model, epochs = fit(data, settings, training.device_of(devices), continued)
         best = min(epochs, key=lambda e: e["held_out"])
         say(f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: contrastive loss {best['contrast']:.3f}, "
             f"distillation {best['distillation']:.3f}, held out {best['held_out']:.4f}")
         with concepts.ours(output) as part:
-            out = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=text.shape)
+            out = contract.new_array(part, text.shape)
             graphs.embed(model.encoder, text, edges, out, scratch=part.parent)
             out.flush()
         figures.update(rows=len(text), edges=edges.shape[1], epochs=len(epochs),

@@ -46,7 +46,7 @@ from torch.nn import functional
 from torch_geometric.data import Data
 from vector_quantize_pytorch import VectorQuantize
 
-from medrep import concepts, config, contract, engine, graphs
+from medrep import concepts, config, contract, engine, graphs, training
 from medrep.config import MedTok
 from medrep.contract import Made
 from medrep.errors import UserError
@@ -193,7 +193,7 @@ def use_of(model: Tokenizer, counts: np.ndarray) -> dict[str, float]:
 
 
 @torch.no_grad()
-def start_codes(model: Tokenizer, loader, device: str):
+def start_codes(model: Tokenizer, loader, device: torch.device):
     """k-means of the untrained parts of some seeds; a batch alone would be fewer than the codes."""
     most, nodes = max(book.codebook_size for book in model.books.values()), len(loader.dataset)
     if nodes < most:
@@ -206,7 +206,7 @@ def start_codes(model: Tokenizer, loader, device: str):
     model.learn(torch.cat(found))
 
 
-def fit(data: Data, settings: MedTok, device: str, continued: graphs.Continued | None = None) -> tuple[Tokenizer, list[dict]]:
+def fit(data: Data, settings: MedTok, device: torch.device, continued: graphs.Continued | None = None) -> tuple[Tokenizer, list[dict]]:
     """The weights and codes of the best epoch, and each epoch's figures. `data` has x, edge_index and full_degree."""
     torch.manual_seed(settings.seed)
     train, valid = graphs.loaders(data, settings)
@@ -249,7 +249,8 @@ def fit(data: Data, settings: MedTok, device: str, continued: graphs.Continued |
 
 def standardized(text: np.ndarray, model: Tokenizer, file) -> np.ndarray:
     """`text` as the tokenizer reads it, in `file`: millions of vectors do not fit the memory."""
-    out, mean, scale = np.memmap(file, dtype=np.float32, mode="w+", shape=text.shape), model.mean.cpu().numpy(), model.scale.cpu().numpy()
+    contract.reserve(file, text.nbytes)
+    out, mean, scale = np.memmap(file, dtype=np.float32, mode="r+", shape=text.shape), model.mean.cpu().numpy(), model.scale.cpu().numpy()
     for first in range(0, len(text), ROWS_AT_ONCE):
         rows = slice(first, first + ROWS_AT_ONCE)
         out[rows] = (text[rows] - mean) / scale
@@ -257,7 +258,7 @@ def standardized(text: np.ndarray, model: Tokenizer, file) -> np.ndarray:
 
 
 @torch.inference_mode()
-def quantize(model: Tokenizer, text: np.ndarray, vectors: np.ndarray, tokens: np.ndarray, weights: np.ndarray, device: str) -> np.ndarray:
+def quantize(model: Tokenizer, text: np.ndarray, vectors: np.ndarray, tokens: np.ndarray, weights: np.ndarray, device: torch.device) -> np.ndarray:
     """Fill tokens and weights, and put the composed vectors in the place of the graph vectors in `vectors`; how often each code is nearest."""
     model, counts = model.to(device), 0
     codebook = model.codebook()
@@ -285,33 +286,37 @@ def check(width: int, settings: MedTok):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    training.add_device_argument(parser)
     engine.add_arguments(parser)  # run.sh gives every stage the same flags
     config.add_arguments(parser)
     args = parser.parse_args(argv)
 
     settings = config.load("medtok", args.overrides)
+    devices = training.asked_devices(args)
     if concepts.published():
         return
     output, beside = contract.concept_array_file("medtok"), contract.medtok_files()
-    text = concepts.open_array("description")
+    _, text = concepts.open_vectors("description")
     edges = graphs.open_edges(len(text))
     check(text.shape[1], settings)
     made = Made(output, inputs=[contract.concept_array_file("description"), contract.edges_file()], settings=settings)
     if all(path.exists() for path in beside.values()) and made.is_current():
         return
     with stage("medtok") as figures:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        concepts.check_whole("description")
+        device = training.device_of(devices)
         continued = graphs.Continued(output, made.content)
         model, epochs = fit(graphs.open_graph(contract.concept_array_file("description")), settings, device, continued)
         best = min(epochs, key=lambda e: e["held_out"])
         codes = len(model.codebook())
         say(f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: "
             + ", ".join(f"{name} {best[name]:.3f}" for name in (*LOSSES, "held_out")))
-        with ExitStack() as files:  # all of them appear, or none
+        contract.discard(contract.stamp_of(output))  # killed between two of the files, they are all made again
+        with ExitStack() as files:
             part = files.enter_context(concepts.ours(output))
             parts = {name: files.enter_context(contract.unfinished(path)) for name, path in beside.items()}
             shape = (len(text), len(PARTS), settings.codes_per_part)
-            arrays = [np.lib.format.open_memmap(file, mode="w+", dtype=kind, shape=of) for file, kind, of in (
+            arrays = [contract.new_array(file, of, kind) for file, kind, of in (
                 (part, np.float32, text.shape), (parts["tokens"], np.int32, shape), (parts["weights"], np.float32, shape))]
             standard = standardized(text, model, files.enter_context(tempfile.TemporaryFile(dir=part.parent)))
             graphs.embed(model.encoder, standard, edges, arrays[0], scratch=part.parent)

@@ -48,7 +48,7 @@ def main(argv=None):
     with stage("random") as figures:
         plain, decile = concepts.plain_and_decile(ids)
         with concepts.ours(output) as part:
-            out = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=(len(ids), width))
+            out = contract.new_array(part, (len(ids), width))
             for first in bar(range(0, len(ids), ROWS_AT_ONCE), "random", unit="pieces"):
                 rows = slice(first, first + ROWS_AT_ONCE)
                 out[rows] = draw(plain[rows], decile[rows], width)

@@ -6,7 +6,7 @@
 #     bash representation/run.sh --writer openai --concurrency 32           # definitions by a language model: definitions.py
 #     bash representation/run.sh --writer openai --dry-run --price 0.15,0.6 # ends there, as does --batch
 #     bash representation/run.sh --encoder FOLDER                           # a Hugging Face model that lies in FOLDER
-#     bash representation/run.sh --gpu-devices 0 1 2 3 --pooling mean       # encoder.py and description.py on four GPUs
+#     bash representation/run.sh --gpu-devices 0 1 2 3 --pooling mean       # encoder.py and description.py on four GPUs, graph.py and medtok.py on the first
 #     bash representation/run.sh --memory 32GB --set graph.epochs=50        # other flags go to every stage
 #
 # Published concept_idx.csv and concept_representation_*.npy in usedata/representation are used as they are. What is up
@@ -52,9 +52,9 @@ done
 if [ -n "$ends_early" ]; then exit 0; fi # the model is not asked here, so there may be no definitions yet
 "$python" representation/encoder.py "${encoder[@]}" "${devices[@]}" "${others[@]}"
 "$python" representation/description.py "${devices[@]}" "${pooling[@]}" "${others[@]}"
-for stage in edges graph medtok; do
-    "$python" "representation/$stage.py" "${others[@]}"
-done
+"$python" representation/edges.py "${others[@]}"
+"$python" representation/graph.py "${devices[@]}" "${others[@]}"
+"$python" representation/medtok.py "${devices[@]}" "${others[@]}"
 "$python" representation/random_vectors.py --unless-published "${others[@]}"
 "$python" representation/description.py --text name "${devices[@]}" "${pooling[@]}" "${others[@]}"
 "$python" representation/evaluate.py --unless-published "${others[@]}"

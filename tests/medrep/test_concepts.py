@@ -115,6 +115,16 @@ def test_nan_and_infinite_vectors_are_refused_where_they_are_used(root, value):
         concepts.gather(["3", "4"], "medrep")
 
 
+def test_vectors_written_for_another_index_are_refused(root):
+    concepts.write_index(["1", "2"])
+    with concepts.ours(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
+        np.save(file, np.eye(2, dtype=np.float32))
+    assert concepts.gather(["2"], "medrep")[0].tolist() == [[0, 1]]
+    concepts.write_index(["2", "3"])
+    with pytest.raises(SystemExit, match="medrep.npy was written for another concept_idx.csv than the one that lies there: run"):
+        concepts.gather(["2"], "medrep")
+
+
 def test_plain_and_decile_agree_with_plain_python():
     ids = ["3", "3_0", "3_9", "2000000001", "0", "44_5"]
     plain, decile = concepts.plain_and_decile(pa.array(ids))

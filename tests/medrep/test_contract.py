@@ -89,6 +89,27 @@ def test_an_output_made_from_a_remade_output_is_made_again(root):
     assert not Made(second, inputs=[first]).is_current()
 
 
+def test_what_somebody_put_in_the_place_of_an_output_is_seen(root):
+    first, second = root / "first.json", root / "second.json"
+    for path in (first, second):
+        contract.write_json(path, 1)
+    Made(first).record()
+    Made(second, inputs=[first]).record()
+    Made(first).record()  # made again, of the same
+    assert Made(first).is_current() and Made(second, inputs=[first]).is_current()
+    first.unlink()
+    first.write_text("other")
+    assert not Made(first).is_current() and not Made(second, inputs=[first]).is_current()
+
+
+def test_killed_between_output_and_stamp_it_is_made_again(root):
+    output = root / "out.json"
+    contract.write_json(output, "of 1")
+    Made(output, settings=1).record()
+    contract.write_json(output, "of 2")  # and killed before Made(output, settings=2).record()
+    assert not Made(output, settings=1).is_current() and not Made(output, settings=2).is_current()
+
+
 def test_a_missing_table_names_the_stage_that_writes_it(root):
     with pytest.raises(UserError, match="usedata/mimic/labels/MT is missing; preprocessing/labels.py writes it"):
         LABELS.read(connect(), hospital="mimic", outcome="MT")

@@ -39,6 +39,7 @@ def clustered(rows, width, seed=0):
 def test_beyond_a_million_rows_an_index_finds_nearly_all_and_is_built_once(root, monkeypatch, capsys):
     monkeypatch.setattr(nearest, "EXACT_UP_TO", 1000)
     array = clustered(20_000, 32)
+    concepts.write_index([str(i) for i in range(20_000)])
     contract.write_array(contract.concept_array_file("medrep"), array)
     exact, cosines = nearest.exact(array, array[:200], 10)
     found, near = concepts.neighbours(array[:200], "medrep", 10)
@@ -48,5 +49,6 @@ def test_beyond_a_million_rows_an_index_finds_nearly_all_and_is_built_once(root,
     assert "is built, once" in capsys.readouterr().out
     again, _ = concepts.neighbours(array[:200], "medrep", 10)
     assert np.array_equal(again, found) and "up to date" in capsys.readouterr().out
+    concepts.write_index([str(i) for i in range(3000)])
     contract.write_array(contract.concept_array_file("medrep"), clustered(3000, 32, seed=1))
     assert concepts.neighbours(array[:3], "medrep", 10)[0].max() < 3000 and "is built, once" in capsys.readouterr().out

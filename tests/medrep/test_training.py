@@ -22,6 +22,13 @@ def test_a_process_of_several_which_sees_fewer_devices_is_not_asked_again(monkey
     training.check_devices(["7", "8"], "--gpu-devices")
 
 
+def test_devices_are_numbered_among_those_that_the_process_sees(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert training.visible(["0", "2"]) == "0,2"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-abc,5")
+    assert training.visible(["0", "1"]) == "2,GPU-abc" and training.visible(["2"]) == "5"
+
+
 @pytest.mark.parametrize("model", ["behrt-de", "medbert"])
 def test_two_processes_take_the_steps_of_one(small_hospital, root, model):
     """Same batches, same masks, the mean over all of them: the losses agree (dropout off, it is drawn per process)."""

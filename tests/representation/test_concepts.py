@@ -105,6 +105,15 @@ def test_all_needs_no_hospital_and_is_the_same_with_one(athena, capsys):
     assert shared.read_index() == with_hospital
 
 
+def test_a_concept_without_a_readable_id_is_left_out_and_said(athena, capsys):
+    with open(athena / "data" / "concepts" / "CONCEPT.csv", "a") as file:
+        file.write("x\tUnreadable\tCondition\tSNOMED\tDisorder\tS\tc60\t19700101\t20991231\t\n")
+    for scope in concepts.SCOPES:
+        concepts.main(["--scope", scope])
+        shared.check_index(shared.read_index())
+    assert "1 rows of data/concepts/CONCEPT have no readable concept_id: they are left out" in capsys.readouterr().out
+
+
 def test_another_scope_makes_the_index_anew(athena, capsys):
     concepts.main(["--scope", "used"])
     used = shared.read_index()

@@ -8,7 +8,7 @@ import pytest
 
 from medrep import concepts as shared
 from medrep import contract
-from representation import concepts, edges
+from representation import concepts, edges, evaluate, random_vectors
 
 NAMES = ["Is a", "Subsumes", "Has finding site", "Maps to"]
 
@@ -120,6 +120,11 @@ def test_relationships_without_an_end_are_refused_by_name(athena):
     with pytest.raises(SystemExit, match="CONCEPT_RELATIONSHIP.csv: 2 of 3 rows have no readable concept_id_2") as problem:
         edges.main([])
     assert "\n" not in str(problem.value)
+    write_relationships(athena, "concept_id_1\tconcept_id_2\trelationship_id\n2\t1\tIs a\n2\t3\t\n")
+    random_vectors.main([])
+    for stage in (edges, evaluate):
+        with pytest.raises(SystemExit, match="CONCEPT_RELATIONSHIP.csv: 1 of 2 rows have no readable relationship_id"):
+            stage.main([])
 
 
 def test_concepts_that_concept_has_not_are_said_and_left_out(athena, capsys):

@@ -229,6 +229,18 @@ def test_no_held_out_text_is_learned_from(many_texts, flags):
     assert counts["cut"] == 2
 
 
+def test_texts_that_would_all_be_held_out_are_learned_from(many_texts, tmp_path, flags):
+    _, tokenizer = encoder.open_model(flags[1])
+    counts = encoder.write_tokens(lay_out_definitions(), tokenizer, 48, 1.0, tmp_path)
+    tokens = encoder.Tokens(tmp_path, 512)
+    assert counts["held_out"] == 0 and not tokens.valid and sum(map(len, tokens.train)) == counts["texts"]
+
+
+def test_an_encoder_of_another_width_is_trained_where_vectors_are_projected(defined):
+    encoder.main(["--set", "encoder.hidden_size=32", "--set", "encoder.epochs=0", "--set", "model.project_vectors=true"])
+    assert (contract.encoder_folder() / "config.json").exists()
+
+
 def test_a_longer_text_than_the_model_knows_positions_for_is_cut_and_its_positions_stay(flags, capsys):
     start, _ = encoder.open_model(flags[1])
     encoder.main([*flags, "--set", "encoder.max_length=512", "--set", "encoder.epochs=1"])

@@ -42,7 +42,7 @@ def test_auroc_agrees_with_counting_pairs(small):
         assert found == pytest.approx(won / (sum(weight) ** 2 * 3))
 
 
-def test_strangers_have_the_domain_of_whom_they_stand_for_and_no_relationship(small):
+def test_strangers_have_domain_and_class_of_whom_they_stand_for_and_no_relationship(small):
     v, _ = small
     pairs = np.unique(np.sort(np.column_stack([v.source, v.target]), axis=1), axis=0)
     stays, strangers = evaluate.draw_strangers(v, pairs)
@@ -52,9 +52,34 @@ def test_strangers_have_the_domain_of_whom_they_stand_for_and_no_relationship(sm
     for pair, one, others in zip(pairs.tolist(), stays.tolist(), strangers.tolist(), strict=True):
         assert one in pair
         gone = pair[1] if one == pair[0] else pair[0]
-        assert all(v.domain[o] == v.domain[gone] and o != one and (one, o) not in related for o in others if o >= 0)
+        assert all(v.kind[o] == v.kind[gone] and o != one and (one, o) not in related for o in others if o >= 0)
     again = evaluate.draw_strangers(v, pairs)
     assert np.array_equal(stays, again[0]) and np.array_equal(strangers, again[1]) and 0.3 < (stays == pairs[:, 0]).mean() < 0.7
+
+
+def test_how_many_relationships_a_concept_has_does_not_tell_it_from_a_stranger():
+    """Two classes, hubs in both, pairs by chance: a score of degrees or of classes alone is a coin's."""
+    random, n = np.random.default_rng(0), 2000
+    weight = random.pareto(1.5, n) + 0.1
+    ends = random.choice(n, (12_000, 2), p=weight / weight.sum())
+    pairs = np.unique(np.sort(ends[ends[:, 0] % 2 != ends[:, 1] % 2], axis=1), axis=0)  # always one of each class
+    kind = np.arange(n) % 2
+    v = evaluate.Vocabulary(np.arange(n), np.full(n, -1), np.array(["x"] * n, dtype=object), np.zeros(n, int), ["A"], kind,
+                            pairs[:, 0], pairs[:, 1], np.zeros(len(pairs), int), ["Is a"])
+    degree = np.bincount(pairs.ravel(), minlength=n)
+    stays, strangers = evaluate.draw_strangers(v, pairs)
+    whole = (strangers >= 0).all(axis=1)
+    assert whole.mean() > 0.9
+
+    def auroc(score):
+        positive = score(pairs[:, 0], pairs[:, 1])[whole]
+        return evaluate.aurocs(positive, score(stays[:, None], strangers)[whole], np.ones((1, len(positive))))[0]
+
+    assert auroc(lambda a, b: (kind[a] != kind[b]).astype(float)) == 0.5
+    assert abs(auroc(lambda a, b: degree[a] * degree[b]) - 0.5) < 0.06
+    even = random.integers(0, n, strangers.shape)  # as it would be with strangers drawn evenly
+    positive = (degree[pairs[:, 0]] * degree[pairs[:, 1]]).astype(float)
+    assert evaluate.aurocs(positive, (degree[stays][:, None] * degree[even]).astype(float), np.ones((1, len(pairs))))[0] > 0.7
 
 
 def test_held_out_pairs_are_what_a_plain_search_finds(small, monkeypatch):
@@ -139,15 +164,18 @@ def test_intervals_are_a_bootstraps(small):
 def test_the_stage_writes_one_table_and_two_maps_over_all_arms(athena, monkeypatch, capsys):
     monkeypatch.setattr(shared, "held_out", lambda a, b, share=0.05: (a + b) % 2 == 1)
     monkeypatch.setattr(evaluate, "FEWEST", 1)
-    for stage in (concepts, definitions, encoder, description, edges, graph, random_vectors):
+    with open(contract.data_folder("concepts") / "CONCEPT_RELATIONSHIP.csv", "a") as file:
+        file.write("50\t1\tIs a\t19700101\t20991231\t\n")  # so that 1 has somebody to be mistaken for
+    concepts.main(["--scope", "all"])
+    for stage in (definitions, encoder, description, edges, graph, random_vectors):
         stage.main([])
     description.main(["--text", "name"])
     np.save(contract.concept_array_file("mine"), np.array(shared.open_array("random")))
     evaluate.main([])
     table = pd.read_csv(contract.quality_file())
     assert list(table.arm.unique()) == ["random", "name", "description", "medrep", "mine"]
-    # no two concepts share a parent here
-    assert set(table.measure) == {"link_auroc", "retrieval_mrr", "retrieval_recall_at_10", "neighbours_same_domain", "decile_order"}
+    assert set(table.measure) == {"link_auroc", "retrieval_mrr", "retrieval_recall_at_10", "neighbours_same_domain", "neighbours_share_parent",
+                                  "decile_order"}
     assert (table.low <= table.high).all() and table[table.measure != "decile_order"].value.between(0, 1).all()
     mine, random = (table[table.arm == arm].drop(columns="arm").reset_index(drop=True) for arm in ("mine", "random"))
     assert mine.equals(random)
@@ -160,6 +188,14 @@ def test_the_stage_writes_one_table_and_two_maps_over_all_arms(athena, monkeypat
     monkeypatch.setenv("MEDREP_FRESH", "1")
     evaluate.main([])
     assert contract.quality_file().read_bytes() == before
+    monkeypatch.delenv("MEDREP_FRESH")
+    random = np.array(shared.open_array("random"))
+    contract.write_array(contract.concept_array_file("medrep"), random)  # another's over ours
+    np.save(athena / "own.npy", random)
+    evaluate.main(["--rep", "medrep", str(athena / "own.npy")])
+    table = pd.read_csv(contract.quality_file())
+    medrep, own = (table[table.arm == arm].drop(columns="arm").reset_index(drop=True) for arm in ("medrep", "own"))
+    assert set(table.arm) == {"medrep", "own"} and own.equals(medrep)
 
 
 def test_held_out_edges_that_the_graph_has_seen_are_said(athena, capsys):
@@ -182,3 +218,20 @@ def test_what_can_not_be_judged_is_said(athena, capsys):
     contract.write_array(contract.concept_array_file("medrep"), array)
     with pytest.raises(SystemExit, match="medrep.npy has NaN or infinite numbers in the vectors of 1 concepts, such as 3"):
         evaluate.main([])
+    shared.write_index(["901", "903"])
+    contract.write_array(contract.concept_array_file("medrep"), np.ones((2, 16), dtype=np.float32))
+    with pytest.raises(SystemExit, match="CONCEPT has none of the concepts of usedata/representation/concept_idx.csv"):
+        evaluate.main([])
+
+
+def test_a_decile_with_a_number_that_is_none_is_refused(athena):
+    ids = ["20", *(f"20_{i}" for i in range(10))]
+    shared.write_index(ids)
+    for bad in (np.nan, np.inf):
+        array = np.random.default_rng(0).normal(size=(11, 16)).astype(np.float32)
+        array[8, 3] = bad
+        contract.write_array(contract.concept_array_file("medrep"), array)
+        with pytest.raises(SystemExit, match="medrep.npy has NaN or infinite numbers in the vectors of 1 concepts, such as 20_7"):
+            evaluate.main([])
+        with pytest.raises(SystemExit, match="such as 20_7"):
+            shared.neighbours(array[:1], "medrep", 3)

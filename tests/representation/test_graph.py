@@ -1,4 +1,7 @@
 """GRACE's losses and convolutions, against slow second implementations."""
+import errno
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from torch_geometric.data import Data
 from medrep import concepts as shared
 from medrep import contract, graphs
 from medrep.config import Graph
-from representation import graph
+from representation import concepts, edges, graph
 
 
 def random_graph(nodes=40, width=16, seed=0):
@@ -201,9 +204,28 @@ def test_the_stage_writes_one_vector_a_concept(small_root, capsys):
     assert contract.concept_array_file("medrep").read_bytes() == first
 
 
-def test_edges_of_another_index_are_refused(small_root):
-    with pytest.raises(SystemExit, match="run representation/run.sh"):
-        graphs.check_edges(np.array([[0], [5]]), 5)
+def test_edges_of_another_index_are_refused(athena):
+    contract.write_array(contract.edges_file(), np.array([[0], [5]]))
+    with pytest.raises(SystemExit, match="names row 5, but there are 5 vectors: run representation/run.sh"):
+        graphs.open_edges(5)
+    for stage in (concepts, edges):
+        stage.main([])
+    nodes = len(shared.read_index())
+    graphs.open_edges(nodes)
+    shared.write_index([*shared.read_index().to_pylist(), "999999"])
+    with pytest.raises(SystemExit, match="edges.npy was written for another concept_idx.csv than the one that lies there: run representation/run.sh"):
+        graphs.open_edges(nodes + 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", "a table"])
+def test_edges_that_are_none_are_refused(small_root, content):
+    contract.make_folder(contract.representation_folder())
+    if content == "a table":
+        contract.write_array(contract.edges_file(), np.zeros((3, 3)))
+    else:
+        contract.edges_file().write_bytes(content)
+    with pytest.raises(SystemExit, match="edges.npy is not an array of int64 .2, edges.: remove it"):
+        graphs.open_edges(5)
 
 
 def test_siblings_that_differ_stay_apart_only_with_the_neighbours_text_added():
@@ -249,12 +271,22 @@ def stop_after(epochs, patch):
     patch.setattr(graphs.Continued, "save", save_then_die)
 
 
-def test_a_stage_that_is_stopped_ends_with_the_same_bytes(small_root, capsys, monkeypatch):
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def graph_root(small_root):
+    """A small root with text vectors and edges of 60 concepts."""
     x, edges = random_graph(nodes=60)
     shared.write_index([str(i) for i in range(len(x))])
     with shared.ours(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.save(file, x)
     contract.write_array(contract.edges_file(), edges)
+    return small_root
+
+
+def test_a_stage_that_is_stopped_ends_with_the_same_bytes(graph_root, capsys, monkeypatch):
     flags = ["--set", "graph.epochs=6"]
     graph.main(flags)
     whole = contract.concept_array_file("medrep").read_bytes()
@@ -274,6 +306,48 @@ def test_a_stage_that_is_stopped_ends_with_the_same_bytes(small_root, capsys, mo
     capsys.readouterr()
     graph.main(["--set", "graph.epochs=6", "--set", "graph.seed=2"])  # the state of other settings is not continued
     assert "continues" not in capsys.readouterr().out
+    monkeypatch.setenv("MEDREP_FRESH", "1")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(2, patch)
+        graph.main(flags)
+    graph.main(flags)
+    assert "continues" not in capsys.readouterr().out
+    assert contract.concept_array_file("medrep").read_bytes() == whole
+
+
+def test_a_full_disk_is_said_before_the_map_is_written(graph_root, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(SystemExit, match="no space left for .*medrep.npy: free some"):
+        graph.main(["--set", "graph.epochs=1"])
+    assert not list(contract.representation_folder().glob("concept_representation_medrep*"))
+
+
+def test_killed_between_the_array_and_its_stamp_the_array_is_made_again(graph_root, monkeypatch, capsys):
+    graph.main(["--set", "graph.epochs=2"])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(contract.Made, "record", stop)
+        graph.main(["--set", "graph.epochs=2", "--set", "graph.seed=1"])
+    other = contract.concept_array_file("medrep").read_bytes()
+    capsys.readouterr()
+    graph.main(["--set", "graph.epochs=2"])
+    assert "up to date" not in capsys.readouterr().out and contract.concept_array_file("medrep").read_bytes() != other
+
+
+def test_text_vectors_of_another_index_or_with_nan_are_refused(graph_root):
+    ids = shared.read_index().to_pylist()
+    shared.write_index(["900", *ids[1:]])
+    with pytest.raises(SystemExit, match="description.npy was written for another concept_idx.csv"):
+        graph.main([])
+    shared.write_index(ids)
+    x = np.array(shared.open_array("description"))
+    x[7, 3] = np.nan
+    with shared.ours(contract.concept_array_file("description")) as part, open(part, "wb") as file:
+        np.save(file, x)
+    with pytest.raises(SystemExit, match="description.npy has NaN or infinite numbers in the vectors of 1 concepts, such as 7"):
+        graph.main([])
 
 
 @pytest.mark.parametrize("nodes", [1, 3])

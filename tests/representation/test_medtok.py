@@ -368,6 +368,7 @@ def test_a_run_that_fails_leaves_all_files_as_they_were(stage_root, monkeypatch)
 
 
 def test_missing_inputs_are_named(small_root):
+    shared.write_index(["1"])
     with pytest.raises(SystemExit, match="concept_representation_description.npy is missing: representation/description.py writes it"):
         medtok.main([])
     put_inputs(*random_graph())
