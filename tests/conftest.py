@@ -60,7 +60,9 @@ def small_hospital(root):
 class FileServer(ThreadingHTTPServer):
     """Serves `content` {path: bytes} on loopback; `faults` {path: [what goes wrong at each request]}, each used once.
 
-    Faults: busy, breaks off (after half of what is left), wrong (other bytes), no ranges. `asked` is what came: (path, first byte).
+    Faults: busy, breaks off (after half of what is left), wrong (other bytes), no ranges, no ranges and breaks off (after a quarter),
+    page (a 200 of HTML), text (a 200 of a few bytes that do not say what they are), other range, no range said.
+    `asked` is what came: (path, first byte).
     """
 
     def __init__(self):
@@ -78,17 +80,27 @@ class FileRequest(BaseHTTPRequestHandler):
         if fault == "busy":
             self.send_error(503)
             return
-        if fault == "no ranges":
+        if fault and fault.startswith("no ranges"):
             first = 0
+        if fault in ("page", "text"):
+            self.send_response(200)
+            if fault == "page":
+                self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()  # without a length: it ends with the connection
+            self.wfile.write(b"<html>too many requests</html>" * (len(content) if fault == "page" else 1))
+            return
         if first >= len(content):
             self.send_error(416)
             return
         self.send_response(206 if first else 200)
+        if first and fault != "no range said":
+            self.send_header("Content-Range", f"bytes {first - (fault == 'other range')}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - first))
         self.end_headers()
         body = (content[::-1] if fault == "wrong" else content)[first:]
-        self.wfile.write(body[: len(body) // 2] if fault == "breaks off" else body)
-        if fault == "breaks off":
+        breaks_off = fault and fault.endswith("breaks off")
+        self.wfile.write(body[: len(body) // (2 if fault == "breaks off" else 4)] if breaks_off else body)
+        if breaks_off:
             self.wfile.flush()
             self.connection.close()
 

@@ -21,6 +21,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -38,13 +39,28 @@ KEY = re.compile(r"[0-9a-f]{32}")
 SYNC_S = 0.5  # seconds between two fsyncs: a killed process loses nothing, a power cut at most this
 # Limits of one Batch input file: https://developers.openai.com/api/reference/resources/batches/methods/create
 BATCH_REQUESTS, BATCH_BYTES = 50_000, 200_000_000
+BATCH_FILES = "requests_[0-9][0-9][0-9][0-9].jsonl"  # as a pattern
 BATCH_URL = "/v1/chat/completions"
 CHARACTERS_PER_TOKEN = 4  # OpenAI's rule of thumb for English
 TOKENS_OF_FRAME = 10  # what roles and separators of two messages add
 TOKENS_OF_ANSWER = 100  # of a definition of three or four sentences; the mean of the answers that are there is used instead
-# Models also refuse in plain words.
-REFUSAL = re.compile(r"(i['’]?m|i am) (sorry|unable|not able)|sorry,|i can(no|['’])t|as an ai\b", re.IGNORECASE)
-END_OF_SENTENCE = re.compile(r"(?<=[^\s.]{2})[.!?][\"')\]]*(?=\s+[\"'(\[]?[A-Z0-9]|$)")  # neither `E. coli` nor `0.5 mg` ends one
+# Models also refuse in plain words, or ask back. Whole phrases only: a definition begins with its concept's name, which may be
+# `Inability to swallow`, `I don't know` or `Please specify the type` (both of surveys).
+REFUSALS = (
+    r"(i['’]?m|i am) (very |so |truly )?(sorry|unable|not able)", r"(i['’]?m|i am) afraid (i|that|this)\b", r"sorry,",
+    r"i (do )?apologi[sz]e\b", r"((please accept )?my )?(sincere )?apologies\b", r"unfortunately\b", r"as an ai\b",
+    r"i can(no|['’])t", r"i could(n['’]t| not) (find|define|determine|identify)\b",
+    r"i (do not|don['’]t) have ((enough|sufficient|any|more|specific|the|access to) )?(\w+ )?(context|information|details|knowledge)\b",
+    r"i (do not|don['’]t) (know|understand|recogni[sz]e) (what|which|of|this|the)\b",
+    r"(i (would )?need|without) (more|additional|further) (context|information|details)\b",
+    r"(please|(could|can) you( please)?) (provide|give|share|clarify|specify)( me| us)?( with)? "
+    r"(more|additional|further|some|the) (\w+ )?(context|information|details|clarification|concept|name|term)\b",
+)
+REFUSAL = re.compile("|".join(REFUSALS), re.IGNORECASE)
+# Neither `E. coli` nor `0.5 mg` nor `e.g. Fever` ends one, nor does `St. John's wort` or `approx. 5 mg`.
+END_OF_SENTENCE = re.compile(r"(?<=[^\s.]{2})(?<!\b(?:St|Dr|No|vs|ca|cf|sp))(?<!\b(?:spp|var))(?<!\bapprox)"
+                             r"[.!?][\"')\]]*(?=\s+[\"'(\[]?[A-Z0-9]|$)")
+SHORTEST_SECRET = 16  # characters: services' keys have 32 and more; `none` or `ollama`, for endpoints that need none, is a word of definitions
 
 
 class Stop(Exception):
@@ -52,11 +68,14 @@ class Stop(Exception):
 
 
 class NoAnswer(Exception):
-    """The service gave no answer; asked again it may, after `wait` seconds if it says so, unless that is `final`."""
+    """The service gave no answer; asked again it may, after `wait` seconds if it says so, unless that is `final`.
 
-    def __init__(self, reason: str, wait: float | None = None, final: bool = False):
+    `put_off`: it did not fail, it has too many requests and says when to come back.
+    """
+
+    def __init__(self, reason: str, wait: float | None = None, final: bool = False, put_off: bool = False):
         super().__init__(reason)
-        self.wait, self.final = wait, final
+        self.wait, self.final, self.put_off = wait, final, put_off
 
 
 # ---- requests --------------------------------------------------------------------------------------------
@@ -203,7 +222,7 @@ class Asker:
             raise UserError("OPENAI_API_KEY is not set: export the key of your account, or OPENAI_BASE_URL of an endpoint that needs none")
         self.address, self.host = address, urlsplit(address).hostname or "OPENAI_BASE_URL"
         self.counts, self.in_a_row, self.signal = Counter(), 0, 0
-        self.paused_until = 0.0
+        self.paused_until, self.answered_at = 0.0, time.monotonic()
         self.random = random.Random()  # of waits only: nothing that is written depends on it
 
     def client(self):
@@ -259,13 +278,14 @@ class Asker:
             try:
                 reply = await self.send(request)
             except NoAnswer as problem:
-                unanswered += 1
+                self.heed(problem)  # also where this prompt is given up: the next ones are to wait
+                unanswered += not problem.put_off
                 if problem.final or unanswered > self.settings.retries:
                     self.in_a_row += 1
                     return {"failed": str(problem)}
-                await self.wait(unanswered, problem)
+                await self.wait(max(unanswered, 1), problem)
                 continue
-            self.in_a_row = 0
+            self.in_a_row, self.answered_at = 0, time.monotonic()
             useless += 1
             if "text" in reply or useless >= self.settings.tries:
                 return reply
@@ -275,12 +295,19 @@ class Asker:
         while (left := self.paused_until - time.monotonic()) > 0:
             await asyncio.sleep(left + self.random.uniform(0, self.settings.first_wait_s))
 
+    def heed(self, problem: NoAnswer):
+        """Hold all requests back for as long as the service asks; Stop where that is too long."""
+        if problem.wait is None:
+            return
+        if problem.wait > self.settings.longest_pause_s:
+            raise Stop(f"{self.host} asks to wait {problem.wait:,.0f} seconds ({problem}): run again then")
+        silent = time.monotonic() - self.answered_at
+        if problem.put_off and silent > self.settings.longest_put_off_s:
+            raise Stop(f"{self.host} has answered nothing for {silent:,.0f} seconds and asks to wait again ({problem}): run again later")
+        self.paused_until = max(self.paused_until, time.monotonic() + problem.wait)
+
     async def wait(self, time_number: int, problem: NoAnswer):
         self.progress.set_postfix_str(f"waiting: {problem}", refresh=False)
-        if problem.wait is not None:
-            if problem.wait > self.settings.longest_pause_s:
-                raise Stop(f"{self.host} asks to wait {problem.wait:,.0f} seconds ({problem}): run again then")
-            self.paused_until = max(self.paused_until, time.monotonic() + problem.wait)
         longest = min(self.settings.longest_wait_s, self.settings.first_wait_s * 2 ** (time_number - 1))
         await asyncio.sleep(longest * self.random.uniform(0.5, 1))
 
@@ -316,7 +343,8 @@ class Asker:
         if code in ("content_filter", "content_policy_violation", "invalid_prompt"):
             return {"failed": "refused"}
         if status in (408, 409, 429) or status >= 500:
-            raise NoAnswer(f"HTTP {status}", wait=seconds_to_wait(headers))
+            wait = seconds_to_wait(headers)
+            raise NoAnswer(f"HTTP {status}", wait=wait, put_off=status == 429 and wait is not None)
         raise NoAnswer(f"HTTP {status}: {words}", final=True)
 
     def words_of(self, problem) -> str:
@@ -325,7 +353,7 @@ class Asker:
 
     def without_secret(self, text: str) -> str:
         """A service may say back what it was sent."""
-        return text.replace(self.secret, "[key]") if self.secret else text
+        return text.replace(self.secret, "[key]") if len(self.secret) >= SHORTEST_SECRET else text
 
 
 def seconds_to_wait(headers) -> float | None:
@@ -350,23 +378,27 @@ def seconds_to_wait(headers) -> float | None:
 
 
 def write_batch(requests: Iterable[Request], folder: Path, settings: Definitions) -> list[Path]:
-    """Batch input files in `folder`, in place of those that lie there, each within the service's limits."""
-    with contract.unfinished(folder) as part:
-        part.mkdir()
-        names, file, count, size = [], None, 0, 0
+    """Batch input files in `folder`, in place of those of before, each within the service's limits.
+
+    Nothing else there is touched: users keep what the service gave them beside what they sent.
+    """
+    for left in folder.glob(contract.part_of(folder / BATCH_FILES).name):  # of a killed process
+        contract.discard(left)
+    with ExitStack() as stack:  # all files are renamed at the end
+        paths, file, count, size = [], None, 0, 0
         for request in requests:
             line = json.dumps({"custom_id": request.key, "method": "POST", "url": BATCH_URL,
                                "body": body_of(request.system, request.user, settings)}, ensure_ascii=False).encode() + b"\n"
             if file is None or count == BATCH_REQUESTS or size + len(line) > BATCH_BYTES:
                 if file:
                     file.close()
-                names.append(f"requests_{len(names):04d}.jsonl")
-                file, count, size = open(part / names[-1], "wb"), 0, 0
+                paths.append(folder / f"requests_{len(paths):04d}.jsonl")
+                file, count, size = stack.enter_context(open(stack.enter_context(contract.unfinished(paths[-1])), "wb")), 0, 0
             file.write(line)
             count, size = count + 1, size + len(line)
-        if file:
-            file.close()
-    return [folder / name for name in names]
+        for old in folder.glob(BATCH_FILES):
+            contract.discard(old)
+    return paths
 
 
 def collect_batch(files: Iterable[Path], answers: Answers, settings: Definitions) -> Counter:

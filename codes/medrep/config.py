@@ -97,19 +97,22 @@ class Definitions:
     temperature: float = 0.0
     max_tokens: int = 300
     """The most tokens of an answer; 0 asks for no limit. These three and the prompt make a definition's key."""
-    max_sentences: int = 5
-    """The paper asks for fewer than five; a longer answer is of no use."""
+    max_sentences: int = 4
+    """The paper and our prompts ask for fewer than five; a longer answer is of no use."""
     max_characters: int = 1200
     tries: int = 3
     """How often a prompt is asked whose answers are of no use: empty, refused, too long."""
     retries: int = 6
-    """How often a prompt is asked again that the service gives no answer to: 429, 5xx, a timeout, a broken connection."""
+    """How often a prompt is asked again that the service gives no answer to: 429, 5xx, a timeout, a broken connection.
+    A 429 that says when to come back (Retry-After) does not count."""
     timeout_s: float = 60.0
     first_wait_s: float = 1.0
     """Before the first retry; doubled before each further one, up to longest_wait_s."""
     longest_wait_s: float = 60.0
     longest_pause_s: float = 600.0
     """A Retry-After up to this is waited for; a longer one ends the run, to be continued then."""
+    longest_put_off_s: float = 3600.0
+    """How long a service may answer no prompt and ask to come back later (429) again and again; then the run ends."""
     give_up_after: int = 20
     """Prompts in a row that got no answer after all retries: then the service is down, and the run ends."""
     concurrency: int = 16

@@ -1,12 +1,13 @@
 """Bring files over HTTP: again after a while where the network or the server fails, and from where it broke off."""
 import http.client
+import re
 import shutil
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-from medrep.contract import show
+from medrep.contract import show, unfinished
 from medrep.errors import UserError
 from medrep.progress import bar, say
 
@@ -32,7 +33,7 @@ def patiently(url: str, attempt, home: str):
 
 
 def append(url: str, part: Path):
-    """What `part` still lacks of `url`; refused where the disk has no room for it."""
+    """What `part` still lacks of `url`; refused where the disk has no room for it. What is there is never given up for less."""
     have = part.stat().st_size if part.exists() else 0
     try:
         answer = urllib.request.urlopen(urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {}), timeout=TIMEOUT_SECONDS)
@@ -40,22 +41,54 @@ def append(url: str, part: Path):
         if problem.code == 416 and have:  # nothing is left to send: the check says whether it is the file
             return
         raise
+    name = part.name.removesuffix(".part")
     with answer:
-        if have and answer.status != 206:  # the server does not know ranges: from the beginning
-            have = 0
-            part.write_bytes(b"")
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        if total is not None and shutil.disk_usage(part.parent).free < total - have:
-            raise UserError(f"{show(part.parent)} has no room for the {total - have:,} bytes that {part.name.removesuffix('.part')} still needs: "
-                            "free some, or point MEDREP_ROOT at another disk")
-        with open(part, "ab") as file, bar(what=part.name.removesuffix(".part"), total=total, unit="B") as progress:
-            progress.update(have)
-            while piece := answer.read(PIECE):
-                file.write(piece)
-                progress.update(len(piece))
-    if total is not None and part.stat().st_size < total:
-        raise http.client.IncompleteRead(b"", total - part.stat().st_size)
+        if not have:
+            receive(answer, part, name)
+        elif answer.status == 206:
+            check_start(answer, have)
+            receive(answer, part, name)
+        else:  # the server does not know ranges, or sends a page in place of the file: the part stays until that is known
+            check_page(answer, have)
+            with unfinished(part) as whole:
+                receive(answer, whole, name)
+                check_size(whole.stat().st_size, have)
+
+
+def check_start(answer, have: int):
+    """Refuse other bytes than those that were asked for: appended they would spoil what is there."""
+    said = answer.headers.get("Content-Range", "")
+    if not re.match(rf"bytes {have}-", said):
+        raise http.client.HTTPException(f"it sends {said or 'a range that it does not name'} when asked for what follows byte {have:,}")
+
+
+def check_page(answer, have: int):
+    """Refuse what its header shows to be no file of which we have `have` bytes."""
+    if answer.headers.get_content_type() == "text/html":
+        raise http.client.HTTPException("it sends a page of text in place of the file; what came before is kept")
+    check_size(int(answer.headers.get("Content-Length") or have), have)
+
+
+def check_size(size: int, have: int):
+    if size < have:
+        raise http.client.HTTPException(f"it sends {size:,} bytes in place of the file, of which {have:,} are there and are kept")
+
+
+def receive(answer, file: Path, name: str):
+    """Append what `answer` brings to `file`; an answer that ends too early keeps what came."""
+    have = file.stat().st_size if file.exists() else 0
+    length = answer.headers.get("Content-Length")
+    total = have + int(length) if length else None
+    if total is not None and shutil.disk_usage(file.parent).free < total - have:
+        raise UserError(f"{show(file.parent)} has no room for the {total - have:,} bytes that {name} still needs: "
+                        "free some, or point MEDREP_ROOT at another disk")
+    with open(file, "ab") as opened, bar(what=name, total=total, unit="B") as progress:
+        progress.update(have)
+        while piece := answer.read(PIECE):
+            opened.write(piece)
+            progress.update(len(piece))
+    if total is not None and file.stat().st_size < total:
+        raise http.client.IncompleteRead(b"", total - file.stat().st_size)
 
 
 def part_of(path: Path) -> Path:

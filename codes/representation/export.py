@@ -19,14 +19,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from medrep import VERSION, concepts, config, contract, engine, omop, terminology, vocabulary
 from medrep.errors import UserError
 from medrep.progress import say, stage
 
-DTYPES = ("float32", "float16", "int8")
+DTYPES = {"float32": "F32", "float16": "F16", "int8": "I8"}  # as safetensors calls them
+FACTS = {"sha256": str, "rep": str, "dtype": str, "concepts": int, "width": int, "release": str | None, "writer": str | None,
+         "encoder": str | None, "settings": dict, "medrep": str}
+"""What a manifest must say; the file itself holds the same but for the sum, so that the sum covers it."""
+LONGEST_NAME = 100  # bytes of a rep: with what is put around it a file's name has at most 255
 
 
 # ---- which concepts ----------------------------------------------------------------------------------------
@@ -117,19 +121,45 @@ def beside(file: Path) -> Path:
 # ---- import ------------------------------------------------------------------------------------------------
 
 
+def parse(text: bytes | str) -> dict:
+    """A manifest's facts; {} for what is none."""
+    try:
+        facts = json.loads(text)
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def is_bare_name(rep: str) -> bool:
+    """Whether this is what contract.rep_name gives: the name of an array in usedata/representation, and no path."""
+    return rep.isprintable() and "/" not in rep and not rep.endswith(".npy") and 0 < len(rep.encode()) <= LONGEST_NAME
+
+
 def read_in(file: Path) -> tuple[dict, dict[str, np.ndarray]]:
     """The manifest and the tensors of a file that is what its manifest says."""
     for path in (file, beside(file)):
         if not path.exists():
             raise UserError(f"{path} is missing: a file and its .json are carried together")
-    facts = json.loads(beside(file).read_text())
-    if contract.sha256_of(file) != facts.get("sha256"):
+    facts = parse(beside(file).read_bytes())
+    if wrong := [name for name, kind in FACTS.items() if not isinstance(facts.get(name, ...), kind)]:
+        raise UserError(f"{beside(file)} is no manifest of export.py ({', '.join(wrong)} missing or of another type): carry both files again")
+    if not is_bare_name(facts["rep"]):
+        raise UserError(f"{beside(file)} has rep {facts['rep']!r}, which is no name of a representation: export it again under a plain, short name")
+    if contract.sha256_of(file) != facts["sha256"]:
         raise UserError(f"{file} is not the file whose sha256 is in {beside(file).name}: carry both again")
     try:
-        tensors = load_file(file)
+        with safe_open(file, "np") as content:
+            inside = parse((content.metadata() or {}).get("manifest", ""))
+            found = {name: (part.get_dtype(), part.get_shape()) for name in content.keys() for part in [content.get_slice(name)]}
     except SafetensorError as problem:
-        raise UserError(f"{file} is not a safetensors file ({problem})") from None
-    return facts, tensors
+        raise UserError(f"{file} is not a safetensors file ({problem}): carry it again") from None
+    if facts != {"sha256": facts["sha256"], **inside}:
+        raise UserError(f"{beside(file).name} does not say what {file} itself says: carry both again")
+    n = facts["concepts"]
+    told = {"ids": ("I64", [n, 2]), "vectors": (DTYPES.get(facts["dtype"]), [n, facts["width"]])}
+    if found != told | ({"scale": ("F32", [n])} if facts["dtype"] == "int8" else {}):
+        raise UserError(f"{file} does not hold the {n:,} vectors that its manifest tells of: export it again")
+    return facts, load_file(file)
 
 
 def put_in_place(file: Path):
@@ -141,10 +171,10 @@ def put_in_place(file: Path):
     if index.exists() and (concepts.is_ours(index) or concepts.read_index().to_pylist() != ids):
         raise UserError(f"{contract.show(index)} is there and is of other concepts or was written here: move usedata/representation away, "
                         "or point MEDREP_ROOT at another folder")
-    contract.write_array(output, unpack(tensors))
-    if not index.exists():
+    if not index.exists():  # before the array: killed between the two, the same command finds its own index and goes on
         with contract.unfinished(index) as part:
             part.write_text("\n".join(["concept_id", *ids]) + "\n")
+    contract.write_array(output, unpack(tensors))
     say(f"{contract.show(output)}: {len(ids):,} vectors, and {index.name}; writer {facts['writer']}, encoder {facts['encoder']}, "
         f"vocabulary {facts['release'] or 'of an unknown release'}")
     return facts

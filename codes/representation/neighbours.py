@@ -73,6 +73,7 @@ def main(argv=None):
         raise UserError(f"-k {args.k}: ask for 1 neighbour or more")
 
     ids, array = concepts.open_vectors(args.rep)
+    concepts.check_index(ids)
     with omop.named_mistakes():
         con = engine.connect(args.engine, args.memory, args.threads)
         query = choose(args.concept, ids, con)

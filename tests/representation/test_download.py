@@ -50,6 +50,30 @@ def test_a_run_that_was_broken_off_continues_and_one_array_is_enough(server):
     assert server.asked[0][1] > 0 and shared.published() == ["medrep"]
 
 
+@pytest.mark.parametrize("fault, words", [
+    ("page", "a page of text in place of the file; what came before is kept"), ("text", r"30 bytes in place of the file, of which 12,\d+ are there"),
+    ("other range", r"sends bytes 12\d+-\d+/\d+ when asked for what follows byte 12,"), ("no range said", "sends a range that it does not name"),
+    ("no ranges and breaks off", "IncompleteRead"),
+])
+def test_what_is_no_continuation_costs_nothing_of_what_came(server, fault, words):
+    server.faults = {MEDREP: ["breaks off"] + [fault] * 10}
+    part = http.part_of(contract.concept_array_file("medrep"))
+    with pytest.raises(UserError, match=f"{words}.*run the same command again, it continues where it stopped"):
+        download.main(["medrep", "--base-url", server.address])
+    half = len(server.content[MEDREP]) // 2
+    assert part.read_bytes() == server.content[MEDREP][:half] and not list(part.parent.glob("*.unfinished"))
+    server.faults, server.asked = {}, []
+    download.main(["medrep", "--base-url", server.address])
+    assert server.asked[0] == (MEDREP, half) and contract.concept_array_file("medrep").read_bytes() == server.content[MEDREP]
+
+
+def test_a_server_without_ranges_sends_all_again(server):
+    server.faults = {MEDREP: ["breaks off", "no ranges and breaks off", "no ranges"]}
+    download.main(["medrep", "--base-url", server.address])
+    assert contract.concept_array_file("medrep").read_bytes() == server.content[MEDREP]
+    assert sorted(p.name for p in contract.representation_folder().iterdir()) == ["concept_idx.csv", "concept_representation_medrep.npy"]
+
+
 @pytest.mark.parametrize("what, content, words", [
     ("medrep", b"<html>too many requests</html>", "is not a .npy array .* nothing was kept"),
     ("medrep", npy()[:-4], "is not the array of this index .* nothing was kept"),

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from medrep import concepts as shared
 from medrep import contract
@@ -66,6 +66,98 @@ def test_a_file_that_was_changed_or_lacks_its_manifest_is_refused(vectors, tmp_p
     (tmp_path / "out.safetensors.json").unlink()
     with pytest.raises(SystemExit, match="out.safetensors.json is missing: a file and its .json are carried together"):
         export.main(["--import", str(file)])
+
+
+@pytest.fixture
+def elsewhere(vectors, tmp_path, monkeypatch):
+    """An exported file, and an empty root to import it into."""
+    file = tmp_path / "out.safetensors"
+    export.main([str(file), "--vocabulary", "SNOMED", "--dtype", "int8"])
+    monkeypatch.setattr(contract, "ROOT", tmp_path / "elsewhere")
+    return file
+
+
+def forge(file, tensors=None, inside=None, **facts):
+    """Both files anew with these facts and a right sum, as whoever sends them may do."""
+    said = json.loads(export.beside(file).read_text()) | facts
+    said.pop("sha256")
+    save_file(tensors or load_file(file), file, metadata={"manifest": json.dumps(said) if inside is None else inside})
+    export.beside(file).write_text(json.dumps({"sha256": contract.sha256_of(file), **said}))
+
+
+def refuse(file, words):
+    before = sorted(file.parent.rglob("*"))
+    with pytest.raises(SystemExit, match=words) as ended:
+        export.main(["--import", str(file)])
+    assert "\n" not in str(ended.value) and sorted(file.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("rep", ["../../../evil", "{folder}/evil.npy", "evil.npy", ".npy", "a/b", "", "a\nb", "\ud800", "e" * 250])
+def test_a_rep_that_is_no_bare_name_is_refused(elsewhere, rep):
+    forge(elsewhere, rep=rep.replace("{folder}", str(elsewhere.parent)))
+    refuse(elsewhere, "which is no name of a representation")
+
+
+def test_a_user_s_own_name_comes_back(elsewhere):
+    forge(elsewhere, rep="my vectors, 2.0 (ü)")
+    export.main(["--import", str(elsewhere)])
+    assert shared.published() == ["my vectors, 2.0 (ü)"]
+
+
+@pytest.mark.parametrize("text", [b"{", b"[]", b"null", b"\xff\xfe\x00", b"", b'"rep"'])
+def test_a_manifest_that_is_none_is_refused(elsewhere, text):
+    export.beside(elsewhere).write_bytes(text)
+    refuse(elsewhere, "out.safetensors.json is no manifest of export.py")
+
+
+@pytest.mark.parametrize("name, value", [("rep", ["medrep"]), ("rep", None), ("concepts", "3"), ("width", 16.0), ("release", 7), ("writer", []),
+                                         ("settings", "none"), ("dtype", {})])
+def test_a_fact_of_another_type_or_none_is_refused(elsewhere, name, value):
+    forge(elsewhere, **{name: value})
+    refuse(elsewhere, rf"is no manifest of export.py \({name} missing or of another type\)")
+    facts = json.loads(export.beside(elsewhere).read_text())
+    export.beside(elsewhere).write_text(json.dumps({other: fact for other, fact in facts.items() if other != name}))
+    refuse(elsewhere, rf"\({name} missing or of another type\)")
+
+
+def test_the_sum_covers_the_manifest(elsewhere):
+    manifest = export.beside(elsewhere)
+    manifest.write_text(manifest.read_text().replace('"rep": "medrep"', '"rep": "description"'))
+    refuse(elsewhere, "out.safetensors.json does not say what .*out.safetensors itself says: carry both again")
+    for inside in ("", "[]", "{"):
+        forge(elsewhere, inside=inside)
+        refuse(elsewhere, "does not say what")
+
+
+def test_vectors_that_are_not_those_of_the_manifest_are_refused(elsewhere):
+    tensors = load_file(elsewhere)
+    lacking_scale = {name: tensor for name, tensor in tensors.items() if name != "scale"}
+    for change in ({"dtype": "float32"}, {"dtype": "bfloat16"}, {"concepts": 4}, {"width": 8}, {"tensors": lacking_scale},
+                   {"tensors": tensors | {"ids": tensors["ids"].astype(np.float32)}}, {"tensors": tensors | {"scale": tensors["scale"][:1]}}):
+        right = elsewhere.read_bytes(), export.beside(elsewhere).read_bytes()
+        forge(elsewhere, **change)
+        refuse(elsewhere, "vectors that its manifest tells of")
+        elsewhere.write_bytes(right[0])
+        export.beside(elsewhere).write_bytes(right[1])
+    elsewhere.write_bytes(b"no tensors")
+    export.beside(elsewhere).write_text(json.dumps(json.loads(right[1]) | {"sha256": contract.sha256_of(elsewhere)}))
+    refuse(elsewhere, "is not a safetensors file")
+
+
+def test_an_import_killed_between_its_two_files_is_finished_by_the_same_command(elsewhere, monkeypatch):
+    put_in_place = contract.put_in_place
+
+    def kill_after(part, path):
+        put_in_place(part, path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(contract, "put_in_place", kill_after)
+    with pytest.raises(KeyboardInterrupt):
+        export.main(["--import", str(elsewhere)])
+    assert len(list(contract.representation_folder().iterdir())) == 1
+    monkeypatch.setattr(contract, "put_in_place", put_in_place)
+    export.main(["--import", str(elsewhere)])
+    assert shared.published() == ["medrep"] and shared.read_index().to_pylist() == ids_in(elsewhere)
 
 
 def test_the_manifest_says_release_writer_encoder_and_settings(athena, tmp_path):

@@ -46,6 +46,12 @@ def test_several_matches_are_listed(vectors, capsys):
     assert lines(capsys) == ["10 aspirin (Drug)", "11 aspirin 100 MG Oral Tablet (Drug)"]
 
 
+def test_an_index_with_a_duplicate_id_is_refused(vectors):
+    shared.write_index(["1", "2", "3", "10", "11", "20", "20_0", "20_0", "21"])
+    with pytest.raises(SystemExit, match="concept_idx.csv has 1 duplicate ids, such as 20_0"):
+        neighbours.main(["2"])
+
+
 @pytest.mark.parametrize("arguments, words", [
     (["xyz"], "no concept of the index is called 'xyz'"), (["50"], "concept 50 is not in the index"), (["2", "-k", "0"], "-k 0: ask for 1"),
     (["2", "--rep", "medtok"], "medtok.npy is missing: representation/medtok.py"),

@@ -154,6 +154,36 @@ def test_retry_after_is_waited_for_by_all(index, server, form):
     assert second - first >= 0.99 and {row["writer"] for row in rows().values()} == {"openai"}
 
 
+def test_a_429_that_says_when_to_come_back_uses_up_no_retry(index, server):
+    server.behave = lambda name, times: {"status": 429, "headers": {"retry-after-ms": "10"}} if times < 7 else f"{name} is known."
+    write(retries=0)
+    assert {row["writer"] for row in rows().values()} == {"openai"} and set(server.names.values()) == {7}
+
+
+@pytest.mark.parametrize("header", [{"Retry-After": "0"}, {"retry-after-ms": "100"}])
+def test_a_service_that_asks_to_come_back_for_ever_ends_the_run(index, server, header):
+    server.behave = lambda name, times: "Known." if len(server.requests) == 1 else {"status": 429, "headers": header}
+    start = time.monotonic()
+    with pytest.raises(SystemExit, match=r"has answered nothing for 1 seconds and asks to wait again \(HTTP 429\).*; 1 answers of this run are kept"):
+        write(longest_put_off_s=1)
+    assert 1 <= time.monotonic() - start < 30
+
+
+def test_a_prompt_put_off_while_others_are_answered_goes_on(index, server):
+    server.seconds = 0.3
+    server.behave = lambda name, times: {"status": 429, "headers": {"retry-after-ms": "10"}} if name == "Smoker" and times < 8 else "Known."
+    write("--concurrency", "2", longest_put_off_s=2)  # Smoker is put off for longer, but no second goes by without another's answer
+    assert server.names["Smoker"] == 8 and {row["writer"] for row in rows().values()} == {"openai"}
+
+
+def test_retry_after_of_a_prompt_that_is_given_up_holds_the_next_one_back(index, server):
+    server.behave = lambda name, times: {"status": 503, "headers": {"Retry-After": "1"}} if len(server.requests) == 1 else "Known."
+    with pytest.raises(SystemExit, match="1 HTTP 503"):
+        write("--concurrency", "1", retries=0)
+    first, second = sorted(t for at in server.at.values() for t in at)[:2]
+    assert second - first >= 0.99
+
+
 def test_a_very_long_retry_after_ends_the_run(index, server):
     server.behave = lambda name, times: {"status": 429, "headers": {"Retry-After": "86400"}}
     with pytest.raises(SystemExit, match="asks to wait 86,400 seconds"):
@@ -175,7 +205,7 @@ def test_after_the_last_retry_a_concept_is_failed_and_listed(index, server, caps
 USELESS = {
     "empty": completion(""), "null": completion(None), "refused": completion("", refusal="No."), "filtered": completion("A", "content_filter"),
     "in words": completion("I'm sorry, but I can't assist with that."), "cut": completion("Pneumonia is", "length"),
-    "sentences": completion("One is. Two is. Three is. Four is. Five is. Six is."), "characters": completion("word " * 300),
+    "sentences": completion("One is. Two is. Three is. Four is. Five is."), "characters": completion("word " * 300),
 }
 
 
@@ -192,6 +222,30 @@ def test_a_useless_answer_is_tried_again_then_failed_or_filled_if_asked(index, s
     server.behave = lambda concept, times: f"{concept} is known." if times > 6 else {"body": USELESS[name]}
     write()
     assert rows()["20"]["writer"] == "openai"
+
+
+REFUSED = [
+    "Unfortunately, I cannot define this concept.", "I apologize, but I can't help.", "I do not have enough information.",
+    "Please provide more context about this concept.", "Apologies, but this is unclear.", "My apologies, there is no such name.",
+    "I don’t have specific information on it.", "Could you please clarify the term?", "I’m very sorry, no.", "I need more context.",
+    "I don't know what this is.", "I could not find this concept.", "Without further details, it is unclear.", "As an AI model, I do not."]
+DEFINED = [
+    "Inability to swallow is a failure to move food to the stomach.", "A patient who cannot swallow has dysphagia.",
+    "Unable to swallow is dysphagia.", "I-cell disease is a lysosomal storage disease.", "I don't know is an answer of a survey.",
+    "Please specify the type of cancer is an item of a survey.", "I do not have enough energy is an item of a survey.",
+    "Information not available is an answer.", "Sorrow is a mood.", "Insufficient information is a finding without enough context.",
+    "One is. Two is. Three is. Four is.",
+    "St. John's wort is a herb. It is given at approx. 5 mg vs. Placebo. Spores of Candida spp. Are not. It treats E. coli at 0.5 mg (e.g. Fever)."]
+
+
+@pytest.mark.parametrize(("texts", "failed"), [(REFUSED, "refused"), (DEFINED, None)])
+def test_refusals_are_told_from_definitions(texts, failed):
+    replies = {text: chat.read_reply(completion(text), config.load("definitions")) for text in texts}
+    assert {text for text, reply in replies.items() if reply.get("failed") != failed} == set()
+
+
+def test_the_limit_of_sentences_is_what_the_prompt_asks_for():
+    assert "in fewer than five sentences" in definitions.read_prompts()["common"] and config.load("definitions").max_sentences == 4
 
 
 def test_a_useful_second_answer_is_taken(index, server):
@@ -235,6 +289,15 @@ def test_the_key_is_in_no_file_and_no_output(index, server, capfd):
     said = "".join(capfd.readouterr()) + str(ended.value)
     assert server.headers[0]["authorization"] == f"Bearer {SECRET}"
     assert SECRET not in said and SECRET.encode() not in written and "[key]" in contract.answers_file().read_text()
+
+
+@pytest.mark.parametrize("word", ["x", "none", "test", "ollama", "features"])
+def test_a_short_key_is_no_secret_and_leaves_definitions_alone(index, server, monkeypatch, word):
+    monkeypatch.setenv("OPENAI_API_KEY", word)
+    server.behave = lambda name, times: f"{name} is known by a test of its features, none of them of an ollama or of an x."
+    write()
+    assert rows()["2"]["text"] == "Pneumonia is known by a test of its features, none of them of an ollama or of an x."
+    assert b"[key]" not in contract.answers_file().read_bytes()
 
 
 def test_without_a_key_nothing_is_asked_and_a_dry_run_opens_no_connection(index, server, monkeypatch, capsys):
@@ -394,6 +457,30 @@ def test_batch_files_stay_under_the_limit_of_bytes(tmp_path, monkeypatch):
     assert [json.loads(line)["custom_id"] for p in files for line in p.read_text().splitlines()] == [r.key for r in requests]
 
 
+def test_batch_files_of_before_are_replaced_and_nothing_else(index, server, monkeypatch):
+    monkeypatch.setattr(chat, "BATCH_REQUESTS", 2)
+    write("--batch")
+    folder = contract.batch_folder()
+    kept = {"output.jsonl": "results", "requests_0000_output.jsonl": "more", "notes.txt": "mine"}
+    for name, text in kept.items():
+        (folder / name).write_text(text)
+    (folder / "requests_0007.jsonl.unfinished").write_text("of a killed run")
+    monkeypatch.setattr(chat, "BATCH_REQUESTS", 6)
+    write("--batch")
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*kept, "requests_0000.jsonl", "requests_0001.jsonl"])
+    assert {name: (folder / name).read_text() for name in kept} == kept
+
+
+def test_a_batch_that_fails_leaves_the_files_of_before(tmp_path):
+    settings, folder = config.load("definitions"), tmp_path / "batch"
+    request = chat.Request("0" * 32, "common", "Define it")
+    chat.write_batch([request], folder, settings)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises(ZeroDivisionError):
+        chat.write_batch((request for i in (1, 0) if 1 / i), folder, settings)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
 def test_files_that_are_no_results_are_refused(index, tmp_path):
     (tmp_path / "x").write_text("something else\n")
     with pytest.raises(SystemExit, match="no line is the result of a batch of ours"):
@@ -403,6 +490,7 @@ def test_files_that_are_no_results_are_refused(index, tmp_path):
 
 
 @pytest.mark.parametrize(("text", "sentences"), [
-    ("Infection by E. coli at 0.5 mg. It shows (e.g. fever).", 2), ("One", 0), ("One.", 1), ('He said "no." Then 5 came!', 2), ("a.b.c. d", 0)])
+    ("Infection by E. coli at 0.5 mg. It shows (e.g. fever).", 2), ("One", 0), ("One.", 1), ('He said "no." Then 5 came!', 2), ("a.b.c. d", 0),
+    ("St. John's wort vs. Placebo, approx. 5 mg, e.g. Fever. It is in the U.S. Pharmacopoeia.", 2), ("It is seen. It grows?) Yes!", 3)])
 def test_sentences_are_counted_as_a_reader_does(text, sentences):
     assert len(chat.END_OF_SENTENCE.findall(text)) == sentences
