@@ -75,7 +75,7 @@ def losses(model, batch):
     device = next(model.parameters()).device
     truth = batch["truth"].to(device)
     logits = model(**training.model_input(batch, device))[:, 0].float()
-    return {"loss": (F.binary_cross_entropy_with_logits(logits, truth, reduction="sum"), len(truth))}, {}
+    return {"loss": (F.binary_cross_entropy_with_logits(logits, truth, reduction="sum"), len(truth))}, fitting.beyond_tables(model, batch)
 
 
 @torch.no_grad()
@@ -162,7 +162,7 @@ class Run:
             path for h in [home, *experiment.finetuning.external]
             for path in (contract.trajectories_folder(h), LABELS.at(hospital=h, outcome=args.outcome))))
         self.hospitals = [home, *[h for h in experiment.finetuning.external if h != home]]
-        known = vocabulary.load(self.pretrained / "vocabulary.json", "experiments/pretrain.py")
+        known = training.vocabulary_of(self.pretrained)
         self.examples = {h: Examples(h, args.outcome, experiment.model.max_length) for h in self.hospitals}
         self.reading = {h: training.reading_of(vocabulary.of_hospital(h), args.rep_type, known) for h in self.hospitals}
         for h in self.hospitals:
@@ -211,7 +211,7 @@ class Run:
             score = -loss if figures["auroc"] is None else figures["auroc"]
             return score, {"valid_loss": round(loss, 5), "valid_auroc": figures["auroc"]}
 
-        accelerator = training.open_device([self.args.device], self.args.report_to, folder)
+        accelerator = training.open_device([self.args.device], settings.precision, self.args.report_to, folder)
         accelerator.init_trackers("tensorboard", fitting.flat(self.made_with))
         return fitting.fit(
             model=model, accelerator=accelerator, settings=settings, seed=seed, folder=folder,

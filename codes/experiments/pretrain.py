@@ -71,9 +71,10 @@ def losses(model, batch):
     """{target: (sum of the losses, their number)} of the masked tokens and, for Med-BERT, of the prolonged stays; the masked accuracy."""
     logits, truth, stay, prolonged = read(model, batch)
     found = {"loss": (F.cross_entropy(logits, truth, reduction="sum"), len(truth))}
+    shown = {"accuracy": ((logits.argmax(1) == truth).sum(), len(truth)), **fitting.beyond_tables(model, batch)}
     if stay is not None:
         found["stay_loss"] = (F.binary_cross_entropy_with_logits(stay, prolonged, reduction="sum"), len(prolonged))
-    return found, {"accuracy": ((logits.argmax(1) == truth).sum(), len(truth))}
+    return found, shown
 
 
 @torch.no_grad()
@@ -104,14 +105,14 @@ def zero_shot(model, trajectories, whole: vocabulary.Vocabulary, known: vocabula
 
     Every event may be masked, whether the model knows its token or not: what it has no row for it names wrongly.
     `readable` is the share of masked events that the model could name; `accuracy_readable` is the accuracy among them;
-    `most_frequent` the accuracy of naming always the token that pretraining saw most.
+    `most_frequent` the accuracy of naming always this hospital's most frequent token, which no model without its data can know.
     """
     model.eval()
     settings, device = experiment.pretraining, next(model.parameters()).device
     # what the model names, as the hospital's number: with a representation its table is the hospital's, in its order
     named = np.arange(len(whole)) if model.config.head == "tied" and reading.vectors is not None else known.translation_to(whole)
     can = np.isin(np.arange(len(whole)), named[SPECIAL:]) & (reading.translation != vocabulary.UNK)
-    favourite = named[int(np.argmax(known.pretraining_counts))]
+    favourite = SPECIAL + int(np.argmax(whole.pretraining_counts[SPECIAL:]))
     plan = sequences.batches(trajectories.windows(trajectories.rows_in("valid"), experiment.model.max_length), settings.batch_tokens)
     total = Counter()
     for step, slices in enumerate(bar(plan, "zero-shot", unit="batches")):
@@ -131,13 +132,16 @@ class Start:
     """The run that --from names: its model, and the vocabulary that it knows."""
 
     def __init__(self, folder: Path):
+        if not folder.exists() and (contract.ROOT / folder).exists():
+            folder = contract.ROOT / folder  # as messages name it
         if not (folder / "config.yaml").exists():
-            raise UserError(f"--from {folder} holds no finished model: give a folder that pretrain.py has written")
+            raise UserError(f"--from {folder} {'holds no finished model' if folder.exists() else f'is neither there nor in {contract.ROOT}'}: "
+                            "give a folder that pretrain.py has written")
         self.folder, self.facts = folder.resolve(), yaml.safe_load((folder / "config.yaml").read_text())
         if "outcome" in self.facts["run"]:
             raise UserError(f"--from {folder} is a finetuned model: give a folder that pretrain.py has written")
         self.sizes = config.Model(**self.facts["model"])
-        self.known = vocabulary.load(folder / "vocabulary.json", "experiments/pretrain.py")
+        self.known = training.vocabulary_of(folder)
 
     def move(self, words: vocabulary.Vocabulary, reading: training.Reading) -> behrt.BehrtForPretraining:
         """The model, gone over to the vocabulary `words`."""
@@ -220,7 +224,7 @@ def main(argv=None):
         translation = reading.translation[whole.translation_to(known)]
         make = masked_batches(trajectories, translation, settings, len(known))
         valid = sequences.batches(plans["valid"], settings.batch_tokens)
-        accelerator = training.open_device(args.gpu_devices, args.report_to, folder)
+        accelerator = training.open_device(args.gpu_devices, settings.precision, args.report_to, folder)
         accelerator.init_trackers("tensorboard", fitting.flat(made_with))
         model = fitting.fit(
             model=model, accelerator=accelerator, settings=settings, seed=settings.seed, folder=folder, make=make, losses=losses,

@@ -311,6 +311,8 @@ class Pretraining:
     patience: int = 5
     checkpoint_minutes: float = 15.0
     """Between checkpoints within an epoch; there is one after every epoch and on SIGTERM in any case."""
+    precision: str = "auto"
+    """fp32, bf16 (the weights stay fp32, products run under autocast), or auto: bf16 on a GPU, fp32 on the CPU."""
     seed: int = 0
 
 
@@ -331,6 +333,7 @@ class Finetuning:
     patience: int = 5
     """Epochs without a better validation AUROC before stopping."""
     checkpoint_minutes: float = 15.0
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -363,24 +366,27 @@ def load(section: str, overrides: list[str] = (), hospital: str = ""):
         if not any((folder / files[1]).exists() for folder in folders()):
             raise UserError(f"COHORT={variant}: there is no configs/{files[1]}; known are "
                             f"{', '.join(sorted(p.stem.removeprefix('cohort-') for f in folders() for p in f.glob('cohort-*.yaml')))}")
-    settings = build(section, read_layers(*files), overrides, files[-1])
-    if section == "cohort":
-        check_choices(settings)
-    return settings
+    return build(section, read_layers(*files), overrides, files[-1])
 
 
+PRECISIONS = ("auto", "fp32", "bf16")
 CHOICES = {
-    "billing": ("at_discharge", "as_recorded"), "first_measurement": ("in_time", "in_file"), "decile_persons": ("train", "all"),
-    "decile_edges": ("home", "own"), "without_deciles": ("plain", "left_out"), "admissions": ("all", "one"),
-    "prediction_at": ("hours", "midnight"), "died_before": ("left_out", "negative"), "onset_at": ("admission", "record"),
-    "recorded_before": ("left_out", "counts"),
+    "cohort": {
+        "billing": ("at_discharge", "as_recorded"), "first_measurement": ("in_time", "in_file"), "decile_persons": ("train", "all"),
+        "decile_edges": ("home", "own"), "without_deciles": ("plain", "left_out"), "admissions": ("all", "one"),
+        "prediction_at": ("hours", "midnight"), "died_before": ("left_out", "negative"), "onset_at": ("admission", "record"),
+        "recorded_before": ("left_out", "counts"),
+    },
+    "encoder": {"pooling": ("cls", "mean"), "precision": PRECISIONS},
+    "model": {"head": ("linear", "tied")},
+    "pretraining": {"precision": PRECISIONS},
+    "finetuning": {"precision": PRECISIONS},
 }
 
 
-def check_choices(cohort: Cohort):
-    if wrong := [f"cohort.{name} is {getattr(cohort, name)!r}: give {' or '.join(choices)}"
-                 for name, choices in CHOICES.items() if getattr(cohort, name) not in choices]:
-        raise UserError("; ".join(wrong))
+def precision(wanted: str, on_gpu: bool) -> str:
+    """fp32 or bf16, of one of PRECISIONS."""
+    return ("bf16" if on_gpu else "fp32") if wanted == "auto" else wanted
 
 
 def load_experiment(model: str, overrides: list[str] = ()) -> Experiment:
@@ -456,6 +462,8 @@ def build(section: str, values: dict, overrides: list[str], file: str):
             value = float(value)
         if type(value) is not type(default):
             wrong.append(f"{section}.{name} is {value!r}, which is not {type(default).__name__}")
+        elif value not in (choices := CHOICES.get(section, {}).get(name, [value])):
+            wrong.append(f"{section}.{name} is {value!r}: it must be {' or '.join(choices)}")
         values[name] = value
     if wrong:
         raise UserError(f"configs/{file}: " + "; ".join(wrong))

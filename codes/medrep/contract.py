@@ -7,6 +7,7 @@ of it or nothing; a stamp beside it says what it was made from, so that a second
 import hashlib
 import itertools
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -404,6 +405,13 @@ def new_array(part: Path, shape: tuple[int, ...], dtype=np.float32) -> np.memmap
     array = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
     with open(part, "r+b") as file:
         reserve(file, part.stat().st_size)
+    return array
+
+
+def at_random(array: np.ndarray) -> np.ndarray:
+    """`array`; if it is memory-mapped, the disk reads what is asked for, and not what lies around it (8 MB, as some systems are set)."""
+    if isinstance(array.base, mmap.mmap):
+        array.base.madvise(mmap.MADV_RANDOM)
     return array
 
 

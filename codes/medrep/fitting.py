@@ -26,9 +26,9 @@ from transformers import get_linear_schedule_with_warmup
 from medrep import contract, progress
 from medrep.errors import UserError
 from medrep.progress import say
-from medrep.training import loader
+from medrep.training import CHECKPOINTS, loader
 
-CHECKPOINTS = ("checkpoint", "checkpoint.previous")  # the second is whole where a process died while it wrote the first
+BEYOND = "beyond_tables"
 
 
 @dataclass
@@ -58,7 +58,7 @@ class State:
             self.sums[name], self.numbers[name] = self.sums.get(name, 0.0) + total, self.numbers.get(name, 0.0) + number
 
     def means(self) -> dict[str, float]:
-        return {name: total / max(self.numbers[name], 1) for name, total in self.sums.items()}
+        return {name: total / max(self.numbers[name], 1) for name, total in self.sums.items() if total or name != BEYOND}
 
     def next_epoch(self, score: float) -> bool:
         """Whether the epoch was the best so far."""
@@ -142,7 +142,7 @@ def run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder
                                 "of the trajectories: a smaller learning_rate may help; the last checkpoint stays")
             numbers = [number for _, number in found.values()]
             due = accelerator.is_main_process and time.perf_counter() - saved > 60 * settings.checkpoint_minutes
-            everyone = torch.tensor([*numbers, signals.stop, due], dtype=torch.float32, device=accelerator.device)
+            everyone = torch.tensor([*numbers, bool(signals.stop), due], dtype=torch.float32, device=accelerator.device)
             if world > 1:
                 everyone = accelerator.reduce(everyone, "sum")
             # Gradients are averaged over processes: times their number it is the mean over the whole batch.
@@ -163,7 +163,14 @@ def run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder
                 saved = time.perf_counter()
             if stop:
                 say(f"{what}: stopped as told after {state.step} batches of epoch {epoch + 1}; the same command continues from here")
-                sys.exit(128 + signal.SIGTERM)
+                sys.exit(128 + (signals.stop or signal.SIGTERM))
+
+
+def beyond_tables(model, batch) -> dict[str, tuple[int, int]]:
+    """How many of a batch's tokens have an age or rank that the model's tables don't reach: they are read as the last that they have."""
+    config = getattr(model, "module", model).config
+    beyond = (batch["age"] < 0) | (batch["age"] > config.max_age) | (batch["visit_rank"] > config.max_rank) | (batch["record_rank"] > config.max_rank)
+    return {BEYOND: (int(beyond.sum()), 0)}  # a sum of numbers, not a mean
 
 
 def watched(state: State, schedule, settings, steps: int, accelerator) -> str:
@@ -181,19 +188,26 @@ def peak_gib(device: torch.device) -> float:
 
 
 class Signals:
-    """SIGTERM, which a scheduler sends before it kills: the step that runs is finished, and a checkpoint written."""
+    """SIGTERM, which a scheduler sends before it kills, and Ctrl-C: the step that runs is finished, and a checkpoint written.
 
-    stop = False
+    A second Ctrl-C does not wait for that.
+    """
+
+    stop = 0
+    """The signal that came."""
 
     def __enter__(self):
-        self.before = signal.signal(signal.SIGTERM, self.note)
+        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
-    def note(self, *_):
-        self.stop = True
+    def note(self, number, _):
+        if self.stop and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.stop = number
 
     def __exit__(self, *_):
-        signal.signal(signal.SIGTERM, self.before)
+        for number, before in self.before.items():
+            signal.signal(number, before)
 
 
 # ---- files -------------------------------------------------------------------------------------------------------

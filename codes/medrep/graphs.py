@@ -8,7 +8,6 @@
 What graph.py and medtok.py share.
 """
 import json
-import mmap
 import os
 import tempfile
 import warnings
@@ -155,16 +154,9 @@ def tensor_of(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array)
 
 
-def at_random(array: np.ndarray) -> np.ndarray:
-    """`array`; if it is memory-mapped, the disk reads its rows as they are asked for, and not what lies around each."""
-    if isinstance(array.base, mmap.mmap):
-        array.base.madvise(mmap.MADV_RANDOM)
-    return array
-
-
 def open_graph(text: Path) -> Data:
     """x (concepts, width) of the array `text`, edge_index and full_degree; vectors and edges stay on the disk."""
-    x = tensor_of(at_random(np.load(text, mmap_mode="r", allow_pickle=False)))
+    x = tensor_of(contract.at_random(np.load(text, mmap_mode="r", allow_pickle=False)))
     degree = np.diff(starts_of(open_edges(len(x)), len(x)))
     return Data(x=x, edge_index=mapped(contract.edges_file()), full_degree=torch.from_numpy(degree).to(torch.float32))
 
@@ -316,7 +308,7 @@ def embed(encoder: Encoder, x: np.ndarray, edges: np.ndarray, out: np.ndarray, s
     starts = starts_of(edges, len(x))
     root = torch.from_numpy(np.diff(starts) + 1).to(torch.float32).rsqrt()
     encoder = encoder.to("cpu").eval()
-    x = tensor_of(at_random(x))
+    x = tensor_of(contract.at_random(x))
     with tempfile.TemporaryFile(dir=scratch) as file:
         # between the layers as well the vectors lie in a file: millions of them do not fit the memory
         contract.reserve(file, out.nbytes)
@@ -324,7 +316,7 @@ def embed(encoder: Encoder, x: np.ndarray, edges: np.ndarray, out: np.ndarray, s
         for first, summed in weighted_sums(x, edges, root, starts):
             rows = slice(first, first + len(summed))
             out[rows], middle[rows] = summed.numpy(), encoder.below(summed).numpy()
-        for first, summed in weighted_sums(tensor_of(at_random(middle)), edges, root, starts):
+        for first, summed in weighted_sums(tensor_of(contract.at_random(middle)), edges, root, starts):
             rows = slice(first, first + len(summed))
             out[rows] = encoder.above(summed, torch.from_numpy(np.array(out[rows]))).numpy()
         del middle

@@ -51,6 +51,8 @@ def find(text: str) -> Outcome:
     if text in known:
         return known[text]
     path = Path(text)
+    if not path.exists() and ("/" in text or path.suffix):
+        raise UserError(f"--outcome {text}: this file is not there")
     if not path.exists():
         raise UserError(f"--outcome {text} is unknown; known are {', '.join(known)}, or give the path of an ATLAS concept set (.json) "
                         "or of a MEDS label file (.parquet, .csv)")

@@ -9,6 +9,17 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 
+def interrupted(kind, problem, trace):
+    """Ctrl-C is no defect of ours: one sentence, not where it happened. Whatever is begun is continued or made again."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, problem, trace)
+    elif is_main_process():
+        print("\ninterrupted: the same command continues, or makes again what was not finished", file=sys.stderr)
+
+
+sys.excepthook = interrupted
+
+
 def is_main_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 

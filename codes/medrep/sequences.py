@@ -43,8 +43,10 @@ class Trajectories:
             raise UserError(f"{contract.show(contract.trajectories_folder(hospital))} is missing; preprocessing/trajectories.py writes it")
         self.hospital = hospital
         for name in EVENT_ARRAYS | PERSON_ARRAYS:
-            setattr(self, "person_" + name if name in ("sex", "split", "start", "stop") else name,
-                    np.load(array_file(name, hospital), mmap_mode="r", allow_pickle=False))
+            array = np.load(array_file(name, hospital), mmap_mode="r", allow_pickle=False)
+            if name in EVENT_ARRAYS:  # batches read short stretches all over the file
+                contract.at_random(array)
+            setattr(self, "person_" + name if name in ("sex", "split", "start", "stop") else name, array)
 
     def __len__(self) -> int:
         return len(self.person_id)
@@ -62,14 +64,12 @@ class Trajectories:
 
     def windows(self, rows: np.ndarray, max_length: int) -> np.ndarray:
         """int64 (windows, 3): (row, start, stop) that cut each person's events into windows, the newest one full."""
-        size = max_length - HEAD
-        cut = []
-        for row in rows:
-            stop, first = int(self.person_stop[row]), int(self.person_start[row])
-            while stop > first:
-                cut.append((row, max(first, stop - size), stop))
-                stop -= size
-        return np.array(cut, dtype=np.int64).reshape(-1, 3)
+        size, rows = max_length - HEAD, np.asarray(rows, dtype=np.int64)
+        first, last = self.person_start[rows].astype(np.int64), self.person_stop[rows].astype(np.int64)
+        count = -(-(last - first) // size)
+        place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)  # of each window within its person, from the newest
+        stop = np.repeat(last, count) - place * size
+        return np.column_stack([np.repeat(rows, count), np.maximum(np.repeat(first, count), stop - size), stop])
 
     def examples(self, rows: np.ndarray, prediction_times: np.ndarray, max_length: int) -> np.ndarray:
         """int64 (examples, 3): (row, start, stop) of the newest events strictly before each time (seconds since 1970)."""
@@ -124,7 +124,7 @@ def batches(slices: np.ndarray, batch_tokens: int, seed: Sequence[int] | None = 
         slices = slices[np.random.default_rng(seed).permutation(len(slices))]
     lengths = slices[:, 2] - slices[:, 1] + HEAD
     cut, used = [0], 0
-    for i, length in enumerate(lengths):
+    for i, length in enumerate(lengths.tolist()):
         if used and used + length > batch_tokens:
             cut.append(i)
             used = 0

@@ -24,8 +24,6 @@ from medrep.errors import UserError
 ORDINALS = ("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th", "10th")
 CHUNK = 20_000  # different texts: some MB of them, and minutes of work for a large model on a CPU
 LONGEST = 512  # tokens: what the models of this kind were trained on
-POOLINGS = ("cls", "mean")
-PRECISIONS = ("auto", "fp32", "bf16")
 
 # Read when transformers is first imported: a hub that can't be reached is given up in seconds.
 for name, value in {"HF_HUB_ETAG_TIMEOUT": "5", "HF_HUB_DOWNLOAD_TIMEOUT": "15", "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -143,8 +141,7 @@ def quiet_transformers():
 
 def check(settings):
     """Refuse settings of the encoder (config.Encoder) that mean nothing, all at once."""
-    wrong = [f"encoder.{name} is {value!r}: it must be {' or '.join(choices)}" for name, value, choices in
-             (("pooling", settings.pooling, POOLINGS), ("precision", settings.precision, PRECISIONS)) if value not in choices]
+    wrong = []
     if not 3 <= settings.max_length <= LONGEST:
         wrong.append(f"encoder.max_length is {settings.max_length}: it must be 3 to {LONGEST}")
     if not 0 <= settings.valid_share < 1:
@@ -162,10 +159,6 @@ def longest(model, tokenizer, max_length: int) -> int:
     if table is not None:  # RoBERTa's first positions stand for padding
         limits.append(table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1))
     return min(limits)
-
-
-def precision(wanted: str, on_gpu: bool) -> str:
-    return ("bf16" if on_gpu else "fp32") if wanted == "auto" else wanted
 
 
 def tokenize(tokenizer, texts: Sequence[str], max_length: int) -> tuple[list[np.ndarray], int]:

@@ -4,6 +4,7 @@ Alone knows what a device is.
 """
 import argparse
 import ctypes
+import json
 import logging as logs
 import os
 import signal
@@ -27,10 +28,12 @@ from medrep import config, contract, progress, sequences
 from medrep.errors import UserError
 from medrep.progress import say
 from medrep.vocabulary import SPECIAL_TOKENS, UNK, Vocabulary
+from medrep.vocabulary import load as load_vocabulary
 
 logging.disable_progress_bar()  # one line of progress is enough, and it is ours
 logging.set_verbosity_error()  # a new head beside pretrained weights is what finetuning is, not a warning
 
+CHECKPOINTS = ("checkpoint", "checkpoint.previous")  # the second is whole where a process died while it wrote the first
 FAILED = "MEDREP_FAILED"  # names the file that the first of several processes that fails makes
 CHECKPOINT_SECONDS = 120  # that processes have after SIGTERM
 KNOWN_TRACKERS = {tracker.value for tracker in LoggerType} - {"all"}
@@ -137,18 +140,26 @@ def run(main: Callable[[], None]):
         raise
 
 
-def open_device(devices: list[str], report_to: list[str] = (), folder: Path | None = None) -> Accelerator:
-    """The accelerator of this process: bf16 on a GPU, fp32 on the CPU. `report_to`: trackers that accelerate knows, writing below `folder`."""
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies in bf16; others do it slower than in fp32 by far."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def open_device(devices: list[str], precision: str = "auto", report_to: list[str] = (), folder: Path | None = None) -> Accelerator:
+    """The accelerator of this process. `precision`: of config.PRECISIONS; `report_to`: trackers that accelerate knows, writing below `folder`."""
     report_to = [tracker for tracker in report_to if tracker != "none"]
     if unknown := [tracker for tracker in report_to if tracker not in KNOWN_TRACKERS]:
         raise UserError(f"--report-to {' '.join(unknown)}: accelerate knows {', '.join(sorted(KNOWN_TRACKERS))}; none reports nowhere")
     if missing := [tracker for tracker in report_to if LoggerType(tracker) not in get_available_trackers()]:
         raise UserError(f"--report-to {' '.join(missing)}: its package is not installed here; pip install {' '.join(missing)}")
     trackers = {"log_with": report_to, "project_dir": folder} if report_to else {}
-    if devices[0] == "cpu":
-        return Accelerator(cpu=True, **trackers)
-    take_device(devices)
-    return Accelerator(mixed_precision="bf16", **trackers)
+    on_gpu = devices[0] != "cpu"
+    if on_gpu:
+        take_device(devices)
+    mixed = "bf16" if config.precision(precision, on_gpu) == "bf16" else "no"
+    if mixed == "bf16" and not on_gpu and not cpu_has_bf16():
+        say("this CPU has no instructions for bf16: fp32 is faster by far")
+    return Accelerator(cpu=not on_gpu, mixed_precision=mixed, **trackers)
 
 
 def take_device(devices: list[str]):
@@ -244,6 +255,16 @@ def require_unchanged(folder: Path):
         raise UserError(f"{', '.join(changed)} changed since {contract.show(folder)} was made from it: run pretrain.py again with --fresh")
 
 
+def vocabulary_of(folder: Path) -> Vocabulary:
+    """The vocabulary that a pretrained model knows; refused if the model in `folder` was made for another."""
+    known = load_vocabulary(folder / "vocabulary.json", "experiments/pretrain.py")
+    made_for = json.loads((folder / "config.json").read_text())["vocab_size"]
+    if made_for != len(known):
+        raise UserError(f"{contract.show(folder)}: vocabulary.json has {len(known):,} tokens, but the model was made for {made_for:,}: "
+                        "these are files of two runs; bring back the whole folder, or pretrain again with --fresh")
+    return known
+
+
 def already_done(folder: Path, settings: dict, fresh: bool) -> bool:
     """Whether `folder` holds a finished run with these settings and inputs; a run with others is an error.
 
@@ -263,6 +284,8 @@ def already_done(folder: Path, settings: dict, fresh: bool) -> bool:
         if file == done:
             say(f"{contract.show(folder)} is finished; --fresh starts over")
             return True
+    if begun.exists() and not any((folder / name).exists() for name in CHECKPOINTS):
+        say(f"{contract.show(folder)} was begun, but has no checkpoint yet: it starts from the beginning")
     if progress.is_main_process():
         config.save(begun, **wanted)
     return False
@@ -281,7 +304,7 @@ def code_version() -> str | None:
 
 def finish(folder: Path, settings: dict, **facts):
     """Write config.yaml, which says that the run is whole and what code made it, and remove what only an unfinished run needs."""
-    for name in ("checkpoint", "checkpoint.previous", "checkpoint.unfinished", "best", "settings.yaml"):
+    for name in (*CHECKPOINTS, "checkpoint.unfinished", "best", "settings.yaml"):
         contract.discard(folder / name)
     with contract.unfinished(folder / "config.yaml") as part:
         config.save(part, run=facts | {"code": code_version()}, **settings)

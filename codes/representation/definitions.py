@@ -441,8 +441,11 @@ def answer(questions: Questions, args, figures: dict) -> bool:
 
 
 def price_of(text: str) -> tuple[float, float]:
-    price_in, price_out = text.split(",")
-    return float(price_in), float(price_out)
+    try:
+        price_in, price_out = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} (give two numbers, as 0.15,0.60)") from None
+    return price_in, price_out
 
 
 def check_flags(args, settings: Definitions):

@@ -123,7 +123,7 @@ def encode_all(laid_out: texts.Texts, part: Path, devices: list[str], settings: 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", default="definition", choices=["definition", "name"])
-    parser.add_argument("--pooling", choices=texts.POOLINGS, help="in place of encoder.pooling")
+    parser.add_argument("--pooling", choices=config.CHOICES["encoder"]["pooling"], help="in place of encoder.pooling")
     training.add_device_argument(parser)
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)  # for the processes that this one starts
     engine.add_arguments(parser)
@@ -150,7 +150,7 @@ def main(argv=None):
     if made.is_current():
         return
     on_gpu = devices[0] != "cpu"
-    precision = texts.precision(settings.precision, on_gpu)
+    precision = config.precision(settings.precision, on_gpu)
     with stage(arm) as figures:
         local = engine.connect("duckdb", args.memory, args.threads)  # whichever engine is asked for: the index fits one machine
         with omop.named_mistakes():

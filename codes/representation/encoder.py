@@ -250,7 +250,7 @@ def train(work: Path, settings: Encoder, devices: list[str]):
         warmup_steps=int(WARMUP_SHARE * settings.epochs * of_epoch), weight_decay=0.01, lr_scheduler_type="linear", seed=settings.seed,
         save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False,
         use_cpu=on_cpu, ddp_backend="gloo" if on_cpu and training.is_worker() else None,
-        bf16=texts.precision(settings.precision, not on_cpu) == "bf16")
+        bf16=config.precision(settings.precision, not on_cpu) == "bf16")
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs in one process would cut our packed items apart
     steps = Steps(tokens, tokenizer, settings, arguments.process_index, arguments.world_size)
     model.forward = functools.partial(masked_logits, model)  # through it the Trainer, its autocast and its processes' gradients
@@ -397,7 +397,7 @@ def main(argv=None):
     made = Made(output, inputs=[contract.DEFINITIONS.at(), *folder], settings=made_with)
     if made.is_current():
         return
-    precision = texts.precision(settings.precision, devices[0] != "cpu")
+    precision = config.precision(settings.precision, devices[0] != "cpu")
     with stage("encoder") as figures, contract.continued(output, made.content | {"precision": precision}) as part:
         try:
             counts = prepare(work, args, settings)

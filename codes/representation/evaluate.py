@@ -2,7 +2,7 @@
 
     cd codes
     python representation/evaluate.py
-    python representation/evaluate.py --rep description medrep path/to/own.npy
+    python representation/evaluate.py --own path/to/own.npy   # beside the arms
 
 Reads   usedata/representation (concept_idx.csv, concept_representation_*.npy, definitions if they are there), data/concepts
 Writes  results/representation/quality.csv: space, arm, measure, kind, value, low, high, n; map_pca.png, map_tsne.png
@@ -359,13 +359,13 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     engine.add_arguments(parser)
     config.add_arguments(parser)
-    concepts.add_rep_argument(parser, "--rep", none=False, default=None, nargs="+")
+    concepts.add_rep_argument(parser, "--own", none=False, default=[], nargs="+")
     parser.add_argument("--unless-published", action="store_true", help="do nothing where published files lie: run.sh would wait an hour for it")
     args = parser.parse_args(argv)
 
     if args.unless_published and concepts.published():
         return
-    reps = {contract.rep_name(rep): rep for rep in args.rep or concepts.arms_there()}
+    reps = {contract.rep_name(rep): rep for rep in dict.fromkeys([*concepts.arms_there(), *args.own])}
     if not reps:
         raise UserError(f"{contract.show(contract.representation_folder())} has no concept_representation_*.npy; representation/run.sh writes them")
     arms, ids = list(reps), concepts.read_index()

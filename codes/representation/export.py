@@ -95,6 +95,8 @@ def manifest(rep: str, dtype: str, shape: tuple[int, int]) -> dict:
 
 def write_out(args):
     file = args.file.resolve()
+    if file.suffix != ".safetensors":
+        raise UserError(f"{args.file}: give it a name that ends in .safetensors")
     ids, array = concepts.open_vectors(args.rep)
     concepts.check_index(ids)
     rows = choose_rows(ids, args)
@@ -107,7 +109,10 @@ def write_out(args):
     facts = manifest(args.rep, args.dtype, vectors.shape)
     tensors = {"ids": np.column_stack(concepts.plain_and_decile(names)), **pack(vectors, args.dtype)}
     with contract.unfinished(file) as part:
+        part.touch()
+        mode = part.stat().st_mode  # as a user's files are: safetensors would make it private
         save_file(tensors, part, metadata={"manifest": json.dumps(facts)})
+        part.chmod(mode)
         facts = {"sha256": contract.sha256_of(part), **facts}
         contract.write_json(beside(file), facts)
     say(f"{file}: {len(rows):,} vectors of width {vectors.shape[1]} as {args.dtype}, {file.stat().st_size:,} bytes")

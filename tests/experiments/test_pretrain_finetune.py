@@ -7,6 +7,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from experiments import finetune, pretrain
 from medrep import behrt, concepts, contract, fitting, sequences, training
@@ -158,12 +159,49 @@ def test_a_pretrained_model_is_measured_and_trained_further_at_another_hospital(
     assert all(torch.equal(a, b) for (name, a), b in zip(before.state_dict().items(), after.state_dict().values(), strict=True) if name not in moved)
 
 
+@pytest.mark.parametrize("main", [finetune.main, pretrain.main])
+def test_a_vocabulary_of_another_run_is_refused(hospitals, main):
+    pretrain.main(PRETRAIN)
+    run = contract.pretraining_folder("mimic", "behrt", "none")
+    words = json.loads((run / "vocabulary.json").read_text())
+    (run / "vocabulary.json").write_text(json.dumps({name: values[:-1] for name, values in words.items()}))
+    n = len(words["tokens"])
+    with pytest.raises(UserError, match=f"vocabulary.json has {n - 1} tokens, but the model was made for {n}: these are files of two runs"):
+        main(FINETUNE if main is finetune.main else ["--gpu-devices", "cpu", "--from", str(run), "--hospital", "ehrshot", "--zero-shot"])
+
+
+def test_ages_and_ranks_beyond_the_tables_are_read_as_the_last_and_counted(hospitals):
+    flags = [*PRETRAIN, "--set", "model.max_age=60", "--set", "model.max_rank=3"]
+    pretrain.main(flags)
+    line = fitting.read_log(contract.pretraining_folder("mimic", "behrt", "none") / "log.jsonl")[0]
+    trajectories = sequences.Trajectories("mimic")
+    windows = trajectories.windows(trajectories.rows_in("train"), max_length=32)
+    packed = trajectories.pack(windows)
+    beyond = sum(a > 60 or v > 3 or r > 3 for a, v, r in zip(packed["age"], packed["visit_rank"], packed["record_rank"], strict=True))
+    assert line["beyond_tables"] == beyond > 0
+
+
+def test_bf16_learns_as_fp32_does_and_another_word_is_refused(hospitals):
+    losses = []
+    for precision in ("fp32", "bf16"):
+        AcceleratorState._reset_state(True)  # a process has one precision
+        pretrain.main([*PRETRAIN, "--fresh", "--set", f"pretraining.precision={precision}"])
+        folder = contract.pretraining_folder("mimic", "behrt", "none")
+        losses.append([line["valid_loss"] for line in fitting.read_log(folder / "log.jsonl")])
+    AcceleratorState._reset_state(True)
+    assert losses[0] == pytest.approx(losses[1], rel=0.02) and losses[0] != losses[1]
+    assert behrt.BehrtForPretraining.from_pretrained(folder).dtype == torch.float32
+    with pytest.raises(UserError, match="pretraining.precision is 'fp8': it must be auto or fp32 or bf16"):
+        pretrain.main([*PRETRAIN, "--set", "pretraining.precision=fp8"])
+
+
 def test_what_contradicts_the_run_to_go_on_with_is_refused(hospitals):
     pretrain.main(PRETRAIN)
     run = str(contract.pretraining_folder("mimic", "behrt", "none"))
     for flags, words in ([["--from", run, "--head", "tied"], "was made with head linear, not tied: leave the flag out"],
                          [["--from", run, "--rep-type", "random"], "was made with rep_type none, not random"],
-                         [["--from", run + "x"], "holds no finished model"], [["--zero-shot"], "measures a model that --from names"]):
+                         [["--from", run + "x"], "is neither there nor in"],
+                         [["--from", str(contract.ROOT)], "holds no finished model"], [["--zero-shot"], "measures a model that --from names"]):
         with pytest.raises(UserError, match=words):
             pretrain.main(["--gpu-devices", "cpu", "--hospital", "ehrshot", *flags])
 

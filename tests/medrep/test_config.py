@@ -62,5 +62,5 @@ def test_edges_are_hierarchical_and_mapping_relationships_by_both_names():
 
 
 def test_a_choice_that_is_none_names_the_choices():
-    with pytest.raises(UserError, match="cohort.billing is 'never': give at_discharge or as_recorded"):
+    with pytest.raises(UserError, match="cohort.billing is 'never': it must be at_discharge or as_recorded"):
         config.load("cohort", ["cohort.billing=never"])

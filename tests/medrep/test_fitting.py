@@ -71,11 +71,14 @@ def test_killed_and_stopped_at_any_moment_it_ends_as_if_nothing_had_happened(fol
         run.send_signal(signal.SIGKILL)
         assert run.wait(60) == -signal.SIGKILL and not (folder / "config.yaml").exists()
         seen = checkpointed(folder)
-    run = start(root)
-    wait_for_checkpoint(folder, seen)
-    run.send_signal(signal.SIGTERM)
-    output, _ = run.communicate(timeout=60)
-    assert run.returncode == 128 + signal.SIGTERM and "continues after epoch" in output and "the same command continues from here" in output
+    for how in (signal.SIGTERM, signal.SIGINT):
+        run = start(root)
+        wait_for_checkpoint(folder, seen)
+        run.send_signal(how)
+        output, errors = run.communicate(timeout=60)
+        assert run.returncode == 128 + how and "continues after epoch" in output and "the same command continues from here" in output
+        assert "Traceback" not in errors
+        seen = checkpointed(folder)
     last = start(root)
     output, errors = last.communicate(timeout=300)
     assert last.returncode == 0, errors[-2000:]
@@ -183,3 +186,9 @@ def test_if_one_process_fails_all_stop_and_the_first_to_fail_says_why(tmp_path):
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and done.stderr.count("Traceback") == 1 and "ValueError: the first to fail" in done.stderr
     assert json.dumps(done.stderr).count("elastic") == 0
+
+
+def test_ctrl_c_is_one_sentence():
+    done = subprocess.run([sys.executable, "-c", "from medrep import progress\nraise KeyboardInterrupt"], capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(contract.REPOSITORY / "codes")})
+    assert done.returncode != 0 and done.stderr.strip() == "interrupted: the same command continues, or makes again what was not finished"

@@ -1,10 +1,15 @@
 """Slices and packed batches against a plain walk over one person's events."""
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep import sequences
+from medrep import contract, sequences
 from medrep.errors import UserError
 from medrep.vocabulary import CLS, MASK, SPECIAL_TOKENS
 
@@ -31,6 +36,61 @@ def test_windows_hold_every_event_once_and_the_newest_is_full(small_hospital):
         assert mine[0, 2] == trajectories.person_stop[row] and mine[0, 2] - mine[0, 1] == 10
         assert sorted(i for _, a, b in mine for i in range(a, b)) == list(range(trajectories.person_start[row], trajectories.person_stop[row]))
     assert not set(windows[:, 0]) & set(trajectories.rows_in("test"))
+
+
+@given(st.lists(st.integers(0, 30), max_size=12), st.integers(3, 20))
+def test_windows_are_those_of_a_walk_backwards(counts, max_length):
+    trajectories = sequences.Trajectories.__new__(sequences.Trajectories)
+    trajectories.person_stop = np.cumsum(counts, dtype=np.int64)
+    trajectories.person_start = trajectories.person_stop - counts
+    found = trajectories.windows(np.arange(len(counts)), max_length)
+    wanted = []
+    for row, (first, stop) in enumerate(zip(trajectories.person_start.tolist(), trajectories.person_stop.tolist(), strict=True)):
+        while stop > first:
+            wanted.append([row, max(first, stop - max_length + 2), stop])
+            stop -= max_length - 2
+    assert found.tolist() == wanted and found.dtype == np.int64 and found.shape[1] == 3
+
+
+SCRIPT = """
+import json, re, sys, time
+from pathlib import Path
+from medrep import contract, sequences
+contract.ROOT = Path(sys.argv[1])
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+before, start = peak(), time.perf_counter()
+trajectories = sequences.Trajectories("mimic")
+plans = {split: trajectories.windows(trajectories.rows_in(split), 2048) for split in ("train", "valid")}
+epoch = sequences.batches(plans["train"], 16384, (0, 1))
+for batch in epoch[:50]:
+    packed = trajectories.pack(batch)
+print(json.dumps({"seconds": time.perf_counter() - start, "grown": peak() - before, "windows": len(plans["train"]),
+                  "packed": len(packed["token"]), "batches": len(epoch)}))
+"""
+
+
+@pytest.mark.parametrize("events", [10**6, 10**9])
+def test_start_takes_seconds_and_the_same_memory_at_any_number_of_events(root, events):
+    """Sparse files of a thousand and of a million persons' size: nothing of the events is read before a batch wants it."""
+    persons = events // 1000
+    stop = np.arange(1, persons + 1, dtype=np.int64) * 1000
+    people = {"person_id": stop, "sex": np.full(persons, 5), "split": np.arange(persons) % 3, "start": stop - 1000, "stop": stop}
+    for name, kind in sequences.PERSON_ARRAYS.items():
+        contract.write_array(sequences.array_file(name, "mimic"), people[name].astype(kind))
+    for name, kind in sequences.EVENT_ARRAYS.items():
+        with open(sequences.array_file(name, "mimic"), "wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False,
+                                                        "shape": (events,)})
+            try:
+                file.truncate(file.tell() + events * np.dtype(kind).itemsize)
+            except OSError as problem:
+                pytest.skip(f"the filesystem has no sparse files ({problem.strerror})")
+    done = subprocess.run([sys.executable, "-c", SCRIPT, str(root)], capture_output=True, text=True, check=True,
+                          env=os.environ | {"PYTHONPATH": str(contract.REPOSITORY / "codes")})
+    found = json.loads(done.stdout)
+    assert found["windows"] == len(np.flatnonzero(np.arange(persons) % 3 == 0)) and 0 < found["packed"] <= 16384
+    assert found["seconds"] < 5 and found["grown"] < 300e6, found  # 25 GB of events; persons and windows are in memory
 
 
 def test_a_packed_batch_is_its_slices_end_to_end(small_hospital):

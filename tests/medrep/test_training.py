@@ -1,6 +1,7 @@
 """Devices that are not there; two processes take the steps of one."""
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -27,6 +28,30 @@ def test_devices_are_numbered_among_those_that_the_process_sees(monkeypatch):
     assert training.visible(["0", "2"]) == "0,2"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-abc,5")
     assert training.visible(["0", "1"]) == "2,GPU-abc" and training.visible(["2"]) == "5"
+
+
+def test_two_machines_take_the_steps_of_one(small_hospital, root):
+    """torchrun as README says it, twice on this machine."""
+    small_hospital("mimic", persons=40)
+    script = str(contract.REPOSITORY / "codes/experiments/pretrain.py")
+    flags = ["--rep-type", "none", "--gpu-devices", "cpu", "--report-to", "none"]
+    for setting in ("model.hidden_size=16", "model.num_heads=2", "model.num_layers=2", "model.max_length=32", "model.dropout=0.0",
+                    "pretraining.batch_tokens=300", "pretraining.epochs=2", "pretraining.learning_rate=0.01"):
+        flags += ["--set", setting]
+    environment = os.environ | {"MEDREP_ROOT": str(root), "OMP_NUM_THREADS": "1"}
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        endpoint = f"localhost:{free.getsockname()[1]}"
+    node = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d",
+            "--rdzv-endpoint", endpoint, script, *flags]
+    nodes = [subprocess.Popen(node, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=300)[0] for process in nodes]
+    assert [process.returncode for process in nodes] == [0, 0], said[0][-2000:] + said[1][-2000:]
+    log = contract.pretraining_folder("mimic", "behrt", "none") / "log.jsonl"
+    together = [json.loads(line)["valid_loss"] for line in log.read_text().splitlines()]
+    done = subprocess.run([sys.executable, script, *flags, "--fresh"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert together == pytest.approx([json.loads(line)["valid_loss"] for line in log.read_text().splitlines()], abs=1e-4)
 
 
 @pytest.mark.parametrize("model", ["behrt-de", "medbert"])

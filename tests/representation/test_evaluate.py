@@ -192,10 +192,10 @@ def test_the_stage_writes_one_table_and_two_maps_over_all_arms(athena, monkeypat
     random = np.array(shared.open_array("random"))
     contract.write_array(contract.concept_array_file("medrep"), random)  # another's over ours
     np.save(athena / "own.npy", random)
-    evaluate.main(["--rep", "medrep", str(athena / "own.npy")])
+    evaluate.main(["--own", str(athena / "own.npy")])
     table = pd.read_csv(contract.quality_file())
     medrep, own = (table[table.arm == arm].drop(columns="arm").reset_index(drop=True) for arm in ("medrep", "own"))
-    assert set(table.arm) == {"medrep", "own"} and own.equals(medrep)
+    assert list(table.arm.unique()) == ["random", "name", "description", "medrep", "mine", "own"] and own.equals(medrep)
 
 
 def test_held_out_edges_that_the_graph_has_seen_are_said(athena, capsys):
