@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 stop() { echo "setup: $*" >&2; exit 1; }
 
 stamp=.venv/.installed
-wanted=$(cat requirements.txt pyproject.toml | cksum)
+wanted=$(cat requirements.txt pyproject.toml codes/setup.sh | cksum)
 # Where Java is, Apache Spark can be the engine: pyspark (400 MB) is installed too, and its tests run.
 spark=
 if command -v java >/dev/null || { [ -n "${JAVA_HOME:-}" ] && [ -x "$JAVA_HOME/bin/java" ]; }; then spark=" with Spark, as Java is here"; fi

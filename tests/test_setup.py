@@ -75,7 +75,7 @@ def test_an_installation_that_failed_is_not_taken_for_one(clone):
 
 
 def test_nothing_is_done_when_nothing_changed(clone):
-    content = b"".join((clone / name).read_bytes() for name in ("requirements.txt", "pyproject.toml"))
+    content = b"".join((clone / name).read_bytes() for name in ("requirements.txt", "pyproject.toml", "codes/setup.sh"))
     stamp = clone / ".venv" / ".installed"
     stamp.parent.mkdir()
     stamp.write_text(subprocess.run(["cksum"], input=content, capture_output=True, check=True).stdout.decode())
