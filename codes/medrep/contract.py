@@ -165,7 +165,7 @@ class Made:
     def is_current(self) -> bool:
         if os.environ.get("MEDREP_FRESH") == "1" or not self.output.exists() or not self.stamp.exists():
             return False
-        if made_from(self.output) != self.content:
+        if read_stamp(self.output) != self.content:
             return False
         say(f"{show(self.output)} is up to date")
         return True
@@ -178,7 +178,7 @@ def stamp_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.made.json")
 
 
-def made_from(path: Path) -> dict | None:
+def read_stamp(path: Path) -> dict | None:
     """What the stamp of `path` says, if it is still what the stamp was written for: a run may have been killed between the two."""
     if not stamp_of(path).exists() or not path.exists():
         return None
@@ -189,7 +189,7 @@ def made_from(path: Path) -> dict | None:
 def fingerprint(path: Path) -> str | None:
     """What changes when `path` changes; None for a path that is not there."""
     path = Path(path)
-    if (content := made_from(path)) is not None:
+    if (content := read_stamp(path)) is not None:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     return on_disk(path) if path.exists() else None
 

@@ -128,8 +128,8 @@ def open_edges(nodes: int) -> np.ndarray:
         edges = np.zeros(0)
     if edges.dtype != np.int64 or edges.ndim != 2 or len(edges) != 2:
         raise UserError(f"{contract.show(path)} is not an array of int64 [2, edges]: remove it, and representation/edges.py writes it anew")
-    made_from = contract.made_from(path)
-    if made_from and made_from["inputs"].get(contract.show(index)) != contract.fingerprint(index):
+    stamp = contract.read_stamp(path)
+    if stamp and stamp["inputs"].get(contract.show(index)) != contract.fingerprint(index):
         raise UserError(f"{contract.show(path)} was written for another {index.name} than the one that lies there: run representation/run.sh")
     if edges.size and edges.max() >= nodes:
         raise UserError(f"{contract.show(path)} names row {edges.max()}, but there are {nodes:,} vectors: "

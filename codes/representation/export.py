@@ -82,7 +82,7 @@ def unpack(tensors: dict[str, np.ndarray]) -> np.ndarray:
 
 def made_with(*paths: Path) -> dict:
     """{name: settings} of what stages wrote and stamped; what a user put there has no stamp."""
-    return {path.name: json.loads(contract.stamp_of(path).read_text())["settings"] for path in paths if contract.stamp_of(path).exists()}
+    return {path.name: stamp["settings"] for path in paths if (stamp := contract.read_stamp(path))}
 
 
 def manifest(rep: str, dtype: str, shape: tuple[int, int]) -> dict:
