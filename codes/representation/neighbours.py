@@ -15,7 +15,7 @@ import ibis
 import numpy as np
 import pyarrow as pa
 
-from medrep import concepts, config, engine, omop, terminology
+from medrep import concepts, config, contract, engine, omop, terminology
 from medrep.errors import UserError
 from medrep.progress import say
 from medrep.texts import ORDINALS
@@ -53,11 +53,14 @@ def choose(text: str, ids: pa.Array, con) -> str:
 
 
 def describe(ids: list[str], con) -> list[tuple[str, str]]:
-    """(name, domain) of each id; a decile says which it is."""
+    """(name, domain) of each id; a decile says which it is. Vectors may have come without a vocabulary."""
     plain, decile = concepts.plain_and_decile(pa.array(ids, pa.string()))
-    table = terminology.names(con, np.unique(plain))
-    known = {row["concept_id"]: (row["concept_name"], row["domain_id"]) for row in table.to_pylist()}
-    found = [known.get(p, ("(not in CONCEPT)", "")) for p in plain.tolist()]
+    if contract.data_folder("concepts").is_dir():
+        table, unknown = terminology.names(con, np.unique(plain)).to_pylist(), "(not in CONCEPT)"
+    else:
+        table, unknown = [], "(data/concepts is missing)"
+    known = {row["concept_id"]: (row["concept_name"], row["domain_id"]) for row in table}
+    found = [known.get(p, (unknown, "")) for p in plain.tolist()]
     return [(f"{name} ({ORDINALS[d]} decile)" if d >= 0 else name, domain) for (name, domain), d in zip(found, decile.tolist(), strict=True)]
 
 

@@ -46,6 +46,14 @@ def test_several_matches_are_listed(vectors, capsys):
     assert lines(capsys) == ["10 aspirin (Drug)", "11 aspirin 100 MG Oral Tablet (Drug)"]
 
 
+def test_without_a_vocabulary_ids_are_looked_up_and_names_are_not(vectors, athena, capsys):
+    contract.data_folder("concepts").rename(athena / "away")
+    neighbours.main(["2", "-k", "1"])
+    assert lines(capsys)[1] == "3 (data/concepts is missing) () 0.8944"
+    with pytest.raises(SystemExit, match="data/concepts is missing"):
+        neighbours.main(["Pneumonia"])
+
+
 def test_an_index_with_a_duplicate_id_is_refused(vectors):
     shared.write_index(["1", "2", "3", "10", "11", "20", "20_0", "20_0", "21"])
     with pytest.raises(SystemExit, match="concept_idx.csv has 1 duplicate ids, such as 20_0"):
