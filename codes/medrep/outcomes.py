@@ -52,7 +52,7 @@ def find(text: str) -> Outcome:
         return known[text]
     path = Path(text)
     if not path.exists() and ("/" in text or path.suffix):
-        raise UserError(f"--outcome {text}: this file is not there")
+        raise UserError(f"--outcome {text}: this file is not there; give the path of one that is")
     if not path.exists():
         raise UserError(f"--outcome {text} is unknown; known are {', '.join(known)}, or give the path of an ATLAS concept set (.json) "
                         "or of a MEDS label file (.parquet, .csv)")

@@ -1,5 +1,6 @@
 """The two scripts on two tiny hospitals, from trajectories to summary.csv."""
 import json
+from pathlib import Path
 
 import ibis
 import numpy as np
@@ -198,6 +199,7 @@ def test_bf16_learns_as_fp32_does_and_another_word_is_refused(hospitals):
 def test_what_contradicts_the_run_to_go_on_with_is_refused(hospitals):
     pretrain.main(PRETRAIN)
     run = str(contract.pretraining_folder("mimic", "behrt", "none"))
+    assert pretrain.Start(Path(contract.show(Path(run)))).folder == Path(run)  # as messages name it
     for flags, words in ([["--from", run, "--head", "tied"], "was made with head linear, not tied: leave the flag out"],
                          [["--from", run, "--rep-type", "random"], "was made with rep_type none, not random"],
                          [["--from", run + "x"], "is neither there nor in"],

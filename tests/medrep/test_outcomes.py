@@ -87,6 +87,8 @@ def test_outcomes_are_found_by_name_or_path(root):
         outcomes.find(str(root / "MI.json"))
     with pytest.raises(UserError, match="give an ATLAS concept set"):
         outcomes.find(str(root / "notes.txt"))
+    with pytest.raises(UserError, match="--outcome sets/none.json: this file is not there"):
+        outcomes.find("sets/none.json")
     with pytest.raises(UserError, match="--outcome XX is unknown; known are MT, LLOS, RA"):
         outcomes.find("XX")
 

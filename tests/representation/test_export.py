@@ -34,6 +34,7 @@ def test_subsets(vectors, tmp_path, which, expected, capsys):
     (tmp_path / "list").write_text("concept_id\n20_0\n1\n4711\n")
     export.main([str(tmp_path / "out.safetensors"), *[str(tmp_path / "list") if w == "LIST" else w for w in which]])
     assert ids_in(tmp_path / "out.safetensors") == expected
+    assert (tmp_path / "out.safetensors").stat().st_mode == (tmp_path / "list").stat().st_mode  # no more private than other files
     assert np.array_equal(load_file(tmp_path / "out.safetensors")["vectors"], vectors[1][[IDS.index(i) for i in expected]])
     assert ("1 of the 3 wanted concepts have no vector, such as 4711" in capsys.readouterr().out) == ("--ids" in which)
 
@@ -170,6 +171,12 @@ def test_the_manifest_says_release_writer_encoder_and_settings(athena, tmp_path)
     facts = json.loads((tmp_path / "out.safetensors.json").read_text())
     assert (facts["release"], facts["writer"], facts["encoder"]) == ("v5.0 31-AUG-23", "template", "none")
     assert facts["settings"]["concept_representation_medrep.npy"]["epochs"] == 3 and facts["settings"]["encoder"]["hidden_size"] == 16
+
+
+def test_a_name_of_another_kind_of_file_is_refused(vectors, tmp_path):
+    with pytest.raises(SystemExit, match="out.csv: give it a name that ends in .safetensors"):
+        export.main([str(tmp_path / "out.csv"), "--hospital", "mimic"])
+    assert not list(tmp_path.glob("out.*"))
 
 
 @pytest.mark.parametrize("arguments, words", [

@@ -330,6 +330,12 @@ def test_flags_that_do_not_go_together_are_refused(index, flags, words):
         definitions.main(flags)
 
 
+def test_a_price_is_two_numbers(index, capsys):
+    with pytest.raises(SystemExit):
+        definitions.main(["--writer", "openai", "--dry-run", "--price", "0.15"])
+    assert "'0.15' (give two numbers, as 0.15,0.60)" in capsys.readouterr().err
+
+
 def test_a_prompt_without_a_place_for_the_name_is_refused(index):
     (index / "configs" / "prompts").mkdir()
     (index / "configs" / "prompts" / "drug.txt").write_text("Define this drug.")
