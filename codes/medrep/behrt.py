@@ -108,6 +108,16 @@ class BehrtPreTrainedModel(PreTrainedModel):
     config_class = BehrtConfig
     base_model_prefix = "encoder"
 
+    @classmethod
+    def from_pretrained(cls, *args, **settings):
+        """transformers makes every parameter that it loads one that is learned: the frozen concept table is frozen again."""
+        found = super().from_pretrained(*args, **settings)
+        model = found[0] if isinstance(found, tuple) else found
+        for module in model.modules():
+            if isinstance(module, PatientEmbeddings):
+                module.concepts.weight.requires_grad = not model.config.frozen_concepts
+        return found
+
     def _init_weights(self, module):
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)

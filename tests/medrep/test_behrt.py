@@ -183,6 +183,17 @@ def test_only_the_concept_table_is_frozen():
     assert all(p.requires_grad for p in make_model().parameters())
 
 
+@pytest.mark.parametrize("kind", [behrt.BehrtForPretraining, behrt.BehrtForPrediction])
+def test_it_is_still_frozen_when_loaded_and_gone_over_to_another_vocabulary(tmp_path, kind):
+    make_model(frozen=True).save_pretrained(tmp_path)
+    model = kind.from_pretrained(tmp_path)
+    for _ in range(2):
+        assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["encoder.embeddings.concepts.weight"]
+        model.encoder.set_concepts(np.ones((9, 16), np.float32), rescale=False)
+    make_model().save_pretrained(tmp_path)
+    assert all(p.requires_grad for p in kind.from_pretrained(tmp_path).parameters())
+
+
 def test_vectors_of_another_width_are_refused():
     with pytest.raises(UserError, match="are 8 wide, and this model was made for 16"):
         make_model().encoder.set_concepts(np.zeros((43, 8), np.float32), rescale=False)
