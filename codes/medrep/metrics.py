@@ -13,6 +13,8 @@ import numpy as np
 from scipy import optimize, special, stats
 
 FIGURES = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "sensitivity", "specificity")
+OF_MEANS = FIGURES[:5]
+"""Those that need no threshold."""
 CLIP = 1e-7
 """Probabilities of 0 and 1 have no logit: they are taken as this far from it."""
 ENOUGH = 0.8
@@ -95,30 +97,37 @@ def best_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float | Non
 # ---- a mean over seeds, and differences ---------------------------------------------------------------------
 
 
-def describe_means(tests: Sequence[tuple], replicates: int = 0, seed: int = 0) -> dict:
-    """auroc, auprc, brier, calibration_slope and _intercept as means over several tests of one arm, one a seed; intervals as in `describe`.
+def describe_means(tests: Sequence[tuple], replicates: int = 0, seed: int = 0, intervals: Sequence[str] = OF_MEANS) -> dict:
+    """OF_MEANS (auroc, auprc, brier, calibration_slope, _intercept) as means over several tests of one arm; `intervals` as in `describe`.
 
-    `tests` is a list of (labels, probabilities, persons). One draw of persons, from all who are in any test, serves all seeds, since a
-    person may be in several. A seed in which a figure is not defined is left out of that figure's mean. `seeds` counts those of auroc.
-    Two arms on the same examples are drawn alike with one `seed`.
+    `tests` is a list of (labels, probabilities, persons), one a seed or a label. One draw of persons, from all who are in any test,
+    serves all tests, since a person may be in several. A test in which a figure is not defined is left out of that figure's mean.
+    `tests` in the answer counts those of auroc. Two arms on the same examples are drawn alike with one `seed`.
     """
-    names = FIGURES[:5]
     opened = [_Test(*test) for test in tests]
     everyone = _union([test.persons for test in opened])
     points = [test.figures() for test in opened]
-    counted = {name: [i for i, point in enumerate(points) if not np.isnan(point[name][0])] for name in names}
-    found = {name: _number(np.mean([points[i][name][0] for i in counted[name]])) if counted[name] else None for name in names}
+    counted = {name: [i for i, point in enumerate(points) if not np.isnan(point[name][0])] for name in OF_MEANS}
+    found = {name: _number(np.mean([points[i][name][0] for i in counted[name]])) if counted[name] else None for name in OF_MEANS}
     if replicates:
         places = [np.searchsorted(everyone, test.persons)[test.places] for test in opened]
-        drawn = {name: [] for name in names}
+        drawn = {name: [] for name in intervals}
         for counts in _draws(len(everyone), replicates, max((len(test.labels) for test in opened), default=0), seed):
-            parts = [test.figures(counts[:, place], point) for test, place, point in zip(opened, places, points, strict=True)]
-            for name in names:
+            parts = [test.figures(counts[:, place], point, names=intervals) for test, place, point in zip(opened, places, points, strict=True)]
+            for name in intervals:
                 if counted[name]:
                     drawn[name].append(np.mean([parts[i][name] for i in counted[name]], axis=0))
-        for name in names:
+        for name in intervals:
             found[f"{name}_low"], found[f"{name}_high"] = _interval(np.concatenate(drawn[name] or [np.empty(0)]), found[name], replicates)
-    return found | {"seeds": len(counted["auroc"]), "persons": len(everyone)}
+    return found | {"tests": len(counted["auroc"]), "persons": len(everyone)}
+
+
+def macro_intervals(truth: np.ndarray, probabilities: np.ndarray, persons: np.ndarray, replicates: int, seed: int = 0) -> dict:
+    """{figure}_low and {figure}_high of OF_MEANS' means over labels: truth (examples, labels) is NaN where an example has no such label."""
+    known = ~np.isnan(truth)
+    tests = [(truth[rows, i] == 1, probabilities[rows, i], persons[rows]) for i, rows in enumerate(known.T)]
+    found = describe_means(tests, replicates, seed)
+    return {f"{name}{end}": found[f"{name}{end}"] for name in OF_MEANS for end in ("_low", "_high")} if replicates else {}
 
 
 def influence(labels: np.ndarray, scores: np.ndarray, persons: np.ndarray) -> tuple[float | None, np.ndarray, np.ndarray | None]:
@@ -370,27 +379,27 @@ class _Test:
             _, intercept[mixed] = _maximise(_logit(self.scores), self.labels, weights[mixed], ones, start * ones, free=False)
         return intercept
 
-    def figures(self, weights: np.ndarray | None = None, point: dict | None = None, threshold: float | None = None) -> dict[str, np.ndarray]:
-        """FIGURES, each (replicates,), NaN where not defined. From `point`, the figures without weights, calibration starts."""
+    def figures(self, weights: np.ndarray | None = None, point: dict | None = None, threshold: float | None = None,
+                names: Sequence[str] = FIGURES) -> dict[str, np.ndarray]:
+        """Those of FIGURES in `names`, each (replicates,), NaN where not defined. Calibration starts from `point`'s, those without weights."""
         weights = np.ones((1, len(self.labels))) if weights is None else weights
-        sums = self.sums(weights)
-        if point is None:
-            slope, line = self.line(weights)
-            large = self.in_the_large(weights)
-        else:
-            start = (point["calibration_slope"][0], point["line"][0])
-            slope, line = self.line(weights, None if np.isnan(start).any() else start)
-            large = self.in_the_large(weights, np.nan_to_num(point["calibration_intercept"][0]))
-        nothing = np.full(len(weights), np.nan)
+        found = dict.fromkeys(names, np.full(len(weights), np.nan))
+        if "auroc" in names or "auprc" in names:
+            sums = self.sums(weights)
+            found |= {"auroc": self.auroc(sums=sums), "auprc": self.average_precision(sums=sums)}
         with np.errstate(invalid="ignore", divide="ignore"):
-            brier = weights @ (self.scores - self.labels) ** 2 / weights.sum(1)
-            sensitivity, specificity = nothing, nothing
+            if "brier" in names:
+                found["brier"] = weights @ (self.scores - self.labels) ** 2 / weights.sum(1)
             if threshold is not None:
                 called = self.scores >= threshold
-                sensitivity = weights @ (self.labels & called) / (weights @ self.labels)
-                specificity = weights @ (~self.labels & ~called) / (weights @ ~self.labels)
-        return {"auroc": self.auroc(sums=sums), "auprc": self.average_precision(sums=sums), "brier": brier, "calibration_slope": slope,
-                "calibration_intercept": large, "sensitivity": sensitivity, "specificity": specificity, "line": line}
+                found |= {"sensitivity": weights @ (self.labels & called) / (weights @ self.labels),
+                          "specificity": weights @ (~self.labels & ~called) / (weights @ ~self.labels)}
+        if "calibration_slope" in names:
+            start = (point["calibration_slope"][0], point["line"][0]) if point else (np.nan, np.nan)
+            found["calibration_slope"], found["line"] = self.line(weights, None if np.isnan(start).any() else start)
+        if "calibration_intercept" in names:
+            found["calibration_intercept"] = self.in_the_large(weights, np.nan_to_num(point["calibration_intercept"][0]) if point else 0.0)
+        return found
 
 
 def _of_weights(test: _Test, figure, weights):

@@ -469,13 +469,25 @@ def test_means_over_seeds_are_drawn_together():
     for name, values in (("auroc", areas), ("auprc", precisions), ("calibration_slope", slopes)):
         assert (found[f"{name}_low"], found[f"{name}_high"]) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=1e-5)
     assert found["auroc"] == pytest.approx(np.mean([roc_auc_score(y, s) for y, s, _ in tests]))
-    assert found["seeds"] == 3 and found["persons"] == len(everyone)
+    assert found["tests"] == 3 and found["persons"] == len(everyone)
     # one seed's means are its figures; a seed of one class is left out
     one, figures = metrics.describe_means(tests[:1], 60, seed=9), metrics.describe(*tests[0], replicates=60, seed=9)
-    assert {name: one[name] for name in one if name != "seeds"} == pytest.approx({name: figures[name] for name in one if name != "seeds"})
+    assert {name: one[name] for name in one if name != "tests"} == pytest.approx({name: figures[name] for name in one if name != "tests"})
     empty = (np.zeros(3, bool), np.full(3, 0.5), np.arange(3))
     assert metrics.describe_means([tests[0], empty])["auroc"] == one["auroc"] and metrics.describe_means([empty], 50)["auroc_low"] is None
+    few = metrics.describe_means(tests, 25, seed=2, intervals=["auprc"])
+    assert few["auprc_low"] == found["auprc_low"] and "auroc_low" not in few and few["auroc"] == found["auroc"]
     assert metrics.describe_means([], 50)["auroc"] is None and metrics.compare_means([], 50)["bootstrap_p"] is None
+
+
+def test_several_labels_are_drawn_together():
+    labels, a, b, persons = clustered(40, 0)
+    truth = np.column_stack([labels, ~labels]).astype(float)
+    truth[persons % 3 == 0, 1] = np.nan  # a third of the persons is left out of the second label
+    found = metrics.macro_intervals(truth, np.column_stack([a, 1 - b]), persons, 40, seed=1)
+    there = persons % 3 != 0
+    means = metrics.describe_means([(labels, a, persons), (~labels[there], 1 - b[there], persons[there])], 40, seed=1)
+    assert found == {name: means[name] for name in found} and found["auroc_low"] < means["auroc"] < found["auroc_high"]
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=8))
