@@ -287,8 +287,8 @@ def _maximise(x: np.ndarray, labels: np.ndarray, weights: np.ndarray, slope: np.
             else:
                 step = score[:, 0] / h0, np.zeros(len(going))
             moved = np.maximum(*(np.abs(step[0] + step[1] * end) for end in (x.min(), x.max())))
-            shorten = np.where(moved > 0, np.log1p(moved) / moved, 1.0)
-        done = moved < 1e-5  # Newton's error is squared: what is left is 1e-10
+            shorten = np.log1p(moved) / moved
+        done = moved < 1e-4  # Newton's error is squared: what is left is 1e-8
         shorten[done] = 1.0
         intercept[going] += shorten * step[0]
         slope[going] += shorten * step[1]
@@ -322,34 +322,40 @@ class _Test:
         self.persons, self.places = (np.arange(len(order)),) * 2 if persons is None else np.unique(np.asarray(persons)[order], return_inverse=True)
         self.order = order
 
-    def sums(self, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Weight of positives and of negatives up to the end of each distinct score: two of (replicates, distinct scores)."""
+    def sums(self, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weight of positives and of negatives up to the end of each distinct score, and of positives at it: (replicates, distinct scores)."""
         weights = np.ones((1, len(self.labels))) if weights is None else weights
-        both = np.cumsum(weights, axis=1)[:, self.ends]
-        positive = np.cumsum(weights * self.labels, axis=1)[:, self.ends]
-        return positive, both - positive
+        both, positive = np.cumsum(weights, axis=1), np.cumsum(weights * self.labels, axis=1)
+        if len(self.ends) < len(self.labels):
+            both, positive = both[:, self.ends], positive[:, self.ends]
+        here = positive.copy()
+        here[:, 1:] -= positive[:, :-1]
+        both -= positive
+        return positive, both, here
 
     def auroc(self, weights: np.ndarray | None = None, sums=None) -> np.ndarray:
-        positive, negative = sums or self.sums(weights)
+        positive, negative, here = sums or self.sums(weights)
         if not positive.shape[1]:
             return np.full(len(positive), np.nan)
-        here = np.diff(positive, axis=1, prepend=0)
-        below = negative - np.diff(negative, axis=1, prepend=0) / 2
-        # whole and half numbers: exact, whatever the order they are added in
+        below = negative.copy()
+        below[:, 1:] += negative[:, :-1]
+        # whole numbers: exact, whatever the order they are added in
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.sum(here * below, axis=1) / (positive[:, -1] * negative[:, -1])
+            return np.einsum("rs,rs->r", here, below) / (2 * positive[:, -1] * negative[:, -1])
 
     def average_precision(self, weights: np.ndarray | None = None, sums=None) -> np.ndarray:
-        positive, negative = sums or self.sums(weights)
+        positive, negative, here = sums or self.sums(weights)
         if not positive.shape[1]:
             return np.full(len(positive), np.nan)
-        found = positive[:, -1:] - positive + (here := np.diff(positive, axis=1, prepend=0))  # at this score or above
-        called = found + negative[:, -1:] - negative + np.diff(negative, axis=1, prepend=0)
+        found = positive[:, -1:] - positive + here  # at this score or above
+        called = negative[:, -1:] - negative
+        called[:, 1:] = called[:, :-1].copy()
+        called[:, 0] = negative[:, -1]
+        called += found
+        # one class: precision would be 1 or nothing, and says nothing of the scores
+        whole = np.where(negative[:, -1] > 0, positive[:, -1], np.nan)
         with np.errstate(invalid="ignore", divide="ignore"):
-            precision = np.where(called > 0, found / called, 0)
-            # one class: precision would be 1 or nothing, and says nothing of the scores
-            whole = np.where(negative[:, -1] > 0, positive[:, -1], 0)
-            return np.where(whole > 0, np.sum(here * precision, axis=1) / whole, np.nan)
+            return np.einsum("rs,rs->r", here, found / np.maximum(called, np.finfo(float).tiny)) / np.where(whole > 0, whole, np.nan)
 
     def line(self, weights: np.ndarray, start: tuple[float, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Slope and intercept of the labels on the scores' logits; NaN where there is no maximum: the classes don't overlap."""

@@ -26,6 +26,7 @@ NDKA = ("301 854 809 1042 1740 1275 600 1320 1554 601 1596 1786 518 890 1341 207
 
 examples = st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 5), st.integers(0, 6)), min_size=1, max_size=30)
 """Label, two scores with many ties, person."""
+unhurried = settings(deadline=None)
 
 
 def opened(rows):
@@ -56,6 +57,7 @@ def pairs_in_order(labels, scores):
     return np.mean([(p > n) + (p == n) / 2 for p, n in pairs])
 
 
+@unhurried
 @given(examples)
 def test_auroc_is_the_share_of_pairs_in_order_and_auprc_is_the_textbooks(rows):
     labels, scores, _, _ = opened(rows)
@@ -80,6 +82,7 @@ def test_a_score_that_is_no_number_is_refused():
         metrics.describe(np.array([True, False]), np.array([0.5, np.nan]))
 
 
+@unhurried
 @given(examples, st.data())
 def test_a_weight_is_that_many_copies(rows, data):
     labels, scores, _, _ = opened(rows)
@@ -94,6 +97,7 @@ def test_a_weight_is_that_many_copies(rows, data):
             assert np.isnan(area) and np.isnan(precision) and metrics.auroc(labels, scores, weight) is None
 
 
+@unhurried
 @given(examples)
 def test_the_best_threshold_is_the_lowest_of_the_highest_youden_index(rows):
     labels, scores, _, _ = opened(rows)
@@ -155,6 +159,7 @@ def test_what_was_drawn_from_the_probabilities_is_calibrated_and_twice_as_extrem
     assert high["calibration_intercept"] == pytest.approx(-1, abs=0.03)
 
 
+@unhurried
 @given(examples)
 def test_there_is_a_slope_exactly_where_the_classes_overlap(rows):
     labels, scores, _, _ = opened(rows)
@@ -324,8 +329,8 @@ def textbook_obuchowski(labels, a, b, persons, shared=None):
     return s10 / m + s01 / n + 2 * s11 / (m * n)
 
 
+@unhurried
 @given(examples)
-@settings(deadline=None)
 def test_with_one_example_a_person_it_is_delongs_test(rows):
     labels, a, b, _ = opened(rows)
     found = metrics.delong(labels, a, b)
@@ -490,6 +495,7 @@ def test_several_labels_are_drawn_together():
     assert found == {name: means[name] for name in found} and found["auroc_low"] < means["auroc"] < found["auroc_high"]
 
 
+@unhurried
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=8))
 def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_so_on(p_values):
     adjusted = metrics.holm(p_values)

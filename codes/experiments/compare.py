@@ -1,0 +1,311 @@
+"""Compare the arms: one table a tested hospital and outcome, every difference on the very same examples, the paper's figure beside it.
+
+    cd codes
+    python experiments/compare.py
+    python experiments/compare.py --outcome MT LLOS --against medrep --variant "" frozen
+
+Reads   results/summary.csv, the predictions that it names, configs/published.yaml
+Writes  results/comparison.csv: a row an arm, hospital and outcome, with more digits and figures than are printed
+
+An arm is a model, its head and representation, how it was trained otherwise and how it reads unknown codes. Its figures are means
+over its seeds. Intervals are 95 % and by person: the persons are drawn with replacement, the same draws for every arm on the same
+persons and for all of an arm's seeds at once. Differences are of mean AUROCs, the arm's less the reference's, by DeLong's test with a
+person's influences summed over examples and seeds (medrep.metrics.compare_means), and p is corrected by Holm for the arms of its table.
+How much other seeds would have changed an arm is not in an interval: it holds for these trained models and persons like these.
+
+Arms are compared on the examples (subject_id, prediction_time) that both were tested on with one seed; where these are not all of
+both, a * says so. Rows of two cohorts, or labels that differ, are refused: the hospital's labels were made anew between the runs.
+Several phenotypes are one outcome whose figures are means over phenotypes, each where both classes are.
+"""
+import argparse
+from collections.abc import Callable
+
+import pandas as pd
+
+from medrep import concepts, config, contract, metrics
+from medrep.errors import UserError
+from medrep.progress import bar, say, stage
+
+ARM = ["model", "head", "rep_type", "variant", "oov"]
+TEXTS = ["trained_on", "tested_on", *ARM, "outcome", "label", "subgroup", "cohort", "recalibration", "reason", "predictions"]
+KEY = ["trained_on", *ARM]
+EXAMPLE = ["subject_id", "prediction_time"]
+MODELS = ["behrt", "behrt-de", "medbert", "logreg", "gbm"]
+REPS = [*concepts.ARMS, "tokens", "rollup"]
+PAPER_MEANS_OF = ["MT", "LLOS", "RA"]
+"""The outcomes that the paper gives for each hospital."""
+COLUMNS = ["outcome", "tested_on", *KEY, "cohort", "seeds", "n", "positives",
+           *(f"{name}{end}" for name in ("auroc", "auprc") for end in ("", "_low", "_high")), "brier", "calibration_slope", "calibration_intercept",
+           "readable_tokens", "against", "difference", "low", "high", "z", "p", "p_holm", "bootstrap_low", "bootstrap_high", "bootstrap_p",
+           "shared_seeds", "shared_examples", "same_examples", "paper", "reason"]
+
+
+# ---- what is compared -------------------------------------------------------------------------------------------
+
+
+def read_summary() -> pd.DataFrame:
+    """Empty texts stay empty texts: pandas would make them NaN."""
+    file = contract.summary_file()
+    if not file.exists():
+        raise UserError(f"{contract.show(file)} is missing; experiments/finetune.py writes it")
+    summary = pd.read_csv(file, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values={"auroc": [""]})
+    numbers = [name for name in summary if name not in TEXTS]
+    return summary.assign(**{name: pd.to_numeric(summary[name], errors="coerce") for name in numbers})
+
+
+def choose(summary: pd.DataFrame, outcomes: list[str] | None, variants: list[str] | None) -> pd.DataFrame:
+    """Whole tests, as the models came out of finetuning, of these outcomes and variants."""
+    for flag, wanted, column in (("--outcome", outcomes, "outcome"), ("--variant", variants, "variant")):
+        if unknown := sorted(set(wanted or []) - set(summary[column])):
+            raise UserError(f"{flag} {' '.join(unknown)}: {contract.show(contract.summary_file())} has "
+                            f"{', '.join(repr(value) for value in sorted(set(summary[column])))}")
+    rows = summary[(summary.subgroup == "") & (summary.recalibration == "")]
+    return rows[rows.outcome.isin(outcomes or rows.outcome) & rows.variant.isin(variants or rows.variant)]
+
+
+def place(arm: tuple) -> tuple:
+    """Where an arm stands in a table: models and representations in the order people know, the plain before its variants."""
+    trained_on, model, head, rep, variant, oov = arm
+    of = [known.index(name) if name in known else len(known) for known, name in ((MODELS, model), (REPS, rep))]
+    return (of[0], model, variant, of[1], rep, head, oov, trained_on)
+
+
+def name_arm(arm: tuple) -> str:
+    _, model, head, rep, variant, oov = arm
+    return " ".join(filter(None, [model + (f"/{head}" if head not in ("", "linear") else ""), rep, variant,
+                                  f"by {oov}" if oov not in ("", "unk") else ""]))
+
+
+def find_reference(arms: list[tuple], against: str | None) -> tuple | None:
+    """The arm that every other is compared with: the plainest that has all words of `against`, None if there is none.
+
+    Not told: behrt medrep, or if that is not there the first.
+    """
+    words = set((against or "behrt medrep").split())
+    fit = [arm for arm in arms if words <= {*arm[:4], *arm[4].split("+"), arm[5]}]
+    plainest = sorted(fit, key=lambda arm: (arm[4] != "", arm[2] not in ("", "linear"), arm[5] not in ("", "unk"), place(arm)))
+    return plainest[0] if plainest else None if against else arms[0]
+
+
+def arms_of(rows: pd.DataFrame) -> list[tuple]:
+    return sorted(set(rows[KEY].itertuples(index=False, name=None)), key=place)
+
+
+def check(rows: pd.DataFrame, against: str | None):
+    """All that forbids a comparison and can be seen before any work, in one complaint."""
+    complaints = []
+    for (outcome, hospital), table in rows.groupby(["outcome", "tested_on"]):
+        if table.cohort.nunique() > 1:
+            which = "; ".join(f"{cohort}: {', '.join(name_arm(arm) for arm in arms_of(part))}" for cohort, part in table.groupby("cohort"))
+            complaints.append(f"{outcome} at {hospital} was tested on different cohorts ({which}): finetune.py --fresh tests the older anew")
+    twice = rows[rows.duplicated(["outcome", "tested_on", *KEY, "seed", "label"])]
+    complaints += [f"{name_arm(arm)} has two rows for one seed, outcome and hospital in {contract.show(contract.summary_file())}: "
+                   "delete it, finetune.py writes it anew" for arm in arms_of(twice)]
+    for row in tested(rows).itertuples():
+        if not row.predictions and row.label == "":
+            complaints.append(f"{row.outcome} at {row.tested_on}, {row.model} {row.rep_type}, seed {row.seed}: no predictions are named")
+        elif row.predictions and not (contract.ROOT / row.predictions).exists():
+            complaints.append(f"{row.predictions} is missing; experiments/finetune.py writes it")
+    if against and rows.size and find_reference(arms_of(rows), against) is None:
+        complaints.append(f"--against {against}: no arm has these words; there are {'; '.join(name_arm(arm) for arm in arms_of(rows))}")
+    if complaints:
+        shown = complaints[:20] + [f"and {len(complaints) - 20} more"] * (len(complaints) > 20)
+        raise UserError("\n".join(shown))
+
+
+def tested(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are one test of one label, and came to something."""
+    return rows[(rows.label != "macro") & rows.auroc.notna()]
+
+
+def read_predictions(row) -> pd.DataFrame:
+    """subject_id, prediction_time, boolean_value, probability of a row of the summary, which they must agree with."""
+    found = pd.read_parquet(contract.ROOT / row.predictions, columns=[*EXAMPLE, "boolean_value", "predicted_boolean_probability"])
+    found = found.rename(columns={"predicted_boolean_probability": "probability"}).sort_values(EXAMPLE, ignore_index=True)
+    found["boolean_value"] = found.boolean_value.astype(bool)
+    if found.duplicated(EXAMPLE).any():
+        raise UserError(f"{row.predictions} has an example twice: finetune.py --fresh makes it anew")
+    area = metrics.auroc(found.boolean_value, found.probability)
+    if (len(found), found.boolean_value.sum()) != (row.n, row.positives) or area is None or abs(area - row.auroc) > 1e-6:
+        raise UserError(f"{row.predictions} is not what {contract.show(contract.summary_file())} was made from (n {len(found)} and {row.n:.0f}, "
+                        f"AUROC {area} and {row.auroc}): finetune.py --fresh makes both anew")
+    return found
+
+
+# ---- one table ----------------------------------------------------------------------------------------------------------
+
+
+def published_auroc(published: dict, arm: tuple, outcome: str, hospital: str) -> float | None:
+    """The paper's figure of this arm. Its medrep was finetuned with trajectory augmentation: it stands by both."""
+    trained_on, model, head, rep, variant, oov = arm
+    alike = variant == "" or rep == "medrep" and variant.startswith("aug=") and "+" not in variant
+    if trained_on != published["trained_on"] or head not in ("", "linear") or oov not in ("", "unk") or not alike:
+        return None
+    return published["auroc"].get(model, {}).get(rep, {}).get(outcome, {}).get(hospital)
+
+
+def shared_pairs(tests: dict, others: dict, what: Callable[[], str]) -> list[tuple]:
+    """(labels, probabilities, the other's, persons) of every seed and label that both were tested on, on the examples of both."""
+    pairs = []
+    for key in sorted(tests.keys() & others.keys()):
+        both = tests[key].merge(others[key], on=EXAMPLE, suffixes=("", "_other"), validate="one_to_one")
+        if differ := int((both.boolean_value != both.boolean_value_other).sum()):
+            raise UserError(f"{what()}: {differ} of {len(both)} shared examples have another label; the labels were made anew between the runs: "
+                            "finetune.py --fresh makes the older anew")
+        pairs.append((both.boolean_value.to_numpy(), both.probability.to_numpy(), both.probability_other.to_numpy(), both.subject_id.to_numpy()))
+    return pairs
+
+
+def reasons(rows: pd.DataFrame) -> str:
+    """Why figures are empty, with how often where that is not always."""
+    counts = rows.reason[rows.reason != ""].value_counts(sort=False)
+    return "; ".join(reason if times == len(rows) else f"{reason} ({times} of {len(rows)} seeds)" for reason, times in counts.items())
+
+
+def compare(rows: pd.DataFrame, against: str | None, replicates: int, published: dict) -> pd.DataFrame:
+    """A row an arm (COLUMNS), for the rows of one outcome and tested hospital."""
+    outcome, hospital = rows.outcome.iloc[0], rows.tested_on.iloc[0]
+    arms = arms_of(rows)
+    reference = find_reference(arms, against)
+    of_arm = {arm: part for arm, part in rows.groupby(KEY)}
+    tests = {arm: {(row.seed, row.label): read_predictions(row) for row in tested(part).itertuples() if row.predictions}
+             for arm, part in of_arm.items()}
+    found = []
+    for arm in bar(arms, f"compare {outcome} at {hospital}", unit="arms"):
+        whole = of_arm[arm][of_arm[arm].label.isin(["", "macro"])]
+        if whole.empty:
+            raise UserError(f"{outcome} at {hospital}: {name_arm(arm)} has figures of phenotypes, but no macro row; finetune.py --fresh writes it")
+        means = {name: None if whole[name].isna().all() else float(whole[name].mean())
+                 for name in ("n", "positives", *metrics.OF_MEANS, "readable_tokens")}
+        row = dict(zip(KEY, arm, strict=True)) | means | {
+            "outcome": outcome, "tested_on": hospital, "cohort": whole.cohort.iloc[0], "seeds": whole.seed.nunique(), "reason": reasons(whole),
+            "paper": published_auroc(published, arm, outcome, hospital), "against": name_arm(reference) if reference else ""}
+        if tests[arm]:
+            row |= metrics.describe_means([(test.boolean_value, test.probability, test.subject_id) for test in tests[arm].values()], replicates,
+                                          intervals=("auroc", "auprc"))
+        if reference and arm != reference:
+            pairs = shared_pairs(tests[arm], tests[reference], lambda arm=arm: f"{outcome} at {hospital}, {name_arm(arm)} and {name_arm(reference)}")
+            row |= metrics.compare_means(pairs, replicates)
+            shared = sum(len(pair[0]) for pair in pairs)
+            row |= {"shared_seeds": len({seed for seed, _ in tests[arm].keys() & tests[reference].keys()}), "shared_examples": shared,
+                    "same_examples": shared == sum(map(len, tests[arm].values())) == sum(map(len, tests[reference].values())),
+                    "seeds": whole.seed.nunique()}
+            if tests[arm] and tests[reference] and not shared:
+                row["reason"] = "; ".join(filter(None, [row["reason"], f"no example in common with {name_arm(reference)}"]))
+        found.append(row)
+    for row, p in zip(found, metrics.holm([row.get("p") for row in found]), strict=True):
+        row["p_holm"] = p
+    return pd.DataFrame(found).reindex(columns=COLUMNS).astype({"shared_seeds": "Int64", "shared_examples": "Int64"})
+
+
+# ---- as text ------------------------------------------------------------------------------------------------------------
+
+
+def number(value, form: str) -> str:
+    return "" if value is None or pd.isna(value) else format(value, form)
+
+
+def with_interval(value, low, high, form: str) -> str:
+    interval = "" if low is None or pd.isna(low) else f" ({low:{form}} {high:{form}})"
+    return number(value, form) + interval
+
+
+def p_value(value) -> str:
+    return "" if value is None or pd.isna(value) else "<.001" if value < 0.001 else f"{value:.3f}"
+
+
+def names_of(table: pd.DataFrame) -> list[str]:
+    """The arms' names; where two would be one, the hospital that each was trained at is told."""
+    arms = list(table[KEY].itertuples(index=False, name=None))
+    names = [name_arm(arm) for arm in arms]
+    return [f"{name} @{arm[0]}" if names.count(name) > 1 else name for arm, name in zip(arms, names, strict=True)]
+
+
+def in_columns(columns: dict[str, list[str]]) -> str:
+    """The first column to the left, the others to the right; a column without anything in it is left out."""
+    kept = {name: cells for name, cells in columns.items() if any(cells)}
+    widths = [max(map(len, [name, *cells])) for name, cells in kept.items()]
+    lines = [list(kept), *map(list, zip(*kept.values(), strict=True))]
+    return "\n".join("  ".join(f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+                     for line in lines)
+
+
+def text_of(table: pd.DataFrame, replicates: int) -> str:
+    """One table as people read it."""
+    rows, names = table.to_dict("records"), names_of(table)
+    first = rows[0]
+    marked = [row["same_examples"] is False and not pd.isna(row["difference"]) for row in rows]
+    columns = {
+        "arm": names,
+        "AUROC (95 %)": [with_interval(row["auroc"], row["auroc_low"], row["auroc_high"], ".3f") for row in rows],
+        "AUPRC": [number(row["auprc"], ".3f") for row in rows],
+        "Brier": [number(row["brier"], ".3f") for row in rows],
+        "slope": [number(row["calibration_slope"], ".2f") for row in rows],
+        "seeds": [number(row["seeds"], "d") for row in rows],
+        "n": [number(row["n"], ",.0f") for row in rows],
+        "pos.": [number(row["positives"], ",.0f") for row in rows],
+        "read": [number(row["readable_tokens"], ".0%") for row in rows],
+        "difference (95 %)": [with_interval(row["difference"], row["low"], row["high"], "+.3f") + ("*" if mark else " " * any(marked))
+                              if number(row["difference"], "") else "" for row, mark in zip(rows, marked, strict=True)],
+        "p": [p_value(row["p"]) for row in rows],
+        "Holm": [p_value(row["p_holm"]) for row in rows],
+        "paper": [number(row["paper"], ".3f") for row in rows],
+    }
+    notes = [f"* {name}: on the {row['shared_examples']:,} examples of {row['shared_seeds']} seeds that both were tested on"
+             for name, row, mark in zip(names, rows, marked, strict=True) if mark]
+    notes += [f"{name}: {row['reason']}" for name, row in zip(names, rows, strict=True) if row["reason"]]
+    against = f"differences to {first['against']}" if first["against"] else "no arm here to compare with"
+    title = (f"{first['outcome']} at {first['tested_on']}, trained at {', '.join(sorted(set(table.trained_on)))}; "
+             f"{against}; {replicates:,} draws of persons")
+    return "\n".join([title, in_columns(columns), *notes])
+
+
+def mean_table(tables: pd.DataFrame, published: dict) -> str:
+    """Mean AUROC over PAPER_MEANS_OF at each hospital, of the arms that have them all, beside the mean of the paper's; "" without any."""
+    chosen = tables[tables.outcome.isin(PAPER_MEANS_OF) & tables.auroc.notna()]
+    whole = {(arm, hospital): part for (*arm, hospital), part in chosen.groupby([*KEY, "tested_on"]) for arm in [tuple(arm)]
+             if len(part) == len(PAPER_MEANS_OF)}
+    arms = sorted({arm for arm, _ in whole}, key=place)
+    if not arms:
+        return ""
+    columns = {"arm": names_of(pd.DataFrame(arms, columns=KEY))}
+    for hospital in sorted({hospital for _, hospital in whole}, key=lambda name: (name != published["trained_on"], name)):
+        parts = [whole.get((arm, hospital)) for arm in arms]
+        columns[hospital] = ["" if part is None else f"{part.auroc.mean():.3f}" for part in parts]
+        columns[f"paper, {hospital}"] = ["" if part is None or part.paper.isna().any() else f"{part.paper.mean():.3f}" for part in parts]
+    means = [published["means"].get(arm[1], {}).get(arm[3], {}) if arm[0] == published["trained_on"] and arm[2] in ("", "linear") and not arm[4]
+             and arm[5] in ("", "unk") else {} for arm in arms]
+    for where in ("internal", "external", "all"):
+        columns[f"paper, {where}"] = [number(mean.get(where), ".3f") for mean in means]
+    return f"Mean AUROC over {', '.join(PAPER_MEANS_OF)}; the paper's external and all have a hospital and outcomes more\n{in_columns(columns)}"
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--outcome", nargs="+", metavar="NAME", help="default: all that were tested")
+    parser.add_argument("--against", metavar="WORDS", help="the arm that others are compared with, by its representation, its model or both, "
+                                                           "such as medrep or 'logreg tokens'; default: behrt medrep, or the first")
+    parser.add_argument("--variant", nargs="+", metavar="NAME", help="arms of these variants only, '' being the plain one; default: all")
+    parser.add_argument("--replicates", type=int, default=1000, metavar="N", help="draws of persons for each interval; 0: no intervals of figures")
+    args = parser.parse_args(argv)
+    published = config.read_layers("published.yaml")
+    rows = choose(read_summary(), args.outcome, args.variant)
+    check(rows, args.against)
+    with stage("compare") as figures:
+        tables = [compare(part, args.against, args.replicates, published) for _, part in rows.groupby(["outcome", "tested_on"], sort=False)]
+        for table in tables:
+            say(f"\n{text_of(table, args.replicates)}")
+        everything = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+        if means := mean_table(everything, published):
+            say(f"\n{means}")
+        if everything.paper.notna().any():
+            say(f"\npaper: arXiv 2504.08329 {published['version']}, MIMIC-IV and EHRSHOT; its medrep was finetuned with trajectory augmentation")
+        file = contract.summary_file().with_name("comparison.csv")
+        with contract.unfinished(file) as part:
+            everything.to_csv(part, index=False)
+        say(f"{contract.show(file)}: {len(everything)} rows, each an arm at a hospital")
+        figures |= {"tables": len(tables), "arms": len(arms_of(everything)), "rows": len(everything)}
+
+
+if __name__ == "__main__":
+    main()

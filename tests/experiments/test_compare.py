@@ -1,0 +1,306 @@
+"""The table of arms on a fabricated summary: figures, pairing, marks and refusals."""
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from experiments import compare
+from medrep import contract, metrics
+from medrep.errors import UserError
+
+PEOPLE = 60
+OUTCOMES = {"MT": 0.2, "LLOS": 0.4, "RA": 0.3}
+
+
+def examples_of(hospital, outcome, people=PEOPLE):
+    """A hospital's labels: one to three prediction points a person, the risk shared by them."""
+    chance = np.random.default_rng([len(hospital), len(outcome)])
+    persons = np.repeat(np.arange(people), chance.integers(1, 4, people))
+    risk = chance.normal(0, 1.5, people)[persons] + np.log(OUTCOMES.get(outcome, 0.3))
+    return pd.DataFrame({"subject_id": persons, "prediction_time": pd.Timestamp("2020-01-01") + pd.to_timedelta(np.arange(len(persons)), "h"),
+                         "boolean_value": chance.random(len(persons)) < 1 / (1 + np.exp(-risk)), "risk": risk})
+
+
+class Results:
+    """results/ as finetune.py leaves it: rows of the summary and their prediction files."""
+
+    def __init__(self, root):
+        self.root, self.rows = root, []
+
+    def add(self, outcome, hospital, rep, seed, noise=1.0, model="behrt", variant="", head="linear", oov="", label="", examples=None,
+            trained_on="mimic", **other):
+        """A test whose model knows the risk but for noise that is its own."""
+        examples = examples_of(hospital, outcome) if examples is None else examples
+        chance = np.random.default_rng([seed, *f"{rep}{variant}{label}".encode()])
+        p = 1 / (1 + np.exp(-examples.risk - chance.normal(0, noise, len(examples))))
+        file = self.root / "results" / trained_on / f"{model}_{head}_{rep}_{variant}_{oov}_{outcome}_{label}_{seed}_{hospital}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        table = examples.drop(columns="risk").assign(predicted_boolean_value=p >= 0.5, predicted_boolean_probability=p)
+        table.sample(frac=1, random_state=seed).to_parquet(file)  # the order of rows is nobody's promise
+        self.rows.append({"trained_on": trained_on, "tested_on": hospital, "model": model, "head": head, "rep_type": rep, "variant": variant,
+                          "oov": oov, "outcome": outcome, "label": label, "subgroup": "", "seed": seed, "cohort": f"{hospital}-{outcome}",
+                          "recalibration": "", "readable_tokens": 0.8 if rep == "none" else 1.0, "predictions": contract.show(file)}
+                         | metrics.describe(examples.boolean_value, p, examples.subject_id) | other)
+        return self.rows[-1]
+
+    def write(self):
+        pd.DataFrame(self.rows).to_csv(contract.summary_file(), index=False)
+
+    def predictions(self, row):
+        return pd.read_parquet(self.root / row["predictions"]).sort_values(["subject_id", "prediction_time"], ignore_index=True)
+
+
+@pytest.fixture
+def results(root):
+    return Results(root)
+
+
+def run(*arguments):
+    """The rows that comparison.csv then has."""
+    compare.main([*arguments, "--replicates", "60"])
+    file = contract.summary_file().with_name("comparison.csv")
+    return pd.read_csv(file, keep_default_na=False, na_values=dict.fromkeys(("auroc", "p", "p_holm"), [""]))
+
+
+def three_arms(results, outcomes=("MT",), hospitals=("mimic", "ehrshot"), seeds=(100, 200)):
+    for outcome in outcomes:
+        for hospital in hospitals:
+            for seed in seeds:
+                for rep, noise in (("none", 4), ("description", 1.1), ("medrep", 1)):
+                    results.add(outcome, hospital, rep, seed, noise, oov="unk" if rep == "none" else "")
+    results.write()
+
+
+def test_figures_are_means_over_seeds_and_differences_are_paired_by_example(results, capsys):
+    three_arms(results)
+    found = run()
+    assert len(found) == 6 and set(found.against) == {"behrt medrep"}
+    for hospital in ("mimic", "ehrshot"):
+        table = found[found.tested_on == hospital].set_index("rep_type")
+        tests = {rep: [results.predictions(row) for row in results.rows if (row["tested_on"], row["rep_type"]) == (hospital, rep)]
+                 for rep in table.index}
+        p = {}
+        for rep, files in tests.items():
+            means = metrics.describe_means([(f.boolean_value, f.predicted_boolean_probability, f.subject_id) for f in files], 60)
+            for name in ("auroc", "auroc_low", "auroc_high", "auprc", "brier", "calibration_slope"):
+                assert float(table.loc[rep, name]) == pytest.approx(means[name])
+            assert table.loc[rep, "seeds"] == 2
+            if rep != "medrep":
+                pair = metrics.compare_means([(f.boolean_value, f.predicted_boolean_probability, g.predicted_boolean_probability, f.subject_id)
+                                              for f, g in zip(files, tests["medrep"], strict=True)], 60)
+                for name in ("difference", "low", "high", "p", "bootstrap_low", "bootstrap_p"):
+                    assert float(table.loc[rep, name]) == pytest.approx(pair[name])
+                assert float(table.loc[rep, "difference"]) == pytest.approx(table.auroc[rep] - table.auroc["medrep"])
+                assert table.loc[rep, "same_examples"] == "True" and int(table.loc[rep, "shared_examples"]) == sum(map(len, files))
+                p[rep] = pair["p"]
+        assert table.p_holm[list(p)].tolist() == pytest.approx(metrics.holm(list(p.values())))
+        assert table.loc["medrep", "difference"] == "" and np.isnan(table.p_holm["medrep"])
+    printed = capsys.readouterr().out
+    assert "MT at ehrshot, trained at mimic; differences to behrt medrep; 60 draws of persons" in printed
+    assert json.loads(printed.splitlines()[-1]) | {"seconds": 0} == {"stage": "compare", "tables": 2, "arms": 3, "rows": 6, "seconds": 0}
+
+
+def test_the_papers_figures_stand_beside_the_arms_they_are_of(results, capsys):
+    three_arms(results, OUTCOMES)
+    results.add("MT", "ehrshot", "medrep", 100, variant="frozen")
+    results.add("MT", "ehrshot", "medrep", 100, variant="aug=4x0.8")
+    results.add("MT", "ehrshot", "none", 100, oov="ancestor")
+    results.write()
+    found = run().set_index(["outcome", "tested_on", "rep_type", "variant", "oov"]).paper
+    assert float(found["MT", "ehrshot", "none", "", "unk"]) == 0.9021 and float(found["RA", "mimic", "medrep", "", ""]) == 0.7895
+    assert found["MT", "ehrshot", "none", "", "ancestor"] == found["MT", "ehrshot", "medrep", "frozen", ""] == ""
+    assert found["MT", "mimic", "description", "", ""] == ""
+    assert float(found["MT", "ehrshot", "medrep", "aug=4x0.8", ""]) == 0.8989
+    printed = capsys.readouterr().out
+    assert "Mean AUROC over MT, LLOS, RA" in printed and "arXiv 2504.08329 v1" in printed
+    means = next(line for line in printed[printed.index("Mean AUROC"):].splitlines() if line.startswith("behrt none"))
+    assert means.split()[3::2][:2] == ["0.853", "0.784"] and means.split()[-3:] == ["0.853", "0.725", "0.773"]
+    assert max(map(len, printed.splitlines())) <= 160
+
+
+def test_published_figures_are_the_papers():
+    published = yaml.safe_load((contract.REPOSITORY / "codes/configs/published.yaml").read_text())
+    for model, rep in (("behrt", "none"), ("behrt", "medtok"), ("medbert", "none")):
+        own = np.mean([at["mimic"] for at in published["auroc"][model][rep].values()])
+        assert own == pytest.approx(published["means"][model][rep]["internal"], abs=6e-5)  # the paper's own mean: no digit was mistyped
+
+
+def test_rows_of_two_cohorts_are_refused_by_name(results):
+    three_arms(results)
+    results.rows[0]["cohort"] = "older"
+    results.write()
+    with pytest.raises(UserError, match=r"MT at mimic was tested on different cohorts \(mimic-MT: .*; older: behrt none\).*--fresh"):
+        run()
+    assert not contract.summary_file().with_name("comparison.csv").exists()
+
+
+def test_labels_that_differ_on_shared_examples_are_refused(results):
+    labels = examples_of("ehrshot", "MT")
+    results.add("MT", "ehrshot", "medrep", 100, examples=labels)
+    turned = labels.assign(boolean_value=labels.boolean_value ^ (np.arange(len(labels)) == 3))
+    results.add("MT", "ehrshot", "name", 100, examples=turned)
+    results.write()
+    with pytest.raises(UserError, match="MT at ehrshot, behrt name and behrt medrep: 1 of .* shared examples have another label"):
+        run()
+
+
+def test_all_missing_files_are_named_at_once(results):
+    three_arms(results)
+    for row in results.rows[:2]:
+        (results.root / row["predictions"]).unlink()
+    with pytest.raises(UserError) as problem:
+        run()
+    assert all(f"{row['predictions']} is missing; experiments/finetune.py writes it" in str(problem.value) for row in results.rows[:2])
+
+
+def test_predictions_of_another_run_than_the_summary_are_refused(results):
+    three_arms(results)
+    file = results.root / results.rows[0]["predictions"]
+    table = pd.read_parquet(file)
+    table.assign(predicted_boolean_probability=table.predicted_boolean_probability.to_numpy()[::-1]).to_parquet(file)
+    with pytest.raises(UserError, match="is not what results/summary.csv was made from"):
+        run()
+
+
+def test_without_a_summary_it_is_said_who_writes_it(root):
+    with pytest.raises(UserError, match="summary.csv is missing; experiments/finetune.py writes it"):
+        compare.main([])
+
+
+def test_an_arm_of_other_persons_is_compared_on_the_shared_examples_and_marked(results, capsys):
+    """The oracle is tested on a fifth of the external hospital, another one for every seed."""
+    labels = examples_of("ehrshot", "MT")
+    for seed in (100, 200, 300):
+        results.add("MT", "ehrshot", "medrep", seed)
+        if seed < 300:
+            part = labels[labels.subject_id % 3 == seed // 100 - 1]
+            results.add("MT", "ehrshot", "medrep", seed, noise=0.5, variant="oracle", trained_on="ehrshot", examples=part)
+    results.write()
+    found = run().set_index("variant")
+    parts = [results.predictions(row) for row in results.rows if row["variant"] == "oracle"]
+    wholes = [results.predictions(row) for row in results.rows if row["variant"] == "" and row["seed"] < 300]
+    pairs = []
+    for part, whole in zip(parts, wholes, strict=True):
+        there = whole.set_index(["subject_id", "prediction_time"]).predicted_boolean_probability
+        pairs.append((part.boolean_value, part.predicted_boolean_probability,
+                      np.array([there[key] for key in zip(part.subject_id, part.prediction_time, strict=True)]), part.subject_id))
+    assert float(found.difference["oracle"]) == pytest.approx(metrics.compare_means(pairs)["difference"])
+    assert float(found.p["oracle"]) == pytest.approx(metrics.compare_means(pairs)["p"])
+    assert found.same_examples["oracle"] == "False" and float(found.shared_examples["oracle"]) == sum(map(len, parts))
+    printed = capsys.readouterr().out
+    assert f"* behrt medrep oracle: on the {sum(map(len, parts))} examples of 2 seeds that both were tested on" in printed and ")*" in printed
+    assert "trained at ehrshot, mimic" in printed
+
+
+def test_arms_without_a_shared_example_are_shown_and_not_compared(results, capsys):
+    labels = examples_of("ehrshot", "MT")
+    results.add("MT", "ehrshot", "medrep", 100, examples=labels[labels.subject_id < 30])
+    results.add("MT", "ehrshot", "name", 100, examples=labels[labels.subject_id >= 30])
+    results.write()
+    found = run().set_index("rep_type")
+    assert found.difference["name"] == "" and found.auroc["name"] > 0 and np.isnan(found.p["name"])
+    assert "behrt name: no example in common with behrt medrep" in capsys.readouterr().out
+
+
+def test_a_test_that_came_to_nothing_is_shown_with_its_reason(results, capsys):
+    labels = examples_of("ehrshot", "MT")
+    results.add("MT", "ehrshot", "medrep", 100)
+    results.add("MT", "ehrshot", "medrep", 200)
+    results.add("MT", "ehrshot", "name", 100)
+    results.add("MT", "ehrshot", "name", 200, examples=labels.assign(boolean_value=False))
+    results.add("MT", "ehrshot", "none", 100, examples=labels.assign(boolean_value=False), oov="unk")
+    # predictions are there, but of a model that had one class to learn from: they are no test of it
+    results.rows[-1] |= {"reason": "one class to learn from", "auroc": None}
+    results.write()
+    found = run().set_index("rep_type")
+    assert np.isnan(found.auroc["none"]) and found.auroc["name"] == pytest.approx(results.rows[2]["auroc"])
+    assert found.shared_seeds["name"] == "1" and found.same_examples["name"] == "False"
+    printed = capsys.readouterr().out
+    assert "behrt none: one class to learn from" in printed and "behrt name: no positives (1 of 2 seeds)" in printed
+    assert "nan" not in printed.lower()
+
+
+def test_the_reference_is_the_plainest_that_has_the_words(results):
+    three_arms(results, hospitals=("ehrshot",))
+    for model, rep in (("logreg", "tokens"), ("gbm", "rollup")):
+        results.add("MT", "ehrshot", rep, 100, model=model, head="")
+    results.add("MT", "ehrshot", "medrep", 100, variant="frozen")
+    results.add("MT", "ehrshot", "medrep", 100, variant="frozen+shots=8")
+    results.write()
+    for words, name in (("medrep", "behrt medrep"), ("logreg", "logreg tokens"), ("rollup gbm", "gbm rollup"), ("frozen", "behrt medrep frozen"),
+                        ("shots=8", "behrt medrep frozen+shots=8")):
+        assert set(run("--against", words).against) == {name}
+    with pytest.raises(UserError, match="--against medtok: no arm has these words; there are behrt none; behrt description; behrt medrep;"):
+        run("--against", "medtok")
+    assert set(run("--variant", "", "frozen").variant) == {"", "frozen"}
+    assert run().rep_type.tolist() == ["none", "description", "medrep", "medrep", "medrep", "tokens", "rollup"]
+    with pytest.raises(UserError, match="--outcome Fx: results/summary.csv has 'MT'"):
+        run("--outcome", "Fx")
+
+
+def test_subgroups_and_recalibrated_rows_are_no_arms(results):
+    three_arms(results, hospitals=("ehrshot",))
+    results.rows += [results.rows[0] | {"subgroup": "sex=F", "predictions": ""}, results.rows[0] | {"recalibration": "before 100", "predictions": ""}]
+    results.write()
+    assert len(run()) == 3
+
+
+def test_two_rows_for_one_seed_are_refused(results):
+    three_arms(results, hospitals=("ehrshot",))
+    results.rows.append(results.rows[0])
+    results.write()
+    with pytest.raises(UserError, match="behrt none has two rows for one seed"):
+        run()
+
+
+def test_phenotypes_are_one_outcome_of_the_mean_over_them(results, capsys):
+    """Three phenotypes, of which one has no positives and is left out; a person may be left out of one of them."""
+    labels = examples_of("ehrshot", "Pheno")
+    for rep in ("medrep", "name"):
+        for seed in (100, 200):
+            rows = [results.add("Pheno", "ehrshot", rep, seed, label="Shock", examples=labels),
+                    results.add("Pheno", "ehrshot", rep, seed, label="COPD", examples=labels.assign(boolean_value=~labels.boolean_value)[5:]),
+                    results.add("Pheno", "ehrshot", rep, seed, label="Gout", examples=labels.assign(boolean_value=False))]
+            areas = [row["auroc"] for row in rows if row["auroc"] is not None]
+            results.rows.append(rows[0] | {"label": "macro", "auroc": np.mean(areas), "predictions": "", "reason": "without Gout (no positives)"})
+    results.write()
+    found = run().set_index("rep_type")
+    files = {rep: [results.predictions(row) for row in results.rows if row["rep_type"] == rep and row["label"] in ("Shock", "COPD")]
+             for rep in found.index}
+    pairs = [(f.boolean_value, f.predicted_boolean_probability, g.predicted_boolean_probability, f.subject_id)
+             for f, g in zip(files["name"], files["medrep"], strict=True)]
+    expected = metrics.compare_means(pairs)
+    assert float(found.difference["name"]) == pytest.approx(expected["difference"]) and found.p["name"] == pytest.approx(expected["p"])
+    macro = [row["auroc"] for row in results.rows if row["label"] == "macro" and row["rep_type"] == "name"]
+    assert found.auroc["name"] == pytest.approx(np.mean(macro)) and found.seeds["name"] == 2
+    assert "behrt name: without Gout (no positives)" in capsys.readouterr().out
+    # without the phenotypes' own files there is the macro row's figure, and no test
+    results.rows = [row for row in results.rows if row["label"] == "macro"]
+    results.write()
+    found = run().set_index("rep_type")
+    assert found.auroc["name"] == pytest.approx(np.mean(macro)) and np.isnan(found.p["name"]) and found.auroc_low["name"] == ""
+
+
+def test_the_same_command_twice_gives_the_same_file(results):
+    three_arms(results)
+    run()
+    file = contract.summary_file().with_name("comparison.csv")
+    once = file.read_bytes()
+    results.rows = results.rows[::-1]
+    results.write()
+    again = run()
+    assert sorted(file.read_text().splitlines()) == sorted(once.decode().splitlines()) and len(again) == 6
+
+
+def test_a_wide_table_fits_160_columns(results, capsys):
+    """The longest names there are, thousands of examples."""
+    row = dict.fromkeys(compare.COLUMNS) | {
+        "outcome": "Sepsis", "tested_on": "ehrshot", "trained_on": "mimic", "model": "behrt-de", "head": "linear", "rep_type": "description",
+        "variant": "frozen+shots=128", "oov": "", "seeds": 3, "n": 123_456.0, "positives": 12_345.0, "auroc": 0.8, "auroc_low": 0.7,
+        "auroc_high": 0.9, "auprc": 0.3, "brier": 0.1, "calibration_slope": 1.01, "readable_tokens": 1.0, "against": "behrt medrep",
+        "difference": 0.01, "low": -0.01, "high": 0.03, "p": 0.04, "p_holm": 0.4, "same_examples": False, "shared_seeds": 3,
+        "shared_examples": 123_456, "paper": 0.8, "reason": ""}
+    text = compare.text_of(pd.DataFrame([row]), 1000)
+    assert max(map(len, text.splitlines())) <= 160, text
