@@ -57,6 +57,35 @@ def small_hospital(root):
     return write_trajectories
 
 
+@pytest.fixture
+def vocabulary_tables(root):
+    """A function that writes data/concepts: pairs (child, parent), and rows (ancestor, descendant, levels) of CONCEPT_ANCESTOR, None without it."""
+    def write(is_a, ancestor=None):
+        folder = root / "data" / "concepts"
+        folder.mkdir(parents=True)
+        (folder / "CONCEPT_RELATIONSHIP.csv").write_text("concept_id_1\tconcept_id_2\trelationship_id\tinvalid_reason\n" + "".join(
+            f"{a}\t{b}\tIs a\t\n{b}\t{a}\tSubsumes\t\n" for a, b in is_a) + "1\t1\tMaps to\t\n")
+        if ancestor is not None:
+            (folder / "CONCEPT_ANCESTOR.csv").write_text(
+                "ancestor_concept_id\tdescendant_concept_id\tmin_levels_of_separation\tmax_levels_of_separation\n"
+                + "".join(f"{a}\t{d}\t{level}\t{level + 1}\n" for a, d, level in ancestor))
+
+    return write
+
+
+@pytest.fixture
+def levels_above():
+    """Plain breadth-first search from a concept up pairs (child, parent): [parents, grandparents not yet seen, ...]."""
+    def search(concept, is_a):
+        seen, level, levels = {concept}, {concept}, []
+        while level := {b for a, b in is_a if a in level} - seen:
+            seen |= level
+            levels.append(level)
+        return levels
+
+    return search
+
+
 class FileServer(ThreadingHTTPServer):
     """Serves `content` {path: bytes} on loopback; `faults` {path: [what goes wrong at each request]}, each used once.
 

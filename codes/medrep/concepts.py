@@ -23,13 +23,11 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from medrep import config, contract, nearest
-from medrep.ancestors import nearest_ancestors
+from medrep.ancestors import ANCESTOR, HOW, NONE, OWN, PLAIN, nearest_ancestors
 from medrep.errors import UserError
 from medrep.progress import bar, say
 
 ROWS_AT_ONCE = 2**15
-OWN, PLAIN, ANCESTOR, NONE = "own", "plain", "ancestor", "none"
-HOW = (OWN, PLAIN, ANCESTOR, NONE)
 DECILES = range(10)
 ARMS = {
     "none": "",

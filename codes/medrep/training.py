@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging
 
 from medrep import config, contract, progress, sequences
+from medrep.ancestors import translation_by_ancestors
 from medrep.errors import UserError
 from medrep.progress import say
 from medrep.vocabulary import SPECIAL_TOKENS, UNK, Vocabulary
@@ -189,9 +190,15 @@ class Reading:
     """float32 (concepts, width), the concept table for this hospital; None if the model keeps its own."""
 
 
-def reading_of(vocabulary: Vocabulary, rep: str, model_vocabulary: Vocabulary) -> Reading:
-    """`none` knows the codes it was pretrained on; a representation gives every code with a vector a meaning."""
+OOV = ("unk", "ancestor")
+"""How a model without vectors reads a code that it does not know: as [UNK], or as its nearest ancestor that it knows."""
+
+
+def reading_of(vocabulary: Vocabulary, rep: str, model_vocabulary: Vocabulary, oov: str = "unk") -> Reading:
+    """`none` knows the codes it was pretrained on, and reads others by `oov`; a representation gives every code with a vector a meaning."""
     if rep == "none":
+        if oov == "ancestor":
+            return Reading(translation_by_ancestors(vocabulary, model_vocabulary)[0], None)
         return Reading(vocabulary.translation_to(model_vocabulary), None)
     from medrep import concepts
 

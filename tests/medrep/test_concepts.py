@@ -15,26 +15,6 @@ def write(ids, width=4, rep="medrep", rows=None):
     return dict(zip(ids, array, strict=False))
 
 
-def write_vocabulary_tables(root, is_a, ancestor=None):
-    folder = root / "data" / "concepts"
-    folder.mkdir(parents=True)
-    (folder / "CONCEPT_RELATIONSHIP.csv").write_text("concept_id_1\tconcept_id_2\trelationship_id\tinvalid_reason\n" + "".join(
-        f"{a}\t{b}\tIs a\t\n{b}\t{a}\tSubsumes\t\n" for a, b in is_a) + "1\t1\tMaps to\t\n")
-    if ancestor is not None:
-        (folder / "CONCEPT_ANCESTOR.csv").write_text(
-            "ancestor_concept_id\tdescendant_concept_id\tmin_levels_of_separation\tmax_levels_of_separation\n"
-            + "".join(f"{a}\t{d}\t{level}\t{level + 1}\n" for a, d, level in ancestor))
-
-
-def levels_above(concept, is_a):
-    """Plain breadth-first search: [parents, grandparents not yet seen, ...]."""
-    seen, level, levels = {concept}, {concept}, []
-    while level := {b for a, b in is_a if a in level} - seen:
-        seen |= level
-        levels.append(level)
-    return levels
-
-
 def test_a_token_takes_its_own_row_then_its_plain_concepts(root):
     vector = write(["3", "3_1", "20"])
     found, how = concepts.gather(["20", "3_1", "3_7", "3"], "medrep")
@@ -44,11 +24,11 @@ def test_a_token_takes_its_own_row_then_its_plain_concepts(root):
 
 @pytest.mark.parametrize("by_table", [True, False])
 @pytest.mark.parametrize("seed", range(4))
-def test_ancestors_agree_with_a_plain_search(root, seed, by_table):
+def test_ancestors_agree_with_a_plain_search(root, vocabulary_tables, levels_above, seed, by_table):
     random = np.random.default_rng(seed)
     is_a = sorted({(int(a), int(b)) for a, b in random.integers(1, 40, (45, 2)) if a != b})  # cycles happen, too
     above = {c: levels_above(c, is_a) for c in range(1, 40)}
-    write_vocabulary_tables(root, is_a, [(a, c, i + 1) for c in above for i, level in enumerate(above[c]) for a in level] if by_table else None)
+    vocabulary_tables(is_a, [(a, c, i + 1) for c in above for i, level in enumerate(above[c]) for a in level] if by_table else None)
     vector = write([str(i) for i in range(1, 40) if random.random() < 0.3])
     tokens = [f"{i}_3" if i % 5 == 0 else str(i) for i in range(1, 40)]
     found, how = concepts.gather(tokens, "medrep")
