@@ -19,18 +19,17 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import psutil
 import torch
-from scipy.stats import norm
 from torch.nn import functional as F
 
+from benchmarks import ways
+from benchmarks.ways import VOCABULARY, Way
 from medrep import behrt, config, sequences, training
 from medrep.progress import say
 
-VOCABULARY = 16_000
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # bf16 without sparsity, as the vendor gives it, FLOP/s
 
 
@@ -43,38 +42,20 @@ class Padded(torch.nn.Module):
 
     def forward(self, batch, length):
         """Logits (sequences, length, vocabulary) and where the real tokens are (sequences, length)."""
-        edges = batch["boundaries"]
-        lengths = edges[1:] - edges[:-1]
-        real = torch.arange(length, device=edges.device)[None, :] < lengths[:, None]
-        full = {}
-        for name in ("token", "age", "visit_rank", "record_rank"):
-            full[name] = torch.zeros(real.shape, dtype=torch.long, device=edges.device)
-            full[name][real] = batch[name]
-        encoder = self.model.encoder
-        h = encoder.embeddings(**{name: values.reshape(-1) for name, values in full.items()}).view(*real.shape, -1)
-        before = encoder.config._attn_implementation
-        encoder.config._attn_implementation = "sdpa"
-        for layer in encoder.layers:
-            own = layer.attention.self.dropout
-            own.p = self.attention_dropout
-            h = layer(h, attention_mask=real[:, None, None, :])
-        encoder.config._attn_implementation = before
+        h, real = ways.padded_states(self.model.encoder, batch, length, self.attention_dropout)
         return self.model.decoder(self.model.transform(h)), real
 
 
 def draw(count: int, length: int):
     """A packed batch of `count` sequences with masks, the masked places and their true tokens."""
     random = np.random.default_rng(0)
-    lengths = np.exp(np.log(245) + 1.3 * norm.ppf((np.arange(count) + 0.5) / count)).clip(10, length).astype(int)
-    return make_batch(random.permutation(lengths), random)
+    return make_batch(ways.draw_lengths(count, length, random), random)
 
 
 def make_batch(lengths: np.ndarray, random):
-    n = int(lengths.sum())
-    batch = {name: random.integers(7, top, n) for name, top in (("token", VOCABULARY), ("age", 90), ("visit_rank", 50), ("record_rank", 50))}
+    batch = ways.draw_batch(lengths, random)
     truth = batch["token"]
     batch["token"], places = sequences.mask(truth, VOCABULARY, 0.3, (0,))
-    batch["boundaries"] = np.concatenate([[0], np.cumsum(lengths)])
     return {name: torch.from_numpy(values) for name, values in batch.items()}, torch.from_numpy(places), torch.from_numpy(truth[places])
 
 
@@ -82,8 +63,7 @@ def part_of(batch, places, truth, first, last):
     """The sequences [first, last) of a packed batch."""
     start, stop = batch["boundaries"][[first, last]].tolist()
     own = (places >= start) & (places < stop)
-    part = {name: values[start:stop] for name, values in batch.items() if name != "boundaries"}
-    return part | {"boundaries": batch["boundaries"][first : last + 1] - start}, places[own] - start, truth[own]
+    return ways.part_of(batch, first, last), places[own] - start, truth[own]
 
 
 def new_model(sizes: config.Model):
@@ -102,36 +82,6 @@ def padded_loss(padded, length, batch, places, truth):
     target = torch.full(real.shape, -100, device=truth.device)
     target[real] = flat
     return F.cross_entropy(logits.view(-1, VOCABULARY).float(), target.view(-1), reduction="sum")
-
-
-class Way:
-    """One of those to be compared: its step, and how long it took."""
-
-    def __init__(self, name: str, loss, model, parts, dtype, device):
-        self.name, self.loss, self.parts, self.dtype, self.device, self.seconds = name, loss, parts, dtype, device, []
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-
-    def step(self) -> float:
-        wait(self.device)
-        start, total = time.perf_counter(), 0.0
-        number = sum(len(truth) for *_, truth in self.parts)
-        for part in self.parts:
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                loss = self.loss(*part) / number
-            self.scaler.scale(loss).backward()
-            total += float(loss.detach())
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-        wait(self.device)
-        self.seconds.append(time.perf_counter() - start)
-        return total
-
-
-def wait(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def flops(sizes: config.Model, lengths: np.ndarray) -> float:
@@ -157,31 +107,24 @@ def compare(args):
         if compiled:
             for layer in model.encoder.layers:
                 layer.compile(dynamic=True)
-        return Way(name, lambda *part: packed_loss(model, *part), model, [whole], dtype, device)
+        return Way(name, lambda *part: packed_loss(model, *part), model, [whole], dtype, device, len(truth))
 
     def padded(name, dtype, dropout):
         model = new_model(sizes).to(device).train()
-        way = Padded(model, dropout)
-        return Way(name, lambda *part: padded_loss(way, args.length, *part), model, pieces, dtype, device)
+        common = Padded(model, dropout)
+        return Way(name, lambda *part: padded_loss(common, args.length, *part), model, pieces, dtype, device, len(truth))
 
     if device.type == "cpu":
-        ways = [packed("fp32", torch.float32), padded("published", torch.float32, sizes.dropout), padded("no_dropout", torch.float32, 0.0)]
+        compared = [packed("fp32", torch.float32), padded("published", torch.float32, sizes.dropout), padded("no_dropout", torch.float32, 0.0)]
         if training.cpu_has_bf16():
-            ways.append(packed("bf16", torch.bfloat16))
+            compared.append(packed("bf16", torch.bfloat16))
         else:
             say("this CPU has no instructions for bf16: it is left out")
     else:
-        ways = [packed("bf16", torch.bfloat16), padded("padded", torch.float16, 0.0)]
+        compared = [packed("bf16", torch.bfloat16), padded("padded", torch.float16, 0.0)]
     if args.compile:
-        ways.append(packed("compiled", torch.float32 if device.type == "cpu" else torch.bfloat16, compiled=True))
-    for way in ways:  # the first step takes memory and, if so, compiles
-        way.step()
-        way.seconds.clear()
-    for _ in range(args.repeats):  # in turns, so that all meet the same load of the machine
-        for way in ways:
-            for _ in range(1 if "padded" in way.name or way.name in ("published", "no_dropout") else 3):
-                way.step()
-    seconds = {way.name: min(way.seconds) for way in ways}
+        compared.append(packed("compiled", torch.float32 if device.type == "cpu" else torch.bfloat16, compiled=True))
+    seconds = ways.in_turns(compared, args.repeats, slow={"padded", "published", "no_dropout"})
     said = "; ".join(f"{name} {lengths.sum() / value:,.0f} tokens a second" for name, value in seconds.items())
     say(f"{said}; load {os.getloadavg()[0]:.1f} after")
     if device.type == "cpu":
@@ -231,13 +174,8 @@ def one_step(args):
     step([8])  # gradients and the optimizer's state are there
     before = psutil.Process().memory_info().rss
     step([args.one_step])
-    grown = high_water() - before
+    grown = ways.high_water() - before
     print(json.dumps({"gib": round(grown / 2**30, 4), "kib_per_token": round(grown / 2**10 / args.one_step, 1)}))
-
-
-def high_water() -> int:
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 2**10 for line in file if line.startswith("VmHWM"))
 
 
 def main(argv=None):

@@ -22,19 +22,23 @@ from medrep.vocabulary import SPECIAL_TOKENS, UNK
 SPECIAL = len(SPECIAL_TOKENS)
 
 
-def packed_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, boundaries=None, **_):
-    """Attention within each sequence of a packed batch. query, key, value: (1, heads, tokens, size of a head)."""
+def packed_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, boundaries=None, asking=None, **_):
+    """Attention within each sequence of a packed batch. query, key, value: (1, heads, tokens, size of a head).
+
+    `asking` are the boundaries of the queries, where not every token asks.
+    """
+    asking = boundaries if asking is None else asking
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
         from torch.nn.attention.varlen import varlen_attn
 
-        edges = boundaries.to(torch.int32)
-        longest = int((boundaries[1:] - boundaries[:-1]).max())
+        edges = [asking.to(torch.int32), boundaries.to(torch.int32)]
+        longest = [int(given.diff().max()) for given in edges]
         q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))  # (tokens, heads, size)
-        return varlen_attn(q, k, v, edges, edges, longest, longest, scale=scaling)[None], None
+        return varlen_attn(q, k, v, *edges, *longest, scale=scaling)[None], None
     # split, not slices: the gradient of a slice is a tensor of the whole batch's size, filled with zeros
-    lengths = (boundaries[1:] - boundaries[:-1]).tolist()
+    lengths = [given.diff().tolist() for given in (asking, boundaries, boundaries)]
     parts = [F.scaled_dot_product_attention(*qkv, scale=scaling)
-             for qkv in zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)]
+             for qkv in zip(*(x.split(sizes, dim=2) for x, sizes in zip((query, key, value), lengths, strict=True)), strict=True)]
     return torch.cat(parts, dim=2).transpose(1, 2), None  # (1, tokens, heads, size)
 
 
@@ -145,10 +149,29 @@ class BehrtEncoder(BehrtPreTrainedModel):
 
     def forward(self, token, boundaries, layers: int | None = None, **added):
         """Hidden states (tokens, width) of a packed batch (medrep.sequences.Trajectories.pack), after `layers` layers."""
-        h = self.embeddings(token, **added)[None]  # (1, tokens, width)
+        return self.through_layers(self.embeddings(token, **added), boundaries, layers)
+
+    def through_layers(self, embeddings, boundaries, layers: int | None = None):
+        """Hidden states (tokens, width) of what a packed batch was embedded as, (tokens, width): attribution steps in here."""
+        h = embeddings[None]  # (1, tokens, width)
         for layer in self.layers[:layers]:
             h = layer(h, boundaries=boundaries)
         return h[0]
+
+    def cls(self, embeddings, boundaries):
+        """Hidden states (sequences, width) of [CLS] after all layers: what through_layers gives in those rows.
+
+        The last layer computes no other row, which saves about a tenth of the work.
+        """
+        h = self.through_layers(embeddings, boundaries, self.config.num_hidden_layers - 1)
+        layer, first = self.layers[-1], h[boundaries[:-1]]
+        own = layer.attention.self
+        query, key, value = (linear(x).view(1, len(x), own.num_attention_heads, own.attention_head_size).transpose(1, 2)
+                             for linear, x in ((own.query, first), (own.key, h), (own.value, h)))
+        context, _ = packed_attention(own, query, key, value, None, scaling=own.scaling, boundaries=boundaries,
+                                      asking=torch.arange(len(boundaries), device=boundaries.device))
+        first = layer.attention.output(context.reshape(first.shape), first)
+        return layer.output(layer.intermediate(first), first)
 
     @torch.no_grad()
     def set_concepts(self, vectors: np.ndarray, rescale: bool):
@@ -282,7 +305,11 @@ class BehrtForPrediction(BehrtPreTrainedModel):
 
     def forward(self, **batch):
         """Logits (sequences, labels)."""
-        cls = self.encoder(**batch)[batch["boundaries"][:-1]]
+        added = {name: values for name, values in batch.items() if name != "boundaries"}
+        return self.classify(self.encoder.cls(self.encoder.embeddings(**added), batch["boundaries"]))
+
+    def classify(self, cls):
+        """Logits (sequences, labels) of [CLS] (sequences, width)."""
         return self.classifier(self.dropout(torch.tanh(self.pooler(cls))))
 
     @torch.no_grad()

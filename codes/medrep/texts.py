@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medrep import concepts, contract, engine, omop
+from medrep import concepts, contract, engine, omop, terminology
 from medrep.errors import UserError
 
 ORDINALS = ("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th", "10th")
@@ -60,6 +60,18 @@ def names(local: ibis.BaseBackend) -> ibis.Table:
     concept = engine.park(local, concept.select(plain="concept_id", name=ibis.coalesce(concept.concept_name, concept.concept_id.cast("string"))))
     named = rows.left_join(concept, "plain")
     return named.select("row", text=named.name + named.which)
+
+
+def describe(ids: Sequence[str], con: ibis.BaseBackend) -> list[tuple[str, str]]:
+    """(name, domain) of each id; a decile says which it is. Vectors and results may have come without a vocabulary."""
+    plain, decile = concepts.plain_and_decile(pa.array(ids, pa.string()))
+    if contract.data_folder("concepts").is_dir():
+        table, unknown = terminology.names(con, np.unique(plain)).to_pylist(), "(not in CONCEPT)"
+    else:
+        table, unknown = [], "(data/concepts is missing)"
+    known = {row["concept_id"]: (row["concept_name"], row["domain_id"]) for row in table}
+    found = [known.get(p, (unknown, "")) for p in plain.tolist()]
+    return [(f"{name} ({ORDINALS[d]} decile)" if d >= 0 else name, domain) for (name, domain), d in zip(found, decile.tolist(), strict=True)]
 
 
 def lacks_names(rows: list[int]) -> UserError:

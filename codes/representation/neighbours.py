@@ -15,10 +15,9 @@ import ibis
 import numpy as np
 import pyarrow as pa
 
-from medrep import concepts, config, contract, engine, omop, terminology
+from medrep import concepts, config, engine, omop, texts
 from medrep.errors import UserError
 from medrep.progress import say
-from medrep.texts import ORDINALS
 
 LISTED = 20  # matches of a name
 
@@ -52,18 +51,6 @@ def choose(text: str, ids: pa.Array, con) -> str:
     return str(found["concept_id"][0].as_py())
 
 
-def describe(ids: list[str], con) -> list[tuple[str, str]]:
-    """(name, domain) of each id; a decile says which it is. Vectors may have come without a vocabulary."""
-    plain, decile = concepts.plain_and_decile(pa.array(ids, pa.string()))
-    if contract.data_folder("concepts").is_dir():
-        table, unknown = terminology.names(con, np.unique(plain)).to_pylist(), "(not in CONCEPT)"
-    else:
-        table, unknown = [], "(data/concepts is missing)"
-    known = {row["concept_id"]: (row["concept_name"], row["domain_id"]) for row in table}
-    found = [known.get(p, (unknown, "")) for p in plain.tolist()]
-    return [(f"{name} ({ORDINALS[d]} decile)" if d >= 0 else name, domain) for (name, domain), d in zip(found, decile.tolist(), strict=True)]
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("concept", help="a concept id, or a name")
@@ -87,7 +74,7 @@ def main(argv=None):
         kept = (near[0] != own[0]) & (near[0] >= 0)
         near, cosine = near[0][kept][: args.k], cosine[0][kept][: args.k]
         names = ids.take(near).to_pylist()
-        (itself, *others) = describe([query, *names], con)
+        (itself, *others) = texts.describe([query, *names], con)
     say(f"nearest to {query}, {itself[0]} ({itself[1]}), in {args.rep}:")
     for concept, (name, domain), c in zip(names, others, cosine, strict=True):
         say(f"{concept:>12}  {name}  ({domain})  {c:.4f}")

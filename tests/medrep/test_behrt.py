@@ -63,6 +63,8 @@ def padded_states(model, batch):
 
 def outcomes_of(model, batch, states=None):
     """All that a model gives for a batch, as one row of numbers; by the way, from hidden states that are already there."""
+    if states is not None and isinstance(model, behrt.BehrtForPrediction):
+        return [model.classify(states[batch["boundaries"][:-1]])]
     if states is not None:
         model.encoder.forward = lambda **_: states
     try:
@@ -125,6 +127,19 @@ def test_attention_of_cls_is_the_last_layers_row(batch):
     part = model.encoder.layers[1].attention.self
     by_hand = [((part.query(h)[0, s] @ part.key(h)[:, s].T) / 8**0.5).softmax(0) for s in (slice(0, 8), slice(8, 16))]
     assert torch.allclose(attention[edges[2] : edges[3]], torch.stack(by_hand).mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_cls_alone_is_its_row_of_the_whole_last_layer_with_its_gradients(batch, layers):
+    torch.manual_seed(0)
+    model = behrt.BehrtForPrediction(behrt.make_config(replace(SIZES, num_layers=layers), 50, False)).eval()
+    embeddings = [torch.randn(sum(LENGTHS), 16, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2)]
+    edges = batch["boundaries"]
+    rows = [model.encoder.cls(embeddings[0], edges), model.encoder.through_layers(embeddings[1], edges)[edges[:-1]]]
+    assert rows[0].shape == (len(LENGTHS), 16) and torch.allclose(*rows, atol=1e-6)
+    for found in rows:
+        found.pow(3).sum().backward()
+    assert torch.allclose(*(given.grad for given in embeddings), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FAMILY)
