@@ -231,7 +231,10 @@ class Table:
         return folder
 
     def read(self, engine: ibis.BaseBackend, **names) -> ibis.Table:
-        return engine.read_parquet(f"{self.require(**names)}/*.parquet").select(*self.schema.names)
+        table = engine.read_parquet(f"{self.require(**names)}/*.parquet")
+        if missing := [name for name in self.schema.names if name not in table.columns]:
+            raise UserError(f"{show(self.at(**names))} lacks {', '.join(missing)}: an earlier version wrote it; {self.written_by} writes it anew")
+        return table.select(*self.schema.names)
 
     def write(self, engine: ibis.BaseBackend, table: ibis.Table, **names) -> int:
         """Write `table`, cast to the schema, and say how many rows it has."""
@@ -261,10 +264,11 @@ class Table:
 
 PERSONS = Table(
     "{hospital}/persons", "a person", "preprocessing/persons.py",
-    ibis.schema({"person_id": "int64", "sex": "string", "year_of_birth": "int64",
+    ibis.schema({"person_id": "int64", "sex": "string", "race": "string", "year_of_birth": "int64",
                  "death_time": "timestamp", "split": "string"}),
 )
-"""sex is M, F or U; death_time is 23:59:59 of the day where only the day is known; split is one of SPLITS."""
+"""sex is M, F or U; race is its name, null where it is not known; death_time is 23:59:59 of the day where only the day is known;
+split is one of SPLITS."""
 
 VISITS = Table(
     "{hospital}/visits", "a visit", "preprocessing/visits.py",

@@ -4,8 +4,8 @@
     data/{hospital}/metadata/subject_splits.parquet      optional: its splits are kept
 
 A code is a concept id (`201826`), `{vocabulary_id}/{concept_code}` (also with //; data/concepts says which concept it is, and
-"Maps to" which standard one), MEDS_BIRTH, MEDS_DEATH, or GENDER//F. Columns that preprocessing/export_meds.py adds are used
-where they are there: table, concept_id, type_id, visit_id, end, value (64 bits), unit. A visit without an end
+"Maps to" which standard one), MEDS_BIRTH, MEDS_DEATH, GENDER//F, or RACE//White (also with a concept id). Columns that preprocessing/export_meds.py
+adds are used where they are there: table, concept_id, type_id, visit_id, end, value (64 bits), unit. A visit without an end
 lasts to the end of its first day. Format: https://github.com/Medical-Event-Data-Standard/meds
 """
 from pathlib import Path
@@ -88,7 +88,7 @@ def with_meaning(t: ibis.Table, meaning: ibis.Table) -> ibis.Table:
     own = ibis.coalesce(t.concept_id, t.meant, t.code.try_cast("int64"))
     stated = t["table"].lower().substitute(OMOP_NAMES)
     kind = ibis.cases(
-        (stated.isin(KINDS), stated), (t.code.isin([BIRTH]) | t.code.upper().re_search("^(GENDER|SEX)/"), "person"), (t.code == DEATH, "death"),
+        (stated.isin(KINDS), stated), (t.code.isin([BIRTH]) | t.code.upper().re_search("^(GENDER|SEX|RACE)/"), "person"), (t.code == DEATH, "death"),
         (t.domain.isin([*DOMAINS, "visit"]), t.domain), else_=ibis.null("string"))
     return t.mutate(kind=kind, concept_id=own)
 
@@ -101,13 +101,18 @@ def carried(t: ibis.Table) -> dict[str, ibis.Value]:
 
 
 def persons(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table:
-    """omop.persons: one row a subject; in place of the row's line and text, its id's."""
+    """omop.persons: one row a subject, with race_id; in place of the row's line and text, its id's. Of two sexes or races neither counts."""
     t = rows(con, hospital)
     gender = t.code.upper().re_extract(r"^(?:GENDER|SEX)/+(M|MALE|8507|F|FEMALE|8532)$", 1)
-    t = t.mutate(man=gender.isin(["M", "MALE", "8507"]), woman=gender.isin(["F", "FEMALE", "8532"]),
+    told = t.code.re_extract(r"^(?i:RACE)/+([^/].*)$", 1).nullif("")
+    t = t.mutate(race=told, man=gender.isin(["M", "MALE", "8507"]), woman=gender.isin(["F", "FEMALE", "8532"]),
                  birth=ibis.ifelse(t.code == BIRTH, t.time.year(), ibis.null("int32")))
-    people = t.group_by("subject_id").agg(man=t.man.any(), woman=t.woman.any(), year_of_birth=t.birth.min().cast("int64"))
+    people = t.group_by("subject_id").agg(man=t.man.any(), woman=t.woman.any(), year_of_birth=t.birth.min().cast("int64"),
+                                          race=t.race.min(), other_race=t.race.max())
+    race = ibis.ifelse(people.race == people.other_race, people.race, ibis.null("string"))
+    race_id = race.try_cast("int64")
     people = people.select(
+        race_id=race_id.nullif(0), race=ibis.cases((race_id.isnull(), race), (race_id != 0, ibis.literal("concept ") + race_id.cast("string"))),
         person_id=people.subject_id, sex=ibis.cases((people.man & ~people.woman, "M"), (people.woman & ~people.man, "F"), else_="U"),
         year_of_birth=people.year_of_birth, source_id=ibis.null("string"), trace_id=ibis.null("string"),
         unreadable=ibis.ifelse(people.subject_id.isnull(), "unreadable subject_id", ibis.null("string")))

@@ -23,7 +23,7 @@ import pyarrow.parquet
 
 from medrep import contract, meds_tables
 from medrep.clocks import read_wall_clocks
-from medrep.engine import number_rows, read_by_reader, read_csv_as_text
+from medrep.engine import hold, number_rows, read_by_reader, read_csv_as_text
 from medrep.errors import UserError
 
 # domain: table, prefix of its columns, prefix of its date columns
@@ -297,22 +297,43 @@ UNREADABLE_EVENT = ("unreadable person_id", "unreadable date", "unreadable conce
 
 @read_by_reader
 def persons(engine: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table:
-    """person_id, sex (M, F, U), year_of_birth, source_id and trace_id (MIMIC's subject_id in unofficial dumps) as text, unreadable."""
+    """person_id, sex (M, F, U), race, year_of_birth, source_id and trace_id (MIMIC's subject_id in unofficial dumps) as text, unreadable.
+
+    race is the name of race_concept_id by data/concepts, else race_source_value, else `concept 8527`; null where the id is 0 or absent.
+    """
     if meds_tables.is_dataset(hospital):
-        return meds_tables.persons(engine, hospital, numbered)
+        return with_races(engine, meds_tables.persons(engine, hospital, numbered))
     t = read_table(engine, hospital, "person", ["person_id", "gender_concept_id", "year_of_birth"], numbered)
     gender = as_id(t.gender_concept_id)
     source, trace = optional(t, "person_source_value"), optional(t, "trace_id")
     person, year = as_id(t.person_id), as_id(t.year_of_birth)
-    return t.select(
+    race = optional(t, "race_concept_id", as_id, "int64").nullif(0)
+    told = ibis.coalesce(optional(t, "race_source_value"), ibis.literal("concept ") + race.cast("string"))
+    return with_races(engine, t.select(
         person_id=person,
+        race_id=race,
+        race=ibis.ifelse(race.notnull(), told, ibis.null("string")),
         sex=ibis.cases((gender == 8507, "M"), (gender == 8532, "F"), else_="U"),
         year_of_birth=year,
         source_id=ibis.coalesce(as_id(source).cast("string"), source),
         trace_id=trace.re_extract(r'"subject_id"\s*:\s*"?([0-9]+)', 1).nullif(""),
         unreadable=unreadable(person_id=person),
         **carried(t),
-    )
+    ))
+
+
+def with_races(engine: ibis.BaseBackend, persons: ibis.Table) -> ibis.Table:
+    """`persons` without race_id; `race` is its name where data/concepts knows it."""
+    if not contract.data_folder("concepts").is_dir():
+        return persons.drop("race_id")
+    ids = hold(engine, persons.filter(persons.race_id.notnull()).select("race_id").distinct())
+    if not int(ids.count().execute()):  # millions of concepts are not read for nothing
+        return persons.drop("race_id")
+    concept = vocabulary(engine, "concept")
+    named = concept.filter(concept.concept_name.notnull()).semi_join(ids, concept.concept_id == ids.race_id)
+    named = hold(engine, named.group_by(race_id="concept_id").agg(race_name=named.concept_name.min()))
+    found = persons.left_join(named, "race_id").drop("race_id_right")
+    return found.mutate(race=ibis.coalesce(found.race_name, found.race)).drop("race_id", "race_name")
 
 
 @read_by_reader

@@ -6,7 +6,7 @@
 Reads   usedata/{hospital}/persons, visits, records; data/concepts for codes and names (may be absent)
 Writes  usedata/{hospital}/meds: data/{train,tuning,held_out}/{n}.parquet, metadata/{codes.parquet,subject_splits.parquet,dataset.json}
 
-A row is an event: sex (without a time), MEDS_BIRTH (only the year is known: its first second), visits, the four domains'
+A row is an event: sex and race (without a time), MEDS_BIRTH (only the year is known: its first second), visits, the four domains'
 records at the time they can be known, MEDS_DEATH. A code is {vocabulary_id}/{concept_code}, or the concept id where
 data/concepts does not know it. Beyond MEDS there are the columns of medrep.meds_tables.EXTRA, so that the dataset, put into
 data/, gives the same trajectories. Format: https://github.com/Medical-Event-Data-Standard/meds (0.4)
@@ -30,7 +30,8 @@ BATCH_ROWS = 500_000
 SCHEMA = pa.schema([("subject_id", pa.int64()), ("time", pa.timestamp("us")), ("code", pa.string()), ("numeric_value", pa.float32()),
                     ("text_value", pa.large_string()), ("table", pa.string()), ("concept_id", pa.int64()), ("type_id", pa.int64()),
                     ("visit_id", pa.int64()), ("end", pa.timestamp("us")), ("value", pa.float64()), ("unit", pa.string())])
-ORDER = {"person": 0, "visit": 1, "condition": 2, "drug": 3, "measurement": 4, "procedure": 5, "death": 6}  # at one time
+RACE = "RACE//"
+ORDER = {"person": 0, RACE: 1, "visit": 2, "condition": 3, "drug": 4, "measurement": 5, "procedure": 6, "death": 7}  # at one time
 
 
 def code_table(con: ibis.BaseBackend, used: ibis.Table) -> ibis.Table:
@@ -51,11 +52,13 @@ def find_rows(persons: ibis.Table, visits: ibis.Table, records: ibis.Table, code
         return t.select(**{name: (values[name] if name in values else ibis.null(kind)).cast(kind) for name, kind in kinds.items()})
 
     sexed = persons.filter(persons.sex.isin(["M", "F"]))
+    raced = persons.filter(persons.race.notnull())
     birth = (persons.year_of_birth.cast("string") + "-01-01").cast("date").cast("timestamp")
     died = persons.filter(persons.death_time.notnull())
     v, r = visits.join(codes, "concept_id"), records.join(codes, "concept_id")
     parts = [
         row(sexed, subject_id=sexed.person_id, code=ibis.literal("GENDER//") + sexed.sex, table=ibis.literal("person")),
+        row(raced, subject_id=raced.person_id, code=ibis.literal(RACE) + raced.race, table=ibis.literal("person")),
         row(persons, subject_id=persons.person_id, time=birth, code=ibis.literal(meds_tables.BIRTH), table=ibis.literal("person")),
         row(died, subject_id=died.person_id, time=died.death_time, code=ibis.literal(meds_tables.DEATH), table=ibis.literal("death")),
         row(v, subject_id=v.person_id, time=v.start, code=v.code, table=ibis.literal("visit"), concept_id=v.concept_id, visit_id=v.visit_id,
@@ -64,7 +67,7 @@ def find_rows(persons: ibis.Table, visits: ibis.Table, records: ibis.Table, code
             type_id=r.type_id, visit_id=r.visit_id, value=r.value, unit=r.unit),
     ]
     every = ibis.union(*parts).join(persons.select(subject_id="person_id", split="split"), "subject_id")
-    order = ibis.cases(*((every["table"] == name, place) for name, place in ORDER.items()), else_=len(ORDER))
+    order = ibis.cases((every.code.startswith(RACE), ORDER[RACE]), *((every["table"] == name, place) for name, place in ORDER.items()))
     keys = [every.split, every.subject_id, every.time.asc(nulls_first=True), order, every.concept_id, every.value.asc(nulls_first=True),
             every.unit.asc(nulls_first=True), every.visit_id.asc(nulls_first=True), every.type_id.asc(nulls_first=True)]
     return every.order_by(keys).select("split", *SCHEMA.names)
@@ -115,6 +118,8 @@ def write_metadata(folder: Path, con: ibis.BaseBackend, hospital: str, persons: 
         for row in up.to_pyarrow().to_pylist():
             parents.setdefault(row["child"], []).append(row["parent"])
     fixed = [("GENDER//F", "female"), ("GENDER//M", "male"), (meds_tables.BIRTH, "birth (its year)"), (meds_tables.DEATH, "death")]
+    races = persons.filter(persons.race.notnull()).select("race").distinct().order_by("race").to_pyarrow()["race"].to_pylist()
+    fixed += [(f"{RACE}{race}", race) for race in races]
     pq.write_table(pa.table({
         "code": pa.array([*(code for code, _ in fixed), *by_id.values()], pa.string()),
         "description": pa.array([*(text for _, text in fixed), *(row["description"] for row in rows)], pa.string()),
@@ -152,8 +157,9 @@ def main(argv=None):
         rows = find_rows(persons, visits, records, codes)
         counts = {"persons": persons.count(), "visits": visits.count(), "records": records.count()}
         figures.update({what: int(count.execute()) for what, count in counts.items()})
-        sexes, deaths = (int(count.execute()) for count in (persons.sex.isin(["M", "F"]).sum().fill_null(0), persons.death_time.count()))
-        total = sexes + figures["persons"] + deaths + figures["visits"] + figures["records"]
+        sexes, races, deaths = (int(count.execute()) for count in (
+            persons.sex.isin(["M", "F"]).sum().fill_null(0), persons.race.count(), persons.death_time.count()))
+        total = sexes + races + figures["persons"] + deaths + figures["visits"] + figures["records"]
         with contract.unfinished(output) as part:
             write_data(part, rows, total)
             write_metadata(part, con, name, persons, codes)

@@ -1,9 +1,10 @@
-"""Read who there is: sex, year of birth, death, and the split each person belongs to.
+"""Read who there is: sex, race, year of birth, death, and the split each person belongs to.
 
     cd codes
     python preprocessing/persons.py --hospital mimic
 
-Reads   data/{hospital}/person, death (may be absent), patients (MIMIC-IV's own; may be absent), or a MEDS dataset there
+Reads   data/{hospital}/person, death (may be absent), patients (MIMIC-IV's own; may be absent), or a MEDS dataset there; data/concepts for the
+        names of races (may be absent)
 Writes  usedata/{hospital}/persons, and the rows that can't be read to usedata/{hospital}/rejects
 
 The split is a hash of the person's id at the source, so that new rows, new OMOP ids or another engine move no one.
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 import ibis
 
-from medrep import config, engine, meds_tables, omop, rules
+from medrep import config, contract, engine, meds_tables, omop, rules
 from medrep.config import Cohort
 from medrep.contract import PERSONS, SPLITS, Made
 from medrep.errors import UserError
@@ -36,10 +37,10 @@ def correct_birth_years(persons: ibis.Table, births: ibis.Table | None) -> ibis.
 
 
 def with_reasons(persons: ibis.Table) -> ibis.Table:
-    """`persons` and the reason each is left out; of several rows of one person_id the least year, sex and source stay."""
+    """`persons` and the reason each is left out; of several rows of one person_id the least year, sex, source and race stay."""
     no_year = ~persons.year_of_birth.between(*YEARS).fill_null(False)
     usable = (persons.unreadable.isnull() & ~no_year).name("usable")
-    order = [persons[name].asc(nulls_first=False) for name in ("year_of_birth", "sex", "source_id", "trace_id")]
+    order = [persons[name].asc(nulls_first=False) for name in ("year_of_birth", "sex", "source_id", "trace_id", "race")]
     place = ibis.row_number().over(group_by=[persons.person_id, usable], order_by=order)
     return persons.mutate(reason=ibis.cases((persons.unreadable.notnull(), persons.unreadable), (no_year, "unreadable year_of_birth"),
                                             (place > 0, SAME_PERSON), else_=ibis.null("string")))
@@ -106,7 +107,11 @@ def main(argv=None):
     check_shares(cohort)
     omop.require_hospital(hospital)
     made = Made(PERSONS.at(hospital=hospital), inputs=omop.files(hospital, "person", "death", "patients"),
-                settings={"shares": cohort.split_shares, "seed": cohort.split_seed, "max_rejects": cohort.max_rejects})
+                settings={"shares": cohort.split_shares, "seed": cohort.split_seed, "max_rejects": cohort.max_rejects,
+                          "columns": PERSONS.schema.names,
+                          # whether races could be named, and not by which CONCEPT.csv: a newer one would put all later tables out of
+                          # date, and the models pretrained on them, for names that stay the same
+                          "race_names": contract.data_folder("concepts").is_dir()})
     if made.is_current():
         return
     with stage("persons") as figures, omop.named_mistakes():

@@ -41,7 +41,7 @@ def hospital(root):
     for i in range(60):
         start = START + timedelta(days=int(random.integers(0, 300)), hours=int(random.integers(0, 24)))
         end = start + timedelta(hours=int(random.integers(48, 270)))
-        people.append({"person_id": i, "sex": "F", "year_of_birth": 2100, "death_time": end if i % 5 == 0 else None, "split": "train"})
+        people.append({"person_id": i, "sex": "F", "race": None, "year_of_birth": 2100, "death_time": end if i % 5 == 0 else None, "split": "train"})
         stays.append((i, start, end))
         if i % 3 == 0 and i % 5:
             stays.append((i, end + 5 * DAY, end + 9 * DAY))

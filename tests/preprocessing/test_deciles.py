@@ -53,7 +53,8 @@ def test_units_and_concepts_are_apart_and_too_few_values_give_none():
 
 
 def write(engine, hospital, table, train):
-    people = [{"person_id": i, "sex": "F", "year_of_birth": 2100, "death_time": None, "split": "train" if i in train else "test"} for i in range(40)]
+    people = [{"person_id": i, "sex": "F", "race": None, "year_of_birth": 2100, "death_time": None,
+               "split": "train" if i in train else "test"} for i in range(40)]
     PERSONS.write(engine, ibis.memtable(people, schema=PERSONS.schema), hospital=hospital)
     RECORDS.write(engine, table, hospital=hospital)
 

@@ -190,6 +190,18 @@ def on_spark(test):
 
 
 @on_spark
+def test_races_are_named_alike_on_both(tmp_path):
+    (tmp_path / "data" / "concepts").mkdir(parents=True)
+    (tmp_path / "data" / "concepts" / "CONCEPT.csv").write_text(
+        "concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tconcept_code\n8527\tWhite\tRace\tRace\tRace\t5\n")
+    (tmp_path / "data" / "h").mkdir()
+    (tmp_path / "data" / "h" / "person.csv").write_text("person_id,gender_concept_id,year_of_birth,race_concept_id,race_source_value\n" + "".join(
+        f"{row}\n" for row in ("1,8507,2080,8527,x", "2,8507,2080,99,PORTUGUESE", "3,8507,2080,99,", "4,8507,2080,0,x", "4,8507,2080,8527,")))
+    found = same_on_both(tmp_path, tmp_path / "data", stages=(persons,), names=("h",))
+    assert {row["person_id"]: row["race"] for row in found[Path("h/persons")][1]} == {1: "White", 2: "PORTUGUESE", 3: "concept 99", 4: "White"}
+
+
+@on_spark
 def test_a_hospital_with_every_trap(messy, tmp_path):
     found = same_on_both(tmp_path, messy, "--set", "cohort.max_rejects=1.0", "--set", "cohort.split_shares={train: 0.9, valid: 0.1, test: 0.0}",
                          names=("mimic",), outcomes=("MT", "LLOS", "RA", str(messy / "own.csv")))

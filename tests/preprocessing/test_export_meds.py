@@ -112,6 +112,34 @@ def test_another_tools_dataset_is_read_by_its_codes(root, capsys):
         persons.main(["--hospital", "theirs"])
 
 
+def test_races_come_back_from_a_dataset_and_two_of_one_person_are_none(root):
+    folder = root / "data" / "theirs" / "data"
+    folder.mkdir(parents=True)
+    told = {1: ["RACE//White"], 2: ["race/Asian", "RACE//Asian"], 3: ["RACE//White", "RACE//Asian"], 4: ["RACE//8515"], 5: ["RACE//0"], 6: [],
+            7: ["RACE//"]}
+    rows = [(person, None, code) for person, codes in told.items() for code in codes]
+    rows += [(person, datetime(2100, 1, 1), "MEDS_BIRTH") for person in told]
+    rows += [(person, TIME, "Visit/IP") for person in told]
+    rows += [(person, TIME.replace(minute=minute), "201826") for person in told for minute in range(12)]
+    pq.write_table(pa.table({name: pa.array([row[i] for row in rows], kind) for i, (name, kind) in enumerate(
+        [("subject_id", pa.int64()), ("time", pa.timestamp("us")), ("code", pa.string())])}), folder / "0.parquet")
+    (root / "data" / "concepts").mkdir()
+    (root / "data" / "concepts" / "CONCEPT.csv").write_text(CONCEPTS + "8515\tAsian\tRace\tRace\tRace\tS\t2\n")
+    (root / "data" / "concepts" / "CONCEPT_RELATIONSHIP.csv").write_text("concept_id_1\tconcept_id_2\trelationship_id\n201826\t201826\tMaps to\n")
+    expected = {1: "White", 2: "Asian", 3: None, 4: "Asian", 5: None, 6: None, 7: None}
+
+    def races(hospital):
+        for stage in (persons, visits, records):
+            stage.main(["--hospital", hospital])
+        return {row["person_id"]: row["race"] for row in contract.PERSONS.read(connect(), hospital=hospital).to_pyarrow().to_pylist()}
+
+    assert races("theirs") == expected
+    export_meds.main(["--hospital", "theirs"])
+    assert {"RACE//White", "RACE//Asian"} <= set(pq.read_table(contract.meds_folder("theirs") / "metadata" / "codes.parquet")["code"].to_pylist())
+    (root / "data" / "again").symlink_to(contract.meds_folder("theirs"))
+    assert races("again") == expected
+
+
 def test_another_tools_table_column_is_understood_or_passed_over_and_nan_is_no_value(root, capsys):
     folder = root / "data" / "concepts"
     folder.mkdir(parents=True)

@@ -275,7 +275,7 @@ def write_hospital(root, monkeypatch):
     """Person 1 has records, person 2 none; both have an admission of 8 days and a visit that is none."""
     monkeypatch.setattr(contract, "ROOT", root)
     engine = connect()
-    people = [{"person_id": i, "sex": "F", "year_of_birth": 2100, "death_time": None, "split": "train"} for i in (1, 2)]
+    people = [{"person_id": i, "sex": "F", "race": None, "year_of_birth": 2100, "death_time": None, "split": "train"} for i in (1, 2)]
     stays = [{"visit_id": 10 * i + j, "person_id": i, "start": START, "end": START + 8 * DAY, "concept_id": 9201, "is_admission": j == 0}
              for i in (1, 2) for j in (0, 1)]
     rows = [dict(zip(RECORDS.schema.names, (1, START + 60 * DAY, "drug", 5, None, None, 10, None), strict=True))]
@@ -352,7 +352,8 @@ def test_of_two_stays_with_one_prediction_time_the_one_that_ends_last_counts():
 
 
 def test_every_visit_that_is_no_admission_has_a_reason():
-    people = ibis.memtable([{"person_id": 1, "sex": "F", "year_of_birth": 2140, "death_time": None, "split": "train"}], schema=PERSONS.schema)
+    person = {"person_id": 1, "sex": "F", "race": None, "year_of_birth": 2140, "death_time": None, "split": "train"}
+    people = ibis.memtable([person], schema=PERSONS.schema)
     stays = [(datetime(2160, 1, 1, 8), datetime(2160, 1, 2), True), (datetime(2160, 1, 1, 8), datetime(2160, 1, 1, 9), False),
              (datetime(2150, 1, 1), datetime(2150, 1, 5), False), (datetime(2160, 1, 1), datetime(2160, 1, 5), False)]
     table = ibis.memtable([{"visit_id": i, "person_id": 1, "start": start, "end": end, "concept_id": 1, "is_admission": is_admission}

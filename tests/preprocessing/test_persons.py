@@ -1,12 +1,14 @@
 """Who there is, from tables of a few rows."""
 import hashlib
+import json
 from dataclasses import replace
 from datetime import datetime
 
 import ibis
+import pyarrow.parquet as pq
 import pytest
 
-from medrep import contract
+from medrep import contract, omop
 from medrep.config import Cohort
 from medrep.contract import PERSONS
 from medrep.engine import connect
@@ -14,11 +16,11 @@ from medrep.errors import UserError
 from preprocessing import persons
 
 RAW = ibis.schema({"person_id": "int64", "sex": "string", "year_of_birth": "int64", "source_id": "string", "trace_id": "string",
-                   "unreadable": "string"})
+                   "race": "string", "unreadable": "string"})
 
 
-def people(*rows):
-    rows = [(*row, "unreadable person_id" if row[0] is None else None) for row in rows]
+def people(*rows, race=None):
+    rows = [(*row, race, "unreadable person_id" if row[0] is None else None) for row in rows]
     return ibis.memtable([dict(zip(RAW.names, row, strict=True)) for row in rows], schema=RAW)
 
 
@@ -43,6 +45,58 @@ def test_one_row_a_person_and_a_reason_for_the_others():
     rows = persons.with_reasons(table).to_pyarrow().to_pylist()
     assert {(row["person_id"], row["year_of_birth"]): row["reason"] for row in rows} == {
         (1, 2070): None, (1, 2080): "same person_id", (None, 2080): "unreadable person_id", (2, None): "unreadable year_of_birth"}
+
+
+def test_of_two_rows_that_differ_in_race_alone_the_first_by_name_stays():
+    row = (1, "M", 2080, "a", None)
+    table = ibis.union(*(people(row, race=race) for race in (None, "White", "Asian")))
+    rows = persons.with_reasons(table).to_pyarrow().to_pylist()
+    assert {row["race"]: row["reason"] for row in rows} == {"Asian": None, "White": "same person_id", None: "same person_id"}
+
+
+CONCEPTS = "concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tconcept_code\n8527\tWhite\tRace\tRace\tRace\t5\n"
+HEADER = "person_id,gender_concept_id,year_of_birth"
+
+
+@pytest.mark.parametrize("header, rows, named, expected", [
+    (f"{HEADER},race_concept_id,RACE_SOURCE_VALUE",
+     ["8527,WHITE", "8527.0,", "2000001401,\" PORTUGUESE \"", "2000001401,", "0,UNKNOWN", ",WHITE", "x,WHITE"], True,
+     ["White", "White", "PORTUGUESE", "concept 2000001401", None, None, None]),
+    (f"{HEADER},race_concept_id,race_source_value", ["8527,WHITE", "8527,", "0,WHITE"], False, ["WHITE", "concept 8527", None]),
+    (f"{HEADER},race_concept_id", ["8527", "8515", "0"], True, ["White", "concept 8515", None]),
+    (f"{HEADER},race_concept_id", ["0", ""], True, [None, None]),
+    (f"{HEADER},race_source_value", ["WHITE"], True, [None]),
+])
+def test_a_race_is_the_concepts_name_else_the_sources_else_its_number(root, header, rows, named, expected):
+    (root / "data" / "h").mkdir(parents=True)
+    (root / "data" / "h" / "person.csv").write_text("\n".join([header, *(f"{i},8507,2080,{row}" for i, row in enumerate(rows))]) + "\n")
+    if named:
+        (root / "data" / "concepts").mkdir()
+        (root / "data" / "concepts" / "CONCEPT.csv").write_text(CONCEPTS)
+    found = omop.persons(connect(), "h").order_by("person_id").to_pyarrow()
+    assert found["race"].to_pylist() == expected and "race_id" not in found.column_names
+    lines = omop.persons(connect(), "h", numbered=True).to_pyarrow().to_pylist()
+    assert {row["person_id"]: row["line"] for row in lines} == {i: i + 2 for i in range(len(rows))}
+
+
+def test_a_table_of_an_earlier_version_is_made_anew_and_refused_by_whoever_reads_it_before(root, capsys):
+    (root / "data" / "h").mkdir(parents=True)
+    (root / "data" / "h" / "person.csv").write_text(f"{HEADER},race_concept_id\n1,8507,2080,8527\n")
+    persons.main(["--hospital", "h"])
+    (file,) = PERSONS.at(hospital="h").glob("*.parquet")
+    pq.write_table(pq.read_table(file).drop_columns("race"), file)
+    made = contract.Made(PERSONS.at(hospital="h"))
+    made.content = json.loads(made.stamp.read_text())
+    del made.content["output"], made.content["settings"]["columns"], made.content["settings"]["race_names"]  # as the stamp was
+    made.record()
+    with pytest.raises(UserError, match="usedata/h/persons lacks race: an earlier version wrote it; preprocessing/persons.py writes it anew"):
+        PERSONS.read(connect(), hospital="h")
+    capsys.readouterr()
+    persons.main(["--hospital", "h"])
+    assert "up to date" not in capsys.readouterr().out
+    assert PERSONS.read(connect(), hospital="h").to_pyarrow()["race"].to_pylist() == ["concept 8527"]
+    persons.main(["--hospital", "h"])
+    assert "usedata/h/persons is up to date" in capsys.readouterr().out
 
 
 def test_the_earliest_death_counts_and_a_day_is_its_last_second():

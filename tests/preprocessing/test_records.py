@@ -22,7 +22,7 @@ RAW = ibis.schema({"person_id": "int64", "concept_id": "int64", "type_id": "int6
                    "value": "float64", "unit": "string", "unreadable": "string", "line": "int64"})
 BILLED, CHARTED, DATED = 32821, 32817, 32833
 MIMIC = Hospital(billing_types=[BILLED], date_only_types=[DATED])
-PEOPLE = [{"person_id": i, "sex": "F", "year_of_birth": 2100, "death_time": None, "split": "train"} for i in (1, 2)]
+PEOPLE = [{"person_id": i, "sex": "F", "race": None, "year_of_birth": 2100, "death_time": None, "split": "train"} for i in (1, 2)]
 STAYS = [  # (visit_id, person_id, start, end)
     (10, 1, "2150-03-04 08:00:00", "2150-03-08 12:00:00"),
     (11, 1, "2150-03-06 00:00:00", "2150-03-06 23:59:59"),   # inside 10

@@ -18,7 +18,7 @@ def write_hospital(root, monkeypatch, birth=2100, death=START + 20 * DAY, clock=
     """Two persons with an admission each and one more of person 1; a record of each domain a day, for ten days."""
     monkeypatch.setattr(contract, "ROOT", root)
     con = connect()
-    people = [(i, "F" if i == 1 else "M", birth, death if i == 1 else None, "train") for i in (1, 2)]
+    people = [(i, "F" if i == 1 else "M", None, birth, death if i == 1 else None, "train") for i in (1, 2)]
     stays = [(10, 1, START, START + 5 * DAY, 9201, admission), (11, 1, START + 6 * DAY - overlap, START + 9 * DAY, 9202, admission),
              (20, 2, START, START + 3 * DAY, 9201, admission)]
     rows = [(i, datetime(2150, 3, 4) + n * DAY + clock, domain, 100 + n, 1.0 if domain == "measurement" else None,

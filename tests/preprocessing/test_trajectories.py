@@ -17,7 +17,7 @@ from preprocessing import trajectories
 
 NEW_YEAR = datetime(2150, 1, 1)
 EDGES = {"concept_id": 50, "unit": "%", "n": 11, **{f"edge_{i}": float(i) for i in range(11)}}
-PEOPLE = [{"person_id": i, "sex": sex, "year_of_birth": 2100, "death_time": None, "split": split}
+PEOPLE = [{"person_id": i, "sex": sex, "race": None, "year_of_birth": 2100, "death_time": None, "split": split}
           for i, sex, split in [(-3, "F", "train"), (5, "M", "test"), (6, "U", "valid")]]
 
 

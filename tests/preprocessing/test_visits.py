@@ -10,7 +10,8 @@ from preprocessing import visits
 
 RAW = ibis.schema({"visit_id": "int64", "person_id": "int64", "concept_id": "int64", "source_value": "string", "start_date": "date",
                    "start_time": "timestamp", "end_date": "date", "end_time": "timestamp", "unreadable": "string"})
-PERSON = ibis.memtable([{"person_id": 1, "sex": "F", "year_of_birth": 2100, "death_time": None, "split": "train"}], schema=PERSONS.schema)
+PERSON = ibis.memtable([{"person_id": 1, "sex": "F", "race": None, "year_of_birth": 2100, "death_time": None, "split": "train"}],
+                       schema=PERSONS.schema)
 
 
 def visit(visit_id=1, start="2150-03-04", end="2150-03-06", person_id=1, concept_id=9201, source_value=None):
