@@ -454,6 +454,13 @@ def summary_file() -> Path:
     return ROOT / "results" / "summary.csv"
 
 
+def coverage_files(home: str, external: str) -> dict[str, Path]:
+    """What experiments/vocabulary_coverage.py writes: shares by domain and vocabulary, their picture, AUROC by unknown share."""
+    names = {"shares": f"coverage_{home}_{external}.csv", "picture": f"coverage_{home}_{external}.png",
+             "auroc": f"coverage_auroc_{home}_{external}.csv"}
+    return {what: ROOT / "results" / name for what, name in names.items()}
+
+
 def quality_file() -> Path:
     return ROOT / "results" / "representation" / "quality.csv"
 

@@ -4,9 +4,9 @@
     data/{hospital}/metadata/subject_splits.parquet      optional: its splits are kept
 
 A code is a concept id (`201826`), `{vocabulary_id}/{concept_code}` (also with //; data/concepts says which concept it is, and
-"Maps to" which standard one), MEDS_BIRTH, MEDS_DEATH, GENDER//F, or RACE//White (also with a concept id). Columns that preprocessing/export_meds.py
-adds are used where they are there: table, concept_id, type_id, visit_id, end, value (64 bits), unit. A visit without an end
-lasts to the end of its first day. Format: https://github.com/Medical-Event-Data-Standard/meds
+"Maps to" which standard one), MEDS_BIRTH, MEDS_DEATH, GENDER//F, or RACE//White (also with a concept id). Columns that
+preprocessing/export_meds.py adds are used where they are there: table, concept_id, type_id, visit_id, end, value (64 bits), unit.
+A visit without an end lasts to the end of its first day. Format: https://github.com/Medical-Event-Data-Standard/meds
 """
 from pathlib import Path
 

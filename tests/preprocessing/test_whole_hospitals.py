@@ -104,7 +104,8 @@ def random_hospital(chance: random.Random, size: int, starts_differ: bool) -> Ho
 
     def person_row(person, year):
         return {"person_id": person, "gender_concept_id": chance.choice(["8507", "8532", "0", ""]), "year_of_birth": year,
-                "person_source_value": source.get(person.removesuffix(".0"), "999")}
+                "person_source_value": source.get(person.removesuffix(".0"), "999"),
+                "race_concept_id": chance.choice(["8527", "8515.0", "0", "", "white"]), "race_source_value": chance.choice(["", "WHITE"])}
 
     years = ["1980"] * 4 + ["2012", "2013", "1930"]
     # one person of no chance, so that no stage finds a table or the hospital empty; and on edges that chance seldom meets: a stay of
@@ -309,9 +310,12 @@ def slow_persons(tables):
     for row in tables["person"]:
         person, year = whole(row["person_id"]), true_years.get(whole(row["person_source_value"]), whole(row["year_of_birth"]))
         why = "unreadable person_id" if person is None else "unreadable year_of_birth" if year is None else None
-        people.append({"person": person, "year": year, "sex": {"8507": "M", "8532": "F"}.get(row["gender_concept_id"], "U"), "why": why})
-    keep_first(people, lambda r: r["person"], lambda r: (r["year"], r["sex"]), "same person_id")
-    known = {row["person"]: {"year": row["year"], "sex": row["sex"], "death": None} for row in still_in(people)}
+        number = whole(row["race_concept_id"])
+        race = row["race_source_value"] or f"concept {number}" if number else None
+        sex = {"8507": "M", "8532": "F"}.get(row["gender_concept_id"], "U")
+        people.append({"person": person, "year": year, "sex": sex, "race": race, "why": why})
+    keep_first(people, lambda r: r["person"], lambda r: (r["year"], r["sex"], r["race"] is None, r["race"] or ""), "same person_id")
+    known = {row["person"]: {"year": row["year"], "sex": row["sex"], "race": row["race"], "death": None} for row in still_in(people)}
 
     for row in tables.get("death", []):
         person, (day, time) = whole(row["person_id"]), moment(row, "death", midnight_is_a_time=False)
@@ -498,8 +502,8 @@ def seconds(time):
 @given(hospitals(), st.integers(3, 9))
 def test_persons_trajectories_labels_and_windows_are_those_of_the_plain_definitions(hospital, max_length):
     made, slow = run(hospital), slow_hospital(hospital)
-    assert {person: (row["year_of_birth"], row["sex"], row["death_time"]) for person, row in made.persons.items()} == {
-        person: (row["year"], row["sex"], row["death"]) for person, row in slow.people.items()}
+    assert {person: (row["year_of_birth"], row["sex"], row["race"], row["death_time"]) for person, row in made.persons.items()} == {
+        person: (row["year"], row["sex"], row["race"], row["death"]) for person, row in slow.people.items()}
     assert {visit: (row["person_id"], row["start"], row["end"], row["is_admission"]) for visit, row in made.visits.items()} == {
         stay["visit"]: (stay["person"], stay["start"], stay["end"], stay["admission"]) for stay in slow.stays}
 

@@ -1,0 +1,326 @@
+"""What of another hospital's codes a model of the home hospital can read: before anything is trained, and what it costs afterwards.
+
+    cd codes
+    python experiments/vocabulary_coverage.py --home mimic --external ehrshot
+    python experiments/vocabulary_coverage.py --home mimic --external ehrshot --rep-type medrep name
+
+Reads   usedata/{home}/vocabulary.json, usedata/{external}/{vocabulary.json,trajectories}, usedata/representation (may be absent),
+        data/concepts (may be absent); results/summary.csv and the predictions it names, once something is finetuned
+Writes  results/coverage_{home}_{external}.csv and .png; results/coverage_auroc_{home}_{external}.csv
+
+A token of the external hospital is read in two ways, side by side:
+
+    codes             known      the home vocabulary has it, as pretraining saw it
+                      plain      not known, but a decile whose plain concept is known
+                      ancestor   neither, but an ancestor of it is known: `--oov ancestor` reads that; `--oov unk` reads [UNK] from `plain` on
+                      lost       nothing of it is known
+    a representation  own        it has a vector; plain, ancestor: as medrep.concepts.gather finds one; lost: none
+
+Shares are of events, and of distinct concepts, a decile being one as in concept_idx.csv. A concept that stands in two domains
+counts in both and once in all.
+"""
+import argparse
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import yaml
+
+from medrep import concepts, config, contract, engine, metrics, omop, sequences, terminology, vocabulary
+from medrep.ancestors import nearest_ancestors
+from medrep.contract import DOMAINS
+from medrep.errors import UserError
+from medrep.progress import say, stage
+from medrep.vocabulary import SPECIAL_TOKENS, Vocabulary
+
+CODES = "codes"
+KNOWN, OWN, PLAIN, ANCESTOR, LOST = "known", "own", "plain", "ancestor", "lost"
+KINDS_OF_CODES, KINDS_OF_VECTORS = (KNOWN, PLAIN, ANCESTOR, LOST), (OWN, PLAIN, ANCESTOR, LOST)
+UNKNOWN = "unknown"
+EVENTS_AT_ONCE = 2**24
+QUARTILES = (1, 2, 3, 4)
+ARM = ["outcome", "label", "model", "head", "rep_type", "variant", "oov", "cohort"]
+"""What the seeds that are averaged have in common, of summary.csv's columns."""
+COLOURS = {KNOWN: "#1b7837", OWN: "#1b7837", PLAIN: "#7fbf7b", ANCESTOR: "#fdae61", LOST: "#bdbdbd"}
+
+
+# ---- how tokens are read ---------------------------------------------------------------------------------------
+
+
+def plain_of(token: str) -> str:
+    return token.partition("_")[0]
+
+
+def kinds_of(reading: str) -> tuple[str, ...]:
+    return KINDS_OF_CODES if reading == CODES else KINDS_OF_VECTORS
+
+
+def read_as_codes(tokens: list[str], known: Vocabulary) -> np.ndarray:
+    """How a model that knows the tokens of `known` reads each of `tokens`: KNOWN, PLAIN, ANCESTOR or LOST.
+
+    An ancestor is known by its plain concept.
+    """
+    def kind(token: str) -> str:
+        return KNOWN if token in known.number else PLAIN if plain_of(token) in known.number else LOST
+
+    kinds = np.array([kind(token) for token in tokens], dtype="<U8")
+    lost = np.flatnonzero(kinds == LOST)
+    above = nearest_ancestors({plain_of(tokens[i]) for i in lost}, lambda wanted: np.array([known.number.get(t, -1) for t in wanted], dtype=np.int64))
+    kinds[[int(i) for i in lost if above.get(plain_of(tokens[i]))]] = ANCESTOR
+    return kinds
+
+
+def read_by_vectors(tokens: list[str], rep: str) -> np.ndarray:
+    """How a model that reads the vectors of `rep` finds one for each of `tokens`: OWN, PLAIN, ANCESTOR or LOST."""
+    _, how = concepts.gather(tokens, rep)
+    return np.where(how == concepts.NONE, LOST, how)
+
+
+def vocabularies_of(tokens: list[str]) -> np.ndarray:
+    """The vocabulary_id of each token's concept; UNKNOWN where data/concepts does not say it."""
+    if not contract.data_folder("concepts").is_dir():
+        return np.full(len(tokens), UNKNOWN)
+    plain = [int(plain_of(token)) for token in tokens]
+    with omop.named_mistakes():
+        table = terminology.names(engine.connect(), np.unique(plain))
+    named = dict(zip(table["concept_id"].to_pylist(), table["vocabulary_id"].to_pylist(), strict=True))
+    return np.array([named.get(concept) or UNKNOWN for concept in plain])
+
+
+# ---- shares ------------------------------------------------------------------------------------------------------
+
+
+def count_by_domain(trajectories: sequences.Trajectories, tokens: int) -> np.ndarray:
+    """int64 (domains, tokens): the events of each of the hospital's tokens, special ones included, in each domain."""
+    counts = np.zeros((len(DOMAINS) + 1) * tokens, dtype=np.int64)
+    for first in range(0, len(trajectories.token), EVENTS_AT_ONCE):  # some at a time: a hospital may have a billion
+        part = slice(first, first + EVENTS_AT_ONCE)
+        counts += np.bincount(trajectories.domain[part].astype(np.int64) * tokens + trajectories.token[part], minlength=len(counts))
+    return counts.reshape(-1, tokens)[1:]
+
+
+def find_shares(counts: np.ndarray, vocabularies: np.ndarray, readings: dict[str, np.ndarray]) -> pd.DataFrame:
+    """A row for each part of the hospital, reading and kind: by, part, reading, kind, events, events_share, concepts, concepts_share.
+
+    counts: (domains, tokens), of events; vocabularies, and the kinds in each of `readings`: (tokens,).
+    """
+    total = counts.sum(axis=0)
+    parts = [("all", "all", total), *(("domain", name, counts[i]) for i, name in enumerate(DOMAINS))]
+    parts += [("vocabulary", str(name), np.where(vocabularies == name, total, 0)) for name in np.unique(vocabularies)]
+    rows = []
+    for by, part, n in parts:
+        if not n.any():
+            continue
+        for reading, kinds in readings.items():
+            for kind in kinds_of(reading):
+                of = kinds == kind
+                events, distinct = int(n[of].sum()), int((n[of] > 0).sum())
+                rows.append({"by": by, "part": part, "reading": reading, "kind": kind, "events": events, "events_share": events / n.sum(),
+                             "concepts": distinct, "concepts_share": distinct / (n > 0).sum()})
+    return pd.DataFrame(rows)
+
+
+def unlike_readings(readings: dict[str, np.ndarray]) -> dict[str, str]:
+    """{reading: what to call it}, of those that read alike the first alone: arms of one index differ in their vectors, not in who has one."""
+    named = {}
+    for name, kinds in readings.items():
+        alike = next((other for other in named if CODES not in (other, name) and np.array_equal(readings[other], kinds)), name)
+        named[alike] = f"{named[alike]}, {name}" if alike in named else name
+    return named
+
+
+def show_shares(shares: pd.DataFrame, names: dict[str, str]):
+    """Print the shares of events and of concepts in the readings that `names` names."""
+    shown = shares[shares.reading.isin(list(names))]
+    for what in ("events", "concepts"):
+        say(f"\nshare of {what}")
+        table = shown.pivot(index=["by", "part"], columns=["reading", "kind"], values=f"{what}_share")
+        table = table[[(reading, kind) for reading in names for kind in kinds_of(reading)]].map("{:.1%}".format).rename(columns=names, level=0)
+        table.insert(0, (what, ""), shown[shown.reading == CODES].groupby(["by", "part"])[what].sum().map("{:,}".format))
+        say(table.reindex(dict.fromkeys(zip(shown.by, shown.part, strict=True))).to_string())
+
+
+def draw(shares: pd.DataFrame, names: dict[str, str], title: str, part: Path):
+    """Stacked bars of each domain and of all, a bar a reading; events on the left, distinct concepts on the right."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = shares[shares.by.isin(["all", "domain"])]
+    groups, width = list(dict.fromkeys(shown.part)), 0.8 / len(names)
+    figure, panels = pyplot.subplots(1, 2, figsize=(4 + 1.2 * len(groups) * len(names), 4.8), sharey=True)
+    for what, panel in zip(("events", "concepts"), panels, strict=True):
+        for r, reading in enumerate(names):
+            bottom = np.zeros(len(groups))
+            for kind in kinds_of(reading):
+                height = shown[(shown.reading == reading) & (shown.kind == kind)].set_index("part")[f"{what}_share"][groups].to_numpy()
+                # codes and vectors by the same colours: hatched is what vectors read
+                panel.bar(np.arange(len(groups)) + r * width, height, width * 0.92, bottom=bottom, color=COLOURS[kind], edgecolor="white",
+                          hatch="" if reading == CODES else "//", label=f"{names[reading]}: {kind}")
+                bottom += height
+        panel.set(title=f"share of {what}", xticks=np.arange(len(groups)) + 0.4 - width / 2, xticklabels=groups, ylim=(0, 1))
+    figure.suptitle(title)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncols=len(names), frameon=False, fontsize="small")
+    figure.tight_layout(rect=(0, 0.22, 1, 1))
+    figure.savefig(part, format="png", dpi=120, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+# ---- AUROC by unknown share ----------------------------------------------------------------------------------------
+
+
+def find_quartiles(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The quartile (1 to 4) of each share, and the three shares that part them (each one that occurs).
+
+    A share on an edge takes the lower quartile, so that equal shares stay together: quartiles may differ in size, or be empty.
+    """
+    edges = np.quantile(shares, [0.25, 0.5, 0.75], method="inverted_cdf")
+    return 1 + np.searchsorted(edges, shares, side="left"), edges
+
+
+def unknown_shares(trajectories: sequences.Trajectories, unknown: np.ndarray, predictions: pd.DataFrame, max_length: int | None) -> np.ndarray | None:
+    """float64 (predictions,): what share of the events that were read is of tokens that are `unknown`; 0 where none was read.
+
+    None if one of the persons has no trajectory: the predictions are of an earlier state of the hospital. max_length None: all
+    events before the prediction time were read.
+    """
+    rows = trajectories.rows_of(predictions.subject_id.to_numpy())
+    if (rows < 0).any():
+        return None
+    times = predictions.prediction_time.to_numpy().astype("datetime64[us]").astype(np.int64) // 1_000_000
+    slices = trajectories.examples(rows, times, max_length or len(trajectories.token) + sequences.HEAD)
+    return np.array([unknown[trajectories.token[start:stop]].mean() if stop > start else 0.0 for _, start, stop in slices])
+
+
+def max_length_of(file: Path, model: str) -> int | None:
+    """How long a sequence the model of `file` (its predictions) reads; None for baselines, which count all events."""
+    settings = file.parent / "config.yaml"
+    made_with = (yaml.safe_load(settings.read_text()).get("model") if settings.exists() else None) or {}
+    if "max_length" in made_with:
+        return int(made_with["max_length"])
+    return None if model in ("logreg", "gbm") else config.load_experiment(model).model.max_length
+
+
+def read_summary(home: str, external: str) -> pd.DataFrame:
+    """The rows of results/summary.csv that test a model of `home` at `external`, all persons and one label, with their predictions."""
+    table = pd.read_csv(contract.summary_file(), dtype=str, keep_default_na=False)
+    for name in (*ARM, "subgroup", "seed", "recalibration", "predictions"):
+        if name not in table:
+            table[name] = ""
+    of = table[(table.trained_on == home) & (table.tested_on == external)]
+    of = of[(of.subgroup == "") & (of.recalibration == "") & (of.label != "macro")]
+    if lacking := int((of.predictions == "").sum()):
+        say(f"{lacking:,} of {len(of):,} tests at {external} have no predictions in {contract.show(contract.summary_file())}: they are left out")
+    return of[of.predictions != ""]
+
+
+def find_aurocs(tests: pd.DataFrame, trajectories: sequences.Trajectories, unknown: np.ndarray) -> pd.DataFrame:
+    """A row an arm and quartile: ARM, quartile, share_from, share_to, n, positives, seeds, auroc (their mean), auroc_seeds, reason.
+
+    n and positives are means over the seeds, too, which are tested on the same examples unless one was made anew.
+    share_from, share_to: the least and the largest unknown share of the quartile's examples.
+    """
+    rows = []
+    for test in tests.itertuples():
+        file = contract.ROOT / test.predictions
+        if not file.exists():
+            say(f"{test.predictions} is missing: its test is left out; finetune.py with --fresh writes it anew")
+            continue
+        table = pq.read_table(file).to_pandas()
+        shares = unknown_shares(trajectories, unknown, table, max_length_of(file, test.model)) if len(table) else None
+        if shares is None:
+            say(f"{test.predictions} is of other persons than the hospital has now: its test is left out; finetune.py with --fresh writes it anew")
+            continue
+        quartile, _ = find_quartiles(shares)
+        for q in QUARTILES:
+            of = quartile == q
+            figures = metrics.describe(table.boolean_value.to_numpy()[of].astype(bool), table.predicted_boolean_probability.to_numpy()[of])
+            rows.append({**{name: getattr(test, name) for name in ARM}, "quartile": q,
+                         "share_from": shares[of].min() if of.any() else np.nan, "share_to": shares[of].max() if of.any() else np.nan,
+                         **{name: figures[name] for name in ("n", "positives", "auroc", "reason")}})
+    columns = [*ARM, "quartile", "share_from", "share_to", "n", "positives", "seeds", "auroc", "auroc_seeds", "reason"]
+    found = []
+    for key, of in pd.DataFrame(rows, columns=[*columns[:-4], "auroc", "reason"]).groupby([*ARM, "quartile"], sort=False):
+        aurocs = of.auroc.dropna().astype(float)
+        reasons = ", ".join(dict.fromkeys(reason for reason in of.reason if reason))
+        found.append({**dict(zip([*ARM, "quartile"], key, strict=True)), "share_from": of.share_from.min(), "share_to": of.share_to.max(),
+                      "n": of.n.mean(), "positives": of.positives.mean(), "seeds": len(of), "auroc": aurocs.mean() if len(aurocs) else None,
+                      "auroc_seeds": len(aurocs), "reason": reasons})
+    return pd.DataFrame(found, columns=columns)
+
+
+def show_aurocs(table: pd.DataFrame):
+    def cell(row) -> str:
+        if pd.isna(row.auroc):
+            return f"{row.reason} (n {row.n:g})" if row.n else "no examples"
+        return f"{row.auroc:.3f} ({row.share_from:.0%}-{row.share_to:.0%}; n {row.n:g}, {row.positives:g} positive)"
+
+    named = [name for name in ARM if name != "cohort" and (table[name] != "").any()]
+    shown = table.assign(cell=[cell(row) for row in table.itertuples()], quartile=[f"quartile {q}" for q in table.quartile])
+    say(shown.pivot(index=[*named, "cohort"], columns="quartile", values="cell").droplevel("cohort").to_string())
+    if (table.n == 0).any() or table.groupby(ARM).n.agg(lambda n: n.max() > n.min() + 1).any():
+        say("quartiles differ in size: examples with equal unknown shares, such as those that know all codes, stay in one quartile, the lower")
+
+
+# ---- the stage -------------------------------------------------------------------------------------------------------
+
+
+def cover(home: str, external: str, reps: list[str]) -> dict:
+    """Write and show everything of one pair of hospitals; gives the shares of events that are read, for the log."""
+    files = contract.coverage_files(home, external)
+    known, theirs = vocabulary.of_hospital(home).seen_in_pretraining(), vocabulary.of_hospital(external)
+    trajectories = sequences.Trajectories(external)
+    counts = count_by_domain(trajectories, len(theirs))[:, len(SPECIAL_TOKENS) :]
+    if counts.sum() != sum(theirs.counts):
+        raise UserError(f"{contract.show(contract.vocabulary_file(external))} counts {sum(theirs.counts):,} events, and the trajectories have "
+                        f"{counts.sum():,}: run preprocessing/trajectories.py again")
+    tokens = list(theirs.tokens[len(SPECIAL_TOKENS) :])
+    say(f"{external}: {counts.sum():,} events of {len(tokens):,} concepts; {home} knows {len(known) - len(SPECIAL_TOKENS):,}")
+    readings = {CODES: read_as_codes(tokens, known)} | {contract.rep_name(rep): read_by_vectors(tokens, rep) for rep in reps}
+    shares, names = find_shares(counts, vocabularies_of(tokens), readings), unlike_readings(readings)
+    with contract.unfinished(files["shares"]) as part:
+        shares.to_csv(part, index=False)
+    with contract.unfinished(files["picture"]) as part:
+        draw(shares, names, f"what {home} can read of {external}", part)
+    show_shares(shares, names)
+    say(f"{contract.show(files['shares'])} and {files['picture'].name}: shares by domain and vocabulary")
+    write_aurocs(home, external, trajectories, np.array([token not in known.number for token in theirs.tokens]))
+    everything = shares[shares.by == "all"].set_index(["reading", "kind"]).events_share
+    return {f"known_{external}": round(everything[CODES, KNOWN], 4),
+            **{f"{reading}_{external}": round(1 - everything[reading, LOST], 4) for reading in readings}}
+
+
+def write_aurocs(home: str, external: str, trajectories: sequences.Trajectories, unknown: np.ndarray):
+    file = contract.coverage_files(home, external)["auroc"]
+    if not contract.summary_file().exists():
+        say(f"AUROC by unknown share comes after finetuning: there is no {contract.show(contract.summary_file())} yet")
+        return
+    table = find_aurocs(read_summary(home, external), trajectories, unknown)
+    if table.empty:
+        say(f"AUROC by unknown share comes after finetuning: {contract.show(contract.summary_file())} has no test of a model of {home} at {external}")
+        return
+    with contract.unfinished(file) as part:
+        table.to_csv(part, index=False)
+    show_aurocs(table)
+    say(f"{contract.show(file)}: AUROC by quartile of the share of an example's events that {home} does not know")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--home", help="whose codes are known; default cohort.home")
+    parser.add_argument("--external", required=True, nargs="+", help="the hospitals whose codes are to be read")
+    concepts.add_rep_argument(parser, "--rep-type", default=None, nargs="+")
+    config.add_arguments(parser)
+    args = parser.parse_args(argv)
+    home = args.home or config.load("cohort", args.overrides).home
+    reps = [rep for rep in dict.fromkeys(args.rep_type or concepts.arms_there()) if rep != "none"]
+    with stage("vocabulary_coverage") as figures:
+        if not reps:
+            say("no representation is asked for or there: codes only")
+        for external in args.external:
+            figures.update(cover(home, external, reps))
+
+
+if __name__ == "__main__":
+    main()
