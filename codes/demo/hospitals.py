@@ -39,6 +39,9 @@ EVENT_TABLES = {"condition": ("condition_occurrence", "condition_start"), "drug"
 OTHER_CONCEPTS = [
     (8507, "MALE", "Gender", "Gender", "Gender"),
     (8532, "FEMALE", "Gender", "Gender", "Gender"),
+    (8527, "White", "Race", "Race", "Race"),
+    (8515, "Asian", "Race", "Race", "Race"),
+    (8516, "Black or African American", "Race", "Race", "Race"),
     (9201, "Inpatient Visit", "Visit", "Visit", "Visit"),
     (9202, "Outpatient Visit", "Visit", "Visit", "Visit"),
     (8840, "milligram per deciliter", "Unit", "UCUM", "Unit"),
@@ -48,6 +51,9 @@ OTHER_CONCEPTS = [
     (45_900_002, "NA", "Observation", "SNOMED", "Clinical Finding"),
     (45_900_003, 'Dressing 5" wide', "Device", "SNOMED", "Physical Object"),
 ]
+
+
+RACES = np.array([8527] * 6 + [8516] * 2 + [8515, 0])  # without a bearing on anything
 
 
 def hashed(text: str) -> int:
@@ -137,7 +143,7 @@ def tables_of(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: in
     birth = begin.to_numpy().astype("datetime64[s]").astype("datetime64[Y]").astype(int) + 1970 - persons.age.to_numpy()
     tables = {"person": pd.DataFrame({
         "person_id": person_id, "gender_concept_id": np.where(persons.female, 8532, 8507), "year_of_birth": birth,
-        "race_concept_id": 0, "person_source_value": subject if mimic else [f"p{n:08d}" for n in number],
+        "race_concept_id": RACES[number * 7 % len(RACES)], "person_source_value": subject if mimic else [f"p{n:08d}" for n in number],
         "gender_source_value": np.where(persons.female, "F", "M")})}
     if mimic:
         tables["patients"] = pd.DataFrame({"subject_id": subject, "gender": np.where(persons.female, "F", "M"), "anchor_age": persons.age,

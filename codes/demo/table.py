@@ -14,7 +14,7 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from medrep import concepts, config, contract, metrics
+from medrep import concepts, config, contract, metrics, results
 from medrep.errors import UserError
 from medrep.progress import say, stage
 
@@ -31,15 +31,13 @@ def best_reachable(hospital: str, outcome: str, predictions: pd.DataFrame) -> fl
 
 def make_table(outcome: str, home: str, external: str) -> pd.DataFrame:
     """A row a representation: mean over seeds of home and external AUROC, readable external tokens, best reachable."""
-    if not contract.summary_file().exists():
-        raise UserError(f"{contract.show(contract.summary_file())} is missing; experiments/finetune.py writes it")
-    summary = pd.read_csv(contract.summary_file())
-    summary = summary[(summary.trained_on == home) & (summary.outcome == outcome) & (summary.model == "behrt")]
+    summary = results.read_summary()
+    summary = summary[(summary.trained_on == home) & (summary.outcome == outcome) & (summary.model == "behrt") & summary.oov.isin(["", "unk"])
+                      & (summary[["variant", "subgroup", "recalibration"]] == "").all(axis=1)]
     rows = []
     for rep, runs in summary.groupby("rep_type", sort=False):
         at = {h: runs[runs.tested_on == h].set_index("seed") for h in (home, external)}
-        best = {h: np.mean([best_reachable(h, outcome, pd.read_parquet(
-            contract.finetuning_folder(home, "behrt", rep, outcome, seed) / f"predictions_{h}.parquet")) for seed in at[h].index]) for h in at}
+        best = {h: np.mean([best_reachable(h, outcome, results.read_predictions(contract.ROOT / path)) for path in at[h].predictions]) for h in at}
         rows.append({"representation": rep, "home AUROC": at[home].auroc.mean(), "external AUROC": at[external].auroc.mean(),
                      "external tokens read": at[external].readable_tokens.mean(),
                      "best reachable, home": best[home], "best reachable, external": best[external], "seeds": len(at[home])})

@@ -12,6 +12,7 @@ import pandas as pd
 
 DIFFERENT = 0.28  # share of facts that the second hospital codes with concepts of its own
 RARE = 0.03  # share of a fact's records that some other sibling codes, at either hospital: the long tail of real codes
+GENERAL = 0.05  # share of a fact's records that are coded no more closely than by the siblings' parent, as real codes often are
 
 SYSTEMS = {
     "heart": (["Myocardium", "Pericardium", "Mitral valve", "Coronary artery"], ["failure", "ischemia", "inflammation", "fibrosis"]),
@@ -128,13 +129,14 @@ def build(seed: int) -> Terminology:
                 parent = concept(f"{action} {site.lower()}", "Procedure", "SNOMED", "Procedure", parents=[of_system])
                 names = [f"{action} {site.lower()}, {approach}" for approach in APPROACHES]
                 found.append([concept(name, "Procedure", "SNOMED", "Procedure", parents=[parent]) for name in names])
+    parents = {child: parent for child, parent, *_ in relations}
     return Terminology(
         pd.DataFrame(concepts, columns=["concept_id", "name", "domain", "vocabulary", "concept_class", "synonym"]),
-        pd.DataFrame(relations, columns=["child", "parent", "forward", "backward"]), facts, usage(facts, random))
+        pd.DataFrame(relations, columns=["child", "parent", "forward", "backward"]), facts, usage(facts, parents, random))
 
 
-def usage(facts: dict, random: np.random.Generator) -> dict:
-    """Which siblings each hospital codes a fact with, and how often each."""
+def usage(facts: dict, parents: dict, random: np.random.Generator) -> dict:
+    """Which siblings each hospital codes a fact with, and their parent, and how often each."""
     used = {}
     for domain in DOMAINS:
         all_facts = [fact for (d, *_), found in facts.items() if d == domain for fact in found]
@@ -150,5 +152,6 @@ def usage(facts: dict, random: np.random.Generator) -> dict:
             for hospital, main in (("mimic", home), ("ehrshot", other)):
                 tail = rest[hospital]
                 each = np.full(len(tail), RARE / max(1, len(tail)))
-                used[fact[0]][hospital] = (main + tail, np.concatenate([shares * (1 - RARE * bool(tail)), each]))
+                specific = np.concatenate([shares * (1 - RARE * bool(tail)), each])
+                used[fact[0]][hospital] = ([*main, *tail, parents[fact[0]]], np.append(specific * (1 - GENERAL), GENERAL))
     return used

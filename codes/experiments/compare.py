@@ -22,13 +22,11 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from medrep import concepts, config, contract, metrics
+from medrep import concepts, config, contract, metrics, results
 from medrep.errors import UserError
 from medrep.progress import bar, say, stage
 
-ARM = ["model", "head", "rep_type", "variant", "oov"]
-TEXTS = ["trained_on", "tested_on", *ARM, "outcome", "label", "subgroup", "cohort", "recalibration", "reason", "predictions"]
-KEY = ["trained_on", *ARM]
+KEY = ["trained_on", *results.ARM]
 EXAMPLE = ["subject_id", "prediction_time"]
 MODELS = ["behrt", "behrt-de", "medbert", "logreg", "gbm"]
 REPS = [*concepts.ARMS, "tokens", "rollup"]
@@ -41,16 +39,6 @@ COLUMNS = ["outcome", "tested_on", *KEY, "cohort", "seeds", "n", "positives",
 
 
 # ---- what is compared -------------------------------------------------------------------------------------------
-
-
-def read_summary() -> pd.DataFrame:
-    """Empty texts stay empty texts: pandas would make them NaN."""
-    file = contract.summary_file()
-    if not file.exists():
-        raise UserError(f"{contract.show(file)} is missing; experiments/finetune.py writes it")
-    summary = pd.read_csv(file, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values={"auroc": [""]})
-    numbers = [name for name in summary if name not in TEXTS]
-    return summary.assign(**{name: pd.to_numeric(summary[name], errors="coerce") for name in numbers})
 
 
 def choose(summary: pd.DataFrame, outcomes: list[str] | None, variants: list[str] | None) -> pd.DataFrame:
@@ -138,7 +126,7 @@ def read_predictions(row) -> pd.DataFrame:
 def published_auroc(published: dict, arm: tuple, outcome: str, hospital: str) -> float | None:
     """The paper's figure of this arm. Its medrep was finetuned with trajectory augmentation: it stands by both."""
     trained_on, model, head, rep, variant, oov = arm
-    alike = variant == "" or rep == "medrep" and variant.startswith("aug=") and "+" not in variant
+    alike = variant == "" or rep == "medrep" and variant.startswith("aug") and "+" not in variant
     if trained_on != published["trained_on"] or head not in ("", "linear") or oov not in ("", "unk") or not alike:
         return None
     return published["auroc"].get(model, {}).get(rep, {}).get(outcome, {}).get(hospital)
@@ -289,7 +277,7 @@ def main(argv=None):
     parser.add_argument("--replicates", type=int, default=1000, metavar="N", help="draws of persons for each interval; 0: no intervals of figures")
     args = parser.parse_args(argv)
     published = config.read_layers("published.yaml")
-    rows = choose(read_summary(), args.outcome, args.variant)
+    rows = choose(results.read_summary(), args.outcome, args.variant)
     check(rows, args.against)
     with stage("compare") as figures:
         tables = [compare(part, args.against, args.replicates, published) for _, part in rows.groupby(["outcome", "tested_on"], sort=False)]
@@ -300,7 +288,7 @@ def main(argv=None):
             say(f"\n{means}")
         if everything.paper.notna().any():
             say(f"\npaper: arXiv 2504.08329 {published['version']}, MIMIC-IV and EHRSHOT; its medrep was finetuned with trajectory augmentation")
-        file = contract.summary_file().with_name("comparison.csv")
+        file = contract.comparison_file()
         with contract.unfinished(file) as part:
             everything.to_csv(part, index=False)
         say(f"{contract.show(file)}: {len(everything)} rows, each an arm at a hospital")

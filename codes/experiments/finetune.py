@@ -1,139 +1,43 @@
-"""Finetune a pretrained patient model for one outcome, test it at home and at hospitals it never saw.
+"""Learn an outcome at the home hospital, test it there and at hospitals whose codes were never seen.
 
     cd codes
     python experiments/finetune.py -d 0 --model behrt --rep-type medrep --outcome MT
     python experiments/finetune.py -d 0 --model behrt --rep-type medrep --outcome MT --extract-attention-score
+    python experiments/finetune.py -d 0 --model behrt --rep-type none medrep --outcome all --external ehrshot third --oov unk ancestor
+    python experiments/finetune.py -d cpu --model logreg --outcome MT                       # also gbm: baselines on counts
+    python experiments/finetune.py -d 0 --rep-type medrep --outcome MT --frozen --shots 8 64  # a linear probe, of few examples
+    python experiments/finetune.py -d 0 --rep-type medrep --outcome MT --oracle --recalibrate 100
+    python experiments/finetune.py -d 0 --evaluate-only path/to/a/run --external ehrshot
 
 Reads   results/{home}/pretraining/{model}_{rep}, usedata/{hospital}/{trajectories,vocabulary.json,labels/{outcome}}
-Writes  results/{home}/finetuning/{model}_{rep}/{outcome}/seed_{seed}: a Hugging Face folder, config.yaml, log.jsonl,
-        metrics.json, predictions_{hospital}.parquet (MEDS prediction schema), attention_{hospital}.parquet if asked for;
-        results/summary.csv, one row a test
+Writes  results/{home}/finetuning/{model}_{rep}[_variant]/{outcome}/seed_{seed}: a Hugging Face folder, config.yaml, log.jsonl,
+        metrics_{hospital}.json, predictions_{hospital}.parquet (MEDS prediction schema; Pheno: a folder with a file a phenotype),
+        attention_{hospital}.parquet and features_{hospital}.csv if asked for; results/summary.csv, one row a test
 
 The home hospital's test persons, whom pretraining never saw, are split 60/20/20 by person for every seed. At another
-hospital the model stays as it is and its concept table is swapped for that hospital's vectors; without a
-representation, a code it does not know is [UNK]. Attention is the last layer's, from [CLS], mean over heads.
+hospital the model stays as it is and its concept table is swapped for that hospital's vectors; without a representation,
+a code it does not know is [UNK], or with --oov ancestor its nearest known ancestor. What is finished is not trained again:
+a further --external, --oov or --recalibrate only tests.
 """
 import argparse
-import hashlib
-import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from torch.nn import functional as F
+import yaml
 
-from medrep import behrt, concepts, config, contract, fitting, metrics, outcomes, progress, sequences, training, vocabulary
-from medrep.contract import LABELS
-from medrep.engine import connect
+from medrep import concepts, config, contract, counts, features, learners, metrics, outcomes, progress, results, training
+from medrep.contract import LABELS, Made
 from medrep.errors import UserError
+from medrep.examples import Examples, few, split_persons
 from medrep.progress import say, stage
 
-SUMMARY = ["trained_on", "tested_on", "model", "head", "rep_type", "outcome", "seed", "n", "positives", "auroc", "auprc", "readable_tokens", "reason"]
+BASELINES = ("logreg", "gbm")
+FEATURES = 100  # of which a CSV is written: as many as the paper has rated
 
 
-class Examples:
-    """A hospital's labelled prediction points, each with the slice of events before it."""
-
-    def __init__(self, hospital: str, outcome: str, max_length: int):
-        self.hospital = hospital
-        self.trajectories = sequences.Trajectories(hospital)
-        labels = LABELS.read(connect(), hospital=hospital, outcome=outcome).order_by("subject_id", "prediction_time").to_pandas()
-        rows = self.trajectories.rows_of(labels.subject_id.to_numpy())
-        if (rows < 0).any():
-            raise UserError(f"{int((rows < 0).sum())} labels of {hospital} are of persons without a trajectory; run preprocessing/labels.py again")
-        self.labels = labels
-        times = labels.prediction_time.to_numpy().astype("datetime64[us]").astype(np.int64)  # microseconds
-        # events carry whole seconds: one in the very second of the prediction time may lie after it and is not read
-        slices = self.trajectories.examples(rows, times // 1_000_000, max_length)
-        self.table = np.column_stack([slices, np.arange(len(labels))])
-        """int64 (examples, 4): row, start, stop, place in `labels`."""
-
-    def pack(self, part: np.ndarray, translation: np.ndarray) -> dict[str, np.ndarray]:
-        truth = self.labels.boolean_value.to_numpy()[part[:, 3]].astype(np.float32)
-        return {**self.trajectories.pack(part, translation), "truth": truth, "example": part[:, 3]}
-
-
-def split_persons(person_ids: np.ndarray, labels: np.ndarray, seed: int, shares: dict[str, float]) -> dict[str, set[int]]:
-    """Persons of each part, by a seeded hash; those with a positive label and those without are divided alike.
-
-    So every part has its share of positives, however few they are, and no person is in two parts.
-    """
-    positive = set(person_ids[labels].tolist())
-    parts: dict[str, set[int]] = {name: set() for name in shares}
-    for group in (sorted(positive), sorted(set(person_ids.tolist()) - positive)):
-        group.sort(key=lambda person: hashlib.sha256(f"{seed}/{person}".encode()).hexdigest())
-        edges = np.rint(np.cumsum(list(shares.values())) * len(group)).astype(int)
-        for name, start, stop in zip(shares, [0, *edges[:-1]], edges, strict=True):
-            parts[name].update(group[start:stop])
-    return parts
-
-
-def losses(model, batch):
-    device = next(model.parameters()).device
-    truth = batch["truth"].to(device)
-    logits = model(**training.model_input(batch, device))[:, 0].float()
-    return {"loss": (F.binary_cross_entropy_with_logits(logits, truth, reduction="sum"), len(truth))}, fitting.beyond_tables(model, batch)
-
-
-@torch.no_grad()
-def predict(model, examples: Examples, table: np.ndarray, translation: np.ndarray, batch_tokens: int) -> np.ndarray:
-    """float64 (len(table),): the probability of each example of `table`, in its order."""
-    model.eval()
-    device = next(model.parameters()).device
-    probabilities = np.full(len(examples.labels), np.nan)
-    plan = sequences.batches(table, batch_tokens)
-    for batch in training.loader(plan, lambda part, *_: examples.pack(part, translation)):
-        logits = model(**training.model_input(batch, device))[:, 0]
-        probabilities[batch["example"].numpy()] = torch.sigmoid(logits.double()).cpu().numpy()
-    return probabilities[table[:, 3]]
-
-
-@torch.no_grad()
-def attention_table(model, examples: Examples, table: np.ndarray, reading: training.Reading, batch_tokens: int) -> pa.Table:
-    """A row an event that was read: subject_id, prediction_time, token, attention (of its sequence's 1 in all)."""
-    model.eval()
-    device = next(model.parameters()).device
-    names = np.array(vocabulary.of_hospital(examples.hospital).tokens)
-    parts = []
-    plan = sequences.batches(table, batch_tokens)
-    for step, batch in enumerate(training.loader(plan, lambda part, *_: examples.pack(part, reading.translation))):
-        attention = model.attention_of_cls(**training.model_input(batch, device)).double().cpu().numpy()
-        at = 0
-        for _, start, stop, example in plan[step]:
-            events = slice(at + sequences.HEAD, at + sequences.HEAD + stop - start)
-            label = examples.labels.iloc[example]
-            parts.append(pd.DataFrame({"subject_id": label.subject_id, "prediction_time": label.prediction_time,
-                                       "token": names[examples.trajectories.token[start:stop]], "attention": attention[events]}))
-            at = events.stop
-    return pa.Table.from_pandas(pd.concat(parts), preserve_index=False)
-
-
-def write_private(path, table: pa.Table):
-    """Write a parquet file that only its owner may read: it holds persons."""
-    with contract.unfinished(path) as part:
-        part.touch(mode=0o600)
-        pq.write_table(table, part)
-
-
-def predictions_table(examples: Examples, table: np.ndarray, probabilities: np.ndarray) -> pa.Table:
-    """The MEDS prediction schema."""
-    labels = examples.labels.iloc[table[:, 3]]
-    return pa.table({"subject_id": pa.array(labels.subject_id.to_numpy(), pa.int64()),
-                     "prediction_time": pa.array(labels.prediction_time.to_numpy().astype("datetime64[us]"), pa.timestamp("us")),
-                     "boolean_value": pa.array(labels.boolean_value.to_numpy(), pa.bool_()),
-                     "predicted_boolean_value": pa.array(probabilities >= 0.5, pa.bool_()),
-                     "predicted_boolean_probability": pa.array(probabilities, pa.float64())})
-
-
-def write_summary():
-    """results/summary.csv from every finished run's metrics.json, so that it can be deleted or raced for without loss."""
-    rows = [row for file in sorted((contract.ROOT / "results").glob("*/finetuning/*/*/seed_*/metrics.json"))
-            for row in json.loads(file.read_text())]
-    with contract.unfinished(contract.summary_file()) as part:
-        pd.DataFrame(rows, columns=SUMMARY).to_csv(part, index=False)
+class CannotLearn(UserError):
+    """This outcome can't be learned here; of several outcomes the others go on."""
 
 
 def outcome_name(text: str, home: str) -> str:
@@ -141,157 +45,410 @@ def outcome_name(text: str, home: str) -> str:
     labelled = LABELS.at(hospital=home, outcome="*")
     if "/" not in text and "." not in text and (labelled.parent / text).is_dir() and text not in outcomes.built_in():
         return text  # the user's, by the name of its file
-    outcome = outcomes.find(text)
-    if outcome.kind == "phenotypes":
-        raise UserError(f"--outcome {text} has many labels at once, and finetuning learns one in this version; labels.py wrote them for other tools")
-    return outcome.name
+    return outcomes.find(text).name
+
+
+def outcome_names(wanted: list[str], home: str) -> list[str]:
+    """`all` stands for every outcome that labels.py has labelled at the home hospital."""
+    if wanted != ["all"]:
+        return list(dict.fromkeys(outcome_name(text, home) for text in wanted))
+    folder = LABELS.at(hospital=home, outcome="*").parent
+    there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if not there:
+        raise UserError(f"{contract.show(folder)} has no labels; preprocessing/labels.py writes them")
+    if missing := [name for name in outcomes.built_in() if name not in there]:
+        say(f"{', '.join(missing)}: not labelled at {home} (preprocessing/labels.py says why)")
+    return there
+
+
+class Site:
+    """The labelled examples of every hospital for one outcome; each is opened when it is first asked for."""
+
+    def __init__(self, outcome: str, max_length: int):
+        self.outcome, self.max_length, self.opened = outcome, max_length, {}
+
+    def __getitem__(self, hospital: str) -> Examples:
+        if hospital not in self.opened:
+            examples = self.opened[hospital] = Examples(hospital, self.outcome, self.max_length)
+            say(f"{hospital} {self.outcome}: {len(examples):,} prediction points of {len(set(examples.persons.tolist())):,} persons, "
+                f"{int(np.nansum(examples.truth)):,} positive")
+        return self.opened[hospital]
+
+
+class Arm:
+    """One way to learn: a model, its representation and head, and how it is trained otherwise (the variant)."""
+
+    def __init__(self, args, experiment: config.Experiment, home: str, rep: str, shots: int = 0, oracle: bool = False):
+        self.args, self.experiment, self.home, self.rep, self.shots, self.oracle = args, experiment, home, rep, shots, oracle
+        self.model, self.head = args.model, "" if args.model in BASELINES else experiment.model.head
+        said = {"frozen": args.frozen, f"shots{shots}": shots, f"aug{args.aug_times}x{args.aug_ratio:g}": args.aug_times, "oracle": oracle}
+        self.variant = "+".join(word for word, given in said.items() if given)
+        self.inputs = []
+        if self.model in BASELINES:
+            self.oovs = [""]
+            self.learner = learners.Counts(self.model, rep, experiment.finetuning)
+            return
+        self.oovs = args.oov if rep == "none" else [""]
+        pretrained = contract.pretraining_folder(home, args.model, rep, self.head)
+        if not (pretrained / "config.yaml").exists():
+            raise UserError(f"{contract.show(pretrained)} holds no finished model; python experiments/pretrain.py "
+                            f"--model {args.model} --rep-type {rep} --head {self.head} makes it")
+        training.require_unchanged(pretrained)
+        self.inputs = [pretrained / "config.yaml"]
+        reader = learners.Reader(training.vocabulary_of(pretrained), rep)
+        if args.frozen:
+            self.learner = learners.Probe(pretrained, reader, experiment.finetuning, args.device)
+        else:
+            augment = (args.aug_times, args.aug_ratio) if args.aug_times else None
+            self.learner = learners.Finetuned(pretrained, reader, experiment.finetuning, args.device, args.report_to, augment)
+
+    @classmethod
+    def given(cls, args, experiment: config.Experiment, facts: dict, folder: Path, rep: str) -> "Arm":
+        """The arm of a finetuned run that lies in `folder` with all it needs but the vectors."""
+        arm = cls.__new__(cls)
+        arm.args, arm.experiment, arm.home, arm.rep, arm.shots, arm.oracle, arm.inputs = args, experiment, facts["home"], rep, 0, False, []
+        arm.model, arm.head, arm.variant = facts["model"], facts["head"], "+".join(part for part in (facts["variant"], "evaluated") if part)
+        arm.oovs = args.oov if rep == "none" else [""]
+        arm.learner = learners.Finetuned(None, learners.Reader(training.vocabulary_of(folder), rep), experiment.finetuning, args.device)
+        return arm
+
+    def facts(self, outcome: str, seed: int, trained_on: str) -> dict:
+        return {"trained_on": trained_on, "model": self.model, "head": self.head, "rep_type": contract.rep_name(self.rep), "variant": self.variant,
+                "outcome": outcome, "seed": seed}
+
+    def folder(self, trained_on: str, outcome: str, seed: int) -> Path:
+        return contract.finetuning_folder(trained_on, self.model, self.rep, outcome, seed, self.head or "linear", self.variant)
+
+    def settings(self) -> dict:
+        """What the learned depends on; where it is tested, and with how many replicates, is not part of it."""
+        tuning = {name: value for name, value in asdict(self.experiment.finetuning).items() if name not in ("seeds", "external", "replicates")}
+        return {"model": asdict(self.experiment.model), "finetuning": tuning} if self.model not in BASELINES else {"finetuning": tuning}
 
 
 class Run:
-    """One outcome, model and representation, for all seeds: what they share is opened once."""
+    """One arm and one outcome, trained at one hospital with one seed, and its tests."""
 
-    def __init__(self, args, experiment: config.Experiment, home: str):
-        self.args, self.experiment, self.home = args, experiment, home
-        self.head = experiment.model.head
-        self.pretrained = contract.pretraining_folder(home, args.model, args.rep_type, self.head)
-        if not (self.pretrained / "config.yaml").exists():
-            raise UserError(f"{contract.show(self.pretrained)} holds no finished model; python experiments/pretrain.py "
-                            f"--model {args.model} --rep-type {args.rep_type} --head {self.head} makes it")
-        training.require_unchanged(self.pretrained)
-        self.made_with = asdict(experiment) | training.made_from(self.pretrained / "config.yaml", *(
-            path for h in [home, *experiment.finetuning.external]
-            for path in (contract.trajectories_folder(h), LABELS.at(hospital=h, outcome=args.outcome))))
-        self.hospitals = [home, *[h for h in experiment.finetuning.external if h != home]]
-        known = training.vocabulary_of(self.pretrained)
-        self.examples = {h: Examples(h, args.outcome, experiment.model.max_length) for h in self.hospitals}
-        self.reading = {h: training.reading_of(vocabulary.of_hospital(h), args.rep_type, known) for h in self.hospitals}
-        for h in self.hospitals:
-            examples = self.examples[h]
-            say(f"{h}: {len(examples.table):,} prediction points of {examples.labels.subject_id.nunique():,} persons, "
-                f"{int(examples.labels.boolean_value.sum()):,} positive; {self.readable(h):.1%} of their events can be read")
+    def __init__(self, arm: Arm, site: Site, trained_on: str, seed: int):
+        self.arm, self.site, self.trained_on, self.seed = arm, site, trained_on, seed
+        self.args, self.settings, self.learner = arm.args, arm.experiment.finetuning, arm.learner
+        self.facts = arm.facts(site.outcome, seed, trained_on)
+        self.folder = self.learned = arm.folder(trained_on, site.outcome, seed)
+        self.parts = self.split()
+        self.in_memory = False
 
-    def readable(self, hospital: str) -> float:
-        examples = self.examples[hospital]
-        return training.readable_share(examples.trajectories, examples.table[:, :3], self.reading[hospital])
+    def split(self) -> dict[str, np.ndarray]:
+        """Rows of the examples' table by part: at home of the persons that pretraining never saw, elsewhere of all."""
+        examples = self.site[self.trained_on]
+        table = examples.held_out() if self.trained_on == self.arm.home else examples.table
+        persons, truth = examples.persons[table[:, 3]], examples.truth[table[:, 3]]
+        split = split_persons(persons, truth, self.seed, self.settings.split_shares)
+        parts = {name: table[np.isin(persons, list(chosen))] for name, chosen in split.items()}
+        if self.arm.shots:
+            if not examples.single:
+                raise CannotLearn(f"--shots draws positives and negatives of one label, and {self.site.outcome} has {len(examples.label_names)}")
+            parts |= {name: few(examples, parts[name], self.arm.shots, self.seed) for name in ("train", "valid")}
+        return parts
 
-    def parts(self, seed: int) -> dict[str, np.ndarray]:
-        """The home hospital's examples of test persons, split by person."""
-        examples = self.examples[self.home]
-        held_out = set(np.asarray(examples.trajectories.person_id)[examples.trajectories.rows_in("test")].tolist())
-        table = examples.table[[person in held_out for person in examples.labels.subject_id]]
-        persons = examples.labels.subject_id.to_numpy()[table[:, 3]]
-        positive = examples.labels.boolean_value.to_numpy()[table[:, 3]].astype(bool)
-        split = split_persons(persons, positive, seed, self.experiment.finetuning.split_shares)
-        return {name: table[np.isin(persons, list(chosen))] for name, chosen in split.items()}
+    def check(self):
+        """Refuse an outcome that is too rare to be in every part."""
+        examples = self.site[self.trained_on]
+        for name, part in self.parts.items():
+            truth = examples.truth[part[:, 3]]
+            say(f"seed {self.seed}, {name}: {len(part):,} prediction points, {int(np.nansum(truth)):,} positive")
+        for name, part in self.parts.items():
+            for value, words in ((1, "positive"), (0, "negative")):
+                if not (examples.truth[part[:, 3]] == value).any():
+                    raise CannotLearn(
+                        f"{self.site.outcome} can't be learned at {self.trained_on}: of its {sum(map(len, self.parts.values())):,} examples too few "
+                        f"are {words}, none in the {name} part; a larger hospital or more test persons (cohort.split_shares) would give some")
 
-    def swap(self, model, hospital: str):
-        """Let the model read `hospital`: its vectors take the place of the concept table; nothing else changes."""
-        if self.reading[hospital].vectors is not None:
-            model.encoder.set_concepts(self.reading[hospital].vectors, rescale=False)
+    def train(self):
+        """Train, unless that is done already."""
+        made_with = self.arm.settings() | training.made_from(
+            *self.arm.inputs, contract.trajectories_folder(self.trained_on), LABELS.at(hospital=self.trained_on, outcome=self.site.outcome))
+        if training.already_done(self.folder, made_with, self.args.fresh):
+            return
+        self.check()
+        examples, valid = self.site[self.trained_on], self.parts["valid"]
+        self.learner.what = " ".join(part for part in (self.arm.model, contract.rep_name(self.arm.rep), self.arm.variant, self.site.outcome) if part)
+        self.learner.train(examples, self.parts, self.seed, self.folder)
+        self.in_memory = True
+        chosen = thresholds(examples, valid, self.learner.predict(examples, valid, self.arm.oovs[0]))
+        training.finish(self.folder, made_with, **self.facts, home=self.arm.home, labels=examples.label_names, thresholds=chosen,
+                        unlearned=[name for name, truth in zip(examples.label_names, examples.truth[self.parts["train"][:, 3]].T, strict=True)
+                                   if len(set(truth[~np.isnan(truth)].tolist())) < 2])
+        say(f"{contract.show(self.folder)}: what was learned")
 
-    def finetune(self, seed: int, folder, parts):
-        settings, examples, reading = self.experiment.finetuning, self.examples[self.home], self.reading[self.home]
-        truth = examples.labels.boolean_value.to_numpy()
-        for name, part in parts.items():
-            say(f"seed {seed}, {name}: {len(part):,} prediction points, {int(truth[part[:, 3]].sum()):,} positive")
-        few = int(truth[parts["train"][:, 3]].sum())
-        if few == 0 or few == len(parts["train"]):
-            raise UserError(f"{self.args.outcome} can't be learned at {self.home}: its {len(parts['train'])} training examples hold "
-                            f"{few} positives; a larger hospital or more test persons (cohort.split_shares) would give both classes")
-        fitting.set_seed(seed)
-        model = behrt.BehrtForPrediction.from_pretrained(self.pretrained)
-        self.swap(model, self.home)
-
-        def evaluate(model):
-            probabilities = predict(model, examples, parts["valid"], reading.translation, settings.batch_tokens)
-            labels = truth[parts["valid"][:, 3]].astype(bool)
-            loss = float(F.binary_cross_entropy(torch.from_numpy(probabilities), torch.from_numpy(labels).double())) if len(labels) else 0.0
-            figures = metrics.describe(labels, probabilities)
-            # With one class there is no AUROC to stop by: the loss says when.
-            score = -loss if figures["auroc"] is None else figures["auroc"]
-            return score, {"valid_loss": round(loss, 5), "valid_auroc": figures["auroc"]}
-
-        accelerator = training.open_device([self.args.device], settings.precision, self.args.report_to, folder)
-        accelerator.init_trackers("tensorboard", fitting.flat(self.made_with))
-        return fitting.fit(
-            model=model, accelerator=accelerator, settings=settings, seed=seed, folder=folder,
-            plan=lambda epoch: sequences.batches(parts["train"], settings.batch_tokens, (seed, epoch)),
-            make=lambda part, *_: examples.pack(part, reading.translation), losses=losses, evaluate=evaluate,
-            what=f"finetune {contract.rep_name(self.args.rep_type)} {self.args.outcome} seed {seed}")
-
-    def run(self, seed: int) -> list[dict]:
-        args = self.args
-        folder = contract.finetuning_folder(self.home, args.model, args.rep_type, args.outcome, seed, self.head)
-        parts = self.parts(seed)
-        tested = {h: parts["test"] if h == self.home else self.examples[h].table for h in self.hospitals}
-        if training.already_done(folder, self.made_with, args.fresh):
-            rows = json.loads((folder / "metrics.json").read_text())
-        else:
-            model = self.finetune(seed, folder, parts)
-            model.save_pretrained(folder)
-            rows = [self.test(model, seed, h, tested[h], folder) for h in self.hospitals]
-            contract.write_json(folder / "metrics.json", rows)
-            training.finish(
-                folder, self.made_with, model=args.model, rep_type=contract.rep_name(args.rep_type), outcome=args.outcome, seed=seed, home=self.home)
-            say(f"{contract.show(folder)}: the finetuned model, its predictions and metrics.json")
-        if args.extract_attention_score:
-            self.extract_attention(folder, tested)
+    def run(self, hospitals: list[str]) -> list[dict]:
+        self.train()
+        self.known = yaml.safe_load((self.learned / "config.yaml").read_text())["run"]
+        rows = []
+        for hospital in hospitals:
+            if self.site[hospital].label_names != self.known["labels"]:
+                raise UserError(f"{self.site.outcome} has labels {', '.join(self.site[hospital].label_names)} at {hospital}, and was learned with "
+                                f"{', '.join(self.known['labels'])}: label both hospitals with the same configs/outcomes")
+            for oov in self.arm.oovs:
+                rows += self.test(hospital, oov)
+                if hospital != self.trained_on and self.site[hospital].single:
+                    rows += [row for labels in self.args.recalibrate for row in self.recalibrate(hospital, oov, labels)]
+        if self.args.extract_attention_score:
+            self.extract(hospitals)
         return rows
 
-    def test(self, model, seed: int, hospital: str, table: np.ndarray, folder) -> dict:
-        self.swap(model, hospital)
-        probabilities = predict(model, self.examples[hospital], table, self.reading[hospital].translation, self.experiment.finetuning.batch_tokens)
-        write_private(folder / f"predictions_{hospital}.parquet", predictions_table(self.examples[hospital], table, probabilities))
-        labels = self.examples[hospital].labels.boolean_value.to_numpy()[table[:, 3]].astype(bool)
-        readable = training.readable_share(self.examples[hospital].trajectories, table[:, :3], self.reading[hospital])
-        row = {"trained_on": self.home, "tested_on": hospital, "model": self.args.model, "head": self.head,
-               "rep_type": contract.rep_name(self.args.rep_type), "outcome": self.args.outcome, "seed": seed,
-               "readable_tokens": round(readable, 4), **metrics.describe(labels, probabilities)}
-        shown = {name: row[name] for name in ("n", "positives", "auroc", "auprc", "reason")}
-        say(f"seed {seed}, tested on {hospital}: {progress.in_words(shown)}")
-        return row
+    def part_at(self, hospital: str) -> np.ndarray:
+        return self.parts["test"] if hospital == self.trained_on else self.site[hospital].table
 
-    def extract_attention(self, folder, tested):
-        missing = [h for h in self.hospitals if not (folder / f"attention_{h}.parquet").exists()]
-        if not missing:
-            say(f"{contract.show(folder)} has its attention already; --fresh starts over")
-            return
-        model = behrt.BehrtForPrediction.from_pretrained(folder).to(training.open_device([self.args.device]).device)
-        for h in progress.bar(missing, "attention", unit="hospitals"):
-            self.swap(model, h)
-            table = attention_table(model, self.examples[h], tested[h], self.reading[h], self.experiment.finetuning.batch_tokens)
-            write_private(folder / f"attention_{h}.parquet", table)
-            say(f"{contract.show(folder / f'attention_{h}.parquet')}: {table.num_rows:,} events")
+    def ready(self):
+        """Bring back what was learned; what is quickly learned again is."""
+        if not self.in_memory and isinstance(self.learner, learners.Counts):
+            self.learner.train(self.site[self.trained_on], self.parts, self.seed, self.folder)
+        elif not self.in_memory:
+            self.learner.load(self.learned)
+        self.in_memory = True
+
+    def test(self, hospital: str, oov: str) -> list[dict]:
+        """The rows of one test, computed anew if anything that it comes from changed."""
+        name, examples, part = results.name_of(hospital, oov), self.site[hospital], self.part_at(hospital)
+        file = contract.metrics_file(self.folder, name)
+        vectors = [] if self.arm.rep in ("none", *counts.KINDS) else [contract.concept_array_file(self.arm.rep)]
+        made = Made(file, settings={"replicates": self.settings.replicates}, inputs=[
+            self.learned / "config.yaml", contract.trajectories_folder(hospital), LABELS.at(hospital=hospital, outcome=self.site.outcome), *vectors])
+        if not made.is_current():
+            self.ready()
+            readable = self.learner.readable(examples, part, oov)
+            tested = self.tested(hospital, oov, self.learner.predict(examples, part, oov), {"readable_tokens": round(readable, 4)})
+            results.write_predictions(tested)
+            contract.write_json(file, results.rows_of(tested, self.settings.replicates))
+            made.record()
+        rows = results.read_rows(file)
+        say(f"seed {self.seed}, tested on {name}: {progress.in_words({key: rows[0][key] for key in ('n', 'positives', 'auroc', 'auprc', 'reason')})}")
+        return rows
+
+    def tested(self, hospital: str, oov: str, probabilities: np.ndarray, more: dict = {}) -> results.Tested:  # noqa: B006
+        examples = self.site[hospital]
+        limits = np.array([np.nan if self.known["thresholds"][name] is None else self.known["thresholds"][name] for name in examples.label_names])
+        file = contract.predictions_file(self.folder, results.name_of(hospital, oov))
+        return results.Tested(examples, self.part_at(hospital), probabilities, limits, file, self.facts | {"oov": oov} | more,
+                              tuple(self.known["unlearned"]))
+
+    def recalibrate(self, hospital: str, oov: str, labels: int) -> list[dict]:
+        name = results.name_of(hospital, oov)
+        file = contract.metrics_file(self.folder, name, labels)
+        made = Made(file, inputs=[contract.metrics_file(self.folder, name)], settings={"replicates": self.settings.replicates, "labels": labels})
+        if not made.is_current():
+            saved = results.read_predictions(contract.predictions_file(self.folder, name)).predicted_boolean_probability.to_numpy()
+            rows = results.recalibrated(self.tested(hospital, oov, saved[:, None]), labels, self.settings.replicates, self.seed)
+            contract.write_json(file, rows)
+            made.record()
+        return results.read_rows(file)
+
+    def extract(self, hospitals: list[str]):
+        """Write what the model attended to and what moved its answer, by event, and of the hundred most important tokens a CSV."""
+        settings, oov = self.settings, self.arm.oovs[0]
+        for hospital in hospitals:
+            examples, part = self.site[hospital], self.part_at(hospital)
+            file, top = contract.attention_file(self.folder, hospital), contract.features_file(self.folder, hospital)
+            made = Made(file, inputs=[self.learned / "config.yaml", contract.trajectories_folder(hospital)],
+                        settings={"steps": settings.attribution_steps, "examples": settings.attribution_examples})
+            if not made.is_current() or not top.exists():
+                self.ready()
+                reading = self.learner.reader.swap(self.learner.model, hospital, oov)
+                # attention is of all labels together, a gradient of one: of several, none is attributed
+                attributed = settings.attribution_examples if examples.single else 0
+                found = features.write_events(file, self.learner.model, examples, part, reading, settings.batch_tokens, 0,
+                                              settings.attribution_steps, attributed)
+                with contract.unfinished(top) as path:
+                    path.touch(mode=0o600)
+                    features.important(file).head(FEATURES).to_csv(path, index_label="rank")
+                made.record()
+                say(f"{contract.show(file)}: {progress.in_words({name: value for name, value in found.items() if value is not None})}; "
+                    f"{top.name}: the first {FEATURES} tokens")
+
+
+class Given(Run):
+    """A run that someone gives: nothing is trained, and its tests lie in results under the variant `evaluated`."""
+
+    def __init__(self, arm: Arm, site: Site, folder: Path, facts: dict, inputs: dict):
+        self.arm, self.site, self.trained_on, self.seed, self.learned = arm, site, facts["trained_on"], facts["seed"], folder
+        self.inputs = inputs  # that it was made from, by fingerprint
+        self.args, self.settings, self.learner = arm.args, arm.experiment.finetuning, arm.learner
+        self.facts = arm.facts(site.outcome, self.seed, self.trained_on)
+        self.folder = arm.folder(self.trained_on, site.outcome, self.seed)
+        self.in_memory = False
+
+    def train(self):
+        pass
+
+    def part_at(self, hospital: str) -> np.ndarray:
+        """Where it was trained, only whom it was not trained on: that can be known of the very data that it was trained on."""
+        if hospital != self.trained_on:
+            return self.site[hospital].table
+        here = contract.trajectories_folder(hospital)
+        if self.inputs.get(contract.show(here)) != contract.fingerprint(here):
+            raise UserError(f"{contract.show(here)} is not what {self.learned} was trained on, so whom it saw of {hospital} can't be told: "
+                            "test it at another hospital")
+        return self.split()["test"]
+
+
+def agree(runs: list[Run], hospitals: list[str]):
+    """Write how far the seeds' features agree: what differs from seed to seed is no finding."""
+    for hospital in hospitals:
+        found = features.agreement([features.important(contract.attention_file(run.folder, hospital)) for run in runs])
+        file = contract.agreement_file(runs[0].folder.parent, hospital)
+        contract.write_json(file, found)
+        say(f"{contract.show(file)}: rank correlation of {progress.in_words({name: value for name, value in found.items() if value is not None})}")
+
+
+def thresholds(examples: Examples, valid: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
+    """{label: the threshold that validation chooses}, None where that has one class."""
+    truth = examples.truth[valid[:, 3]]
+    known = ~np.isnan(truth)
+    return {name: metrics.best_threshold(truth[known[:, i], i] == 1, probabilities[known[:, i], i]) for i, name in enumerate(examples.label_names)}
+
+
+# ---- the stage ----------------------------------------------------------------------------------------------------
+
+
+def arms_of(args, experiment: config.Experiment, home: str) -> list[Arm]:
+    reps = args.counts if args.model in BASELINES else args.rep_type
+    oracles = [False, True] if args.oracle else [False]
+    return [Arm(args, experiment, home, rep, shots, oracle) for rep in reps for shots in args.shots or [0] for oracle in oracles]
+
+
+def check_arguments(args):
+    baseline = args.model in BASELINES
+    for flag, given, sensible in (("--frozen", args.frozen, not baseline), ("--aug-times", args.aug_times, not baseline and not args.frozen),
+                                  ("--extract-attention-score", args.extract_attention_score, not baseline and not args.frozen)):
+        if given and not sensible:
+            other = f"--model {args.model}" if baseline else "--frozen"
+            raise UserError(f"{flag} is for patient models that are finetuned: leave it out with {other}")
+    if args.aug_times < 0 or not 0 < args.aug_ratio <= 1:
+        raise UserError(f"--aug-times {args.aug_times} --aug-ratio {args.aug_ratio}: give a number of copies, and a share of their tokens up to 1")
+    if wrong := [n for n in [*args.shots, *args.recalibrate] if n < 1]:
+        raise UserError(f"--shots and --recalibrate take numbers of examples, not {wrong[0]}")
+
+
+def hospitals_for(outcome: str, home: str, external: list[str], several: bool) -> list[str]:
+    """Home and the external hospitals; where several outcomes were asked for, those that lack one are left out of it."""
+    found = [home]
+    for hospital in dict.fromkeys(external):
+        if several and not LABELS.at(hospital=hospital, outcome=outcome).exists():
+            say(f"{outcome} is not labelled at {hospital}: it is tested at home only")
+        elif hospital != home:
+            found.append(hospital)
+    return found
+
+
+def run_all(args, experiment: config.Experiment, home: str, names: list[str]) -> list[dict]:
+    external, arms, rows, failed = args.external or experiment.finetuning.external, arms_of(args, experiment, home), [], {}
+    for outcome in names:
+        site, hospitals = Site(outcome, experiment.model.max_length), hospitals_for(outcome, home, external, len(names) > 1)
+        for arm in arms:
+            for trained_on in hospitals[1:] if arm.oracle else [home]:
+                tested = [trained_on] if arm.oracle else hospitals
+                try:
+                    runs = [Run(arm, site, trained_on, seed) for seed in args.seeds or experiment.finetuning.seeds]
+                    for run in runs:
+                        rows += run.run(tested)
+                    if args.extract_attention_score:
+                        agree(runs, tested)
+                except CannotLearn as problem:
+                    if len(names) == 1 and not arm.oracle:
+                        raise
+                    say(f"{problem}")
+                    failed[f"{outcome} at {trained_on}"] = str(problem)
+        results.write_summary()
+    if failed:
+        say(f"not learned: {', '.join(failed)}; the reasons are above")
+    if not rows:
+        raise UserError(f"nothing was learned: {'; '.join(failed.values())}")
+    return rows
+
+
+def evaluate_only(args, home: str) -> list[dict]:
+    folder = args.evaluate_only
+    if not (folder / "config.yaml").exists() and (contract.ROOT / folder / "config.yaml").exists():
+        folder = contract.ROOT / folder  # as messages name it
+    if not (folder / "config.yaml").exists():
+        raise UserError(f"--evaluate-only {folder} holds no finished run: give a folder seed_... that finetune.py has written")
+    content = yaml.safe_load((folder / "config.yaml").read_text())
+    facts = content["run"]
+    if "thresholds" not in facts or facts["model"] in BASELINES or "frozen" in facts["variant"]:
+        raise UserError(f"--evaluate-only {folder} is not a finetuned patient model: give a folder seed_... of one")
+    rep = facts["rep_type"]
+    if rep not in concepts.ARMS:
+        own = [path for path in args.rep_type if contract.rep_name(path) == rep]
+        if not own:
+            raise UserError(f"--evaluate-only {folder} reads vectors of its own: give --rep-type path/to/{rep}.npy, too")
+        rep = own[0]
+    args.model, args.frozen, args.aug_times = facts["model"], False, 0
+    experiment = replace(config.load_experiment(facts["model"], args.overrides), model=config.Model(**content["model"]))
+    outcome = facts["outcome"] if args.outcome == [DEFAULT_OUTCOME] else outcome_names(args.outcome, home)[0]
+    arm = Arm.given(args, experiment, facts, folder, rep)
+    run = Given(arm, Site(outcome, experiment.model.max_length), folder, facts, content["inputs"])
+    rows = run.run(args.external or experiment.finetuning.external)
+    results.write_summary()
+    return rows
+
+
+DEFAULT_OUTCOME = "MT"
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-d", "--device", default="0", metavar="N", help="a GPU's number, or cpu")
-    parser.add_argument("--model", default="behrt")
-    concepts.add_rep_argument(parser, "--rep-type")
+    parser.add_argument("--model", default="behrt", help="one of configs/models, or a baseline on counts: logreg, gbm")
+    concepts.add_rep_argument(parser, "--rep-type", nargs="+", default=["medrep"])
+    parser.add_argument("--counts", nargs="+", choices=counts.KINDS, default=list(counts.KINDS), help="what logreg and gbm count; default both")
     parser.add_argument("--head", choices=["linear", "tied"], help="which pretrained model; default model.head")
-    parser.add_argument("--outcome", default="MT", help="one that preprocessing/labels.py has labelled, by its name or by the same path")
+    parser.add_argument("--outcome", nargs="+", default=[DEFAULT_OUTCOME], metavar="OUTCOME",
+                        help="those that preprocessing/labels.py has labelled, by name or by the same path, or all")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: finetuning.seeds of the model's settings")
+    parser.add_argument("--external", nargs="+", metavar="HOSPITAL", help="where else it is tested; default finetuning.external")
+    parser.add_argument("--oov", nargs="+", choices=["unk", "ancestor"], default=["unk"],
+                        help="how --rep-type none reads a code that it does not know: as [UNK], as its nearest known ancestor, or once each")
+    parser.add_argument("--frozen", action="store_true", help="a linear probe of the pretrained model")
+    parser.add_argument("--shots", nargs="+", type=int, default=[], metavar="K", help="learn from K positive and K negative examples; one arm each")
+    parser.add_argument("--oracle", action="store_true", help="beside it an arm that is trained at each external hospital, tested on a part of it")
+    parser.add_argument("--recalibrate", nargs="+", type=int, default=[], metavar="N",
+                        help="also by N labels of the external hospital, before and after")
+    parser.add_argument("--aug-times", type=int, default=0, metavar="N", help="copies of each training example with neighbours in place of tokens")
+    parser.add_argument("--aug-ratio", type=float, default=0.8, metavar="SHARE", help="of a copy's tokens that are replaced; default 0.8")
+    parser.add_argument("--evaluate-only", type=Path, metavar="RUN", help="train nothing: test this finetuned run at the external hospitals")
     parser.add_argument("--extract-attention-score", action="store_true", help="also write what the model attended to")
     training.add_report_argument(parser)
     parser.add_argument("--fresh", action="store_true", help="start over, even if there is a finished or unfinished run")
     config.add_arguments(parser)
     args = parser.parse_args(argv)
-    experiment = config.load_experiment(args.model, args.overrides)
-    if args.head:
-        experiment = replace(experiment, model=replace(experiment.model, head=args.head))
+    check_arguments(args)
     home = config.load("cohort", args.overrides).home
-    args.outcome = outcome_name(args.outcome, home)
     training.check_devices([args.device], "-d")
-    concepts.check_vectors(args.rep_type, experiment.model)
     with stage("finetune") as figures:
-        run = Run(args, experiment, home)
-        rows = [row for seed in args.seeds or experiment.finetuning.seeds for row in run.run(seed)]
-        write_summary()
+        if args.evaluate_only:
+            rows = evaluate_only(args, home)
+        else:
+            experiment = config.load_experiment("behrt" if args.model in BASELINES else args.model, args.overrides)
+            if args.head:
+                experiment = replace(experiment, model=replace(experiment.model, head=args.head))
+            names = outcome_names(args.outcome, home)
+            for rep in [] if args.model in BASELINES else args.rep_type:
+                concepts.check_vectors(rep, experiment.model)
+            rows = run_all(args, experiment, home, names)
         say(f"{contract.show(contract.summary_file())}: one row a test")
-        for h in run.hospitals:
-            found = [row["auroc"] for row in rows if row["tested_on"] == h and row["auroc"] is not None]
-            figures[f"auroc_{h}"] = round(float(np.mean(found)), 4) if found else None
+        figures.update(mean_auroc(rows))
+
+
+def mean_auroc(rows: list[dict]) -> dict[str, float | None]:
+    """{auroc_{hospital}: mean over seeds}, of one arm and outcome; of several also by their names."""
+    whole = [row for row in rows if row["subgroup"] == "" and row["label"] in ("", "macro") and row["recalibration"] == ""]
+    names = ("outcome", *results.ARM)
+    differ = [name for name in names if len({row[name] for row in whole}) > 1]
+    found: dict = {}
+    for row in whole:
+        key = "_".join(["auroc", row["tested_on"], *(str(row[name]) for name in differ if row[name])])
+        found.setdefault(key, []).append(row["auroc"])
+    return {key: round(float(np.mean([v for v in values if v is not None])), 4) if any(v is not None for v in values) else None
+            for key, values in found.items()}
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def main(argv=None):
     inputs = [contract.trajectories_folder(hospital), contract.vocabulary_file(hospital)]
     inputs += [contract.concept_array_file(args.rep_type)] if args.rep_type != "none" else []
     inputs += [start.folder / "config.yaml"] if start else []
-    made_with = asdict(experiment) | training.made_from(*inputs)
+    made_with = {"model": asdict(experiment.model), "pretraining": asdict(experiment.pretraining)} | training.made_from(*inputs)
     if training.already_done(folder, made_with, args.fresh):
         return
     arguments = [argument for argument in (sys.argv[1:] if argv is None else argv) if argument != "--fresh"]

@@ -28,8 +28,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import yaml
 
-from medrep import concepts, config, contract, engine, metrics, omop, sequences, terminology, vocabulary
-from medrep.ancestors import nearest_ancestors
+from medrep import concepts, config, contract, engine, metrics, omop, results, sequences, terminology, vocabulary
+from medrep.ancestors import translation_by_ancestors
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
 from medrep.progress import say, stage
@@ -57,19 +57,17 @@ def kinds_of(reading: str) -> tuple[str, ...]:
     return KINDS_OF_CODES if reading == CODES else KINDS_OF_VECTORS
 
 
-def read_as_codes(tokens: list[str], known: Vocabulary) -> np.ndarray:
-    """How a model that knows the tokens of `known` reads each of `tokens`: KNOWN, PLAIN, ANCESTOR or LOST.
+def read_as_codes(theirs: Vocabulary, known: Vocabulary) -> np.ndarray:
+    """How a model that knows the tokens of `known` reads each of `theirs`, special ones left out: KNOWN, PLAIN, ANCESTOR or LOST.
 
-    An ancestor is known by its plain concept.
+    As --oov ancestor of finetune.py does it; without data/concepts nothing is known of ancestors.
     """
-    def kind(token: str) -> str:
-        return KNOWN if token in known.number else PLAIN if plain_of(token) in known.number else LOST
-
-    kinds = np.array([kind(token) for token in tokens], dtype="<U8")
-    lost = np.flatnonzero(kinds == LOST)
-    above = nearest_ancestors({plain_of(tokens[i]) for i in lost}, lambda wanted: np.array([known.number.get(t, -1) for t in wanted], dtype=np.int64))
-    kinds[[int(i) for i in lost if above.get(plain_of(tokens[i]))]] = ANCESTOR
-    return kinds
+    special = len(SPECIAL_TOKENS)
+    if contract.data_folder("concepts").is_dir():
+        how = translation_by_ancestors(theirs, known)[1][special:]
+        return np.select([how == concepts.OWN, how == concepts.NONE], [KNOWN, LOST], how)
+    say("data/concepts is not there: no ancestors can be looked up")
+    return np.array([KNOWN if token in known.number else PLAIN if plain_of(token) in known.number else LOST for token in theirs.tokens[special:]])
 
 
 def read_by_vectors(tokens: list[str], rep: str) -> np.ndarray:
@@ -202,12 +200,9 @@ def max_length_of(file: Path, model: str) -> int | None:
     return None if model in ("logreg", "gbm") else config.load_experiment(model).model.max_length
 
 
-def read_summary(home: str, external: str) -> pd.DataFrame:
+def tests_of(home: str, external: str) -> pd.DataFrame:
     """The rows of results/summary.csv that test a model of `home` at `external`, all persons and one label, with their predictions."""
-    table = pd.read_csv(contract.summary_file(), dtype=str, keep_default_na=False)
-    for name in (*ARM, "subgroup", "seed", "recalibration", "predictions"):
-        if name not in table:
-            table[name] = ""
+    table = results.read_summary()
     of = table[(table.trained_on == home) & (table.tested_on == external)]
     of = of[(of.subgroup == "") & (of.recalibration == "") & (of.label != "macro")]
     if lacking := int((of.predictions == "").sum()):
@@ -277,7 +272,7 @@ def cover(home: str, external: str, reps: list[str]) -> dict:
                         f"{counts.sum():,}: run preprocessing/trajectories.py again")
     tokens = list(theirs.tokens[len(SPECIAL_TOKENS) :])
     say(f"{external}: {counts.sum():,} events of {len(tokens):,} concepts; {home} knows {len(known) - len(SPECIAL_TOKENS):,}")
-    readings = {CODES: read_as_codes(tokens, known)} | {contract.rep_name(rep): read_by_vectors(tokens, rep) for rep in reps}
+    readings = {CODES: read_as_codes(theirs, known)} | {contract.rep_name(rep): read_by_vectors(tokens, rep) for rep in reps}
     shares, names = find_shares(counts, vocabularies_of(tokens), readings), unlike_readings(readings)
     with contract.unfinished(files["shares"]) as part:
         shares.to_csv(part, index=False)
@@ -296,7 +291,7 @@ def write_aurocs(home: str, external: str, trajectories: sequences.Trajectories,
     if not contract.summary_file().exists():
         say(f"AUROC by unknown share comes after finetuning: there is no {contract.show(contract.summary_file())} yet")
         return
-    table = find_aurocs(read_summary(home, external), trajectories, unknown)
+    table = find_aurocs(tests_of(home, external), trajectories, unknown)
     if table.empty:
         say(f"AUROC by unknown share comes after finetuning: {contract.show(contract.summary_file())} has no test of a model of {home} at {external}")
         return

@@ -334,6 +334,18 @@ class Finetuning:
     """Epochs without a better validation AUROC before stopping."""
     checkpoint_minutes: float = 15.0
     precision: str = "auto"
+    replicates: int = 1000
+    """Of the bootstrap by person that every interval comes from."""
+    aug_neighbors: int = 30
+    """--aug-times: a token's nearest neighbours, one of which stands for it (the paper's first version)."""
+    aug_from: str = "pretraining"
+    """Among what neighbours are looked for: the tokens that pretraining saw, or all of the home hospital's vectors (vocabulary)."""
+    count_persons: int = 5
+    """logreg and gbm count only what so many persons of the training part have."""
+    attribution_steps: int = 20
+    """--extract-attention-score: steps of integrated gradients, each a forward and a backward pass."""
+    attribution_examples: int = 500
+    """Examples of a hospital that integrated gradients are computed of, drawn by a hash of the person; attention is of all."""
 
 
 @dataclass(frozen=True)
@@ -380,7 +392,7 @@ CHOICES = {
     "encoder": {"pooling": ("cls", "mean"), "precision": PRECISIONS},
     "model": {"head": ("linear", "tied")},
     "pretraining": {"precision": PRECISIONS},
-    "finetuning": {"precision": PRECISIONS},
+    "finetuning": {"precision": PRECISIONS, "aug_from": ("pretraining", "vocabulary")},
 }
 
 

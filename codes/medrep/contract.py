@@ -442,12 +442,55 @@ def pretraining_folder(hospital: str, model: str, rep: str, head: str = "linear"
     return ROOT / "results" / hospital / "pretraining" / run_name(model, rep, head)
 
 
-def finetuning_folder(hospital: str, model: str, rep: str, outcome: str, seed: int, head: str = "linear") -> Path:
-    return ROOT / "results" / hospital / "finetuning" / run_name(model, rep, head) / outcome / f"seed_{seed}"
+def finetuning_folder(hospital: str, model: str, rep: str, outcome: str, seed: int, head: str = "linear", variant: str = "") -> Path:
+    name = run_name(model, rep, head) + (f"_{variant}" if variant else "")
+    return ROOT / "results" / hospital / "finetuning" / name / outcome / f"seed_{seed}"
 
 
 def run_name(model: str, rep: str, head: str) -> str:
     return f"{model}_{rep_name(rep)}" + ("" if head == "linear" else f"_{head}")
+
+
+def predictions_file(folder: Path, test: str, label: str = "") -> Path:
+    """Of the run in `folder`; `test` is the hospital (results.name_of). Several labels have a file each."""
+    if not label:
+        return folder / f"predictions_{test}.parquet"
+    return folder / f"predictions_{test}" / f"{file_name(label)}.parquet"
+
+
+def file_name(text: str) -> str:
+    """`text` with nothing in it that a path must not have."""
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in text)
+
+
+def metrics_file(folder: Path, test: str, recalibrated: int = 0) -> Path:
+    """The rows of one test, as JSON; `recalibrated`: by so many local labels."""
+    return folder / (f"metrics_{test}" + (f"_recalibrated_{recalibrated}" if recalibrated else "") + ".json")
+
+
+def attention_file(folder: Path, hospital: str) -> Path:
+    """Of the run in `folder`: attention and attribution by event."""
+    return folder / f"attention_{hospital}.parquet"
+
+
+def features_file(folder: Path, hospital: str) -> Path:
+    """The most important tokens, by name."""
+    return folder / f"features_{hospital}.csv"
+
+
+def agreement_file(folder: Path, hospital: str) -> Path:
+    """How far the seeds of the outcome in `folder` agree on what is important."""
+    return folder / f"agreement_{hospital}.json"
+
+
+def comparison_file() -> Path:
+    """compare.py's tables, in long form."""
+    return summary_file().with_name("comparison.csv")
+
+
+def metrics_files() -> list[Path]:
+    """Those of every run."""
+    return sorted((ROOT / "results").glob("*/finetuning/*/*/seed_*/metrics_*.json"))
 
 
 def summary_file() -> Path:

@@ -22,7 +22,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from captum.attr import IntegratedGradients
 from scipy.stats import spearmanr
 from torch.nn import functional as F
 
@@ -72,6 +71,8 @@ def integrate(model: behrt.BehrtForPrediction, batch: dict, label: int, steps: i
     somewhere on the way, which Gauss-Legendre's few points there meet worse (measured on one: gaps of 1.0 for a tenth of the
     examples at 50 steps, in place of 0.25).
     """
+    from captum.attr import IntegratedGradients  # two seconds that only those wait for who need it
+
     edges = batch["boundaries"]
     added = {name: values for name, values in batch.items() if name not in ("token", "boundaries")}
     tokens = len(batch["token"])

@@ -41,7 +41,7 @@ MOST = 20_000  # held-out edges of a kind: an AUROC's interval is then under a h
 MOST_QUERIES = 2_000  # concepts whose neighbours are looked up, edges whose end is retrieved, measurements
 FEWEST = 20  # edges of a kind, below which its AUROC says nothing; concepts on a map
 NEGATIVES, K = 5, 10
-MAPPED, COLOURED = 2_000, 8  # concepts on a map; domains with a colour of their own
+MAPPED, COLOURED = 1_000, 8  # concepts on a map; domains with a colour of their own
 RETRIEVED = {
     "ingredient": ("RxNorm has ing", "Has precise ing"),
     "class": ("RxNorm - ATC", "RxNorm - ATC pr lat", "RxNorm - ATC pr up", "RxNorm - ATC sec lat", "RxNorm - ATC sec up"),

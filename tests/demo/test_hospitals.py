@@ -222,12 +222,19 @@ def test_facts_that_are_coded_otherwise_are_drawn_without_regard_to_severity():
     for (domain, _, severity), facts in words.facts.items():
         for fact in facts:
             used = words.usage[fact[0]]
-            other.setdefault((domain, severity), []).append(set(used["mimic"][0]).isdisjoint(used["ehrshot"][0]))
+            other.setdefault((domain, severity), []).append(set(used["mimic"][0][:-1]).isdisjoint(used["ehrshot"][0][:-1]))  # the last is their parent
             assert all(np.isclose(shares.sum(), 1) for _, shares in used.values())
     for domain in ("condition", "drug", "procedure"):
         mild, severe = np.mean(other[domain, 0]), np.mean(other[domain, 1])
         # 48 and more facts each: two shares drawn at random differ by no more than this
         assert abs(mild - severe) < 4 * np.sqrt(0.28 * 0.72 * (1 / len(other[domain, 0]) + 1 / len(other[domain, 1])))
+
+
+def test_the_demos_concept_set_means_what_it_says():
+    words = terminology.build(0)
+    (item,) = json.loads((contract.REPOSITORY / "codes" / "demo" / "lung_infection.json").read_text())["items"]
+    named = words.concepts.set_index("concept_id").name
+    assert named[item["concept"]["CONCEPT_ID"]] == item["concept"]["CONCEPT_NAME"] == "Lung infection" and item["includeDescendants"]
 
 
 def test_no_column_holds_the_latent_state(made):

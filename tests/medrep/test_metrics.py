@@ -547,3 +547,24 @@ def test_without_labels_nothing_changes():
 def test_jeffreys_half_for_equal_logits():
     """Four negatives at probability 0.5: (0 + 0.5) / (4 + 1) is what Jeffreys' prior gives."""
     assert metrics.recalibrate(np.zeros(4, bool), np.full(4, 0.5), np.array([0.5])) == pytest.approx([0.1])
+
+
+def test_the_interval_of_a_mean_over_labels_draws_the_same_persons_for_each():
+    chance = np.random.default_rng(3)
+    persons = np.repeat(np.arange(30), 2)
+    truth = (chance.random((60, 3)) < [0.5, 0.3, 0.1]).astype(float)
+    truth[chance.random((60, 3)) < 0.1] = np.nan
+    scores = np.round(np.nan_to_num(truth) * 0.3 + chance.random((60, 3)), 1) / 2
+    found = metrics.macro_intervals(truth, scores, persons, 50, seed=4)
+    means = {"auroc": [], "auprc": []}
+    for rows in plain_draws(persons, 50, seed=4):
+        parts = {"auroc": [], "auprc": []}
+        for i in range(3):
+            known = rows[~np.isnan(truth[rows, i])]
+            if 0 < truth[known, i].sum() < len(known):
+                parts["auroc"].append(roc_auc_score(truth[known, i], scores[known, i]))
+                parts["auprc"].append(average_precision_score(truth[known, i], scores[known, i]))
+        for name, values in parts.items():
+            means[name].append(np.mean(values))
+    for name, values in means.items():
+        assert (found[f"{name}_low"], found[f"{name}_high"]) == pytest.approx(plain_interval(values, 50))

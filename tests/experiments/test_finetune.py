@@ -1,0 +1,472 @@
+"""Arms, outcomes, tests and what can't be faked, on tiny hospitals whose events say something of the labels."""
+import json
+
+import ibis
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from experiments import finetune, pretrain
+from medrep import concepts, config, contract, features, learners, metrics, results, sequences, training, vocabulary
+from medrep.contract import LABELS, PERSONS
+from medrep.engine import connect
+from medrep.errors import UserError
+from medrep.examples import Examples, few, hashed, split_persons
+
+SMALL = ["--set", "model.hidden_size=16", "--set", "model.num_heads=2", "--set", "model.num_layers=1", "--set", "model.max_length=32",
+         "--set", "pretraining.batch_tokens=512", "--set", "pretraining.epochs=1"]
+QUICK = ["--set", "finetuning.batch_tokens=512", "--set", "finetuning.epochs=2", "--set", "finetuning.learning_rate=1e-3",
+         "--set", "finetuning.replicates=60", "--seeds", "100"]
+PRETRAIN = ["--gpu-devices", "cpu", *SMALL]
+FINETUNE = ["-d", "cpu", *SMALL, *QUICK]
+SPECIAL = len(vocabulary.SPECIAL_TOKENS)
+TIME = 5 * 10**7
+TELLING = 3  # the place among the vocabulary's tokens of the one that labels come from
+
+
+def write_vectors(width=16):
+    concepts.write_index([str(1000 + i) for i in range(60)])
+    array = np.random.default_rng(0).normal(size=(60, width)).astype(np.float32)
+    with concepts.ours(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
+        np.save(file, array)
+    return array
+
+
+def write_persons(hospital):
+    """Also gives every person events before and after the prediction time."""
+    trajectories = sequences.Trajectories(hospital)
+    random = np.random.default_rng(len(trajectories))
+    counts = np.asarray(trajectories.person_stop) - np.asarray(trajectories.person_start)
+    time = np.concatenate([np.sort(random.integers(0, 10**8, count)) for count in counts])
+    contract.write_array(sequences.array_file("time", hospital), time.astype(np.int64))
+    people = [(int(p), "MF"[i % 2], [None, "Asian", "White"][i % 3], 1920 + i % 60, None, "test") for i, p in enumerate(trajectories.person_id)]
+    PERSONS.write(connect(), ibis.memtable(people, schema=PERSONS.schema), hospital=hospital)
+
+
+def said_before(trajectories, time, seconds=0):
+    """Whether each person has the telling token before `time` (after it, if `seconds` is given: within so many)."""
+    low, high = (-np.inf, time) if not seconds else (time, time + seconds)
+    return [bool(((trajectories.token[a:b] == SPECIAL + TELLING) & (trajectories.time[a:b] >= low) & (trajectories.time[a:b] < high)).any())
+            for a, b in zip(trajectories.person_start, trajectories.person_stop, strict=True)]
+
+
+def write_labels(hospital, outcome="MT", truth=None):
+    """One prediction point a person, true if the telling token came before it, unless `truth` says otherwise."""
+    trajectories = sequences.Trajectories(hospital)
+    truth = said_before(trajectories, TIME) if truth is None else truth
+    rows = [(int(p), pd.Timestamp(TIME, unit="s"), bool(y)) for p, y in zip(trajectories.person_id, truth, strict=True)]
+    LABELS.write(connect(), ibis.memtable(rows, schema=LABELS.schema), hospital=hospital, outcome=outcome)
+
+
+def write_phenotypes(hospital, seed=0):
+    trajectories = sequences.Trajectories(hospital)
+    random = np.random.default_rng(seed)
+    table = contract.labels_table(["Sepsis", "Gout", "Rare one"])
+    rows = []
+    for person in trajectories.person_id:
+        rows.append((int(person), pd.Timestamp(TIME, unit="s"), [True, False, None][random.integers(0, 3)], bool(random.random() < 0.3), False))
+    table.write(connect(), ibis.memtable(rows, schema=table.schema), hospital=hospital, outcome="Pheno")
+
+
+def write_ancestors():
+    """The codes that only the second hospital has, each below one that the first has."""
+    folder = contract.data_folder("concepts")
+    folder.mkdir(parents=True)
+    (folder / "CONCEPT_ANCESTOR.csv").write_text("ancestor_concept_id\tdescendant_concept_id\tmin_levels_of_separation\tmax_levels_of_separation\n"
+                                                 + "".join(f"{1000 + i % 20}\t{1030 + i}\t1\t1\n" for i in range(10)))
+    (folder / "CONCEPT_RELATIONSHIP.csv").write_text("concept_id_1\tconcept_id_2\trelationship_id\tinvalid_reason\n1\t2\tIs a\t\n")
+
+
+@pytest.fixture
+def hospitals(small_hospital):
+    small_hospital("mimic", persons=150, concepts=20)
+    small_hospital("ehrshot", persons=60, tokens=[str(1000 + i) for i in (*range(10), *range(30, 40))], seed=1)
+    for hospital in ("mimic", "ehrshot"):
+        write_persons(hospital)
+        write_labels(hospital)
+
+
+def rows(**wanted):
+    summary = results.read_summary()
+    for name, value in ({"subgroup": "", "recalibration": "", "label": ""} | wanted).items():
+        summary = summary[summary[name] == value]
+    return summary
+
+
+# ---- arms and outcomes -------------------------------------------------------------------------------------------
+
+
+def test_outcomes_and_representations_at_once_and_phenotypes_by_name(hospitals, capsys):
+    write_vectors()
+    for hospital in ("mimic", "ehrshot"):
+        write_phenotypes(hospital)
+        write_labels(hospital, "LLOS", truth=[False] * len(sequences.Trajectories(hospital)))  # nobody stays long
+    for rep in ("none", "medrep"):
+        pretrain.main([*PRETRAIN, "--rep-type", rep])
+    finetune.main([*FINETUNE, "--rep-type", "none", "medrep", "--outcome", "all"])
+    out = capsys.readouterr().out
+    assert "RA" in out.split("not labelled at mimic")[0].splitlines()[-1]
+    assert "LLOS can't be learned at mimic: of its 50 examples too few are positive" in out and "not learned: LLOS at mimic" in out
+    summary = results.read_summary()
+    assert set(summary.outcome) == {"MT", "Pheno"} and set(summary.rep_type) == {"none", "medrep"}
+    for rep in ("none", "medrep"):
+        pheno = summary[(summary.outcome == "Pheno") & (summary.rep_type == rep) & (summary.tested_on == "ehrshot")].set_index("label")
+        assert list(pheno.index) == ["macro", "Sepsis", "Gout", "Rare one"]
+        assert pheno.auroc["macro"] == pytest.approx((pheno.auroc["Sepsis"] + pheno.auroc["Gout"]) / 2)
+        assert pd.isna(pheno.auroc["Rare one"]) and pheno.reason["Rare one"] == "one class to learn from"
+        assert pheno.reason["macro"] == "without Rare one (one class to learn from)"
+        assert pheno.auroc_low["macro"] < pheno.auroc["macro"] < pheno.auroc_high["macro"]
+        labels = pd.read_parquet(LABELS.at(hospital="ehrshot", outcome="Pheno"))
+        assert pheno.n["Sepsis"] == labels.Sepsis.notna().sum() < pheno.n["Gout"] == len(labels)  # null: left out of that one
+        predictions = results.read_predictions(contract.ROOT / pheno.predictions["Sepsis"])
+        assert len(predictions) == pheno.n["Sepsis"] and predictions.boolean_value.sum() == pheno.positives["Sepsis"]
+    assert "NaN" not in contract.summary_file().read_text() and "nan" not in contract.summary_file().read_text()
+
+
+def test_one_outcome_that_can_not_be_learned_is_an_error(hospitals):
+    write_labels("mimic", truth=[i == 5 for i in range(150)])
+    pretrain.main([*PRETRAIN, "--rep-type", "none"])
+    with pytest.raises(UserError, match="MT can't be learned at mimic: of its 50 examples too few are positive, none in the .* part"):
+        finetune.main([*FINETUNE, "--rep-type", "none"])
+
+
+@pytest.mark.parametrize("model", ["logreg", "gbm"])
+def test_count_baselines_find_what_a_token_says(hospitals, small_hospital, model):
+    small_hospital("mimic", persons=900, concepts=20)  # trees need more examples
+    write_persons("mimic")
+    write_labels("mimic")
+    write_ancestors()
+    finetune.main([*FINETUNE, "--model", model, "--set", "finetuning.count_persons=1"])
+    found = rows(model=model, tested_on="ehrshot")
+    assert sorted(found.rep_type) == ["rollup", "tokens"] and (found["head"] == "").all()
+    auroc = found.set_index("rep_type").auroc
+    assert auroc["tokens"] > 0.95 and auroc["rollup"] > 0.8  # an ancestor counts for others, too
+    read = found.set_index("rep_type").readable_tokens
+    assert read["tokens"] == pytest.approx(0.5, abs=0.1) and read["rollup"] == 1
+    before = contract.summary_file().read_text()
+    finetune.main([*FINETUNE, "--model", model, "--set", "finetuning.count_persons=1"])
+    assert contract.summary_file().read_text() == before
+
+
+def test_a_probe_leaves_the_model_as_it_was_and_few_shots_are_few(hospitals, monkeypatch):
+    pretrain.main([*PRETRAIN, "--rep-type", "none"])
+    finetune.main([*FINETUNE, "--rep-type", "none", "--frozen", "--shots", "2", "4"])
+    found = rows(tested_on="mimic")
+    assert sorted(found.variant) == ["frozen+shots2", "frozen+shots4"] and found.auroc.notna().all()
+    folder = contract.finetuning_folder("mimic", "behrt", "none", "MT", 100, "linear", "frozen+shots4")
+    probe = json.loads((folder / "probe.json").read_text())
+    assert len(probe["weights"][0]) == 16 and not (folder / "model.safetensors").exists()
+    # by hand: the pretrained encoder's [CLS], one at a time
+    from medrep import behrt
+    run = contract.pretraining_folder("mimic", "behrt", "none")
+    model, examples = behrt.BehrtForPretraining.from_pretrained(run).eval(), Examples("ehrshot", "MT", 32)
+    translation = vocabulary.of_hospital("ehrshot").translation_to(vocabulary.load(run / "vocabulary.json"))
+    predictions = results.read_predictions(folder / "predictions_ehrshot.parquet").predicted_boolean_probability
+    for i in (0, 7):
+        batch = {k: torch.from_numpy(v) for k, v in examples.trajectories.pack(examples.table[i : i + 1], translation).items()}
+        with torch.inference_mode():
+            cls = model.encoder(**training.model_input(batch, "cpu"))[0].double().numpy()
+        z = (cls - np.array(probe["shift"])) / np.array(probe["scale"]) @ np.array(probe["weights"][0]) + probe["intercepts"][0]
+        assert predictions[i] == pytest.approx(1 / (1 + np.exp(-z)), abs=1e-5)
+
+
+def test_few_takes_as_many_of_each_class_and_of_different_persons_first(hospitals):
+    examples = Examples("mimic", "MT", 32)
+    part = examples.table[:90]
+    chosen = few(examples, part, 4, seed=1)
+    truth = examples.truth[chosen[:, 3], 0]
+    assert (truth == 1).sum() == (truth == 0).sum() == 4 and len(set(chosen[:, 3].tolist())) == 8
+    assert set(chosen[:, 3].tolist()) <= set(part[:, 3].tolist())
+    assert (few(examples, part, 4, 1) == chosen).all() and (few(examples, part, 4, 2)[:, 3] != chosen[:, 3]).any()
+    assert len(few(examples, part, 1000, 1)) == 90
+    # persons with several examples: each person's first before anyone's second
+    examples.persons = np.repeat(np.arange(75), 2)
+    examples.truth = (np.arange(150) % 4 < 2).astype(np.float32)[:, None]
+    chosen = few(examples, examples.table, 30, seed=1)
+    assert len(set(examples.persons[chosen[:, 3]].tolist())) == 60
+
+
+def test_an_oracle_is_trained_there_and_tested_on_whom_it_did_not_see(hospitals):
+    write_vectors()
+    pretrain.main([*PRETRAIN, "--rep-type", "medrep"])
+    finetune.main([*FINETUNE, "--rep-type", "medrep", "--oracle"])
+    oracle = rows(variant="oracle").iloc[0]
+    assert (oracle.trained_on, oracle.tested_on, oracle.n) == ("ehrshot", "ehrshot", 12) and len(rows(variant="oracle")) == 1
+    examples = Examples("ehrshot", "MT", 32)
+    parts = split_persons(examples.persons, examples.truth, 100, {"train": 0.6, "valid": 0.2, "test": 0.2})
+    assert set(results.read_predictions(contract.ROOT / oracle.predictions).subject_id) == parts["test"]
+
+
+def test_unknown_codes_are_read_as_unknown_or_as_an_ancestor(hospitals):
+    write_ancestors()
+    pretrain.main([*PRETRAIN, "--rep-type", "none"])
+    finetune.main([*FINETUNE, "--rep-type", "none", "--oov", "unk", "ancestor"])
+    found = rows(tested_on="ehrshot").set_index("oov")
+    assert set(found.index) == {"unk", "ancestor"} and found.readable_tokens["unk"] == pytest.approx(0.5, abs=0.1)
+    assert found.readable_tokens["ancestor"] == 1 and found.predictions["ancestor"].endswith("predictions_ehrshot_ancestor.parquet")
+    assert (results.read_predictions(contract.ROOT / found.predictions["unk"]).predicted_boolean_probability
+            != results.read_predictions(contract.ROOT / found.predictions["ancestor"]).predicted_boolean_probability).any()
+
+
+def test_a_further_hospital_and_a_recalibration_need_no_training(hospitals, small_hospital, capsys):
+    pretrain.main([*PRETRAIN, "--rep-type", "none"])
+    finetune.main([*FINETUNE, "--rep-type", "none"])
+    small_hospital("third", persons=40, concepts=20, seed=2)
+    write_persons("third")
+    write_labels("third")
+    folder = contract.finetuning_folder("mimic", "behrt", "none", "MT", 100)
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    finetune.main([*FINETUNE, "--rep-type", "none", "--external", "ehrshot", "third", "--recalibrate", "20"])
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before and len(rows(tested_on="third")) == 1
+    for hospital, n in (("third", 40), ("ehrshot", 60)):
+        first, second = (rows(tested_on=hospital, recalibration=f"{when} 20").iloc[0] for when in ("before", "after"))
+        assert first.n == second.n == n - 20 and first.auroc == pytest.approx(second.auroc)
+        assert first.brier != second.brier
+    # the labels that were used are of other persons than those that are tested
+    predictions = results.read_predictions(folder / "predictions_third.parquet").set_index("subject_id")
+    order = hashed(predictions.index.tolist(), 100)
+    local, rest = predictions.loc[order[:20]], predictions.loc[sorted(order[20:])]
+    after = metrics.recalibrate(local.boolean_value.to_numpy(), local.predicted_boolean_probability.to_numpy(),
+                                rest.predicted_boolean_probability.to_numpy())
+    assert rows(tested_on="third", recalibration="after 20").brier.iloc[0] == pytest.approx(np.mean((after - rest.boolean_value) ** 2))
+
+
+# ---- what can't be faked -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rep", ["none", "medrep"])
+def test_the_external_path_gives_the_home_figures_on_the_home_hospital(hospitals, rep):
+    """The home hospital once more under another name, and once through --evaluate-only."""
+    write_vectors()
+    pretrain.main([*PRETRAIN, "--rep-type", rep])
+    finetune.main([*FINETUNE, "--rep-type", rep])
+    home = rows(tested_on="mimic").iloc[0]
+    run = contract.finetuning_folder("mimic", "behrt", rep, "MT", 100)
+    tested = set(results.read_predictions(run / "predictions_mimic.parquet").subject_id)
+    (contract.ROOT / "usedata" / "twin").mkdir()
+    for name in ("trajectories", "vocabulary.json", "persons"):
+        (contract.ROOT / "usedata" / "twin" / name).symlink_to(contract.ROOT / "usedata" / "mimic" / name)
+    labels = pd.read_parquet(LABELS.at(hospital="mimic", outcome="MT"))
+    labels = labels[labels.subject_id.isin(tested)]
+    LABELS.write(connect(), ibis.memtable(labels, schema=LABELS.schema), hospital="twin", outcome="MT")
+    finetune.main([*FINETUNE, "--evaluate-only", str(run), "--external", "twin", "mimic", "ehrshot", *(["--rep-type", rep] if rep != "none" else [])])
+    figures = [c for c in results.COLUMNS if c.startswith(results.FIGURES) or c in ("n", "positives", "threshold", "readable_tokens")]
+    for hospital in ("twin", "mimic"):
+        again = rows(tested_on=hospital, variant="evaluated").iloc[0]
+        assert again[figures].to_dict() == pytest.approx(home[figures].to_dict(), nan_ok=True)
+    small = contract.ROOT / "usedata" / "mimic" / "trajectories"
+    contract.write_array(small / "age.npy", np.load(small / "age.npy"))  # other data by the same name
+    with pytest.raises(UserError, match="whom it saw of mimic can't be told"):
+        finetune.main([*FINETUNE, "--evaluate-only", str(run), "--external", "mimic", *(["--rep-type", rep] if rep != "none" else [])])
+    assert rows(tested_on="ehrshot", variant="evaluated").iloc[0].auroc == rows(tested_on="ehrshot", variant="").iloc[0].auroc
+
+
+def test_events_from_the_prediction_time_on_change_nothing(hospitals):
+    """A token put in after the prediction time, at home and elsewhere: training, validation and every prediction stay the same."""
+    pretrain.main([*PRETRAIN, "--rep-type", "none"])
+    finetune.main([*FINETUNE, "--rep-type", "none"])
+    finetune.main([*FINETUNE, "--model", "logreg", "--counts", "tokens"])
+    folders = [contract.finetuning_folder("mimic", "behrt", "none", "MT", 100), contract.finetuning_folder("mimic", "logreg", "tokens", "MT", 100)]
+    before = [results.read_predictions(folder / f"predictions_{h}.parquet") for folder in folders for h in ("mimic", "ehrshot")]
+    pretrained = {p: p.read_bytes() for p in contract.pretraining_folder("mimic", "behrt", "none").glob("*.safetensors")}
+    for hospital in ("mimic", "ehrshot"):
+        trajectories = sequences.Trajectories(hospital)
+        truth = np.repeat(pd.read_parquet(LABELS.at(hospital=hospital, outcome="MT")).boolean_value.to_numpy(),
+                          np.asarray(trajectories.person_stop) - np.asarray(trajectories.person_start))
+        late = np.asarray(trajectories.time) >= TIME
+        assert late.any()
+        token = np.where(late, np.where(truth, SPECIAL + 1, SPECIAL + 2), trajectories.token)  # says the label, had one looked
+        del trajectories
+        contract.write_array(sequences.array_file("token", hospital), token.astype(np.int32))
+    for file in contract.ROOT.glob("results/mimic/pretraining/*/config.yaml"):  # the same pretrained model, as of now
+        content = yaml.safe_load(file.read_text())
+        content["inputs"] = {path: contract.fingerprint(contract.ROOT / path) for path in content["inputs"]}
+        file.write_text(yaml.safe_dump(content))
+    finetune.main([*FINETUNE, "--rep-type", "none", "--fresh"])
+    finetune.main([*FINETUNE, "--model", "logreg", "--counts", "tokens", "--fresh"])
+    assert pretrained == {p: p.read_bytes() for p in pretrained}
+    after = [results.read_predictions(folder / f"predictions_{h}.parquet") for folder in folders for h in ("mimic", "ehrshot")]
+    assert all(a.equals(b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("arm", [["--rep-type", "none"], ["--rep-type", "none", "--frozen"], ["--model", "logreg", "--counts", "tokens"]])
+def test_shuffled_labels_are_not_learned(small_hospital, arm):
+    """The AUROC's own interval says that it is chance; with the labels in place logreg is far from it (above).
+
+    Two tests of each arm are too many for 95 % intervals: these are 1.7 times as wide, which is 99.9 %.
+    """
+    small_hospital("mimic", persons=450, concepts=20)
+    small_hospital("ehrshot", persons=200, concepts=20, seed=1)
+    for hospital in ("mimic", "ehrshot"):
+        write_persons(hospital)
+        truth = np.array(said_before(sequences.Trajectories(hospital), TIME))
+        write_labels(hospital, truth=np.random.default_rng(5).permutation(truth))
+    if "logreg" not in arm:
+        pretrain.main([*PRETRAIN, "--rep-type", "none"])
+    finetune.main([*FINETUNE, *arm])
+    for row in (rows(tested_on=h).iloc[0] for h in ("mimic", "ehrshot")):
+        assert abs(row.auroc - 0.5) < 1.7 * (row.auroc_high - row.auroc_low) / 2 < 0.45
+
+
+def test_a_seed_alone_is_that_seed_among_others_and_heads_are_fresh(hospitals):
+    pretrain.main([*PRETRAIN, "--rep-type", "none"])
+    finetune.main([*FINETUNE, "--rep-type", "none", "--seeds", "100", "200"])
+    folders = [contract.finetuning_folder("mimic", "behrt", "none", "MT", seed) for seed in (100, 200)]
+    heads = [load_file(folder / "model.safetensors")["classifier.weight"] for folder in folders]
+    assert (heads[0] - heads[1]).abs().max() > 0.01
+    finetune.main([*FINETUNE, "--rep-type", "none", "--seeds", "200", "--fresh"])
+    assert torch.equal(load_file(folders[1] / "model.safetensors")["classifier.weight"], heads[1])
+
+
+def test_only_the_concept_table_is_frozen_and_only_with_a_representation(hospitals):
+    write_vectors()
+    for rep in ("none", "medrep"):
+        pretrain.main([*PRETRAIN, "--rep-type", rep])
+        finetune.main([*FINETUNE, "--rep-type", rep])
+        before = load_file(contract.pretraining_folder("mimic", "behrt", rep) / "model.safetensors")
+        after = load_file(contract.finetuning_folder("mimic", "behrt", rep, "MT", 100) / "model.safetensors")
+        moved = {name for name in after if name in before and not torch.equal(before[name], after[name])}
+        still = {name for name in after if name.startswith("encoder.")} - moved
+        if rep == "none":
+            assert still == {"encoder.embeddings.concept_shift", "encoder.embeddings.concept_turn"}
+        else:
+            assert "encoder.embeddings.concepts.weight" in still and still <= {
+                "encoder.embeddings.concepts.weight", "encoder.embeddings.concept_shift", "encoder.embeddings.concept_turn"}
+
+
+def test_positives_are_in_every_part_if_there_are_as_many_and_rare_labels_go_first():
+    shares = {"train": 0.6, "valid": 0.2, "test": 0.2}
+    for positives in range(3, 9):
+        parts = split_persons(np.arange(100), (np.arange(100) < positives).astype(float)[:, None], 7, shares)
+        assert all(part & set(range(positives)) for part in parts.values()) and sum(map(len, parts.values())) == 100
+    truth = np.zeros((200, 2))
+    truth[:100, 0], truth[95:100, 1] = 1, 1  # whoever has the rare one has the common one, too
+    for seed in range(20):
+        parts = split_persons(np.arange(200), truth, seed, shares)
+        assert [len(parts[name] & set(range(95, 100))) for name in parts] == [3, 1, 1]
+
+
+def test_subgroups_are_of_sex_age_and_race(hospitals):
+    pretrain.main([*PRETRAIN, "--rep-type", "none"])
+    finetune.main([*FINETUNE, "--rep-type", "none"])
+    summary = results.read_summary()
+    there = summary[(summary.tested_on == "ehrshot") & (summary.subgroup != "")].set_index("subgroup")
+    persons = pd.read_parquet(PERSONS.at(hospital="ehrshot")).set_index("person_id")
+    assert there.n["sex=F"] == (persons.sex == "F").sum() and there.n["race=Asian"] == (persons.race == "Asian").sum()
+    age = 1971 - persons.year_of_birth
+    assert there.n["age=18-44"] == age.between(18, 44).sum() and there.n["age=45-64"] == age.between(45, 64).sum()
+    predictions = results.read_predictions(contract.ROOT / rows(tested_on="ehrshot").predictions.iloc[0]).set_index("subject_id")
+    women = predictions[persons.sex.reindex(predictions.index) == "F"]
+    assert there.auroc["sex=F"] == pytest.approx(metrics.auroc(women.boolean_value.to_numpy(), women.predicted_boolean_probability.to_numpy()))
+
+
+def test_the_threshold_is_of_validation(hospitals):
+    pretrain.main([*PRETRAIN, "--rep-type", "none"])
+    finetune.main([*FINETUNE, "--rep-type", "none"])
+    folder = contract.finetuning_folder("mimic", "behrt", "none", "MT", 100)
+    run = yaml.safe_load((folder / "config.yaml").read_text())["run"]
+    examples, known = Examples("mimic", "MT", 32), vocabulary.load(folder / "vocabulary.json")
+    learner = learners.Finetuned(None, learners.Reader(known, "none"), config.Finetuning(batch_tokens=512), "cpu")
+    learner.load(folder)
+    table = examples.held_out()
+    valid = table[np.isin(examples.persons[table[:, 3]], list(
+        split_persons(examples.persons[table[:, 3]], examples.truth[table[:, 3]], 100, {"train": 0.6, "valid": 0.2, "test": 0.2})["valid"]))]
+    p, truth = learner.predict(examples, valid, "unk")[:, 0], examples.truth[valid[:, 3], 0] == 1
+    threshold = run["thresholds"]["boolean_value"]
+
+    def youden(t):
+        return np.mean(p[truth] >= t) + np.mean(p[~truth] < t)
+
+    assert youden(threshold) == pytest.approx(max(map(youden, p)))
+    found = pq.read_table(folder / "predictions_ehrshot.parquet").to_pandas()
+    assert (found.predicted_boolean_value == (found.predicted_boolean_probability >= threshold)).all()
+
+
+# ---- augmentation --------------------------------------------------------------------------------------------------
+
+
+def test_copies_have_neighbours_in_place_of_tokens(hospitals):
+    array = write_vectors()
+    pretrain.main([*PRETRAIN, "--rep-type", "medrep"])
+    run = contract.pretraining_folder("mimic", "behrt", "medrep")
+    known = vocabulary.load(run / "vocabulary.json")
+    # a token that pretraining never saw is nobody's neighbour
+    known = vocabulary.Vocabulary(*(values[:-1] for values in (known.tokens, known.counts, known.pretraining_counts)))
+    reader = learners.Reader(known, "medrep")
+    words = vocabulary.of_hospital("mimic").tokens
+    every = learners.Augmentation(reader, "mimic", 2, 0.5, config.Finetuning(aug_neighbors=19, aug_from="vocabulary"))
+    assert all(set(near) == set(range(SPECIAL, len(words))) - {SPECIAL + i} for i, near in enumerate(every.neighbours.tolist()))
+    copies = learners.Augmentation(reader, "mimic", times=2, ratio=0.5, settings=config.Finetuning(aug_neighbors=3))
+    for i, token in enumerate(words[SPECIAL:]):
+        own = array[int(token) - 1000].astype(np.float64)
+        cosine = {w: array[int(w) - 1000] @ own / np.linalg.norm(array[int(w) - 1000]) for w in known.tokens[SPECIAL:] if w != token}
+        assert {words[n] for n in copies.neighbours[i]} == set(sorted(cosine, key=cosine.get)[-3:])
+    examples = Examples("mimic", "MT", 32)
+    plan = copies.plan(examples.table[:20])
+    assert len(plan) == 60 and (plan[:20, :4] == examples.table[:20]).all() and np.bincount(plan[:, 4]).tolist() == [20, 20, 20]
+    batch = examples.trajectories.pack(plan)
+    token = copies.apply(batch["token"], plan, batch["boundaries"], (100, 0))
+    copy = np.repeat(plan[:, 4], np.diff(batch["boundaries"]))
+    changed = token != batch["token"]
+    assert not changed[copy == 0].any() and not changed[batch["token"] < SPECIAL].any()
+    assert changed[(copy > 0) & (batch["token"] >= SPECIAL)].mean() == pytest.approx(0.5, abs=0.06)
+    assert all(new in copies.neighbours[old - SPECIAL] for old, new in zip(batch["token"][changed], token[changed], strict=True))
+    # the same copy in another batch is the same copy; another epoch has another
+    alone = plan[25:26]
+    part = examples.trajectories.pack(alone)
+    again = copies.apply(part["token"], alone, part["boundaries"], (100, 0))
+    assert (again == token[batch["boundaries"][25] : batch["boundaries"][26]]).all()
+    assert (copies.apply(part["token"], alone, part["boundaries"], (100, 1)) != again).any()
+
+
+def test_augmentation_is_an_arm_of_its_own_and_needs_vectors(hospitals):
+    write_vectors()
+    pretrain.main([*PRETRAIN, "--rep-type", "medrep"])
+    pretrain.main([*PRETRAIN, "--rep-type", "none"])
+    finetune.main([*FINETUNE, "--rep-type", "medrep", "--aug-times", "2", "--aug-ratio", "0.8"])
+    finetune.main([*FINETUNE, "--rep-type", "medrep"])
+    found = rows(tested_on="ehrshot").set_index("variant")
+    assert set(found.index) == {"", "aug2x0.8"} and found.auroc.nunique() == 2
+    with pytest.raises(UserError, match="--rep-type none has none: choose a representation"):
+        finetune.main([*FINETUNE, "--rep-type", "none", "--aug-times", "2"])
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--model", "logreg", "--frozen"], "--frozen is for patient models that are finetuned: leave it out with --model logreg"),
+    (["--frozen", "--extract-attention-score"], "leave it out with --frozen"),
+    (["--frozen", "--aug-times", "2"], "leave it out with --frozen"),
+    (["--aug-times", "2", "--aug-ratio", "1.5"], "a share of their tokens up to 1"),
+    (["--shots", "0"], "take numbers of examples, not 0"),
+    (["--evaluate-only", "nowhere"], "--evaluate-only nowhere holds no finished run"),
+])
+def test_flags_that_contradict_are_refused(root, flags, words):
+    with pytest.raises(UserError, match=words):
+        finetune.main(["-d", "cpu", "--rep-type", "none", *flags])
+
+
+# ---- features ------------------------------------------------------------------------------------------------------
+
+
+def test_important_features_are_written_by_event_and_by_name(hospitals, capsys):
+    pretrain.main([*PRETRAIN, "--rep-type", "none"])
+    flags = [*FINETUNE, "--rep-type", "none", "--seeds", "100", "200", "--extract-attention-score",
+             "--set", "finetuning.attribution_examples=15"]
+    finetune.main(flags)
+    for seed in (100, 200):
+        folder = contract.finetuning_folder("mimic", "behrt", "none", "MT", seed)
+        events = pd.read_parquet(folder / "attention_ehrshot.parquet")
+        table = Examples("ehrshot", "MT", 32).table
+        assert len(events) == (table[:, 2] - table[:, 1]).sum() and events[events.attribution.notna()].subject_id.nunique() == 15
+        top = pd.read_csv(folder / "features_ehrshot.csv", dtype={"token": str})
+        assert len(top) == 20 and (folder / "features_ehrshot.csv").stat().st_mode & 0o077 == 0
+        whole = features.important(folder / "attention_ehrshot.parquet")
+        assert top.token.tolist() == whole.token.tolist() and top.attribution.tolist() == pytest.approx(whole.attribution.tolist())
+    agreement = json.loads((folder.parent / "agreement_ehrshot.json").read_text())
+    assert agreement["seeds"] == 2 and -1 <= agreement["attention"] <= 1
+    capsys.readouterr()
+    finetune.main(flags)
+    assert capsys.readouterr().out.count("parquet is up to date") == 4
