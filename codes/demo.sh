@@ -51,7 +51,8 @@ if [ -n "$all" ]; then
   finetune --model logreg --outcome "${outcomes[@]}"
   finetune --model gbm --outcome "${outcomes[@]}"
   finetune --model behrt --rep-type none --outcome "${outcomes[@]}" --oov unk ancestor
-  finetune --model behrt --rep-type none medrep --outcome MT --shots 16 --oracle --recalibrate 100
+  finetune --model behrt --rep-type none medrep --outcome MT --oracle --recalibrate 100
+  finetune --model behrt --rep-type none medrep --outcome MT --shots 16
   finetune --model behrt --rep-type description medrep --outcome MT --aug-times 2
   finetune --model behrt --rep-type medrep --outcome MT --extract-attention-score
   "$python" experiments/vocabulary_coverage.py --external ehrshot

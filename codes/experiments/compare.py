@@ -83,9 +83,10 @@ def check(rows: pd.DataFrame, against: str | None):
     """All that forbids a comparison and can be seen before any work, in one complaint."""
     complaints = []
     for (outcome, hospital), table in rows.groupby(["outcome", "tested_on"]):
-        if table.cohort.nunique() > 1:
-            which = "; ".join(f"{cohort}: {', '.join(name_arm(arm) for arm in arms_of(part))}" for cohort, part in table.groupby("cohort"))
-            complaints.append(f"{outcome} at {hospital} was tested on different cohorts ({which}): finetune.py --fresh tests the older anew")
+        for column, what in (("cohort", "different cohorts"), ("data", "different data")):
+            if table[column].nunique() > 1:
+                which = "; ".join(f"{value}: {', '.join(name_arm(arm) for arm in arms_of(part))}" for value, part in table.groupby(column))
+                complaints.append(f"{outcome} at {hospital} was tested on {what} ({which}): the same finetune.py commands test the older anew")
     twice = rows[rows.duplicated(["outcome", "tested_on", *KEY, "seed", "label"])]
     complaints += [f"{name_arm(arm)} has two rows for one seed, outcome and hospital in {contract.show(contract.summary_file())}: "
                    "delete it, finetune.py writes it anew" for arm in arms_of(twice)]

@@ -27,12 +27,13 @@ import numpy as np
 import yaml
 
 from medrep import concepts, config, contract, counts, features, learners, metrics, outcomes, progress, results, training
-from medrep.contract import LABELS, Made
+from medrep.contract import LABELS, PERSONS, Made
 from medrep.errors import UserError
 from medrep.examples import Examples, few, split_persons
 from medrep.progress import say, stage
 
 BASELINES = ("logreg", "gbm")
+TERMINOLOGY = ("concept_ancestor.", "concept_relationship.")
 FEATURES = 100  # of which a CSV is written: as many as the paper has rated
 
 
@@ -94,6 +95,8 @@ class Arm:
             raise UserError(f"{contract.show(pretrained)} holds no finished model; python experiments/pretrain.py "
                             f"--model {args.model} --rep-type {rep} --head {self.head} makes it")
         training.require_unchanged(pretrained)
+        if rep != "none" and contract.show(array := contract.concept_array_file(rep)) not in training.inputs_of(pretrained):
+            raise UserError(f"{contract.show(pretrained)} was pretrained on another file than {contract.show(array)}: give that one, or rename yours")
         self.inputs = [pretrained / "config.yaml"]
         reader = learners.Reader(training.vocabulary_of(pretrained), rep)
         if args.frozen:
@@ -104,12 +107,15 @@ class Arm:
 
     @classmethod
     def given(cls, args, experiment: config.Experiment, facts: dict, folder: Path, rep: str) -> "Arm":
-        """The arm of a finetuned run that lies in `folder` with all it needs but the vectors."""
+        """The arm of a finetuned run that lies in `folder` with all it needs but the vectors; its weights are part of its name."""
         arm = cls.__new__(cls)
         arm.args, arm.experiment, arm.home, arm.rep, arm.shots, arm.oracle, arm.inputs = args, experiment, facts["home"], rep, 0, False, []
-        arm.model, arm.head, arm.variant = facts["model"], facts["head"], "+".join(part for part in (facts["variant"], "evaluated") if part)
+        weights = contract.sha256_of(folder / "model.safetensors")[:8]
+        arm.model, arm.head = facts["model"], facts["head"]
+        arm.variant = "+".join(part for part in (facts["variant"], f"evaluated-{weights}") if part)
         arm.oovs = args.oov if rep == "none" else [""]
-        arm.learner = learners.Finetuned(None, learners.Reader(training.vocabulary_of(folder), rep), experiment.finetuning, args.device)
+        reader = learners.Reader(training.vocabulary_of(folder, finetuned=True), rep)
+        arm.learner = learners.Finetuned(None, reader, experiment.finetuning, args.device)
         return arm
 
     def facts(self, outcome: str, seed: int, trained_on: str) -> dict:
@@ -119,9 +125,16 @@ class Arm:
     def folder(self, trained_on: str, outcome: str, seed: int) -> Path:
         return contract.finetuning_folder(trained_on, self.model, self.rep, outcome, seed, self.head or "linear", self.variant)
 
+    def terminology(self, oov: str) -> list[Path]:
+        """The files that say how codes without a vector, unknown codes or roll-ups are read."""
+        if self.rep in ("none", "tokens") and oov != "ancestor":
+            return []
+        return sorted(path for path in contract.data_folder("concepts").glob("*") if path.name.lower().startswith(TERMINOLOGY))
+
     def settings(self) -> dict:
-        """What the learned depends on; where it is tested, and with how many replicates, is not part of it."""
-        tuning = {name: value for name, value in asdict(self.experiment.finetuning).items() if name not in ("seeds", "external", "replicates")}
+        """What the learned depends on; where it is tested, and what is looked at afterwards, is not part of it."""
+        later = ("seeds", "external", "replicates", "attribution_steps", "attribution_examples")
+        tuning = {name: value for name, value in asdict(self.experiment.finetuning).items() if name not in later}
         return {"model": asdict(self.experiment.model), "finetuning": tuning} if self.model not in BASELINES else {"finetuning": tuning}
 
 
@@ -136,12 +149,12 @@ class Run:
         self.parts = self.split()
         self.in_memory = False
 
-    def split(self) -> dict[str, np.ndarray]:
+    def split(self, shares: dict[str, float] | None = None) -> dict[str, np.ndarray]:
         """Rows of the examples' table by part: at home of the persons that pretraining never saw, elsewhere of all."""
         examples = self.site[self.trained_on]
         table = examples.held_out() if self.trained_on == self.arm.home else examples.table
         persons, truth = examples.persons[table[:, 3]], examples.truth[table[:, 3]]
-        split = split_persons(persons, truth, self.seed, self.settings.split_shares)
+        split = split_persons(persons, truth, self.seed, shares or self.settings.split_shares)
         parts = {name: table[np.isin(persons, list(chosen))] for name, chosen in split.items()}
         if self.arm.shots:
             if not examples.single:
@@ -165,7 +178,8 @@ class Run:
     def train(self):
         """Train, unless that is done already."""
         made_with = self.arm.settings() | training.made_from(
-            *self.arm.inputs, contract.trajectories_folder(self.trained_on), LABELS.at(hospital=self.trained_on, outcome=self.site.outcome))
+            *self.arm.inputs, contract.trajectories_folder(self.trained_on), LABELS.at(hospital=self.trained_on, outcome=self.site.outcome),
+            *self.arm.terminology("unk"))
         if training.already_done(self.folder, made_with, self.args.fresh):
             return
         self.check()
@@ -173,10 +187,12 @@ class Run:
         self.learner.what = " ".join(part for part in (self.arm.model, contract.rep_name(self.arm.rep), self.arm.variant, self.site.outcome) if part)
         self.learner.train(examples, self.parts, self.seed, self.folder)
         self.in_memory = True
-        chosen = thresholds(examples, valid, self.learner.predict(examples, valid, self.arm.oovs[0]))
-        training.finish(self.folder, made_with, **self.facts, home=self.arm.home, labels=examples.label_names, thresholds=chosen,
-                        unlearned=[name for name, truth in zip(examples.label_names, examples.truth[self.parts["train"][:, 3]].T, strict=True)
-                                   if len(set(truth[~np.isnan(truth)].tolist())) < 2])
+        chosen = thresholds(examples, valid, self.learner.predict(examples, valid, "unk"))
+        of_part = {name: examples.truth[part[:, 3]] for name, part in self.parts.items()}
+        unlearned = [name for i, name in enumerate(examples.label_names)
+                     if len(set(of_part["train"][:, i]) & {0.0, 1.0}) < 2 or np.isnan(of_part["valid"][:, i]).all()]
+        training.finish(self.folder, made_with, **self.facts, home=self.arm.home, labels=examples.label_names, thresholds=chosen, unlearned=unlearned,
+                        vectors={} if self.arm.model in BASELINES else concepts.identity(self.arm.rep))
         say(f"{contract.show(self.folder)}: what was learned")
 
     def run(self, hospitals: list[str]) -> list[dict]:
@@ -206,14 +222,19 @@ class Run:
             self.learner.load(self.learned)
         self.in_memory = True
 
+    def inputs_of(self, hospital: str, oov: str) -> list[Path]:
+        """All that a test of the run at `hospital` comes from."""
+        vectors = [] if self.arm.rep in ("none", *counts.KINDS) else [contract.concept_array_file(self.arm.rep), contract.concept_index_file()]
+        return [self.learned / "config.yaml", contract.trajectories_folder(hospital), PERSONS.at(hospital=hospital),
+                LABELS.at(hospital=hospital, outcome=self.site.outcome), *vectors, *self.arm.terminology(oov)]
+
     def test(self, hospital: str, oov: str) -> list[dict]:
         """The rows of one test, computed anew if anything that it comes from changed."""
         name, examples, part = results.name_of(hospital, oov), self.site[hospital], self.part_at(hospital)
         file = contract.metrics_file(self.folder, name)
-        vectors = [] if self.arm.rep in ("none", *counts.KINDS) else [contract.concept_array_file(self.arm.rep)]
-        made = Made(file, settings={"replicates": self.settings.replicates}, inputs=[
-            self.learned / "config.yaml", contract.trajectories_folder(hospital), LABELS.at(hospital=hospital, outcome=self.site.outcome), *vectors])
-        if not made.is_current():
+        made = Made(file, settings={"replicates": self.settings.replicates}, inputs=self.inputs_of(hospital, oov))
+        there = all(path.exists() for path in results.prediction_files(contract.predictions_file(self.folder, name), examples))
+        if self.args.fresh or not there or not made.is_current():
             self.ready()
             readable = self.learner.readable(examples, part, oov)
             tested = self.tested(hospital, oov, self.learner.predict(examples, part, oov), {"readable_tokens": round(readable, 4)})
@@ -248,9 +269,9 @@ class Run:
         for hospital in hospitals:
             examples, part = self.site[hospital], self.part_at(hospital)
             file, top = contract.attention_file(self.folder, hospital), contract.features_file(self.folder, hospital)
-            made = Made(file, inputs=[self.learned / "config.yaml", contract.trajectories_folder(hospital)],
-                        settings={"steps": settings.attribution_steps, "examples": settings.attribution_examples})
-            if not made.is_current() or not top.exists():
+            made = Made(file, inputs=self.inputs_of(hospital, oov),
+                        settings={"steps": settings.attribution_steps, "examples": settings.attribution_examples, "oov": oov})
+            if self.args.fresh or not made.is_current() or not top.exists():
                 self.ready()
                 reading = self.learner.reader.swap(self.learner.model, hospital, oov)
                 # attention is of all labels together, a gradient of one: of several, none is attributed
@@ -268,9 +289,10 @@ class Run:
 class Given(Run):
     """A run that someone gives: nothing is trained, and its tests lie in results under the variant `evaluated`."""
 
-    def __init__(self, arm: Arm, site: Site, folder: Path, facts: dict, inputs: dict):
-        self.arm, self.site, self.trained_on, self.seed, self.learned = arm, site, facts["trained_on"], facts["seed"], folder
-        self.inputs = inputs  # that it was made from, by fingerprint
+    def __init__(self, arm: Arm, site: Site, folder: Path, content: dict):
+        """`content` is that of the run's config.yaml."""
+        facts = content["run"]
+        self.arm, self.site, self.trained_on, self.seed, self.learned, self.content = arm, site, facts["trained_on"], facts["seed"], folder, content
         self.args, self.settings, self.learner = arm.args, arm.experiment.finetuning, arm.learner
         self.facts = arm.facts(site.outcome, self.seed, self.trained_on)
         self.folder = arm.folder(self.trained_on, site.outcome, self.seed)
@@ -280,14 +302,14 @@ class Given(Run):
         pass
 
     def part_at(self, hospital: str) -> np.ndarray:
-        """Where it was trained, only whom it was not trained on: that can be known of the very data that it was trained on."""
+        """Where it was trained, only whom it was not trained on: that can be known of the very data and split that it was trained with."""
         if hospital != self.trained_on:
             return self.site[hospital].table
-        here = contract.trajectories_folder(hospital)
-        if self.inputs.get(contract.show(here)) != contract.fingerprint(here):
-            raise UserError(f"{contract.show(here)} is not what {self.learned} was trained on, so whom it saw of {hospital} can't be told: "
-                            "test it at another hospital")
-        return self.split()["test"]
+        for here in (contract.trajectories_folder(hospital), LABELS.at(hospital=hospital, outcome=self.site.outcome)):
+            if self.content["inputs"].get(contract.show(here)) != contract.fingerprint(here):
+                raise UserError(f"{contract.show(here)} is not what {self.learned} was trained on, so whom it saw of {hospital} can't be told: "
+                                "test it at another hospital")
+        return self.split(self.content["finetuning"]["split_shares"])["test"]
 
 
 def agree(runs: list[Run], hospitals: list[str]):
@@ -311,8 +333,8 @@ def thresholds(examples: Examples, valid: np.ndarray, probabilities: np.ndarray)
 
 def arms_of(args, experiment: config.Experiment, home: str) -> list[Arm]:
     reps = args.counts if args.model in BASELINES else args.rep_type
-    oracles = [False, True] if args.oracle else [False]
-    return [Arm(args, experiment, home, rep, shots, oracle) for rep in reps for shots in args.shots or [0] for oracle in oracles]
+    arms = [Arm(args, experiment, home, rep, shots) for rep in reps for shots in args.shots or [0]]
+    return arms + [Arm(args, experiment, home, rep, oracle=True) for rep in reps if args.oracle]
 
 
 def check_arguments(args):
@@ -324,6 +346,12 @@ def check_arguments(args):
             raise UserError(f"{flag} is for patient models that are finetuned: leave it out with {other}")
     if args.aug_times < 0 or not 0 < args.aug_ratio <= 1:
         raise UserError(f"--aug-times {args.aug_times} --aug-ratio {args.aug_ratio}: give a number of copies, and a share of their tokens up to 1")
+    if args.evaluate_only:
+        for flag in ("frozen", "shots", "oracle", "seeds", "aug_times"):
+            if getattr(args, flag):
+                raise UserError(f"--{flag.replace('_', '-')} is for training, and --evaluate-only trains nothing: leave one of them out")
+        if len(args.outcome) > 1:
+            raise UserError(f"--evaluate-only tests a run of one outcome: give one of {', '.join(args.outcome)}")
     if wrong := [n for n in [*args.shots, *args.recalibrate] if n < 1]:
         raise UserError(f"--shots and --recalibrate take numbers of examples, not {wrong[0]}")
 
@@ -332,17 +360,23 @@ def hospitals_for(outcome: str, home: str, external: list[str], several: bool) -
     """Home and the external hospitals; where several outcomes were asked for, those that lack one are left out of it."""
     found = [home]
     for hospital in dict.fromkeys(external):
+        if not contract.trajectories_folder(hospital).exists():
+            there = ", ".join(contract.hospitals_used()) or "none"
+            raise UserError(f"{hospital} has no trajectories: preprocessing/run.sh writes them (those of {there} are there)")
         if several and not LABELS.at(hospital=hospital, outcome=outcome).exists():
             say(f"{outcome} is not labelled at {hospital}: it is tested at home only")
         elif hospital != home:
             found.append(hospital)
+    for hospital in found:
+        LABELS.require(hospital=hospital, outcome=outcome)
     return found
 
 
 def run_all(args, experiment: config.Experiment, home: str, names: list[str]) -> list[dict]:
     external, arms, rows, failed = args.external or experiment.finetuning.external, arms_of(args, experiment, home), [], {}
-    for outcome in names:
-        site, hospitals = Site(outcome, experiment.model.max_length), hospitals_for(outcome, home, external, len(names) > 1)
+    where = {outcome: hospitals_for(outcome, home, external, len(names) > 1) for outcome in names}  # what is missing is said before any work
+    for outcome, hospitals in where.items():
+        site = Site(outcome, experiment.model.max_length)
         for arm in arms:
             for trained_on in hospitals[1:] if arm.oracle else [home]:
                 tested = [trained_on] if arm.oracle else hospitals
@@ -357,7 +391,8 @@ def run_all(args, experiment: config.Experiment, home: str, names: list[str]) ->
                         raise
                     say(f"{problem}")
                     failed[f"{outcome} at {trained_on}"] = str(problem)
-        results.write_summary()
+                finally:
+                    results.write_summary()
     if failed:
         say(f"not learned: {', '.join(failed)}; the reasons are above")
     if not rows:
@@ -381,12 +416,19 @@ def evaluate_only(args, home: str) -> list[dict]:
         if not own:
             raise UserError(f"--evaluate-only {folder} reads vectors of its own: give --rep-type path/to/{rep}.npy, too")
         rep = own[0]
-    args.model, args.frozen, args.aug_times = facts["model"], False, 0
+    if facts.get("vectors") != concepts.identity(rep):
+        raise UserError(f"--evaluate-only {folder} was trained on other vectors than {contract.show(contract.concept_array_file(rep))}: "
+                        "put those that it was trained on there, with their concept_idx.csv")
+    args.model = facts["model"]
     experiment = replace(config.load_experiment(facts["model"], args.overrides), model=config.Model(**content["model"]))
     outcome = facts["outcome"] if args.outcome == [DEFAULT_OUTCOME] else outcome_names(args.outcome, home)[0]
     arm = Arm.given(args, experiment, facts, folder, rep)
-    run = Given(arm, Site(outcome, experiment.model.max_length), folder, facts, content["inputs"])
-    rows = run.run(args.external or experiment.finetuning.external)
+    hospitals = args.external or experiment.finetuning.external
+    if not hospitals:
+        raise UserError("--evaluate-only needs hospitals to test at: name them with --external")
+    for hospital in hospitals:
+        LABELS.require(hospital=hospital, outcome=outcome)
+    rows = Given(arm, Site(outcome, experiment.model.max_length), folder, content).run(hospitals)
     results.write_summary()
     return rows
 

@@ -438,6 +438,11 @@ def hospitals_with_data() -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != "concepts") if folder.is_dir() else []
 
 
+def hospitals_used() -> list[str]:
+    """The hospitals that preprocessing has made trajectories of."""
+    return sorted(path.parent.name for path in (ROOT / "usedata").glob("*/trajectories"))
+
+
 def pretraining_folder(hospital: str, model: str, rep: str, head: str = "linear") -> Path:
     return ROOT / "results" / hospital / "pretraining" / run_name(model, rep, head)
 

@@ -55,13 +55,18 @@ class Examples:
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()[:16]
 
+    @property
+    def data(self) -> str | None:
+        """What changes when the hospital's events do."""
+        return contract.fingerprint(contract.trajectories_folder(self.hospital))
+
     @cached_property
     def subgroups(self) -> pd.DataFrame:
         """Each example's sex, age band at the prediction time and, where the hospital has it, race; null where unknown."""
         known = PERSONS.read(connect(), hospital=self.hospital).to_pandas().set_index("person_id").reindex(self.persons)
         age = self.labels.prediction_time.dt.year.to_numpy() - known.year_of_birth.to_numpy()
         bands = [f"{low}-{high - 1}" for low, high in zip(AGE_BANDS, AGE_BANDS[1:], strict=False)] + [f"{AGE_BANDS[-1]}+"]
-        band = np.digitize(age, AGE_BANDS) - 1
+        band = np.where(np.isnan(age.astype(float)), -1, np.digitize(age, AGE_BANDS) - 1)
         found = {"sex": known.sex.where(known.sex.isin(["M", "F"])).to_numpy(),
                  "age": np.where(band >= 0, np.array(bands, dtype=object)[band.clip(0)], None)}
         if "race" in known and known.race.notna().any():

@@ -107,6 +107,7 @@ class Augmentation:
         count = min(settings.aug_neighbors, int(among.sum()) - 1)
         if count < 1:
             raise UserError(f"{hospital} has too few tokens with vectors to take neighbours from: leave --aug-times out")
+        self.has_vector = np.any(vectors != 0, axis=1)  # what has none is [UNK] to the model, and so in copies
         rows, _ = nearest.exact(vectors, vectors, count + 1, among=among)
         own = rows == np.arange(len(rows))[:, None]
         own[~own.any(axis=1), -1] = True  # not among its own neighbours (or crowded out by its equals): the farthest goes
@@ -124,6 +125,7 @@ class Augmentation:
                 random = np.random.default_rng((*seed, int(example), int(copy)))
                 places = start + sequences.HEAD + np.flatnonzero(random.random(stop - start - sequences.HEAD) < self.ratio)
                 places = places[token[places] >= SPECIAL]
+                places = places[self.has_vector[token[places] - SPECIAL]]
                 choice = random.integers(0, self.neighbours.shape[1], len(places))
                 token[places] = self.neighbours[token[places] - SPECIAL, choice]
         return token
@@ -162,7 +164,8 @@ class Finetuned:
         self.reader.known.save(folder / "vocabulary.json")
 
     def load(self, folder: Path):
-        self.model = behrt.BehrtForPrediction.from_pretrained(folder).to(training.open_device([self.device]).device)
+        training.take_device([self.device])
+        self.model = behrt.BehrtForPrediction.from_pretrained(folder).to(training.device_of([self.device]))
 
     def probabilities(self, model, examples: Examples, table: np.ndarray, reading: training.Reading) -> np.ndarray:
         return torch.sigmoid(torch.from_numpy(predict(model, examples, table, reading.translation, self.settings.batch_tokens))).numpy()
@@ -184,10 +187,11 @@ class Probe:
     def states_of(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
         """float64 (rows, width): [CLS] of each; every example of an outcome is embedded once for all seeds."""
         if self.encoder is None:
-            self.encoder = behrt.BehrtForPrediction.from_pretrained(self.pretrained).encoder.to(training.open_device([self.device]).device)
+            training.take_device([self.device])
+            self.encoder = behrt.BehrtForPrediction.from_pretrained(self.pretrained).encoder.to(training.device_of([self.device]))
         if self.outcome != examples.outcome:
             self.outcome, self.states = examples.outcome, {}
-        key = (examples.hospital, oov)
+        key = (examples.hospital, oov or "unk")
         kept, places = self.states.setdefault(key, ({}, None))[0], table[:, 3].tolist()
         new = table[[place not in kept for place in places]]
         if len(new):

@@ -116,7 +116,7 @@ def describe_means(tests: Sequence[tuple], replicates: int = 0, seed: int = 0, i
             parts = [test.figures(counts[:, place], point, names=intervals) for test, place, point in zip(opened, places, points, strict=True)]
             for name in intervals:
                 if counted[name]:
-                    drawn[name].append(np.mean([parts[i][name] for i in counted[name]], axis=0))
+                    drawn[name].append(_mean_of_defined([parts[i][name] for i in counted[name]]))
         for name in intervals:
             found[f"{name}_low"], found[f"{name}_high"] = _interval(np.concatenate(drawn[name] or [np.empty(0)]), found[name], replicates)
     return found | {"tests": len(counted["auroc"]), "persons": len(everyone)}
@@ -217,7 +217,7 @@ def _bootstrap_difference(pairs: list[tuple], everyone: np.ndarray, difference: 
     for counts in _draws(len(everyone), replicates, max((len(both[0].labels) for both in opened), default=0), seed):
         areas = [[test.auroc(counts[:, place]) for test, place in zip(*both, strict=True)] for both in zip(opened, places, strict=True)]
         if areas:
-            drawn.append(np.mean([a - b for a, b in areas], axis=0))
+            drawn.append(_mean_of_defined([a - b for a, b in areas]))
     values = np.concatenate(drawn or [np.empty(0)])
     low, high = _interval(values, difference, replicates)
     values = values[~np.isnan(values)]
@@ -435,6 +435,12 @@ def _interval(values: np.ndarray, point: float | None, replicates: int) -> tuple
         return None, None
     low, high = np.percentile(kept, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _mean_of_defined(parts: list[np.ndarray]) -> np.ndarray:
+    """The mean over tests in each replicate: where a rare label lacks a class, over the others; NaN where none is defined."""
+    defined = ~np.isnan(parts)
+    return np.where(defined.any(axis=0), np.nansum(parts, axis=0) / np.maximum(defined.sum(axis=0), 1), np.nan)
 
 
 def _union(ids: list[np.ndarray]) -> np.ndarray:

@@ -20,10 +20,10 @@ from medrep.examples import Examples, hashed
 FIGURES = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "sensitivity", "specificity")
 ARM = ("model", "head", "rep_type", "variant", "oov")
 """What tells arms apart: the model, its head and representation, how it was trained otherwise, how it reads unknown codes."""
-COLUMNS = ["trained_on", "tested_on", *ARM, "outcome", "label", "subgroup", "seed", "cohort", "n", "persons", "positives",
+COLUMNS = ["trained_on", "tested_on", *ARM, "outcome", "label", "subgroup", "seed", "cohort", "data", "n", "persons", "positives",
            *(f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")),
            "threshold", "readable_tokens", "recalibration", "reason", "predictions"]
-TEXTS = ("trained_on", "tested_on", *ARM, "outcome", "label", "subgroup", "cohort", "recalibration", "reason", "predictions")
+TEXTS = ("trained_on", "tested_on", *ARM, "outcome", "label", "subgroup", "cohort", "data", "recalibration", "reason", "predictions")
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,14 @@ def write_predictions(tested: Tested):
 
 
 def label_path(tested: Tested, label: str) -> Path:
-    if tested.examples.single:
-        return tested.file
-    return contract.predictions_file(tested.file.parent, tested.file.stem.removeprefix("predictions_"), label)
+    return prediction_files(tested.file, tested.examples)[tested.examples.label_names.index(label)]
+
+
+def prediction_files(file: Path, examples: Examples) -> list[Path]:
+    """The file of each label: `file`, or of several one each in a folder of its name."""
+    if examples.single:
+        return [file]
+    return [contract.predictions_file(file.parent, file.stem.removeprefix("predictions_"), label) for label in examples.label_names]
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
@@ -87,8 +92,8 @@ def read_predictions(path: Path) -> pd.DataFrame:
 
 def common_of(tested: Tested) -> dict:
     examples = tested.examples
-    return tested.facts | {"tested_on": examples.hospital, "outcome": examples.outcome, "cohort": examples.cohort, "subgroup": "",
-                           "recalibration": ""}
+    return tested.facts | {"tested_on": examples.hospital, "outcome": examples.outcome, "cohort": examples.cohort, "data": examples.data,
+                           "subgroup": "", "recalibration": ""}
 
 
 def rows_of(tested: Tested, replicates: int, seed: int = 0) -> list[dict]:
@@ -100,9 +105,14 @@ def rows_of(tested: Tested, replicates: int, seed: int = 0) -> list[dict]:
     def row(chosen, i, **more):
         chosen = chosen & ~np.isnan(truth[:, i])
         labels, who = truth[chosen, i] == 1, persons[chosen]
+        why = ""
         if examples.label_names[i] in tested.unlearned:
+            why = "one class to learn from"
+        elif not examples.single and min(len(set(who[labels])), len(set(who[~labels]))) < 2:
+            why = "fewer than two persons of a class"  # a mean over labels would hang on one person
+        if why:
             found = dict.fromkeys(figures_and_ends(replicates)) | {
-                "n": len(who), "persons": len(np.unique(who)), "positives": int(labels.sum()), "threshold": None, "reason": "one class to learn from"}
+                "n": len(who), "persons": len(np.unique(who)), "positives": int(labels.sum()), "threshold": None, "reason": why}
         else:
             threshold = None if np.isnan(tested.thresholds[i]) else float(tested.thresholds[i])
             found = metrics.describe(labels, tested.probabilities[chosen, i], who, threshold, replicates, seed)
@@ -144,7 +154,8 @@ def recalibrated(tested: Tested, labels: int, replicates: int, seed: int) -> lis
     rest = part[~local]
     common = common_of(tested) | {"label": "", "predictions": ""}
     if not len(rest):
-        return [common | {"n": 0, "positives": 0, "recalibration": f"after {labels}", "reason": f"no more than {labels} labels there"}]
+        return [common | {"n": 0, "positives": 0, "recalibration": f"{when} {labels}", "reason": f"no more than {labels} labels there"}
+                for when in ("before", "after")]
     before = tested.probabilities[~local, 0]
     after = metrics.recalibrate(truth[local], tested.probabilities[local, 0], before)
     return [common | metrics.describe(truth[~local], p, persons[~local], None, replicates, seed) | {"recalibration": f"{when} {labels}"}

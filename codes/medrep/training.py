@@ -255,18 +255,26 @@ def made_from(*inputs: Path) -> dict:
     return {"inputs": {contract.show(path): contract.fingerprint(path) for path in inputs}}
 
 
+def inputs_of(folder: Path) -> dict[str, str]:
+    """What a finished run was made from: {path: fingerprint}."""
+    return yaml.safe_load((folder / "config.yaml").read_text())["inputs"]
+
+
 def require_unchanged(folder: Path):
     """Refuse a finished run whose inputs were remade: another split of persons would let it be tested on its own."""
-    inputs = yaml.safe_load((folder / "config.yaml").read_text())["inputs"]
-    if changed := [path for path, before in inputs.items() if contract.fingerprint(contract.ROOT / path) != before]:
+    if changed := [path for path, before in inputs_of(folder).items() if contract.fingerprint(contract.ROOT / path) != before]:
         raise UserError(f"{', '.join(changed)} changed since {contract.show(folder)} was made from it: run pretrain.py again with --fresh")
 
 
-def vocabulary_of(folder: Path) -> Vocabulary:
-    """The vocabulary that a pretrained model knows; refused if the model in `folder` was made for another."""
+def vocabulary_of(folder: Path, finetuned: bool = False) -> Vocabulary:
+    """The vocabulary that a model was pretrained on; refused if the model in `folder` was made for another.
+
+    A finetuned model that reads vectors holds those of the whole home hospital: its table is swapped in any case.
+    """
     known = load_vocabulary(folder / "vocabulary.json", "experiments/pretrain.py")
-    made_for = json.loads((folder / "config.json").read_text())["vocab_size"]
-    if made_for != len(known):
+    made = json.loads((folder / "config.json").read_text())
+    made_for = made["vocab_size"]
+    if made_for != len(known) and not (finetuned and made["frozen_concepts"]):
         raise UserError(f"{contract.show(folder)}: vocabulary.json has {len(known):,} tokens, but the model was made for {made_for:,}: "
                         "these are files of two runs; bring back the whole folder, or pretrain again with --fresh")
     return known

@@ -40,7 +40,8 @@ class Results:
         table = examples.drop(columns="risk").assign(predicted_boolean_value=p >= 0.5, predicted_boolean_probability=p)
         table.sample(frac=1, random_state=seed).to_parquet(file)  # the order of rows is nobody's promise
         self.rows.append({"trained_on": trained_on, "tested_on": hospital, "model": model, "head": head, "rep_type": rep, "variant": variant,
-                          "oov": oov, "outcome": outcome, "label": label, "subgroup": "", "seed": seed, "cohort": f"{hospital}-{outcome}",
+                          "oov": oov, "outcome": outcome, "label": label, "subgroup": "", "seed": seed,
+                          "cohort": f"{hospital}-{outcome}", "data": hospital,
                           "recalibration": "", "readable_tokens": 0.8 if rep == "none" else 1.0, "predictions": contract.show(file)}
                          | metrics.describe(examples.boolean_value, p, examples.subject_id) | other)
         return self.rows[-1]
@@ -131,7 +132,7 @@ def test_rows_of_two_cohorts_are_refused_by_name(results):
     three_arms(results)
     results.rows[0]["cohort"] = "older"
     results.write()
-    with pytest.raises(UserError, match=r"MT at mimic was tested on different cohorts \(mimic-MT: .*; older: behrt none\).*--fresh"):
+    with pytest.raises(UserError, match=r"MT at mimic was tested on different cohorts \(mimic-MT: .*; older: behrt none\).*finetune.py"):
         run()
     assert not contract.comparison_file().exists()
 

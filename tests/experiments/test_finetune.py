@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from experiments import finetune, pretrain
 from medrep import concepts, config, contract, features, learners, metrics, results, sequences, training, vocabulary
@@ -20,9 +20,10 @@ from medrep.examples import Examples, few, hashed, split_persons
 SMALL = ["--set", "model.hidden_size=16", "--set", "model.num_heads=2", "--set", "model.num_layers=1", "--set", "model.max_length=32",
          "--set", "pretraining.batch_tokens=512", "--set", "pretraining.epochs=1"]
 QUICK = ["--set", "finetuning.batch_tokens=512", "--set", "finetuning.epochs=2", "--set", "finetuning.learning_rate=1e-3",
-         "--set", "finetuning.replicates=60", "--seeds", "100"]
+         "--set", "finetuning.replicates=60"]
 PRETRAIN = ["--gpu-devices", "cpu", *SMALL]
-FINETUNE = ["-d", "cpu", *SMALL, *QUICK]
+FINETUNE = ["-d", "cpu", *SMALL, *QUICK, "--seeds", "100"]
+EVALUATE = ["-d", "cpu", *SMALL, *QUICK, "--evaluate-only"]
 SPECIAL = len(vocabulary.SPECIAL_TOKENS)
 TIME = 5 * 10**7
 TELLING = 3  # the place among the vocabulary's tokens of the one that labels come from
@@ -37,8 +38,15 @@ def write_vectors(width=16):
 
 
 def write_persons(hospital):
-    """Also gives every person events before and after the prediction time."""
+    """Also gives every person events before and after the prediction time, and the home hospital's test persons a code of their own."""
     trajectories = sequences.Trajectories(hospital)
+    if hospital == "mimic":
+        words, token = vocabulary.of_hospital(hospital), np.array(trajectories.token)
+        for row in trajectories.rows_in("test"):
+            token[trajectories.person_start[row]] = len(words)
+        seen = list(words.counts)
+        vocabulary.Vocabulary((*words.tokens, "1050"), (*seen, 50), (*seen, 0)).save(contract.vocabulary_file(hospital))
+        contract.write_array(sequences.array_file("token", hospital), token)
     random = np.random.default_rng(len(trajectories))
     counts = np.asarray(trajectories.person_stop) - np.asarray(trajectories.person_start)
     time = np.concatenate([np.sort(random.integers(0, 10**8, count)) for count in counts])
@@ -195,6 +203,7 @@ def test_an_oracle_is_trained_there_and_tested_on_whom_it_did_not_see(hospitals)
     pretrain.main([*PRETRAIN, "--rep-type", "medrep"])
     finetune.main([*FINETUNE, "--rep-type", "medrep", "--oracle"])
     oracle = rows(variant="oracle").iloc[0]
+    assert set(rows().variant) == {"", "oracle"}
     assert (oracle.trained_on, oracle.tested_on, oracle.n) == ("ehrshot", "ehrshot", 12) and len(rows(variant="oracle")) == 1
     examples = Examples("ehrshot", "MT", 32)
     parts = split_persons(examples.persons, examples.truth, 100, {"train": 0.6, "valid": 0.2, "test": 0.2})
@@ -252,17 +261,21 @@ def test_the_external_path_gives_the_home_figures_on_the_home_hospital(hospitals
         (contract.ROOT / "usedata" / "twin" / name).symlink_to(contract.ROOT / "usedata" / "mimic" / name)
     labels = pd.read_parquet(LABELS.at(hospital="mimic", outcome="MT"))
     labels = labels[labels.subject_id.isin(tested)]
+    known = len(vocabulary.load(run / "vocabulary.json"))
+    assert known < len(vocabulary.of_hospital("mimic"))  # pretraining did not see every code of the test persons
     LABELS.write(connect(), ibis.memtable(labels, schema=LABELS.schema), hospital="twin", outcome="MT")
-    finetune.main([*FINETUNE, "--evaluate-only", str(run), "--external", "twin", "mimic", "ehrshot", *(["--rep-type", rep] if rep != "none" else [])])
+    finetune.main([*EVALUATE, str(run), "--external", "twin", "mimic", "ehrshot"])
+    (evaluated,) = set(results.read_summary().variant) - {""}
+    assert evaluated.startswith("evaluated-")
     figures = [c for c in results.COLUMNS if c.startswith(results.FIGURES) or c in ("n", "positives", "threshold", "readable_tokens")]
     for hospital in ("twin", "mimic"):
-        again = rows(tested_on=hospital, variant="evaluated").iloc[0]
+        again = rows(tested_on=hospital, variant=evaluated).iloc[0]
         assert again[figures].to_dict() == pytest.approx(home[figures].to_dict(), nan_ok=True)
     small = contract.ROOT / "usedata" / "mimic" / "trajectories"
     contract.write_array(small / "age.npy", np.load(small / "age.npy"))  # other data by the same name
     with pytest.raises(UserError, match="whom it saw of mimic can't be told"):
-        finetune.main([*FINETUNE, "--evaluate-only", str(run), "--external", "mimic", *(["--rep-type", rep] if rep != "none" else [])])
-    assert rows(tested_on="ehrshot", variant="evaluated").iloc[0].auroc == rows(tested_on="ehrshot", variant="").iloc[0].auroc
+        finetune.main([*EVALUATE, str(run), "--external", "mimic"])
+    assert rows(tested_on="ehrshot", variant=evaluated).iloc[0].auroc == rows(tested_on="ehrshot", variant="").iloc[0].auroc
 
 
 def test_events_from_the_prediction_time_on_change_nothing(hospitals):
@@ -329,7 +342,13 @@ def test_only_the_concept_table_is_frozen_and_only_with_a_representation(hospita
         finetune.main([*FINETUNE, "--rep-type", rep])
         before = load_file(contract.pretraining_folder("mimic", "behrt", rep) / "model.safetensors")
         after = load_file(contract.finetuning_folder("mimic", "behrt", rep, "MT", 100) / "model.safetensors")
-        moved = {name for name in after if name in before and not torch.equal(before[name], after[name])}
+        table = "encoder.embeddings.concepts.weight"
+        if rep == "medrep":  # after it, also codes that only test persons have
+            known = vocabulary.load(contract.pretraining_folder("mimic", "behrt", rep) / "vocabulary.json")
+            words = vocabulary.of_hospital("mimic").translation_to(known)
+            assert len(after[table]) == len(before[table]) + 1
+            after[table] = after[table][words[SPECIAL:] != vocabulary.UNK]
+        moved = {name for name in after if name in before and not torch.allclose(before[name], after[name], atol=1e-6)}
         still = {name for name in after if name.startswith("encoder.")} - moved
         if rep == "none":
             assert still == {"encoder.embeddings.concept_shift", "encoder.embeddings.concept_turn"}
@@ -386,6 +405,66 @@ def test_the_threshold_is_of_validation(hospitals):
     assert (found.predicted_boolean_value == (found.predicted_boolean_probability >= threshold)).all()
 
 
+def test_a_run_is_tested_only_with_its_own_vectors_and_split(hospitals):
+    write_vectors()
+    pretrain.main([*PRETRAIN, "--rep-type", "medrep"])
+    finetune.main([*FINETUNE, "--rep-type", "medrep"])
+    run = contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100)
+    given = [*EVALUATE, str(run)]
+    tested = results.read_predictions(run / "predictions_mimic.parquet")
+    finetune.main([*given, "--external", "mimic", "--set", "finetuning.split_shares={train: 0.1, valid: 0.1, test: 0.8}"])
+    (again,) = contract.ROOT.glob("results/mimic/finetuning/behrt_medrep_evaluated-*/MT/seed_100/predictions_mimic.parquet")
+    assert results.read_predictions(again).equals(tested)  # by the run's split, not by today's
+    weights = load_file(run / "model.safetensors")
+    save_file({name: value + 0.01 * (name == "classifier.bias") for name, value in weights.items()}, run / "model.safetensors")
+    finetune.main([*given, "--external", "mimic"])
+    assert len([v for v in set(results.read_summary().variant) if v.startswith("evaluated-")]) == 2  # another model is another arm
+    with concepts.ours(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
+        np.save(file, np.random.default_rng(1).normal(size=(60, 16)).astype(np.float32))
+    with pytest.raises(UserError, match="was trained on other vectors than"):
+        finetune.main([*given, "--external", "ehrshot"])
+
+
+def test_vectors_of_the_same_file_name_are_not_taken_for_those_of_pretraining(hospitals, tmp_path):
+    array = write_vectors()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "own.npy", array)
+    pretrain.main([*PRETRAIN, "--rep-type", str(tmp_path / "a" / "own.npy")])
+    with pytest.raises(UserError, match="was pretrained on another file than .*b/own.npy"):
+        finetune.main([*FINETUNE, "--rep-type", str(tmp_path / "b" / "own.npy")])
+
+
+def test_what_a_test_comes_from_makes_it_anew(hospitals, capsys):
+    """Lost predictions, another race, other ancestors: each is seen, and nothing is trained again."""
+    write_ancestors()
+    pretrain.main([*PRETRAIN, "--rep-type", "none"])
+    flags = [*FINETUNE, "--rep-type", "none", "--oov", "unk", "ancestor"]
+    finetune.main(flags)
+    folder = contract.finetuning_folder("mimic", "behrt", "none", "MT", 100)
+    trained = (folder / "model.safetensors").stat().st_mtime_ns
+    (folder / "predictions_ehrshot.parquet").unlink()
+    people = pd.read_parquet(PERSONS.at(hospital="mimic")).assign(race="Martian")
+    PERSONS.write(connect(), ibis.memtable(people, schema=PERSONS.schema), hospital="mimic")
+    before = rows(tested_on="ehrshot", oov="ancestor").readable_tokens.iloc[0]
+    file = contract.data_folder("concepts") / "CONCEPT_ANCESTOR.csv"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:4]))
+    finetune.main(flags)
+    assert (folder / "predictions_ehrshot.parquet").exists() and (folder / "model.safetensors").stat().st_mtime_ns == trained
+    assert "race=Martian" in set(results.read_summary().subgroup)
+    assert rows(tested_on="ehrshot", oov="ancestor").readable_tokens.iloc[0] < before
+
+
+def test_what_is_missing_is_said_before_anything_is_trained(hospitals):
+    pretrain.main([*PRETRAIN, "--rep-type", "none"])
+    with pytest.raises(UserError, match="ehrshto has no trajectories: .*those of ehrshot, mimic are there"):
+        finetune.main([*FINETUNE, "--rep-type", "none", "--outcome", "all", "--external", "ehrshto"])
+    contract.discard(LABELS.at(hospital="ehrshot", outcome="MT"))
+    with pytest.raises(UserError, match="usedata/ehrshot/labels/MT is missing"):
+        finetune.main([*FINETUNE, "--rep-type", "none"])
+    assert not (contract.ROOT / "results" / "mimic" / "finetuning").exists()
+
+
 # ---- augmentation --------------------------------------------------------------------------------------------------
 
 
@@ -399,8 +478,11 @@ def test_copies_have_neighbours_in_place_of_tokens(hospitals):
     reader = learners.Reader(known, "medrep")
     words = vocabulary.of_hospital("mimic").tokens
     every = learners.Augmentation(reader, "mimic", 2, 0.5, config.Finetuning(aug_neighbors=19, aug_from="vocabulary"))
-    assert all(set(near) == set(range(SPECIAL, len(words))) - {SPECIAL + i} for i, near in enumerate(every.neighbours.tolist()))
+    others = [set(range(SPECIAL, len(words))) - {SPECIAL + i} for i in range(len(words) - SPECIAL)]
+    assert all(set(near) <= other and len(set(near)) == 19 for near, other in zip(every.neighbours.tolist(), others, strict=True))
+    assert len(words) - 1 in every.neighbours  # which only test persons have
     copies = learners.Augmentation(reader, "mimic", times=2, ratio=0.5, settings=config.Finetuning(aug_neighbors=3))
+    copies.has_vector[4] = False  # what is [UNK] stays so
     for i, token in enumerate(words[SPECIAL:]):
         own = array[int(token) - 1000].astype(np.float64)
         cosine = {w: array[int(w) - 1000] @ own / np.linalg.norm(array[int(w) - 1000]) for w in known.tokens[SPECIAL:] if w != token}
@@ -413,7 +495,9 @@ def test_copies_have_neighbours_in_place_of_tokens(hospitals):
     copy = np.repeat(plan[:, 4], np.diff(batch["boundaries"]))
     changed = token != batch["token"]
     assert not changed[copy == 0].any() and not changed[batch["token"] < SPECIAL].any()
-    assert changed[(copy > 0) & (batch["token"] >= SPECIAL)].mean() == pytest.approx(0.5, abs=0.06)
+    mute = batch["token"] == SPECIAL + 4
+    assert mute.any() and not changed[mute].any()
+    assert changed[(copy > 0) & (batch["token"] >= SPECIAL) & ~mute].mean() == pytest.approx(0.5, abs=0.06)
     assert all(new in copies.neighbours[old - SPECIAL] for old, new in zip(batch["token"][changed], token[changed], strict=True))
     # the same copy in another batch is the same copy; another epoch has another
     alone = plan[25:26]
@@ -441,6 +525,8 @@ def test_augmentation_is_an_arm_of_its_own_and_needs_vectors(hospitals):
     (["--frozen", "--aug-times", "2"], "leave it out with --frozen"),
     (["--aug-times", "2", "--aug-ratio", "1.5"], "a share of their tokens up to 1"),
     (["--shots", "0"], "take numbers of examples, not 0"),
+    (["--evaluate-only", "nowhere", "--oracle"], "--oracle is for training, and --evaluate-only trains nothing"),
+    (["--evaluate-only", "nowhere", "--outcome", "MT", "LLOS"], "tests a run of one outcome: give one of MT, LLOS"),
     (["--evaluate-only", "nowhere"], "--evaluate-only nowhere holds no finished run"),
 ])
 def test_flags_that_contradict_are_refused(root, flags, words):
