@@ -2,23 +2,263 @@
 
     cd codes
     CUDA_VISIBLE_DEVICES=0 python experiments/medgemma.py --rep medrep --outcome MT --seed 100 --ex mimic
+    python experiments/medgemma.py --rep medrep --outcome all --seed 100 --ex ehrshot           # every outcome whose features are there
+    python experiments/medgemma.py --outcome MT --base-url http://gpu-server:8000/v1            # vLLM or any other OpenAI-compatible server
+    python experiments/medgemma.py --outcome MT --llm path/to/a/model                           # another model, by its folder or id
 
-This stage is not in this version: it ends with an error that says so.
+Reads   results/{home}/finetuning/{model}_{rep}/{outcome}/seed_{seed}/{attention_{ex}.parquet,features_{ex}.csv}, data/concepts (names),
+        configs/rating.yaml, configs/prompts/rating.yaml
+Writes  beside them rating_{ex}.csv (a row a feature), rating_{ex}.json (the figures), rating_{ex}_answers.jsonl (as they came)
+
+The hundred top features are rated Low, Moderate or High, and with them, unmarked and mixed, as many controls drawn at random and as
+many that are about as frequent: what a rating says of the top ones is what it says of them and not of the controls. All are rated
+several times in different orders. The language model is told names and the outcome, never an id, a count, a date or a mark, and the
+rest stays here. It runs on this machine, or a server is asked (its key, if it wants one, is OPENAI_API_KEY).
+
+Answers are kept as they come: the same command goes on after a kill, and asks nothing twice. What an answer lacks is asked for again,
+and what stays unreadable is counted, kept as it came, and never guessed.
 """
 import argparse
+import hashlib
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from urllib.parse import urlsplit
 
+import pandas as pd
+import yaml
+
+from medrep import chat, concepts, config, contract, features, generation, omop, outcomes, progress, ratings
+from medrep.config import Cohort, Rating
+from medrep.contract import Made
+from medrep.engine import connect
 from medrep.errors import UserError
+from medrep.progress import say, stage
+
+COLUMNS = ["token", "name", "kind", "rating", "rank", "attention", "attention_mean", "attribution", "attribution_mean", "attribution_size"]
+
+
+# ---- the words -----------------------------------------------------------------------------------------------
+
+
+def read_words() -> dict:
+    """configs/prompts/rating.yaml, checked."""
+    words = config.read_layers("prompts/rating.yaml")
+    wrong = [f"has no {name}" for name in ("system", "user", "again", "own", "outcomes") if not words.get(name)]
+    wrong += [f"user does not say {{{name}}}" for name in ("outcome", "features") if f"{{{name}}}" not in str(words.get("user", ""))]
+    if wrong:
+        raise UserError(f"configs/prompts/rating.yaml {'; '.join(wrong)}")
+    return words
+
+
+def in_words(words: dict, outcome: str, cohort: Cohort) -> str:
+    """What an outcome is, for someone who does not know its name here."""
+    known = outcomes.built_in().get(outcome)
+    name = outcome.replace("_", " ")
+    when = f"{cohort.prediction_hours:g} hours after admission" if cohort.prediction_at == "hours" else "one day after the midnight of admission"
+    if known and known.kind == "phenotypes":
+        name = ", ".join(entry.get("name", key) for key, entry in yaml.safe_load(known.source.read_text()).items())
+    elif known and known.kind == "onset" and cohort.onset_at == "record":
+        when = "at a record before it"
+    text = words["outcomes"].get(outcome, words["own"])
+    for field, value in {"when": when, "long_stay_days": f"{cohort.long_stay_days:g}", "readmission_days": f"{cohort.readmission_days:g}",
+                         "name": name}.items():
+        text = text.replace(f"{{{field}}}", value)
+    return text
+
+
+# ---- one outcome ---------------------------------------------------------------------------------------------
+
+
+class Rater:
+    """Who is asked: a service, or the model on this machine. Only what has no answer yet is."""
+
+    def __init__(self, settings: Rating, address: str):
+        self.settings, self.address = settings, address
+        self.local = None if address else generation.Model(settings)
+
+    @property
+    def where(self) -> str:
+        return urlsplit(self.address).netloc.rpartition("@")[2] if self.address else "this machine"
+
+    def identity(self) -> dict:
+        """What of the model decides an answer, beside its name."""
+        return self.local.fingerprint() if self.local else {"served": True}
+
+    def ask(self, requests: list[chat.Request], file: Path) -> dict[str, str]:
+        """The answers by key; ends with the reason if one of them has none."""
+        answered, _ = kept(file)
+        if lacking := [request for request in requests if request.key not in answered]:
+            with chat.Answers(file, mode=0o600) as answers:
+                if self.local:
+                    self.local.answer_all(lacking, answers, "ratings")
+                else:
+                    chat.ask_all(lacking, len(lacking), answers, self.settings, chat.any_text, "ratings", self.address)
+            answered, failed = kept(file)
+            # a service that refuses has answered: there is no rating in it
+            answered = {key: "" for key, why in failed.items() if why == "refused"} | answered
+        if missing := [request.key for request in requests if request.key not in answered]:
+            raise UserError(f"{len(missing):,} of {len(requests):,} prompts got no answer, such as one with {failed.get(missing[0], 'no reason')}: "
+                            "the same command asks for them again, and all others are kept")
+        return answered
+
+
+def kept(file: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """{key: text} of the answers that are there, the first of each, and {key: why} of those that came to nothing."""
+    table = chat.read_answers(connect(), file).to_pandas().sort_values("time", kind="stable")
+    texts, failed = table[table.text.notna()], table[table.failed.notna()]
+    return dict(zip(texts.key[::-1], texts.text[::-1], strict=True)), dict(zip(failed.key, failed.failed, strict=True))
+
+
+def choose(folder: Path, hospital: str, count: int, seed: int) -> pd.DataFrame:
+    """The features to rate, with attribution_size (mean by event)."""
+    important = features.important(contract.attention_file(folder, hospital))
+    top = pd.read_csv(contract.features_file(folder, hospital), dtype={"token": str}).token.head(count)
+    if important.empty:
+        raise UserError(f"{contract.show(contract.attention_file(folder, hospital))} has no events: there is nothing to rate")
+    if not top.isin(important.token).all():
+        raise UserError(f"{contract.show(contract.features_file(folder, hospital))} has tokens that {contract.attention_file(folder, hospital).name} "
+                        "beside it has not: remove it, and finetune.py --extract-attention-score writes both")
+    chosen = ratings.choose(important, top, seed)
+    kinds = chosen.kind.value_counts()
+    if not kinds.get("top"):
+        raise UserError(f"none of the {len(top):,} top features of {contract.show(folder)} has a name: CONCEPT.csv in data/concepts has the names")
+    names = chosen[chosen.kind == "top"].key.nunique()
+    notes = {f"{len(top):,} features, not {count:,}": len(top) < count,
+             f"{len(top) - kinds['top']:,} without a name are left out": len(top) > kinds["top"],
+             f"{kinds['top'] - names:,} have another's name and are rated with it": kinds["top"] > names}
+    notes |= {f"{kinds.get(kind, 0):,} {kind} controls, as many as there are": kinds.get(kind, 0) < names for kind in ratings.KINDS[1:]}
+    if said := [note for note, holds in notes.items() if holds]:
+        say(f"{hospital}: {'; '.join(said)}")
+    return chosen.assign(attribution_size=chosen.attribution_abs / chosen.attributed.where(chosen.attributed > 0))
+
+
+def rate_outcome(folder: Path, outcome: str, args, settings: Rating, rater: Rater, words: dict, cohort: Cohort) -> dict:
+    """Rate one outcome's features, write the files, and give the figures; what is there already of the same inputs stays."""
+    files, described = contract.rating_files(folder, args.ex), in_words(words, outcome, cohort)
+    question = ratings.Question(words["system"], words["user"].replace("{outcome}", described), words["again"])
+    prompt = hashlib.sha256("\n".join([question.system, question.user, question.again]).encode()).hexdigest()[:16]
+    decisive = {name: value for name, value in asdict(settings).items() if name in (
+        "model", "temperature", "max_tokens", "tries", "features", "repeats", "batch", "replicates")}
+    made = Made(files["summary"], settings=decisive | rater.identity() | {"prompt": prompt, "seed": args.seed}, inputs=[
+        contract.attention_file(folder, args.ex), contract.features_file(folder, args.ex), *omop.files("concepts", "concept")])
+    if args.fresh:
+        for path in files.values():
+            contract.discard(path)
+    if files["ratings"].exists() and made.is_current():
+        return json.loads(files["summary"].read_text())
+    chosen, start = choose(folder, args.ex, settings.features, args.seed), time.perf_counter()
+    name_of = chosen.drop_duplicates("key").set_index("key").name
+    say(f"{outcome}, {args.ex}: {len(name_of):,} names, {(chosen.kind == 'top').sum():,} of them top features, rated {settings.repeats} times by "
+        f"{settings.model} ({rater.where})")
+    rated = ratings.rate(name_of.tolist(), question, settings, args.seed, lambda requests: rater.ask(requests, files["answers"]), **rater.identity())
+    for repeat, column in enumerate(ratings.columns(settings.repeats)):
+        chosen[column] = pd.Series([rated.words.get((repeat, name_of[key])) for key in chosen.key], index=chosen.index, dtype=object)
+    chosen["rating"] = ratings.most_common(ratings.scores(chosen))
+    unread = sorted({key for asked, key in rated.last.items() if asked not in rated.words})
+    found = {"outcome": outcome, "asked_about": described, "hospital": args.ex, "model": settings.model, "where": rater.where, "prompt": prompt,
+             "repeats": settings.repeats, "seed": args.seed, **ratings.summary(chosen, settings.replicates, args.seed), "unparsed_answers": unread,
+             "requests": rated.requests, "seconds": round(time.perf_counter() - start, 1)}
+    with contract.unfinished(files["ratings"]) as part:
+        part.touch(mode=0o600)  # rare concepts may point to a person
+        chosen[[*COLUMNS[:3], *ratings.columns(settings.repeats), *COLUMNS[3:]]].to_csv(part, index=False)
+    contract.write_json(files["summary"], found)
+    made.record()
+    return found
+
+
+def show(found: dict, answers: Path):
+    """The figures as a short table."""
+    def cell(share: dict) -> str:
+        if share["share"] is None:
+            return "-"
+        return f"{share['share']:.2f}" + ("" if share["low"] is None else f" [{share['low']:.2f}, {share['high']:.2f}]")
+
+    rows = [("", "names", "High", "Moderate or High")]
+    rows += [(kind, str(found["features"].get(kind, "")), cell(found["high"][kind]), cell(found["moderate_or_high"][kind])) for kind in found["high"]]
+    say(f"\n{found['outcome']}, {found['hospital']}: share of ratings by {found['model']}, 95 % intervals by feature")
+    for name, count, high, either in rows:
+        say(f"  {name.replace('_', ' '):<18}{count:>6}  {high:<22}{either}")
+    figures = {"agreement of repeats (Krippendorff's alpha)": found["agreement"]} | {
+        f"rank correlation with {what}": values["all"] for what, values in found["rank_correlation"].items()}
+    say("  " + progress.in_words({name: "-" if value is None else value for name, value in figures.items()}))
+    if found["unparsed"]:
+        say(f"  warning: {found['unparsed']:,} of {found['ratings']:,} ratings could not be read in the answers and are left out; "
+            f"{contract.show(answers)} has them as they came" + (f": {found['model']} gave not one that counts, so nothing was measured"
+                                                                 if found["unparsed"] == found["ratings"] else ""))
+
+
+# ---- the stage -----------------------------------------------------------------------------------------------
+
+
+def folders_of(args, home: str, head: str) -> dict[str, Path]:
+    """{outcome: the run's folder}; whatever lacks is said with the command that writes it, before any work."""
+    def folder_of(outcome: str) -> Path:
+        return contract.finetuning_folder(home, args.model, args.rep, outcome, args.seed, head)
+
+    command = f"python experiments/finetune.py --model {args.model} --rep-type {args.rep}" + (f" --head {head}" if head != "linear" else "")
+    more = f" --seeds {args.seed}" + (f" --external {args.ex}" if args.ex != home else "") + " --extract-attention-score"
+    if args.outcome == ["all"]:
+        runs, run = folder_of("any").parents[1], folder_of("any").name
+        there = sorted(path.name for path in runs.glob("*") if contract.attention_file(path / run, args.ex).exists())
+        if not there:
+            raise UserError(f"{contract.show(runs)} has no features of {args.ex} for seed {args.seed}; {command} --outcome all{more} writes them")
+    else:
+        there = [text if "/" not in text and folder_of(text).is_dir() else outcomes.find(text).name for text in args.outcome]
+    found = {outcome: folder_of(outcome) for outcome in there}
+    missing = {outcome: path for outcome, folder in found.items() for path in (
+        contract.features_file(folder, args.ex), contract.attention_file(folder, args.ex)) if not path.exists()}
+    if missing:
+        are = "is missing" if len(missing) == 1 else "are missing"
+        raise UserError(f"{', '.join(contract.show(path) for path in missing.values())} {are}; {command} --outcome {' '.join(missing)}{more} writes "
+                        f"{'it' if len(missing) == 1 else 'them'}")
+    return found
+
+
+def settings_of(args) -> Rating:
+    settings = config.load("rating", args.overrides)
+    given = {"model": args.llm, "features": args.features, "repeats": args.repeats, "batch": args.batch}
+    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    least = dict.fromkeys(("features", "repeats", "batch", "tries", "prompts_at_once", "concurrency"), 1)
+    least |= dict.fromkeys(("retries", "max_tokens", "replicates"), 0)
+    wrong = [f"{name} is {getattr(settings, name)}: it must be {low} or more" for name, low in least.items() if getattr(settings, name) < low]
+    if settings.timeout_s <= 0:
+        wrong.append(f"timeout_s is {settings.timeout_s:g}: it must be above 0")
+    if args.base_url and urlsplit(args.base_url).scheme not in ("http", "https"):
+        wrong.append(f"--base-url is {args.base_url}: write http://HOST:PORT/v1 or https://...")
+    if wrong:
+        raise UserError("rating: " + "; ".join(wrong))
+    return settings
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rep", default="medrep")
-    parser.add_argument("--outcome", default="MT")
-    parser.add_argument("--seed", type=int, default=100)
-    parser.add_argument("--ex", default="mimic", help="whose features: a hospital's name")
+    parser.add_argument("--model", default="behrt", help="the patient model, one of configs/models")
+    concepts.add_rep_argument(parser, "--rep")
+    parser.add_argument("--head", choices=["linear", "tied"], help="which pretrained model; default model.head")
+    parser.add_argument("--outcome", nargs="+", default=["MT"], metavar="OUTCOME", help="one or several, or all whose features were extracted")
+    parser.add_argument("--seed", type=int, default=100, help="of the finetuned run, and of controls and orders")
+    parser.add_argument("--ex", default="mimic", metavar="HOSPITAL", help="whose features")
+    parser.add_argument("--llm", metavar="ID_OR_FOLDER", help="the language model; default rating.model")
+    parser.add_argument("--base-url", default="", metavar="URL", help="of an OpenAI-compatible server that has it; default: it runs here")
+    parser.add_argument("--features", type=int, metavar="N", help="how many of the top features; default rating.features")
+    parser.add_argument("--repeats", type=int, metavar="N", help="how often each is rated; default rating.repeats")
+    parser.add_argument("--batch", type=int, metavar="N", help="features of a prompt; default rating.batch")
+    parser.add_argument("--fresh", action="store_true", help="ask all again, even what is answered")
+    config.add_arguments(parser)
     args = parser.parse_args(argv)
-    raise UserError(f"rating features by a language model is not in this version; the features of --rep {args.rep} --outcome {args.outcome} "
-                    f"--seed {args.seed} are in attention_{args.ex}.parquet, which finetune.py --extract-attention-score writes")
+    settings, words = settings_of(args), read_words()
+    cohort = config.load("cohort", args.overrides)
+    head = args.head or config.load_experiment(args.model, args.overrides).model.head
+    with stage("medgemma") as figures:
+        folders, rater = folders_of(args, cohort.home, head), Rater(settings, args.base_url)
+        for outcome, folder in folders.items():
+            found = rate_outcome(folder, outcome, args, settings, rater, words, cohort)
+            files = contract.rating_files(folder, args.ex)
+            show(found, files["answers"])
+            say(f"  {contract.show(files['ratings'])}: a row a feature; {files['summary'].name}: the figures")
+            figures[outcome] = {name: found[name] for name in ("ratings", "unparsed", "requests")}
 
 
 if __name__ == "__main__":

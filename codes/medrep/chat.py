@@ -3,10 +3,11 @@
     with chat.Answers(path) as answers:
         chat.ask_all(requests, total, answers, settings)         # over the network, settings.concurrency at a time
         chat.collect_batch(files, answers, settings)             # or from the results of OpenAI's Batch service
+    generation.answer_all(...)                               # or by a model on this machine (medrep/generation.py)
     chat.read_answers(con, path)                                 # key, time, text, failed, ...
 
-Any endpoint that speaks the protocol will do (OPENAI_BASE_URL, OPENAI_API_KEY). A request's key is a hash of all that is
-sent, so an answer is good for whoever asks the same again. Answers are kept as they come, as lines of JSON that are only
+Any endpoint that speaks the protocol will do (OPENAI_BASE_URL or the caller's address, OPENAI_API_KEY). A request's key is a hash of
+all that is sent, so an answer is good for whoever asks the same again. Answers are kept as they come, as lines of JSON that are only
 ever appended: a killed run loses none. Nothing is sent but the requests; the key of the account is never shown or kept.
 """
 import asyncio
@@ -20,9 +21,9 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,7 +31,7 @@ from urllib.parse import urlsplit
 import ibis
 
 from medrep import contract
-from medrep.config import Definitions
+from medrep.config import Asking, Definitions
 from medrep.errors import UserError
 from medrep.progress import bar, say
 
@@ -60,6 +61,7 @@ REFUSAL = re.compile("|".join(REFUSALS), re.IGNORECASE)
 # Neither `E. coli` nor `0.5 mg` nor `e.g. Fever` ends one, nor does `St. John's wort` or `approx. 5 mg`.
 END_OF_SENTENCE = re.compile(r"(?<=[^\s.]{2})(?<!\b(?:St|Dr|No|vs|ca|cf|sp))(?<!\b(?:spp|var))(?<!\bapprox)"
                              r"[.!?][\"')\]]*(?=\s+[\"'(\[]?[A-Z0-9]|$)")
+NO_SCHEMA = (400, 415, 422, 501)  # what services answer to a `response_format` that they do not know
 SHORTEST_SECRET = 16  # characters: services' keys have 32 and more; `none` or `ollama`, for endpoints that need none, is a word of definitions
 
 
@@ -86,18 +88,23 @@ class Request:
     key: str
     system: str
     user: str
+    schema: dict | None = None
+    """A JSON schema that the answer is to follow, sent to services that take one; the prompt says it in words."""
 
 
-def body_of(system: str, user: str, settings: Definitions) -> dict:
+def body_of(system: str, user: str, settings: Asking, schema: dict | None = None) -> dict:
     """What is sent: all that decides the answer."""
     body = {"model": settings.model, "temperature": settings.temperature,
             "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}]}
     # not max_completion_tokens: vLLM, Ollama and OpenAI's own chat models all know the older name
-    return body | ({"max_tokens": settings.max_tokens} if settings.max_tokens else {})
+    form = {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}} if schema else {}
+    return body | ({"max_tokens": settings.max_tokens} if settings.max_tokens else {}) | form
 
 
-def key_of(system: str, user: str, settings: Definitions) -> str:
-    return hashlib.sha256(json.dumps(body_of(system, user, settings), ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:32]
+def key_of(system: str, user: str, settings: Asking, **more) -> str:
+    """`more` tells apart what is sent more than once, and asks for an answer each time."""
+    body = body_of(system, user, settings) | more
+    return hashlib.sha256(json.dumps(body, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def estimate_tokens(requests: Iterable[Request]) -> tuple[int, int]:
@@ -115,12 +122,12 @@ def estimate_tokens(requests: Iterable[Request]) -> tuple[int, int]:
 class Answers:
     """The file that answers are appended to, held by one process at a time."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, mode: int = 0o644):
+        self.path, self.mode = path, mode
 
     def __enter__(self):
         contract.make_folder(self.path.parent)
-        self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, self.mode)
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -169,8 +176,8 @@ def tidy(text: str) -> str:
     return " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
 
 
-def read_reply(body, settings: Definitions) -> dict:
-    """What Answers keeps of a chat completion: its text, or in `failed` why it is of no use."""
+def read_reply(body, why_useless: Callable[[str, str, bool], str | None]) -> dict:
+    """What Answers keeps of a chat completion: its text, or in `failed` what `why_useless` says of the text, how it ended and a refusal."""
     try:
         (choice, *_), usage = body["choices"], body.get("usage") or {}
         message, ended = choice["message"], choice.get("finish_reason")
@@ -178,31 +185,41 @@ def read_reply(body, settings: Definitions) -> dict:
         tokens = {f"{ours}_tokens": int(usage.get(f"{theirs}_tokens") or 0) for ours, theirs in (("input", "prompt"), ("output", "completion"))}
     except (KeyError, ValueError, TypeError, AttributeError):
         raise NoAnswer("an answer that is no chat completion") from None
-    sentences = len(END_OF_SENTENCE.findall(text))
-    if ended == "content_filter" or refusal or REFUSAL.match(text):
-        why = "refused"
-    elif ended == "length":
-        why = f"cut off at {settings.max_tokens} tokens"
-    elif not text:
-        why = "empty"
-    elif sentences > settings.max_sentences:
-        why = f"longer than {settings.max_sentences} sentences"
-    elif len(text) > settings.max_characters:
-        why = f"longer than {settings.max_characters} characters"
-    else:
-        return {"text": text, **tokens}
-    return {"failed": why, **tokens}
+    why = why_useless(text, ended, bool(refusal))
+    return ({"failed": why} if why else {"text": text}) | tokens
+
+
+def useless_definition(settings: Definitions) -> Callable[[str, str, bool], str | None]:
+    """For read_reply: why a text is no definition, None if it is one."""
+    def why(text: str, ended: str, refused: bool) -> str | None:
+        if ended == "content_filter" or refused or REFUSAL.match(text):
+            return "refused"
+        if ended == "length":
+            return f"cut off at {settings.max_tokens} tokens"
+        if not text:
+            return "empty"
+        if len(END_OF_SENTENCE.findall(text)) > settings.max_sentences:
+            return f"longer than {settings.max_sentences} sentences"
+        return f"longer than {settings.max_characters} characters" if len(text) > settings.max_characters else None
+
+    return why
+
+
+def any_text(text: str, ended: str, refused: bool) -> None:
+    """For read_reply: every text is kept, and whoever asked reads it."""
 
 
 # ---- asking ----------------------------------------------------------------------------------------------
 
 
-def ask_all(requests: Iterable[Request], total: int, answers: Answers, settings: Definitions) -> Counter:
+def ask_all(requests: Iterable[Request], total: int, answers: Answers, settings: Asking, why_useless: Callable[[str, str, bool], str | None],
+            what: str = "definitions", address: str = "") -> Counter:
     """Ask every request, settings.concurrency at a time, and keep what comes; gives how many were answered, and failed by reason.
 
-    Ctrl-C and SIGTERM end it tidily, as does whatever makes further asking pointless: what was answered is kept.
+    `address` is the service's, in place of OPENAI_BASE_URL. Ctrl-C and SIGTERM end it tidily, as does whatever makes further asking
+    pointless: what was answered is kept.
     """
-    asker = Asker(answers, settings)
+    asker = Asker(answers, settings, why_useless, what, address)
     try:
         asyncio.run(asker.run(iter(requests), total))
     except asyncio.CancelledError:
@@ -214,11 +231,12 @@ def ask_all(requests: Iterable[Request], total: int, answers: Answers, settings:
 
 
 class Asker:
-    def __init__(self, answers: Answers, settings: Definitions):
-        self.answers, self.settings = answers, settings
-        self.secret = os.environ.get("OPENAI_API_KEY", "")
-        address = os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        if not self.secret and not os.environ.get("OPENAI_BASE_URL"):
+    def __init__(self, answers: Answers, settings: Asking, why_useless, what: str, address: str):
+        self.answers, self.settings, self.why_useless, self.what = answers, settings, why_useless, what
+        self.secret, self.takes_schema = os.environ.get("OPENAI_API_KEY", ""), True
+        given = address or os.environ.get("OPENAI_BASE_URL")
+        address = given or "https://api.openai.com/v1"
+        if not self.secret and not given:
             raise UserError("OPENAI_API_KEY is not set: export the key of your account, or OPENAI_BASE_URL of an endpoint that needs none")
         self.address, self.host = address, urlsplit(address).hostname or "OPENAI_BASE_URL"
         self.counts, self.in_a_row, self.signal = Counter(), 0, 0
@@ -244,7 +262,7 @@ class Asker:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop, number)
-        with bar(what="definitions", total=total, unit="answers") as self.progress:
+        with bar(what=self.what, total=total, unit="answers") as self.progress:
             async with self.client() as self.service:
                 workers = [asyncio.create_task(self.work(requests)) for _ in range(min(self.settings.concurrency, total))]
                 syncing = asyncio.create_task(self.sync_often())
@@ -315,9 +333,11 @@ class Asker:
         """What read_reply makes of one answer; NoAnswer where asking again may help, Stop where nothing will."""
         import openai
 
+        schema = request.schema if self.takes_schema else None
+        body = body_of(request.system, request.user, self.settings, schema)
         try:
             async with asyncio.timeout(self.settings.timeout_s):  # the package's own counts from the last byte
-                response = await self.service.chat.completions.with_raw_response.create(**body_of(request.system, request.user, self.settings))
+                response = await self.service.chat.completions.with_raw_response.create(**body)
             body = json.loads(response.content)
         except (TimeoutError, openai.APITimeoutError):
             raise NoAnswer(f"no answer in {self.settings.timeout_s:g} seconds") from None
@@ -326,18 +346,28 @@ class Asker:
         except ValueError:
             raise NoAnswer("an answer that is not JSON") from None
         except openai.APIStatusError as problem:
+            if schema and problem.status_code in NO_SCHEMA:
+                return await self.without_schema(request)
             return self.judge(problem.status_code, problem.code or "", self.words_of(problem), problem.response.headers)
-        reply = read_reply(body, self.settings)
+        reply = read_reply(body, self.why_useless)
         return {name: self.without_secret(value) if isinstance(value, str) else value for name, value in reply.items()}
+
+    async def without_schema(self, request: Request) -> dict:
+        """The answer to `request` without its schema; if there is one, the service takes no schemas and gets none from now on."""
+        reply = await self.send(replace(request, schema=None))
+        if self.takes_schema:
+            self.takes_schema = False
+            say(f"{self.host} takes no JSON schema: it is asked in words alone")
+        return reply
 
     def judge(self, status: int, code: str, words: str, headers) -> dict:
         """What an HTTP error means: refused, no answer (NoAnswer), or the end (Stop)."""
         if status == 401:  # its words show part of the key
             raise Stop(f"{self.host} does not accept the key in OPENAI_API_KEY (401): set a valid one")
         if status == 403:
-            raise Stop(f"{self.host} does not allow {self.settings.model} with this key (403: {words}): ask for access or choose another --model")
+            raise Stop(f"{self.host} does not allow {self.settings.model} with this key (403: {words}): ask for access or choose another model")
         if status == 404:
-            raise Stop(f"{self.host} has no model {self.settings.model} or no chat completions (404: {words}): check --model and OPENAI_BASE_URL")
+            raise Stop(f"{self.host} has no model {self.settings.model} or no chat completions (404: {words}): check the name and the address")
         if code in ("insufficient_quota", "billing_hard_limit_reached"):
             raise Stop(f"the account's quota at {self.host} is used up ({words}): raise it")
         if code in ("content_filter", "content_policy_violation", "invalid_prompt"):
@@ -435,7 +465,7 @@ def read_result(line: str, settings: Definitions) -> tuple[str, dict] | None:
             error = error or (response.get("body") or {}).get("error") or {}
             code = tidy(str(error.get("code") or error.get("message") or "error"))[:200]
             return key, {"failed": "refused" if code == "content_filter" else f"batch: {code}"}
-        return key, read_reply(response["body"], settings)
+        return key, read_reply(response["body"], useless_definition(settings))
     except NoAnswer as problem:
         return key, {"failed": f"batch: {problem}"}
     except (ValueError, KeyError, TypeError, AttributeError):

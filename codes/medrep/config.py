@@ -89,19 +89,16 @@ class Hospital:
 
 
 @dataclass(frozen=True)
-class Definitions:
-    """configs/definitions.yaml: how a language model is asked for definitions. The prompts are configs/prompts/*.txt."""
+class Asking:
+    """How a service that speaks OpenAI's protocol is asked: what Definitions and Rating have in common."""
 
-    model: str = "gpt-4o-mini-2024-07-18"
-    """As the service calls it; a dated name, because an undated one changes under the answers. The paper's is gpt-4o-mini."""
+    model: str = ""
+    """As the service calls it."""
     temperature: float = 0.0
     max_tokens: int = 300
-    """The most tokens of an answer; 0 asks for no limit. These three and the prompt make a definition's key."""
-    max_sentences: int = 4
-    """The paper and our prompts ask for fewer than five; a longer answer is of no use."""
-    max_characters: int = 1200
+    """The most tokens of an answer; 0 asks for no limit. These three and the prompt make an answer's key."""
     tries: int = 3
-    """How often a prompt is asked whose answers are of no use: empty, refused, too long."""
+    """How often a prompt is asked whose answers are of no use."""
     retries: int = 6
     """How often a prompt is asked again that the service gives no answer to: 429, 5xx, a timeout, a broken connection.
     A 429 that says when to come back (Retry-After) does not count."""
@@ -116,6 +113,44 @@ class Definitions:
     give_up_after: int = 20
     """Prompts in a row that got no answer after all retries: then the service is down, and the run ends."""
     concurrency: int = 16
+
+
+@dataclass(frozen=True)
+class Definitions(Asking):
+    """configs/definitions.yaml: how a language model is asked for definitions. The prompts are configs/prompts/*.txt."""
+
+    model: str = "gpt-4o-mini-2024-07-18"
+    """As the service calls it; a dated name, because an undated one changes under the answers. The paper's is gpt-4o-mini.
+    An answer is of no use, and asked for again, if it is empty, refused or too long."""
+    max_sentences: int = 4
+    """The paper and our prompts ask for fewer than five; a longer answer is of no use."""
+    max_characters: int = 1200
+
+
+@dataclass(frozen=True)
+class Rating(Asking):
+    """configs/rating.yaml: how a medical language model rates features. The words of the prompt are configs/prompts/rating.yaml."""
+
+    model: str = "google/medgemma-27b-text-it"
+    """A Hugging Face id or a folder; with --base-url as the service calls it."""
+    max_tokens: int = 2048
+    """25 ratings take 200; the rest is for models that think aloud before they answer."""
+    tries: int = 3
+    """How often a feature is asked for that the answers lack or rate in other words."""
+    timeout_s: float = 300.0
+    give_up_after: int = 3
+    """There are few prompts, and each was tried retries + 1 times."""
+    features: int = 100
+    """The most important ones; with as many controls of each kind (the paper rates 100, and no controls)."""
+    repeats: int = 3
+    """Times that each feature is rated, each time in another order and other company."""
+    batch: int = 25
+    """Features of a prompt."""
+    prompts_at_once: int = 4
+    """Of the model on this machine."""
+    precision: str = "auto"
+    replicates: int = 1000
+    """Of the bootstrap by feature that every interval comes from."""
 
 
 @dataclass(frozen=True)
@@ -358,7 +393,7 @@ class Experiment:
 
 
 SECTIONS = {"cohort": Cohort, "definitions": Definitions, "encoder": Encoder, "graph": Graph, "hospital": Hospital,
-            "medtok": MedTok, "model": Model, "pretraining": Pretraining, "finetuning": Finetuning}
+            "medtok": MedTok, "model": Model, "pretraining": Pretraining, "finetuning": Finetuning, "rating": Rating}
 
 
 def add_arguments(parser: argparse.ArgumentParser):
@@ -367,7 +402,7 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 
 def load(section: str, overrides: list[str] = (), hospital: str = ""):
-    """The settings of cohort, definitions, encoder, graph, medtok, or hospital (with its name).
+    """The settings of cohort, definitions, encoder, graph, medtok, rating, or hospital (with its name).
 
     COHORT=paper lays cohort-paper.yaml over cohort.yaml.
     """
@@ -393,6 +428,7 @@ CHOICES = {
     "model": {"head": ("linear", "tied")},
     "pretraining": {"precision": PRECISIONS},
     "finetuning": {"precision": PRECISIONS, "aug_from": ("pretraining", "vocabulary")},
+    "rating": {"precision": PRECISIONS},
 }
 
 

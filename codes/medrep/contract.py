@@ -483,6 +483,12 @@ def features_file(folder: Path, hospital: str) -> Path:
     return folder / f"features_{hospital}.csv"
 
 
+def rating_files(folder: Path, hospital: str) -> dict[str, Path]:
+    """What experiments/medgemma.py writes of them: the ratings by feature, their summary, and what the language model answered."""
+    names = {"ratings": f"rating_{hospital}.csv", "summary": f"rating_{hospital}.json", "answers": f"rating_{hospital}_answers.jsonl"}
+    return {what: folder / name for what, name in names.items()}
+
+
 def agreement_file(folder: Path, hospital: str) -> Path:
     """How far the seeds of the outcome in `folder` agree on what is important."""
     return folder / f"agreement_{hospital}.json"

@@ -7,6 +7,8 @@ The index may have millions of rows: no one holds the texts of more than a chunk
 """
 import hashlib
 import os
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -22,6 +24,7 @@ from medrep import concepts, contract, engine, omop, terminology
 from medrep.errors import UserError
 
 ORDINALS = ("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th", "10th")
+UNNAMED = ("(not in CONCEPT)", "(data/concepts is missing)")  # in place of the name of a concept that has none
 CHUNK = 20_000  # different texts: some MB of them, and minutes of work for a large model on a CPU
 LONGEST = 512  # tokens: what the models of this kind were trained on
 
@@ -66,9 +69,9 @@ def describe(ids: Sequence[str], con: ibis.BaseBackend) -> list[tuple[str, str]]
     """(name, domain) of each id; a decile says which it is. Vectors and results may have come without a vocabulary."""
     plain, decile = concepts.plain_and_decile(pa.array(ids, pa.string()))
     if contract.data_folder("concepts").is_dir():
-        table, unknown = terminology.names(con, np.unique(plain)).to_pylist(), "(not in CONCEPT)"
+        table, unknown = terminology.names(con, np.unique(plain)).to_pylist(), UNNAMED[0]
     else:
-        table, unknown = [], "(data/concepts is missing)"
+        table, unknown = [], UNNAMED[1]
     known = {row["concept_id"]: (row["concept_name"], row["domain_id"]) for row in table}
     found = [known.get(p, (unknown, "")) for p in plain.tolist()]
     return [(f"{name} ({ORDINALS[d]} decile)" if d >= 0 else name, domain) for (name, domain), d in zip(found, decile.tolist(), strict=True)]
@@ -149,6 +152,19 @@ def quiet_transformers():
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     return transformers
+
+
+def hub_answers() -> bool:
+    """Whether the hub can be reached: asked once, because transformers asks for a minute before it gives up."""
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD"), timeout=10).close()
+    except urllib.error.HTTPError:
+        return True  # an answer, if not a friendly one
+    except OSError:
+        return False
+    return True
 
 
 def check(settings):

@@ -19,11 +19,8 @@ import argparse
 import functools
 import json
 import math
-import os
 import shutil
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -76,19 +73,6 @@ def new_model(definitions: Iterable[list[str]], settings: Encoder):
     return transformers.DebertaForMaskedLM(shape), tokenizer
 
 
-def hub_answers() -> bool:
-    """Whether the hub can be reached: asked once, because transformers asks for a minute before it gives up."""
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
-        return False
-    try:
-        urllib.request.urlopen(urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD"), timeout=10).close()
-    except urllib.error.HTTPError:
-        return True  # an answer, if not a friendly one
-    except OSError:
-        return False
-    return True
-
-
 def open_model(name: str):
     """The model and tokenizer of a folder or a Hugging Face id."""
     transformers = texts.quiet_transformers()
@@ -96,7 +80,7 @@ def open_model(name: str):
               "--local-dir FOLDER`, bring FOLDER here and give --encoder FOLDER")
     if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
         raise UserError(f"the encoder's folder {name} is not there: {remedy}")
-    here = {"local_files_only": Path(name).is_dir() or not hub_answers()}  # what was downloaded before is found without the hub
+    here = {"local_files_only": Path(name).is_dir() or not texts.hub_answers()}  # what was downloaded before is found without the hub
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **here)
         shape = transformers.AutoConfig.from_pretrained(name, **here)

@@ -16,13 +16,14 @@ def completion(text="It is known by its features.", finish_reason="stop", **mess
 
 
 class ModelServer:
-    """`behave(name, times)` says what becomes of the `times`-th (from 1) request for a concept's name.
+    """`behave(name, times)` says what becomes of the `times`-th (from 1) request for a concept's name (or what `named` finds in its prompt).
 
     It gives a text to answer with, or a dictionary: status, headers, body (bytes or JSON), hang (seconds), broken (True).
     """
 
     def __init__(self):
         self.behave = lambda name, times: f"{name} is known by its features."
+        self.named = lambda prompt: NAME.search(prompt)[1]
         self.requests, self.headers, self.names, self.at = [], [], Counter(), {}
         self.seconds, self.now, self.most, self.connections = 0.0, 0, 0, 0
 
@@ -79,7 +80,7 @@ class ModelServer:
     async def answer(self, body, headers, writer) -> bool:
         self.requests.append(body)
         self.headers.append(headers)
-        name = NAME.search(body["messages"][1]["content"])[1]
+        name = self.named(body["messages"][1]["content"])
         self.names[name] += 1
         self.at.setdefault(name, []).append(time.monotonic())
         await asyncio.sleep(self.seconds)
