@@ -53,14 +53,15 @@ def read_words() -> dict:
 
 
 def in_words(words: dict, outcome: str, cohort: Cohort) -> str:
-    """What an outcome is, for someone who does not know its name here."""
+    """When and what is predicted, for someone who does not know the outcome's name here."""
     known = outcomes.built_in().get(outcome)
     name = outcome.replace("_", " ")
-    when = f"{cohort.prediction_hours:g} hours after admission" if cohort.prediction_at == "hours" else "one day after the midnight of admission"
+    by_hours = cohort.prediction_at == "hours"
+    when = f"{cohort.prediction_hours:g} hours after admission" if by_hours else "one day after the midnight that follows admission"
     if known and known.kind == "phenotypes":
         name = ", ".join(entry.get("name", key) for key, entry in yaml.safe_load(known.source.read_text()).items())
     elif known and known.kind == "onset" and cohort.onset_at == "record":
-        when = "at a record before it"
+        when = "in the course of a hospital stay"
     text = words["outcomes"].get(outcome, words["own"])
     for field, value in {"when": when, "long_stay_days": f"{cohort.long_stay_days:g}", "readmission_days": f"{cohort.readmission_days:g}",
                          "name": name}.items():

@@ -3,7 +3,7 @@
     with chat.Answers(path) as answers:
         chat.ask_all(requests, total, answers, settings)         # over the network, settings.concurrency at a time
         chat.collect_batch(files, answers, settings)             # or from the results of OpenAI's Batch service
-    generation.answer_all(...)                               # or by a model on this machine (medrep/generation.py)
+    generation.Model(settings).answer_all(requests, answers, what)           # or by a model on this machine (medrep/generation.py)
     chat.read_answers(con, path)                                 # key, time, text, failed, ...
 
 Any endpoint that speaks the protocol will do (OPENAI_BASE_URL or the caller's address, OPENAI_API_KEY). A request's key is a hash of

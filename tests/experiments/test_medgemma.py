@@ -1,4 +1,5 @@
 """Rating of features, end to end: a tiny Gemma 3 made on the spot, and a real HTTP server that misbehaves."""
+import itertools
 import json
 import os
 import random
@@ -28,7 +29,7 @@ SETS = [part for name, value in QUICK.items() for part in ("--set", f"rating.{na
 FEATURES = ["--features", "8", "--batch", "7"]
 LETTERS = "abcdefghij"
 LISTED = re.compile(r"^(\d+)\. (.*)$", re.MULTILINE)
-DEATH = "death in hospital before the end of the stay, 24 hours after admission"
+DEATH = "24 hours after admission whether the patient will die before the end of the hospital stay"
 
 
 def name_of(i):
@@ -166,11 +167,12 @@ def test_several_outcomes_all_of_them_and_another_hospital(run, server, capsys):
     own = write_features("lung_infection", attributed=False)
     ask(server, "--outcome", "all", "--repeats", "1")
     asked = {re.search(r"predicts (.*)\.", body["messages"][1]["content"])[1] for body in server.requests}
-    assert asked == {DEATH, "a long hospital stay, of 7 days or more, 24 hours after admission", 'the outcome that is called "lung infection"'}
+    assert asked == {DEATH, DEATH.split(" whether")[0] + " whether the hospital stay will last 7 days or more",
+                     'the outcome that is called "lung infection"'}
     assert results(own)[1]["rank_correlation"]["attribution"] == {"all": None, "top": None}
     write_features("MT", hospital="ehrshot")
     ask(server, "--outcome", "MT", "--ex", "ehrshot", "--repeats", "1", "--set", "cohort.prediction_hours=48")
-    assert results(run, "ehrshot")[1]["asked_about"].endswith("48 hours after admission")
+    assert results(run, "ehrshot")[1]["asked_about"] == DEATH.replace("24", "48")
     assert set(json.loads(capsys.readouterr().out.splitlines()[-1])) == {"stage", "MT", "seconds"}
 
 
@@ -180,8 +182,8 @@ def test_every_outcome_is_put_in_words(root):
     words, cohort = medgemma.read_words(), config.load("cohort")
     said = {name: medgemma.in_words(words, name, cohort) for name in outcomes.built_in()}
     assert len(set(said.values())) == 9 and not [text for text in said.values() if "{" in text or "the outcome that is called" in text]
-    assert said["RA"] == "readmission to hospital within 30 days after discharge, at discharge"
-    assert "Acute myocardial infarction, " in said["Pheno"] and "_" not in said["Pheno"] and said["Pheno"].count(",") > 24
+    assert said["RA"] == "at discharge whether the patient will be readmitted to hospital within 30 days"
+    assert "Acute myocardial infarction, " in said["Pheno"] and "_" not in said["Pheno"] and said["Pheno"].count(",") >= 24
 
 
 def test_too_few_features_and_controls_are_used_and_said(run, server, capsys):
@@ -373,7 +375,8 @@ def start(root, *flags, **environment):
 
 
 def test_a_killed_run_continues_and_asks_nothing_twice(run, root, server):
-    server.behave = lambda prompt, times: right(prompt) if len(server.requests) <= 4 else {"hang": 60}
+    turn = itertools.count(1)  # of the fifth and sixth the answers never come
+    server.behave = lambda prompt, times: right(prompt) if next(turn) <= 4 else {"hang": 60}
     process = start(root, "--base-url", server.url, "--llm", "m-1", "--set", "rating.concurrency=2")
     answers, end = contract.rating_files(run, "mimic")["answers"], time.monotonic() + 120
     while not (answers.exists() and answers.read_bytes().count(b"\n") == 4 and len(server.requests) == 6):
