@@ -237,3 +237,18 @@ def test_where_nothing_was_read_the_figures_say_nothing():
 def test_without_controls_there_is_no_difference():
     found = ratings.summary(rated([[2], [0]], [], []), 100, seed=0)
     assert found["high"]["top"]["share"] == 0.5 and found["high"]["random"]["share"] is None and found["high"]["top_minus_random"]["share"] is None
+
+
+def test_every_repeat_and_try_is_a_question_of_its_own_and_so_is_every_model():
+    """Of one name all prompts are the same: one answer must not stand for several."""
+    def keys(**model):
+        found = []
+
+        def ask(requests):
+            found.extend(request.key for request in requests)
+            return {request.key: "no" for request in requests}
+
+        ratings.rate(["Ache"], QUESTION, config.Rating(repeats=2, tries=3), 100, ask, **model)
+        return found
+
+    assert len(keys()) == len(set(keys())) == 6 and keys() == keys() and not set(keys()) & set(keys(precision="bf16"))
