@@ -269,6 +269,22 @@ def mean_table(tables: pd.DataFrame, published: dict) -> str:
     return f"Mean AUROC over {', '.join(PAPER_MEANS_OF)}; the paper's external and all have a hospital and outcomes more\n{in_columns(columns)}"
 
 
+def recalibration_table(summary: pd.DataFrame) -> str:
+    """Calibration before and after a few local labels, means over seeds, on the persons that gave none; "" without any."""
+    rows = summary[(summary.recalibration != "") & summary.brier.notna()]
+    if rows.empty:
+        return ""
+    rows = rows.assign(when=rows.recalibration.str.split().str[0], labels=rows.recalibration.str.split().str[1].astype(int))
+    figures = ["calibration_slope", "calibration_intercept", "brier"]
+    means = rows.groupby(["outcome", "tested_on", *KEY, "labels", "when"])[figures].mean().unstack("when")
+    keys = means.index.to_frame(index=False)
+    columns = {"arm": names_of(keys), "outcome": keys.outcome.tolist(), "at": keys.tested_on.tolist(), "labels": [f"{n:,}" for n in keys.labels]}
+    for name, figure in (("slope", "calibration_slope"), ("intercept", "calibration_intercept"), ("Brier", "brier")):
+        columns |= {f"{name} {when}": [number(value, ".3f") for value in means[figure, when]]
+                    for when in ("before", "after") if (figure, when) in means}
+    return f"Recalibration (perfect: slope 1, intercept 0)\n{in_columns(columns)}"
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outcome", nargs="+", metavar="NAME", help="default: all that were tested")
@@ -278,7 +294,8 @@ def main(argv=None):
     parser.add_argument("--replicates", type=int, default=1000, metavar="N", help="draws of persons for each interval; 0: no intervals of figures")
     args = parser.parse_args(argv)
     published = config.read_layers("published.yaml")
-    rows = choose(results.read_summary(), args.outcome, args.variant)
+    summary = results.read_summary()
+    rows = choose(summary, args.outcome, args.variant)
     check(rows, args.against)
     with stage("compare") as figures:
         tables = [compare(part, args.against, args.replicates, published) for _, part in rows.groupby(["outcome", "tested_on"], sort=False)]
@@ -287,6 +304,8 @@ def main(argv=None):
         everything = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
         if means := mean_table(everything, published):
             say(f"\n{means}")
+        if recalibrated := recalibration_table(summary[summary.outcome.isin(rows.outcome) & summary.variant.isin(rows.variant)]):
+            say(f"\n{recalibrated}")
         if everything.paper.notna().any():
             say(f"\npaper: arXiv 2504.08329 {published['version']}, MIMIC-IV and EHRSHOT; its medrep was finetuned with trajectory augmentation")
         file = contract.comparison_file()

@@ -241,6 +241,19 @@ def test_the_reference_is_the_plainest_that_has_the_words(results):
         run("--outcome", "Fx")
 
 
+def test_calibration_before_and_after_is_shown_as_means_over_seeds(results, capsys):
+    three_arms(results)
+    for seed, slope in ((100, 0.4), (200, 0.6)):
+        for when, value in (("before", slope), ("after", 1.0)):
+            results.add("MT", "ehrshot", "medrep", seed, recalibration=f"{when} 100", calibration_slope=value)
+    results.write()
+    run()
+    table = capsys.readouterr().out.split("Recalibration")[1].splitlines()
+    heads, cells = table[1].split(), table[2].split()
+    assert cells[:5] == ["behrt", "medrep", "MT", "ehrshot", "100"] and cells[5:7] == ["0.500", "1.000"]
+    assert heads[:8] == ["arm", "outcome", "at", "labels", "slope", "before", "slope", "after"]
+
+
 def test_subgroups_and_recalibrated_rows_are_no_arms(results):
     three_arms(results, hospitals=("ehrshot",))
     results.rows += [results.rows[0] | {"subgroup": "sex=F", "predictions": ""}, results.rows[0] | {"recalibration": "before 100", "predictions": ""}]
