@@ -36,8 +36,9 @@ for rep in none description medrep; do
   pretrain "$rep"
 done
 finetune --model behrt --rep-type none description medrep --outcome MT
+finetune --model behrt --rep-type medrep --outcome MT --extract-attention-score
+"$python" experiments/vocabulary_coverage.py --external ehrshot
 if [ -n "$all" ]; then
-  "$python" experiments/vocabulary_coverage.py --external ehrshot
   for rep in random name medtok; do
     pretrain "$rep"
   done
@@ -54,8 +55,8 @@ if [ -n "$all" ]; then
   finetune --model behrt --rep-type none medrep --outcome MT --oracle --recalibrate 100
   finetune --model behrt --rep-type none medrep --outcome MT --shots 16
   finetune --model behrt --rep-type description medrep --outcome MT --aug-times 2
-  finetune --model behrt --rep-type medrep --outcome MT --extract-attention-score
   "$python" experiments/vocabulary_coverage.py --external ehrshot
 fi
 "$python" demo/table.py --outcome MT
 "$python" experiments/compare.py
+"$python" experiments/report.py

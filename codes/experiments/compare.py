@@ -22,14 +22,12 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from medrep import concepts, config, contract, metrics, results
+from medrep import config, contract, metrics, results
 from medrep.errors import UserError
 from medrep.progress import bar, say, stage
+from medrep.results import KEY, arms_of, find_reference, name_arm, place
 
-KEY = ["trained_on", *results.ARM]
 EXAMPLE = ["subject_id", "prediction_time"]
-MODELS = ["behrt", "behrt-de", "medbert", "logreg", "gbm"]
-REPS = [*concepts.ARMS, "tokens", "rollup"]
 PAPER_MEANS_OF = ["MT", "LLOS", "RA"]
 """The outcomes that the paper gives for each hospital."""
 COLUMNS = ["outcome", "tested_on", *KEY, "cohort", "seeds", "n", "positives",
@@ -49,34 +47,6 @@ def choose(summary: pd.DataFrame, outcomes: list[str] | None, variants: list[str
                             f"{', '.join(repr(value) for value in sorted(set(summary[column])))}")
     rows = summary[(summary.subgroup == "") & (summary.recalibration == "")]
     return rows[rows.outcome.isin(outcomes or rows.outcome) & rows.variant.isin(variants or rows.variant)]
-
-
-def place(arm: tuple) -> tuple:
-    """Where an arm stands in a table: models and representations in the order people know, the plain before its variants."""
-    trained_on, model, head, rep, variant, oov = arm
-    of = [known.index(name) if name in known else len(known) for known, name in ((MODELS, model), (REPS, rep))]
-    return (of[0], model, variant, of[1], rep, head, oov, trained_on)
-
-
-def name_arm(arm: tuple) -> str:
-    _, model, head, rep, variant, oov = arm
-    return " ".join(filter(None, [model + (f"/{head}" if head not in ("", "linear") else ""), rep, variant,
-                                  f"by {oov}" if oov not in ("", "unk") else ""]))
-
-
-def find_reference(arms: list[tuple], against: str | None) -> tuple | None:
-    """The arm that every other is compared with: the plainest that has all words of `against`, None if there is none.
-
-    Not told: behrt medrep, or if that is not there the first.
-    """
-    words = set((against or "behrt medrep").split())
-    fit = [arm for arm in arms if words <= {*arm[:4], *arm[4].split("+"), arm[5]}]
-    plainest = sorted(fit, key=lambda arm: (arm[4] != "", arm[2] not in ("", "linear"), arm[5] not in ("", "unk"), place(arm)))
-    return plainest[0] if plainest else None if against else arms[0]
-
-
-def arms_of(rows: pd.DataFrame) -> list[tuple]:
-    return sorted(set(rows[KEY].itertuples(index=False, name=None)), key=place)
 
 
 def check(rows: pd.DataFrame, against: str | None):

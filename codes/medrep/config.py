@@ -392,8 +392,22 @@ class Experiment:
     finetuning: Finetuning
 
 
+@dataclass(frozen=True)
+class Report:
+    """configs/report.yaml: the report page."""
+
+    small_count: int = 11
+    """Counts from 1 to one less are shown as "<11", and others are withheld where one could be computed from them (medrep.disclosure).
+    11 is the cell size policy of CMS, which data use agreements often name. 1 shows everything."""
+    curves: int = 8
+    """Arms in one drawing; there are eight colours. The plain ones come first, and the table has all."""
+    features: int = 25
+    """Features that are shown at once; the others are behind a click."""
+
+
 SECTIONS = {"cohort": Cohort, "definitions": Definitions, "encoder": Encoder, "graph": Graph, "hospital": Hospital,
-            "medtok": MedTok, "model": Model, "pretraining": Pretraining, "finetuning": Finetuning, "rating": Rating}
+            "medtok": MedTok, "model": Model, "pretraining": Pretraining, "finetuning": Finetuning, "rating": Rating,
+            "report": Report}
 
 
 def add_arguments(parser: argparse.ArgumentParser):
@@ -402,7 +416,7 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 
 def load(section: str, overrides: list[str] = (), hospital: str = ""):
-    """The settings of cohort, definitions, encoder, graph, medtok, rating, or hospital (with its name).
+    """The settings of cohort, definitions, encoder, graph, medtok, rating, report, or hospital (with its name).
 
     COHORT=paper lays cohort-paper.yaml over cohort.yaml.
     """

@@ -522,3 +522,7 @@ def quality_file() -> Path:
 def map_file(method: str) -> Path:
     """A picture of all arms' concepts in two dimensions."""
     return quality_file().with_name(f"map_{method}.png")
+
+
+def report_file() -> Path:
+    return ROOT / "results" / "report" / "index.html"

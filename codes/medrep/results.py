@@ -13,13 +13,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medrep import contract, metrics
+from medrep import concepts, contract, metrics
 from medrep.errors import UserError
 from medrep.examples import Examples, hashed
 
 FIGURES = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "sensitivity", "specificity")
 ARM = ("model", "head", "rep_type", "variant", "oov")
 """What tells arms apart: the model, its head and representation, how it was trained otherwise, how it reads unknown codes."""
+KEY = ["trained_on", *ARM]
+MODELS = ["behrt", "behrt-de", "medbert", "logreg", "gbm"]
+REPS = [*concepts.ARMS, "tokens", "rollup"]
 COLUMNS = ["trained_on", "tested_on", *ARM, "outcome", "label", "subgroup", "seed", "cohort", "data", "n", "persons", "positives",
            *(f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")),
            "threshold", "readable_tokens", "recalibration", "reason", "predictions"]
@@ -180,3 +183,34 @@ def read_summary() -> pd.DataFrame:
         raise UserError(f"{contract.show(contract.summary_file())} is missing; experiments/finetune.py writes it")
     summary = pd.read_csv(contract.summary_file(), dtype=dict.fromkeys(TEXTS, str), keep_default_na=False)
     return summary.assign(**{name: pd.to_numeric(summary[name], errors="coerce") for name in summary if name not in TEXTS})
+
+
+# ---- arms --------------------------------------------------------------------------------------------------
+
+
+def place(arm: tuple) -> tuple:
+    """Where an arm stands in a table: models and representations in the order people know, the plain before its variants."""
+    trained_on, model, head, rep, variant, oov = arm
+    of = [known.index(name) if name in known else len(known) for known, name in ((MODELS, model), (REPS, rep))]
+    return (of[0], model, variant, of[1], rep, head, oov, trained_on)
+
+
+def name_arm(arm: tuple) -> str:
+    _, model, head, rep, variant, oov = arm
+    return " ".join(filter(None, [model + (f"/{head}" if head not in ("", "linear") else ""), rep, variant,
+                                  f"by {oov}" if oov not in ("", "unk") else ""]))
+
+
+def find_reference(arms: list[tuple], against: str | None) -> tuple | None:
+    """The arm that every other is compared with: the plainest that has all words of `against`, None if there is none.
+
+    Not told: behrt medrep, or if that is not there the first.
+    """
+    words = set((against or "behrt medrep").split())
+    fit = [arm for arm in arms if words <= {*arm[:4], *arm[4].split("+"), arm[5]}]
+    plainest = sorted(fit, key=lambda arm: (arm[4] != "", arm[2] not in ("", "linear"), arm[5] not in ("", "unk"), place(arm)))
+    return plainest[0] if plainest else None if against else arms[0]
+
+
+def arms_of(rows: pd.DataFrame) -> list[tuple]:
+    return sorted(set(rows[KEY].itertuples(index=False, name=None)), key=place)

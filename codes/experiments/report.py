@@ -1,0 +1,102 @@
+"""Everything that was made and measured, on one page that opens from disk: for colleagues, reviewers, and for looking at one's own data.
+
+    cd codes
+    python experiments/report.py
+    python experiments/report.py --set report.small_count=1     # nothing is hidden: for the eyes of those who may see the data
+
+Reads   what is there of usedata/, results/ and configs/published.yaml
+Writes  results/report/index.html: one file with its drawings, styles and script in it; it asks for nothing from the network
+
+What has not been run is shown as such, with the command that would. Counts of 1 to 10 are shown as "<11" (report.small_count), and so are
+those withheld that would tell them (medrep.disclosure); there are no persons' ids and no single person's values on the page. The same
+results give the same bytes. How it looks is in configs/report/.
+"""
+import argparse
+
+from medrep import config, contract, pages, report_data, report_results, report_tests, report_training, results, training
+from medrep.disclosure import Counts
+from medrep.pages import Section
+from medrep.progress import say, stage
+
+
+def hospitals_there(home: str, external: list[str]) -> list[str]:
+    """Home, those it is tested at by default, and whatever else has been read."""
+    folder = contract.ROOT / "usedata"
+    read = sorted(path.parent.name for path in folder.glob("*/counts") if path.is_dir()) if folder.is_dir() else []
+    return list(dict.fromkeys([home, *external, *read]))
+
+
+def sections_of(settings: config.Report, home: str, hospitals: list[str]) -> list[Section]:
+    counts, others = Counts(settings.small_count), hospitals[1:]
+    found = [
+        report_data.road(counts, hospitals),
+        report_data.sites(counts, hospitals),
+        report_data.flows(counts, hospitals),
+        report_data.audits(counts, hospitals),
+        report_data.coverage(counts, home, others),
+        report_training.quality(),
+        report_training.training(home),
+        report_results.comparison(counts, home, config.read_layers("published.yaml")),
+        report_tests.curve_section(home, settings.small_count, settings.curves),
+        report_tests.subgroups(counts, home),
+        report_tests.unknown(counts, home, others, settings.curves),
+        report_results.features(counts, home, hospitals, settings.features),
+        report_training.settings(training.code_version()),
+    ]
+    counts.protect()
+    return found
+
+
+def headline(home: str) -> list[tuple[str, str, str]]:
+    """The reference arm's mean AUROC, outcome by outcome and hospital by hospital."""
+    table = report_results.read_comparison()
+    if table is None or table.empty:
+        return []
+    found = []
+    for outcome, of in report_training.groups(table, "outcome", home):
+        for hospital, rows in report_training.groups(of, "tested_on", home):
+            arms = report_results.arms(rows)
+            reference = results.find_reference(sorted(set(arms), key=results.place), None)
+            row = rows.iloc[arms.index(reference)]
+            interval = pages.between(row.auroc_low, row.auroc_high, ".2f")
+            found.append(
+                (
+                    f"{outcome} at {hospital}",
+                    pages.number(row.auroc, ".3f").text or "–",
+                    f"AUROC, {results.name_arm(reference)}" + (f", {interval}" if interval else ""),
+                )
+            )
+    return found
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    config.add_arguments(parser)
+    args = parser.parse_args(argv)
+    settings = config.load("report", args.overrides)
+    home = config.load("cohort", args.overrides).home
+    external = config.load_experiment("behrt", args.overrides).finetuning.external
+    with stage("report") as figures:
+        hospitals = hospitals_there(home, external)
+        sections = sections_of(settings, home, hospitals)
+        small = settings.small_count
+        html = pages.render(
+            "page.html",
+            title="MedRep report",
+            sections=sections,
+            headline=headline(home),
+            lead=f"Patient models trained at {home}, and tested there and at {', '.join(hospitals[1:])}, whose codes they never saw.",
+            footer=(f"Counts from 1 to {small - 1} are shown as <{small}; ≥{small} stands where a count would tell such a one. " if small > 1 else "")
+            + "Counts are of what was read; the page holds no person.",
+        )
+        with contract.unfinished(contract.report_file()) as part:
+            part.write_text(html, encoding="utf-8")
+        missing = [section.title for section in sections if section.missing]
+        figures.update(sections=len(sections), not_run=len(missing), kilobytes=len(html.encode()) // 1000)
+    if missing:
+        say(f"not run yet: {', '.join(missing)}")
+    say(f"{contract.report_file().resolve()}: open it in a browser")
+
+
+if __name__ == "__main__":
+    main()

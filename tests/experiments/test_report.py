@@ -1,0 +1,459 @@
+"""The report page of fabricated results: what is on it, what is not, what is hidden; and the page in a real browser."""
+import base64
+import itertools
+import os
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments import report
+from medrep import contract, curves, disclosure, metrics, report_data
+
+COMMANDS = (
+    "preprocessing/persons.py",
+    "preprocessing/site_report.py",
+    "preprocessing/audit.py",
+    "preprocessing/labels.py",
+    "experiments/finetune.py",
+    "experiments/pretrain.py",
+    "experiments/compare.py",
+    "experiments/vocabulary_coverage.py",
+    "representation/evaluate.py",
+    "representation/run.sh",
+)
+
+
+def page(*arguments) -> str:
+    report.main([*arguments])
+    return contract.report_file().read_text(encoding="utf-8")
+
+
+class Texts(HTMLParser):
+    """The page as people read it: texts, alternative texts among them, and its headings, links, ids and tables."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.texts, self.headings, self.links, self.ids, self.open, self.tags = [], [], [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        of = dict(attributes)
+        self.tags.append((tag, of))
+        self.open.append(tag)
+        if re.fullmatch(r"h\d", tag):
+            self.headings.append(int(tag[1]))
+        if "id" in of:
+            self.ids.append(of["id"])
+        if tag == "a":
+            self.links.append(of["href"])
+        self.texts += [of[name] for name in ("alt", "aria-label") if name in of]
+
+    def handle_data(self, text):
+        if self.open and self.open[-1] in ("style", "script"):
+            return
+        if text.strip():
+            self.texts.append(" ".join(text.split()))
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    @property
+    def text(self):
+        return "\n".join(self.texts)
+
+
+# ---- the content --------------------------------------------------------------------------------------------------
+
+
+def test_everything_is_on_the_page(at_study):
+    html = page()
+    texts = Texts(html)
+    for said in (
+        "behrt medrep",
+        "logreg tokens",
+        "RA at ehrshot",
+        "share of events",
+        "95 % interval",
+        "0.945",
+        "High ×2, Low",
+        "0123456789abcdef",
+        "hidden_size: 768",
+        "AUROC alone",
+        "race: b",
+        "labelled prediction points",
+        "not still in at the prediction time",
+        "Rank correlation over seeds",
+        "top less controls as frequent",
+        "2 of 18 ratings could not be read",
+    ):
+        assert said in texts.text, said
+    assert "not run" not in texts.text and not re.search("Missing|None|nan", re.sub(r"\w+None|None\w+", "", texts.text))
+    assert len(re.findall("<svg viewBox", html)) >= 25 and html.count("data:image/png") == 1
+    assert len(html) < 2_000_000
+
+
+def test_the_page_is_whole_and_asks_for_nothing(at_study):
+    html = page()
+    texts = Texts(html)
+    assert len(texts.ids) == len(set(texts.ids))
+    assert all(link.startswith("#") and link[1:] in texts.ids for link in texts.links)
+    assert texts.headings[0] == 1 and texts.headings.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(texts.headings, texts.headings[1:], strict=False))
+    for tag, of in texts.tags:
+        assert tag not in ("link", "iframe", "object", "base") and of.get("src", "data:").startswith("data:")
+    assert not re.search(r"url\((?!#)|@import|https?://(?!www\.w3\.org/)", html)
+    used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', html))
+    assert {a or b for a, b in used} <= set(texts.ids)
+    for tag, of in texts.tags:
+        if tag == "svg" and of.get("role") == "img":
+            assert set(of["aria-labelledby"].split()) <= set(texts.ids)
+        else:
+            assert tag != "svg" or of.get("aria-hidden") == "true"
+
+
+def test_one_input_gives_one_page(at_study):
+    first = page()
+    contract.report_file().unlink()
+    assert page() == first
+
+
+def test_what_is_absent_says_what_would_make_it(root):
+    html = page()
+    texts = Texts(html)
+    for command in COMMANDS:
+        assert command in texts.text, command
+        assert (contract.REPOSITORY / "codes" / command).exists()
+    assert texts.text.count("not run yet") >= 12
+    assert not re.search("<table>\\s*<caption>Tables of", html)
+
+
+@pytest.mark.parametrize(
+    "gone", ["comparison.csv", "summary.csv", "representation/quality.csv", "coverage_mimic_ehrshot.csv", "coverage_auroc_mimic_ehrshot.csv"]
+)
+def test_any_part_may_be_absent(at_study, gone):
+    (at_study / "results" / gone).unlink()
+    assert "not run yet" in page()
+
+
+def test_without_ratings_the_command_is_shown(at_study):
+    folder = contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100)
+    contract.rating_files(folder, "mimic")["ratings"].unlink()
+    assert "experiments/medgemma.py --rep medrep --outcome MT --seed 100 --ex mimic" in page()
+
+
+def test_everything_is_escaped(at_study, evil):
+    html = page()
+    assert "<script>alert" not in html and "&lt;script&gt;alert" in html
+    assert html.count("<script>") == 1 and evil in Texts(html).text.replace("\n", " ")
+
+
+def test_flows_of_phenotypes_and_of_labels_of_the_users_own():
+    counts = disclosure.Counts(11)
+    facts = {
+        "visits": 900,
+        "visits of persons with records": 800,
+        "admissions": 500,
+        "no admissions": {"not overnight": 300},
+        "left out": {"not still in at the prediction time": 30},
+        "eligible": 470,
+        "labelled": {"a": 470, "b": 400},
+        "positive": {"a": 40, "b": 5},
+    }
+    drawn = report_data.flow(counts, "mimic", "Pheno", facts)
+    assert [(step.name, str(step.count)) for step in drawn.steps] == [
+        ("visits", "900"),
+        ("of persons with records", "800"),
+        ("admissions", "500"),
+        ("labelled prediction points", "470"),
+    ]
+    (table,) = report_data.phenotypes(counts, "Pheno", {"mimic": facts}).parts
+    assert [[str(value) for value in row] for row in table.rows] == [["a", "mimic", "470", "40"], ["b", "mimic", "400", "<11"]]
+    own = report_data.flow(
+        counts, "mimic", "icu", {"rows": 200, "left out": {"no record of the person": 20}, "eligible": 180, "labelled": 180, "positive": 50}
+    )
+    assert [str(step.count) for step in own.steps] == ["200", "180", "50"] and own.steps[1].out[0][0] == "no record of the person"
+    merged = report_data.flow(counts, "mimic", "RA", facts | {"stays": 480, "left out": {}, "labelled": 480, "positive": 60})
+    assert [(step.name, str(step.count)) for step in merged.steps][-3:] == [
+        ("stays", "480"),
+        ("labelled prediction points", "480"),
+        ("positive", "60"),
+    ]
+
+
+def test_curves_are_means_over_seeds_and_groups_are_large():
+    chance = np.random.default_rng(0)
+    tests = [(labels := chance.random(400) < 0.2, chance.normal(0, 1, 400) + labels, np.arange(400)) for _ in range(2)]
+    x, y = curves.roc(tests)
+    area = np.mean([metrics.auroc(labels, scores) for labels, scores, _ in tests])
+    assert np.trapezoid(y, x) == pytest.approx(area, abs=0.01) and (np.diff(y) >= 0).all() and len(x) == 102
+    recall, precision = curves.precision_recall(tests, 11)
+    assert precision[-1] == pytest.approx(np.mean([labels.mean() for labels, *_ in tests]), abs=0.03) and recall[0] > 0
+    predicted, observed = curves.calibration([(labels, 1 / (1 + np.exp(-scores)), people) for labels, scores, people in tests], 11)
+    assert 2 <= len(predicted) <= curves.BINS and (np.diff(predicted) > 0).all() and observed[-1] > observed[0]
+    few = [(np.arange(400) < 10, chance.random(400), np.arange(400))]
+    assert not curves.enough(few, 11) and curves.enough(tests, 11) and len(curves.calibration(few, 11)[0]) == 0
+
+
+# ---- what is hidden -------------------------------------------------------------------------------------------------
+
+
+def test_no_small_count_is_on_the_page_nor_can_be_computed(root, write_study):
+    """Every count that a stage could give as 7 stands on the page as <11, and the sums around it have a second unknown."""
+    write_study(root, small=7)
+    html = page()
+    texts = Texts(html)
+    assert "<11" in texts.text and "≥11" in texts.text
+    orders = [float(order) for order in re.findall(r'data-order="([^"]*)"', html)]
+    for leak in (7, 993, 393, 193, 493, 14):  # a small count, and what it is the difference of
+        found = re.findall(rf"(?<![\w.,]){leak}(?![\w.,%])", texts.text)
+        ranks = 2 if leak in (7, 14) else 0  # in the table of features, and in the table of the first features
+        assert len(found) == orders.count(leak) == ranks, leak
+    for leak in (f"{7 / 5007:.1%}", "1.8%", "0.6123", "0.612", f"{7 / 2807:.1%}"):  # shares of small counts, and what is computed of them
+        assert leak not in texts.text.split("\n"), leak
+    open_page = Texts(page("--set", "report.small_count=1"))
+    assert "<11" not in open_page.text and "5,007" in open_page.text and "7" in open_page.texts
+
+
+def test_no_person_and_no_path_of_this_machine_is_on_the_page(at_study):
+    html = page()
+    texts = Texts(html)
+    assert "987654" not in html and "/home/" not in html and str(at_study) not in html and str(contract.REPOSITORY) not in html
+    assert "7,007" not in texts.text and "7007" not in texts.text  # the events of one person
+    assert "97" not in texts.texts  # the age of the oldest
+
+
+def test_groups_with_few_persons_have_no_figure(at_study):
+    html = page()
+    row = re.search(r'<tr><th scope="row">race: &lt;script.*?</tr>', html, flags=re.S)[0]
+    assert "too few" in row and re.findall(r"(?<=>)[^<]+(?=</td>)", row)[-2:] == [
+        "&lt;11",
+        "&lt;11",
+    ]  # that none of few has the outcome is telling, too
+    other = re.search(r'<tr><th scope="row">race: b.*?</tr>', html, flags=re.S)[0]
+    assert re.findall(r"(?<=>)[^<]+(?=</td>)", other)[-2:] == ["≥11", "≥11"]  # or the few could be computed from all
+
+
+def test_curves_of_few_positives_are_not_drawn(at_study):
+    assert 'id="roc-MT-mimic-title"' in page()
+    assert 'id="roc-MT-mimic-title"' not in page("--set", "report.small_count=200")
+
+
+def test_a_lone_small_count_takes_the_smallest_fit_neighbour_with_it():
+    counts = disclosure.Counts(11)
+    whole, most, some, few = counts("all", 900), counts("most", 800), counts("some", 96), counts("few", 4)
+    counts.add_up(whole, [most, some, few])
+    counts.protect()
+    assert [str(count) for count in (whole, most, some, few)] == ["900", "800", "≥11", "<11"]
+    assert [str(disclosure.Share(part, whole)) for part in (few, some, most)] == ["<1.22%", "", "88.9%"]
+
+
+def test_a_rest_that_is_small_is_hidden_though_it_is_shown_nowhere():
+    counts = disclosure.Counts(11)
+    persons, with_records = counts("persons", 400), counts("with records", 396)
+    counts.add_up(persons, [with_records])
+    counts.protect()
+    assert (str(persons), str(with_records)) == ("400", "≥11")
+
+
+def test_hiding_goes_on_through_sums_that_share_a_count():
+    counts = disclosure.Counts(11)
+    a, b, c, d, e = (counts(name, n) for name, n in (("a", 100), ("b", 95), ("c", 5), ("d", 60), ("e", 35)))
+    counts.add_up(a, [b, c])  # c is small, so b is withheld
+    counts.add_up(b, [d, e])  # b is d + e, so one of them is, too
+    counts.protect()
+    assert [str(x) for x in (a, b, c, d, e)] == ["100", "≥11", "<11", "60", "≥11"]
+
+
+@settings(deadline=None, max_examples=300)
+@given(parts=st.lists(st.integers(0, 40), min_size=1, max_size=4), left=st.integers(0, 40))
+def test_whoever_adds_up_what_is_shown_does_not_learn_a_small_count(parts, left):
+    """All that a reader can think of, tried one by one: a small count may still be at least five numbers."""
+    counts = disclosure.Counts(11)
+    whole, some = counts("whole", sum(parts) + left), [counts(f"part {i}", n) for i, n in enumerate(parts)]
+    counts.add_up(whole, some)
+    rest = counts.sums[0][-1]
+    counts.protect()
+    small = [n for n in (*some, rest) if n.small]
+    withheld = [n for n in (*some, rest) if n.withheld]
+    if whole.small or not small:
+        return
+    assert sum(n.hidden for n in (whole, *some)) >= 1
+    known = whole.value - sum(n.value for n in (*some, rest) if not n.hidden)  # what the hidden ones come to
+    possible = [
+        guess
+        for guess in itertools.product(range(1, 11), repeat=len(small))
+        if whole.hidden or (known - sum(guess) >= 11 * len(withheld) if withheld else known == sum(guess))
+    ]
+    # of whom there are 1 to 10 in all, or nearly 20 in two groups, a reader knows as much as anyone can be kept from
+    assert all(len({guess[i] for guess in possible}) >= 5 for i in range(len(small)))
+
+
+def test_zero_is_shown():
+    counts = disclosure.Counts(11)
+    assert str(counts("none", 0)) == "0" and str(counts("mean", 12, least=3)) == "<11"
+
+
+# ---- in a browser ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -r requirements.txt")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no Chromium here: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+        "--window-size=1280,900",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield started
+    started.quit()
+
+
+def show(browser, width, scheme="light", height=900):
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+
+
+def screenshot(browser, file):
+    """The whole page."""
+    size = browser.execute_script("return [document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+    clip = {"x": 0, "y": 0, "width": size[0], "height": min(size[1], 16000), "scale": 1}
+    data = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True, "clip": clip})["data"]
+    file.write_bytes(base64.b64decode(data))
+
+
+@pytest.fixture(scope="module")
+def opened(study, browser, tmp_path_factory):
+    """The page of the whole study, opened from disk; $MEDREP_REPORT opens another one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contract, "ROOT", study)
+        page()
+    browser.get((study / "results" / "report" / "index.html").as_uri())
+    return browser
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Where screenshots are kept for a person to look at."""
+    folder = tmp_path_factory.mktemp("screenshots") if "MEDREP_SCREENSHOTS" not in os.environ else contract.Path(os.environ["MEDREP_SCREENSHOTS"])
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def test_the_browser_has_nothing_to_complain_of(opened):
+    assert opened.title == "MedRep report" and opened.get_log("browser") == []
+    requested = opened.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert not [name for name in requested if not name.startswith("data:")]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 375])
+def test_the_page_fits_its_window_and_every_figure_has_a_size(opened, pictures, width, scheme):
+    show(opened, width, scheme)
+    opened.execute_script("document.querySelectorAll('details').forEach(box => box.open = true)")
+    wide, window = opened.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+    assert wide <= window == width
+    sizes = opened.execute_script(
+        "return Array.from(document.querySelectorAll('figure, figure > svg, figure img'), e => { const b = e.getBoundingClientRect();"
+        " return [b.width, b.height, b.right] })"
+    )
+    assert len(sizes) > 50 and all(w > 100 and h > 40 for w, h, _ in sizes)
+    hidden = opened.execute_script(
+        "return Array.from(document.querySelectorAll('main table, main p, main h2, main h3, main pre'),"
+        " e => [e.closest('.scroll, pre') !== null, e.getBoundingClientRect().right]).filter(([box, right]) => !box && right > innerWidth)"
+    )
+    assert hidden == []
+    paper, ink = opened.execute_script("const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]")
+    light = [np.mean([int(n) for n in re.findall(r"\d+", colour)[:3]]) for colour in (paper, ink)]
+    assert light[0] > 200 > 100 > light[1] if scheme == "light" else light[0] < 60 < 200 < light[1]
+    lines = opened.execute_script("return Array.from(document.querySelectorAll('figure svg path'), e => getComputedStyle(e).stroke)")
+    assert len(set(lines)) > 6 and "rgb(1, 1, 1)" not in lines  # no stand-in is left
+    opened.execute_script("document.querySelectorAll('details').forEach(box => box.open = false)")
+    screenshot(opened, pictures / f"report-{width}-{scheme}.png")
+    assert (pictures / f"report-{width}-{scheme}.png").stat().st_size > 20_000
+
+
+def test_a_click_and_a_key_sort_a_table(opened):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    show(opened, 1280)
+    table = next(t for t in opened.find_elements(By.TAG_NAME, "table") if t.find_element(By.TAG_NAME, "caption").text.startswith("MT at mimic"))
+    heading = table.find_elements(By.CSS_SELECTOR, "thead th")[1]
+    button = heading.find_element(By.TAG_NAME, "button")
+
+    def column(place=0):
+        return opened.execute_script(
+            "return Array.from(arguments[0].tBodies[0].rows, row => row.cells[arguments[1]].textContent.trim())", table, place
+        )
+
+    before = column()
+    assert heading.get_attribute("aria-sort") == "none" and heading.text.startswith("AUROC")
+    button.click()
+    values = [float(text.split()[0]) for text in column(1)]
+    assert heading.get_attribute("aria-sort") == "ascending" and values == sorted(values) and len(values) == 5
+    button.send_keys(Keys.ENTER)
+    values = [float(text.split()[0]) for text in column(1)]
+    assert heading.get_attribute("aria-sort") == "descending" and values == sorted(values, reverse=True)
+    assert "descending" in opened.find_element(By.ID, "said").get_attribute("textContent")
+    paper = table.find_elements(By.CSS_SELECTOR, "thead th")[2]
+    for _ in range(2):  # what is not there comes last, both ways
+        paper.find_element(By.TAG_NAME, "button").send_keys(Keys.SPACE)
+        assert column(2)[-1] == "" and column(2)[0] != ""
+    assert heading.get_attribute("aria-sort") == "none"
+    first = table.find_elements(By.CSS_SELECTOR, "thead th")[0].find_element(By.TAG_NAME, "button")
+    first.click()
+    assert column() == sorted(before)
+
+
+def test_links_lead_to_their_sections_and_the_first_key_skips_the_contents(opened):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    show(opened, 1280)
+    for link in opened.find_elements(By.CSS_SELECTOR, "nav a"):
+        opened.execute_script("arguments[0].scrollIntoView({inline: 'center', block: 'nearest'})", link)
+        link.click()
+        target = opened.find_element(By.ID, link.get_attribute("href").partition("#")[2])
+        top, window = opened.execute_script("return [arguments[0].getBoundingClientRect().top, innerHeight]", target)
+        assert 0 <= top < window
+    opened.execute_script("scrollTo(0, 0); document.activeElement.blur(); location.hash = ''")
+    opened.get(opened.current_url.partition("#")[0])
+    opened.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
+    skip = opened.switch_to.active_element
+    assert skip.text == "Skip to the content" and skip.rect["y"] >= 0
+    skip.send_keys(Keys.ENTER)
+    assert opened.switch_to.active_element.get_attribute("id") == "content"
+
+
+def test_long_things_open_by_key(opened):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    details = opened.find_elements(By.TAG_NAME, "details")
+    summary = details[0].find_element(By.TAG_NAME, "summary")
+    assert len(details) > 5 and not details[0].get_property("open")
+    summary.send_keys(Keys.ENTER)
+    assert details[0].get_property("open")
+    summary.send_keys(Keys.ENTER)
