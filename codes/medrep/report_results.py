@@ -136,8 +136,8 @@ def compared(counts: Counts, outcome: str, hospital: str, rows: pd.DataFrame) ->
 
 def remarks(row: dict, seeds_differ: bool) -> str:
     """What a figure does not say of itself."""
-    shared = "difference on the examples that both were tested on" if row["difference"] and row["same_examples"] == "False" else ""
-    return "; ".join(filter(None, [f"{number(row['seeds'], '.0f').text} seeds" if seeds_differ else "", shared, row["reason"]]))
+    shared = "difference on the examples that both have" if row["difference"] and row["same_examples"] == "False" else ""
+    return "; ".join(filter(None, [f"{number(row['seeds'], '.0f').text} of the seeds" if seeds_differ else "", shared, row["reason"]]))
 
 
 def means(table: pd.DataFrame, home: str, published: dict) -> Table | None:
