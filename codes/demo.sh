@@ -36,7 +36,7 @@ for rep in none description medrep; do
   pretrain "$rep"
 done
 finetune --model behrt --rep-type none description medrep --outcome MT
-finetune --model behrt --rep-type medrep --outcome MT --extract-attention-score
+finetune --model behrt --rep-type medrep --outcome MT --seeds 100 --extract-attention-score --set finetuning.attribution_examples=100
 "$python" experiments/vocabulary_coverage.py --external ehrshot
 if [ -n "$all" ]; then
   for rep in random name medtok; do
@@ -55,6 +55,7 @@ if [ -n "$all" ]; then
   finetune --model behrt --rep-type none medrep --outcome MT --oracle --recalibrate 100
   finetune --model behrt --rep-type none medrep --outcome MT --shots 16
   finetune --model behrt --rep-type description medrep --outcome MT --aug-times 2
+  finetune --model behrt --rep-type medrep --outcome MT --extract-attention-score
   "$python" experiments/vocabulary_coverage.py --external ehrshot
 fi
 "$python" demo/table.py --outcome MT

@@ -384,7 +384,7 @@ def run_all(args, experiment: config.Experiment, home: str, names: list[str]) ->
                     runs = [Run(arm, site, trained_on, seed) for seed in args.seeds or experiment.finetuning.seeds]
                     for run in runs:
                         rows += run.run(tested)
-                    if args.extract_attention_score:
+                    if args.extract_attention_score and len(runs) > 1:
                         agree(runs, tested)
                 except CannotLearn as problem:
                     if len(names) == 1 and not arm.oracle:
