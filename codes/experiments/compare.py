@@ -28,6 +28,7 @@ from medrep.progress import bar, say, stage
 from medrep.results import KEY, arms_of, find_reference, name_arm, place
 
 EXAMPLE = ["subject_id", "prediction_time"]
+FEW = 10  # examples of a class, below which asymptotic tests are not to be leaned on
 PAPER_MEANS_OF = ["MT", "LLOS", "RA"]
 """The outcomes that the paper gives for each hospital."""
 COLUMNS = ["outcome", "tested_on", *KEY, "cohort", "seeds", "n", "positives",
@@ -57,6 +58,11 @@ def check(rows: pd.DataFrame, against: str | None):
             if table[column].nunique() > 1:
                 which = "; ".join(f"{value}: {', '.join(name_arm(arm) for arm in arms_of(part))}" for value, part in table.groupby(column))
                 complaints.append(f"{outcome} at {hospital} was tested on {what} ({which}): the same finetune.py commands test the older anew")
+    for (outcome, hospital, *arm), part in rows.groupby(["outcome", "tested_on", *KEY]):
+        if part.made_with.nunique() > 1:
+            seeds = "; ".join(f"{made}: seeds {', '.join(str(seed) for seed in sorted(set(of.seed)))}" for made, of in part.groupby("made_with"))
+            complaints.append(f"{name_arm(tuple(arm))} was trained in different ways for {outcome} at {hospital} ({seeds}): finetune.py with "
+                              "the same settings and --fresh makes the older seeds anew")
     twice = rows[rows.duplicated(["outcome", "tested_on", *KEY, "seed", "label"])]
     complaints += [f"{name_arm(arm)} has two rows for one seed, outcome and hospital in {contract.show(contract.summary_file())}: "
                    "delete it, finetune.py writes it anew" for arm in arms_of(twice)]
@@ -213,6 +219,8 @@ def text_of(table: pd.DataFrame, replicates: int) -> str:
     notes = [f"* {name}: on the {row['shared_examples']:,} examples of {row['shared_seeds']} seeds that both were tested on"
              for name, row, mark in zip(names, rows, marked, strict=True) if mark]
     notes += [f"{name}: {row['reason']}" for name, row in zip(names, rows, strict=True) if row["reason"]]
+    if 0 < first["positives"] < FEW or 0 < first["n"] - first["positives"] < FEW:
+        notes.append(f"fewer than {FEW} of a class: intervals and p are rough")
     against = f"differences to {first['against']}" if first["against"] else "no arm here to compare with"
     title = (f"{first['outcome']} at {first['tested_on']}, trained at {', '.join(sorted(set(table.trained_on)))}; "
              f"{against}; {replicates:,} draws of persons")
@@ -263,6 +271,8 @@ def main(argv=None):
     parser.add_argument("--variant", nargs="+", metavar="NAME", help="arms of these variants only, '' being the plain one; default: all")
     parser.add_argument("--replicates", type=int, default=1000, metavar="N", help="draws of persons for each interval; 0: no intervals of figures")
     args = parser.parse_args(argv)
+    if args.replicates < 0:
+        raise UserError(f"--replicates {args.replicates}: give 0 or more")
     published = config.read_layers("published.yaml")
     summary = results.read_summary()
     rows = choose(summary, args.outcome, args.variant)

@@ -20,6 +20,8 @@ a code it does not know is [UNK], or with --oov ancestor its nearest known ances
 a further --external, --oov or --recalibrate only tests.
 """
 import argparse
+import hashlib
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -46,7 +48,12 @@ def outcome_name(text: str, home: str) -> str:
     labelled = LABELS.at(hospital=home, outcome="*")
     if "/" not in text and "." not in text and (labelled.parent / text).is_dir() and text not in outcomes.built_in():
         return text  # the user's, by the name of its file
-    return outcomes.find(text).name
+    outcome = outcomes.find(text)
+    stamp = contract.read_stamp(LABELS.at(hospital=home, outcome=outcome.name))
+    if outcome.source and stamp and stamp["inputs"].get(contract.show(outcome.source)) != contract.fingerprint(outcome.source):
+        raise UserError(f"{text} is not what the labels of {outcome.name} at {home} were made from: "
+                        f"python preprocessing/labels.py --hospital {home} --outcome {text} makes them anew, and so at every other hospital")
+    return outcome.name
 
 
 def outcome_names(wanted: list[str], home: str) -> list[str]:
@@ -60,6 +67,11 @@ def outcome_names(wanted: list[str], home: str) -> list[str]:
     if missing := [name for name in outcomes.built_in() if name not in there]:
         say(f"{', '.join(missing)}: not labelled at {home} (preprocessing/labels.py says why)")
     return there
+
+
+def short(settings: dict) -> str:
+    """Eight digits that change with `settings`."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 class Site:
@@ -144,7 +156,9 @@ class Run:
     def __init__(self, arm: Arm, site: Site, trained_on: str, seed: int):
         self.arm, self.site, self.trained_on, self.seed = arm, site, trained_on, seed
         self.args, self.settings, self.learner = arm.args, arm.experiment.finetuning, arm.learner
-        self.facts = arm.facts(site.outcome, seed, trained_on)
+        self.made_with = arm.settings() | training.made_from(
+            *arm.inputs, contract.trajectories_folder(trained_on), LABELS.at(hospital=trained_on, outcome=site.outcome), *arm.terminology("unk"))
+        self.facts = arm.facts(site.outcome, seed, trained_on) | {"made_with": short(self.made_with)}
         self.folder = self.learned = arm.folder(trained_on, site.outcome, seed)
         self.parts = self.split()
         self.in_memory = False
@@ -159,7 +173,10 @@ class Run:
         if self.arm.shots:
             if not examples.single:
                 raise CannotLearn(f"--shots draws positives and negatives of one label, and {self.site.outcome} has {len(examples.label_names)}")
-            parts |= {name: few(examples, parts[name], self.arm.shots, self.seed) for name in ("train", "valid")}
+            for name in ("train", "valid"):
+                parts[name] = few(examples, parts[name], self.arm.shots, self.seed)
+                if len(parts[name]) < 2 * self.arm.shots:
+                    say(f"seed {self.seed}, {name}: fewer than {self.arm.shots} of a class are there; all of them are taken")
         return parts
 
     def check(self):
@@ -177,10 +194,7 @@ class Run:
 
     def train(self):
         """Train, unless that is done already."""
-        made_with = self.arm.settings() | training.made_from(
-            *self.arm.inputs, contract.trajectories_folder(self.trained_on), LABELS.at(hospital=self.trained_on, outcome=self.site.outcome),
-            *self.arm.terminology("unk"))
-        if training.already_done(self.folder, made_with, self.args.fresh):
+        if training.already_done(self.folder, self.made_with, self.args.fresh):
             return
         self.check()
         examples, valid = self.site[self.trained_on], self.parts["valid"]
@@ -191,8 +205,8 @@ class Run:
         of_part = {name: examples.truth[part[:, 3]] for name, part in self.parts.items()}
         unlearned = [name for i, name in enumerate(examples.label_names)
                      if len(set(of_part["train"][:, i]) & {0.0, 1.0}) < 2 or np.isnan(of_part["valid"][:, i]).all()]
-        training.finish(self.folder, made_with, **self.facts, home=self.arm.home, labels=examples.label_names, thresholds=chosen, unlearned=unlearned,
-                        vectors={} if self.arm.model in BASELINES else concepts.identity(self.arm.rep))
+        training.finish(self.folder, self.made_with, **self.facts, home=self.arm.home, labels=examples.label_names, thresholds=chosen,
+                        unlearned=unlearned, vectors={} if self.arm.model in BASELINES else concepts.identity(self.arm.rep))
         say(f"{contract.show(self.folder)}: what was learned")
 
     def run(self, hospitals: list[str]) -> list[dict]:
@@ -261,7 +275,11 @@ class Run:
             rows = results.recalibrated(self.tested(hospital, oov, saved[:, None]), labels, self.settings.replicates, self.seed)
             contract.write_json(file, rows)
             made.record()
-        return results.read_rows(file)
+        rows = results.read_rows(file)
+        for row in rows:
+            shown = {key: row.get(key) for key in ("n", "calibration_slope", "calibration_intercept", "brier", "reason")}
+            say(f"seed {self.seed}, {name}, {row['recalibration']} labels: {progress.in_words(shown)}")
+        return rows
 
     def extract(self, hospitals: list[str]):
         """Write what the model attended to and what moved its answer, by event, and of the hundred most important tokens a CSV."""
@@ -280,7 +298,8 @@ class Run:
                                               settings.attribution_steps, attributed)
                 with contract.unfinished(top) as path:
                     path.touch(mode=0o600)
-                    features.important(file).head(FEATURES).to_csv(path, index_label="rank")
+                    first = features.important(file).head(FEATURES)
+                    first.set_axis(first.index + 1).to_csv(path, index_label="rank")
                 made.record()
                 say(f"{contract.show(file)}: {progress.in_words({name: value for name, value in found.items() if value is not None})}; "
                     f"{top.name}: the first {FEATURES} tokens")
@@ -294,7 +313,7 @@ class Given(Run):
         facts = content["run"]
         self.arm, self.site, self.trained_on, self.seed, self.learned, self.content = arm, site, facts["trained_on"], facts["seed"], folder, content
         self.args, self.settings, self.learner = arm.args, arm.experiment.finetuning, arm.learner
-        self.facts = arm.facts(site.outcome, self.seed, self.trained_on)
+        self.facts = arm.facts(site.outcome, self.seed, self.trained_on) | {"made_with": facts["made_with"]}
         self.folder = arm.folder(self.trained_on, site.outcome, self.seed)
         self.in_memory = False
 
@@ -337,8 +356,26 @@ def arms_of(args, experiment: config.Experiment, home: str) -> list[Arm]:
     return arms + [Arm(args, experiment, home, rep, oracle=True) for rep in reps if args.oracle]
 
 
+WITHOUT = {
+    "--rep-type": "logreg and gbm count codes (--counts)",
+    "--counts": "it is for --model logreg and gbm",
+    "--aug-ratio": "it is for --aug-times",
+    "--oov": "it is for --rep-type none; vectors read every code that has one",
+    "--outcome": "--evaluate-only tests what the run has learned",
+}
+
+
 def check_arguments(args):
+    """Refuse flags that contradict one another or would be ignored; fills in what was left out."""
     baseline = args.model in BASELINES
+    vanilla = not baseline and "none" in (args.rep_type or [])
+    for flag, given, sensible in (("--rep-type", args.rep_type, not baseline), ("--counts", args.counts, baseline),
+                                  ("--aug-ratio", args.aug_ratio, args.aug_times), ("--oov", args.oov, args.evaluate_only or vanilla),
+                                  ("--outcome", args.outcome, not args.evaluate_only)):
+        if given and not sensible:
+            raise UserError(f"{flag} has no meaning here: {WITHOUT[flag]}")
+    args.rep_type, args.counts, args.oov = args.rep_type or ["medrep"], args.counts or list(counts.KINDS), args.oov or ["unk"]
+    args.aug_ratio, args.outcome = args.aug_ratio or 0.8, args.outcome or ["MT"]
     for flag, given, sensible in (("--frozen", args.frozen, not baseline), ("--aug-times", args.aug_times, not baseline and not args.frozen),
                                   ("--extract-attention-score", args.extract_attention_score, not baseline and not args.frozen)):
         if given and not sensible:
@@ -350,8 +387,6 @@ def check_arguments(args):
         for flag in ("frozen", "shots", "oracle", "seeds", "aug_times"):
             if getattr(args, flag):
                 raise UserError(f"--{flag.replace('_', '-')} is for training, and --evaluate-only trains nothing: leave one of them out")
-        if len(args.outcome) > 1:
-            raise UserError(f"--evaluate-only tests a run of one outcome: give one of {', '.join(args.outcome)}")
     if wrong := [n for n in [*args.shots, *args.recalibrate] if n < 1]:
         raise UserError(f"--shots and --recalibrate take numbers of examples, not {wrong[0]}")
 
@@ -359,6 +394,7 @@ def check_arguments(args):
 def hospitals_for(outcome: str, home: str, external: list[str], several: bool) -> list[str]:
     """Home and the external hospitals; where several outcomes were asked for, those that lack one are left out of it."""
     found = [home]
+    LABELS.require(hospital=home, outcome=outcome)
     for hospital in dict.fromkeys(external):
         if not contract.trajectories_folder(hospital).exists():
             there = ", ".join(contract.hospitals_used()) or "none"
@@ -368,7 +404,9 @@ def hospitals_for(outcome: str, home: str, external: list[str], several: bool) -
         elif hospital != home:
             found.append(hospital)
     for hospital in found:
-        LABELS.require(hospital=hospital, outcome=outcome)
+        if not LABELS.at(hospital=hospital, outcome=outcome).exists():
+            raise UserError(f"{outcome} is not labelled at {hospital}: python preprocessing/labels.py --hospital {hospital} --outcome {outcome} "
+                            "does it, or --external leaves that hospital out")
     return found
 
 
@@ -400,12 +438,13 @@ def run_all(args, experiment: config.Experiment, home: str, names: list[str]) ->
     return rows
 
 
-def evaluate_only(args, home: str) -> list[dict]:
+def evaluate_only(args) -> list[dict]:
     folder = args.evaluate_only
     if not (folder / "config.yaml").exists() and (contract.ROOT / folder / "config.yaml").exists():
         folder = contract.ROOT / folder  # as messages name it
     if not (folder / "config.yaml").exists():
-        raise UserError(f"--evaluate-only {folder} holds no finished run: give a folder seed_... that finetune.py has written")
+        raise UserError(f"--evaluate-only {folder} holds no finished run, neither from here nor in {contract.ROOT}: "
+                        "give a folder seed_... that finetune.py has written")
     content = yaml.safe_load((folder / "config.yaml").read_text())
     facts = content["run"]
     if "thresholds" not in facts or facts["model"] in BASELINES or "frozen" in facts["variant"]:
@@ -421,7 +460,7 @@ def evaluate_only(args, home: str) -> list[dict]:
                         "put those that it was trained on there, with their concept_idx.csv")
     args.model = facts["model"]
     experiment = replace(config.load_experiment(facts["model"], args.overrides), model=config.Model(**content["model"]))
-    outcome = facts["outcome"] if args.outcome == [DEFAULT_OUTCOME] else outcome_names(args.outcome, home)[0]
+    outcome = facts["outcome"]
     arm = Arm.given(args, experiment, facts, folder, rep)
     hospitals = args.external or experiment.finetuning.external
     if not hospitals:
@@ -433,21 +472,18 @@ def evaluate_only(args, home: str) -> list[dict]:
     return rows
 
 
-DEFAULT_OUTCOME = "MT"
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-d", "--device", default="0", metavar="N", help="a GPU's number, or cpu")
     parser.add_argument("--model", default="behrt", help="one of configs/models, or a baseline on counts: logreg, gbm")
-    concepts.add_rep_argument(parser, "--rep-type", nargs="+", default=["medrep"])
-    parser.add_argument("--counts", nargs="+", choices=counts.KINDS, default=list(counts.KINDS), help="what logreg and gbm count; default both")
+    concepts.add_rep_argument(parser, "--rep-type", nargs="+", default=None)
+    parser.add_argument("--counts", nargs="+", choices=counts.KINDS, help="what logreg and gbm count; default both")
     parser.add_argument("--head", choices=["linear", "tied"], help="which pretrained model; default model.head")
-    parser.add_argument("--outcome", nargs="+", default=[DEFAULT_OUTCOME], metavar="OUTCOME",
-                        help="those that preprocessing/labels.py has labelled, by name or by the same path, or all")
+    parser.add_argument("--outcome", nargs="+", metavar="OUTCOME",
+                        help="MT, or those that preprocessing/labels.py has labelled, by name or by the same path, or all")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: finetuning.seeds of the model's settings")
     parser.add_argument("--external", nargs="+", metavar="HOSPITAL", help="where else it is tested; default finetuning.external")
-    parser.add_argument("--oov", nargs="+", choices=["unk", "ancestor"], default=["unk"],
+    parser.add_argument("--oov", nargs="+", choices=["unk", "ancestor"],
                         help="how --rep-type none reads a code that it does not know: as [UNK], as its nearest known ancestor, or once each")
     parser.add_argument("--frozen", action="store_true", help="a linear probe of the pretrained model")
     parser.add_argument("--shots", nargs="+", type=int, default=[], metavar="K", help="learn from K positive and K negative examples; one arm each")
@@ -455,7 +491,7 @@ def main(argv=None):
     parser.add_argument("--recalibrate", nargs="+", type=int, default=[], metavar="N",
                         help="also by N labels of the external hospital, before and after")
     parser.add_argument("--aug-times", type=int, default=0, metavar="N", help="copies of each training example with neighbours in place of tokens")
-    parser.add_argument("--aug-ratio", type=float, default=0.8, metavar="SHARE", help="of a copy's tokens that are replaced; default 0.8")
+    parser.add_argument("--aug-ratio", type=float, metavar="SHARE", help="of a copy's tokens that are replaced; default 0.8")
     parser.add_argument("--evaluate-only", type=Path, metavar="RUN", help="train nothing: test this finetuned run at the external hospitals")
     parser.add_argument("--extract-attention-score", action="store_true", help="also write what the model attended to")
     training.add_report_argument(parser)
@@ -467,7 +503,7 @@ def main(argv=None):
     training.check_devices([args.device], "-d")
     with stage("finetune") as figures:
         if args.evaluate_only:
-            rows = evaluate_only(args, home)
+            rows = evaluate_only(args)
         else:
             experiment = config.load_experiment("behrt" if args.model in BASELINES else args.model, args.overrides)
             if args.head:

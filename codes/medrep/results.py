@@ -23,10 +23,10 @@ ARM = ("model", "head", "rep_type", "variant", "oov")
 KEY = ["trained_on", *ARM]
 MODELS = ["behrt", "behrt-de", "medbert", "logreg", "gbm"]
 REPS = [*concepts.ARMS, "tokens", "rollup"]
-COLUMNS = ["trained_on", "tested_on", *ARM, "outcome", "label", "subgroup", "seed", "cohort", "data", "n", "persons", "positives",
+COLUMNS = ["trained_on", "tested_on", *ARM, "outcome", "label", "subgroup", "seed", "made_with", "cohort", "data", "n", "persons", "positives",
            *(f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")),
            "threshold", "readable_tokens", "recalibration", "reason", "predictions"]
-TEXTS = ("trained_on", "tested_on", *ARM, "outcome", "label", "subgroup", "cohort", "data", "recalibration", "reason", "predictions")
+TEXTS = ("trained_on", "tested_on", *ARM, "outcome", "label", "subgroup", "made_with", "cohort", "data", "recalibration", "reason", "predictions")
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Results:
         table.sample(frac=1, random_state=seed).to_parquet(file)  # the order of rows is nobody's promise
         self.rows.append({"trained_on": trained_on, "tested_on": hospital, "model": model, "head": head, "rep_type": rep, "variant": variant,
                           "oov": oov, "outcome": outcome, "label": label, "subgroup": "", "seed": seed,
-                          "cohort": f"{hospital}-{outcome}", "data": hospital,
+                          "cohort": f"{hospital}-{outcome}", "data": hospital, "made_with": "a",
                           "recalibration": "", "readable_tokens": 0.8 if rep == "none" else 1.0, "predictions": contract.show(file)}
                          | metrics.describe(examples.boolean_value, p, examples.subject_id) | other)
         return self.rows[-1]
@@ -239,6 +239,14 @@ def test_the_reference_is_the_plainest_that_has_the_words(results):
     assert run().rep_type.tolist() == ["none", "description", "medrep", "medrep", "medrep", "tokens", "rollup"]
     with pytest.raises(UserError, match="--outcome Fx: results/summary.csv has 'MT'"):
         run("--outcome", "Fx")
+
+
+def test_seeds_that_were_trained_in_different_ways_are_no_arm(results):
+    three_arms(results)
+    results.rows[0]["made_with"] = "b"
+    results.write()
+    with pytest.raises(UserError, match=r"behrt none was trained in different ways for MT at mimic \(a: seeds 200; b: seeds 100\)"):
+        run()
 
 
 def test_calibration_before_and_after_is_shown_as_means_over_seeds(results, capsys):

@@ -460,7 +460,7 @@ def test_what_is_missing_is_said_before_anything_is_trained(hospitals):
     with pytest.raises(UserError, match="ehrshto has no trajectories: .*those of ehrshot, mimic are there"):
         finetune.main([*FINETUNE, "--rep-type", "none", "--outcome", "all", "--external", "ehrshto"])
     contract.discard(LABELS.at(hospital="ehrshot", outcome="MT"))
-    with pytest.raises(UserError, match="usedata/ehrshot/labels/MT is missing"):
+    with pytest.raises(UserError, match="MT is not labelled at ehrshot: python preprocessing/labels.py --hospital ehrshot --outcome MT does it"):
         finetune.main([*FINETUNE, "--rep-type", "none"])
     assert not (contract.ROOT / "results" / "mimic" / "finetuning").exists()
 
@@ -520,13 +520,16 @@ def test_augmentation_is_an_arm_of_its_own_and_needs_vectors(hospitals):
 
 
 @pytest.mark.parametrize(("flags", "words"), [
-    (["--model", "logreg", "--frozen"], "--frozen is for patient models that are finetuned: leave it out with --model logreg"),
+    (["--model", "logreg"], "--rep-type has no meaning here: logreg and gbm count codes"),
+    (["--rep-type", "medrep", "--oov", "ancestor"], "--oov has no meaning here: it is for --rep-type none"),
     (["--frozen", "--extract-attention-score"], "leave it out with --frozen"),
     (["--frozen", "--aug-times", "2"], "leave it out with --frozen"),
     (["--aug-times", "2", "--aug-ratio", "1.5"], "a share of their tokens up to 1"),
     (["--shots", "0"], "take numbers of examples, not 0"),
     (["--evaluate-only", "nowhere", "--oracle"], "--oracle is for training, and --evaluate-only trains nothing"),
-    (["--evaluate-only", "nowhere", "--outcome", "MT", "LLOS"], "tests a run of one outcome: give one of MT, LLOS"),
+    (["--evaluate-only", "nowhere", "--outcome", "MT"], "--outcome has no meaning here: --evaluate-only tests what the run has learned"),
+    (["--aug-ratio", "0.5"], "--aug-ratio has no meaning here: it is for --aug-times"),
+    (["--counts", "tokens"], "--counts has no meaning here"),
     (["--evaluate-only", "nowhere"], "--evaluate-only nowhere holds no finished run"),
 ])
 def test_flags_that_contradict_are_refused(root, flags, words):
