@@ -126,6 +126,7 @@ def test_one_measurement_from_csv_to_prediction(road, monkeypatch):
     # finetune: a probability for every example tested, attention on the token
     folder = contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100)
     assert pq.read_table(folder / "predictions_ehrshot.parquet").num_rows == 40
-    assert json.loads((folder / "metrics.json").read_text())[1]["n"] == 40
+    assert json.loads((folder / "metrics_ehrshot.json").read_text())[0]["n"] == 40
+    assert token in pd.read_csv(folder / "features_ehrshot.csv", dtype={"token": str}).token.tolist()
     attention = pd.read_parquet(folder / "attention_ehrshot.parquet")
     assert len(attention[(attention.subject_id == 7) & (attention.token == token)]) >= 1
