@@ -13,7 +13,6 @@ from medrep.errors import UserError
 
 AGE_BANDS = (18, 45, 65, 80)
 """Where subgroups by age begin; the last has no end."""
-PARTS = ("train", "valid", "test")
 
 
 class Examples:
