@@ -58,6 +58,9 @@ if [ -n "$all" ]; then
   finetune --model behrt --rep-type medrep --outcome MT --extract-attention-score
   "$python" experiments/vocabulary_coverage.py --external ehrshot
 fi
+for hospital in mimic ehrshot; do # a stand-in for experiments/medgemma.py's language model, which would have to be downloaded
+  "$python" demo/physician.py --rep medrep --outcome MT --seed 100 --ex "$hospital"
+done
 "$python" demo/table.py --outcome MT
 "$python" experiments/compare.py
 "$python" experiments/report.py

@@ -1,9 +1,10 @@
-"""One measurement from CSV to prediction: person 7's HbA1c of 7.9 % on 2150-03-04 at 09:20.
+"""One measurement from CSV to prediction and its rating: person 7's HbA1c of 7.9 % on 2150-03-04 at 09:20.
 
 A tiny hospital of 40 persons around it, the real stages in their order, and after each the place where the row is.
 """
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -12,7 +13,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from medrep import concepts, contract, sequences, vocabulary
+from experiments import medgemma
+from medrep import concepts, contract, sequences, texts, vocabulary
+
+from .representation.model_server import ModelServer
 
 HBA1C, FEVER, ASPIRIN = 3004410, 437663, 1112807
 SMALL = ["--set", "model.hidden_size=16", "--set", "model.num_heads=2", "--set", "model.num_layers=2", "--set", "model.intermediate_size=16"]
@@ -81,7 +85,7 @@ def road(tmp_path_factory):
     return root
 
 
-def test_one_measurement_from_csv_to_prediction(road, monkeypatch):
+def test_one_measurement_from_csv_to_prediction_and_rating(road, monkeypatch):
     monkeypatch.setattr(contract, "ROOT", road)
     usedata = road / "usedata" / "mimic"
     moment = pd.Timestamp("2150-03-04 09:20")
@@ -130,3 +134,18 @@ def test_one_measurement_from_csv_to_prediction(road, monkeypatch):
     assert token in pd.read_csv(folder / "features_ehrshot.csv", dtype={"token": str}).token.tolist()
     attention = pd.read_parquet(folder / "attention_ehrshot.parquet")
     assert len(attention[(attention.subject_id == 7) & (attention.token == token)]) >= 1
+
+    # medgemma: a language model, here a server of our own that finds all HbA1c important, rates it by its name
+    name = f"Hemoglobin A1c in blood ({texts.ORDINALS[decile]} decile)"
+
+    def opinion(prompt):
+        listed = re.findall(r"^(\d+)\. (.*)$", prompt, re.MULTILINE)
+        return json.dumps({number: "High" if name.startswith("Hemoglobin A1c") else "Low" for number, name in listed})
+
+    with ModelServer() as server:
+        server.named, server.behave = (lambda prompt: prompt), (lambda prompt, times: opinion(prompt))
+        monkeypatch.setenv("OPENAI_API_KEY", "none")
+        medgemma.main(["--ex", "ehrshot", "--base-url", server.url, "--features", "5", *SMALL])
+        assert any(name in body["messages"][1]["content"] for body in server.requests)
+    rated = pd.read_csv(contract.rating_files(folder, "ehrshot")["ratings"], dtype={"token": str}).set_index("token")
+    assert (rated.loc[token, "name"], rated.loc[token, "rating"]) == (name, "High") and set(rated.rating) == {"High", "Low"}

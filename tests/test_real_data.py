@@ -49,7 +49,8 @@ def road(tmp_path_factory):
     for name, command in COMMANDS.items():
         command = [llm if word == "llm" else word for word in command]
         done[name] = subprocess.run(command, cwd=contract.REPOSITORY / "codes", env=environment, capture_output=True, text=True)
-        assert done[name].returncode == 0, f"{name}: {done[name].stdout[-2000:]}\n{done[name].stderr[-4000:]}"
+        as_expected = done[name].returncode == (name == "medgemma")  # a model of random weights rates nothing, which is an error
+        assert as_expected, f"{name}: {done[name].stdout[-2000:]}\n{done[name].stderr[-4000:]}"
     return root, done
 
 
@@ -105,7 +106,7 @@ def test_the_features_are_put_to_a_language_model_and_what_it_says_is_read_or_co
     assert set(table[table.kind == "top"].token) <= set(top.token) and kinds["top"] > 90 and 90 < kinds["random"] == kinds["matched"] <= kinds["top"]
     found = json.loads((folder / "rating_mimic.json").read_text())
     assert found["unparsed"] == found["ratings"] == 3 * table.name.str.lower().nunique() and found["high"]["top"]["share"] is None
-    assert "so nothing was measured" in done["medgemma"].stdout
+    assert "gave no rating that could be read for MT" in done["medgemma"].stderr
 
 
 def test_no_command_shows_a_traceback(road):

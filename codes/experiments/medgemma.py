@@ -36,7 +36,7 @@ from medrep.engine import connect
 from medrep.errors import UserError
 from medrep.progress import say, stage
 
-COLUMNS = ["token", "name", "kind", "rating", "rank", "attention", "attention_mean", "attribution", "attribution_mean", "attribution_size"]
+COLUMNS = ["token", "name", "kind", "rating", "rank", "attention", "attention_mean", "attribution", "attribution_mean", "attribution_abs_mean"]
 
 
 # ---- the words -----------------------------------------------------------------------------------------------
@@ -112,27 +112,32 @@ def kept(file: Path) -> tuple[dict[str, str], dict[str, str]]:
     return dict(zip(texts.key[::-1], texts.text[::-1], strict=True)), dict(zip(failed.key, failed.failed, strict=True))
 
 
-def choose(folder: Path, hospital: str, count: int, seed: int) -> pd.DataFrame:
-    """The features to rate, with attribution_size (mean by event)."""
-    important = features.important(contract.attention_file(folder, hospital))
+def choose(folder: Path, hospital: str, settings: Rating, seed: int) -> pd.DataFrame:
+    """The features to rate, with attribution_abs_mean (mean by event)."""
+    important, count = features.important(contract.attention_file(folder, hospital)), settings.features
     top = pd.read_csv(contract.features_file(folder, hospital), dtype={"token": str}).token.head(count)
     if important.empty:
         raise UserError(f"{contract.show(contract.attention_file(folder, hospital))} has no events: there is nothing to rate")
     if not top.isin(important.token).all():
         raise UserError(f"{contract.show(contract.features_file(folder, hospital))} has tokens that {contract.attention_file(folder, hospital).name} "
                         "beside it has not: remove it, and finetune.py --extract-attention-score writes both")
-    chosen = ratings.choose(important, top, seed)
+    few = int((important[important.token.isin(top)].persons < settings.min_persons).sum())
+    if few == len(top):
+        raise UserError(f"each of the {len(top):,} top features of {contract.show(folder)} has fewer than {settings.min_persons} persons "
+                        "(rating.min_persons): there is nothing to rate")
+    chosen = ratings.choose(important, top, seed, settings.min_persons)
     kinds = chosen.kind.value_counts()
     if not kinds.get("top"):
         raise UserError(f"none of the {len(top):,} top features of {contract.show(folder)} has a name: CONCEPT.csv in data/concepts has the names")
     names = chosen[chosen.kind == "top"].key.nunique()
     notes = {f"{len(top):,} features, not {count:,}": len(top) < count,
-             f"{len(top) - kinds['top']:,} without a name are left out": len(top) > kinds["top"],
+             f"{few:,} of fewer than {settings.min_persons} persons are left out": few > 0,
+             f"{len(top) - few - kinds['top']:,} without a name are left out": len(top) - few > kinds["top"],
              f"{kinds['top'] - names:,} have another's name and are rated with it": kinds["top"] > names}
     notes |= {f"{kinds.get(kind, 0):,} {kind} controls, as many as there are": kinds.get(kind, 0) < names for kind in ratings.KINDS[1:]}
     if said := [note for note, holds in notes.items() if holds]:
         say(f"{hospital}: {'; '.join(said)}")
-    return chosen.assign(attribution_size=chosen.attribution_abs / chosen.attributed.where(chosen.attributed > 0))
+    return chosen.assign(attribution_abs_mean=chosen.attribution_abs / chosen.attributed.where(chosen.attributed > 0))
 
 
 def rate_outcome(folder: Path, outcome: str, args, settings: Rating, rater: Rater, words: dict, cohort: Cohort) -> dict:
@@ -141,23 +146,24 @@ def rate_outcome(folder: Path, outcome: str, args, settings: Rating, rater: Rate
     question = ratings.Question(words["system"], words["user"].replace("{outcome}", described), words["again"])
     prompt = hashlib.sha256("\n".join([question.system, question.user, question.again]).encode()).hexdigest()[:16]
     decisive = {name: value for name, value in asdict(settings).items() if name in (
-        "model", "temperature", "max_tokens", "tries", "features", "repeats", "batch", "replicates")}
+        "model", "temperature", "max_tokens", "tries", "features", "min_persons", "repeats", "batch", "replicates")}
     made = Made(files["summary"], settings=decisive | rater.identity() | {"prompt": prompt, "seed": args.seed}, inputs=[
         contract.attention_file(folder, args.ex), contract.features_file(folder, args.ex), *omop.files("concepts", "concept")])
-    if args.fresh:
-        for path in files.values():
-            contract.discard(path)
-    if files["ratings"].exists() and made.is_current():
+    # all that is asked anew comes together beside what is there, which stays until it has
+    answers = contract.part_of(files["answers"]) if args.fresh else files["answers"]
+    if not args.fresh and files["ratings"].exists() and made.is_current():
         return json.loads(files["summary"].read_text())
-    chosen, start = choose(folder, args.ex, settings.features, args.seed), time.perf_counter()
+    chosen, start = choose(folder, args.ex, settings, args.seed), time.perf_counter()
     name_of = chosen.drop_duplicates("key").set_index("key").name
     say(f"{outcome}, {args.ex}: {len(name_of):,} names, {(chosen.kind == 'top').sum():,} of them top features, rated {settings.repeats} times by "
         f"{settings.model} ({rater.where})")
-    rated = ratings.rate(name_of.tolist(), question, settings, args.seed, lambda requests: rater.ask(requests, files["answers"]), **rater.identity())
+    rated = ratings.rate(name_of.tolist(), question, settings, args.seed, lambda requests: rater.ask(requests, answers), **rater.identity())
     for repeat, column in enumerate(ratings.columns(settings.repeats)):
         chosen[column] = pd.Series([rated.words.get((repeat, name_of[key])) for key in chosen.key], index=chosen.index, dtype=object)
     chosen["rating"] = ratings.most_common(ratings.scores(chosen))
     unread = sorted({key for asked, key in rated.last.items() if asked not in rated.words})
+    if args.fresh:
+        contract.put_in_place(answers, files["answers"])
     found = {"outcome": outcome, "asked_about": described, "hospital": args.ex, "model": settings.model, "where": rater.where, "prompt": prompt,
              "repeats": settings.repeats, "seed": args.seed, **ratings.summary(chosen, settings.replicates, args.seed), "unparsed_answers": unread,
              "requests": rated.requests, "seconds": round(time.perf_counter() - start, 1)}
@@ -186,8 +192,18 @@ def show(found: dict, answers: Path):
     say("  " + progress.in_words({name: "-" if value is None else value for name, value in figures.items()}))
     if found["unparsed"]:
         say(f"  warning: {found['unparsed']:,} of {found['ratings']:,} ratings could not be read in the answers and are left out; "
-            f"{contract.show(answers)} has them as they came" + (f": {found['model']} gave not one that counts, so nothing was measured"
-                                                                 if found["unparsed"] == found["ratings"] else ""))
+            f"{contract.show(answers)} has them as they came")
+
+
+def check_measured(found: dict[str, dict], folders: dict[str, Path], hospital: str):
+    """A model that gave no rating at all has measured nothing, which is an error, and one of its answers says why."""
+    nothing = [outcome for outcome, of in found.items() if of["unparsed"] == of["ratings"]]
+    if nothing:
+        file = contract.rating_files(folders[nothing[0]], hospital)["answers"]
+        said = kept(file)[0].get(found[nothing[0]]["unparsed_answers"][0], "") or "nothing"
+        raise UserError(f"{found[nothing[0]]['model']} gave no rating that could be read for {', '.join(nothing)}: it answered, for one, "
+                        f"{said[:100]!r}, and {contract.show(file)} has all answers as they came; --llm takes a model that is tuned to "
+                        "instructions, as MedGemma's -it, and --base-url a server that has one")
 
 
 # ---- the stage -----------------------------------------------------------------------------------------------
@@ -211,7 +227,8 @@ def folders_of(args, home: str, head: str) -> dict[str, Path]:
     missing = {outcome: path for outcome, folder in found.items() for path in (
         contract.features_file(folder, args.ex), contract.attention_file(folder, args.ex)) if not path.exists()}
     if missing:
-        are = "is missing" if len(missing) == 1 else "are missing"
+        others = {path.stem.removeprefix("attention_") for folder in found.values() for path in folder.glob("attention_*.parquet")} - {args.ex}
+        are = ("is missing" if len(missing) == 1 else "are missing") + (f" (features of {', '.join(sorted(others))} are there)" if others else "")
         raise UserError(f"{', '.join(contract.show(path) for path in missing.values())} {are}; {command} --outcome {' '.join(missing)}{more} writes "
                         f"{'it' if len(missing) == 1 else 'them'}")
     return found
@@ -221,7 +238,7 @@ def settings_of(args) -> Rating:
     settings = config.load("rating", args.overrides)
     given = {"model": args.llm, "features": args.features, "repeats": args.repeats, "batch": args.batch}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
-    least = dict.fromkeys(("features", "repeats", "batch", "tries", "prompts_at_once", "concurrency"), 1)
+    least = dict.fromkeys(("features", "min_persons", "repeats", "batch", "tries", "prompts_at_once", "concurrency"), 1)
     least |= dict.fromkeys(("retries", "max_tokens", "replicates"), 0)
     wrong = [f"{name} is {getattr(settings, name)}: it must be {low} or more" for name, low in least.items() if getattr(settings, name) < low]
     if settings.timeout_s <= 0:
@@ -253,13 +270,14 @@ def main(argv=None):
     cohort = config.load("cohort", args.overrides)
     head = args.head or config.load_experiment(args.model, args.overrides).model.head
     with stage("medgemma") as figures:
-        folders, rater = folders_of(args, cohort.home, head), Rater(settings, args.base_url)
+        folders, rater, all_found = folders_of(args, cohort.home, head), Rater(settings, args.base_url), {}
         for outcome, folder in folders.items():
-            found = rate_outcome(folder, outcome, args, settings, rater, words, cohort)
+            found = all_found[outcome] = rate_outcome(folder, outcome, args, settings, rater, words, cohort)
             files = contract.rating_files(folder, args.ex)
             show(found, files["answers"])
             say(f"  {contract.show(files['ratings'])}: a row a feature; {files['summary'].name}: the figures")
             figures[outcome] = {name: found[name] for name in ("ratings", "unparsed", "requests")}
+        check_measured(all_found, folders, args.ex)
 
 
 if __name__ == "__main__":

@@ -127,7 +127,8 @@ class Answers:
 
     def __enter__(self):
         contract.make_folder(self.path.parent)
-        self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, self.mode)
+        with contract.in_words(self.path):
+            self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, self.mode)
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -142,6 +142,8 @@ class Rating(Asking):
     """There are few prompts, and each was tried retries + 1 times."""
     features: int = 100
     """The most important ones; with as many controls of each kind (the paper rates 100, and no controls)."""
+    min_persons: int = 1
+    """Features of fewer persons are not put to the language model. The paper rates all; where a name alone may tell of a person, set 11."""
     repeats: int = 3
     """Times that each feature is rated, each time in another order and other company."""
     batch: int = 25

@@ -4,6 +4,7 @@ The only module that spells a path under usedata/ or results/. Tables are folder
 .npy, vocabularies JSON. A write goes to an unfinished name and is renamed, so that a reader sees all
 of it or nothing; a stamp beside it says what it was made from, so that a second run can reuse it.
 """
+import errno
 import hashlib
 import itertools
 import json
@@ -78,10 +79,10 @@ def in_words(path: Path) -> Iterator[None]:
     """What a disk refuses is said in one sentence."""
     try:
         yield
-    except PermissionError:
-        raise UserError(f"cannot write {path}: give it write permission, or point MEDREP_ROOT elsewhere") from None
     except OSError as problem:
-        if problem.errno == 28:  # ENOSPC
+        if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"cannot write {path}: give it write permission, or point MEDREP_ROOT elsewhere") from None
+        if problem.errno == errno.ENOSPC:
             raise UserError(f"no space left for {path}: free some, or point MEDREP_ROOT at another disk") from None
         raise
 

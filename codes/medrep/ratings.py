@@ -32,16 +32,16 @@ def plain(name: str) -> str:
     return " ".join(name.split()).casefold()
 
 
-def choose(important: pd.DataFrame, top: Sequence[str], seed: int) -> pd.DataFrame:
+def choose(important: pd.DataFrame, top: Sequence[str], seed: int, min_persons: int = 1) -> pd.DataFrame:
     """The rows of `important` (features.important) that are rated, with kind, rank (by attention) and key (`plain` of the name).
 
     The tokens of `top`, and as many controls of each kind as those have names, or as there are: random ones of all the others, and of
     what is left for each top name, the most frequent first, the one whose number of persons is nearest. Who has no name can't be
-    rated; a control has a name that no other feature has.
+    rated, nor what fewer than `min_persons` have; a control has a name that no other feature has.
     """
     ids = important.token.str.extract(r"^(\d+)", expand=False)
     named = ~important.name.str.startswith(texts.UNNAMED) & (important.name.str.extract(r"^(\d+)(?: \(|$)", expand=False) != ids)
-    rows = important.assign(rank=np.arange(1, len(important) + 1), key=important.name.map(plain))[named]
+    rows = important.assign(rank=np.arange(1, len(important) + 1), key=important.name.map(plain))[named & (important.persons >= min_persons)]
     chosen = rows[rows.token.isin(top)].assign(kind="top")
     pool = rows[~rows.token.isin(top) & ~rows.key.isin(chosen.key)].drop_duplicates("key")
     count = chosen.key.nunique()
@@ -231,7 +231,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def summary(table: pd.DataFrame, replicates: int, seed: int) -> dict:
-    """The figures of a table of rated features (key, kind, rank, attention_mean, attribution_size, rating_1, ...).
+    """The figures of a table of rated features (key, kind, rank, attention_mean, attribution_abs_mean, rating_1, ...).
 
     Features of one name were rated together and count once. The correlations are of the mean rating with means by event, of sizes where
     it is attribution: sums agree with anything that goes with frequency.
@@ -245,7 +245,7 @@ def summary(table: pd.DataFrame, replicates: int, seed: int) -> dict:
     top = (units.kind == "top").to_numpy()
     correlations = {name: {"all": rank_correlation(mean, units[column].to_numpy(dtype=float)),
                            "top": rank_correlation(mean[top], units[column].to_numpy(dtype=float)[top])}
-                    for name, column in (("attention", "attention_mean"), ("attribution", "attribution_size"))}
+                    for name, column in (("attention", "attention_mean"), ("attribution", "attribution_abs_mean"))}
     return {"features": {kind: len(rows) for kind, rows in by_kind.items()},
             "high": shares(by_kind, 2, replicates, seed), "moderate_or_high": shares(by_kind, 1, replicates, seed),
             "agreement": krippendorff(values), "rank_correlation": correlations,

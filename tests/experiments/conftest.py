@@ -336,7 +336,7 @@ def write_features(small=0, rated=True):
                 "kind": ["top", "top", "random", "random", "matched", "matched"],
                 "rank": range(6),
                 "attention_mean": np.arange(6) / 9,
-                "attribution_size": np.arange(6)[::-1] / 7,
+                "attribution_abs_mean": np.arange(6)[::-1] / 7,
                 "rating_1": ["High", "Moderate", "Low", "Low", "Low", None],
                 "rating_2": ["High", "Moderate", "Low", "High", "Low", None],
                 "rating_3": ["Low", "Moderate", "Low", "High", "Low", "Low"],

@@ -1,4 +1,5 @@
 """Rating of features, end to end: a tiny Gemma 3 made on the spot, and a real HTTP server that misbehaves."""
+import errno
 import itertools
 import json
 import os
@@ -202,6 +203,8 @@ def test_what_is_missing_is_named_with_the_command_that_writes_it(run, server, r
                                         r"experiments/finetune.py --model behrt --rep-type medrep --head tied --outcome LLOS --seeds 200 --external "
                                         r"ehrshot --extract-attention-score writes it"):
         ask(server, "--outcome", "LLOS", "--head", "tied", "--seed", "200", "--ex", "ehrshot")
+    with pytest.raises(UserError, match=r"attention_ehrshott.parquet is missing \(features of mimic are there\); "):
+        ask(server, "--ex", "ehrshott")
     with pytest.raises(UserError, match=r"behrt_none has no features of mimic for seed 100; python .*--rep-type none --outcome all --seeds 100 "):
         ask(server, "--outcome", "all", "--rep", "none")
     with pytest.raises(UserError, match=r"MI/seed_100/attention_mimic.parquet, .*UTI/seed_100/attention_mimic.parquet are missing; "
@@ -329,10 +332,47 @@ def test_what_stays_unparsed_is_counted_and_kept_as_it_came(run, server, capsys)
 
 def test_a_model_of_rubbish_measures_nothing_and_says_so(run, server, capsys):
     server.behave = lambda prompt, times: "High? Low? {1}"
+    for requests in (27, 27):  # a second run asks nothing, and is no better
+        with pytest.raises(UserError, match=r"^m-1 gave no rating that could be read for MT: it answered, for one, 'High\? Low\? \{1\}', and results/"
+                                            r"mimic/\S*/rating_mimic_answers.jsonl has all answers as they came; --llm takes a model that is tuned"):
+            ask(server)
+        table, found = results(run)
+        assert found["unparsed"] == found["ratings"] > 0 and table.rating.isna().all() and found["high"]["top"]["share"] is None
+        assert len(server.requests) == found["requests"] == requests
+
+
+def test_asking_afresh_keeps_what_was_there_until_all_has_come(run, server):
     ask(server)
-    table, found = results(run)
-    assert found["unparsed"] == found["ratings"] > 0 and table.rating.isna().all() and found["high"]["top"]["share"] is None
-    assert "m-1 gave not one that counts, so nothing was measured" in capsys.readouterr().out
+    before = {name: path.read_bytes() for name, path in contract.rating_files(run, "mimic").items()}
+    requests, server.behave = len(server.requests), lambda prompt, times: {"status": 401}
+    with pytest.raises(UserError, match="401"):
+        ask(server, "--fresh")
+    assert {name: path.read_bytes() for name, path in contract.rating_files(run, "mimic").items()} == before
+    server.behave, asked = lambda prompt, times: right(prompt, lambda said: dict.fromkeys(said, "Low")), len(server.requests)
+    ask(server, "--fresh")
+    assert len(server.requests) - asked == requests and set(results(run)[0].rating) == {"Low"} and not list(run.glob("*unfinished"))
+    ask(server)
+    assert len(server.requests) - asked == requests
+
+
+def test_features_of_few_persons_are_not_put_to_it_where_that_is_set(run, server, capsys):
+    whole = features.important(contract.attention_file(run, "mimic")).set_index("token").persons
+    least = int(whole.head(8).sort_values().iloc[2])
+    ask(server, "--set", f"rating.min_persons={least}")
+    table, _ = results(run)
+    assert (whole[table.token] >= least).all() and "2 of fewer than" in capsys.readouterr().out
+    assert table[table.kind == "top"].token.tolist() == [token for token in whole.index[:8] if whole[token] >= least and token != "4000006"]
+    with pytest.raises(UserError, match=r"each of the 8 top features of .* has fewer than 1000 persons \(rating.min_persons\)"):
+        ask(server, "--set", "rating.min_persons=1000")
+
+
+def test_where_nothing_can_be_written_one_sentence_says_so(run, server, monkeypatch):
+    def read_only(path, *others):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(chat.os, "open", read_only)
+    with pytest.raises(UserError, match=r"cannot write \S*rating_mimic_answers.jsonl: give it write permission"):
+        ask(server)
 
 
 @pytest.mark.parametrize("status", [400, 422])
@@ -404,8 +444,8 @@ def gemma(tmp_path_factory):
 def test_a_tiny_gemma_goes_the_whole_way_and_its_rubbish_is_counted(run, gemma, root):
     process = start(root, "--llm", str(gemma), "--repeats", "2", HF_HUB_OFFLINE="1")
     out, error = process.communicate(timeout=240)
-    assert process.returncode == 0 and "Traceback" not in error, error
-    assert "Gemma3ForCausalLM" in out and "gave not one that counts" in out
+    assert process.returncode == 1 and "Traceback" not in error and "gave no rating that could be read for MT" in error, error
+    assert "Gemma3ForCausalLM" in out
     table, found = results(run)
     assert found["unparsed"] == found["ratings"] and table.rating.isna().all() and found["where"] == "this machine"
     kept = [json.loads(line) for line in contract.rating_files(run, "mimic")["answers"].read_text().splitlines()]

@@ -193,7 +193,7 @@ def rated(top, random, matched, **more):
     table["kind"] = ["top"] * len(top) + ["random"] * len(random) + ["matched"] * len(matched)
     n = len(rows)
     return table.assign(**({"key": [f"k{i}" for i in range(n)], "rank": range(n), "attention_mean": np.arange(n, 0.0, -1),
-                            "attribution_size": np.arange(n) * 1.0} | more))
+                            "attribution_abs_mean": np.arange(n) * 1.0} | more))
 
 
 def test_shares_are_of_a_features_own_repeats_and_intervals_are_of_features():
