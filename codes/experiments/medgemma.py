@@ -36,7 +36,10 @@ from medrep.engine import connect
 from medrep.errors import UserError
 from medrep.progress import say, stage
 
-COLUMNS = ["token", "name", "kind", "rating", "rank", "attention", "attention_mean", "attribution", "attribution_mean", "attribution_abs_mean"]
+COLUMNS = ["token", "name", "kind", "rating", "rank", "persons", "attention", "attention_mean", "attribution", "attribution_mean",
+           "attribution_abs_mean"]
+ALIKE = 0.2  # by how much of the top features' the matched controls' median of persons may differ before that is said
+WORDED = ("prediction_at", "prediction_hours", "long_stay_days", "readmission_days", "onset_at")  # settings that a question tells of
 
 
 # ---- the words -----------------------------------------------------------------------------------------------
@@ -69,6 +72,12 @@ def in_words(words: dict, outcome: str, cohort: Cohort) -> str:
     return text
 
 
+def as_labelled(outcome: str, cohort: Cohort) -> Cohort:
+    """The settings that the home hospital's labels were made with, which may be others than today's."""
+    stamp = contract.read_stamp(contract.LABELS.at(hospital=cohort.home, outcome=outcome))
+    return replace(cohort, **{name: stamp["settings"][name] for name in WORDED if name in stamp["settings"]}) if stamp else cohort
+
+
 # ---- one outcome ---------------------------------------------------------------------------------------------
 
 
@@ -89,27 +98,32 @@ class Rater:
 
     def ask(self, requests: list[chat.Request], file: Path) -> dict[str, str]:
         """The answers by key; ends with the reason if one of them has none."""
-        answered, _ = kept(file)
-        if lacking := [request for request in requests if request.key not in answered]:
+        answered = kept(file)
+        if lacking := [request for request in requests if not done(answered.get(request.key))]:
             with chat.Answers(file, mode=0o600) as answers:
                 if self.local:
                     self.local.answer_all(lacking, answers, "ratings")
                 else:
-                    chat.ask_all(lacking, len(lacking), answers, self.settings, chat.any_text, "ratings", self.address)
-            answered, failed = kept(file)
-            # a service that refuses has answered: there is no rating in it
-            answered = {key: "" for key, why in failed.items() if why == "refused"} | answered
-        if missing := [request.key for request in requests if request.key not in answered]:
-            raise UserError(f"{len(missing):,} of {len(requests):,} prompts got no answer, such as one with {failed.get(missing[0], 'no reason')}: "
+                    chat.ask_all(lacking, len(lacking), answers, self.settings, chat.as_it_came, "ratings", self.address)
+            answered = kept(file)
+        if missing := [request.key for request in requests if not done(answered.get(request.key))]:
+            why = answered.get(missing[0], {}).get("failed", "no reason")
+            raise UserError(f"{len(missing):,} of {len(requests):,} prompts got no answer, such as one with {why}: "
                             "the same command asks for them again, and all others are kept")
-        return answered
+        # what broke off or was refused is an answer in which there is no rating
+        return {request.key: "" if "ended" in (answer := answered[request.key]) else answer.get("text", "") for request in requests}
 
 
-def kept(file: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """{key: text} of the answers that are there, the first of each, and {key: why} of those that came to nothing."""
+def done(answer: dict | None) -> bool:
+    return bool(answer) and ("text" in answer or answer["failed"] == "refused")
+
+
+def kept(file: Path) -> dict[str, dict]:
+    """By key what is on record of each prompt (text, ended, failed; what is null is not there): its first answer, or its last failure."""
     table = chat.read_answers(connect(), file).to_pandas().sort_values("time", kind="stable")
-    texts, failed = table[table.text.notna()], table[table.failed.notna()]
-    return dict(zip(texts.key[::-1], texts.text[::-1], strict=True)), dict(zip(failed.key, failed.failed, strict=True))
+    rows = [{name: value for name, value in row.items() if pd.notna(value)} for row in table[["key", "text", "ended", "failed"]].to_dict("records")]
+    failures, answers = ([row for row in rows if ("text" in row) == answered] for answered in (False, True))
+    return {row["key"]: row for row in [*failures, *answers[::-1]]}
 
 
 def choose(folder: Path, hospital: str, settings: Rating, seed: int) -> pd.DataFrame:
@@ -126,7 +140,7 @@ def choose(folder: Path, hospital: str, settings: Rating, seed: int) -> pd.DataF
         raise UserError(f"each of the {len(top):,} top features of {contract.show(folder)} has fewer than {settings.min_persons} persons "
                         "(rating.min_persons): there is nothing to rate")
     chosen = ratings.choose(important, top, seed, settings.min_persons)
-    kinds = chosen.kind.value_counts()
+    kinds, persons = chosen.kind.value_counts(), chosen.drop_duplicates(["kind", "key"]).groupby("kind").persons.median()
     if not kinds.get("top"):
         raise UserError(f"none of the {len(top):,} top features of {contract.show(folder)} has a name: CONCEPT.csv in data/concepts has the names")
     names = chosen[chosen.kind == "top"].key.nunique()
@@ -135,6 +149,9 @@ def choose(folder: Path, hospital: str, settings: Rating, seed: int) -> pd.DataF
              f"{len(top) - few - kinds['top']:,} without a name are left out": len(top) - few > kinds["top"],
              f"{kinds['top'] - names:,} have another's name and are rated with it": kinds["top"] > names}
     notes |= {f"{kinds.get(kind, 0):,} {kind} controls, as many as there are": kinds.get(kind, 0) < names for kind in ratings.KINDS[1:]}
+    if kinds.get("matched"):
+        notes[f"the matched controls are not as frequent as the top features, for want of others ({persons['matched']:,.0f} persons against "
+              f"{persons['top']:,.0f}, medians)"] = abs(persons["matched"] - persons["top"]) > ALIKE * persons["top"]
     if said := [note for note, holds in notes.items() if holds]:
         say(f"{hospital}: {'; '.join(said)}")
     return chosen.assign(attribution_abs_mean=chosen.attribution_abs / chosen.attributed.where(chosen.attributed > 0))
@@ -142,17 +159,20 @@ def choose(folder: Path, hospital: str, settings: Rating, seed: int) -> pd.DataF
 
 def rate_outcome(folder: Path, outcome: str, args, settings: Rating, rater: Rater, words: dict, cohort: Cohort) -> dict:
     """Rate one outcome's features, write the files, and give the figures; what is there already of the same inputs stays."""
-    files, described = contract.rating_files(folder, args.ex), in_words(words, outcome, cohort)
+    files, described = contract.rating_files(folder, args.ex), in_words(words, outcome, as_labelled(outcome, cohort))
     question = ratings.Question(words["system"], words["user"].replace("{outcome}", described), words["again"])
     prompt = hashlib.sha256("\n".join([question.system, question.user, question.again]).encode()).hexdigest()[:16]
     decisive = {name: value for name, value in asdict(settings).items() if name in (
-        "model", "temperature", "max_tokens", "tries", "features", "min_persons", "repeats", "batch", "replicates")}
+        "model", "temperature", "max_tokens", "tries", "features", "min_persons", "repeats", "batch")}
     made = Made(files["summary"], settings=decisive | rater.identity() | {"prompt": prompt, "seed": args.seed}, inputs=[
         contract.attention_file(folder, args.ex), contract.features_file(folder, args.ex), *omop.files("concepts", "concept")])
     # all that is asked anew comes together beside what is there, which stays until it has
     answers = contract.part_of(files["answers"]) if args.fresh else files["answers"]
     if not args.fresh and files["ratings"].exists() and made.is_current():
-        return json.loads(files["summary"].read_text())
+        found = json.loads(files["summary"].read_text())
+        if found["where"] != rater.where:
+            say(f"{outcome}, {args.ex}: these are the answers of {found['where']}; --fresh asks {rater.where}")
+        return found
     chosen, start = choose(folder, args.ex, settings, args.seed), time.perf_counter()
     name_of = chosen.drop_duplicates("key").set_index("key").name
     say(f"{outcome}, {args.ex}: {len(name_of):,} names, {(chosen.kind == 'top').sum():,} of them top features, rated {settings.repeats} times by "
@@ -165,7 +185,7 @@ def rate_outcome(folder: Path, outcome: str, args, settings: Rating, rater: Rate
     if args.fresh:
         contract.put_in_place(answers, files["answers"])
     found = {"outcome": outcome, "asked_about": described, "hospital": args.ex, "model": settings.model, "where": rater.where, "prompt": prompt,
-             "repeats": settings.repeats, "seed": args.seed, **ratings.summary(chosen, settings.replicates, args.seed), "unparsed_answers": unread,
+             "repeats": settings.repeats, "seed": args.seed, **ratings.summary(chosen), "unparsed_answers": unread,
              "requests": rated.requests, "seconds": round(time.perf_counter() - start, 1)}
     with contract.unfinished(files["ratings"]) as part:
         part.touch(mode=0o600)  # rare concepts may point to a person
@@ -200,7 +220,7 @@ def check_measured(found: dict[str, dict], folders: dict[str, Path], hospital: s
     nothing = [outcome for outcome, of in found.items() if of["unparsed"] == of["ratings"]]
     if nothing:
         file = contract.rating_files(folders[nothing[0]], hospital)["answers"]
-        said = kept(file)[0].get(found[nothing[0]]["unparsed_answers"][0], "") or "nothing"
+        said = " ".join(kept(file).get(found[nothing[0]]["unparsed_answers"][0], {}).get("text", "").split()) or "nothing"
         raise UserError(f"{found[nothing[0]]['model']} gave no rating that could be read for {', '.join(nothing)}: it answered, for one, "
                         f"{said[:100]!r}, and {contract.show(file)} has all answers as they came; --llm takes a model that is tuned to "
                         "instructions, as MedGemma's -it, and --base-url a server that has one")
@@ -239,7 +259,7 @@ def settings_of(args) -> Rating:
     given = {"model": args.llm, "features": args.features, "repeats": args.repeats, "batch": args.batch}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     least = dict.fromkeys(("features", "min_persons", "repeats", "batch", "tries", "prompts_at_once", "concurrency"), 1)
-    least |= dict.fromkeys(("retries", "max_tokens", "replicates"), 0)
+    least |= dict.fromkeys(("retries", "max_tokens"), 0)
     wrong = [f"{name} is {getattr(settings, name)}: it must be {low} or more" for name, low in least.items() if getattr(settings, name) < low]
     if settings.timeout_s <= 0:
         wrong.append(f"timeout_s is {settings.timeout_s:g}: it must be above 0")

@@ -35,7 +35,8 @@ from medrep.config import Asking, Definitions
 from medrep.errors import UserError
 from medrep.progress import bar, say
 
-ANSWER_COLUMNS = {"key": "VARCHAR", "time": "DOUBLE", "text": "VARCHAR", "failed": "VARCHAR", "input_tokens": "BIGINT", "output_tokens": "BIGINT"}
+ANSWER_COLUMNS = {"key": "VARCHAR", "time": "DOUBLE", "text": "VARCHAR", "ended": "VARCHAR", "failed": "VARCHAR", "input_tokens": "BIGINT",
+                  "output_tokens": "BIGINT"}
 KEY = re.compile(r"[0-9a-f]{32}")
 SYNC_S = 0.5  # seconds between two fsyncs: a killed process loses nothing, a power cut at most this
 # Limits of one Batch input file: https://developers.openai.com/api/reference/resources/batches/methods/create
@@ -160,12 +161,12 @@ class Answers:
 
 
 def read_answers(con: ibis.BaseBackend, path: Path) -> ibis.Table:
-    """key, time, text (null if the answer was of no use), failed (why), and tokens. Half lines are passed over.
+    """key, time, text (null if the answer was of no use), ended (if not well), failed (why), and tokens. Half lines are passed over.
 
     A key may have several rows; the first with a text is its answer.
     """
     if not path.exists():
-        return ibis.memtable([], schema={"key": "string", "time": "float64", "text": "string", "failed": "string",
+        return ibis.memtable([], schema={"key": "string", "time": "float64", "text": "string", "ended": "string", "failed": "string",
                                          "input_tokens": "int64", "output_tokens": "int64"})
     table = con.read_json(str(path), columns=ANSWER_COLUMNS, format="newline_delimited", ignore_errors=True)
     return table.filter(table.key.notnull())
@@ -177,21 +178,20 @@ def tidy(text: str) -> str:
     return " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
 
 
-def read_reply(body, why_useless: Callable[[str, str, bool], str | None]) -> dict:
-    """What Answers keeps of a chat completion: its text, or in `failed` what `why_useless` says of the text, how it ended and a refusal."""
+def read_reply(body, keep: Callable[[str, str, bool], dict]) -> dict:
+    """What Answers keeps of a chat completion: what `keep` makes of its text, how it ended and whether it is a refusal, and its tokens."""
     try:
         (choice, *_), usage = body["choices"], body.get("usage") or {}
         message, ended = choice["message"], choice.get("finish_reason")
-        text, refusal = tidy(message.get("content") or ""), message.get("refusal")
+        text, refusal = message.get("content") or message.get("refusal") or "", message.get("refusal")
         tokens = {f"{ours}_tokens": int(usage.get(f"{theirs}_tokens") or 0) for ours, theirs in (("input", "prompt"), ("output", "completion"))}
     except (KeyError, ValueError, TypeError, AttributeError):
         raise NoAnswer("an answer that is no chat completion") from None
-    why = why_useless(text, ended, bool(refusal))
-    return ({"failed": why} if why else {"text": text}) | tokens
+    return keep(str(text), ended, bool(refusal)) | tokens
 
 
-def useless_definition(settings: Definitions) -> Callable[[str, str, bool], str | None]:
-    """For read_reply: why a text is no definition, None if it is one."""
+def definition(settings: Definitions) -> Callable[[str, str, bool], dict]:
+    """For read_reply: the text in one line, or why it is no definition."""
     def why(text: str, ended: str, refused: bool) -> str | None:
         if ended == "content_filter" or refused or REFUSAL.match(text):
             return "refused"
@@ -203,24 +203,31 @@ def useless_definition(settings: Definitions) -> Callable[[str, str, bool], str 
             return f"longer than {settings.max_sentences} sentences"
         return f"longer than {settings.max_characters} characters" if len(text) > settings.max_characters else None
 
-    return why
+    def keep(text: str, ended: str, refused: bool) -> dict:
+        text = tidy(text)
+        useless = why(text, ended, refused)
+        return {"failed": useless} if useless else {"text": text}
+
+    return keep
 
 
-def any_text(text: str, ended: str, refused: bool) -> None:
-    """For read_reply: every text is kept, and whoever asked reads it."""
+def as_it_came(text: str, ended: str | None, refused: bool) -> dict:
+    """For read_reply: every text, and in `ended` whether it broke off (length) or was refused; whoever asked reads it."""
+    ended = "refused" if refused or ended == "content_filter" else ended
+    return {"text": text} | ({"ended": ended} if ended in ("length", "refused") else {})
 
 
 # ---- asking ----------------------------------------------------------------------------------------------
 
 
-def ask_all(requests: Iterable[Request], total: int, answers: Answers, settings: Asking, why_useless: Callable[[str, str, bool], str | None],
+def ask_all(requests: Iterable[Request], total: int, answers: Answers, settings: Asking, keep: Callable[[str, str, bool], dict],
             what: str = "definitions", address: str = "") -> Counter:
     """Ask every request, settings.concurrency at a time, and keep what comes; gives how many were answered, and failed by reason.
 
     `address` is the service's, in place of OPENAI_BASE_URL. Ctrl-C and SIGTERM end it tidily, as does whatever makes further asking
     pointless: what was answered is kept.
     """
-    asker = Asker(answers, settings, why_useless, what, address)
+    asker = Asker(answers, settings, keep, what, address)
     try:
         asyncio.run(asker.run(iter(requests), total))
     except asyncio.CancelledError:
@@ -232,8 +239,8 @@ def ask_all(requests: Iterable[Request], total: int, answers: Answers, settings:
 
 
 class Asker:
-    def __init__(self, answers: Answers, settings: Asking, why_useless, what: str, address: str):
-        self.answers, self.settings, self.why_useless, self.what = answers, settings, why_useless, what
+    def __init__(self, answers: Answers, settings: Asking, keep, what: str, address: str):
+        self.answers, self.settings, self.keep, self.what = answers, settings, keep, what
         self.secret, self.takes_schema = os.environ.get("OPENAI_API_KEY", ""), True
         given = address or os.environ.get("OPENAI_BASE_URL")
         address = given or "https://api.openai.com/v1"
@@ -251,8 +258,11 @@ class Asker:
         silent = {f"X-Stainless-{name}": openai.Omit() for name in
                   ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")}
         # Its retries stop at Retry-After over two minutes, wait 8 s at most and don't hold the other requests back: they are done here.
-        return openai.AsyncOpenAI(base_url=self.address, api_key=self.secret or "none", max_retries=0, timeout=self.settings.timeout_s,
-                                  default_headers=silent)
+        client = openai.AsyncOpenAI(base_url=self.address, api_key=self.secret or "none", max_retries=0, timeout=self.settings.timeout_s,
+                                    default_headers=silent)
+        if urlsplit(self.address).hostname != "api.openai.com":
+            client.organization = client.project = None  # of the account there, from OPENAI_ORG_ID: it is no one else's business
+        return client
 
     async def run(self, requests: Iterator[Request], total: int):
         loop, me = asyncio.get_running_loop(), asyncio.current_task()
@@ -350,7 +360,7 @@ class Asker:
             if schema and problem.status_code in NO_SCHEMA:
                 return await self.without_schema(request)
             return self.judge(problem.status_code, problem.code or "", self.words_of(problem), problem.response.headers)
-        reply = read_reply(body, self.why_useless)
+        reply = read_reply(body, self.keep)
         return {name: self.without_secret(value) if isinstance(value, str) else value for name, value in reply.items()}
 
     async def without_schema(self, request: Request) -> dict:
@@ -466,7 +476,7 @@ def read_result(line: str, settings: Definitions) -> tuple[str, dict] | None:
             error = error or (response.get("body") or {}).get("error") or {}
             code = tidy(str(error.get("code") or error.get("message") or "error"))[:200]
             return key, {"failed": "refused" if code == "content_filter" else f"batch: {code}"}
-        return key, read_reply(response["body"], useless_definition(settings))
+        return key, read_reply(response["body"], definition(settings))
     except NoAnswer as problem:
         return key, {"failed": f"batch: {problem}"}
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -151,8 +151,6 @@ class Rating(Asking):
     prompts_at_once: int = 4
     """Of the model on this machine."""
     precision: str = "auto"
-    replicates: int = 1000
-    """Of the bootstrap by feature that every interval comes from."""
 
 
 @dataclass(frozen=True)

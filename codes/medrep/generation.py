@@ -65,6 +65,8 @@ class Model:
 
     def check_room(self, transformers, shape):
         """Refuse a model that does not fit, before its weights are downloaded and the machine begins to swap."""
+        if getattr(shape, "quantization_config", None):
+            return  # how much that takes, its own loader knows
         with torch.device("meta"):
             weights = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_config(shape).parameters())
         needed = weights * (2 if self.precision == "bf16" else 4) * (1 + WORKING_SHARE)
@@ -72,8 +74,8 @@ class Model:
         memory = psutil.virtual_memory().available
         if needed > gpus + memory:
             raise UserError(f"the language model {self.name} needs {needed / 1e9:,.0f} GB in {self.precision}, and here "
-                            f"{(gpus + memory) / 1e9:,.0f} GB are free: run it where a GPU has them, ask a server (--base-url), or give a "
-                            "smaller --llm")
+                            f"{(gpus + memory) / 1e9:,.0f} GB are free: run it where a GPU has them, ask a server (--base-url), give a smaller "
+                            "--llm" + ("" if self.precision == "bf16" else ", or halve it with --set rating.precision=bf16"))
         if torch.cuda.is_available() and needed > gpus:
             say(f"{self.name} needs {needed / 1e9:,.0f} GB and {gpus / 1e9:,.0f} are free on the GPUs: a part stays in main memory, which is slow")
 
@@ -84,14 +86,17 @@ class Model:
         with bar(what=what, total=len(requests), unit="answers") as progress:
             for start in range(0, len(requests), self.settings.prompts_at_once):
                 part = requests[start : start + self.settings.prompts_at_once]
-                for request, reply in zip(part, self.generate(part), strict=True):
-                    answers.keep(request.key, reply)
+                try:
+                    for request, reply in zip(part, self.generate(part), strict=True):
+                        answers.keep(request.key, reply)
+                except chat.Stop as reason:
+                    raise UserError(f"{reason}; what was answered is kept, and the same command asks for the rest") from None
                 answers.sync()
                 progress.update(len(part))
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[chat.Request]) -> list[dict]:
-        """What Answers keeps of each: text and numbers of tokens."""
+        """What Answers keeps of each: the text as it came, whether it broke off, and numbers of tokens."""
         tokenizer, model = self.opened
         prompts = [self.in_template(request) for request in requests]
         batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)  # the template has them
@@ -103,10 +108,15 @@ class Model:
         except torch.OutOfMemoryError:
             raise UserError(f"the GPU's memory is full at {len(requests)} prompts: --set rating.prompts_at_once=1 or a smaller --batch "
                             "takes less") from None
-        tokens = tokens[:, batch["input_ids"].shape[1] :]
-        return [{"text": chat.tidy(text), "input_tokens": int(asked), "output_tokens": int(said)} for text, asked, said in zip(
-            tokenizer.batch_decode(tokens, skip_special_tokens=True), batch["attention_mask"].sum(dim=1),
-            (tokens != tokenizer.pad_token_id).sum(dim=1), strict=True)]
+        ends = model.generation_config.eos_token_id
+        ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        replies = []
+        for asked, said in zip(batch["attention_mask"].sum(dim=1).tolist(), tokens[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+            end = next((i for i, token in enumerate(said) if token in ends), None)
+            # marks of thoughts are special tokens to some models, and are needed to tell them from the answer
+            replies.append(chat.as_it_came(tokenizer.decode(said[:end]), "length" if end is None else "stop", refused=False)
+                           | {"input_tokens": asked, "output_tokens": len(said) if end is None else end + 1})
+        return replies
 
     def in_template(self, request: chat.Request) -> str:
         tokenizer, _ = self.opened

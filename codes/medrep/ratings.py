@@ -2,21 +2,23 @@
 
     features = ratings.choose(features.important(path), top, seed)     # the top ones and two kinds of controls
     rated = ratings.rate(names, question, settings, seed, ask)         # every name, settings.repeats times
-    ratings.summary(table, settings.replicates, seed)                  # shares with intervals, agreement, rank correlations
+    ratings.summary(table)                                             # shares with intervals, agreement, rank correlations
 
 A model that finds everything important tells nothing. So features that the patient model did not look at are mixed in, unmarked:
 some drawn at random, and some as frequent as the top ones, because frequent codes come to the top, and sound important, anyway.
+A feature may be a control of both kinds: it is rated once.
 """
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
+from scipy.stats import norm, spearmanr
 
-from medrep import chat, texts
+from medrep import chat, features, texts
 from medrep.config import Rating
 
 WORDS = ("Low", "Moderate", "High")
@@ -35,8 +37,8 @@ def plain(name: str) -> str:
 def choose(important: pd.DataFrame, top: Sequence[str], seed: int, min_persons: int = 1) -> pd.DataFrame:
     """The rows of `important` (features.important) that are rated, with kind, rank (by attention) and key (`plain` of the name).
 
-    The tokens of `top`, and as many controls of each kind as those have names, or as there are: random ones of all the others, and of
-    what is left for each top name, the most frequent first, the one whose number of persons is nearest. Who has no name can't be
+    The tokens of `top`, and of all the others as many controls of each kind as those have names, or as there are: random ones, and for
+    each top name, the most frequent first, the one whose number of persons is nearest of those left. Who has no name can't be
     rated, nor what fewer than `min_persons` have; a control has a name that no other feature has.
     """
     ids = important.token.str.extract(r"^(\d+)", expand=False)
@@ -45,13 +47,12 @@ def choose(important: pd.DataFrame, top: Sequence[str], seed: int, min_persons: 
     chosen = rows[rows.token.isin(top)].assign(kind="top")
     pool = rows[~rows.token.isin(top) & ~rows.key.isin(chosen.key)].drop_duplicates("key")
     count = chosen.key.nunique()
-    drawn = np.random.default_rng(seed).permutation(len(pool))[: min(count, math.ceil(len(pool) / 2))]
-    rest = pool.drop(pool.index[drawn])
-    matched, persons = [], rest.persons.to_numpy(dtype=float)
-    for wanted in sorted(chosen.drop_duplicates("key").persons, reverse=True)[: len(rest)]:
+    drawn = np.random.default_rng(seed).permutation(len(pool))[:count]
+    matched, persons = [], pool.persons.to_numpy(dtype=float)
+    for wanted in sorted(chosen.drop_duplicates("key").persons, reverse=True)[: len(pool)]:
         matched.append(int(np.abs(persons - wanted).argmin()))
         persons[matched[-1]] = np.inf  # each is used once
-    return pd.concat([chosen, pool.iloc[np.sort(drawn)].assign(kind="random"), rest.iloc[np.sort(matched).astype(int)].assign(kind="matched")],
+    return pd.concat([chosen, pool.iloc[np.sort(drawn)].assign(kind="random"), pool.iloc[np.sort(matched).astype(int)].assign(kind="matched")],
                      ignore_index=True)
 
 
@@ -112,7 +113,8 @@ def rate(names: Sequence[str], question: Question, settings: Rating, seed: int, 
             for part in prompts(missing, settings.batch, (seed, repeat, attempt)):
                 text = question.text(part, attempt)
                 key = chat.key_of(question.system, text, settings, repeat=repeat, attempt=attempt, **model)
-                asked.append((chat.Request(key, question.system, text, schema(len(part))), repeat, part))
+                # some servers that are held to a schema run on without an end: asked again they are free
+                asked.append((chat.Request(key, question.system, text, None if attempt else schema(len(part))), repeat, part))
         if not asked:
             break
         found.requests += len(asked)
@@ -123,32 +125,61 @@ def rate(names: Sequence[str], question: Question, settings: Rating, seed: int, 
     return found
 
 
+# Some models think before they answer: Qwen and others between the former marks, MedGemma between the latter
+THOUGHTS = re.compile(r".*(</think>|<unused95>)", re.DOTALL)
+THOUGHT_BEGINS = re.compile(r"<think>|<unused94>")
+FRAME = re.compile(r"(?:```(?:json)?|[\s,\[\]])*")
+
+
 def read(text: str, count: int) -> dict[int, str]:
-    """{number: word} of what an answer about `count` features says once, in one of WORDS; whatever else it says is no rating.
+    """{number: word} of what an answer about `count` features says of a number in one of WORDS; whatever else it says is no rating.
 
-    Models put prose, a fence or their thoughts around the object; of several the last is the answer. One object around it is taken off.
+    An answer is the last object that has every number, whatever is written around it, or else all objects, if nothing but a fence is.
+    What objects, from that one on, say differently is not counted: a rating that is lost is asked for again, a wrong one stays.
     """
-    last: list[tuple[str, object]] = []
-    at = text.find("{")
-    while at >= 0:
-        try:
-            pairs, end = PAIRS.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            end = at + 1
-        else:
-            if len(pairs) == 1 and isinstance(pairs[0][1], list) and all(isinstance(pair, tuple) for pair in pairs[0][1]):
-                (_, pairs), = pairs
-            last = pairs if any(number_of(name, count) for name, _ in pairs) else last
-        at = text.find("{", end)
-    numbers = [number_of(name, count) for name, _ in last]
+    text = THOUGHTS.sub("", text)
+    if THOUGHT_BEGINS.search(text):  # and has no end: what stands there is a draft
+        return {}
+    found, around = objects(text)
+    numbers = [str(number) for number in range(1, count + 1)]
+    # a number beyond the list, such as 0, means that all may be shifted
+    own = [pairs for pairs in found if all(name in numbers for name, _ in pairs if re.fullmatch(r"-?[0-9]+", name))]
+    whole = [i for i, pairs in enumerate(own) if {name for name, _ in pairs} >= set(numbers)]
+    if len(own) < len(found) or not whole and not FRAME.fullmatch(around):
+        return {}
+    said: dict[str, list] = {}
+    for pairs in own[whole[-1] if whole else 0 :]:
+        names = [name for name, _ in pairs]
+        for name, word in pairs:
+            said.setdefault(name, []).append(word.strip().casefold() if isinstance(word, str) and names.count(name) == 1 else None)
     known = {word.casefold(): word for word in WORDS}
-    return {number: known[said.strip().casefold()] for number, (_, said) in zip(numbers, last, strict=True)
-            if number and numbers.count(number) == 1 and isinstance(said, str) and said.strip().casefold() in known}
+    return {int(number): known[words[0]] for number in numbers if len(set(words := said.get(number, [None]))) == 1 and words[0] in known}
 
 
-def number_of(name: str, count: int) -> int:
-    """The number that the name of a JSON pair is, 0 if it is none of 1 to `count`."""
-    return int(name) if name in map(str, range(1, count + 1)) else 0
+def objects(text: str) -> tuple[list[list[tuple]], str]:
+    """The pairs of every JSON object with numbers for names that a text has one after another, and the text around them.
+
+    One object around it is taken off. Where one begins and cannot be read nothing before it counts: the answer broke off there.
+    """
+    found, around, at = [], "", 0
+    while (start := text.find("{", at)) >= 0:
+        around += text[at:start]
+        try:
+            pairs, at = PAIRS.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            if re.match(r'\{\s*"', text[start:]):
+                found = []
+            around, at = around + "{", start + 1
+            continue
+        if not numbered(pairs):
+            inner = [value for _, value in pairs if isinstance(value, list) and numbered(value)]
+            pairs = inner[0] if len(inner) == 1 else []
+        found += [pairs] if pairs else []
+    return found, around + text[at:]
+
+
+def numbered(pairs: list) -> bool:
+    return any(isinstance(pair, tuple) and pair[0].isdecimal() for pair in pairs)
 
 
 # ---- figures -------------------------------------------------------------------------------------------------
@@ -191,33 +222,34 @@ def krippendorff(values: np.ndarray) -> float | None:
     return None if expected == 0 else float(1 - (together * distance).sum() / expected)
 
 
-def means(values: np.ndarray, replicates: int, chance: np.random.Generator) -> np.ndarray:
-    """float (replicates,): means of bootstrap samples of `values`, nan if there are fewer than two."""
-    if len(values) < 2:
-        return np.full(replicates, np.nan)
-    return values[chance.integers(0, len(values), (replicates, len(values)))].mean(axis=1)
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `n` (Wilson 1927): of none or of all, too, it has a width."""
+    z = norm.ppf(0.975)
+    middle, width = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return max(0.0, (middle - width) / (1 + z**2 / n)), min(1.0, (middle + width) / (1 + z**2 / n))
 
 
-def with_interval(figure: float, drawn: np.ndarray) -> dict:
-    low, high = (None, None) if not len(drawn) or np.isnan(drawn).any() else np.percentile(drawn, [2.5, 97.5]).tolist()
-    return {"share": None if np.isnan(figure) else float(figure), "low": low, "high": high}
-
-
-def shares(by_kind: dict[str, np.ndarray], level: int, replicates: int, seed: int) -> dict:
+def shares(by_kind: dict[str, np.ndarray], level: int) -> dict:
     """Of each kind's ratings the share of WORDS[level] or more, and by how much the top's is larger, with 95 % intervals.
 
-    A feature counts once, by its share of its own repeats; features are drawn with replacement, of each kind by itself.
+    A feature counts once, by its share of its own repeats, and the intervals are of as many as there are features: Wilson's, and of
+    differences Newcombe's (1998, method 10), which come of the former.
     """
-    chance, found, drawn = np.random.default_rng(seed), {}, {}
+    found = {}
     for kind, values in by_kind.items():
         rated = values[~np.isnan(values).all(axis=1)]
-        own = np.nansum(rated >= level, axis=1) / (~np.isnan(rated)).sum(axis=1)
-        drawn[kind] = means(own, replicates, chance)
-        found[kind] = with_interval(own.mean() if len(own) else np.nan, drawn[kind])
+        share, interval = None, (None, None)
+        if len(rated):
+            share = float((np.nansum(rated >= level, axis=1) / (~np.isnan(rated)).sum(axis=1)).mean())
+            interval = wilson(share, len(rated))
+        found[kind] = {"share": share, "low": interval[0], "high": interval[1]}
     for kind in KINDS[1:]:
-        known = found["top"]["share"] is not None and found[kind]["share"] is not None
-        difference = found["top"]["share"] - found[kind]["share"] if known else np.nan
-        found[f"top_minus_{kind}"] = with_interval(difference, drawn["top"] - drawn[kind])
+        top, other, difference = found["top"], found[kind], {"share": None, "low": None, "high": None}
+        if top["share"] is not None and other["share"] is not None:
+            share = top["share"] - other["share"]
+            difference = {"share": share, "low": share - math.hypot(top["share"] - top["low"], other["high"] - other["share"]),
+                          "high": share + math.hypot(top["high"] - top["share"], other["share"] - other["low"])}
+        found[f"top_minus_{kind}"] = difference
     return found
 
 
@@ -230,23 +262,29 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
     return float(spearmanr(pair[:, 0], pair[:, 1]).statistic)
 
 
-def summary(table: pd.DataFrame, replicates: int, seed: int) -> dict:
-    """The figures of a table of rated features (key, kind, rank, attention_mean, attribution_abs_mean, rating_1, ...).
+def summary(table: pd.DataFrame) -> dict:
+    """The figures of a table of rated features (key, kind, rank, persons, attention_mean, attribution_abs_mean, rating_1, ...).
 
     Features of one name were rated together and count once. The correlations are of the mean rating with means by event, of sizes where
-    it is attribution: sums agree with anything that goes with frequency.
+    it is attribution: sums agree with anything that goes with frequency. They are of features that enough persons have for such a mean.
     """
-    units = table.sort_values("rank", kind="stable").drop_duplicates("key")
+    units = table.sort_values("rank", kind="stable")
+    by_kind = {kind: units[units.kind == kind].drop_duplicates("key") for kind in KINDS}
+    rated = {kind: scores(rows) for kind, rows in by_kind.items()}
+    units = units.drop_duplicates("key")
     values = scores(units)
-    by_kind = {kind: values[(units.kind == kind).to_numpy()] for kind in KINDS}
     known = ~np.isnan(values).all(axis=1)
     mean = np.full(len(values), np.nan)
     mean[known] = np.nanmean(values[known], axis=1)
+    mean[units.persons < features.ENOUGH] = np.nan
     top = (units.kind == "top").to_numpy()
-    correlations = {name: {"all": rank_correlation(mean, units[column].to_numpy(dtype=float)),
-                           "top": rank_correlation(mean[top], units[column].to_numpy(dtype=float)[top])}
-                    for name, column in (("attention", "attention_mean"), ("attribution", "attribution_abs_mean"))}
+    correlations, counts = {}, {}
+    for name, column in (("attention", "attention_mean"), ("attribution", "attribution_abs_mean")):
+        other = units[column].to_numpy(dtype=float)
+        of = {"all": np.full(len(top), True), "top": top}
+        correlations[name] = {which: rank_correlation(mean[rows], other[rows]) for which, rows in of.items()}
+        counts[name] = {which: int((~np.isnan(mean + other))[rows].sum()) for which, rows in of.items()}
     return {"features": {kind: len(rows) for kind, rows in by_kind.items()},
-            "high": shares(by_kind, 2, replicates, seed), "moderate_or_high": shares(by_kind, 1, replicates, seed),
-            "agreement": krippendorff(values), "rank_correlation": correlations,
-            "ratings": int(values.size), "unparsed": int(np.isnan(values).sum())}
+            "persons_median": {kind: float(rows.persons.median()) if len(rows) else None for kind, rows in by_kind.items()},
+            "high": shares(rated, 2), "moderate_or_high": shares(rated, 1), "agreement": krippendorff(values),
+            "rank_correlation": correlations, "rank_correlation_n": counts, "ratings": int(values.size), "unparsed": int(np.isnan(values).sum())}

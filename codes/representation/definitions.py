@@ -427,7 +427,7 @@ def answer(questions: Questions, args, figures: dict) -> bool:
         return False
     if calls and not args.batch_results:
         with chat.Answers(contract.answers_file()) as answers:
-            counts = chat.ask_all(requests(), calls, answers, questions.settings, chat.useless_definition(questions.settings))
+            counts = chat.ask_all(requests(), calls, answers, questions.settings, chat.definition(questions.settings))
         figures.update(calls=calls, answered=counts["answered"])
     if failed := questions.to_ask()[0] if calls else 0:
         words = report_failures(questions, failed)

@@ -25,7 +25,7 @@ from ..representation.model_server import ModelServer, completion
 from .tiny_gemma import write_tiny_gemma
 
 SECRET = "sk-the-key-that-nobody-may-see"
-QUICK = {"first_wait_s": 0.01, "longest_wait_s": 0.02, "retries": 3, "timeout_s": 20, "replicates": 50, "max_tokens": 12}
+QUICK = {"first_wait_s": 0.01, "longest_wait_s": 0.02, "retries": 3, "timeout_s": 20, "max_tokens": 12}
 SETS = [part for name, value in QUICK.items() for part in ("--set", f"rating.{name}={value}")]
 FEATURES = ["--features", "8", "--batch", "7"]
 LETTERS = "abcdefghij"
@@ -91,6 +91,10 @@ def right(prompt, but=lambda said: said):
     return json.dumps(but({str(number): opinion(name) for number, name in names_in(prompt).items()}))
 
 
+def all_low(said):
+    return dict.fromkeys(said, "Low")
+
+
 def rate(*flags):
     medgemma.main([*FEATURES, *SETS, *flags])
 
@@ -142,7 +146,7 @@ def test_two_tokens_of_one_name_are_asked_about_once_and_both_have_the_rating(ru
     twins = table[table.token.isin(["4000003", "4000004"])]
     assert twins.kind.tolist() == ["top", "top"] and twins.rating.nunique() == 1
     asked = [name for body in server.requests for name in names_in(body["messages"][1]["content"]).values()]
-    assert len(asked) == len(set(map(str.lower, asked))) == sum(found["features"].values()) == len(table) - 1
+    assert len(asked) == len(set(map(str.lower, asked))) == table.name.str.lower().nunique() and sum(found["features"].values()) == len(table) - 1
 
 
 def test_orders_are_shuffled_by_repeat_and_kinds_are_mixed(run, server):
@@ -187,12 +191,29 @@ def test_every_outcome_is_put_in_words(root):
     assert "Acute myocardial infarction, " in said["Pheno"] and "_" not in said["Pheno"] and said["Pheno"].count(",") >= 24
 
 
+def test_the_question_is_of_what_was_labelled_and_not_of_todays_settings(run, server):
+    folder = contract.make_folder(contract.LABELS.at(hospital="mimic", outcome="MT"))
+    contract.Made(folder, settings={"prediction_at": "hours", "prediction_hours": 48, "billing": "at_discharge"}).record()
+    ask(server)
+    assert results(run)[1]["asked_about"] == DEATH.replace("24", "48")
+    assert all("48 hours" in body["messages"][1]["content"] for body in server.requests)
+
+
+def test_answers_of_another_server_are_said_to_be_that(run, server, capsys):
+    ask(server)
+    with ModelServer() as other:
+        ask(other)
+        assert f"these are the answers of {server.url[7:-3]}; --fresh asks {other.url[7:-3]}" in capsys.readouterr().out
+        assert not other.requests
+
+
 def test_too_few_features_and_controls_are_used_and_said(run, server, capsys):
     write_features(tokens=12)
     ask(server, "--features", "9", "--repeats", "1")
     table, found = results(run)
-    assert found["features"]["top"] == 7 and found["features"]["random"] + found["features"]["matched"] == 3
-    assert "2 random controls, as many as there are; 1 matched controls" in capsys.readouterr().out
+    assert found["features"] == {"top": 7, "random": 3, "matched": 3} and found["persons_median"]["matched"] < found["persons_median"]["top"]
+    assert "3 random controls, as many as there are; 3 matched controls, as many as there are; the matched controls are not as frequent as the " \
+           "top features" in capsys.readouterr().out
     write_features(count=5)
     ask(server, "--repeats", "1")
     assert "5 features, not 8" in capsys.readouterr().out
@@ -240,25 +261,33 @@ def test_wrong_flags_are_refused_with_the_remedy(run, flags, words, monkeypatch)
 # ---- what leaves ---------------------------------------------------------------------------------------------
 
 
-def test_nothing_but_names_the_outcome_and_the_prompt_leaves(run, server):
+def test_nothing_but_names_the_outcome_and_the_prompt_leaves(run, server, monkeypatch):
     """Every request is taken apart: what is not the prompt's own words or a concept's name must not be there."""
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-another-service")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-another-service")
     server.behave = lambda prompt, times: right(prompt, lambda said: {} if len(server.requests) % 2 else said)  # so that some are asked again
     ask(server, "--features", "30")
     words, names = medgemma.read_words(), set(features.important(contract.attention_file(run, "mimic")).name)
     assert any(words["again"] in body["messages"][1]["content"] for body in server.requests)
     for body in server.requests:
-        assert set(body) == {"model", "temperature", "messages", "max_tokens", "response_format"} and body["model"] == "m-1"
+        again = body["messages"][1]["content"].endswith(words["again"])
+        form = set() if again else {"response_format"}
+        assert set(body) == {"model", "temperature", "messages", "max_tokens", *form} and body["model"] == "m-1"
         system, user = body["messages"]
         assert system == {"role": "system", "content": words["system"]} and set(user) == {"role", "content"} and user["role"] == "user"
         listed = names_in(user["content"])
         assert list(listed) == list(range(1, len(listed) + 1)) and set(listed.values()) <= names
         lines = "\n".join(f"{number}. {name}" for number, name in listed.items())
         whole = words["user"].replace("{outcome}", DEATH).replace("{features}", lines)
-        assert user["content"] in (whole, f"{whole}\n\n{words['again']}")
-        assert body["response_format"] == {"type": "json_schema", "json_schema": {
+        assert user["content"] == (f"{whole}\n\n{words['again']}" if again else whole)
+        assert again or body["response_format"] == {"type": "json_schema", "json_schema": {
             "name": "answer", "strict": True, "schema": ratings.schema(len(listed))}}
         without_numbers = LISTED.sub(r"\2", user["content"]).replace("(8th decile)", "")
         assert re.findall(r"\d+", without_numbers) == ["24", "1", "10", "1"]  # hours, and the deciles explained: no id, count or date
+    for headers in server.headers:
+        assert set(headers) <= {"host", "accept", "accept-encoding", "connection", "user-agent", "content-type", "content-length", "authorization",
+                                "x-stainless-raw-response", "x-stainless-retry-count", "x-stainless-read-timeout"}
+        assert headers["user-agent"].startswith("AsyncOpenAI/Python ")
     table = pd.read_parquet(contract.attention_file(run, "mimic"))
     sent = json.dumps(server.requests)
     assert not [value for value in {*table.token.astype(str), *table.subject_id.astype(str)} if value.split("_")[0] in sent]
@@ -294,10 +323,16 @@ MISBEHAVIOURS = {
     "features missing": lambda prompt: right(prompt, lambda said: dict(list(said.items())[::2])),
     "wrong words": lambda prompt: right(prompt, lambda said: said | {"1": "Critical", "2": "5"}),
     "numbers twice": lambda prompt: right(prompt)[:-1] + ', "1": "Low", "2": "High"}',
+    "more features": lambda prompt: right(prompt, lambda said: said | {"77": "High"}),
+    "numbers from 0": lambda prompt: right(prompt, lambda said: {str(int(number) - 1): word for number, word in said.items()}),
+    "a draft, then cut off": lambda prompt: {"body": completion(f"Perhaps {right(prompt, all_low)}", "length")},
+    "a thought without an end": lambda prompt: f"<unused94>thought\n{right(prompt, all_low)}",
     "a list": lambda prompt: json.dumps(list(json.loads(right(prompt)).values())),
 }
 HARMLESS = {
-    "more features": lambda prompt: right(prompt, lambda said: said | {"77": "High", "Fever": "Low"}),
+    "other names": lambda prompt: right(prompt, lambda said: said | {"Fever": "Low"}),
+    "a line a feature": lambda prompt: "\n".join(json.dumps({number: word}) for number, word in json.loads(right(prompt)).items()),
+    "MedGemma's thoughts": lambda prompt: f"<unused94>thought\nDraft: {right(prompt, all_low)}<unused95>{right(prompt)}",
     "out of order": lambda prompt: right(prompt, lambda said: dict(random.Random(0).sample(list(said.items()), len(said)))),
     "prose around it": lambda prompt: f"Here {{you}} are:\n```json\n{right(prompt)}\n```\nLow means {{}}.",
     "other letters": lambda prompt: right(prompt, lambda said: {number: f" {word.upper()} " for number, word in said.items()}),
@@ -450,6 +485,7 @@ def test_a_tiny_gemma_goes_the_whole_way_and_its_rubbish_is_counted(run, gemma, 
     assert found["unparsed"] == found["ratings"] and table.rating.isna().all() and found["where"] == "this machine"
     kept = [json.loads(line) for line in contract.rating_files(run, "mimic")["answers"].read_text().splitlines()]
     assert len(kept) == found["requests"] == 2 * 3 * 3 and all(line["output_tokens"] <= 12 and line["input_tokens"] > 100 for line in kept)
+    assert all(("ended" in line) == (line["output_tokens"] == 12) for line in kept) and kept[0]["ended"] == "length"
 
 
 def test_a_model_here_that_answers_well_is_read_and_killed_continues(run, gemma, monkeypatch):
@@ -494,6 +530,15 @@ def test_a_model_here_that_answers_well_is_read_and_killed_continues(run, gemma,
     assert len(asked) == 18
 
 
+def test_a_full_disk_ends_a_model_here_in_one_sentence(run, gemma, monkeypatch):
+    def full(self, key, reply):
+        raise chat.Stop("the disk is full")
+
+    monkeypatch.setattr(chat.Answers, "keep", full)
+    with pytest.raises(UserError, match="the disk is full; what was answered is kept, and the same command asks for the rest"):
+        rate("--llm", str(gemma))
+
+
 def test_left_padding_does_not_change_what_is_said(run, gemma):
     """A batch's answers are each prompt's own: compared with prompts one at a time."""
     from medrep import config
@@ -514,6 +559,19 @@ def test_a_template_without_a_system_has_its_words_in_front(run, gemma):
     tokenizer, _ = model.opened
     tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[0]['content'] }}|"
     assert model.in_template(chat.Request("k", "Be kind.", "Say.")) == "Be kind.\n\nSay.|"
+
+
+def test_whether_a_quantised_model_fits_is_left_to_its_loader(gemma, monkeypatch):
+    from types import SimpleNamespace
+
+    import transformers
+
+    from medrep import config
+
+    monkeypatch.setattr(generation.psutil, "virtual_memory", lambda: SimpleNamespace(available=10))
+    shape = transformers.AutoConfig.from_pretrained(gemma)
+    shape.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    generation.Model(config.Rating(model=str(gemma))).check_room(transformers, shape)
 
 
 def test_a_model_that_does_not_fit_or_has_no_template_is_refused(run, gemma, monkeypatch):

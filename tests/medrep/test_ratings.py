@@ -39,10 +39,9 @@ def test_controls_are_others_as_many_as_there_are_and_the_matched_ones_are_the_n
     found = ratings.choose(table, table.token.head(top), seed)
     kinds = {kind: found[found.kind == kind] for kind in ratings.KINDS}
     outside = table.token[top:].tolist()
-    assert kinds["top"].token.tolist() == table.token[:top].tolist() and found.token.is_unique
-    assert len(kinds["random"]) == min(len(kinds["top"]), math.ceil(len(outside) / 2)) and set(kinds["random"].token) <= set(outside)
-    rest = table[table.token.isin(set(outside) - set(kinds["random"].token))]
-    assert kinds["matched"].token.tolist() == rest.token.iloc[nearest_by_loops(persons[:top], rest.persons.tolist())].tolist()
+    assert kinds["top"].token.tolist() == table.token[:top].tolist() and all(rows.token.is_unique for rows in kinds.values())
+    assert len(kinds["random"]) == min(len(kinds["top"]), len(outside)) and set(kinds["random"].token) <= set(outside)
+    assert kinds["matched"].token.tolist() == [outside[i] for i in nearest_by_loops(persons[:top], persons[top:])]
     assert found["rank"].tolist() == [int(token) - 99 for token in found.token]
     pd.testing.assert_frame_equal(found, ratings.choose(table, table.token.head(top), seed))
 
@@ -84,12 +83,25 @@ READ = {
     '{"1": "High", "2": "Low", "3": "Moderate"}': {1: "High", 2: "Low", 3: "Moderate"},
     '{"3":"moderate","1":" HIGH ","2":"low"}': {1: "High", 2: "Low", 3: "Moderate"},
     'Sure! ```json\n{"1": "High", "2": "Low", "3": "High"}\n``` I hope {this} helps.': {1: "High", 2: "Low", 3: "High"},
-    'thought {"1": "Low", "2": "Low", "3": "Low"} no, rather {"1": "High", "3": "Low"}': {1: "High", 3: "Low"},
-    '{"ratings": {"1": "High", "2": "Low"}}': {1: "High", 2: "Low"},
+    '{"1": "Low", "2": "Low", "3": "Low"} no, rather {"1": "High", "3": "Low"}': {2: "Low", 3: "Low"},  # which of the two is for no one to guess
+    '{"1": "Low", "2": "Low", "3": "Low"} or {"1": "High", "2": "High", "3": "Low"}': {1: "High", 2: "High", 3: "Low"},
+    '{"1": "Low", "2": "Low", "3": "Low"} and then {"1": "High", "2": "Hi': {},
+    'The form will be {"1": "Low", "2": "Moderate"}. Now then': {}, 'So {"1": "High"}.': {},
+    '[{"1": "High"}, {"2": "Low"},\n{"3": "Low"}]': {1: "High", 2: "Low", 3: "Low"},
+    '```json\n{"1": "High"}\n{"2": "Low"}\n```': {1: "High", 2: "Low"},
+    '{"1": "High", "2": "Low"} {"1": "Low"}': {2: "Low"},
+    '<think>{"1": "Low", "2": "Low", "3": "Low"}</think>\n{"1": "High", "2": "High", "3": "High"}': {1: "High", 2: "High", 3: "High"},
+    '<unused94>thought\n{"1": "Low", "2": "Low", "3": "Low"}<unused95>{"1": "High", "2": "High", "3": "High"}': {1: "High", 2: "High", 3: "High"},
+    'all Low {"1": "Low", "2": "Low", "3": "Low"}</think>{"2": "High"}': {2: "High"},
+    '<think>{"1": "Low", "2": "Low", "3": "Low"}, but then again': {}, 'Well, <unused94>thought {"1": "Low", "2": "Low", "3": "Low"}': {},
+    '<think>{"1": "Low", "2": "Low", "3": "Low"}</think> I cannot rate.': {},
+    '{"1": {"1": "Low"}, "2': {}, '{"1": "High",}': {},
+    '{"0": "High", "1": "Low", "2": "Low"}': {}, '{"1": "High", "2": "Low", "3": "Low", "4": "Low"}': {}, '{"01": "High", "2": "Low"}': {},
+    '{"ratings": {"1": "High", "2": "Low"}, "notes": "none"}': {1: "High", 2: "Low"},
     '{"1": "High", "2": "Very high", "3": 3}': {1: "High"},
     '{"1": "High", "1": "Low", "2": "Low"}': {2: "Low"},
     '{"1": "High", "1": "High"}': {},
-    '{"0": "High", "4": "High", "01": "Low", "Fever": "Low", "-1": "Low", "2": "Low"}': {2: "Low"},
+    '{"Fever": "Low", "1 ": "High", "2": "Low"}': {2: "Low"},
     '{"1": null, "2": ["High"], "3": {"4": "High"}}': {},
     '{"1": "High", "2": "Lo': {}, "": {}, "High, Low, Low": {}, "{" * 5000: {}, '{"1":' * 3000: {}, '["High", "Low"]': {},
     '{"1": "High"} {"x": "y"} {}': {1: "High"},
@@ -116,7 +128,10 @@ def answered(said, names, **changes):
         asked.append([request.user for request in requests])
         assert len({request.key for request in requests}) == len(requests)
         listed = {r.key: [line.split(". ", 1)[1] for line in r.user.splitlines() if ". " in line] for r in requests}
-        assert all(r.schema["required"] == [str(i + 1) for i in range(len(listed[r.key]))] for r in requests)
+        if len(asked) == 1:
+            assert all(r.schema["required"] == [str(i + 1) for i in range(len(listed[r.key]))] for r in requests)
+        else:
+            assert not any(r.schema for r in requests)
         return {key: said(part, len(asked)) for key, part in listed.items()}
 
     return ratings.rate(names, QUESTION, config.Rating(**({"batch": 4} | changes)), 100, ask), asked
@@ -129,7 +144,7 @@ def all_high(part, attempt):
 def test_what_is_missing_is_asked_for_again_and_only_that():
     names = ["Ache", "Burn", "Cough", "Dizziness", "Edema", "Fever"]
     found, asked = answered(lambda part, attempt: json.dumps(
-        {str(i + 1): "Low" for i, name in enumerate(part) if name != "Edema" or attempt > 1} | {"99": "High"}), names, repeats=2)
+        {str(i + 1): "Low" for i, name in enumerate(part) if name != "Edema" or attempt > 1} | {"Edema": "High"}), names, repeats=2)
     assert [len(prompts) for prompts in asked] == [4, 2] and found.requests == 6
     assert asked[1] == ["Rate for death:\n1. Edema\nIn JSON.\n\nAll of them."] * 2 and "All of them" not in asked[0][0]
     assert found.words == {(repeat, name): "Low" for repeat in (0, 1) for name in names}
@@ -192,50 +207,88 @@ def rated(top, random, matched, **more):
     table = pd.DataFrame(rows, columns=ratings.columns(len(rows[0]))).replace({0: "Low", 1: "Moderate", 2: "High", None: np.nan}).astype(object)
     table["kind"] = ["top"] * len(top) + ["random"] * len(random) + ["matched"] * len(matched)
     n = len(rows)
-    return table.assign(**({"key": [f"k{i}" for i in range(n)], "rank": range(n), "attention_mean": np.arange(n, 0.0, -1),
-                            "attribution_abs_mean": np.arange(n) * 1.0} | more))
+    return table.assign(**({"key": [f"k{i}" for i in range(n)], "rank": range(n), "persons": 10 + np.arange(n),
+                            "attention_mean": np.arange(n, 0.0, -1), "attribution_abs_mean": np.arange(n) * 1.0} | more))
+
+
+def wilson_by_search(share, n):
+    """The shares that a test of the normal approximation would not reject, to 1e-5."""
+    grid = np.linspace(0, 1, 100_001)
+    kept = grid[np.abs(share - grid) <= 1.959964 * np.sqrt(grid * (1 - grid) / n) + 1e-12]
+    return kept.min(), kept.max()
 
 
 def test_shares_are_of_a_features_own_repeats_and_intervals_are_of_features():
-    found = ratings.summary(rated([[2, 2], [2, 0], [2, None]], [[0, 0], [0, 1]], [[1, 1], [2, 1]]), 2000, seed=0)
+    found = ratings.summary(rated([[2, 2], [2, 0], [2, None]], [[0, 0], [0, 1]], [[1, 1], [2, 1]]))
     high = found["high"]
     assert [high[kind]["share"] for kind in ratings.KINDS] == pytest.approx([2.5 / 3, 0, 0.25])
     assert high["top_minus_matched"]["share"] == pytest.approx(2.5 / 3 - 0.25)
     assert [found["moderate_or_high"][kind]["share"] for kind in ratings.KINDS] == pytest.approx([2.5 / 3, 0.25, 1])
-    assert high["top"]["low"] == pytest.approx(0.5) and high["top"]["high"] == 1 and high["matched"]["low"] == 0 and high["matched"]["high"] == 0.5
+    for kind, n in (("top", 3), ("random", 2), ("matched", 2)):
+        assert (high[kind]["low"], high[kind]["high"]) == pytest.approx(wilson_by_search(high[kind]["share"], n), abs=2e-5)
     assert found["ratings"] == 14 and found["unparsed"] == 1 and found["features"] == {"top": 3, "random": 2, "matched": 2}
+    assert found["persons_median"] == {"top": 11, "random": 13.5, "matched": 15.5}
 
 
-def test_the_interval_covers_what_it_should():
-    chance, covered = np.random.default_rng(0), 0
-    for _ in range(200):
-        values = (chance.random((60, 3)) < np.where(chance.random((60, 1)) < 0.5, 0.7, 0.1)) * 2.0  # true share 0.4, alike within a feature
-        found = ratings.shares({kind: values for kind in ratings.KINDS}, 2, 400, seed=1)["top"]
-        covered += found["low"] <= 0.4 <= found["high"]
-    assert 180 <= covered <= 198
+def test_the_difference_has_the_interval_that_newcombe_published():
+    """Statistics in Medicine 17:873 (1998), Table II: 56/70 less 48/80, and 10/10 less 0/10, by method 10."""
+    def column(high, n):
+        return np.array([[2.0]] * high + [[0.0]] * (n - high))
+
+    found = ratings.shares({"top": column(56, 70), "random": column(48, 80), "matched": column(48, 80)}, 2)["top_minus_random"]
+    assert (found["share"], found["low"], found["high"]) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    found = ratings.shares({"top": column(10, 10), "random": column(0, 10), "matched": column(0, 10)}, 2)["top_minus_matched"]
+    assert (found["low"], found["high"]) == pytest.approx((0.6075, 1.0), abs=5e-5)
+
+
+@pytest.mark.parametrize(("often", "seldom"), [(1, 0), (0.7, 0.1), (0.06, 0)])
+def test_the_interval_covers_what_it_should(often, seldom):
+    """Of features of which a third is rated High `often`, and the others `seldom`: all three times alike, or by chance."""
+    chance, covered, share = np.random.default_rng(0), 0, often / 3 + 2 * seldom / 3
+    for _ in range(1000):
+        values = (chance.random((100, 3)) < np.where(chance.random((100, 1)) < 1 / 3, often, seldom)) * 2.0
+        found = ratings.shares({kind: values for kind in ratings.KINDS}, 2)["top"]
+        covered += found["low"] <= share <= found["high"]
+    assert 930 <= covered  # 950 less three standard deviations; more, where repeats differ
 
 
 def test_a_name_that_two_tokens_have_counts_once():
     table = rated([[2], [2], [0]], [[0], [0]], [[0], [0]], key=["a", "a", "b", "c", "d", "e", "f"])
-    found = ratings.summary(table, 100, seed=0)
+    found = ratings.summary(table)
     assert found["features"]["top"] == 2 and found["high"]["top"]["share"] == 0.5 and found["ratings"] == 6
 
 
 def test_ratings_rise_with_what_they_rise_with():
     table = rated([[2], [2], [1]], [[1], [0]], [[0], [0]])
-    found = ratings.summary(table, 10, seed=0)["rank_correlation"]
+    whole = ratings.summary(table)
+    found = whole["rank_correlation"]
     assert found["attention"]["all"] > 0.9 and found["attribution"]["all"] < -0.9 and found["attention"]["top"] == pytest.approx(0.866, abs=1e-3)
+    assert whole["rank_correlation_n"] == {"attention": {"all": 7, "top": 3}, "attribution": {"all": 7, "top": 3}}
+
+
+def test_means_of_few_persons_are_in_no_correlation():
+    table = rated([[2], [2], [1]], [[1], [0]], [[0], [0]])
+    noisy = pd.concat([table, table.assign(persons=9, key=table.key + "x", attention_mean=-table.attention_mean)], ignore_index=True)
+    found, plain = ratings.summary(noisy), ratings.summary(table)
+    assert found["rank_correlation"] == plain["rank_correlation"] and found["rank_correlation_n"] == plain["rank_correlation_n"]
+
+
+def test_a_control_of_both_kinds_counts_in_both_and_is_rated_once():
+    table = rated([[2], [2]], [[0], [2]], [[2], [0]], key=["a", "b", "c", "d", "d", "e"])
+    found = ratings.summary(table)
+    assert found["ratings"] == 5 and found["features"] == {"top": 2, "random": 2, "matched": 2}
+    assert found["high"]["random"]["share"] == found["high"]["matched"]["share"] == 0.5
 
 
 def test_where_nothing_was_read_the_figures_say_nothing():
-    found = ratings.summary(rated([[None]] * 3, [[None]], [[None]]), 100, seed=0)
+    found = ratings.summary(rated([[None]] * 3, [[None]], [[None]]))
     assert found["unparsed"] == found["ratings"] == 5 and found["agreement"] is None and found["rank_correlation"]["attention"]["all"] is None
     assert all(part == {"share": None, "low": None, "high": None} for part in found["high"].values())
     json.dumps(found, allow_nan=False)
 
 
 def test_without_controls_there_is_no_difference():
-    found = ratings.summary(rated([[2], [0]], [], []), 100, seed=0)
+    found = ratings.summary(rated([[2], [0]], [], []))
     assert found["high"]["top"]["share"] == 0.5 and found["high"]["random"]["share"] is None and found["high"]["top_minus_random"]["share"] is None
 
 

@@ -240,8 +240,8 @@ DEFINED = [
 
 @pytest.mark.parametrize(("texts", "failed"), [(REFUSED, "refused"), (DEFINED, None)])
 def test_refusals_are_told_from_definitions(texts, failed):
-    useless = chat.useless_definition(config.load("definitions"))
-    replies = {text: chat.read_reply(completion(text), useless) for text in texts}
+    keep = chat.definition(config.load("definitions"))
+    replies = {text: chat.read_reply(completion(text), keep) for text in texts}
     assert {text for text, reply in replies.items() if reply.get("failed") != failed} == set()
 
 
