@@ -5,7 +5,8 @@
     python experiments/compare.py --outcome MT LLOS --against medrep --variant "" frozen
 
 Reads   results/summary.csv, the predictions that it names, configs/published.yaml
-Writes  results/comparison.csv: a row an arm, hospital and outcome, with more digits and figures than are printed
+Writes  results/comparison.csv: a row an arm, hospital and outcome, with more digits and figures than are printed; of a part that
+        --outcome or --variant chooses nothing, so that the file has all arms
 
 An arm is a model, its head and representation, how it was trained otherwise and how it reads unknown codes. Its figures are means
 over its seeds. Intervals are 95 % and by person: the persons are drawn with replacement, the same draws for every arm on the same
@@ -289,9 +290,12 @@ def main(argv=None):
         if everything.paper.notna().any():
             say(f"\npaper: arXiv 2504.08329 {published['version']}, MIMIC-IV and EHRSHOT; its medrep was finetuned with trajectory augmentation")
         file = contract.comparison_file()
-        with contract.unfinished(file) as part:
-            everything.to_csv(part, index=False)
-        say(f"{contract.show(file)}: {len(everything)} rows, each an arm at a hospital")
+        if args.outcome or args.variant:
+            say(f"a part only, which is shown and not written: without --outcome and --variant {contract.show(file)} has all")
+        else:
+            with contract.unfinished(file) as part:
+                everything.to_csv(part, index=False)
+            say(f"{contract.show(file)}: {len(everything)} rows, each an arm at a hospital")
         figures |= {"tables": len(tables), "arms": len(arms_of(everything)), "rows": len(everything)}
 
 

@@ -257,7 +257,7 @@ def measure(args, start: Start, experiment: config.Experiment, hospital: str):
         file = start.folder / f"zero_shot_{hospital}.json"
         figures.update(zero_shot(model, trajectories, whole, start.known, reading, experiment))
         contract.write_json(file, figures)
-        say(f"{start.folder.name} at {hospital}, where it was not trained: {in_words(figures)}; {contract.show(file)}")
+        say(f"{start.folder.name} at {hospital}, without training there: {in_words(figures)}; {contract.show(file)}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,10 @@ def is_main_process() -> bool:
 def say(*words):
     """Print from the main process only, at once, so that a log read during the run is up to date."""
     if is_main_process():
-        print(*words, flush=True)
+        try:
+            print(*words, flush=True)
+        except BrokenPipeError:  # `| head` has read enough: the work goes on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def in_words(figures: dict) -> str:

@@ -292,10 +292,10 @@ def already_done(folder: Path, settings: dict, fresh: bool) -> bool:
         if not file.exists():
             continue
         found = yaml.safe_load(file.read_text())
-        differ = [f"{part}.{name} was {found.get(part, {}).get(name)!r} and is {value!r}" for part, values in wanted.items()
-                  for name, value in values.items() if found.get(part, {}).get(name) != value]
+        differ = [f"{name} has changed since" if part == "inputs" else f"{part}.{name} was {found.get(part, {}).get(name)!r} and is {value!r}"
+                  for part, values in wanted.items() for name, value in values.items() if found.get(part, {}).get(name) != value]
         if differ:
-            raise UserError(f"{contract.show(folder)} was made with other settings ({'; '.join(differ)}): --fresh starts over")
+            raise UserError(f"{contract.show(folder)} was made with other settings or inputs ({'; '.join(differ)}): --fresh starts over")
         if file == done:
             say(f"{contract.show(folder)} is finished; --fresh starts over")
             return True

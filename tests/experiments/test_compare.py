@@ -223,7 +223,7 @@ def test_a_test_that_came_to_nothing_is_shown_with_its_reason(results, capsys):
     assert "nan" not in printed.lower()
 
 
-def test_the_reference_is_the_plainest_that_has_the_words(results):
+def test_the_reference_is_the_plainest_that_has_the_words(results, capsys):
     three_arms(results, hospitals=("ehrshot",))
     for model, rep in (("logreg", "tokens"), ("gbm", "rollup")):
         results.add("MT", "ehrshot", rep, 100, model=model, head="")
@@ -235,7 +235,11 @@ def test_the_reference_is_the_plainest_that_has_the_words(results):
         assert set(run("--against", words).against) == {name}
     with pytest.raises(UserError, match="--against medtok: no arm has these words; there are behrt none; behrt description; behrt medrep;"):
         run("--against", "medtok")
-    assert set(run("--variant", "", "frozen").variant) == {"", "frozen"}
+    whole = contract.comparison_file().read_bytes()
+    capsys.readouterr()
+    compare.main(["--variant", "frozen", "--replicates", "60"])
+    assert "behrt medrep frozen" in (out := capsys.readouterr().out) and "logreg tokens" not in out and "shown and not written" in out
+    assert contract.comparison_file().read_bytes() == whole  # a part does not take the place of all
     assert run().rep_type.tolist() == ["none", "description", "medrep", "medrep", "medrep", "tokens", "rollup"]
     with pytest.raises(UserError, match="--outcome Fx: results/summary.csv has 'MT'"):
         run("--outcome", "Fx")

@@ -80,10 +80,10 @@ def test_a_finished_run_is_not_the_result_of_data_that_changed_since(hospitals, 
     summary = results.read_summary()
     assert (summary[(summary.tested_on == "ehrshot") & (summary.subgroup == "")].positives == 10).all()
     write_labels("mimic", positive=False)
-    with pytest.raises(UserError, match="inputs.usedata/mimic/labels/MT was .* --fresh starts over"):
+    with pytest.raises(UserError, match="usedata/mimic/labels/MT has changed since.*: --fresh starts over"):
         finetune.main([*FINETUNE, "--seeds", "100"])
     small_hospital("mimic", persons=61, seed=1)
-    with pytest.raises(UserError, match="inputs.usedata/mimic/trajectories was .* --fresh starts over"):
+    with pytest.raises(UserError, match="usedata/mimic/trajectories has changed since.*: --fresh starts over"):
         pretrain.main(PRETRAIN)
     with pytest.raises(UserError, match="usedata/mimic/trajectories.* changed since .* run pretrain.py again with --fresh"):
         finetune.main(FINETUNE)
