@@ -483,7 +483,7 @@ def main(argv=None):
                         help="MT, or those that preprocessing/labels.py has labelled, by name or by the same path, or all")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: finetuning.seeds of the model's settings")
     parser.add_argument("--external", nargs="+", metavar="HOSPITAL", help="where else it is tested; default finetuning.external")
-    parser.add_argument("--oov", nargs="+", choices=["unk", "ancestor"],
+    parser.add_argument("--oov", nargs="+", choices=training.OOV,
                         help="how --rep-type none reads a code that it does not know: as [UNK], as its nearest known ancestor, or once each")
     parser.add_argument("--frozen", action="store_true", help="a linear probe of the pretrained model")
     parser.add_argument("--shots", nargs="+", type=int, default=[], metavar="K", help="learn from K positive and K negative examples; one arm each")
