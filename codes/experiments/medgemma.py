@@ -5,8 +5,9 @@
     python experiments/medgemma.py --rep medrep --outcome all --seed 100 --ex ehrshot           # every outcome whose features are there
     python experiments/medgemma.py --outcome MT --base-url http://gpu-server:8000/v1            # vLLM or any other OpenAI-compatible server
     python experiments/medgemma.py --outcome MT --llm path/to/a/model                           # another model, by its folder or id
+    python experiments/medgemma.py --outcome MT --variant aug4x0.8                              # of the run with augmentation
 
-Reads   results/{home}/finetuning/{model}_{rep}/{outcome}/seed_{seed}/{attention_{ex}.parquet,features_{ex}.csv}, data/concepts (names),
+Reads   results/{home}/finetuning/{model}_{rep}[_variant]/{outcome}/seed_{seed}/{attention_{ex}.parquet,features_{ex}.csv}, data/concepts (names),
         configs/rating.yaml, configs/prompts/rating.yaml
 Writes  beside them rating_{ex}.csv (a row a feature), rating_{ex}.json (the figures), rating_{ex}_answers.jsonl (as they came)
 
@@ -232,10 +233,11 @@ def check_measured(found: dict[str, dict], folders: dict[str, Path], hospital: s
 def folders_of(args, home: str, head: str) -> dict[str, Path]:
     """{outcome: the run's folder}; whatever lacks is said with the command that writes it, before any work."""
     def folder_of(outcome: str) -> Path:
-        return contract.finetuning_folder(home, args.model, args.rep, outcome, args.seed, head)
+        return contract.finetuning_folder(home, args.model, args.rep, outcome, args.seed, head, args.variant)
 
     command = f"python experiments/finetune.py --model {args.model} --rep-type {args.rep}" + (f" --head {head}" if head != "linear" else "")
     more = f" --seeds {args.seed}" + (f" --external {args.ex}" if args.ex != home else "") + " --extract-attention-score"
+    more += f" (with the flags that make it {args.variant})" if args.variant else ""
     if args.outcome == ["all"]:
         runs, run = folder_of("any").parents[1], folder_of("any").name
         there = sorted(path.name for path in runs.glob("*") if contract.attention_file(path / run, args.ex).exists())
@@ -275,6 +277,8 @@ def main(argv=None):
     parser.add_argument("--model", default="behrt", help="the patient model, one of configs/models")
     concepts.add_rep_argument(parser, "--rep")
     parser.add_argument("--head", choices=["linear", "tied"], help="which pretrained model; default model.head")
+    parser.add_argument("--variant", default="", metavar="NAME",
+                        help="how the run was trained otherwise, as results/summary.csv calls it, such as aug4x0.8; default: plainly")
     parser.add_argument("--outcome", nargs="+", default=["MT"], metavar="OUTCOME", help="one or several, or all whose features were extracted")
     parser.add_argument("--seed", type=int, default=100, help="of the finetuned run, and of controls and orders")
     parser.add_argument("--ex", default="mimic", metavar="HOSPITAL", help="whose features")

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -381,13 +382,22 @@ def test_asking_afresh_keeps_what_was_there_until_all_has_come(run, server):
     before = {name: path.read_bytes() for name, path in contract.rating_files(run, "mimic").items()}
     requests, server.behave = len(server.requests), lambda prompt, times: {"status": 401}
     with pytest.raises(UserError, match="401"):
-        ask(server, "--fresh")
+        ask(server, "--fresh", "--set", "rating.concurrency=1")
     assert {name: path.read_bytes() for name, path in contract.rating_files(run, "mimic").items()} == before
     server.behave, asked = lambda prompt, times: right(prompt, lambda said: dict.fromkeys(said, "Low")), len(server.requests)
     ask(server, "--fresh")
     assert len(server.requests) - asked == requests and set(results(run)[0].rating) == {"Low"} and not list(run.glob("*unfinished"))
     ask(server)
     assert len(server.requests) - asked == requests
+
+
+def test_a_run_that_was_trained_otherwise_is_chosen_by_its_variant(run, server):
+    other = contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100, variant="aug2x0.8")
+    shutil.copytree(run, other)
+    ask(server, "--variant", "aug2x0.8")
+    assert results(other)[1]["unparsed"] == 0 and not contract.rating_files(run, "mimic")["ratings"].exists()
+    with pytest.raises(UserError, match=r"behrt_medrep_frozen/MT/.*/attention_mimic.parquet is missing; .* \(with the flags that make it frozen\)"):
+        ask(server, "--variant", "frozen")
 
 
 def test_features_of_few_persons_are_not_put_to_it_where_that_is_set(run, server, capsys):
