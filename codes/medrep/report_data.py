@@ -11,10 +11,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from medrep import charts, concepts, contract, outcomes, vocabulary
-from medrep.contract import DECILES, DEFINITIONS, PERSONS, RECORDS, REJECTS, VISITS
+from medrep.contract import DECILES, DEFINITIONS, DOMAINS, PERSONS, RECORDS, REJECTS, VISITS
 from medrep.disclosure import Count, Counts, Share
+from medrep.omop import EVENT_TABLES, NO_UNIT
 from medrep.pages import Cell, Details, Figures, Flow, Flows, Missing, Part, Section, Step, Table, Tables, Text, number, slug
 
+KEPT = {"person": PERSONS.row, "visit_occurrence": VISITS.row, "death": "deaths"} | {EVENT_TABLES[d][0]: f"{d} events" for d in DOMAINS}
+"""What a table's kept rows are called elsewhere on the page: one name for one thing, or one place would tell what another hides."""
 OF_HOSPITALS = {"persons": PERSONS, "visits": VISITS, "records": RECORDS, "deciles": DECILES}
 
 
@@ -52,7 +55,8 @@ def road(counts: Counts, hospitals: list[str]) -> Section:
         found = {hospital: of(hospital) for hospital in hospitals}
         for hospital in [hospital for hospital, n in found.items() if n is None]:
             missing.setdefault(hospital, []).append(command.format(hospital=hospital))
-        rows.append([stage, what, *(counts(f"{hospital} {what}", n) if count and n is not None else plain(n) for hospital, n in found.items())])
+        called = f"{stage.partition('/')[2]} labelled" if "/" in stage else RECORDS.row if stage == "trajectories" else what
+        rows.append([stage, what, *(counts(f"{hospital} {called}", n) if count and n is not None else plain(n) for hospital, n in found.items())])
 
     for name, table in OF_HOSPITALS.items():
         add(name, table.row, f"python {table.written_by} --hospital {{hospital}}", lambda h, t=table: rows_in(t.at(hospital=h)), name != "deciles")
@@ -149,9 +153,10 @@ def site_parts(counts: Counts, site: dict) -> list:
         return counts(f"{hospital} {name}", value or 0)
 
     parts: list = [Text(f"Warning: {text}", warning=True) for text in warnings(site)]
-    tables, reasons = [], []
+    tables, reasons, rejected = [], [], []
     for name, table in site["tables"].items():
-        read, kept = of(f"{name} read", table["read"]), of(f"{name} kept", table["kept"])
+        kept = of(KEPT.get(name, f"{name} kept"), table["kept"])
+        read = of(f"{name} read", table["read"])
         went = {(kind, reason): of(f"{name} {reason}", n) for kind in ("left out", "rejected") for reason, n in table[kind].items() if n}
         sums = {kind: of(f"{name} {kind}", sum(table[kind].values())) for kind in ("left out", "rejected")}
         counts.add_up(read, [kept, *went.values()])
@@ -159,7 +164,9 @@ def site_parts(counts: Counts, site: dict) -> list:
         for kind, n in sums.items():
             counts.add_up(n, [part for (of_kind, _), part in went.items() if of_kind == kind])
         tables.append([name, read, kept, *sums.values()])
+        rejected.append(sums["rejected"])
         reasons += [[name, reason, kind, n, Share(n, read)] for (kind, reason), n in went.items()]
+    counts.add_up(of("rejects", sum(count.value for count in rejected)), rejected)
     parts.append(Tables([Table(f"Tables of {hospital}", ["table", "rows", "kept", "left out", "rejected"], tables), domains_of(counts, site, of)]))
     if reasons:
         parts.append(
@@ -169,7 +176,18 @@ def site_parts(counts: Counts, site: dict) -> list:
             )
         )
     if site["units"]:
-        units = [[unit["unit"], of(f"unit {unit['unit']}", unit["values"]), plain(unit["measurements"])] for unit in site["units"]]
+        units = [
+            [
+                unit["unit"],
+                of("measurement without unit" if unit["unit"] == NO_UNIT else f"unit {unit['unit']}", unit["values"]),
+                plain(unit["measurements"]),
+            ]
+            for unit in site["units"]
+        ]
+        with_value = [of(f"{name} values", d["with_value"]) for name, d in site["domains"].items()]
+        values = of("values", sum(count.value for count in with_value))
+        counts.add_up(values, with_value)
+        counts.add_up(values, [unit[1] for unit in units])
         parts.append(Details("Units of values", [Table(f"The commonest units at {hospital}", ["unit", "values", "measurements"], units)]))
     return parts
 
@@ -190,6 +208,7 @@ def domains_of(counts: Counts, site: dict, of) -> Table:
     for row in domains:
         counts.add_up(row[1], [row[4]])
         counts.add_up(row[4], [row[5]])
+    counts.add_up(of(RECORDS.row, sum(row[1].value for row in domains)), [row[1] for row in domains])
     return Table(
         f"Events of {site['hospital']} by domain",
         ["domain", "events", "concepts", "rows without concept", "with a value", "without unit", "years"],
@@ -224,6 +243,7 @@ def people(counts: Counts, site: dict) -> dict:
         of("men", p["men"]),
     )
     deaths, visits, admissions = of("deaths", p["deaths"]), of("a visit", v["visits"]), of("admissions of all", v["admissions"])
+    overlapping, after_death = of("overlapping", v["overlapping"]), of("after death", site["records_after_death"])
     of_concept = {f"visits of concept {c['concept_id']}": of(f"visits {c['concept_id']}", c["visits"]) for c in v["by_concept"]}
     admitted = [of(f"admissions {c['concept_id']}", c["admissions"]) for c in v["by_concept"]]
     for whole, parts in [
@@ -232,6 +252,8 @@ def people(counts: Counts, site: dict) -> dict:
         (with_records, [deaths]),
         (visits, list(of_concept.values())),
         (visits, [admissions]),
+        (admissions, [overlapping]),
+        (deaths, [after_death]),
         (admissions, admitted),
         *((n, [some]) for n, some in zip(of_concept.values(), admitted, strict=True)),
     ]:
@@ -247,8 +269,8 @@ def people(counts: Counts, site: dict) -> dict:
         "visits": visits,
         "admissions": admissions,
         "median days of an admission": number(v["median_days"], ".1f"),
-        "admissions that overlap an earlier one": of("overlapping", v["overlapping"]),
-        "persons with records more than a day after death": of("after death", site["records_after_death"]),
+        "admissions that overlap an earlier one": overlapping,
+        "persons with records more than a day after death": after_death,
         "records far in time": of("far in time", site["records_far_in_time"]),
         **of_concept,
     }
@@ -453,15 +475,18 @@ def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFram
         drawn.append(
             (charts.bars(rows, list(ways.values()), slug("coverage", external, what), f"share of {what}", f"Of {external}, {said}.", ""), "")
         )
-    rows = []
+    rows, columns = [], {}
     for (by, part), group in shares.groupby(["by", "part"], sort=False):
         for reading, name in named.items():
             kinds = group[group.reading == reading].set_index("kind")
             if kinds.empty:
                 continue
             n = {kind: counts(f"{external} {by} {part} {reading} {kind}", int(v)) for kind, v in kinds.events.items()}
-            total = counts(f"{external} {by} {part} events", int(kinds.events.sum()))
+            called = {"all": RECORDS.row, "domain": f"{part} events"}.get(by, f"{by} {part} events")
+            total = counts(f"{external} {called}", int(kinds.events.sum()))
             counts.add_up(total, list(n.values()))
+            for kind, count in {"all": total, **n}.items():
+                columns.setdefault((reading, kind), {}).setdefault(by, []).append(count)
             rows.append(
                 [
                     part,
@@ -473,6 +498,10 @@ def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFram
                     number(1 - kinds.concepts_share.get("lost", 0), ".1%"),
                 ]
             )
+    for by_part in columns.values():
+        (whole,) = by_part.pop("all")
+        for parts in by_part.values():
+            counts.add_up(whole, parts)
     legend = charts.legend({"known, or a vector of its own": 0, "plain concept": 4, "an ancestor": 1, "lost": 7}, solid=True)
     return [
         Figures(drawn, legend, across=2),

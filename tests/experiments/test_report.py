@@ -1,18 +1,20 @@
 """The report page of fabricated results: what is on it, what is not, what is hidden; and the page in a real browser."""
 import base64
 import itertools
+import json
 import os
 import re
 import shutil
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments import report
-from medrep import contract, curves, disclosure, metrics, report_data
+from medrep import contract, curves, disclosure, metrics, pages, report_data
 
 COMMANDS = (
     "preprocessing/persons.py",
@@ -218,6 +220,93 @@ def test_no_small_count_is_on_the_page_nor_can_be_computed(root, write_study):
         assert leak not in texts.text.split("\n"), leak
     open_page = Texts(page("--set", "report.small_count=1"))
     assert "<11" not in open_page.text and "5,007" in open_page.text and "7" in open_page.texts
+
+
+def shown(counts, *sections) -> list[str]:
+    """Every cell of the sections' tables and every box of their flows, once counts are protected."""
+    counts.protect()
+
+    def texts_of(part):
+        if part.kind == "flow":
+            return [str(n) for step in part.steps for n in (step.count, *(out for _, out in step.out))]
+        inside = [text for inner in getattr(part, "parts", ()) for text in texts_of(inner)]
+        return inside + [pages.cell(value).text for row in getattr(part, "rows", ()) for value in row]
+
+    return [text for section in sections for part in section.parts for text in texts_of(part)]
+
+
+def change(file, **values):
+    """Lay values over a file of JSON, folder by folder."""
+
+    def over(old, new):
+        return {**old, **{name: over(old[name], value) if isinstance(value, dict) and name in old else value for name, value in new.items()}}
+
+    file.write_text(json.dumps(over(json.loads(file.read_text()), values)))
+
+
+def table_of(table, rows, **names):
+    table.at(**names).mkdir(parents=True, exist_ok=True)
+    pd.DataFrame({"row": range(rows)}).to_parquet(table.at(**names) / "00000.parquet")
+
+
+def test_rows_kept_are_events_and_hidden_as_both(at_study):
+    """4,107 rows = 4,100 kept + 7 without a concept, and the kept ones are the events of a domain."""
+    change(
+        contract.site_file("mimic"),
+        tables={"condition_occurrence": {"read": 4107, "kept": 4100, "left out": {"no concept": 7, "under age": 0}}},
+        domains={"condition": {"events": 4100}},
+    )
+    texts = shown(counts := disclosure.Counts(11), report_data.sites(counts, ["mimic"]))
+    assert "4,107" in texts and "4,100" not in texts
+
+
+def test_labelled_rows_are_hidden_on_the_road_as_in_the_flow(at_study):
+    """500 admissions = 493 labelled + 7 that were not."""
+    change(contract.flow_file("mimic", "MT"), **{"left out": {"not still in at the prediction time": 7}, "labelled": 493})
+    table_of(contract.LABELS, 493, hospital="mimic", outcome="MT")
+    counts = disclosure.Counts(11)
+    assert "493" not in shown(counts, report_data.road(counts, ["mimic"]), report_data.flows(counts, ["mimic"]))
+
+
+def test_rejected_rows_add_up_over_tables(at_study):
+    """37 rejects on the road = 30 of visits + 7 of persons."""
+    for table, n in (("person", 7), ("visit_occurrence", 30)):
+        change(contract.site_file("mimic"), tables={table: {"read": 2000 + n, "kept": 2000, "rejected": {"unreadable date": n}}})
+    table_of(contract.REJECTS, 37, hospital="mimic", source="person")
+    counts = disclosure.Counts(11)
+    texts = shown(counts, report_data.road(counts, ["mimic"]), report_data.sites(counts, ["mimic"]))
+    assert not {"30", "37"} <= set(texts)
+
+
+def test_units_add_up_to_values_and_domains_to_records(at_study):
+    """3,100 values = 3,093 mg/dL + 7 of a rare unit; 12,607 records = 4,100 + 4,200 + 4,300 + 7."""
+    events = dict(zip(contract.DOMAINS, (4100, 4200, 4300, 7), strict=True))
+    change(
+        contract.site_file("mimic"),
+        units=[{"unit": "mg/dL", "values": 3093, "measurements": 20}, {"unit": "rare", "values": 7, "measurements": 2}],
+        domains={name: {"events": n, "with_value": 3100 if name == "measurement" else 0, "without_unit": 0} for name, n in events.items()},
+    )
+    table_of(contract.RECORDS, 12607, hospital="mimic")
+    counts = disclosure.Counts(11)
+    texts = set(shown(counts, report_data.road(counts, ["mimic"]), report_data.sites(counts, ["mimic"])))
+    assert not {"3,100", "3,093"} <= texts and not {"12,607", "4,100", "4,200", "4,300"} <= texts
+
+
+def test_what_is_read_adds_up_over_domains(at_study):
+    """50 events that are lost = 43 of conditions + 7 of drugs."""
+    table = pd.DataFrame(
+        [
+            (by, part, "codes", kind, events, 0.5, 10, 0.5)
+            for by, part, lost in (("all", "all", 50), ("domain", "condition", 43), ("domain", "drug", 7))
+            for kind, events in (("known", 1000 * lost), ("plain", 0), ("ancestor", 100 * lost), ("lost", lost))
+        ],
+        columns=["by", "part", "reading", "kind", "events", "events_share", "concepts", "concepts_share"],
+    )
+    table.to_csv(contract.coverage_files("mimic", "ehrshot")["shares"], index=False)
+    counts = disclosure.Counts(11)
+    rows = shown(counts, report_data.coverage(counts, "mimic", ["ehrshot"]))
+    percent = f"{50 / 55050:.1%}", f"{43 / 47343:.1%}"
+    assert sum(text in percent for text in rows) < 2
 
 
 def test_no_person_and_no_path_of_this_machine_is_on_the_page(at_study):
