@@ -59,13 +59,8 @@ def headline(home: str) -> list[tuple[str, str, str]]:
             reference = results.find_reference(sorted(set(arms), key=results.place), None)
             row = rows.iloc[arms.index(reference)]
             interval = pages.between(row.auroc_low, row.auroc_high, ".2f")
-            found.append(
-                (
-                    f"{outcome} at {hospital}",
-                    pages.number(row.auroc, ".3f").text or "–",
-                    f"AUROC, {results.name_arm(reference)}" + (f", {interval}" if interval else ""),
-                )
-            )
+            found.append((f"{outcome} at {hospital}", pages.number(row.auroc, ".3f").text or "–",
+                          f"AUROC, {results.name_arm(reference)}" + (f", {interval}" if interval else "")))
     return found
 
 
@@ -80,15 +75,10 @@ def main(argv=None):
         hospitals = hospitals_there(home, external)
         sections = sections_of(settings, home, hospitals)
         small = settings.small_count
-        html = pages.render(
-            "page.html",
-            title="MedRep report",
-            sections=sections,
-            headline=headline(home),
-            lead=f"Patient models trained at {home}, and tested there and at {', '.join(hospitals[1:])}, whose codes they never saw.",
-            footer=(f"Counts from 1 to {small - 1} are shown as <{small}; ≥{small} stands where a count would tell such a one. " if small > 1 else "")
-            + "Counts are of what was read; the page holds no person.",
-        )
+        hidden = f"Counts from 1 to {small - 1} are shown as <{small}; ≥{small} stands where a count would tell such a one. " if small > 1 else ""
+        lead = f"Patient models trained at {home}, and tested there and at {', '.join(hospitals[1:])}, whose codes they never saw."
+        html = pages.render("page.html", title="MedRep report", sections=sections, headline=headline(home), lead=lead,
+                            footer=f"{hidden}Counts are of what was read; the page holds no person.")
         with contract.unfinished(contract.report_file()) as part:
             part.write_text(html, encoding="utf-8")
         missing = [section.title for section in sections if section.missing]

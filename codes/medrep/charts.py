@@ -24,24 +24,11 @@ VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)"} | {colour: f"var(--c{i})"
 DASHES = ["", "6 2", "2 2", "8 2 2 2", "4 1", "1 1.5", "10 3", "5 2 1 2 1 2"]
 """In line widths, as SVG and matplotlib both count them."""
 STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "medrep",
-    "text.parse_math": False,
-    "font.size": 9,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.4,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.unicode_minus": True,
-}
+    "svg.fonttype": "none", "svg.hashsalt": "medrep", "text.parse_math": False, "font.size": 9, "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.linewidth": 0.8, "grid.color": FAINT, "grid.linewidth": 0.4, "axes.titlesize": 10,
+    "axes.titlelocation": "left", "axes.unicode_minus": True}
+GUIDE = {"color": FAINT, "linewidth": 1, "linestyle": (0, (2, 2))}
 
 
 @dataclass(frozen=True)
@@ -53,6 +40,13 @@ class Line:
     """Colour and dashes; the same number is the same arm all over a page."""
     marked: bool = False
     thin: bool = False
+
+
+def start(size: tuple[float, float], title: str):
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    axes.set(title=title)
+    axes.set_axisbelow(True)
+    return figure, axes
 
 
 def dashes(style: int):
@@ -70,12 +64,8 @@ def legend(names: dict[str, int], solid: bool = False) -> Markup:
     def pattern(style):
         return "" if solid else " ".join(f"{2 * float(part):g}" for part in DASHES[style % len(DASHES)].split())
 
-    items = [
-        f'<li><svg width="34" height="10" aria-hidden="true"><line x1="1" y1="5" x2="33" y2="5" stroke="var(--c{style % len(SERIES) + 1})" '
-        f'stroke-width="{10 if solid else 2.5}" stroke-dasharray="{pattern(style)}"/></svg>'
-        f"{escape(name)}</li>"
-        for name, style in names.items()
-    ]
+    items = [f'<li><svg width="34" height="10" aria-hidden="true"><line x1="1" y1="5" x2="33" y2="5" stroke="{VARIABLES[colour(style)]}" '
+             f'stroke-width="{10 if solid else 2.5}" stroke-dasharray="{pattern(style)}"/></svg>{escape(name)}</li>' for name, style in names.items()]
     return Markup(f'<ul class="legend">{"".join(items)}</ul>')
 
 
@@ -85,113 +75,84 @@ def to_svg(figure, key: str, title: str, description: str) -> Markup:
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     plt.close(figure)
     text = file.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
-    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.S)
-    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.S)
+    text = text[text.index("<svg"):]
+    text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->\s*", "", text, flags=re.S)
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
     text = re.sub(r' id="([^"]+)"', lambda m: f' id="{key}-{m[1]}"' if m[1] in used else "", text)
-    text = re.sub(r"url\(#", f"url(#{key}-", text)
-    text = re.sub(r'xlink:href="#', f'href="#{key}-', text)
+    text = text.replace("url(#", f"url(#{key}-").replace('xlink:href="#', f'href="#{key}-')
+    # a tenth of a point is finer than a screen
     text = re.sub(r' d="[^"]*"', lambda m: re.sub(r"(\d\.\d)\d+", r"\1", " ".join(m[0].split("\n"))).replace(' " ', '"'), text)
     text = re.sub(r' ([xy])="(-?\d+\.\d)\d+"', r' \1="\2"', text)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     for stand_in, variable in VARIABLES.items():
         text = text.replace(stand_in, variable)
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
-    opening = (
-        f'<svg viewBox="0 0 {box[1]} {box[2]}" width="{box[1]}" height="{box[2]}" role="img" aria-labelledby="{key}-title {key}-text">'
-        f'<title id="{key}-title">{escape(title)}</title><desc id="{key}-text">{escape(description)}</desc>'
-    )
-    return Markup(opening + re.sub(r"\n\s*", "\n", text[text.index(">") + 1 :]).strip())
+    opening = (f'<svg viewBox="0 0 {box[1]} {box[2]}" width="{box[1]}" height="{box[2]}" role="img" aria-labelledby="{key}-title {key}-text">'
+               f'<title id="{key}-title">{escape(title)}</title><desc id="{key}-text">{escape(description)}</desc>')
+    return Markup(opening + re.sub(r"\n\s*", "\n", text[text.index(">") + 1:]).strip())
 
 
-def lines(
-    drawn: Sequence[Line],
-    key: str,
-    title: str,
-    description: str,
-    labels: tuple[str, str],
-    limits: tuple | None = None,
-    diagonal: bool = False,
-    level: float | None = None,
-    size: tuple[float, float] = (3.3, 2.9),
-    whole_x: bool = False,
-) -> Markup:
+def lines(drawn: Sequence[Line], key: str, title: str, description: str, labels: tuple[str, str], limits: tuple | None = None,
+          diagonal: bool = False, level: float | None = None, size: tuple[float, float] = (3.3, 2.9), whole_x: bool = False) -> Markup:
     """Curves; `limits` are of both axes, ((x0, x1), (y0, y1)); the diagonal and a level are there to compare with."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=size, layout="constrained")
+        figure, axes = start(size, title)
         if diagonal:
             end = limits[0][1] if limits else 1
-            axes.plot([0, end], [0, end], color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
+            axes.plot([0, end], [0, end], **GUIDE)
         if level is not None:
-            axes.axhline(level, color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
+            axes.axhline(level, **GUIDE)
         for line in drawn:
-            axes.plot(
-                line.x,
-                line.y,
-                color=colour(line.style),
-                linestyle=dashes(line.style),
-                linewidth=1 if line.thin else 1.7,
-                alpha=0.8 if line.thin else 1,
-                marker="o" if line.marked else None,
-                markersize=3.5,
-            )
+            axes.plot(line.x, line.y, color=colour(line.style), linestyle=dashes(line.style), linewidth=1 if line.thin else 1.7,
+                      alpha=0.8 if line.thin else 1, marker="o" if line.marked else None, markersize=3.5)
         if limits:
             axes.set(xlim=limits[0], ylim=limits[1])
         if whole_x:
             axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=6))
-        axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
+        axes.set(xlabel=labels[0], ylabel=labels[1])
         axes.grid(True)
-        axes.set_axisbelow(True)
         return to_svg(figure, key, title, description)
 
 
-def intervals(
-    rows: Sequence[tuple[str, float, float, float, int]],
-    key: str,
-    title: str,
-    description: str,
-    label: str,
-    marks: dict[int, float] | None = None,
-    level: float | None = None,
-    limits: tuple[float, float] | None = None,
-    width: float = 4.1,
-) -> Markup:
+def name_rows(axes, names: Sequence[str]):
+    axes.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.6))
+    axes.set_yticklabels(names)
+    axes.tick_params(axis="y", length=0)
+
+
+def intervals(rows: Sequence[tuple[str, float, float, float, int]], key: str, title: str, description: str, label: str,
+              marks: dict[int, float] | None = None, level: float | None = None, limits: tuple[float, float] | None = None,
+              width: float = 4.1) -> Markup:
     """A point and its interval a row, (name, value, low, high, style), the first on top; `marks` {row: another value of it}, as diamonds."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(width, 0.62 + 0.23 * len(rows)), layout="constrained")
+        figure, axes = start((width, 0.62 + 0.23 * len(rows)), title)
         if level is not None:
-            axes.axvline(level, color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
+            axes.axvline(level, **GUIDE)
         for place, (_, value, low, high, style) in enumerate(rows):
             if np.isfinite([low, high]).all():
                 axes.plot([low, high], [place, place], color=colour(style), linewidth=1.6, solid_capstyle="butt")
             axes.plot([value], [place], "o", color=colour(style), markersize=5)
         for place, value in (marks or {}).items():
             axes.plot([value], [place], "D", markerfacecolor="none", markeredgecolor=INK, markersize=5)
-        axes.set(yticks=range(len(rows)), ylim=(len(rows) - 0.4, -0.6), xlabel=label, title=title)
         if limits:
             axes.set_xlim(limits)
-        axes.set_yticklabels([name for name, *_ in rows])
-        axes.tick_params(axis="y", length=0)
+        name_rows(axes, [name for name, *_ in rows])
+        axes.set(xlabel=label)
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(nbins=6))
         axes.grid(True, axis="x")
-        axes.set_axisbelow(True)
         return to_svg(figure, key, title, description)
 
 
-def bars(
-    rows: Sequence[tuple[str, Sequence[float]]], styles: Sequence[int], key: str, title: str, description: str, label: str, width: float = 4.1
-) -> Markup:
+def bars(rows: Sequence[tuple[str, Sequence[float]]], styles: Sequence[int], key: str, title: str, description: str, label: str,
+         width: float = 4.1) -> Markup:
     """Shares of 1, stacked to the right, a bar a row; `styles` are the colours of its shares."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(width, 0.62 + 0.27 * len(rows)), layout="constrained")
+        figure, axes = start((width, 0.62 + 0.27 * len(rows)), title)
         for place, (_, shares) in enumerate(rows):
             left = 0.0
             for style, share in zip(styles, shares, strict=True):
                 axes.barh(place, share, left=left, height=0.72, color=colour(style), linewidth=0)
                 left += share
-        axes.set(yticks=range(len(rows)), ylim=(len(rows) - 0.4, -0.6), xlim=(0, 1), xlabel=label, title=title)
-        axes.set_yticklabels([name for name, _ in rows])
-        axes.tick_params(axis="y", length=0)
+        axes.set(xlim=(0, 1), xlabel=label)
+        name_rows(axes, [name for name, _ in rows])
         return to_svg(figure, key, title, description)

@@ -47,6 +47,10 @@ class Counts:
         """The count of this name and value, one object wherever it stands; `least`: of several that `value` is the mean of, the least."""
         return self.known.setdefault((name, value), Count(value, value if least is None else least, self.smallest))
 
+    def of(self, hospital: str):
+        """Counts of one hospital, by name; what is None is none."""
+        return lambda name, value, least=None: self(f"{hospital} {name}", value or 0, least)
+
     def add_up(self, whole: Count, parts: Sequence[Count]):
         """`parts` are all of `whole` that is shown: what is left is as good as shown."""
         rest = whole.value - sum(part.value for part in parts)

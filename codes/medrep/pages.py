@@ -1,11 +1,11 @@
 """The parts that a report page is made of, and how they become one file: templates in configs/report/, everything in them escaped.
 
-    section = Section("coverage", "What can be read", [Text("..."), Table("...", ["hospital", "events"], [["mimic", number(3, "d")]])])
+    section = Section("coverage", "Coverage", "What can be read", "...", [Text("..."), Table("...", ["hospital", "events"], [["mimic", 3]])])
     html = render("page.html", sections=[section], title="...")
 
 A part knows its kind, by which the template draws it; what has not been run is a part as well (Missing), with the command that would.
 """
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,11 +66,13 @@ class Tables:
 
 @dataclass(frozen=True)
 class Figures:
-    """Drawings side by side, each an SVG (or a Picture) with a caption, and one legend for all; `across`: how many fit a wide page."""
+    """Drawings side by side, each an SVG or a Picture, and one legend for all; `across`: how many fit a wide page."""
 
-    drawings: Sequence[tuple]
+    drawings: Sequence
     legend: Markup = Markup("")
     across: int = 4
+    captions: Sequence[str] = ()
+    """One a drawing, or none."""
     kind = "figures"
 
 
@@ -132,7 +134,7 @@ class Part:
     kind = "part"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Section:
     id: str
     short: str
@@ -146,6 +148,11 @@ class Section:
         return bool(self.parts) and all(part.kind == "missing" for part in self.parts)
 
 
+def read(file: Path, parts: Callable[[Path], Sequence], what: str, command: str) -> list:
+    """The parts that are made of a file, or what is missing and the command that would write it."""
+    return list(parts(file)) if file.exists() else [Missing(what, command)]
+
+
 def known(value) -> bool:
     return value is not None and value != "" and not pd.isna(value)
 
@@ -154,8 +161,18 @@ def number(value, form: str) -> Cell:
     return Cell(format(float(value), form).replace("-", "−"), float(value)) if known(value) else Cell("")
 
 
+def plain(value: int | None) -> Cell:
+    """A number of what is no person's: files, concepts, runs."""
+    return Cell("–") if value is None else number(value, ",.0f")
+
+
 def between(low, high, form: str) -> str:
     return f"{number(low, form).text} to {number(high, form).text}" if known(low) and known(high) else ""
+
+
+def with_interval(value, low, high, form: str) -> Cell:
+    found, interval = number(value, form), between(low, high, form)
+    return Cell(f"{found.text} ({interval})" if interval else found.text, found.order)
 
 
 def p_value(value) -> Cell:
@@ -177,14 +194,8 @@ def cell(value) -> Cell:
 def render(template: str, **content) -> str:
     """The page. A file in $MEDREP_CONFIGS/report stands for that of configs/report."""
     folders = [folder / "report" for folder in reversed(config.folders())]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folders), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                                     undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.globals |= {"cell": cell, "inline": lambda name: Markup(source(name))}
     return environment.get_template(template).render(**content).lstrip()
 

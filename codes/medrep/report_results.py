@@ -9,16 +9,14 @@ import numpy as np
 import pandas as pd
 
 from medrep import charts, contract, ratings, results
-from medrep.disclosure import Counts
-from medrep.pages import Cell, Details, Figures, Missing, Part, Section, Table, Text, between, known, number, p_value, slug
+from medrep.disclosure import Count, Counts
+from medrep.pages import Cell, Details, Figures, Missing, Part, Section, Table, Text, known, number, p_value, plain, slug, with_interval
 from medrep.progress import in_words
-from medrep.report_data import plain
-from medrep.report_training import FINETUNE, arm_of, groups, in_order, run_facts, shorten, style_of
-
-# ---- the comparison ------------------------------------------------------------------------------------------------
-
+from medrep.report_training import FINETUNE, arm_of, groups, in_order, read_runs, shorten, style_of
 
 PAPER_MEANS_OF = ("MT", "LLOS", "RA")
+
+# ---- the comparison ------------------------------------------------------------------------------------------------
 
 
 def read_comparison() -> pd.DataFrame | None:
@@ -31,13 +29,9 @@ def arms(table: pd.DataFrame) -> list[tuple]:
 
 
 def comparison(counts: Counts, home: str, published: dict) -> Section:
-    section = Section(
-        "comparison",
-        "Comparison",
-        "Comparison",
-        "Every arm at every hospital: mean AUROC over seeds with its 95 % interval by person, the difference to the reference "
-        "arm on the very same examples with p corrected by Holm, and the paper's figure where it gave one.",
-    )
+    section = Section("comparison", "Comparison", "Comparison",
+                      "Every arm at every hospital: mean AUROC over seeds with its 95 % interval by person, the difference to the reference "
+                      "arm on the very same examples with p corrected by Holm, and the paper's figure where it gave one.")
     table = read_comparison()
     if table is None or table.empty:
         if not contract.summary_file().exists():
@@ -46,25 +40,16 @@ def comparison(counts: Counts, home: str, published: dict) -> Section:
         return section
     for outcome, of in groups(table, "outcome", home):
         tables = dict(groups(of, "tested_on", home))
-        drawn = [(figure, "") for hospital, rows in tables.items() if (figure := forest(outcome, hospital, rows, limits_of(of)))]
-        section.parts.append(
-            Part(
-                slug("comparison", outcome),
-                outcome,
-                [Figures(drawn, across=2)] * bool(drawn) + [compared(counts, outcome, hospital, rows) for hospital, rows in tables.items()],
-            )
-        )
+        drawn = [figure for hospital, rows in tables.items() if (figure := forest(outcome, hospital, rows, limits_of(of)))]
+        parts = [Figures(drawn, across=2)] * bool(drawn) + [compared(counts, outcome, hospital, rows) for hospital, rows in tables.items()]
+        section.parts.append(Part(slug("comparison", outcome), outcome, parts))
     if mean := means(table, home, published):
-        section.parts.append(
-            Part("comparison-means", "Over outcomes", [mean, Text("The paper's external and all have a hospital and outcomes more.")])
-        )
-    section.parts.append(
-        Text(
-            "Read is the share of events that the model could read; n and positive are means over seeds; slope is that of calibration. "
-            f"Paper: arXiv 2504.08329 {published.get('version', '')}, MIMIC-IV and EHRSHOT, a diamond in the drawings; "
-            "its medrep was finetuned with trajectory augmentation."
-        )
-    )
+        section.parts.append(Part("comparison-means", "Over outcomes", [
+            mean, Text("The paper's external and all have a hospital and outcomes more.")]))
+    section.parts.append(Text(
+        "Read is the share of events that the model could read; n and positive are means over seeds; slope is that of calibration. "
+        f"Paper: arXiv 2504.08329 {published.get('version', '')}, MIMIC-IV and EHRSHOT, a diamond in the drawings; "
+        "its medrep was finetuned with trajectory augmentation."))
     return section
 
 
@@ -86,52 +71,26 @@ def forest(outcome: str, hospital: str, rows: pd.DataFrame, limits: tuple[float,
         if row["auroc"]:
             if row["paper"]:
                 marks[len(drawn)] = float(row["paper"])
-            drawn.append((name, *(float(row[key] or "nan") for key in ("auroc", "auroc_low", "auroc_high")), style_of(arm)))
+            drawn.append((name, *(float(row[key] or "nan") for key in ("auroc", "auroc_low", "auroc_high")), style_of(arm[3])))
     said = in_words({name: value for name, value, *_ in drawn})
-    return (
-        charts.intervals(
-            drawn,
-            slug("forest", outcome, hospital),
-            f"{outcome} at {hospital}",
-            f"AUROC by arm: {said}.",
-            "AUROC, 95 % interval",
-            marks,
-            level=0.5,
-            limits=limits,
-        )
-        if drawn
-        else None
-    )
-
-
-def with_interval(value, low, high, form: str) -> Cell:
-    interval = between(low, high, form)
-    return Cell(f"{number(value, form).text} ({interval})" if interval else number(value, form).text, number(value, form).order)
+    return charts.intervals(drawn, slug("forest", outcome, hospital), f"{outcome} at {hospital}", f"AUROC by arm: {said}.",
+                            "AUROC, 95 % interval", marks, level=0.5, limits=limits) if drawn else None
 
 
 def compared(counts: Counts, outcome: str, hospital: str, rows: pd.DataFrame) -> Table:
     against = next((row for row in rows.against if row), "")
-    headings = ["arm", "AUROC (95 %)", "paper", f"less {against}" if against else "difference", "p (Holm)", "AUPRC", "Brier", "slope", "read", "n"]
-    columns: dict[str, list] = {name: [] for name in (*headings, "positive", "remarks")}
+    headings = ["arm", "AUROC (95 %)", "paper", f"less {against}" if against else "difference", "p (Holm)", "AUPRC", "Brier", "slope", "read", "n",
+                "positive", "remarks"]
     seeds = sorted({number(row, ".0f").text for row in rows.seeds})
-    for row, name in zip(rows.to_dict("records"), names_of(rows), strict=True):
-        line = [
-            name,
-            with_interval(row["auroc"], row["auroc_low"], row["auroc_high"], ".3f"),
-            number(row["paper"], ".3f"),
-            with_interval(row["difference"], row["low"], row["high"], "+.3f"),
-            p_value(row["p_holm"]),
-            number(row["auprc"], ".3f"),
-            number(row["brier"], ".3f"),
-            number(row["calibration_slope"], ".2f"),
-            number(row["readable_tokens"], ".0%"),
-            *test_counts(counts, hospital, outcome, row["n"], row["positives"], row["seeds"]),
-            remarks(row, len(seeds) > 1),
-        ]
-        for cells, value in zip(columns.values(), line, strict=True):
-            cells.append(value)
-    kept = {name: cells for name, cells in columns.items() if any(getattr(value, "text", value) not in ("",) for value in cells)}
-    return Table(f"{outcome} at {hospital}, means over {' or '.join(seeds)} seeds", list(kept), list(zip(*kept.values(), strict=True)))
+    lines = [[name, with_interval(row["auroc"], row["auroc_low"], row["auroc_high"], ".3f"), number(row["paper"], ".3f"),
+              with_interval(row["difference"], row["low"], row["high"], "+.3f"), p_value(row["p_holm"]),
+              number(row["auprc"], ".3f"), number(row["brier"], ".3f"), number(row["calibration_slope"], ".2f"),
+              number(row["readable_tokens"], ".0%"),
+              *test_counts(counts, hospital, outcome, row["n"], row["positives"], row["seeds"]), remarks(row, len(seeds) > 1)]
+             for row, name in zip(rows.to_dict("records"), names_of(rows), strict=True)]
+    kept = [i for i in range(len(headings)) if any(getattr(line[i], "text", line[i]) != "" for line in lines)]  # a column of nothing goes
+    return Table(f"{outcome} at {hospital}, means over {' or '.join(seeds)} seeds", [headings[i] for i in kept],
+                 [[line[i] for i in kept] for line in lines])
 
 
 def remarks(row: dict, seeds_differ: bool) -> str:
@@ -147,9 +106,8 @@ def means(table: pd.DataFrame, home: str, published: dict) -> Table | None:
     for arm in sorted(set(arms(chosen)), key=results.place):
         of = chosen[(chosen[results.KEY] == list(arm)).all(axis=1)]
         at = {hospital: of[of.tested_on == hospital].auroc.astype(float) for hospital in hospitals}
-        paper = (
-            published.get("means", {}).get(arm[1], {}).get(arm[3], {}) if arm[0] == published.get("trained_on") and arm[2] in ("", "linear") else {}
-        )
+        of_paper = arm[0] == published.get("trained_on") and arm[2] in ("", "linear")
+        paper = published.get("means", {}).get(arm[1], {}).get(arm[3], {}) if of_paper else {}
         if any(len(values) == len(PAPER_MEANS_OF) for values in at.values()):
             mean = [number(values.mean() if len(values) == len(PAPER_MEANS_OF) else None, ".3f") for values in at.values()]
             rows.append([results.name_arm(arm), *mean, *(number(paper.get(where), ".3f") for where in ("internal", "external", "all"))])
@@ -157,90 +115,62 @@ def means(table: pd.DataFrame, home: str, published: dict) -> Table | None:
     return Table(f"Mean AUROC over {', '.join(PAPER_MEANS_OF)}", headings, rows) if rows else None
 
 
-def test_counts(counts: Counts, hospital: str, outcome: str, n, positives, seeds, least=None):
+def test_counts(counts: Counts, hospital: str, outcome: str, n, positives, seeds) -> tuple[Count, Count]:
     """How many were tested and positive, means over seeds; where all were tested they are the labels', and called so."""
-    n, positives = float(n or 0), float(positives or 0)
-    everyone = counts.known.get((f"{hospital} {outcome} labelled", n))
-    whole = everyone or counts(f"{hospital} {outcome} tested by {seeds}", n)
-    of = (
-        counts(f"{hospital} {outcome} positive", positives)
-        if everyone
-        else counts(f"{hospital} {outcome} tested positive by {seeds}", positives, least)
-    )
-    counts.add_up(whole, [of])
-    return whole, of
+    of, n, positives = counts.of(hospital), float(n or 0), float(positives or 0)
+    all_tested = counts.known.get((f"{hospital} {outcome} labelled", n))
+    whole = all_tested or of(f"{outcome} tested by {seeds}", n)
+    positive = of(f"{outcome} positive" if all_tested else f"{outcome} tested positive by {seeds}", positives)
+    counts.add_up(whole, [positive])
+    return whole, positive
 
 
 # ---- features ---------------------------------------------------------------------------------------------------------
 
 
 def features(counts: Counts, home: str, hospitals: list[str], most: int) -> Section:
-    section = Section(
-        "features",
-        "Features",
-        "What the model looked at",
-        "The features of highest attention, with how much they moved the answer (attribution, in logits an event) and how "
-        "a medical language model rated them. Attention says where the model looked, not what for; what a model uses is not a cause.",
-    )
+    section = Section("features", "Features", "What the model looked at",
+                      "The features of highest attention, with how much they moved the answer (attribution, in logits an event) and how "
+                      "a medical language model rated them. Attention says where the model looked, not what for; what a model uses is not a cause.")
     runs: dict[str, list] = {}
-    for file in sorted((contract.ROOT / "results").glob("*/finetuning/*/*/seed_*/features_*.csv")):
-        facts = run_facts(file.parent)
-        if facts:
-            runs.setdefault(facts["outcome"], []).append((arm_of(facts), facts["seed"], file.parent))
+    for folder, content in read_runs("finetuning/*/*/seed_*"):
+        if any(folder.glob("features_*.csv")):
+            runs.setdefault(content["run"]["outcome"], []).append((arm_of(content["run"]), content["run"]["seed"], folder))
     if not runs:
         section.parts.append(Missing("Features", f"{FINETUNE} --rep-type medrep --outcome MT --extract-attention-score"))
-        return section
     for outcome in in_order(runs, home):
-        found = runs[outcome]
-        arm = results.find_reference(sorted({run[0] for run in found}, key=results.place), None)
-        seed, folder = min((seed, folder) for of, seed, folder in found if of == arm)
+        arm = results.find_reference(sorted({run[0] for run in runs[outcome]}, key=results.place), None)
+        seed, folder = min((seed, folder) for of, seed, folder in runs[outcome] if of == arm)
         parts: list = []
         for hospital in hospitals:
-            file = contract.features_file(folder, hospital)
-            if file.exists():
-                parts += feature_parts(counts, file, hospital, most)
+            if contract.features_file(folder, hospital).exists():
+                parts += feature_parts(counts, folder, hospital, most)
                 parts += rating_parts(folder, hospital, arm, outcome, seed)
-                agreement = contract.agreement_file(folder.parent, hospital)
-                if agreement.exists():
-                    of = {
-                        name.replace("_", " "): value
-                        for name, value in json.loads(agreement.read_text()).items()
-                        if name != "seeds" and value is not None
-                    }
-                    if of:
-                        parts.append(Text(f"Rank correlation over seeds at {hospital}: {in_words(of)}."))
+                parts += agreement_parts(contract.agreement_file(folder.parent, hospital), hospital)
         section.parts.append(Part(slug("features", outcome), f"{outcome}: {results.name_arm(arm)}, seed {seed}", parts))
     return section
 
 
-def feature_parts(counts: Counts, file: Path, hospital: str, most: int) -> list:
-    table = pd.read_csv(
-        file,
-        dtype={"token": str, "name": str, "domain": str},
-        keep_default_na=False,
-        na_values={name: [""] for name in ("attribution_mean", "attention_mean", "attribution", "attributed")},
-    )
-    rated = read_ratings(contract.rating_files(file.parent, hospital)["ratings"])
+def feature_parts(counts: Counts, folder: Path, hospital: str, most: int) -> list:
+    table = pd.read_csv(contract.features_file(folder, hospital), dtype={"token": str, "name": str, "domain": str}, keep_default_na=False,
+                        na_values={name: [""] for name in ("attribution_mean", "attention_mean", "attribution", "attributed")})
+    rated = read_ratings(contract.rating_files(folder, hospital)["ratings"])
     rows = []
     for place, row in enumerate(table.to_dict("records"), 1):
-        few = row["persons"] < counts.smallest
-        persons = counts(f"{file.parent.parent.name} {hospital} {row['token']} persons", row["persons"])
-        cells = [Cell(""), Cell("")] if few else [number(row["attention_mean"], ".4f"), number(row["attribution_mean"], "+.4f")]
-        rows.append(
-            [
-                row["name"] or row["token"],
-                row["domain"],
-                number(place, ".0f"),
-                persons,
-                Cell("") if few else number(row["events"], ",.0f"),
-                *cells,
-                *([rated.get(row["token"], "")] if rated else []),
-            ]
-        )
+        found = [number(row["events"], ",.0f"), number(row["attention_mean"], ".4f"), number(row["attribution_mean"], "+.4f")]
+        rows.append([row["name"] or row["token"], row["domain"], number(place, ".0f"),
+                     counts.of(hospital)(f"{folder.parent.name} {row['token']} persons", row["persons"]),
+                     *(found if row["persons"] >= counts.smallest else [Cell("")] * 3), *([rated.get(row["token"], "")] if rated else [])])
     headings = ["feature", "domain", "rank", "persons", "events", "attention an event", "attribution an event", *(["rating"] if rated else [])]
     caption = f"Features at {hospital}"
-    parts: list = [Table(f"{caption}, the first {min(most, len(rows))}", headings, rows[:most])]
-    return parts + ([Details(f"All {len(rows)}", [Table(caption, headings, rows)])] if len(rows) > most else [])
+    first = Table(f"{caption}, the first {min(most, len(rows))}", headings, rows[:most])
+    return [first, Details(f"All {len(rows)}", [Table(caption, headings, rows)])] if len(rows) > most else [first]
+
+
+def agreement_parts(file: Path, hospital: str) -> list[Text]:
+    found = json.loads(file.read_text()) if file.exists() else {}
+    of = {name.replace("_", " "): value for name, value in found.items() if name != "seeds" and value is not None}
+    return [Text(f"Rank correlation over seeds at {hospital}: {in_words(of)}.")] if of else []
 
 
 def read_ratings(file: Path) -> dict[str, Cell]:
@@ -248,10 +178,9 @@ def read_ratings(file: Path) -> dict[str, Cell]:
     if not file.exists():
         return {}
     table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    scores = ratings.scores(table)
     given = table.filter(regex=r"^rating_\d+$").to_dict("records")
     found = {}
-    for token, words, score in zip(table.token, given, scores, strict=True):
+    for token, words, score in zip(table.token, given, ratings.scores(table), strict=True):
         said = [word for word in words.values() if word]
         text = ", ".join(f"{word} ×{said.count(word)}" if said.count(word) > 1 else word for word in ratings.WORDS[::-1] if word in said)
         found[token] = Cell(text, None if np.isnan(score).all() else float(np.nanmean(score)))
@@ -273,15 +202,11 @@ def rating_parts(folder: Path, hospital: str, arm: tuple, outcome: str, seed: in
         shares = [found[level].get(kind, {}) for level in ("high", "moderate_or_high")]
         form = "+.0%" if "minus" in kind else ".0%"
         rows.append([name, plain(found["features"].get(kind)), *(with_interval(s.get("share"), s.get("low"), s.get("high"), form) for s in shares)])
-    correlations = {
-        f"{what} ({which})": value for what, of in found.get("rank_correlation", {}).items() for which, value in of.items() if known(value)
-    }
-    alpha = number(found.get("agreement"), ".2f").text or "not defined"
-    said = [
-        f"Rated {found['repeats']} times each by {shorten(str(found['model']))}, controls among them unmarked. Agreement over repeats "
-        f"(Krippendorff's alpha): {alpha}.",
-        f"Rank correlation of ratings with {in_words(correlations)}." if correlations else "",
-        f"{found['unparsed']:,} of {found['ratings']:,} ratings could not be read." if found.get("unparsed") else "",
-    ]
-    table = Table(f"How features at {hospital} were rated", ["features", "names", "share High (95 %)", "share Moderate or High (95 %)"], rows)
-    return [table, Text(" ".join(filter(None, said)))]
+    correlations = {f"{what} ({which})": value for what, of in found.get("rank_correlation", {}).items() for which, value in of.items()
+                    if known(value)}
+    said = [f"Rated {found['repeats']} times each by {shorten(str(found['model']))}, controls among them unmarked. Agreement over repeats "
+            f"(Krippendorff's alpha): {number(found.get('agreement'), '.2f').text or 'not defined'}.",
+            f"Rank correlation of ratings with {in_words(correlations)}." if correlations else "",
+            f"{found['unparsed']:,} of {found['ratings']:,} ratings could not be read." if found.get("unparsed") else ""]
+    return [Table(f"How features at {hospital} were rated", ["features", "names", "share High (95 %)", "share Moderate or High (95 %)"], rows),
+            Text(" ".join(filter(None, said)))]

@@ -174,7 +174,8 @@ def test_flows_of_phenotypes_and_of_labels_of_the_users_own():
         ("admissions", "500"),
         ("labelled prediction points", "470"),
     ]
-    (table,) = report_data.phenotypes(counts, "Pheno", {"mimic": facts}).parts
+    (details,) = report_data.phenotypes(counts, "Pheno", {"mimic": facts})
+    (table,) = details.parts
     assert [[str(value) for value in row] for row in table.rows] == [["a", "mimic", "470", "40"], ["b", "mimic", "400", "<11"]]
     own = report_data.flow(
         counts, "mimic", "icu", {"rows": 200, "left out": {"no record of the person": 20}, "eligible": 180, "labelled": 180, "positive": 50}
