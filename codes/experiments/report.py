@@ -47,9 +47,9 @@ def sections_of(settings: config.Report, home: str, hospitals: list[str]) -> lis
     return found
 
 
-def headline(home: str) -> list[tuple[str, str, str]]:
+def headline(home: str, smallest: int) -> list[tuple[str, str, str]]:
     """The reference arm's mean AUROC, outcome by outcome and hospital by hospital."""
-    table = report_results.read_comparison()
+    table = report_results.read_comparison(smallest)
     if table is None or table.empty:
         return []
     found = []
@@ -59,7 +59,7 @@ def headline(home: str) -> list[tuple[str, str, str]]:
             reference = results.find_reference(sorted(set(arms), key=results.place), None)
             row = rows.iloc[arms.index(reference)]
             interval = pages.between(row.auroc_low, row.auroc_high, ".2f")
-            found.append((f"{outcome} at {hospital}", pages.number(row.auroc, ".3f").text or "–",
+            found.append((f"{outcome} at {hospital}", pages.number(row.auroc, ".2f" if row.few else ".3f").text or "–",
                           f"AUROC, {results.name_arm(reference)}" + (f", {interval}" if interval else "")))
     return found
 
@@ -77,7 +77,7 @@ def main(argv=None):
         small = settings.small_count
         hidden = f"Counts from 1 to {small - 1} are shown as <{small}; ≥{small} stands where a count would tell such a one. " if small > 1 else ""
         lead = f"Patient models trained at {home}, and tested there and at {', '.join(hospitals[1:])}, whose codes they never saw."
-        html = pages.render("page.html", title="MedRep report", sections=sections, headline=headline(home), lead=lead,
+        html = pages.render("page.html", title="MedRep report", sections=sections, headline=headline(home, small), lead=lead,
                             footer=f"{hidden}Counts are of what was read; the page holds no person.")
         with contract.unfinished(contract.report_file()) as part:
             part.write_text(html, encoding="utf-8")

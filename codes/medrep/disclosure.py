@@ -30,7 +30,7 @@ class Count:
     @property
     def order(self) -> float:
         """Where it stands when a table is sorted: hidden counts tell nothing by their place."""
-        return 1 if self.small else self.smallest if self.withheld else self.value
+        return 1 if self.small else self.smallest if self.withheld else round(self.value)
 
     def __str__(self) -> str:
         return f"<{self.smallest}" if self.small else f"≥{self.smallest}" if self.withheld else f"{self.value:,.0f}"
@@ -86,6 +86,23 @@ def tells(terms: Sequence[Count]) -> bool:
         if high - low < (term.smallest // 2 - 1 if term.small else 1):
             return True
     return False
+
+
+def shares(parts: Sequence[Count], whole: Count) -> list[float]:
+    """What to draw of a whole and all its parts, once the counts are protected: small parts have no width.
+
+    Withheld parts are drawn in steps that no small count could move, the last of them up to the end, as what is shown already tells.
+    """
+    if not whole.value:
+        return [0.0] * len(parts)
+    step = max(0.01, 2 * whole.smallest / whole.value)
+    withheld = [i for i, part in enumerate(parts) if not part.small and (part.withheld or whole.hidden)]
+    drawn = [0.0 if part.small else part.value / whole.value for part in parts]
+    for i in withheld:
+        drawn[i] = round(drawn[i] / step) * step
+    if withheld and not whole.hidden:
+        drawn[withheld[-1]] = 1 - sum(share for i, share in enumerate(drawn) if i != withheld[-1])
+    return drawn
 
 
 class Share:

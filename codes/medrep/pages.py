@@ -66,7 +66,7 @@ class Tables:
 
 @dataclass(frozen=True)
 class Figures:
-    """Drawings side by side, each an SVG or a Picture, and one legend for all; `across`: how many fit a wide page."""
+    """Drawings side by side, each an SVG, one that is drawn Later, or a Picture, and one legend for all; `across`: how many fit a wide page."""
 
     drawings: Sequence
     legend: Markup = Markup("")
@@ -74,6 +74,16 @@ class Figures:
     captions: Sequence[str] = ()
     """One a drawing, or none."""
     kind = "figures"
+
+
+@dataclass(frozen=True)
+class Later:
+    """A drawing of counts: it waits until they are protected."""
+
+    draw: Callable[[], Markup]
+
+    def __html__(self) -> str:
+        return self.draw()
 
 
 @dataclass(frozen=True)
@@ -158,7 +168,11 @@ def known(value) -> bool:
 
 
 def number(value, form: str) -> Cell:
-    return Cell(format(float(value), form).replace("-", "−"), float(value)) if known(value) else Cell("")
+    """A column is sorted by what can be read, too: digits that are not shown may tell how many persons a figure is of."""
+    if not known(value):
+        return Cell("")
+    text = format(float(value), form)
+    return Cell(text.replace("-", "−"), float(text.replace(",", "").rstrip("%")))
 
 
 def plain(value: int | None) -> Cell:

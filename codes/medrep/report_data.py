@@ -4,17 +4,19 @@ Each function reads what a stage wrote and gives a Section of medrep.pages; what
 persons, and of what persons have, go through medrep.disclosure.Counts; numbers of concepts do not.
 """
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from markupsafe import Markup
 
-from medrep import charts, concepts, contract, outcomes, vocabulary
+from medrep import charts, concepts, contract, disclosure, outcomes, vocabulary
 from medrep.contract import DECILES, DEFINITIONS, DOMAINS, LABELS, PERSONS, RECORDS, REJECTS, VISITS
 from medrep.disclosure import Count, Counts, Share
 from medrep.omop import EVENT_TABLES, NO_UNIT
-from medrep.pages import Details, Figures, Flow, Flows, Missing, Part, Section, Step, Table, Tables, Text, number, plain, read, slug
+from medrep.pages import Cell, Details, Figures, Flow, Flows, Later, Missing, Part, Section, Step, Table, Tables, Text, number, plain, read, slug
 
 KEPT = {"person": PERSONS.row, "visit_occurrence": VISITS.row, "death": "deaths"} | {EVENT_TABLES[d][0]: f"{d} events" for d in DOMAINS}
 """What a table's kept rows are called elsewhere on the page: one name for one thing, or one place would tell what another hides."""
@@ -157,7 +159,8 @@ def domains_of(counts: Counts, site: dict) -> Table:
         without_unit = of(f"{name} without unit", domain["without_unit"])
         counts.add_up(events, [with_value])
         counts.add_up(with_value, [without_unit])
-        rows.append([name, events, plain(domain["concepts"]), without, with_value, without_unit, f"{domain['first'][:4]} to {domain['last'][:4]}"])
+        rows.append([name, events, plain(domain["concepts"]), without, with_value, without_unit,
+                     "" if events.small else f"{domain['first'][:4]} to {domain['last'][:4]}"])
     events = [row[1] for row in rows]
     counts.add_up(of(RECORDS.row, sum(count.value for count in events)), events)
     return Table(f"Events of {site['hospital']} by domain",
@@ -165,8 +168,8 @@ def domains_of(counts: Counts, site: dict) -> Table:
 
 
 def warnings(site: dict) -> list[str]:
-    """Without the numbers that they may hold, of records and of persons."""
-    return [" ".join("some" if word.strip("(),").replace(",", "").isdigit() else word for word in text.split()) for text in site["warnings"]]
+    """Without the numbers of records, visits and persons, and shares, which tell them."""
+    return [re.sub(r"[\d,]+%? (?=(?:of|records|persons|admissions)\b)", "some ", text) for text in site["warnings"]]
 
 
 def people(counts: Counts, site: dict) -> dict:
@@ -182,11 +185,12 @@ def people(counts: Counts, site: dict) -> dict:
                          (visits, list(by_concept.values())), (visits, [admissions]), (admissions, admitted), (admissions, [overlapping]),
                          *((n, [some]) for n, some in zip(by_concept.values(), admitted, strict=True))]:
         counts.add_up(whole, parts)
+    age, events = (Cell("") if with_records.small else number(p[f"median_{what}"], ",.0f") for what in ("age", "events"))
+    days = Cell("") if admissions.small else number(v["median_days"], ".1f")
     return {"persons": everyone, "persons with records": with_records, "women": women, "men": men, "died": deaths,
-            "median age at the first event": number(p["median_age"], ".0f"), "median events of a person": number(p["median_events"], ",.0f"),
-            "visits": visits, "admissions": admissions, "median days of an admission": number(v["median_days"], ".1f"),
-            "admissions that overlap an earlier one": overlapping, "persons with records more than a day after death": after_death,
-            "records far in time": of("far in time", site["records_far_in_time"]), **by_concept}
+            "median age at the first event": age, "median events of a person": events, "visits": visits, "admissions": admissions,
+            "median days of an admission": days, "admissions that overlap an earlier one": overlapping,
+            "persons with records more than a day after death": after_death, "records far in time": of("far in time", site["records_far_in_time"]), **by_concept}
 
 
 # ---- cohorts -----------------------------------------------------------------------------------------------------
@@ -295,7 +299,8 @@ def audit_parts(counts: Counts, hospital: str, found: dict) -> list:
         Table(f"The best single token at {hospital}", ["token", "label", "AUROC alone", "with it, positive", "of positive", "with it, negative",
                                                        "of negative", "verdict"], tokens),
         Details("Events before a prediction time in a stay that is not over",
-                [Table(f"Open stays at {hospital}", ["domain", "outcome", "type", "events", "at the start of the visit", "share", "verdict"], stays)])]
+                [Table(f"Open stays at {hospital}",
+                       ["domain", "outcome", "type", "events", "at the start of the visit", "share", "verdict"], stays)])]
 
 
 # ---- coverage ----------------------------------------------------------------------------------------------------------
@@ -319,19 +324,27 @@ def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFram
         alike.setdefault((reading == "codes", tuple(part.events_share)), []).append(reading)
     named = {readings[0]: "codes" if codes else "vectors of " + ", ".join(readings) for (codes, _), readings in alike.items()}
     looks = {"known, or a vector of its own": 0, "plain concept": 4, "an ancestor": 1, "lost": 7}
-    drawn = []
-    for what in ("events", "concepts"):
-        shares_of = {reading: whole[reading][f"{what}_share"].tolist() for reading in named}
-        rows = [(name if len(name) < 34 else "vectors", shares_of[reading]) for reading, name in named.items()]
-        said = "; ".join(f"{name}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in zip(whole[reading].index, values, strict=True))
-                         for (reading, name), (_, values) in zip(named.items(), rows, strict=True))
-        drawn.append(charts.bars(rows, list(looks.values()), slug("coverage", external, what), f"share of {what}", f"Of {external}, {said}.", ""))
     rows, columns = coverage_rows(counts, external, shares, named)
+
+    def draw(what: str) -> Markup:
+        bars, said = [], []
+        for reading, name in named.items():
+            kinds = whole[reading].index
+            if what == "events":
+                parts, (total,) = [columns[reading, kind]["all"][0] for kind in kinds], columns[reading, "all"]["all"]
+                values, texts = disclosure.shares(parts, total), [str(Share(part, total)) for part in parts]
+            else:
+                values, texts = whole[reading].concepts_share.tolist(), [""] * len(kinds)
+            bars.append((name if len(name) < 34 else "vectors", values))
+            said.append(f"{name}: " + ", ".join(f"{kind} {text or f'{value:.0%}'}" for kind, text, value in zip(kinds, texts, values, strict=True)))
+        return charts.bars(bars, list(looks.values()), slug("coverage", external, what), f"share of {what}", f"Of {external}, {'; '.join(said)}.", "")
+
     for of_part in columns.values():
-        (everything,) = of_part.pop("all")
-        for parts in of_part.values():
-            counts.add_up(everything, parts)
+        for by, parts in of_part.items():
+            if by != "all":
+                counts.add_up(of_part["all"][0], parts)
     headings = ["part", "by", "read as", "events", "known or own", "plain", "ancestor", "lost", "concepts", "concepts read"]
+    drawn = [Later(lambda what=what: draw(what)) for what in ("events", "concepts")]
     return [Figures(drawn, charts.legend(looks, solid=True), across=2),
             Details("By domain and vocabulary", [Table(f"What {home} reads of {external}", headings, rows)])]
 

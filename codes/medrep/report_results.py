@@ -19,9 +19,22 @@ PAPER_MEANS_OF = ("MT", "LLOS", "RA")
 # ---- the comparison ------------------------------------------------------------------------------------------------
 
 
-def read_comparison() -> pd.DataFrame | None:
+PREVALENCE = ["auprc", "brier"]
+AREAS = ["auroc", "auroc_low", "auroc_high", "difference", "low", "high"]
+
+
+def read_comparison(smallest: int) -> pd.DataFrame | None:
+    """Where few had the outcome, or had it not, figures that tell how many are left out or, areas being multiples of 1 / (pairs), rounded."""
     file = contract.comparison_file()
-    return pd.read_csv(file, keep_default_na=False, dtype=str) if file.exists() else None
+    if not file.exists():
+        return None
+    table = pd.read_csv(file, keep_default_na=False, dtype=str)
+    positives, n = (pd.to_numeric(table[name]) for name in ("positives", "n"))
+    table["few"] = [0 < min(p, m - p) < smallest for p, m in zip(positives, n, strict=True)]
+    table.loc[table.few, PREVALENCE] = ""
+    for name in AREAS:
+        table.loc[table.few, name] = [f"{float(value):.2f}" if value else "" for value in table[name][table.few]]
+    return table
 
 
 def arms(table: pd.DataFrame) -> list[tuple]:
@@ -32,7 +45,7 @@ def comparison(counts: Counts, home: str, published: dict) -> Section:
     section = Section("comparison", "Comparison", "Comparison",
                       "Every arm at every hospital: mean AUROC over seeds with its 95 % interval by person, the difference to the reference "
                       "arm on the very same examples with p corrected by Holm, and the paper's figure where it gave one.")
-    table = read_comparison()
+    table = read_comparison(counts.smallest)
     if table is None or table.empty:
         if not contract.summary_file().exists():
             section.parts.append(Missing("Finetuning and its tests", f"{FINETUNE} --rep-type none medrep --outcome MT"))
@@ -82,21 +95,22 @@ def compared(counts: Counts, outcome: str, hospital: str, rows: pd.DataFrame) ->
     headings = ["arm", "AUROC (95 %)", "paper", f"less {against}" if against else "difference", "p (Holm)", "AUPRC", "Brier", "slope", "read", "n",
                 "positive", "remarks"]
     seeds = sorted({number(row, ".0f").text for row in rows.seeds})
-    lines = [[name, with_interval(row["auroc"], row["auroc_low"], row["auroc_high"], ".3f"), number(row["paper"], ".3f"),
-              with_interval(row["difference"], row["low"], row["high"], "+.3f"), p_value(row["p_holm"]),
+    lines = [[name, with_interval(row["auroc"], row["auroc_low"], row["auroc_high"], ".2f" if row["few"] else ".3f"), number(row["paper"], ".3f"),
+              with_interval(row["difference"], row["low"], row["high"], "+.2f" if row["few"] else "+.3f"), p_value(row["p_holm"]),
               number(row["auprc"], ".3f"), number(row["brier"], ".3f"), number(row["calibration_slope"], ".2f"),
               number(row["readable_tokens"], ".0%"),
-              *test_counts(counts, hospital, outcome, row["n"], row["positives"], row["seeds"]), remarks(row, len(seeds) > 1)]
+              *test_counts(counts, hospital, outcome, row["n"], row["positives"], row["seeds"]), remarks(row, len(seeds) > 1, counts.smallest)]
              for row, name in zip(rows.to_dict("records"), names_of(rows), strict=True)]
     kept = [i for i in range(len(headings)) if any(getattr(line[i], "text", line[i]) != "" for line in lines)]  # a column of nothing goes
     return Table(f"{outcome} at {hospital}, means over {' or '.join(seeds)} seeds", [headings[i] for i in kept],
                  [[line[i] for i in kept] for line in lines])
 
 
-def remarks(row: dict, seeds_differ: bool) -> str:
+def remarks(row: dict, seeds_differ: bool, smallest: int) -> str:
     """What a figure does not say of itself."""
+    reason = row["reason"].replace("fewer than two persons", f"fewer than {max(2, smallest)} persons")
     shared = "difference on the examples that both have" if row["difference"] and row["same_examples"] == "False" else ""
-    return "; ".join(filter(None, [f"{number(row['seeds'], '.0f').text} of the seeds" if seeds_differ else "", shared, row["reason"]]))
+    return "; ".join(filter(None, [f"{number(row['seeds'], '.0f').text} of the seeds" if seeds_differ else "", shared, reason]))
 
 
 def means(table: pd.DataFrame, home: str, published: dict) -> Table | None:

@@ -165,7 +165,7 @@ def unknown_parts(counts: Counts, external: str, table: pd.DataFrame, most: int)
                 counts.add_up(n, [positive])
                 quarters.append((n, positive))
                 cells.append([results.name_arm(arm), outcome, number(row.quartile, ".0f"),
-                              f"{row.share_from:.0%} to {row.share_to:.0%}" if known(row.share_from) else "",
+                              f"{row.share_from:.0%} to {row.share_to:.0%}" if known(row.share_from) and row.n >= counts.smallest else "",
                               Cell("too few") if hide and row.n else number(row.auroc, ".3f"), n, positive])
             both = list(zip(*quarters, strict=True))
             everyone = test_counts(counts, external, outcome, *(sum(count.value for count in of_all) for of_all in both), int(part.seeds.max()))

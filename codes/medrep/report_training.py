@@ -152,12 +152,14 @@ def finetuning_parts(home: str) -> list:
     for outcome in in_order(found, home):
         runs = sorted(found[outcome], key=lambda run: (results.place(run[0]), run[1]))
         names |= {results.name_arm(arm): style_of(arm[3]) for arm, _, _ in runs}
-        lines = [charts.Line("", [line["epoch"] for line in log], [line["valid_auroc"] for line in log], style_of(arm[3]), thin=True, marked=True)
+        # of few positives more digits would tell how many
+        lines = [charts.Line("", [line["epoch"] for line in log], [round(line["valid_auroc"], 2) for line in log], style_of(arm[3]),
+                             thin=True, marked=True)
                  for arm, _, log in runs if all(known(line.get("valid_auroc")) for line in log)]
         best: dict[str, list] = {}
         for arm, _, log in runs:
             best.setdefault(results.name_arm(arm), []).append(max(line.get("valid_auroc") or 0 for line in log))
-        said = in_words({name: float(np.mean(values)) for name, values in best.items()})
+        said = in_words({name: round(float(np.mean(values)), 2) for name, values in best.items()})
         drawn.append(charts.lines(lines, slug("finetuning", outcome), outcome, f"Validation AUROC by epoch; best, mean over seeds: {said}.",
                                   ("epoch", "validation AUROC"), whole_x=True))
     return [Figures(drawn, charts.legend(names), across=3)]

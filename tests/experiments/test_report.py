@@ -310,6 +310,79 @@ def test_what_is_read_adds_up_over_domains(at_study):
     assert sum(text in percent for text in rows) < 2
 
 
+def test_a_bar_shows_no_small_part():
+    """All that a reader knows of 526 = 489 + at least 11 + fewer than 11, or of 526 = at least 11 + fewer than 11, is what is drawn."""
+    for total, of in ((526, lambda few: (489, 37 - few, few)), (526, lambda few: (526 - few, few)), (9000, lambda few: (6000, 3000 - few, few))):
+        drawn = set()
+        for few in range(1, 11):
+            counts = disclosure.Counts(11)
+            whole, parts = counts("whole", total), [counts(f"part {i}", n) for i, n in enumerate(of(few))]
+            counts.add_up(whole, parts)
+            counts.protect()
+            drawn.add(tuple(disclosure.shares(parts, whole)))
+            assert sum(disclosure.shares(parts, whole)) == pytest.approx(1)
+        assert len(drawn) == 1
+    counts = disclosure.Counts(11)
+    assert disclosure.shares([counts("a", 30), counts("b", 10)], counts("whole", 40)) == [0.75, 0]
+    assert disclosure.shares([counts("c", 0)], counts("none", 0)) == [0]
+
+
+def test_the_drawing_of_what_is_read_has_no_small_part(at_study):
+    """What 7 of 807 events are wide can be measured."""
+    file = contract.coverage_files("mimic", "ehrshot")["shares"]
+    table = pd.read_csv(file)
+    drawings = set()
+    for few in (3, 7):
+        events = table.kind.map({"known": 500, "own": 500, "plain": 0, "ancestor": 300 + 7 - few, "lost": few})
+        table.assign(events=events, events_share=events / 807).to_csv(file, index=False)
+        drawings.add(re.search('<svg[^>]*"coverage-ehrshot-events-title.*?</svg>', page(), flags=re.S)[0])
+    assert len(drawings) == 1
+
+
+def test_figures_of_few_positives_do_not_tell_how_many(at_study):
+    """A Brier score of chance is p (1 - p), an average precision of chance p, and an AUROC a multiple of 1 / (positives x negatives)."""
+    file = contract.comparison_file()
+    table = pd.read_csv(file, keep_default_na=False, dtype=str)
+    chosen = (table.outcome == "MT") & (table.tested_on == "mimic")
+    table.loc[chosen, ["positives", "auroc", "auroc_low", "auprc", "brier"]] = ["7.0", "0.77123", "0.61123", "0.11123", "0.01123"]
+    table.loc[chosen, "reason"] = "without a (fewer than two persons of a class)"
+    table.to_csv(file, index=False)
+    html = page()
+    rows = re.search("<caption>MT at mimic.*?</table>", html, flags=re.S)[0]
+    assert "&lt;11" in rows and "0.77 (0.61 to" in rows and "AUPRC" not in rows and "Brier" not in rows
+    assert "0.771" not in html and "0.611" not in html and "fewer than two" not in html and "fewer than 11 persons of a class" in rows
+
+
+def test_a_cell_is_sorted_by_what_can_be_read(at_study):
+    cells = re.findall('data-order="([^"]+)">([−+]?[0-9.,]+)%?(?: \\(|<)', page())
+    of_shares = [order for order, text in cells if float(order) != float(text.replace(",", "").replace("−", "-"))]
+    assert len(cells) > 300 and all(float(order) < 1 for order in of_shares)  # a Share is of two counts that are shown
+
+
+def test_medians_and_years_of_few_are_not_shown(at_study):
+    change(
+        contract.site_file("mimic"),
+        persons={"with_records": 8, "median_age": 43.0, "median_events": 4321.0},
+        visits={"admissions": 9, "median_days": 77.7},
+        domains={"drug": {"events": 3, "first": "2151-01-05 22:38:40"}},
+        warnings=["26% of drug_exposure has no concept", "3,001 records stand more than 30 years after the middle one", "3 of 4 persons"],
+    )
+    texts = shown(counts := disclosure.Counts(11), section := report_data.sites(counts, ["mimic"]))
+    assert not {"43", "4,321", "77.7"} & set(texts) and not any("2151" in text for text in texts)
+    said = [part.text for part in section.parts[-1].parts if part.kind == "text"]
+    assert said == [
+        "Warning: some of drug_exposure has no concept",
+        "Warning: some records stand more than 30 years after the middle one",
+        "Warning: some of some persons",
+    ]
+
+
+def test_the_unknown_share_of_few_is_not_shown(at_study):
+    file = contract.coverage_files("mimic", "ehrshot")["auroc"]
+    pd.read_csv(file).assign(n=9, positives=4, share_from=0.313, share_to=0.323).to_csv(file, index=False)
+    assert "31% to 32%" not in page() and "31% to 32%" in page("--set", "report.small_count=1")
+
+
 def test_no_person_and_no_path_of_this_machine_is_on_the_page(at_study):
     html = page()
     texts = Texts(html)
