@@ -76,7 +76,7 @@ def main(argv=None):
         sections = sections_of(settings, home, hospitals)
         small = settings.small_count
         hidden = f"Counts from 1 to {small - 1} are shown as <{small}; ≥{small} stands where a count would tell such a one. " if small > 1 else ""
-        lead = f"Patient models trained at {home}, and tested there and at {', '.join(hospitals[1:])}, whose codes they never saw."
+        lead = f"Patient models trained at {home}, tested there on other persons and, as they are, at {' and '.join(hospitals[1:])}."
         html = pages.render("page.html", title="MedRep report", sections=sections, headline=headline(home, small), lead=lead,
                             footer=f"{hidden}Counts are of what was read; the page holds no person.")
         with contract.unfinished(contract.report_file()) as part:

@@ -38,7 +38,8 @@ class Line:
     y: Sequence[float]
     style: int = 0
     """Colour and dashes; the same number is the same arm all over a page."""
-    marked: bool = False
+    marked: bool | Sequence[int] = False
+    """Its points, or those at these places."""
     thin: bool = False
 
 
@@ -104,7 +105,8 @@ def lines(drawn: Sequence[Line], key: str, title: str, description: str, labels:
             axes.axhline(level, **GUIDE)
         for line in drawn:
             axes.plot(line.x, line.y, color=colour(line.style), linestyle=dashes(line.style), linewidth=1 if line.thin else 1.7,
-                      alpha=0.8 if line.thin else 1, marker="o" if line.marked else None, markersize=3.5)
+                      alpha=0.8 if line.thin else 1, marker=None if line.marked is False else "o", markersize=3.5,
+                      markevery=None if isinstance(line.marked, bool) else list(line.marked))
         if limits:
             axes.set(xlim=limits[0], ylim=limits[1])
         if whole_x:
@@ -138,7 +140,7 @@ def intervals(rows: Sequence[tuple[str, float, float, float, int]], key: str, ti
             axes.set_xlim(limits)
         name_rows(axes, [name for name, *_ in rows])
         axes.set(xlabel=label)
-        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(nbins=6))
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         axes.grid(True, axis="x")
         return to_svg(figure, key, title, description)
 

@@ -155,7 +155,12 @@ class Section:
 
     @property
     def missing(self) -> bool:
-        return bool(self.parts) and all(part.kind == "missing" for part in self.parts)
+        return all_missing(self.parts)
+
+
+def all_missing(parts: Sequence) -> bool:
+    """Whether nothing of this has been run."""
+    return bool(parts) and all(part.kind == "missing" or part.kind == "part" and all_missing(part.parts) for part in parts)
 
 
 def read(file: Path, parts: Callable[[Path], Sequence], what: str, command: str) -> list:

@@ -55,15 +55,15 @@ def road(counts: Counts, hospitals: list[str]) -> Section:
         """`called`: by the name of a count; of concepts there is none."""
         found = {hospital: rows_of(hospital) for hospital in hospitals}
         for hospital, n in found.items():
-            if n is None:
+            if n is None and command:
                 missing.setdefault(hospital, []).append(f"python preprocessing/{command.format(hospital=hospital)}")
-        rows.append([stage, what, *(counts.of(hospital)(called, n) if called and n is not None else plain(n) for hospital, n in found.items())])
+        rows.append([stage, *(counts.of(hospital)(called, n) if called and n is not None else plain(n) for hospital, n in found.items()), what])
 
     for name, table in {"persons": PERSONS, "visits": VISITS, "records": RECORDS, "deciles": DECILES}.items():
         called = "" if table is DECILES else table.row
         add(name, table.row, f"{name}.py --hospital {{hospital}}", lambda h, t=table: rows_in(t.at(hospital=h)), called)
         if table is RECORDS:
-            add("rejects", REJECTS.row, "", lambda h: rows_in(REJECTS.at(hospital=h, source="")) or 0, "rejects")
+            add("rejects", REJECTS.row, "", rejects, "rejects")
     of_events = "trajectories.py --hospital {hospital}"
     add("trajectories", "an event of a trajectory", of_events, lambda h: length(contract.trajectories_folder(h) / "token.npy"), RECORDS.row)
     add("vocabulary", "a token", of_events, vocabulary_size)
@@ -71,12 +71,17 @@ def road(counts: Counts, hospitals: list[str]) -> Section:
         add(f"labels/{outcome}", "a prediction point", f"labels.py --hospital {{hospital}} --outcome {outcome}",
             lambda h, o=outcome: rows_in(LABELS.at(hospital=h, outcome=o)), f"{outcome} labelled")
     note = "A stage is the file that writes it: codes/preprocessing/persons.py and so on. Deciles and tokens are of concepts, not of persons."
-    parts = [Table("Rows at every stage, by hospital", ["stage", "one row is", *hospitals], rows, note)]
+    parts = [Table("Rows at every stage, by hospital", ["stage", *hospitals, "one row is"], rows, note)]
     parts += [Missing(f"Stages of {hospital}", "\n".join(dict.fromkeys(commands))) for hospital, commands in missing.items()]
     parts += [Part("road-concepts", "Concepts and experiments", [Tables([shared_by_all(), experiments()])])]
     if not concepts.arms_there():
         parts.append(Missing("Concept vectors", "bash representation/run.sh"))
     return Section("road", "Road", "The road", "What every stage wrote, from the hospitals' tables to tested models.", parts)
+
+
+def rejects(hospital: str) -> int | None:
+    """Of what has been read there may be no folder of rejects."""
+    return (rows_in(REJECTS.at(hospital=hospital, source="")) or 0) if RECORDS.at(hospital=hospital).is_dir() else None
 
 
 def vocabulary_size(hospital: str) -> int | None:
@@ -90,16 +95,16 @@ def shared_by_all() -> Table:
              ("definitions", DEFINITIONS.row, rows_in(DEFINITIONS.at())),
              ("edges", "a relationship, in one direction", length(contract.edges_file(), 1)),
              *((f"vectors: {rep}", f"a concept's vector of width {length(file, 1):,}", length(file)) for rep, file in files.items())]
-    return Table("Rows of what all hospitals share", ["stage", "one row is", "rows"], [[stage, row, plain(n)] for stage, row, n in found])
+    return Table("Rows of what all hospitals share", ["stage", "rows", "one row is"], [[stage, plain(n), row] for stage, row, n in found])
 
 
 def experiments() -> Table:
     results = contract.summary_file().parent
     runs = {"pretraining": "pretraining/*", "finetuning": "finetuning/*/*/seed_*"}
-    rows = [[kind, "a finished run", plain(len(list(results.glob(f"*/{pattern}/config.yaml"))))] for kind, pattern in runs.items()]
+    rows = [[kind, plain(len(list(results.glob(f"*/{pattern}/config.yaml")))), "a finished run"] for kind, pattern in runs.items()]
     tables = {contract.summary_file(): "a test of a model, or of a part of the persons", contract.comparison_file(): "an arm at a hospital"}
-    rows += [[file.stem, what, plain(len(pd.read_csv(file)) if file.exists() else None)] for file, what in tables.items()]
-    return Table("Runs and rows of the experiments", ["stage", "one row is", "rows"], rows)
+    rows += [[file.stem, plain(len(pd.read_csv(file)) if file.exists() else None), what] for file, what in tables.items()]
+    return Table("Runs and rows of the experiments", ["stage", "rows", "one row is"], rows)
 
 
 # ---- hospitals -------------------------------------------------------------------------------------------------
@@ -114,9 +119,8 @@ def sites(counts: Counts, hospitals: list[str]) -> Section:
         names = list(dict.fromkeys(name for of in facts.values() for name in of))
         section.parts.append(Table("Persons and visits", ["what", *facts], [[name, *(of.get(name, "") for of in facts.values())] for name in names]))
     for hospital, site in found.items():
-        parts = site_parts(counts, site) if site else [
-            Missing(f"The site report of {hospital}", f"python preprocessing/site_report.py --hospital {hospital}")]
-        section.parts.append(Part(slug("hospital", hospital), hospital, parts))
+        section.parts.append(Part(slug("hospital", hospital), hospital, site_parts(counts, site)) if site else
+                             Missing(f"The site report of {hospital}", f"python preprocessing/site_report.py --hospital {hospital}"))
     return section
 
 
@@ -190,7 +194,8 @@ def people(counts: Counts, site: dict) -> dict:
     return {"persons": everyone, "persons with records": with_records, "women": women, "men": men, "died": deaths,
             "median age at the first event": age, "median events of a person": events, "visits": visits, "admissions": admissions,
             "median days of an admission": days, "admissions that overlap an earlier one": overlapping,
-            "persons with records more than a day after death": after_death, "records far in time": of("far in time", site["records_far_in_time"]), **by_concept}
+            "persons with records more than a day after death": after_death,
+            "records far in time": of("far in time", site["records_far_in_time"]), **by_concept}
 
 
 # ---- cohorts -----------------------------------------------------------------------------------------------------
@@ -296,8 +301,8 @@ def audit_parts(counts: Counts, hospital: str, found: dict) -> list:
     suspects = sum(row[-1] == verdict[True] for row in [*tokens, *stays])
     return [
         Text(f"{suspects} suspects: look into them before trusting a result." if suspects else "Nothing is suspect.", warning=bool(suspects)),
-        Table(f"The best single token at {hospital}", ["token", "label", "AUROC alone", "with it, positive", "of positive", "with it, negative",
-                                                       "of negative", "verdict"], tokens),
+        Table(f"The best single token at {hospital}", ["token", "label", "AUROC alone", "positives with it", "positives", "negatives with it",
+                                                       "negatives", "verdict"], tokens),
         Details("Events before a prediction time in a stay that is not over",
                 [Table(f"Open stays at {hospital}",
                        ["domain", "outcome", "type", "events", "at the start of the visit", "share", "verdict"], stays)])]
@@ -308,8 +313,8 @@ def audit_parts(counts: Counts, hospital: str, found: dict) -> list:
 
 def coverage(counts: Counts, home: str, others: list[str]) -> Section:
     section = Section("coverage", "Coverage", "What can be read",
-                      f"How much of another hospital's record a model of {home} reads: as codes that it knows, or by "
-                      "vectors, which a code has of its own, of its plain concept or of an ancestor.")
+                      f"How much of another hospital's record a model trained at {home} can read. One of learned codes reads what {home} has, too, "
+                      "and may read the rest as the nearest ancestor that it knows; one of vectors reads whatever concept has a vector.")
     for external in others:
         section.parts += read(contract.coverage_files(home, external)["shares"], lambda file, e=external: [
             Part(slug("coverage", e), e, coverage_parts(counts, home, e, pd.read_csv(file, keep_default_na=False)))],
@@ -323,7 +328,7 @@ def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFram
     for reading, part in whole.items():
         alike.setdefault((reading == "codes", tuple(part.events_share)), []).append(reading)
     named = {readings[0]: "codes" if codes else "vectors of " + ", ".join(readings) for (codes, _), readings in alike.items()}
-    looks = {"known, or a vector of its own": 0, "plain concept": 4, "an ancestor": 1, "lost": 7}
+    looks = {"as itself": 0, "as its concept, without the decile": 4, "as an ancestor": 1, "not at all": 7}
     rows, columns = coverage_rows(counts, external, shares, named)
 
     def draw(what: str) -> Markup:
@@ -337,13 +342,14 @@ def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFram
                 values, texts = whole[reading].concepts_share.tolist(), [""] * len(kinds)
             bars.append((name if len(name) < 34 else "vectors", values))
             said.append(f"{name}: " + ", ".join(f"{kind} {text or f'{value:.0%}'}" for kind, text, value in zip(kinds, texts, values, strict=True)))
-        return charts.bars(bars, list(looks.values()), slug("coverage", external, what), f"share of {what}", f"Of {external}, {'; '.join(said)}.", "")
+        return charts.bars(bars, list(looks.values()), slug("coverage", external, what), f"Share of {what}",
+                           f"Of the {what} of {external}, {'; '.join(said)}.", "")
 
     for of_part in columns.values():
         for by, parts in of_part.items():
             if by != "all":
                 counts.add_up(of_part["all"][0], parts)
-    headings = ["part", "by", "read as", "events", "known or own", "plain", "ancestor", "lost", "concepts", "concepts read"]
+    headings = ["part", "by", "read by", "events", "as itself", "without decile", "as an ancestor", "not at all", "concepts", "concepts read"]
     drawn = [Later(lambda what=what: draw(what)) for what in ("events", "concepts")]
     return [Figures(drawn, charts.legend(looks, solid=True), across=2),
             Details("By domain and vocabulary", [Table(f"What {home} reads of {external}", headings, rows)])]

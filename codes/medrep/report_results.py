@@ -51,18 +51,18 @@ def comparison(counts: Counts, home: str, published: dict) -> Section:
             section.parts.append(Missing("Finetuning and its tests", f"{FINETUNE} --rep-type none medrep --outcome MT"))
         section.parts.append(Missing("The comparison of arms", "python experiments/compare.py"))
         return section
+    section.parts.append(Text(
+        "Read is the share of events that the model could read; n and positive are means over seeds; slope is that of calibration, 1 if "
+        f"probabilities can be believed. Paper, a diamond in the drawings: arXiv 2504.08329 {published.get('version', '')}, MIMIC-IV and "
+        "EHRSHOT; its medrep was finetuned with trajectory augmentation."))
     for outcome, of in groups(table, "outcome", home):
         tables = dict(groups(of, "tested_on", home))
-        drawn = [figure for hospital, rows in tables.items() if (figure := forest(outcome, hospital, rows, limits_of(of)))]
-        parts = [Figures(drawn, across=2)] * bool(drawn) + [compared(counts, outcome, hospital, rows) for hospital, rows in tables.items()]
+        drawn = [figure for hospital, rows in tables.items() if (figure := forest(outcome, hospital, rows, home, limits_of(of)))]
+        parts = [Figures(drawn, across=2)] * bool(drawn) + [compared(counts, outcome, hospital, rows, home) for hospital, rows in tables.items()]
         section.parts.append(Part(slug("comparison", outcome), outcome, parts))
     if mean := means(table, home, published):
         section.parts.append(Part("comparison-means", "Over outcomes", [
-            mean, Text("The paper's external and all have a hospital and outcomes more.")]))
-    section.parts.append(Text(
-        "Read is the share of events that the model could read; n and positive are means over seeds; slope is that of calibration. "
-        f"Paper: arXiv 2504.08329 {published.get('version', '')}, MIMIC-IV and EHRSHOT, a diamond in the drawings; "
-        "its medrep was finetuned with trajectory augmentation."))
+            mean, Text("The paper's means over external hospitals and over all are of one hospital more, and of more outcomes.")]))
     return section
 
 
@@ -72,15 +72,14 @@ def limits_of(rows: pd.DataFrame) -> tuple[float, float]:
     return (min(0.5, values.min()) - 0.02, max(values.max(), 0.7) + 0.02) if len(values) else (0, 1)
 
 
-def names_of(rows: pd.DataFrame) -> list[str]:
-    """The arms' names, with the hospital that each was trained at where these differ."""
-    several = rows.trained_on.nunique() > 1
-    return [results.name_arm(arm) + (f" @{arm[0]}" if several else "") for arm in arms(rows)]
+def names_of(rows: pd.DataFrame, home: str) -> list[str]:
+    """The arms' names, with the hospital that each was trained at where it is not home."""
+    return [results.name_arm(arm) + (f" @{arm[0]}" if arm[0] != home else "") for arm in arms(rows)]
 
 
-def forest(outcome: str, hospital: str, rows: pd.DataFrame, limits: tuple[float, float]):
+def forest(outcome: str, hospital: str, rows: pd.DataFrame, home: str, limits: tuple[float, float]):
     drawn, marks = [], {}
-    for row, arm, name in zip(rows.to_dict("records"), arms(rows), names_of(rows), strict=True):
+    for row, arm, name in zip(rows.to_dict("records"), arms(rows), names_of(rows, home), strict=True):
         if row["auroc"]:
             if row["paper"]:
                 marks[len(drawn)] = float(row["paper"])
@@ -90,7 +89,7 @@ def forest(outcome: str, hospital: str, rows: pd.DataFrame, limits: tuple[float,
                             "AUROC, 95 % interval", marks, level=0.5, limits=limits) if drawn else None
 
 
-def compared(counts: Counts, outcome: str, hospital: str, rows: pd.DataFrame) -> Table:
+def compared(counts: Counts, outcome: str, hospital: str, rows: pd.DataFrame, home: str) -> Table:
     against = next((row for row in rows.against if row), "")
     headings = ["arm", "AUROC (95 %)", "paper", f"less {against}" if against else "difference", "p (Holm)", "AUPRC", "Brier", "slope", "read", "n",
                 "positive", "remarks"]
@@ -100,7 +99,7 @@ def compared(counts: Counts, outcome: str, hospital: str, rows: pd.DataFrame) ->
               number(row["auprc"], ".3f"), number(row["brier"], ".3f"), number(row["calibration_slope"], ".2f"),
               number(row["readable_tokens"], ".0%"),
               *test_counts(counts, hospital, outcome, row["n"], row["positives"], row["seeds"]), remarks(row, len(seeds) > 1, counts.smallest)]
-             for row, name in zip(rows.to_dict("records"), names_of(rows), strict=True)]
+             for row, name in zip(rows.to_dict("records"), names_of(rows, home), strict=True)]
     kept = [i for i in range(len(headings)) if any(getattr(line[i], "text", line[i]) != "" for line in lines)]  # a column of nothing goes
     return Table(f"{outcome} at {hospital}, means over {' or '.join(seeds)} seeds", [headings[i] for i in kept],
                  [[line[i] for i in kept] for line in lines])
@@ -144,14 +143,19 @@ def test_counts(counts: Counts, hospital: str, outcome: str, n, positives, seeds
 
 def features(counts: Counts, home: str, hospitals: list[str], most: int) -> Section:
     section = Section("features", "Features", "What the model looked at",
-                      "The features of highest attention, with how much they moved the answer (attribution, in logits an event) and how "
-                      "a medical language model rated them. Attention says where the model looked, not what for; what a model uses is not a cause.")
+                      "The features that are most often among an example's ten events of highest attention, with how much they moved the answer "
+                      "(attribution, in logits an event; above 0 towards the outcome) and how a medical language model rated them. Attention says "
+                      "where the model looked, not what for; what a model uses is not a cause.")
     runs: dict[str, list] = {}
+    without: dict[str, str] = {}  # outcomes that were finetuned, and a representation that is worth looking into
     for folder, content in read_runs("finetuning/*/*/seed_*"):
+        if content["run"]["model"] == "behrt" and not content["run"].get("variant"):
+            rep = content["run"]["rep_type"]
+            without[content["run"]["outcome"]] = "medrep" if "medrep" in (rep, without.get(content["run"]["outcome"])) else rep
         if any(folder.glob("features_*.csv")):
             runs.setdefault(content["run"]["outcome"], []).append((arm_of(content["run"]), content["run"]["seed"], folder))
     if not runs:
-        section.parts.append(Missing("Features", f"{FINETUNE} --rep-type medrep --outcome MT --extract-attention-score"))
+        without = without or {"MT": "medrep"}
     for outcome in in_order(runs, home):
         arm = results.find_reference(sorted({run[0] for run in runs[outcome]}, key=results.place), None)
         seed, folder = min((seed, folder) for of, seed, folder in runs[outcome] if of == arm)
@@ -162,6 +166,9 @@ def features(counts: Counts, home: str, hospitals: list[str], most: int) -> Sect
                 parts += rating_parts(folder, hospital, arm, outcome, seed)
                 parts += agreement_parts(contract.agreement_file(folder.parent, hospital), hospital)
         section.parts.append(Part(slug("features", outcome), f"{outcome}: {results.name_arm(arm)}, seed {seed}", parts))
+    if missing := [outcome for outcome in in_order(without, home) if outcome not in runs]:
+        commands = [f"{FINETUNE} --rep-type {without[outcome]} --outcome {outcome} --extract-attention-score" for outcome in missing]
+        section.parts.append(Missing(f"Features of {', '.join(missing)}", "\n".join(commands)))
     return section
 
 
@@ -172,10 +179,11 @@ def feature_parts(counts: Counts, folder: Path, hospital: str, most: int) -> lis
     rows = []
     for place, row in enumerate(table.to_dict("records"), 1):
         found = [number(row["events"], ",.0f"), number(row["attention_mean"], ".4f"), number(row["attribution_mean"], "+.4f")]
-        rows.append([row["name"] or row["token"], row["domain"], number(place, ".0f"),
-                     counts.of(hospital)(f"{folder.parent.name} {row['token']} persons", row["persons"]),
-                     *(found if row["persons"] >= counts.smallest else [Cell("")] * 3), *([rated.get(row["token"], "")] if rated else [])])
-    headings = ["feature", "domain", "rank", "persons", "events", "attention an event", "attribution an event", *(["rating"] if rated else [])]
+        events, *means = found if row["persons"] >= counts.smallest else [Cell("")] * 3
+        persons = counts.of(hospital)(f"{folder.parent.name} {row['token']} persons", row["persons"])
+        rows.append([row["name"] or row["token"], number(place, ".0f"), *means, *([rated.get(row["token"], "")] if rated else []), persons, events,
+                     row["domain"]])
+    headings = ["feature", "rank", "attention an event", "attribution an event", *(["rating"] if rated else []), "persons", "events", "domain"]
     caption = f"Features at {hospital}"
     first = Table(f"{caption}, the first {min(most, len(rows))}", headings, rows[:most])
     return [first, Details(f"All {len(rows)}", [Table(caption, headings, rows)])] if len(rows) > most else [first]
@@ -183,8 +191,11 @@ def feature_parts(counts: Counts, folder: Path, hospital: str, most: int) -> lis
 
 def agreement_parts(file: Path, hospital: str) -> list[Text]:
     found = json.loads(file.read_text()) if file.exists() else {}
-    of = {name.replace("_", " "): value for name, value in found.items() if name != "seeds" and value is not None}
-    return [Text(f"Rank correlation over seeds at {hospital}: {in_words(of)}.")] if of else []
+    between = {name: round(found[name], 2) for name in ("attention", "attribution") if known(found.get(name))}
+    within = found.get("attention_with_attribution")
+    said = [f"Rank correlation between seeds at {hospital}: {in_words(between)}." if between else "",
+            f"Within a seed, of attention with the size of attribution: {within:.2f}." if known(within) else ""]
+    return [Text(" ".join(filter(None, said)))] if any(said) else []
 
 
 def read_ratings(file: Path) -> dict[str, Cell]:
@@ -204,7 +215,8 @@ def read_ratings(file: Path) -> dict[str, Cell]:
 def rating_parts(folder: Path, hospital: str, arm: tuple, outcome: str, seed: int) -> list:
     files = contract.rating_files(folder, hospital)
     if not files["ratings"].exists():
-        command = f"CUDA_VISIBLE_DEVICES=0 python experiments/medgemma.py --rep {arm[3]} --outcome {outcome} --seed {seed} --ex {hospital}"
+        model = "" if arm[1] == "behrt" else f"--model {arm[1]} "
+        command = f"CUDA_VISIBLE_DEVICES=0 python experiments/medgemma.py {model}--rep {arm[3]} --outcome {outcome} --seed {seed} --ex {hospital}"
         return [Missing(f"Rating of these features at {hospital}", command)]
     found = json.loads(files["summary"].read_text()) if files["summary"].exists() else {}
     if "high" not in found:
@@ -216,11 +228,14 @@ def rating_parts(folder: Path, hospital: str, arm: tuple, outcome: str, seed: in
         shares = [found[level].get(kind, {}) for level in ("high", "moderate_or_high")]
         form = "+.0%" if "minus" in kind else ".0%"
         rows.append([name, plain(found["features"].get(kind)), *(with_interval(s.get("share"), s.get("low"), s.get("high"), form) for s in shares)])
-    correlations = {f"{what} ({which})": value for what, of in found.get("rank_correlation", {}).items() for which, value in of.items()
-                    if known(value)}
+    correlations = {f"{what} ({which})": round(value, 2) for what, of in found.get("rank_correlation", {}).items()
+                    for which, value in of.items() if known(value)}
+    unread = f"{found['unparsed']:,} of {found['ratings']:,} ratings could not be read." if found.get("unparsed") else ""
+    if unread and found["unparsed"] == found["ratings"]:
+        return [Text(f"Rated by {shorten(str(found['model']))} at {hospital}: {unread}", warning=True)]
     said = [f"Rated {found['repeats']} times each by {shorten(str(found['model']))}, controls among them unmarked. Agreement over repeats "
             f"(Krippendorff's alpha): {number(found.get('agreement'), '.2f').text or 'not defined'}.",
             f"Rank correlation of ratings with {in_words(correlations)}." if correlations else "",
-            f"{found['unparsed']:,} of {found['ratings']:,} ratings could not be read." if found.get("unparsed") else ""]
-    return [Table(f"How features at {hospital} were rated", ["features", "names", "share High (95 %)", "share Moderate or High (95 %)"], rows),
+            unread]
+    return [Table(f"How features at {hospital} were rated", ["features", "how many", "share High (95 %)", "share Moderate or High (95 %)"], rows),
             Text(" ".join(filter(None, said)))]

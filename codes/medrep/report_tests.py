@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from medrep import charts, contract, curves, results
 from medrep.disclosure import Counts
@@ -44,14 +45,17 @@ def curve_section(home: str, smallest: int, most: int) -> Section:
     for outcome, rows in groups(whole[(whole.variant == "") & whole.oov.isin(["", "unk"])], "outcome", home):
         everyone = results.arms_of(rows)
         chosen, style, without = everyone[:most], styles(everyone[:most]), []
-        parts: list = [Text(f"The first {most}; not drawn: {', '.join(map(results.name_arm, everyone[most:]))}.")] if everyone[most:] else []
+        drawn, parts = Markup(""), []
         for hospital, there in groups(rows, "tested_on", home):
             tests = {arm: read_tests(part) for arm in chosen if len(part := of_arm(there, arm))}
             without += [f"{results.name_arm(arm)} at {hospital}" for arm, of in tests.items() if not curves.enough(of, smallest)]
             tests = {arm: of for arm, of in tests.items() if curves.enough(of, smallest)}
             if tests:
                 names = charts.legend({results.name_arm(arm): style[arm] for arm in tests})
-                parts.append(Figures(curve_figures(outcome, hospital, tests, style, smallest), names, across=3))
+                parts.append(Figures(curve_figures(outcome, hospital, tests, style, smallest), names if names != drawn else Markup(""), across=3))
+                drawn = names
+        if everyone[most:]:
+            parts.append(Text(f"Drawn are the first {most} arms, without {', '.join(map(results.name_arm, everyone[most:]))}."))
         if without:
             parts.append(Text(f"Not drawn, because fewer than {smallest} persons had the outcome, or had it not: {', '.join(without)}."))
         section.parts.append(Part(slug("curves", outcome), outcome, parts))

@@ -17,9 +17,14 @@ from medrep.pages import Code, Details, Figures, Missing, Part, Picture, Section
 from medrep.progress import in_words
 
 MEASURES = {
-    "link_auroc": "AUROC of held-out relationships", "retrieval_mrr": "mean reciprocal rank", "retrieval_recall_at_10": "recall at 10",
-    "neighbours_same_domain": "neighbours of the same domain", "neighbours_share_parent": "neighbours that share a parent",
-    "decile_order": "order of deciles"}
+    ("link_auroc", "all"): ("AUROC of held-out relationships", "{} relationships"),
+    ("link_auroc", "all, unsaid"): ("AUROC of those that no text names", "{} relationships, neither end named in the other's definition"),
+    "retrieval_mrr": ("Reciprocal rank of the {}", "mean over {} concepts whose {} was held out"),
+    "retrieval_recall_at_10": ("Found the {} in the first 10", "share of {} concepts whose {} was held out"),
+    "neighbours_same_domain": ("Nearest 10 of the same domain", "share, {} concepts"),
+    "neighbours_share_parent": ("Nearest 10 that share a parent", "share, {} concepts with siblings"),
+    "decile_order": ("Order of deciles", "rank correlation, {} measurements")}
+"""What a drawing is called, and what its figures are of."""
 MAPS = {"pca": "principal components", "tsne": "t-SNE"}
 FINETUNE, PRETRAIN = "python experiments/finetune.py -d 0 --model behrt", "python experiments/pretrain.py --model behrt"
 
@@ -44,9 +49,12 @@ def style_of(rep: str) -> int:
 
 
 def styles(arms: list[tuple]) -> dict[tuple, int]:
-    """A look for each of a drawing's arms: its representation's, unless two would look alike."""
-    looks = {arm: style_of(arm[3]) for arm in arms}
-    return looks if len(set(looks.values())) == len(arms) else {arm: i for i, arm in enumerate(arms)}
+    """A look for each of a drawing's arms: its representation's, or one that is free where another has it, a plain arm first."""
+    looks: dict[tuple, int] = {}
+    for arm in sorted(arms, key=lambda arm: arm[4:] not in (("", ""), ("", "unk"))):
+        free = [style for style in [style_of(arm[3]), *range(len(charts.SERIES))] if style not in looks.values()]
+        looks[arm] = free[0] if free else style_of(arm[3])
+    return looks
 
 
 def read_runs(pattern: str) -> list[tuple[Path, dict]]:
@@ -82,11 +90,12 @@ def quality_parts(file: Path) -> list:
         if measure == "link_auroc" and kind not in ("all", "all, unsaid"):
             continue
         rows = sorted(of.itertuples(), key=lambda row: place_of(row.arm))
-        title = MEASURES.get(measure, measure)
+        title, caption = MEASURES.get(measure) or MEASURES.get((measure, kind)) or (f"{measure} {kind}", "{}")
+        title = title.format(kind)
         said = in_words({row.arm: float(row.value) for row in rows})
         drawn.append(charts.intervals([(row.arm, row.value, row.low, row.high, style_of(row.arm)) for row in rows], slug("quality", measure, kind),
-                                      title, f"{title}, {kind}: {said}.", "", level=0.5 if measure == "link_auroc" else None, width=3.7))
-        captions.append(f"Of {rows[0].n:,}{'' if kind == 'all' else f': {kind}'}")
+                                      title, f"{title}: {said}.", "", level=0.5 if measure == "link_auroc" else None, width=3.7))
+        captions.append(caption.format(f"{rows[0].n:,}", kind))
     rows = [[row.arm, row.measure, row.kind, row.space, number(row.value, ".3f"), between(row.low, row.high, ".3f"), plain(row.n)]
             for row in table.itertuples()]
     maps = {method: contract.map_file(method) for method in MAPS if contract.map_file(method).exists()}
@@ -112,7 +121,7 @@ def picture(file: Path, alternative: str) -> Picture:
 def training(home: str) -> Section:
     return Section("training", "Training", "Training",
                    "Loss by epoch in pretraining (train persons drawn thin, valid persons thick), and the validation AUROC in finetuning, "
-                   "a line a seed. Training stops when validation no longer gets better.",
+                   "a line a seed, with a point at the epoch that was kept. Training stops when validation no longer gets better.",
                    [Part("pretraining", "Pretraining", pretraining_parts()), Part("finetuning", "Finetuning", finetuning_parts(home))])
 
 
@@ -153,8 +162,8 @@ def finetuning_parts(home: str) -> list:
         runs = sorted(found[outcome], key=lambda run: (results.place(run[0]), run[1]))
         names |= {results.name_arm(arm): style_of(arm[3]) for arm, _, _ in runs}
         # of few positives more digits would tell how many
-        lines = [charts.Line("", [line["epoch"] for line in log], [round(line["valid_auroc"], 2) for line in log], style_of(arm[3]),
-                             thin=True, marked=True)
+        lines = [charts.Line("", [line["epoch"] for line in log], [round(line["valid_auroc"], 2) for line in log], style_of(arm[3]), thin=True,
+                             marked=[max(range(len(log)), key=lambda i, log=log: log[i]["valid_auroc"])])
                  for arm, _, log in runs if all(known(line.get("valid_auroc")) for line in log)]
         best: dict[str, list] = {}
         for arm, _, log in runs:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments import report
-from medrep import contract, curves, disclosure, metrics, pages, report_data
+from medrep import contract, curves, disclosure, metrics, pages, report_data, report_training
 
 COMMANDS = (
     "preprocessing/persons.py",
@@ -95,7 +95,8 @@ def test_everything_is_on_the_page(at_study):
         "2 of 18 ratings could not be read",
     ):
         assert said in texts.text, said
-    assert "not run" not in texts.text and not re.search("Missing|None|nan", re.sub(r"\w+None|None\w+", "", texts.text))
+    missing = [text for text in texts.texts if "not run" in text]
+    assert missing == ["Features of RA: not run yet. From codes/, this would:"] and not re.search("Missing|None|nan", re.sub(r"\w+None|None\w+", "", texts.text))
     assert len(re.findall("<svg viewBox", html)) >= 25 and html.count("data:image/png") == 1
     assert len(html) < 2_000_000
 
@@ -132,6 +133,9 @@ def test_what_is_absent_says_what_would_make_it(root):
         assert command in texts.text, command
         assert (contract.REPOSITORY / "codes" / command).exists()
     assert texts.text.count("not run yet") >= 12
+    sections = re.findall(r'<li><a href="#([^"]+)">[^<]+</a>( <span class="todo">not run</span>)?', html)
+    assert [name for name, todo in sections if not todo] == ["road", "settings"]
+    assert not re.search(r">0</td>", re.search("<caption>Rows at every stage.*?</table>", html, flags=re.S)[0])  # nothing was read, nor rejected
     assert not re.search("<table>\\s*<caption>Tables of", html)
 
 
@@ -147,6 +151,29 @@ def test_without_ratings_the_command_is_shown(at_study):
     folder = contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100)
     contract.rating_files(folder, "mimic")["ratings"].unlink()
     assert "experiments/medgemma.py --rep medrep --outcome MT --seed 100 --ex mimic" in page()
+
+
+def test_answers_that_nobody_could_read_are_no_table_of_nothing(at_study):
+    file = contract.rating_files(contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100), "mimic")["summary"]
+    change(file, ratings=18, unparsed=18)
+    texts = Texts(page())
+    assert "Rated by gemma at mimic: 18 of 18 ratings could not be read." in texts.text and "How features at mimic were rated" not in texts.text
+
+
+def test_arms_that_were_trained_elsewhere_say_where(at_study):
+    file = contract.comparison_file()
+    table = pd.read_csv(file, keep_default_na=False, dtype=str)
+    table.loc[(table.model == "logreg") & (table.tested_on == "ehrshot"), "trained_on"] = "ehrshot"
+    table.to_csv(file, index=False)
+    rows = re.findall('<th scope="row">(.*?)</th>', re.search("<caption>MT at ehrshot.*?</table>", page(), flags=re.S)[0])
+    assert "logreg tokens @ehrshot" in rows and "behrt medrep" in rows
+
+
+def test_an_arm_looks_like_its_representation_wherever_it_is_drawn():
+    plain = [("mimic", "behrt", "linear", rep, "", oov) for rep, oov in (("none", "unk"), ("description", ""), ("medrep", ""))]
+    by_ancestor, frozen = ("mimic", "behrt", "linear", "none", "", "ancestor"), ("mimic", "behrt", "linear", "medrep", "frozen", "")
+    looks = report_training.styles([by_ancestor, frozen, *plain])
+    assert len(set(looks.values())) == 5 and all(looks[arm] == report_training.style_of(arm[3]) for arm in plain)
 
 
 def test_everything_is_escaped(at_study, evil):
