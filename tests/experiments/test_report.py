@@ -17,17 +17,9 @@ from experiments import report
 from medrep import contract, curves, disclosure, metrics, pages, report_data, report_training
 
 COMMANDS = (
-    "preprocessing/persons.py",
-    "preprocessing/site_report.py",
-    "preprocessing/audit.py",
-    "preprocessing/labels.py",
-    "experiments/finetune.py",
-    "experiments/pretrain.py",
-    "experiments/compare.py",
-    "experiments/vocabulary_coverage.py",
-    "representation/evaluate.py",
-    "representation/run.sh",
-)
+    "preprocessing/persons.py", "preprocessing/site_report.py", "preprocessing/audit.py", "preprocessing/labels.py",
+    "experiments/finetune.py", "experiments/pretrain.py", "experiments/compare.py", "experiments/vocabulary_coverage.py",
+    "representation/evaluate.py", "representation/run.sh")
 
 
 def page(*arguments) -> str:
@@ -77,26 +69,13 @@ def test_everything_is_on_the_page(at_study):
     html = page()
     texts = Texts(html)
     for said in (
-        "behrt medrep",
-        "logreg tokens",
-        "RA at ehrshot",
-        "share of events",
-        "95 % interval",
-        "0.945",
-        "High ×2, Low",
-        "0123456789abcdef",
-        "hidden_size: 768",
-        "AUROC alone",
-        "race: b",
-        "labelled prediction points",
-        "not still in at the prediction time",
-        "Rank correlation over seeds",
-        "top less controls as frequent",
-        "2 of 18 ratings could not be read",
-    ):
+        "behrt medrep", "logreg tokens", "RA at ehrshot", "share of events", "95 % interval", "0.945", "High ×2, Low", "0123456789abcdef",
+        "hidden_size: 768", "AUROC alone", "race: b", "labelled prediction points", "not still in at the prediction time",
+        "Rank correlation between seeds", "top less controls as frequent", "2 of 18 ratings could not be read"):
         assert said in texts.text, said
     missing = [text for text in texts.texts if "not run" in text]
-    assert missing == ["Features of RA: not run yet. From codes/, this would:"] and not re.search("Missing|None|nan", re.sub(r"\w+None|None\w+", "", texts.text))
+    assert missing == ["Features of RA: not run yet. From codes/, this would:"]
+    assert not re.search("Missing|None|nan", re.sub(r"\w+None|None\w+", "", texts.text))
     assert len(re.findall("<svg viewBox", html)) >= 25 and html.count("data:image/png") == 1
     assert len(html) < 2_000_000
 
@@ -185,22 +164,12 @@ def test_everything_is_escaped(at_study, evil):
 def test_flows_of_phenotypes_and_of_labels_of_the_users_own():
     counts = disclosure.Counts(11)
     facts = {
-        "visits": 900,
-        "visits of persons with records": 800,
-        "admissions": 500,
-        "no admissions": {"not overnight": 300},
-        "left out": {"not still in at the prediction time": 30},
-        "eligible": 470,
-        "labelled": {"a": 470, "b": 400},
-        "positive": {"a": 40, "b": 5},
-    }
+        "visits": 900, "visits of persons with records": 800, "admissions": 500, "no admissions": {"not overnight": 300},
+        "left out": {"not still in at the prediction time": 30}, "eligible": 470, "labelled": {"a": 470, "b": 400},
+        "positive": {"a": 40, "b": 5}}
     drawn = report_data.flow(counts, "mimic", "Pheno", facts)
     assert [(step.name, str(step.count)) for step in drawn.steps] == [
-        ("visits", "900"),
-        ("of persons with records", "800"),
-        ("admissions", "500"),
-        ("labelled prediction points", "470"),
-    ]
+        ("visits", "900"), ("of persons with records", "800"), ("admissions", "500"), ("labelled prediction points", "470")]
     (details,) = report_data.phenotypes(counts, "Pheno", {"mimic": facts})
     (table,) = details.parts
     assert [[str(value) for value in row] for row in table.rows] == [["a", "mimic", "470", "40"], ["b", "mimic", "400", "<11"]]
@@ -210,10 +179,7 @@ def test_flows_of_phenotypes_and_of_labels_of_the_users_own():
     assert [str(step.count) for step in own.steps] == ["200", "180", "50"] and own.steps[1].out[0][0] == "no record of the person"
     merged = report_data.flow(counts, "mimic", "RA", facts | {"stays": 480, "left out": {}, "labelled": 480, "positive": 60})
     assert [(step.name, str(step.count)) for step in merged.steps][-3:] == [
-        ("stays", "480"),
-        ("labelled prediction points", "480"),
-        ("positive", "60"),
-    ]
+        ("stays", "480"), ("labelled prediction points", "480"), ("positive", "60")]
 
 
 def test_curves_are_means_over_seeds_and_groups_are_large():
@@ -398,10 +364,8 @@ def test_medians_and_years_of_few_are_not_shown(at_study):
     assert not {"43", "4,321", "77.7"} & set(texts) and not any("2151" in text for text in texts)
     said = [part.text for part in section.parts[-1].parts if part.kind == "text"]
     assert said == [
-        "Warning: some of drug_exposure has no concept",
-        "Warning: some records stand more than 30 years after the middle one",
-        "Warning: some of some persons",
-    ]
+        "Warning: some of drug_exposure has no concept", "Warning: some records stand more than 30 years after the middle one",
+        "Warning: some of some persons"]
 
 
 def test_the_unknown_share_of_few_is_not_shown(at_study):
@@ -422,9 +386,7 @@ def test_groups_with_few_persons_have_no_figure(at_study):
     html = page()
     row = re.search(r'<tr><th scope="row">race: &lt;script.*?</tr>', html, flags=re.S)[0]
     assert "too few" in row and re.findall(r"(?<=>)[^<]+(?=</td>)", row)[-2:] == [
-        "&lt;11",
-        "&lt;11",
-    ]  # that none of few has the outcome is telling, too
+        "&lt;11", "&lt;11"]  # that none of few has the outcome is telling, too
     other = re.search(r'<tr><th scope="row">race: b.*?</tr>', html, flags=re.S)[0]
     assert re.findall(r"(?<=>)[^<]+(?=</td>)", other)[-2:] == ["≥11", "≥11"]  # or the few could be computed from all
 
@@ -501,18 +463,8 @@ def browser():
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--disable-dev-shm-usage",
-        "--hide-scrollbars",
-        "--window-size=1280,900",
-    ):
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--window-size=1280,900"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
