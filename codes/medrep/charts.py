@@ -21,7 +21,7 @@ INK, FAINT = "#010101", "#020202"
 SERIES = [f"#0{i}0{i}0a" for i in range(1, 9)]
 """Stand for the page's colours until the drawing is text."""
 VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)"} | {colour: f"var(--c{i})" for i, colour in enumerate(SERIES, 1)}
-DASHES = ["", "6 2", "2 2", "8 2 2 2", "4 1", "1 1.5", "10 3", "5 2 1 2 1 2"]
+DASHES = [(), (6, 2), (2, 2), (8, 2, 2, 2), (4, 1), (1, 1.5), (10, 3), (5, 2, 1, 2, 1, 2)]
 """In line widths, as SVG and matplotlib both count them."""
 STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "medrep", "text.parse_math": False, "font.size": 9, "axes.edgecolor": FAINT,
@@ -50,9 +50,8 @@ def start(size: tuple[float, float], title: str):
     return figure, axes
 
 
-def dashes(style: int):
-    pattern = DASHES[style % len(DASHES)]
-    return (0, tuple(float(part) for part in pattern.split())) if pattern else "-"
+def dashes(style: int) -> tuple:
+    return DASHES[style % len(DASHES)]
 
 
 def colour(style: int) -> str:
@@ -61,12 +60,10 @@ def colour(style: int) -> str:
 
 def legend(names: dict[str, int], solid: bool = False) -> Markup:
     """A list for several drawings: {name: style}; `solid` for areas."""
-
-    def pattern(style):
-        return "" if solid else " ".join(f"{2 * float(part):g}" for part in DASHES[style % len(DASHES)].split())
-
+    patterns = {style: "" if solid else " ".join(f"{2 * part:g}" for part in dashes(style)) for style in names.values()}
     items = [f'<li><svg width="34" height="10" aria-hidden="true"><line x1="1" y1="5" x2="33" y2="5" stroke="{VARIABLES[colour(style)]}" '
-             f'stroke-width="{10 if solid else 2.5}" stroke-dasharray="{pattern(style)}"/></svg>{escape(name)}</li>' for name, style in names.items()]
+             f'stroke-width="{10 if solid else 2.5}" stroke-dasharray="{patterns[style]}"/></svg>{escape(name)}</li>'
+             for name, style in names.items()]
     return Markup(f'<ul class="legend">{"".join(items)}</ul>')
 
 
@@ -104,7 +101,7 @@ def lines(drawn: Sequence[Line], key: str, title: str, description: str, labels:
         if level is not None:
             axes.axhline(level, **GUIDE)
         for line in drawn:
-            axes.plot(line.x, line.y, color=colour(line.style), linestyle=dashes(line.style), linewidth=1 if line.thin else 1.7,
+            axes.plot(line.x, line.y, color=colour(line.style), linestyle=(0, dashes(line.style) or None), linewidth=1 if line.thin else 1.7,
                       alpha=0.8 if line.thin else 1, marker=None if line.marked is False else "o", markersize=3.5,
                       markevery=None if isinstance(line.marked, bool) else list(line.marked))
         if limits:

@@ -5,6 +5,7 @@
 
 A part knows its kind, by which the template draws it; what has not been run is a part as well (Missing), with the command that would.
 """
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,14 +58,6 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Tables:
-    """Side by side, where there is room."""
-
-    parts: Sequence[Table]
-    kind = "tables"
-
-
-@dataclass(frozen=True)
 class Figures:
     """Drawings side by side, each an SVG, one that is drawn Later, or a Picture, and one legend for all; `across`: how many fit a wide page."""
 
@@ -113,9 +106,11 @@ class Flow:
 
 
 @dataclass(frozen=True)
-class Flows:
-    parts: Sequence[Flow]
-    kind = "flows"
+class Beside:
+    """Tables or flows side by side, where there is room."""
+
+    parts: Sequence[Table | Flow]
+    kind = "beside"
 
 
 @dataclass(frozen=True)
@@ -161,6 +156,10 @@ class Section:
 def all_missing(parts: Sequence) -> bool:
     """Whether nothing of this has been run."""
     return bool(parts) and all(part.kind == "missing" or part.kind == "part" and all_missing(part.parts) for part in parts)
+
+
+def read_json(file: Path):
+    return json.loads(file.read_text()) if file.exists() else None
 
 
 def read(file: Path, parts: Callable[[Path], Sequence], what: str, command: str) -> list:

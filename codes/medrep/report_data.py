@@ -3,7 +3,6 @@
 Each function reads what a stage wrote and gives a Section of medrep.pages; what is not there is a Missing part with the command. Numbers of
 persons, and of what persons have, go through medrep.disclosure.Counts; numbers of concepts do not.
 """
-import json
 import re
 from pathlib import Path
 
@@ -16,14 +15,10 @@ from medrep import charts, concepts, contract, disclosure, outcomes, vocabulary
 from medrep.contract import DECILES, DEFINITIONS, DOMAINS, LABELS, PERSONS, RECORDS, REJECTS, VISITS
 from medrep.disclosure import Count, Counts, Share
 from medrep.omop import EVENT_TABLES, NO_UNIT
-from medrep.pages import Cell, Details, Figures, Flow, Flows, Later, Missing, Part, Section, Step, Table, Tables, Text, number, plain, read, slug
+from medrep.pages import Beside, Cell, Details, Figures, Flow, Later, Missing, Part, Section, Step, Table, Text, number, plain, read, read_json, slug
 
 KEPT = {"person": PERSONS.row, "visit_occurrence": VISITS.row, "death": "deaths"} | {EVENT_TABLES[d][0]: f"{d} events" for d in DOMAINS}
 """What a table's kept rows are called elsewhere on the page: one name for one thing, or one place would tell what another hides."""
-
-
-def read_json(file: Path):
-    return json.loads(file.read_text()) if file.exists() else None
 
 
 def rows_in(folder: Path) -> int | None:
@@ -73,7 +68,7 @@ def road(counts: Counts, hospitals: list[str]) -> Section:
     note = "A stage is the file that writes it: codes/preprocessing/persons.py and so on. Deciles and tokens are of concepts, not of persons."
     parts = [Table("Rows at every stage, by hospital", ["stage", *hospitals, "one row is"], rows, note)]
     parts += [Missing(f"Stages of {hospital}", "\n".join(dict.fromkeys(commands))) for hospital, commands in missing.items()]
-    parts += [Part("road-concepts", "Concepts and experiments", [Tables([shared_by_all(), experiments()])])]
+    parts += [Part("road-concepts", "Concepts and experiments", [Beside([shared_by_all(), experiments()])])]
     if not concepts.arms_there():
         parts.append(Missing("Concept vectors", "bash representation/run.sh"))
     return Section("road", "Road", "The road", "What every stage wrote, from the hospitals' tables to tested models.", parts)
@@ -140,7 +135,7 @@ def site_parts(counts: Counts, site: dict) -> list:
     rejected = [row[-1] for row in tables]
     counts.add_up(of("rejects", sum(count.value for count in rejected)), rejected)
     parts = [*(Text(f"Warning: {text}", warning=True) for text in warnings(site)),
-             Tables([Table(f"Tables of {hospital}", ["table", "rows", "kept", "left out", "rejected"], tables), domains_of(counts, site)])]
+             Beside([Table(f"Tables of {hospital}", ["table", "rows", "kept", "left out", "rejected"], tables), domains_of(counts, site)])]
     if reasons:
         table = Table(f"Reasons at {hospital}", ["table", "reason", "what became of them", "rows", "of the table"], reasons)
         parts.append(Details("Why rows were left out", [table]))
@@ -209,7 +204,7 @@ def flows(counts: Counts, hospitals: list[str]) -> Section:
         section.parts.append(Missing("Labels", f"python preprocessing/labels.py --hospital {hospitals[0]}"))
     for outcome in names:
         found = {hospital: read_json(contract.flow_file(hospital, outcome)) for hospital in hospitals}
-        parts: list = [Flows([flow(counts, hospital, outcome, facts) for hospital, facts in found.items() if facts])]
+        parts: list = [Beside([flow(counts, hospital, outcome, facts) for hospital, facts in found.items() if facts])]
         parts += [Missing(f"{outcome} at {hospital}", f"python preprocessing/labels.py --hospital {hospital} --outcome {outcome}")
                   for hospital, facts in found.items() if not facts]
         parts += phenotypes(counts, outcome, {hospital: facts for hospital, facts in found.items() if facts and isinstance(facts["labelled"], dict)})

@@ -2,7 +2,6 @@
 
 Each function reads what an experiment wrote and gives a Section of medrep.pages; what is not there is a Missing part with the command.
 """
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 
 from medrep import charts, contract, ratings, results
 from medrep.disclosure import Count, Counts
-from medrep.pages import Cell, Details, Figures, Missing, Part, Section, Table, Text, known, number, p_value, plain, slug, with_interval
+from medrep.pages import Cell, Details, Figures, Missing, Part, Section, Table, Text, known, number, p_value, plain, read_json, slug, with_interval
 from medrep.progress import in_words
 from medrep.report_training import FINETUNE, arm_of, groups, in_order, read_runs, shorten, style_of
 
@@ -190,7 +189,7 @@ def feature_parts(counts: Counts, folder: Path, hospital: str, most: int) -> lis
 
 
 def agreement_parts(file: Path, hospital: str) -> list[Text]:
-    found = json.loads(file.read_text()) if file.exists() else {}
+    found = read_json(file) or {}
     between = {name: round(found[name], 2) for name in ("attention", "attribution") if known(found.get(name))}
     within = found.get("attention_with_attribution")
     said = [f"Rank correlation between seeds at {hospital}: {in_words(between)}." if between else "",
@@ -218,7 +217,7 @@ def rating_parts(folder: Path, hospital: str, arm: tuple, outcome: str, seed: in
         model = "" if arm[1] == "behrt" else f"--model {arm[1]} "
         command = f"CUDA_VISIBLE_DEVICES=0 python experiments/medgemma.py {model}--rep {arm[3]} --outcome {outcome} --seed {seed} --ex {hospital}"
         return [Missing(f"Rating of these features at {hospital}", command)]
-    found = json.loads(files["summary"].read_text()) if files["summary"].exists() else {}
+    found = read_json(files["summary"]) or {}
     if "high" not in found:
         return []
     kinds = {"top": "top features", "random": "controls drawn at random", "matched": "controls as frequent"}
