@@ -214,8 +214,9 @@ def read_ratings(file: Path) -> dict[str, Cell]:
 def rating_parts(folder: Path, hospital: str, arm: tuple, outcome: str, seed: int) -> list:
     files = contract.rating_files(folder, hospital)
     if not files["ratings"].exists():
-        model = "" if arm[1] == "behrt" else f"--model {arm[1]} "
-        command = f"CUDA_VISIBLE_DEVICES=0 python experiments/medgemma.py {model}--rep {arm[3]} --outcome {outcome} --seed {seed} --ex {hospital}"
+        told = (("model", arm[1], "behrt"), ("head", arm[2], "linear"), ("variant", arm[4], ""))
+        flags = "".join(f"--{name} {value} " for name, value, default in told if value != default)
+        command = f"CUDA_VISIBLE_DEVICES=0 python experiments/medgemma.py {flags}--rep {arm[3]} --outcome {outcome} --seed {seed} --ex {hospital}"
         return [Missing(f"Rating of these features at {hospital}", command)]
     found = read_json(files["summary"]) or {}
     if "high" not in found:

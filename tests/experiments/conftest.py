@@ -335,6 +335,7 @@ def write_features(small=0, rated=True):
                 "name": [EVIL, *"bcdef"],
                 "kind": ["top", "top", "random", "random", "matched", "matched"],
                 "rank": range(6),
+                "persons": 90,
                 "attention_mean": np.arange(6) / 9,
                 "attribution_abs_mean": np.arange(6)[::-1] / 7,
                 "rating_1": ["High", "Moderate", "Low", "Low", "Low", None],
@@ -344,7 +345,7 @@ def write_features(small=0, rated=True):
         )
         rated.to_csv(files["ratings"], index=False)
         contract.write_json(
-            files["summary"], {"model": "/home/someone/models/gemma", "where": "/home/someone", "repeats": 3, **ratings.summary(rated, 40, 0)}
+            files["summary"], {"model": "/home/someone/models/gemma", "where": "/home/someone", "repeats": 3, **ratings.summary(rated)}
         )
 
 
