@@ -162,7 +162,7 @@ def features(counts: Counts, home: str, hospitals: list[str], most: int) -> Sect
         for hospital in hospitals:
             if contract.features_file(folder, hospital).exists():
                 parts += feature_parts(counts, folder, hospital, most)
-                parts += rating_parts(folder, hospital, arm, outcome, seed)
+                parts += rating_parts(counts, folder, hospital, arm, outcome, seed)
                 parts += agreement_parts(contract.agreement_file(folder.parent, hospital), hospital)
         section.parts.append(Part(slug("features", outcome), f"{outcome}: {results.name_arm(arm)}, seed {seed}", parts))
     if missing := [outcome for outcome in in_order(without, home) if outcome not in runs]:
@@ -211,7 +211,7 @@ def read_ratings(file: Path) -> dict[str, Cell]:
     return found
 
 
-def rating_parts(folder: Path, hospital: str, arm: tuple, outcome: str, seed: int) -> list:
+def rating_parts(counts: Counts, folder: Path, hospital: str, arm: tuple, outcome: str, seed: int) -> list:
     files = contract.rating_files(folder, hospital)
     if not files["ratings"].exists():
         told = (("model", arm[1], "behrt"), ("head", arm[2], "linear"), ("variant", arm[4], ""))
@@ -226,10 +226,12 @@ def rating_parts(folder: Path, hospital: str, arm: tuple, outcome: str, seed: in
     rows = []
     for kind, name in kinds.items():
         shares = [found[level].get(kind, {}) for level in ("high", "moderate_or_high")]
-        form = "+.0%" if "minus" in kind else ".0%"
-        rows.append([name, plain(found["features"].get(kind)), *(with_interval(s.get("share"), s.get("low"), s.get("high"), form) for s in shares)])
-    correlations = {f"{what} ({which})": round(value, 2) for what, of in found.get("rank_correlation", {}).items()
-                    for which, value in of.items() if known(value)}
+        form, often = "+.0%" if "minus" in kind else ".0%", found.get("persons_median", {}).get(kind)
+        often = counts(f"{hospital} {outcome} {kind} median persons", often) if often is not None else ""
+        intervals = (with_interval(share.get("share"), share.get("low"), share.get("high"), form) for share in shares)
+        rows.append([name, plain(found["features"].get(kind)), often, *intervals])
+    correlations = {f"{what} ({which} {found['rank_correlation_n'][what][which]})": round(value, 2)
+                    for what, of in found["rank_correlation"].items() for which, value in of.items() if known(value)}
     unread = f"{found['unparsed']:,} of {found['ratings']:,} ratings could not be read." if found.get("unparsed") else ""
     if unread and found["unparsed"] == found["ratings"]:
         return [Text(f"Rated by {shorten(str(found['model']))} at {hospital}: {unread}", warning=True)]
@@ -237,5 +239,6 @@ def rating_parts(folder: Path, hospital: str, arm: tuple, outcome: str, seed: in
             f"(Krippendorff's alpha): {number(found.get('agreement'), '.2f').text or 'not defined'}.",
             f"Rank correlation of ratings with {in_words(correlations)}." if correlations else "",
             unread]
-    return [Table(f"How features at {hospital} were rated", ["features", "how many", "share High (95 %)", "share Moderate or High (95 %)"], rows),
+    return [Table(f"How features at {hospital} were rated", ["features", "how many", "persons, median", "share High (95 %)",
+                                                                    "share Moderate or High (95 %)"], rows),
             Text(" ".join(filter(None, said)))]

@@ -192,7 +192,7 @@ def place(arm: tuple) -> tuple:
     """Where an arm stands in a table: models and representations in the order people know, the plain before its variants."""
     trained_on, model, head, rep, variant, oov = arm
     of = [known.index(name) if name in known else len(known) for known, name in ((MODELS, model), (REPS, rep))]
-    return (of[0], model, variant, of[1], rep, head, oov, trained_on)
+    return (of[0], model, variant, of[1], rep, head, oov not in ("", "unk"), oov, trained_on)
 
 
 def name_arm(arm: tuple) -> str:
