@@ -134,8 +134,8 @@ FRAME = re.compile(r"(?:```(?:json)?|[\s,\[\]])*")
 def read(text: str, count: int) -> dict[int, str]:
     """{number: word} of what an answer about `count` features says of a number in one of WORDS; whatever else it says is no rating.
 
-    An answer is the last object that has every number, whatever is written around it, or else all objects, if nothing but a fence is.
-    What objects, from that one on, say differently is not counted: a rating that is lost is asked for again, a wrong one stays.
+    An object that has every number counts whatever is written around it, others only if nothing but a fence is. Of what objects say
+    differently nothing is counted: a rating that is lost is asked for again, a wrong one stays.
     """
     text = THOUGHTS.sub("", text)
     if THOUGHT_BEGINS.search(text):  # and has no end: what stands there is a draft
@@ -144,11 +144,11 @@ def read(text: str, count: int) -> dict[int, str]:
     numbers = [str(number) for number in range(1, count + 1)]
     # a number beyond the list, such as 0, means that all may be shifted
     own = [pairs for pairs in found if all(name in numbers for name, _ in pairs if re.fullmatch(r"-?[0-9]+", name))]
-    whole = [i for i, pairs in enumerate(own) if {name for name, _ in pairs} >= set(numbers)]
+    whole = any({name for name, _ in pairs} >= set(numbers) for pairs in own)
     if len(own) < len(found) or not whole and not FRAME.fullmatch(around):
         return {}
     said: dict[str, list] = {}
-    for pairs in own[whole[-1] if whole else 0 :]:
+    for pairs in own:
         names = [name for name, _ in pairs]
         for name, word in pairs:
             said.setdefault(name, []).append(word.strip().casefold() if isinstance(word, str) and names.count(name) == 1 else None)

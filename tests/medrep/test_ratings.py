@@ -84,7 +84,7 @@ READ = {
     '{"3":"moderate","1":" HIGH ","2":"low"}': {1: "High", 2: "Low", 3: "Moderate"},
     'Sure! ```json\n{"1": "High", "2": "Low", "3": "High"}\n``` I hope {this} helps.': {1: "High", 2: "Low", 3: "High"},
     '{"1": "Low", "2": "Low", "3": "Low"} no, rather {"1": "High", "3": "Low"}': {2: "Low", 3: "Low"},  # which of the two is for no one to guess
-    '{"1": "Low", "2": "Low", "3": "Low"} or {"1": "High", "2": "High", "3": "Low"}': {1: "High", 2: "High", 3: "Low"},
+    '{"1": "Low", "2": "Low", "3": "Low"} or {"1": "High", "2": "High", "3": "Low"}': {3: "Low"},
     '{"1": "Low", "2": "Low", "3": "Low"} and then {"1": "High", "2": "Hi': {},
     'The form will be {"1": "Low", "2": "Moderate"}. Now then': {}, 'So {"1": "High"}.': {},
     '[{"1": "High"}, {"2": "Low"},\n{"3": "Low"}]': {1: "High", 2: "Low", 3: "Low"},
@@ -112,6 +112,28 @@ READ = {
 @pytest.mark.parametrize("text", READ)
 def test_of_an_answer_counts_what_it_says_of_a_number_once_in_one_of_the_three_words(text):
     assert ratings.read(text, 3) == READ[text]
+
+
+WORD = st.sampled_from(ratings.WORDS)
+
+
+@given(st.lists(WORD, min_size=1, max_size=5), st.lists(WORD, min_size=5, max_size=5), st.sampled_from(["", "<think>", "<unused94>thought\n"]),
+       st.sampled_from(["", "Here you are:\n", "```json\n"]),
+       st.sampled_from(["", "\n```", "\nLow means {low}.", '\nAs said, {"1": "Low"} was close.']),
+       st.integers(0, 300), st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_whatever_stands_around_an_answer_and_wherever_it_breaks_off_no_other_word_is_read(said, draft, thought, before, after, cut, lines):
+    def written(words):
+        pairs = {str(number): word for number, word in enumerate(words, start=1)}
+        return "\n".join(json.dumps({number: word}) for number, word in pairs.items()) if lines else json.dumps(pairs)
+
+    ends = {"": "", "<think>": "</think>"}.get(thought, "<unused95>")
+    whole = (f"{thought}Perhaps {written(draft[: len(said)])}? {ends}" if thought else "") + before + written(said) + after
+    truth = dict(enumerate(said, start=1))
+    for text in (whole, whole[: min(cut, len(whole))]):
+        assert ratings.read(text, len(said)).items() <= truth.items()
+    if "As said" not in after and (not lines or len(said) == 1):
+        assert ratings.read(whole, len(said)) == truth
 
 
 @given(st.text('{}[]":,123 HighLowModerate', max_size=60))
