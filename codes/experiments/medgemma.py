@@ -183,11 +183,12 @@ def rate_outcome(folder: Path, outcome: str, args, settings: Rating, rater: Rate
         chosen[column] = pd.Series([rated.words.get((repeat, name_of[key])) for key in chosen.key], index=chosen.index, dtype=object)
     chosen["rating"] = ratings.most_common(ratings.scores(chosen))
     unread = sorted({key for asked, key in rated.last.items() if asked not in rated.words})
+    broken_off = sum(answer.get("ended") == "length" for key, answer in kept(answers).items() if key in unread)
+    found = {"outcome": outcome, "asked_about": described, "hospital": args.ex, "model": settings.model, "where": rater.where, "prompt": prompt,
+             "repeats": settings.repeats, "seed": args.seed, **ratings.summary(chosen), "unparsed_answers": unread, "broken_off": broken_off,
+             "requests": rated.requests, "seconds": round(time.perf_counter() - start, 1)}
     if args.fresh:
         contract.put_in_place(answers, files["answers"])
-    found = {"outcome": outcome, "asked_about": described, "hospital": args.ex, "model": settings.model, "where": rater.where, "prompt": prompt,
-             "repeats": settings.repeats, "seed": args.seed, **ratings.summary(chosen), "unparsed_answers": unread,
-             "requests": rated.requests, "seconds": round(time.perf_counter() - start, 1)}
     with contract.unfinished(files["ratings"]) as part:
         part.touch(mode=0o600)  # rare concepts may point to a person
         chosen[[*COLUMNS[:3], *ratings.columns(settings.repeats), *COLUMNS[3:]]].to_csv(part, index=False)
@@ -213,7 +214,12 @@ def show(found: dict, answers: Path):
     say("  " + progress.in_words({name: "-" if value is None else value for name, value in figures.items()}))
     if found["unparsed"]:
         say(f"  warning: {found['unparsed']:,} of {found['ratings']:,} ratings could not be read in the answers and are left out; "
-            f"{contract.show(answers)} has them as they came")
+            f"{contract.show(answers)} has them as they came" + longer(found))
+
+
+def longer(found: dict) -> str:
+    """What helps where answers broke off."""
+    return f"; {found['broken_off']:,} answers broke off at rating.max_tokens, which --set makes more" if found["broken_off"] else ""
 
 
 def check_measured(found: dict[str, dict], folders: dict[str, Path], hospital: str):
@@ -224,7 +230,7 @@ def check_measured(found: dict[str, dict], folders: dict[str, Path], hospital: s
         said = " ".join(kept(file).get(found[nothing[0]]["unparsed_answers"][0], {}).get("text", "").split()) or "nothing"
         raise UserError(f"{found[nothing[0]]['model']} gave no rating that could be read for {', '.join(nothing)}: it answered, for one, "
                         f"{said[:100]!r}, and {contract.show(file)} has all answers as they came; --llm takes a model that is tuned to "
-                        "instructions, as MedGemma's -it, and --base-url a server that has one")
+                        "instructions, as MedGemma's -it, and --base-url a server that has one" + longer(found[nothing[0]]))
 
 
 # ---- the stage -----------------------------------------------------------------------------------------------

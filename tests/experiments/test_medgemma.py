@@ -377,6 +377,14 @@ def test_a_model_of_rubbish_measures_nothing_and_says_so(run, server, capsys):
         assert len(server.requests) == found["requests"] == requests
 
 
+def test_where_answers_break_off_that_is_said_with_the_remedy(run, server, capsys):
+    server.behave = lambda prompt, times: {"body": completion(right(prompt)[:20], "length")} if name_of(0) in prompt else right(prompt)
+    ask(server, "--features", "3")
+    found = results(run)[1]
+    assert 3 <= found["broken_off"] <= found["unparsed"]
+    assert f"{found['broken_off']} answers broke off at rating.max_tokens, which --set makes more" in capsys.readouterr().out
+
+
 def test_asking_afresh_keeps_what_was_there_until_all_has_come(run, server):
     ask(server)
     before = {name: path.read_bytes() for name, path in contract.rating_files(run, "mimic").items()}
