@@ -150,7 +150,8 @@ class Rating(Asking):
     """Features of a prompt."""
     prompts_at_once: int = 4
     """Of the model on this machine."""
-    precision: str = "auto"
+    precision: str = "bf16"
+    """Of the model on this machine: bf16, as MedGemma is published, or fp32, which takes twice the memory."""
 
 
 @dataclass(frozen=True)
@@ -442,7 +443,7 @@ CHOICES = {
     "model": {"head": ("linear", "tied")},
     "pretraining": {"precision": PRECISIONS},
     "finetuning": {"precision": PRECISIONS, "aug_from": ("pretraining", "vocabulary")},
-    "rating": {"precision": PRECISIONS},
+    "rating": {"precision": ("bf16", "fp32")},
 }
 
 

@@ -13,7 +13,7 @@ import psutil
 import torch
 from jinja2 import TemplateError
 
-from medrep import chat, config, texts
+from medrep import chat, texts
 from medrep.config import Rating
 from medrep.errors import UserError
 from medrep.progress import bar, say
@@ -32,11 +32,7 @@ class Model:
     def fingerprint(self) -> dict:
         """What tells this model from another of its name, as far as that is known before it is opened."""
         files = sorted(path for path in Path(self.name).glob("*") if path.is_file()) if Path(self.name).is_dir() else []
-        return {"files": [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files], "precision": self.precision}
-
-    @property
-    def precision(self) -> str:
-        return config.precision(self.settings.precision, torch.cuda.is_available())
+        return {"files": [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files], "precision": self.settings.precision}
 
     def open(self):
         """Tokenizer and model; whatever hinders it is said with the remedy."""
@@ -49,7 +45,7 @@ class Model:
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, padding_side="left", **here)
             self.check_room(transformers, transformers.AutoConfig.from_pretrained(name, **here))
-            dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+            dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
             model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map="auto", **here).eval()
         except (OSError, ValueError) as problem:
             reason = " ".join(str(problem).split())[:300].rstrip(".")
@@ -58,9 +54,8 @@ class Model:
             raise UserError(f"the language model {name} has no chat template: give one that is tuned to instructions, as MedGemma's -it")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        where = " and ".join(sorted({str(p.device) for p in model.parameters()}))
-        say(f"{name}: {model.config.architectures and model.config.architectures[0]}, {model.num_parameters():,} weights in {self.precision} "
-            f"on {where}")
+        where = f"{self.settings.precision} on {' and '.join(sorted({str(p.device) for p in model.parameters()}))}"
+        say(f"{name}: {model.config.architectures and model.config.architectures[0]}, {model.num_parameters():,} weights in {where}")
         self.opened = tokenizer, model
 
     def check_room(self, transformers, shape):
@@ -69,13 +64,13 @@ class Model:
             return  # how much that takes, its own loader knows
         with torch.device("meta"):
             weights = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_config(shape).parameters())
-        needed = weights * (2 if self.precision == "bf16" else 4) * (1 + WORKING_SHARE)
+        needed = weights * (2 if self.settings.precision == "bf16" else 4) * (1 + WORKING_SHARE)
         gpus = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
         memory = psutil.virtual_memory().available
         if needed > gpus + memory:
-            raise UserError(f"the language model {self.name} needs {needed / 1e9:,.0f} GB in {self.precision}, and here "
+            raise UserError(f"the language model {self.name} needs {needed / 1e9:,.0f} GB in {self.settings.precision}, and here "
                             f"{(gpus + memory) / 1e9:,.0f} GB are free: run it where a GPU has them, ask a server (--base-url), give a smaller "
-                            "--llm" + ("" if self.precision == "bf16" else ", or halve it with --set rating.precision=bf16"))
+                            "--llm")
         if torch.cuda.is_available() and needed > gpus:
             say(f"{self.name} needs {needed / 1e9:,.0f} GB and {gpus / 1e9:,.0f} are free on the GPUs: a part stays in main memory, which is slow")
 

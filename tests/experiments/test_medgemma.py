@@ -599,7 +599,7 @@ def test_a_model_that_does_not_fit_or_has_no_template_is_refused(run, gemma, mon
 
     model = generation.Model(config.Rating(model=str(gemma)))
     monkeypatch.setattr(generation.psutil, "virtual_memory", lambda: SimpleNamespace(available=10))
-    with pytest.raises(UserError, match=r"needs 0 GB in fp32, and here 0 GB are free: run it where a GPU has them, ask a server"):
+    with pytest.raises(UserError, match=r"needs 0 GB in bf16, and here 0 GB are free: run it where a GPU has them, ask a server"):
         model.open()
     monkeypatch.undo()
     for name in ("chat_template.jinja",):
