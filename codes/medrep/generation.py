@@ -69,8 +69,8 @@ class Model:
         memory = psutil.virtual_memory().available
         if needed > gpus + memory:
             raise UserError(f"the language model {self.name} needs {needed / 1e9:,.0f} GB in {self.settings.precision}, and here "
-                            f"{(gpus + memory) / 1e9:,.0f} GB are free: run it where a GPU has them, ask a server (--base-url), give a smaller "
-                            "--llm")
+                            f"{(gpus + memory) / 1e9:,.0f} GB are free: run it where a GPU has them, ask a server (--base-url), or give a "
+                            "smaller --llm")
         if torch.cuda.is_available() and needed > gpus:
             say(f"{self.name} needs {needed / 1e9:,.0f} GB and {gpus / 1e9:,.0f} are free on the GPUs: a part stays in main memory, which is slow")
 
