@@ -9,10 +9,11 @@ Writes  results/comparison.csv: a row an arm, hospital and outcome, with more di
         --outcome or --variant chooses nothing, so that the file has all arms
 
 An arm is a model, its head and representation, how it was trained otherwise and how it reads unknown codes. Its figures are means
-over its seeds. Intervals are 95 % and by person: the persons are drawn with replacement, the same draws for every arm on the same
-persons and for all of an arm's seeds at once. Differences are of mean AUROCs, the arm's less the reference's, by DeLong's test with a
-person's influences summed over examples and seeds (medrep.metrics.compare_means), and p is corrected by Holm for the arms of its table.
-How much other seeds would have changed an arm is not in an interval: it holds for these trained models and persons like these.
+over its seeds; of calibration's slope and intercept they are medians, and the slope has its range: one seed of three may be far off.
+Intervals are 95 % and by person: the persons are drawn with replacement, the same draws for every arm on the same persons and for all
+of an arm's seeds at once. Differences are of mean AUROCs, the arm's less the reference's, by DeLong's test with a person's influences
+summed over examples and seeds (medrep.metrics.compare_means), and p is corrected by Holm for the arms of its table. How much other
+seeds would have changed an arm is not in an interval: it holds for these trained models and persons like these.
 
 Arms are compared on the examples (subject_id, prediction_time) that both were tested on with one seed; where these are not all of
 both, a * says so. Rows of two cohorts, or labels that differ, are refused: the hospital's labels were made anew between the runs.
@@ -29,11 +30,13 @@ from medrep.progress import bar, say, stage
 from medrep.results import KEY, arms_of, find_reference, name_arm, place
 
 EXAMPLE = ["subject_id", "prediction_time"]
+LINE = ["calibration_slope", "calibration_intercept"]
 FEW = 10  # examples of a class, below which asymptotic tests are not to be leaned on
 PAPER_MEANS_OF = ["MT", "LLOS", "RA"]
 """The outcomes that the paper gives for each hospital."""
 COLUMNS = ["outcome", "tested_on", *KEY, "cohort", "seeds", "n", "positives",
-           *(f"{name}{end}" for name in ("auroc", "auprc") for end in ("", "_low", "_high")), "brier", "calibration_slope", "calibration_intercept",
+           *(f"{name}{end}" for name in ("auroc", "auprc") for end in ("", "_low", "_high")), "brier",
+           "calibration_slope", "calibration_slope_low", "calibration_slope_high", "calibration_intercept",
            "readable_tokens", "against", "difference", "low", "high", "z", "p", "p_holm", "bootstrap_low", "bootstrap_high", "bootstrap_p",
            "shared_seeds", "shared_examples", "same_examples", "paper", "reason"]
 
@@ -149,6 +152,8 @@ def compare(rows: pd.DataFrame, against: str | None, replicates: int, published:
         if tests[arm]:
             row |= metrics.describe_means([(test.boolean_value, test.probability, test.subject_id) for test in tests[arm].values()], replicates,
                                           intervals=("auroc", "auprc"))
+        row |= {name: figure if len(whole[name].dropna()) else None for name, figure in whole[LINE].median().items()}
+        row |= {"calibration_slope_low": whole.calibration_slope.min(), "calibration_slope_high": whole.calibration_slope.max()}
         if reference and arm != reference:
             pairs = shared_pairs(tests[arm], tests[reference], lambda arm=arm: f"{outcome} at {hospital}, {name_arm(arm)} and {name_arm(reference)}")
             row |= metrics.compare_means(pairs, replicates)
@@ -249,13 +254,13 @@ def mean_table(tables: pd.DataFrame, published: dict) -> str:
 
 
 def recalibration_table(summary: pd.DataFrame) -> str:
-    """Calibration before and after a few local labels, means over seeds, on the persons that gave none; "" without any."""
+    """Calibration before and after a few local labels, over seeds (medians, of Brier the mean), of who gave none; "" without any."""
     rows = summary[(summary.recalibration != "") & summary.brier.notna()]
     if rows.empty:
         return ""
     rows = rows.assign(when=rows.recalibration.str.split().str[0], labels=rows.recalibration.str.split().str[1].astype(int))
-    figures = ["calibration_slope", "calibration_intercept", "brier"]
-    means = rows.groupby(["outcome", "tested_on", *KEY, "labels", "when"])[figures].mean().unstack("when")
+    how = dict.fromkeys(LINE, "median") | {"brier": "mean"}
+    means = rows.groupby(["outcome", "tested_on", *KEY, "labels", "when"]).agg(how).unstack("when")
     keys = means.index.to_frame(index=False)
     columns = {"arm": names_of(keys), "outcome": keys.outcome.tolist(), "at": keys.tested_on.tolist(), "labels": [f"{n:,}" for n in keys.labels]}
     for name, figure in (("slope", "calibration_slope"), ("intercept", "calibration_intercept"), ("Brier", "brier")):

@@ -168,9 +168,11 @@ def rate_outcome(folder: Path, outcome: str, args, settings: Rating, rater: Rate
     made = Made(files["summary"], settings=decisive | rater.identity() | {"prompt": prompt, "seed": args.seed}, inputs=[
         contract.attention_file(folder, args.ex), contract.features_file(folder, args.ex), *omop.files("concepts", "concept")])
     # all that is asked anew comes together beside what is there, which stays until it has
-    answers = contract.part_of(files["answers"]) if args.fresh else files["answers"]
-    if not args.fresh and files["ratings"].exists() and made.is_current():
-        found = json.loads(files["summary"].read_text())
+    before = json.loads(files["summary"].read_text()) if files["summary"].exists() and files["ratings"].exists() else None
+    fresh = args.fresh or before and nothing_read(before) and made.is_current()  # asked again it may answer, or another server does
+    answers = contract.part_of(files["answers"]) if fresh else files["answers"]
+    if not fresh and before and made.is_current():
+        found = before
         if found["where"] != rater.where:
             say(f"{outcome}, {args.ex}: these are the answers of {found['where']}; --fresh asks {rater.where}")
         return found
@@ -186,8 +188,14 @@ def rate_outcome(folder: Path, outcome: str, args, settings: Rating, rater: Rate
     broken_off = sum(answer.get("ended") == "length" for key, answer in kept(answers).items() if key in unread)
     found = {"outcome": outcome, "asked_about": described, "hospital": args.ex, "model": settings.model, "where": rater.where, "prompt": prompt,
              "repeats": settings.repeats, "seed": args.seed, **ratings.summary(chosen), "unparsed_answers": unread, "broken_off": broken_off,
+             "answers": contract.show(files["answers"]), "said": kept(answers).get(unread[0], {}).get("text", "")[:100] if unread else "",
              "requests": rated.requests, "seconds": round(time.perf_counter() - start, 1)}
-    if args.fresh:
+    if before and nothing_read(found) and not nothing_read(before):
+        say(f"{contract.show(files['ratings'])} stays as it was, rated by {before['model']}")
+        return found | {"answers": contract.show(answers)}
+    if before and before["model"] != settings.model:
+        say(f"{contract.show(files['ratings'])} was of {before['model']}: it is replaced, and a run with --llm {before['model']} brings it back")
+    if fresh:
         contract.put_in_place(answers, files["answers"])
     with contract.unfinished(files["ratings"]) as part:
         part.touch(mode=0o600)  # rare concepts may point to a person
@@ -197,7 +205,11 @@ def rate_outcome(folder: Path, outcome: str, args, settings: Rating, rater: Rate
     return found
 
 
-def show(found: dict, answers: Path):
+def nothing_read(found: dict) -> bool:
+    return found["unparsed"] == found["ratings"]
+
+
+def show(found: dict):
     """The figures as a short table."""
     def cell(share: dict) -> str:
         if share["share"] is None:
@@ -214,7 +226,7 @@ def show(found: dict, answers: Path):
     say("  " + progress.in_words({name: "-" if value is None else value for name, value in figures.items()}))
     if found["unparsed"]:
         say(f"  warning: {found['unparsed']:,} of {found['ratings']:,} ratings could not be read in the answers and are left out; "
-            f"{contract.show(answers)} has them as they came" + longer(found))
+            f"{found['answers']} has them as they came" + longer(found))
 
 
 def longer(found: dict) -> str:
@@ -222,14 +234,13 @@ def longer(found: dict) -> str:
     return f"; {found['broken_off']:,} answers broke off at rating.max_tokens, which --set makes more" if found["broken_off"] else ""
 
 
-def check_measured(found: dict[str, dict], folders: dict[str, Path], hospital: str):
+def check_measured(found: dict[str, dict]):
     """A model that gave no rating at all has measured nothing, which is an error, and one of its answers says why."""
-    nothing = [outcome for outcome, of in found.items() if of["unparsed"] == of["ratings"]]
+    nothing = [outcome for outcome, of in found.items() if nothing_read(of)]
     if nothing:
-        file = contract.rating_files(folders[nothing[0]], hospital)["answers"]
-        said = " ".join(kept(file).get(found[nothing[0]]["unparsed_answers"][0], {}).get("text", "").split()) or "nothing"
+        said = " ".join(found[nothing[0]]["said"].split())
         raise UserError(f"{found[nothing[0]]['model']} gave no rating that could be read for {', '.join(nothing)}: it answered, for one, "
-                        f"{said[:100]!r}, and {contract.show(file)} has all answers as they came; --llm takes a model that is tuned to "
+                        f"{said!r}, and {found[nothing[0]]['answers']} has all answers as they came; --llm takes a model that is tuned to "
                         "instructions, as MedGemma's -it, and --base-url a server that has one" + longer(found[nothing[0]]))
 
 
@@ -255,7 +266,7 @@ def folders_of(args, home: str, head: str) -> dict[str, Path]:
     missing = {outcome: path for outcome, folder in found.items() for path in (
         contract.features_file(folder, args.ex), contract.attention_file(folder, args.ex)) if not path.exists()}
     if missing:
-        others = {path.stem.removeprefix("attention_") for folder in found.values() for path in folder.glob("attention_*.parquet")} - {args.ex}
+        others = {path.stem.removeprefix("attention_") for outcome in missing for path in found[outcome].glob("attention_*.parquet")} - {args.ex}
         are = ("is missing" if len(missing) == 1 else "are missing") + (f" (features of {', '.join(sorted(others))} are there)" if others else "")
         raise UserError(f"{', '.join(contract.show(path) for path in missing.values())} {are}; {command} --outcome {' '.join(missing)}{more} writes "
                         f"{'it' if len(missing) == 1 else 'them'}")
@@ -304,10 +315,10 @@ def main(argv=None):
         for outcome, folder in folders.items():
             found = all_found[outcome] = rate_outcome(folder, outcome, args, settings, rater, words, cohort)
             files = contract.rating_files(folder, args.ex)
-            show(found, files["answers"])
+            show(found)
             say(f"  {contract.show(files['ratings'])}: a row a feature; {files['summary'].name}: the figures")
             figures[outcome] = {name: found[name] for name in ("ratings", "unparsed", "requests")}
-        check_measured(all_found, folders, args.ex)
+        check_measured(all_found)
 
 
 if __name__ == "__main__":

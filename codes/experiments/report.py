@@ -2,19 +2,20 @@
 
     cd codes
     python experiments/report.py
-    python experiments/report.py --set report.small_count=1     # nothing is hidden: for the eyes of those who may see the data
+    python experiments/report.py --set report.small_count=1     # nothing is hidden: for those who may see the data, and the page says so
 
 Reads   what is there of usedata/, results/ and configs/published.yaml
 Writes  results/report/index.html: one file with its drawings, styles and script in it; it asks for nothing from the network
 
-What has not been run is shown as such, with the command that would. Counts of 1 to 10 are shown as "<11" (report.small_count), and so are
-those withheld that would tell them (medrep.disclosure); there are no persons' ids and no single person's values on the page. The same
-results give the same bytes. How it looks is in configs/report/.
+What has not been run is shown as such, with the command that would. Counts of 1 to 10 are shown as "<11" (report.small_count), and those
+of the same table that would tell them are withheld (medrep.disclosure); what the difference of two tables tells is not hidden. There are
+no persons' ids and no single person's values on the page. The same results give the same bytes. How it looks is in configs/report/.
 """
 import argparse
 
 from medrep import config, contract, pages, report_data, report_results, report_tests, report_training, results, training
 from medrep.disclosure import Counts
+from medrep.errors import UserError
 from medrep.pages import Section
 from medrep.progress import say, stage
 
@@ -69,22 +70,32 @@ def main(argv=None):
     config.add_arguments(parser)
     args = parser.parse_args(argv)
     settings = config.load("report", args.overrides)
+    if settings.small_count < 1:
+        raise UserError(f"report.small_count is {settings.small_count}: it must be 1, which hides nothing, or more")
+    if not contract.ROOT.is_dir():
+        raise UserError(f"MEDREP_ROOT is {contract.ROOT}, and there is no such folder")
     home = config.load("cohort", args.overrides).home
     external = config.load_experiment("behrt", args.overrides).finetuning.external
     with stage("report") as figures:
         hospitals = hospitals_there(home, external)
         sections = sections_of(settings, home, hospitals)
         small = settings.small_count
-        hidden = f"Counts from 1 to {small - 1} are shown as <{small}; ≥{small} stands where a count would tell such a one. " if small > 1 else ""
+        hidden = (f"Counts from 1 to {small - 1} are shown as <{small}; ≥{small} stands where a count of the same table would tell such a one. "
+                  "What the difference of two tables tells is not hidden: before the page leaves the hospital, let someone see it who knows "
+                  "its rules. ") if small > 1 else ""
+        open_counts = small < config.Report().small_count
+        notes = [settings.note, f"Counts of {small} and more are shown: this page is for those who may see the data." * open_counts]
         lead = f"Patient models trained at {home}, tested there on other persons and, as they are, at {' and '.join(hospitals[1:])}."
         html = pages.render("page.html", title="MedRep report", sections=sections, headline=headline(home, small), lead=lead,
+                            notes=list(filter(None, notes)),
                             footer=f"{hidden}Counts are of what was read; the page holds no person.")
         with contract.unfinished(contract.report_file()) as part:
+            part.touch(mode=0o600 if open_counts else 0o644)
             part.write_text(html, encoding="utf-8")
-        missing = [section.title for section in sections if section.missing]
+        missing = [what for section in sections for what in pages.not_run(section.parts)]
         figures.update(sections=len(sections), not_run=len(missing), kilobytes=len(html.encode()) // 1000)
     if missing:
-        say(f"not run yet: {', '.join(missing)}")
+        say(f"not run yet: {'; '.join(missing)}")
     say(f"{contract.report_file().resolve()}: open it in a browser")
 
 

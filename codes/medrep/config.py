@@ -404,6 +404,8 @@ class Report:
     """Arms in one drawing; there are eight colours. The plain ones come first, and the table has all."""
     features: int = 25
     """Features that are shown at once; the others are behind a click."""
+    note: str = ""
+    """Stands at the top of the page."""
 
 
 SECTIONS = {"cohort": Cohort, "definitions": Definitions, "encoder": Encoder, "graph": Graph, "hospital": Hospital,

@@ -41,6 +41,8 @@ class Model:
                   "--llm FOLDER, or name a server's address as --base-url")
         if Path(name).is_dir() or name.startswith(("/", ".", "~")):
             remedy = "--llm takes the folder of a causal language model, as `hf download` brings it, or its Hugging Face id"
+            if not Path(name).is_dir():
+                raise UserError(f"{name} is no folder: {remedy}")
         here = {"local_files_only": Path(name).is_dir() or not texts.hub_answers()}
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, padding_side="left", **here)

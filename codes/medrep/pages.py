@@ -14,8 +14,9 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from medrep import config
+from medrep import config, contract
 from medrep.disclosure import Count, Share
+from medrep.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,16 @@ def all_missing(parts: Sequence) -> bool:
 
 
 def read_json(file: Path):
-    return json.loads(file.read_text()) if file.exists() else None
+    """None if it is not there."""
+    try:
+        return json.loads(file.read_text()) if file.exists() else None
+    except ValueError:
+        raise UserError(f"{contract.show(file)} is not whole JSON: remove it, and the stage that writes it does so anew") from None
+
+
+def not_run(parts: Sequence) -> list[str]:
+    """What of these parts, and of those inside them, has not been run."""
+    return [what for part in parts for what in ([part.what] if part.kind == "missing" else not_run(getattr(part, "parts", ())))]
 
 
 def read(file: Path, parts: Callable[[Path], Sequence], what: str, command: str) -> list:

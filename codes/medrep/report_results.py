@@ -50,10 +50,12 @@ def comparison(counts: Counts, home: str, published: dict) -> Section:
             section.parts.append(Missing("Finetuning and its tests", f"{FINETUNE} --rep-type none medrep --outcome MT"))
         section.parts.append(Missing("The comparison of arms", "python experiments/compare.py"))
         return section
+    if without := later_tests(table):
+        section.parts.append(Missing(f"The comparison of {', '.join(in_order(without, home))} with all arms", "python experiments/compare.py"))
     section.parts.append(Text(
         "Read is the share of events that the model could read; n and positive are means over seeds; slope is that of calibration, 1 if "
-        f"probabilities can be believed. Paper, a diamond in the drawings: arXiv 2504.08329 {published.get('version', '')}, MIMIC-IV and "
-        "EHRSHOT; its medrep was finetuned with trajectory augmentation."))
+        "probabilities can be believed: the median over seeds, and its range. Paper, a diamond in the drawings: arXiv 2504.08329 "
+        f"{published.get('version', '')}, MIMIC-IV and EHRSHOT; its medrep was finetuned with trajectory augmentation."))
     for outcome, of in groups(table, "outcome", home):
         tables = dict(groups(of, "tested_on", home))
         drawn = [figure for hospital, rows in tables.items() if (figure := forest(outcome, hospital, rows, home, limits_of(of)))]
@@ -63,6 +65,16 @@ def comparison(counts: Counts, home: str, published: dict) -> Section:
         section.parts.append(Part("comparison-means", "Over outcomes", [
             mean, Text("The paper's means over external hospitals and over all are of one hospital more, and of more outcomes.")]))
     return section
+
+
+def later_tests(table: pd.DataFrame) -> set[str]:
+    """Outcomes of which the summary has tests of an arm that are not in the comparison."""
+    if not contract.summary_file().exists():
+        return set()
+    summary, columns = results.read_summary(), ["outcome", "tested_on", *results.KEY]
+    whole = summary[(summary.subgroup == "") & (summary.recalibration == "")]
+    compared = set(table[columns].itertuples(index=False, name=None))
+    return {row[0] for row in whole[columns].itertuples(index=False, name=None) if row not in compared}
 
 
 def limits_of(rows: pd.DataFrame) -> tuple[float, float]:
@@ -95,7 +107,8 @@ def compared(counts: Counts, outcome: str, hospital: str, rows: pd.DataFrame, ho
     seeds = sorted({number(row, ".0f").text for row in rows.seeds})
     lines = [[name, with_interval(row["auroc"], row["auroc_low"], row["auroc_high"], ".2f" if row["few"] else ".3f"), number(row["paper"], ".3f"),
               with_interval(row["difference"], row["low"], row["high"], "+.2f" if row["few"] else "+.3f"), p_value(row["p_holm"]),
-              number(row["auprc"], ".3f"), number(row["brier"], ".3f"), number(row["calibration_slope"], ".2f"),
+              number(row["auprc"], ".3f"), number(row["brier"], ".3f"),
+              with_interval(row["calibration_slope"], row["calibration_slope_low"], row["calibration_slope_high"], ".2f"),
               number(row["readable_tokens"], ".0%"),
               *test_counts(counts, hospital, outcome, row["n"], row["positives"], row["seeds"]), remarks(row, len(seeds) > 1, counts.smallest)]
              for row, name in zip(rows.to_dict("records"), names_of(rows, home), strict=True)]
@@ -164,6 +177,10 @@ def features(counts: Counts, home: str, hospitals: list[str], most: int) -> Sect
                 parts += feature_parts(counts, folder, hospital, most)
                 parts += rating_parts(counts, folder, hospital, arm, outcome, seed)
                 parts += agreement_parts(contract.agreement_file(folder.parent, hospital), hospital)
+            elif contract.metrics_file(folder, hospital).exists():
+                more = f" --external {hospital}" if hospital != home else ""
+                command = f"{FINETUNE} --rep-type {arm[3]} --outcome {outcome} --seeds {seed}{more} --extract-attention-score"
+                parts.append(Missing(f"Features at {hospital}", command))
         section.parts.append(Part(slug("features", outcome), f"{outcome}: {results.name_arm(arm)}, seed {seed}", parts))
     if missing := [outcome for outcome in in_order(without, home) if outcome not in runs]:
         commands = [f"{FINETUNE} --rep-type {without[outcome]} --outcome {outcome} --extract-attention-score" for outcome in missing]
@@ -179,10 +196,12 @@ def feature_parts(counts: Counts, folder: Path, hospital: str, most: int) -> lis
     for place, row in enumerate(table.to_dict("records"), 1):
         found = [number(row["events"], ",.0f"), number(row["attention_mean"], ".4f"), number(row["attribution_mean"], "+.4f")]
         events, *means = found if row["persons"] >= counts.smallest else [Cell("")] * 3
+        among = counts.of(hospital)(f"{folder.parent.name} {row['token']} among the ten", row["top"])
         persons = counts.of(hospital)(f"{folder.parent.name} {row['token']} persons", row["persons"])
-        rows.append([row["name"] or row["token"], number(place, ".0f"), *means, *([rated.get(row["token"], "")] if rated else []), persons, events,
-                     row["domain"]])
-    headings = ["feature", "rank", "attention an event", "attribution an event", *(["rating"] if rated else []), "persons", "events", "domain"]
+        rating = [rated.get(row["token"], "")] if rated else []
+        rows.append([row["name"] or row["token"], number(place, ".0f"), among, *means, *rating, persons, events, row["domain"]])
+    headings = ["feature", "rank", "among the ten", "attention an event", "attribution an event", *(["rating"] if rated else []), "persons",
+                "events", "domain"]
     caption = f"Features at {hospital}"
     first = Table(f"{caption}, the first {min(most, len(rows))}", headings, rows[:most])
     return [first, Details(f"All {len(rows)}", [Table(caption, headings, rows)])] if len(rows) > most else [first]
@@ -230,15 +249,19 @@ def rating_parts(counts: Counts, folder: Path, hospital: str, arm: tuple, outcom
         often = counts(f"{hospital} {outcome} {kind} median persons", often) if often is not None else ""
         intervals = (with_interval(share.get("share"), share.get("low"), share.get("high"), form) for share in shares)
         rows.append([name, plain(found["features"].get(kind)), often, *intervals])
-    correlations = {f"{what} ({which} {found['rank_correlation_n'][what][which]})": round(value, 2)
-                    for what, of in found["rank_correlation"].items() for which, value in of.items() if known(value)}
+    meant = {"attention": "attention an event", "attribution": "the size of attribution an event"}
+    which = {"all": "features", "top": "top features"}
+    correlations = [f"{number(value, '.2f').text} with {meant[what]} over {found['rank_correlation_n'][what][of]} {which[of]}"
+                    for of in which for what in meant if known(value := found["rank_correlation"][what][of])]
     unread = f"{found['unparsed']:,} of {found['ratings']:,} ratings could not be read." if found.get("unparsed") else ""
     if unread and found["unparsed"] == found["ratings"]:
         return [Text(f"Rated by {shorten(str(found['model']))} at {hospital}: {unread}", warning=True)]
     said = [f"Rated {found['repeats']} times each by {shorten(str(found['model']))}, controls among them unmarked. Agreement over repeats "
             f"(Krippendorff's alpha): {number(found.get('agreement'), '.2f').text or 'not defined'}.",
-            f"Rank correlation of ratings with {in_words(correlations)}." if correlations else "",
-            unread]
-    return [Table(f"How features at {hospital} were rated", ["features", "how many", "persons, median", "share High (95 %)",
-                                                                    "share Moderate or High (95 %)"], rows),
-            Text(" ".join(filter(None, said)))]
+            f"Rank correlation of ratings, of features that 10 persons have or more: {', '.join(correlations)}." if correlations else "",
+            unread, "What tells is the difference to controls as frequent: common codes come to the top of any model's list."]
+    stamp, file = contract.read_stamp(files["summary"]), contract.features_file(folder, hospital)
+    stale = stamp and stamp["inputs"].get(contract.show(file)) != contract.fingerprint(file)
+    warning = [Text("These features have changed since they were rated: medgemma.py rates them again.", warning=True)] * bool(stale)
+    headings = ["features", "how many", "persons, median", "share High (95 %)", "share Moderate or High (95 %)"]
+    return [*warning, Table(f"How features at {hospital} were rated", headings, rows), Text(" ".join(filter(None, said)))]

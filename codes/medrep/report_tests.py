@@ -45,9 +45,10 @@ def curve_section(home: str, smallest: int, most: int) -> Section:
     for outcome, rows in groups(whole[(whole.variant == "") & whole.oov.isin(["", "unk"])], "outcome", home):
         everyone = results.arms_of(rows)
         chosen, style, without = everyone[:most], styles(everyone[:most]), []
-        drawn, parts = Markup(""), []
+        drawn, parts, lost = Markup(""), [], []
         for hospital, there in groups(rows, "tested_on", home):
             tests = {arm: read_tests(part) for arm in chosen if len(part := of_arm(there, arm))}
+            lost += [f"{results.name_arm(arm)} at {hospital}" for arm, of in tests.items() if len(of) < len(of_arm(there, arm))]
             without += [f"{results.name_arm(arm)} at {hospital}" for arm, of in tests.items() if not curves.enough(of, smallest)]
             tests = {arm: of for arm, of in tests.items() if curves.enough(of, smallest)}
             if tests:
@@ -56,6 +57,8 @@ def curve_section(home: str, smallest: int, most: int) -> Section:
                 drawn = names
         if everyone[most:]:
             parts.append(Text(f"Drawn are the first {most} arms, without {', '.join(map(results.name_arm, everyone[most:]))}."))
+        if lost:
+            parts.append(Text(f"The predictions of some seeds are not there, of {', '.join(lost)}: finetune.py writes them again.", warning=True))
         if without:
             parts.append(Text(f"Not drawn, because fewer than {smallest} persons had the outcome, or had it not: {', '.join(without)}."))
         section.parts.append(Part(slug("curves", outcome), outcome, parts))
@@ -122,7 +125,8 @@ def subgroup_rows(counts: Counts, outcome: str, hospital: str, rows: pd.DataFram
         counts.add_up(n, [positive, negative])
         few = min(values.min() for values in parts.values()) < counts.smallest
         values = part.auroc.dropna()
-        figures = [Cell("too few"), ""] if few else [number(values.mean(), ".3f"), between(values.min(), values.max(), ".3f")]
+        spread = between(values.min(), values.max(), ".3f") if len(values) > 1 else ""
+        figures = [Cell("too few"), ""] if few else [number(values.mean(), ".3f"), spread]
         of_variable.setdefault(group.partition("=")[0], []).append((n, positive))
         found.append([group.replace("=", ": "), hospital, *figures, n, positive])
     for members in of_variable.values():

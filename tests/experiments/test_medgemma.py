@@ -248,7 +248,7 @@ def test_what_is_missing_is_named_with_the_command_that_writes_it(run, server, r
     (["--batch", "0", "--repeats", "-1"], r"rating: repeats is -1: it must be 1 or more; batch is 0"),
     (["--base-url", "localhost:8000"], "--base-url is localhost:8000: write http://HOST:PORT/v1"),
     (["--set", "rating.precision=fp8"], "rating.precision is 'fp8'"),
-    (["--llm", "./nowhere"], r"the language model ./nowhere cannot be had .*--llm takes the folder of a causal language model"),
+    (["--llm", "./nowhere"], r"^./nowhere is no folder: --llm takes the folder of a causal language model"),
     (["--llm", "google/medgemma-27b-text-it"], r"google/medgemma-27b-text-it cannot be had .*accept its licence at https://huggingface.co/google/"
                                               r"medgemma-27b-text-it and run `hf auth login`.*--base-url"),
 ])
@@ -368,13 +368,28 @@ def test_what_stays_unparsed_is_counted_and_kept_as_it_came(run, server, capsys)
 
 def test_a_model_of_rubbish_measures_nothing_and_says_so(run, server, capsys):
     server.behave = lambda prompt, times: "High? Low? {1}"
-    for requests in (27, 27):  # a second run asks nothing, and is no better
+    for requests in (27, 54):  # a second run asks again
         with pytest.raises(UserError, match=r"^m-1 gave no rating that could be read for MT: it answered, for one, 'High\? Low\? \{1\}', and results/"
                                             r"mimic/\S*/rating_mimic_answers.jsonl has all answers as they came; --llm takes a model that is tuned"):
             ask(server)
         table, found = results(run)
         assert found["unparsed"] == found["ratings"] > 0 and table.rating.isna().all() and found["high"]["top"]["share"] is None
-        assert len(server.requests) == found["requests"] == requests
+        assert len(server.requests) == requests and found["requests"] == 27
+    server.behave = lambda prompt, times: right(prompt)  # and where it is mended all is well
+    ask(server)
+    assert results(run)[1]["unparsed"] == 0 and len(server.requests) == 63
+    before = {name: path.read_bytes() for name, path in contract.rating_files(run, "mimic").items() if name != "answers"}
+    server.behave = lambda prompt, times: "I am sorry."
+    with pytest.raises(UserError, match="m-2 gave no rating that could be read"):  # what another has rated stays
+        ask(server, "--llm", "m-2")
+    assert {name: contract.rating_files(run, "mimic")[name].read_bytes() for name in before} == before
+    assert "rating_mimic.csv stays as it was, rated by m-1" in capsys.readouterr().out
+    server.behave = lambda prompt, times: right(prompt)
+    ask(server, "--llm", "m-3")
+    assert "rating_mimic.csv was of m-1: it is replaced, and a run with --llm m-1 brings it back" in capsys.readouterr().out
+    asked = len(server.requests)
+    ask(server)
+    assert len(server.requests) == asked and results(run)[1]["model"] == "m-1"
 
 
 def test_where_answers_break_off_that_is_said_with_the_remedy(run, server, capsys):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from html.parser import HTMLParser
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from experiments import report
 from medrep import contract, curves, disclosure, metrics, pages, report_data, report_training
+from medrep.errors import UserError
 
 COMMANDS = (
     "preprocessing/persons.py", "preprocessing/site_report.py", "preprocessing/audit.py", "preprocessing/labels.py",
@@ -137,6 +139,55 @@ def test_answers_that_nobody_could_read_are_no_table_of_nothing(at_study):
     change(file, ratings=18, unparsed=18)
     texts = Texts(page())
     assert "Rated by gemma at mimic: 18 of 18 ratings could not be read." in texts.text and "How features at mimic were rated" not in texts.text
+
+
+def test_what_is_older_than_what_it_came_from_says_so(at_study):
+    """Tests after the comparison, features after their rating, and predictions of a seed that are gone."""
+    file = contract.comparison_file()
+    table = pd.read_csv(file, keep_default_na=False, dtype=str)
+    table[table.outcome == "MT"].to_csv(file, index=False)
+    folder = contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100)
+    contract.predictions_file(contract.finetuning_folder("mimic", "behrt", "none", "MT", 200), "ehrshot").unlink()
+    files = contract.rating_files(folder, "mimic")
+    assert "have changed since they were rated" not in page()
+    contract.Made(files["summary"], inputs=[contract.features_file(folder, "mimic")]).record()
+    assert "have changed since they were rated" not in page()
+    with open(contract.features_file(folder, "mimic"), "a") as features:
+        features.write("\n")
+    texts = Texts(page())
+    assert "The comparison of RA with all arms: not run yet" in texts.text
+    assert "The predictions of some seeds are not there, of behrt none at ehrshot: finetune.py writes them again." in texts.text
+    assert "These features have changed since they were rated" in texts.text
+
+
+def test_a_hospital_that_was_tested_and_has_no_features_is_named(at_study, capsys):
+    folder = contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100)
+    contract.write_json(contract.metrics_file(folder, "ehrshot"), [])
+    assert "Features at ehrshot: not run yet" in Texts(page()).text
+    out = capsys.readouterr().out
+    assert "Features at ehrshot; Features of RA" in out and '"not_run": 2' in out
+
+
+def test_a_note_stands_at_the_top_and_a_page_that_hides_nothing_says_so(at_study, monkeypatch):
+    assert 'class="warning"' not in page().partition("<nav")[0]
+    assert stat.S_IMODE(contract.report_file().stat().st_mode) & 0o044
+    top = page("--set", "report.small_count=1", "--set", "report.note=All <b>invented</b>.").partition("<nav")[0]
+    assert "All &lt;b&gt;invented&lt;/b&gt;." in top and "Counts of 1 and more are shown: this page is for those who may see the data." in top
+    assert stat.S_IMODE(contract.report_file().stat().st_mode) == 0o600
+    with pytest.raises(UserError, match="report.small_count is 0: it must be 1, which hides nothing, or more"):
+        page("--set", "report.small_count=0")
+    monkeypatch.setenv("MEDREP_CONFIGS", "configs/demo")
+    assert "Both hospitals are invented" in page().partition("<nav")[0]
+
+
+def test_a_file_that_broke_off_and_a_root_that_is_not_there_are_named(at_study, monkeypatch):
+    file = contract.site_file("mimic")
+    file.write_text(file.read_text()[:50])
+    with pytest.raises(UserError, match="usedata/mimic/site.json is not whole JSON: remove it, and the stage that writes it does so anew"):
+        page()
+    monkeypatch.setattr(contract, "ROOT", at_study / "nowhere")
+    with pytest.raises(UserError, match="MEDREP_ROOT is .*nowhere, and there is no such folder"):
+        page()
 
 
 def test_arms_that_were_trained_elsewhere_say_where(at_study):
@@ -567,6 +618,11 @@ def test_a_click_and_a_key_sort_a_table(opened):
     first = table.find_elements(By.CSS_SELECTOR, "thead th")[0].find_element(By.TAG_NAME, "button")
     first.click()
     assert column() == sorted(before)
+    table = next(t for t in opened.find_elements(By.TAG_NAME, "table") if t.find_element(By.TAG_NAME, "caption").text == "MT by subgroup")
+    opened.execute_script("const cell = arguments[0].tBodies[0].rows[0].cells[2]; delete cell.dataset.order; cell.textContent = 'too few'", table)
+    for _ in range(2):  # so do words among numbers
+        table.find_elements(By.CSS_SELECTOR, "thead th")[2].find_element(By.TAG_NAME, "button").send_keys(Keys.SPACE)
+        assert column(2)[-1] == "too few"
 
 
 def test_links_lead_to_their_sections_and_the_first_key_skips_the_contents(opened):

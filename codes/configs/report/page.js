@@ -2,7 +2,7 @@
 "use strict";
 
 function compare(a, b) {
-  if ((a.text === "") !== (b.text === "")) return a.text === "" ? 1 : -1; // what is not there comes last, whichever way round
+  if (a.blank !== b.blank) return a.blank ? 1 : -1; // what is not there comes last, whichever way round
   return null;
 }
 
@@ -13,6 +13,8 @@ function sortBy(heading) {
     const cell = row.cells[column];
     return { row, place, text: cell.textContent.trim(), order: cell.dataset.order === undefined ? null : Number(cell.dataset.order) };
   });
+  const numbers = rows.some(({ order }) => order !== null);
+  for (const row of rows) row.blank = row.text === "" || (numbers && row.order === null); // words among numbers: too few
   rows.sort((a, b) => {
     const empty = compare(a, b);
     if (empty !== null) return empty;
