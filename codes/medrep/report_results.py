@@ -108,7 +108,7 @@ def compared(counts: Counts, outcome: str, hospital: str, rows: pd.DataFrame, ho
     lines = [[name, with_interval(row["auroc"], row["auroc_low"], row["auroc_high"], ".2f" if row["few"] else ".3f"), number(row["paper"], ".3f"),
               with_interval(row["difference"], row["low"], row["high"], "+.2f" if row["few"] else "+.3f"), p_value(row["p_holm"]),
               number(row["auprc"], ".3f"), number(row["brier"], ".3f"),
-              with_interval(row["calibration_slope"], row["calibration_slope_low"], row["calibration_slope_high"], ".2f"),
+              with_interval(row["calibration_slope"], row["calibration_slope_low"], row["calibration_slope_high"], ".1f"),
               number(row["readable_tokens"], ".0%"),
               *test_counts(counts, hospital, outcome, row["n"], row["positives"], row["seeds"]), remarks(row, len(seeds) > 1, counts.smallest)]
              for row, name in zip(rows.to_dict("records"), names_of(rows, home), strict=True)]
