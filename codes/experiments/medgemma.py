@@ -16,13 +16,14 @@ many that are about as frequent: what a rating says of the top ones is what it s
 several times in different orders. The language model is told names and the outcome, never an id, a count, a date or a mark, and the
 rest stays here. It runs on this machine, or a server is asked (its key, if it wants one, is OPENAI_API_KEY).
 
-Answers are kept as they come: the same command goes on after a kill, and asks nothing twice. What an answer lacks is asked for again,
-and what stays unreadable is counted, kept as it came, and never guessed.
+Answers are kept as they come: the same command goes on after a kill, and asks nothing twice that was answered. What an answer lacks is
+asked for again, and what stays unreadable is counted, kept as it came, and never guessed.
 """
 import argparse
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -40,6 +41,7 @@ from medrep.progress import say, stage
 COLUMNS = ["token", "name", "kind", "rating", "rank", "persons", "attention", "attention_mean", "attribution", "attribution_mean",
            "attribution_abs_mean"]
 ALIKE = 0.2  # by how much of the top features' the matched controls' median of persons may differ before that is said
+NONE = {"failed": "no reason"}
 WORDED = ("prediction_at", "prediction_hours", "long_stay_days", "readmission_days", "onset_at")  # settings that a question tells of
 
 
@@ -83,7 +85,7 @@ def as_labelled(outcome: str, cohort: Cohort) -> Cohort:
 
 
 class Rater:
-    """Who is asked: a service, or the model on this machine. Only what has no answer yet is."""
+    """Who is asked: a service, or the model on this machine. Only what has no answer yet with a rating in it is."""
 
     def __init__(self, settings: Rating, address: str):
         self.settings, self.address = settings, address
@@ -97,34 +99,33 @@ class Rater:
         """What of the model decides an answer, beside its name."""
         return self.local.fingerprint() if self.local else {"served": True}
 
-    def ask(self, requests: list[chat.Request], file: Path) -> dict[str, str]:
-        """The answers by key; ends with the reason if one of them has none."""
+    def ask(self, requests: list[chat.Request], readable: Callable[[str, str], bool], file: Path) -> dict[str, str]:
+        """The answers by key; ends with the reason if one of them has none. What an earlier run could not read is asked for again."""
         answered = kept(file)
-        if lacking := [request for request in requests if not done(answered.get(request.key))]:
+        if lacking := [request for request in requests if not readable(request.key, rating_text(answered.get(request.key, {})))]:
             with chat.Answers(file, mode=0o600) as answers:
                 if self.local:
                     self.local.answer_all(lacking, answers, "ratings")
                 else:
                     chat.ask_all(lacking, len(lacking), answers, self.settings, chat.as_it_came, "ratings", self.address)
             answered = kept(file)
-        if missing := [request.key for request in requests if not done(answered.get(request.key))]:
-            why = answered.get(missing[0], {}).get("failed", "no reason")
+        if missing := [request.key for request in requests if answered.get(request.key, NONE).get("failed", "refused") != "refused"]:
+            why = answered.get(missing[0], NONE)["failed"]
             raise UserError(f"{len(missing):,} of {len(requests):,} prompts got no answer, such as one with {why}: "
                             "the same command asks for them again, and all others are kept")
-        # what broke off or was refused is an answer in which there is no rating
-        return {request.key: "" if "ended" in (answer := answered[request.key]) else answer.get("text", "") for request in requests}
+        return {request.key: rating_text(answered[request.key]) for request in requests}
 
 
-def done(answer: dict | None) -> bool:
-    return bool(answer) and ("text" in answer or answer["failed"] == "refused")
+def rating_text(answer: dict) -> str:
+    """What broke off or was refused is an answer in which there is no rating."""
+    return "" if "ended" in answer else answer.get("text", "")
 
 
 def kept(file: Path) -> dict[str, dict]:
-    """By key what is on record of each prompt (text, ended, failed; what is null is not there): its first answer, or its last failure."""
+    """By key what is on record of each prompt (text, ended, failed; what is null is not there): its last answer, or its last failure."""
     table = chat.read_answers(connect(), file).to_pandas().sort_values("time", kind="stable")
     rows = [{name: value for name, value in row.items() if pd.notna(value)} for row in table[["key", "text", "ended", "failed"]].to_dict("records")]
-    failures, answers = ([row for row in rows if ("text" in row) == answered] for answered in (False, True))
-    return {row["key"]: row for row in [*failures, *answers[::-1]]}
+    return {row["key"]: row for row in sorted(rows, key=lambda row: "text" in row)}
 
 
 def choose(folder: Path, hospital: str, settings: Rating, seed: int) -> pd.DataFrame:
@@ -169,9 +170,8 @@ def rate_outcome(folder: Path, outcome: str, args, settings: Rating, rater: Rate
         contract.attention_file(folder, args.ex), contract.features_file(folder, args.ex), *omop.files("concepts", "concept")])
     # all that is asked anew comes together beside what is there, which stays until it has
     before = json.loads(files["summary"].read_text()) if files["summary"].exists() and files["ratings"].exists() else None
-    fresh = args.fresh or before and nothing_read(before) and made.is_current()  # asked again it may answer, or another server does
-    answers = contract.part_of(files["answers"]) if fresh else files["answers"]
-    if not fresh and before and made.is_current():
+    answers = contract.part_of(files["answers"]) if args.fresh else files["answers"]
+    if not args.fresh and before and not nothing_read(before) and made.is_current():
         found = before
         if found["where"] != rater.where:
             say(f"{outcome}, {args.ex}: these are the answers of {found['where']}; --fresh asks {rater.where}")
@@ -180,7 +180,7 @@ def rate_outcome(folder: Path, outcome: str, args, settings: Rating, rater: Rate
     name_of = chosen.drop_duplicates("key").set_index("key").name
     say(f"{outcome}, {args.ex}: {len(name_of):,} names, {(chosen.kind == 'top').sum():,} of them top features, rated {settings.repeats} times by "
         f"{settings.model} ({rater.where})")
-    rated = ratings.rate(name_of.tolist(), question, settings, args.seed, lambda requests: rater.ask(requests, answers), **rater.identity())
+    rated = ratings.rate(name_of.tolist(), question, settings, args.seed, lambda *asked: rater.ask(*asked, answers), **rater.identity())
     for repeat, column in enumerate(ratings.columns(settings.repeats)):
         chosen[column] = pd.Series([rated.words.get((repeat, name_of[key])) for key in chosen.key], index=chosen.index, dtype=object)
     chosen["rating"] = ratings.most_common(ratings.scores(chosen))
@@ -195,7 +195,7 @@ def rate_outcome(folder: Path, outcome: str, args, settings: Rating, rater: Rate
         return found | {"answers": contract.show(answers)}
     if before and before["model"] != settings.model:
         say(f"{contract.show(files['ratings'])} was of {before['model']}: it is replaced, and a run with --llm {before['model']} brings it back")
-    if fresh:
+    if args.fresh:
         contract.put_in_place(answers, files["answers"])
     with contract.unfinished(files["ratings"]) as part:
         part.touch(mode=0o600)  # rare concepts may point to a person

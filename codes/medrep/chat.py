@@ -163,7 +163,7 @@ class Answers:
 def read_answers(con: ibis.BaseBackend, path: Path) -> ibis.Table:
     """key, time, text (null if the answer was of no use), ended (if not well), failed (why), and tokens. Half lines are passed over.
 
-    A key may have several rows; the first with a text is its answer.
+    A key may have several rows: of definitions the first with a text counts, of ratings the last.
     """
     if not path.exists():
         return ibis.memtable([], schema={"key": "string", "time": "float64", "text": "string", "ended": "string", "failed": "string",

@@ -98,12 +98,12 @@ def prompts(names: Iterable[str], batch: int, seed: Sequence[int]) -> list[list[
     return [[names[i] for i in part] for part in np.array_split(order, math.ceil(len(names) / batch))] if names else []
 
 
-def rate(names: Sequence[str], question: Question, settings: Rating, seed: int, ask: Callable[[list[chat.Request]], dict[str, str]],
+def rate(names: Sequence[str], question: Question, settings: Rating, seed: int, ask: Callable[[list[chat.Request], Callable], dict[str, str]],
          **model) -> Rated:
     """Have each name rated settings.repeats times. What an answer lacks is asked for again, and only that, settings.tries times in all.
 
-    `ask` gives the answers to requests by their keys, `model` is what else of the model decides them. A name that differs only in
-    letters' case or spaces is another name: give each once.
+    `ask(requests, readable)` gives the answers to requests by their keys; readable(key, text) says whether there is a rating in one.
+    `model` is what else of the model decides them. A name that differs only in letters' case or spaces is another name: give each once.
     """
     found = Rated()
     for attempt in range(settings.tries):
@@ -118,7 +118,8 @@ def rate(names: Sequence[str], question: Question, settings: Rating, seed: int, 
         if not asked:
             break
         found.requests += len(asked)
-        answers = ask([request for request, _, _ in asked])
+        sizes = {request.key: len(part) for request, _, part in asked}
+        answers = ask([request for request, _, _ in asked], lambda key, text, sizes=sizes: bool(read(text, sizes[key])))
         for request, repeat, part in asked:
             found.last.update({(repeat, name): request.key for name in part})
             found.words.update({(repeat, part[number - 1]): word for number, word in read(answers[request.key], len(part)).items()})

@@ -108,7 +108,7 @@ def compared(counts: Counts, outcome: str, hospital: str, rows: pd.DataFrame, ho
     lines = [[name, with_interval(row["auroc"], row["auroc_low"], row["auroc_high"], ".2f" if row["few"] else ".3f"), number(row["paper"], ".3f"),
               with_interval(row["difference"], row["low"], row["high"], "+.2f" if row["few"] else "+.3f"), p_value(row["p_holm"]),
               number(row["auprc"], ".3f"), number(row["brier"], ".3f"),
-              with_interval(row["calibration_slope"], row["calibration_slope_low"], row["calibration_slope_high"], ".1f"),
+              with_interval(row["calibration_slope"], row.get("calibration_slope_low"), row.get("calibration_slope_high"), ".1f"),
               number(row["readable_tokens"], ".0%"),
               *test_counts(counts, hospital, outcome, row["n"], row["positives"], row["seeds"]), remarks(row, len(seeds) > 1, counts.smallest)]
              for row, name in zip(rows.to_dict("records"), names_of(rows, home), strict=True)]
@@ -232,14 +232,12 @@ def read_ratings(file: Path) -> dict[str, Cell]:
 
 def rating_parts(counts: Counts, folder: Path, hospital: str, arm: tuple, outcome: str, seed: int) -> list:
     files = contract.rating_files(folder, hospital)
-    if not files["ratings"].exists():
+    found = read_json(files["summary"]) or {}
+    if not files["ratings"].exists() or "rank_correlation_n" not in found:  # an earlier version's has less
         told = (("model", arm[1], "behrt"), ("head", arm[2], "linear"), ("variant", arm[4], ""))
         flags = "".join(f"--{name} {value} " for name, value, default in told if value != default)
         command = f"CUDA_VISIBLE_DEVICES=0 python experiments/medgemma.py {flags}--rep {arm[3]} --outcome {outcome} --seed {seed} --ex {hospital}"
         return [Missing(f"Rating of these features at {hospital}", command)]
-    found = read_json(files["summary"]) or {}
-    if "high" not in found:
-        return []
     kinds = {"top": "top features", "random": "controls drawn at random", "matched": "controls as frequent"}
     kinds |= {f"top_minus_{kind}": f"top less {kinds[kind]}" for kind in ratings.KINDS[1:]}
     rows = []

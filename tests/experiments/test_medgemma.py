@@ -400,6 +400,18 @@ def test_where_answers_break_off_that_is_said_with_the_remedy(run, server, capsy
     assert f"{found['broken_off']} answers broke off at rating.max_tokens, which --set makes more" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("flags", [["--llm", "m-2"], ["--fresh"]])
+def test_answers_without_a_rating_are_asked_for_again_by_the_next_run(run, server, flags):
+    """Also where what was there before stayed, because nothing could be read."""
+    ask(server)
+    server.behave = lambda prompt, times: "I am sorry."
+    with pytest.raises(UserError, match="gave no rating that could be read"):
+        ask(server, *flags)
+    server.behave, asked = lambda prompt, times: right(prompt, all_low), len(server.requests)
+    ask(server, *flags)
+    assert set(results(run)[0].rating) == {"Low"} and len(server.requests) == asked + 9 and not list(run.glob("*unfinished"))
+
+
 def test_asking_afresh_keeps_what_was_there_until_all_has_come(run, server):
     ask(server)
     before = {name: path.read_bytes() for name, path in contract.rating_files(run, "mimic").items()}

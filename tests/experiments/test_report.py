@@ -134,6 +134,14 @@ def test_without_ratings_the_command_is_shown(at_study):
     assert "experiments/medgemma.py --rep medrep --outcome MT --seed 100 --ex mimic" in page()
 
 
+def test_results_of_an_earlier_version_are_no_traceback(at_study):
+    file = contract.comparison_file()
+    pd.read_csv(file, keep_default_na=False, dtype=str).drop(columns=["calibration_slope_low", "calibration_slope_high"]).to_csv(file, index=False)
+    file = contract.rating_files(contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100), "mimic")["summary"]
+    contract.write_json(file, {name: value for name, value in json.loads(file.read_text()).items() if name != "rank_correlation_n"})
+    assert "Rating of these features at mimic: not run yet" in Texts(page()).text
+
+
 def test_answers_that_nobody_could_read_are_no_table_of_nothing(at_study):
     file = contract.rating_files(contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100), "mimic")["summary"]
     change(file, ratings=18, unparsed=18)

@@ -146,7 +146,7 @@ def answered(said, names, **changes):
     """What rate gives, and its requests by attempt, where `said(names, attempt)` is the answer to a prompt."""
     asked = []
 
-    def ask(requests):
+    def ask(requests, readable):
         asked.append([request.user for request in requests])
         assert len({request.key for request in requests}) == len(requests)
         listed = {r.key: [line.split(". ", 1)[1] for line in r.user.splitlines() if ". " in line] for r in requests}
@@ -154,7 +154,9 @@ def answered(said, names, **changes):
             assert all(r.schema["required"] == [str(i + 1) for i in range(len(listed[r.key]))] for r in requests)
         else:
             assert not any(r.schema for r in requests)
-        return {key: said(part, len(asked)) for key, part in listed.items()}
+        answers = {key: said(part, len(asked)) for key, part in listed.items()}
+        assert all(readable(key, text) == bool(ratings.read(text, len(listed[key]))) for key, text in answers.items())
+        return answers
 
     return ratings.rate(names, QUESTION, config.Rating(**({"batch": 4} | changes)), 100, ask), asked
 
@@ -319,7 +321,7 @@ def test_every_repeat_and_try_is_a_question_of_its_own_and_so_is_every_model():
     def keys(**model):
         found = []
 
-        def ask(requests):
+        def ask(requests, readable):
             found.extend(request.key for request in requests)
             return {request.key: "no" for request in requests}
 
