@@ -5,14 +5,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from medrep import contract, download, sequences, vocabulary
+from medrep import contract, download
+from medrep.patients import sequences
+from medrep.vocabulary import token_vocabulary
 
 
 def write_trajectories(hospital, persons=30, concepts=40, seed=0, tokens=None):
-    """Random events of `persons` persons in medrep.sequences' arrays, with a vocabulary; gives the vocabulary."""
+    """Random events of `persons` persons in medrep.patients.sequences' arrays, with a vocabulary; gives the vocabulary."""
     random = np.random.default_rng(seed)
     tokens = tokens or [str(1000 + i) for i in range(concepts)]
-    special = len(vocabulary.SPECIAL_TOKENS)
+    special = len(token_vocabulary.SPECIAL_TOKENS)
     counts = random.integers(10, 60, persons)
     n, stop = counts.sum(), np.cumsum(counts)
     person = np.repeat(np.arange(persons), counts)
@@ -39,7 +41,7 @@ def write_trajectories(hospital, persons=30, concepts=40, seed=0, tokens=None):
     for name, kind in sequences.PERSON_ARRAYS.items():
         contract.write_array(sequences.array_file(name, hospital), people[name].astype(kind))
     seen = np.bincount(events["token"], minlength=special + len(tokens)).tolist()
-    made = vocabulary.Vocabulary(vocabulary.SPECIAL_TOKENS + tuple(tokens), tuple(seen), tuple(seen))
+    made = token_vocabulary.Vocabulary(token_vocabulary.SPECIAL_TOKENS + tuple(tokens), tuple(seen), tuple(seen))
     made.save(contract.vocabulary_file(hospital))
     return made
 

@@ -14,7 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments import medgemma
-from medrep import concepts, contract, sequences, texts, vocabulary
+from medrep import contract
+from medrep.patients import sequences
+from medrep.vectors import concept_vectors, texts
+from medrep.vocabulary import token_vocabulary
 
 from .representation.model_server import ModelServer
 
@@ -104,7 +107,7 @@ def test_one_measurement_from_csv_to_prediction_and_rating(road, monkeypatch):
     token = f"{HBA1C}_{decile}"
 
     # trajectories: that token, at 64, in the stay (after ten days of outpatient visits of their own), third moment of it
-    trajectories, words = sequences.Trajectories("mimic"), vocabulary.of_hospital("mimic")
+    trajectories, words = sequences.Trajectories("mimic"), token_vocabulary.of_hospital("mimic")
     (row,) = trajectories.rows_of(np.array([7]))
     events = range(trajectories.person_start[row], trajectories.person_stop[row])
     (event,) = [i for i in events if trajectories.time[i] == moment.timestamp()]
@@ -124,7 +127,7 @@ def test_one_measurement_from_csv_to_prediction_and_rating(road, monkeypatch):
     # representation: a definition of that decile and a vector of its own
     definitions = pd.read_parquet(road / "usedata" / "representation" / "definitions").set_index("concept_id")
     assert "Hemoglobin A1c" in definitions.loc[token, "text"]
-    vectors, how = concepts.gather([token], "medrep")
+    vectors, how = concept_vectors.gather([token], "medrep")
     assert how.tolist() == ["own"] and vectors.shape == (1, 16) and np.abs(vectors).sum() > 0
 
     # finetune: a probability for every example tested, attention on the token

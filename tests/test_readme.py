@@ -4,7 +4,9 @@ import re
 import torch
 
 from experiments import pretrain
-from medrep import contract, sequences, vocabulary
+from medrep import contract
+from medrep.patients import sequences
+from medrep.vocabulary import token_vocabulary
 
 
 def test_a_patient_is_embedded_as_readme_shows(small_hospital):
@@ -15,7 +17,7 @@ def test_a_patient_is_embedded_as_readme_shows(small_hospital):
     assert code.count('"medrep"') == 1
     found = {}
     exec(code.replace('"medrep"', '"none"'), found)
-    patients, words = sequences.Trajectories("mimic"), vocabulary.of_hospital("mimic")
+    patients, words = sequences.Trajectories("mimic"), token_vocabulary.of_hospital("mimic")
     assert found["patient"].shape == (1, 16) and torch.isfinite(found["patient"]).all()
     # the model was pretrained on train and valid persons' tokens; one token more at the end changes the vector, as it must
     row, start, stop = found["newest"][0]

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medrep import contract, sequences
+from medrep import contract
+from medrep.patients import sequences
 
 from .experiments.tiny_gemma import write_tiny_gemma
 

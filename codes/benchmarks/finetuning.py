@@ -28,7 +28,8 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks import ways
-from medrep import behrt, config
+from medrep import config
+from medrep.patients import behrt
 from medrep.progress import say
 
 

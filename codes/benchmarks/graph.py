@@ -80,8 +80,9 @@ def measure(nodes: int, steps: int, rows: int) -> dict:
     import numpy as np
     import torch
 
-    from medrep import contract, graphs
+    from medrep import contract
     from medrep.config import Graph
+    from medrep.vectors import graphs
     from representation import graph
 
     memory, settings, random = Memory(), Graph(), torch.Generator().manual_seed(0)
@@ -132,8 +133,9 @@ def compare(nodes: int, repeats: int) -> dict:
     """Seconds of a step, ours and the common way's, in turn."""
     import torch
 
-    from medrep import contract, graphs
+    from medrep import contract
     from medrep.config import Graph
+    from medrep.vectors import graphs
     from representation import graph
 
     settings, random = Graph(), torch.Generator().manual_seed(0)

@@ -27,7 +27,8 @@ from torch.nn import functional as F
 
 from benchmarks import ways
 from benchmarks.ways import VOCABULARY, Way
-from medrep import behrt, config, sequences, training
+from medrep import config
+from medrep.patients import behrt, sequences, training
 from medrep.progress import say
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # bf16 without sparsity, as the vendor gives it, FLOP/s

@@ -26,8 +26,9 @@ import duckdb
 import numpy as np
 import torch
 
-from medrep import concepts, contract, reading, texts
+from medrep import contract
 from medrep.progress import say
+from medrep.vectors import concept_vectors, text_encoder, texts
 
 BATCH, VOCABULARY = 16, 50265
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
@@ -77,14 +78,14 @@ def compare(args):
     tokenizer, model = make_tokenizer(), make_model()
     ours = {"fp32": model.base_model, "bf16": copy.deepcopy(model.base_model).to(torch.bfloat16)}
     for reader in ours.values():  # warm, and before the common way takes its memory
-        reading.encode(reader, tokenizer, many, "mean", 512, reading.CPU_TOKENS)
+        text_encoder.encode(reader, tokenizer, many, "mean", 512, text_encoder.CPU_TOKENS)
     peak = peak_gib()
     seconds, vectors = {"fp32": [], "bf16": [], "common": []}, {}
     common = []
     for start in range(0, len(many), BATCH):  # in turns, so that all meet the same load of the machine
         for precision, reader in ours.items():
             begin = time.perf_counter()
-            vectors[precision], _ = reading.encode(reader, tokenizer, many, "mean", 512, reading.CPU_TOKENS)
+            vectors[precision], _ = text_encoder.encode(reader, tokenizer, many, "mean", 512, text_encoder.CPU_TOKENS)
             seconds[precision].append(time.perf_counter() - begin)
         begin = time.perf_counter()
         common.append(common_way(model, tokenizer, many[start : start + BATCH], int(lengths.max())))
@@ -112,7 +113,7 @@ def make_texts(count: int):
     con = duckdb.connect()
     con.execute(f"""COPY (SELECT i::text AS concept_id, concat('concept ', {same}, {more}, '.') AS text, 'template' AS writer,
         '' AS model, '' AS key FROM range(1, {count} + 1) t(i)) TO '{folder}/0.parquet'""")
-    with concepts.ours(contract.concept_index_file()) as part:
+    with concept_vectors.ours(contract.concept_index_file()) as part:
         con.execute(f"COPY (SELECT i AS concept_id FROM range(1, {count} + 1) t(i)) TO '{part}' (FORMAT csv, HEADER)")
 
 

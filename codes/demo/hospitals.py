@@ -23,7 +23,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from demo import course, layouts, terminology
-from medrep import contract, metrics, progress
+from medrep import contract, progress
+from medrep.evaluation import metrics
 from medrep.contract import Made, stamp_of
 from medrep.errors import UserError
 from medrep.progress import say, stage

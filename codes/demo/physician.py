@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from demo import terminology
 from experiments import medgemma
-from medrep import chat
+from medrep.llm import chat
 
 LISTED = re.compile(r"^(\d+)\. (.*)$", re.MULTILINE)
 HIGH_TENTHS = ("(8th decile)", "(9th decile)", "(10th decile)")

@@ -12,7 +12,7 @@ An arm is a model, its head and representation, how it was trained otherwise and
 over its seeds; of calibration's slope and intercept they are medians, and the slope has its range: one seed of three may be far off.
 Intervals are 95 % and by person: the persons are drawn with replacement, the same draws for every arm on the same persons and for all
 of an arm's seeds at once. Differences are of mean AUROCs, the arm's less the reference's, by DeLong's test with a person's influences
-summed over examples and seeds (medrep.metrics.compare_means), and p is corrected by Holm for the arms of its table. How much other
+summed over examples and seeds (medrep.evaluation.metrics.compare_means), and p is corrected by Holm for the arms of its table. How much other
 seeds would have changed an arm is not in an interval: it holds for these trained models and persons like these.
 
 Arms are compared on the examples (subject_id, prediction_time) that both were tested on with one seed; where these are not all of
@@ -24,10 +24,11 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from medrep import config, contract, metrics, results
+from medrep import config, contract
 from medrep.errors import UserError
+from medrep.evaluation import metrics, results
+from medrep.evaluation.results import KEY, arms_of, find_reference, name_arm, place
 from medrep.progress import bar, say, stage
-from medrep.results import KEY, arms_of, find_reference, name_arm, place
 
 EXAMPLE = ["subject_id", "prediction_time"]
 LINE = ["calibration_slope", "calibration_intercept"]

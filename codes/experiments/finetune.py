@@ -26,11 +26,15 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from medrep import concepts, config, contract, counts, outcomes, results, training
-from medrep.arms import BASELINES, Arm, CannotLearn, Given, Run, Site, agree
+from medrep import config, contract
+from medrep.cdm import outcomes
 from medrep.contract import LABELS
 from medrep.errors import UserError
+from medrep.evaluation import counts, results
+from medrep.evaluation.arms import BASELINES, Arm, CannotLearn, Given, Run, Site, agree
+from medrep.patients import training
 from medrep.progress import say, stage
+from medrep.vectors import concept_vectors
 
 
 def outcome_name(text: str, home: str) -> str:
@@ -162,12 +166,12 @@ def evaluate_only(args) -> list[dict]:
     if "thresholds" not in facts or facts["model"] in BASELINES or "frozen" in facts["variant"]:
         raise UserError(f"--evaluate-only {folder} is not a finetuned patient model: give a folder seed_... of one")
     rep = facts["rep_type"]
-    if rep not in concepts.ARMS:
+    if rep not in concept_vectors.ARMS:
         own = [path for path in args.rep_type if contract.rep_name(path) == rep]
         if not own:
             raise UserError(f"--evaluate-only {folder} reads vectors of its own: give --rep-type path/to/{rep}.npy, too")
         rep = own[0]
-    if facts.get("vectors") != concepts.identity(rep):
+    if facts.get("vectors") != concept_vectors.identity(rep):
         raise UserError(f"--evaluate-only {folder} was trained on other vectors than {contract.show(contract.concept_array_file(rep))}: "
                         "put those that it was trained on there, with their concept_idx.csv")
     args.model = facts["model"]
@@ -188,7 +192,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-d", "--device", default="0", metavar="N", help="a GPU's number, or cpu")
     parser.add_argument("--model", default="behrt", help="one of configs/models, or a baseline on counts: logreg, gbm")
-    concepts.add_rep_argument(parser, "--rep-type", nargs="+", default=None)
+    concept_vectors.add_rep_argument(parser, "--rep-type", nargs="+", default=None)
     parser.add_argument("--counts", nargs="+", choices=counts.KINDS, help="what logreg and gbm count; default both")
     parser.add_argument("--head", choices=["linear", "tied"], help="which pretrained model; default model.head")
     parser.add_argument("--outcome", nargs="+", metavar="OUTCOME",
@@ -222,7 +226,7 @@ def main(argv=None):
                 experiment = replace(experiment, model=replace(experiment.model, head=args.head))
             names = outcome_names(args.outcome, home)
             for rep in [] if args.model in BASELINES else args.rep_type:
-                concepts.check_vectors(rep, experiment.model)
+                concept_vectors.check_vectors(rep, experiment.model)
             rows = run_all(args, experiment, home, names)
         say(f"{contract.show(contract.summary_file())}: one row a test")
         figures.update(mean_auroc(rows))

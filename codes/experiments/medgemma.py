@@ -31,12 +31,17 @@ from urllib.parse import urlsplit
 import pandas as pd
 import yaml
 
-from medrep import chat, concepts, config, contract, features, generation, omop, outcomes, progress, ratings
+from medrep import config, contract, progress
+from medrep.cdm import outcomes
+from medrep.cdm.engine import connect
+from medrep.cdm.sources import omop
 from medrep.config import Cohort, Rating
 from medrep.contract import Made
-from medrep.engine import connect
 from medrep.errors import UserError
+from medrep.evaluation import features, ratings
+from medrep.llm import chat, local_model
 from medrep.progress import say, stage
+from medrep.vectors import concept_vectors
 
 COLUMNS = ["token", "name", "kind", "rating", "rank", "persons", "attention", "attention_mean", "attribution", "attribution_mean",
            "attribution_abs_mean"]
@@ -89,7 +94,7 @@ class Rater:
 
     def __init__(self, settings: Rating, address: str):
         self.settings, self.address = settings, address
-        self.local = None if address else generation.Model(settings)
+        self.local = None if address else local_model.Model(settings)
 
     @property
     def where(self) -> str:
@@ -292,7 +297,7 @@ def settings_of(args) -> Rating:
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="behrt", help="the patient model, one of configs/models")
-    concepts.add_rep_argument(parser, "--rep")
+    concept_vectors.add_rep_argument(parser, "--rep")
     parser.add_argument("--head", choices=["linear", "tied"], help="which pretrained model; default model.head")
     parser.add_argument("--variant", default="", metavar="NAME",
                         help="how the run was trained otherwise, as results/summary.csv calls it, such as aug4x0.8; default: plainly")

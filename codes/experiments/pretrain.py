@@ -29,10 +29,14 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from medrep import behrt, concepts, config, contract, fitting, metrics, sequences, training, vocabulary
+from medrep import config, contract
 from medrep.errors import UserError
+from medrep.evaluation import metrics
+from medrep.patients import behrt, fitting, sequences, training
 from medrep.progress import bar, in_words, is_main_process, say, stage
-from medrep.vocabulary import SPECIAL_TOKENS
+from medrep.vectors import concept_vectors
+from medrep.vocabulary import token_vocabulary
+from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS
 
 SPECIAL = len(SPECIAL_TOKENS)
 VALID = 2**31  # in place of an epoch: the seed of the validation masks
@@ -100,7 +104,8 @@ def evaluate(model, plan, make):
 
 
 @torch.no_grad()
-def zero_shot(model, trajectories, whole: vocabulary.Vocabulary, known: vocabulary.Vocabulary, reading: training.Reading, experiment) -> dict:
+def zero_shot(model, trajectories, whole: token_vocabulary.Vocabulary, known: token_vocabulary.Vocabulary, reading: training.Reading,
+              experiment) -> dict:
     """How many masked events of `trajectories`' valid persons a model names rightly that was never trained there.
 
     Every event may be masked, whether the model knows its token or not: what it has no row for it names wrongly.
@@ -111,7 +116,7 @@ def zero_shot(model, trajectories, whole: vocabulary.Vocabulary, known: vocabula
     settings, device = experiment.pretraining, next(model.parameters()).device
     # what the model names, as the hospital's number: with a representation its table is the hospital's, in its order
     named = np.arange(len(whole)) if model.config.head == "tied" and reading.vectors is not None else known.translation_to(whole)
-    can = np.isin(np.arange(len(whole)), named[SPECIAL:]) & (reading.translation != vocabulary.UNK)
+    can = np.isin(np.arange(len(whole)), named[SPECIAL:]) & (reading.translation != token_vocabulary.UNK)
     favourite = SPECIAL + int(np.argmax(whole.pretraining_counts[SPECIAL:]))
     plan = sequences.batches(trajectories.windows(trajectories.rows_in("valid"), experiment.model.max_length), settings.batch_tokens)
     total = Counter()
@@ -143,7 +148,7 @@ class Start:
         self.sizes = config.Model(**self.facts["model"])
         self.known = training.vocabulary_of(folder)
 
-    def move(self, words: vocabulary.Vocabulary, reading: training.Reading) -> behrt.BehrtForPretraining:
+    def move(self, words: token_vocabulary.Vocabulary, reading: training.Reading) -> behrt.BehrtForPretraining:
         """The model, gone over to the vocabulary `words`."""
         model = behrt.BehrtForPretraining.from_pretrained(self.folder)
         model.move(words.translation_to(self.known), reading.vectors)
@@ -160,7 +165,7 @@ def check_arguments(args) -> Start | None:
                 raise UserError(f"--from {args.start} was made with {name} {start.facts['run'][name]}, not {given}: leave the flag out")
         args.model, args.head = start.facts["run"]["model"], start.facts["run"]["head"]
         args.rep_type = args.rep_type or start.facts["run"]["rep_type"]
-        if args.rep_type not in concepts.ARMS and not args.rep_type.endswith(".npy"):
+        if args.rep_type not in concept_vectors.ARMS and not args.rep_type.endswith(".npy"):
             raise UserError(f"--from {args.start} reads vectors of your own: give --rep-type path/to/{args.rep_type}.npy, too")
     elif args.zero_shot:
         raise UserError("--zero-shot measures a model that --from names")
@@ -171,7 +176,7 @@ def check_arguments(args) -> Start | None:
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a file of configs/models; default behrt")
-    concepts.add_rep_argument(parser, "--rep-type", default=None)
+    concept_vectors.add_rep_argument(parser, "--rep-type", default=None)
     parser.add_argument("--head", choices=["linear", "tied"], help="what predicts masked tokens; default model.head")
     parser.add_argument("--hospital", help="default cohort.home")
     parser.add_argument("--from", dest="start", type=Path, metavar="RUN", help="a pretrained model to go on with")
@@ -189,7 +194,7 @@ def main(argv=None):
         experiment = replace(experiment, model=replace(experiment.model, head=args.head))
     hospital = args.hospital or config.load("cohort", args.overrides).home
     training.check_devices(args.gpu_devices, "--gpu-devices")
-    concepts.check_vectors(args.rep_type, experiment.model)
+    concept_vectors.check_vectors(args.rep_type, experiment.model)
     if args.zero_shot:
         measure(args, start, experiment, hospital)
         return
@@ -208,7 +213,7 @@ def main(argv=None):
     with stage("pretrain") as figures:
         settings = experiment.pretraining
         trajectories = sequences.Trajectories(hospital)
-        whole = vocabulary.of_hospital(hospital)
+        whole = token_vocabulary.of_hospital(hospital)
         known = whole.seen_in_pretraining()
         plans = {split: trajectories.windows(trajectories.rows_in(split), experiment.model.max_length) for split in ("train", "valid")}
         if missing := [split for split in plans if not len(plans[split])]:
@@ -249,7 +254,7 @@ def new_model(sizes: config.Model, tokens: int, reading: training.Reading) -> be
 
 def measure(args, start: Start, experiment: config.Experiment, hospital: str):
     with stage("zero_shot") as figures:
-        trajectories, whole = sequences.Trajectories(hospital), vocabulary.of_hospital(hospital)
+        trajectories, whole = sequences.Trajectories(hospital), token_vocabulary.of_hospital(hospital)
         reading = training.reading_of(whole, args.rep_type, start.known)
         model = behrt.BehrtForPretraining.from_pretrained(start.folder).to(training.open_device(args.gpu_devices[:1]).device)
         if reading.vectors is not None:

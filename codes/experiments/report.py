@@ -8,16 +8,19 @@ Reads   what is there of usedata/, results/ and configs/published.yaml
 Writes  results/report/index.html: one file with its drawings, styles and script in it; it asks for nothing from the network
 
 What has not been run is shown as such, with the command that would. Counts of 1 to 10 are shown as "<11" (report.small_count), and those
-of the same table that would tell them are withheld (medrep.disclosure); what the difference of two tables tells is not hidden. There are
+of the same table that would tell them are withheld (medrep.report.disclosure); what the difference of two tables tells is not hidden. There are
 no persons' ids and no single person's values on the page. The same results give the same bytes. How it looks is in configs/report/.
 """
 import argparse
 
-from medrep import config, contract, pages, report_data, report_results, report_tests, report_training, results, training
-from medrep.disclosure import Counts
+from medrep import config, contract
 from medrep.errors import UserError
-from medrep.pages import Section
+from medrep.evaluation import results
+from medrep.patients import training
 from medrep.progress import say, stage
+from medrep.report import pages, section_data, section_results, section_tests, section_training
+from medrep.report.disclosure import Counts
+from medrep.report.pages import Section
 
 
 def hospitals_there(home: str, external: list[str]) -> list[str]:
@@ -30,19 +33,19 @@ def hospitals_there(home: str, external: list[str]) -> list[str]:
 def sections_of(settings: config.Report, home: str, hospitals: list[str]) -> list[Section]:
     counts, others = Counts(settings.small_count), hospitals[1:]
     found = [
-        report_data.road(counts, hospitals),
-        report_data.sites(counts, hospitals),
-        report_data.flows(counts, hospitals),
-        report_data.audits(counts, hospitals),
-        report_data.coverage(counts, home, others),
-        report_training.quality(),
-        report_training.training(home),
-        report_results.comparison(counts, home, config.read_layers("published.yaml")),
-        report_tests.curve_section(home, settings.small_count, settings.curves),
-        report_tests.subgroups(counts, home),
-        report_tests.unknown(counts, home, others, settings.curves),
-        report_results.features(counts, home, hospitals, settings.features),
-        report_training.settings(training.code_version()),
+        section_data.road(counts, hospitals),
+        section_data.sites(counts, hospitals),
+        section_data.flows(counts, hospitals),
+        section_data.audits(counts, hospitals),
+        section_data.coverage(counts, home, others),
+        section_training.quality(),
+        section_training.training(home),
+        section_results.comparison(counts, home, config.read_layers("published.yaml")),
+        section_tests.curve_section(home, settings.small_count, settings.curves),
+        section_tests.subgroups(counts, home),
+        section_tests.unknown(counts, home, others, settings.curves),
+        section_results.features(counts, home, hospitals, settings.features),
+        section_training.settings(training.code_version()),
     ]
     counts.protect()
     return found
@@ -50,13 +53,13 @@ def sections_of(settings: config.Report, home: str, hospitals: list[str]) -> lis
 
 def headline(home: str, smallest: int) -> list[tuple[str, str, str]]:
     """The reference arm's mean AUROC, outcome by outcome and hospital by hospital."""
-    table = report_results.read_comparison(smallest)
+    table = section_results.read_comparison(smallest)
     if table is None or table.empty:
         return []
     found = []
-    for outcome, of in report_training.groups(table, "outcome", home):
-        for hospital, rows in report_training.groups(of, "tested_on", home):
-            arms = report_results.arms(rows)
+    for outcome, of in section_training.groups(table, "outcome", home):
+        for hospital, rows in section_training.groups(of, "tested_on", home):
+            arms = section_results.arms(rows)
             reference = results.find_reference(sorted(set(arms), key=results.place), None)
             row = rows.iloc[arms.index(reference)]
             interval = pages.between(row.auroc_low, row.auroc_high, ".2f")

@@ -14,7 +14,7 @@ A token of the external hospital is read in two ways, side by side:
                       plain      not known, but a decile whose plain concept is known
                       ancestor   neither, but an ancestor of it is known: `--oov ancestor` reads that; `--oov unk` reads [UNK] from `plain` on
                       lost       nothing of it is known
-    a representation  own        it has a vector; plain, ancestor: as medrep.concepts.gather finds one; lost: none
+    a representation  own        it has a vector; plain, ancestor: as medrep.vectors.concept_vectors.gather finds one; lost: none
 
 Shares are of events, and of distinct concepts, a decile being one as in concept_idx.csv. A concept that stands in two domains
 counts in both and once in all.
@@ -28,12 +28,18 @@ import pandas as pd
 import pyarrow.parquet as pq
 import yaml
 
-from medrep import concepts, config, contract, engine, metrics, omop, results, sequences, terminology, vocabulary
-from medrep.ancestors import translation_by_ancestors
+from medrep import config, contract
+from medrep.cdm import engine
+from medrep.cdm.sources import omop
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
+from medrep.evaluation import metrics, results
+from medrep.patients import sequences
 from medrep.progress import say, stage
-from medrep.vocabulary import SPECIAL_TOKENS, Vocabulary
+from medrep.vectors import concept_vectors
+from medrep.vocabulary import terminology, token_vocabulary
+from medrep.vocabulary.ancestors import translation_by_ancestors
+from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, Vocabulary
 
 CODES = "codes"
 KNOWN, OWN, PLAIN, ANCESTOR, LOST = "known", "own", "plain", "ancestor", "lost"
@@ -65,15 +71,15 @@ def read_as_codes(theirs: Vocabulary, known: Vocabulary) -> np.ndarray:
     special = len(SPECIAL_TOKENS)
     if contract.data_folder("concepts").is_dir():
         how = translation_by_ancestors(theirs, known)[1][special:]
-        return np.select([how == concepts.OWN, how == concepts.NONE], [KNOWN, LOST], how)
+        return np.select([how == concept_vectors.OWN, how == concept_vectors.NONE], [KNOWN, LOST], how)
     say("data/concepts is not there: no ancestors can be looked up")
     return np.array([KNOWN if token in known.number else PLAIN if plain_of(token) in known.number else LOST for token in theirs.tokens[special:]])
 
 
 def read_by_vectors(tokens: list[str], rep: str) -> np.ndarray:
     """How a model that reads the vectors of `rep` finds one for each of `tokens`: OWN, PLAIN, ANCESTOR or LOST."""
-    _, how = concepts.gather(tokens, rep)
-    return np.where(how == concepts.NONE, LOST, how)
+    _, how = concept_vectors.gather(tokens, rep)
+    return np.where(how == concept_vectors.NONE, LOST, how)
 
 
 def vocabularies_of(tokens: list[str]) -> np.ndarray:
@@ -264,7 +270,7 @@ def show_aurocs(table: pd.DataFrame):
 def cover(home: str, external: str, reps: list[str]) -> dict:
     """Write and show everything of one pair of hospitals; gives the shares of events that are read, for the log."""
     files = contract.coverage_files(home, external)
-    known, theirs = vocabulary.of_hospital(home).seen_in_pretraining(), vocabulary.of_hospital(external)
+    known, theirs = token_vocabulary.of_hospital(home).seen_in_pretraining(), token_vocabulary.of_hospital(external)
     trajectories = sequences.Trajectories(external)
     counts = count_by_domain(trajectories, len(theirs))[:, len(SPECIAL_TOKENS) :]
     if counts.sum() != sum(theirs.counts):
@@ -305,11 +311,11 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", help="whose codes are known; default cohort.home")
     parser.add_argument("--external", required=True, nargs="+", help="the hospitals whose codes are to be read")
-    concepts.add_rep_argument(parser, "--rep-type", default=None, nargs="+")
+    concept_vectors.add_rep_argument(parser, "--rep-type", default=None, nargs="+")
     config.add_arguments(parser)
     args = parser.parse_args(argv)
     home = args.home or config.load("cohort", args.overrides).home
-    reps = [rep for rep in dict.fromkeys(args.rep_type or concepts.arms_there()) if rep != "none"]
+    reps = [rep for rep in dict.fromkeys(args.rep_type or concept_vectors.arms_there()) if rep != "none"]
     with stage("vocabulary_coverage") as figures:
         if not reps:
             say("no representation is asked for or there: codes only")

@@ -398,7 +398,7 @@ class Report:
     """configs/report.yaml: the report page."""
 
     small_count: int = 11
-    """Counts from 1 to one less are shown as "<11", and others are withheld where one could be computed from them (medrep.disclosure).
+    """Counts from 1 to one less are shown as "<11", and others are withheld where one could be computed from them (medrep.report.disclosure).
     11 is the cell size policy of CMS, which data use agreements often name. 1 shows everything."""
     curves: int = 8
     """Arms in one drawing; there are eight colours. The plain ones come first, and the table has all."""

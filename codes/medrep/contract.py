@@ -341,7 +341,7 @@ DEFINITIONS = Table(
 
 
 def trajectories_folder(hospital: str) -> Path:
-    """Flat arrays of events and of persons; medrep.sequences says which and opens them."""
+    """Flat arrays of events and of persons; medrep.patients.sequences says which and opens them."""
     return ROOT / "usedata" / hospital / "trajectories"
 
 
@@ -372,7 +372,7 @@ def neighbour_index_file(rep: str) -> Path:
 
 
 def answers_file() -> Path:
-    """What a language model answered: medrep.chat appends to it and reads it. It is paid for: no stage removes it."""
+    """What a language model answered: medrep.llm.chat appends to it and reads it. It is paid for: no stage removes it."""
     return representation_folder() / "answers.jsonl"
 
 

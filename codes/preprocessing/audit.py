@@ -20,10 +20,14 @@ import pandas as pd
 import pyarrow
 import scipy.sparse
 
-from medrep import config, contract, engine, omop, sequences, vocabulary
+from medrep import config, contract
+from medrep.cdm import engine
+from medrep.cdm.sources import omop
 from medrep.contract import RECORDS, VISITS, Made
 from medrep.errors import UserError
+from medrep.patients import sequences
 from medrep.progress import bar, say, stage
+from medrep.vocabulary import token_vocabulary
 
 SUSPECT_AUROC = 0.95
 SUSPECT_AT_START, SUSPECT_EVENTS = 0.5, 100
@@ -70,7 +74,7 @@ def count_presence(hospital: str, subject_id: np.ndarray, times: np.ndarray, exa
     subject_id, times (seconds since 1970), examples: a prediction point a row; examples (points, columns) says of how many
     examples of each kind a point is the prediction point.
     """
-    trajectories, tokens = sequences.Trajectories(hospital), len(vocabulary.of_hospital(hospital))
+    trajectories, tokens = sequences.Trajectories(hospital), len(token_vocabulary.of_hospital(hospital))
     rows = trajectories.rows_of(subject_id)
     if (rows < 0).any():
         raise UserError(f"{int((rows < 0).sum()):,} labelled moments of {hospital} are of persons without a trajectory; "
@@ -118,7 +122,7 @@ def find_best_tokens(hospital: str, tables: dict[str, pd.DataFrame], points: pd.
             np.add.at(examples, (number[(tables[outcome][name] == value).fillna(False).to_numpy(dtype=bool)], 2 * column + value), 1)
     times = points.prediction_time.to_numpy().astype("datetime64[s]").astype(np.int64)
     presence = count_presence(hospital, points.subject_id.to_numpy(), times, examples, max_length)
-    words, found = vocabulary.of_hospital(hospital).tokens, {outcome: [] for outcome in tables}
+    words, found = token_vocabulary.of_hospital(hospital).tokens, {outcome: [] for outcome in tables}
     for column, (outcome, name) in enumerate(labels):
         pair = [2 * column, 2 * column + 1]
         of = examples[:, pair].sum(0, dtype=np.int64)

@@ -16,7 +16,9 @@ import argparse
 
 import ibis
 
-from medrep import config, engine, omop
+from medrep import config
+from medrep.cdm import engine
+from medrep.cdm.sources import omop
 from medrep.contract import DECILES, PERSONS, RECORDS, Made
 from medrep.progress import say, stage
 

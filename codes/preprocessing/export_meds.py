@@ -8,7 +8,7 @@ Writes  usedata/{hospital}/meds: data/{train,tuning,held_out}/{n}.parquet, metad
 
 A row is an event: sex and race (without a time), MEDS_BIRTH (only the year is known: its first second), visits, the four domains'
 records at the time they can be known, MEDS_DEATH. A code is {vocabulary_id}/{concept_code}, or the concept id where
-data/concepts does not know it. Beyond MEDS there are the columns of medrep.meds_tables.EXTRA, so that the dataset, put into
+data/concepts does not know it. Beyond MEDS there are the columns of medrep.cdm.sources.meds.EXTRA, so that the dataset, put into
 data/, gives the same trajectories. Format: https://github.com/Medical-Event-Data-Standard/meds (0.4)
 """
 import argparse
@@ -21,7 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medrep import VERSION, config, contract, engine, meds_tables, omop
+from medrep import VERSION, config, contract
+from medrep.cdm import engine
+from medrep.cdm.sources import meds, omop
 from medrep.contract import PERSONS, RECORDS, VISITS, Made
 from medrep.progress import bar, say, stage
 
@@ -59,8 +61,8 @@ def find_rows(persons: ibis.Table, visits: ibis.Table, records: ibis.Table, code
     parts = [
         row(sexed, subject_id=sexed.person_id, code=ibis.literal("GENDER//") + sexed.sex, table=ibis.literal("person")),
         row(raced, subject_id=raced.person_id, code=ibis.literal(RACE) + raced.race, table=ibis.literal("person")),
-        row(persons, subject_id=persons.person_id, time=birth, code=ibis.literal(meds_tables.BIRTH), table=ibis.literal("person")),
-        row(died, subject_id=died.person_id, time=died.death_time, code=ibis.literal(meds_tables.DEATH), table=ibis.literal("death")),
+        row(persons, subject_id=persons.person_id, time=birth, code=ibis.literal(meds.BIRTH), table=ibis.literal("person")),
+        row(died, subject_id=died.person_id, time=died.death_time, code=ibis.literal(meds.DEATH), table=ibis.literal("death")),
         row(v, subject_id=v.person_id, time=v.start, code=v.code, table=ibis.literal("visit"), concept_id=v.concept_id, visit_id=v.visit_id,
             end=v["end"]),
         row(r, subject_id=r.person_id, time=r.time, code=r.code, numeric_value=r.value, table=r.domain, concept_id=r.concept_id,
@@ -75,7 +77,7 @@ def find_rows(persons: ibis.Table, visits: ibis.Table, records: ibis.Table, code
 
 def write_data(folder: Path, rows: ibis.Table, total: int):
     """The sorted rows into files of whole subjects, SHARD_ROWS or a little more each."""
-    theirs = {ours: name for name, ours in meds_tables.SPLITS.items()}
+    theirs = {ours: name for name, ours in meds.SPLITS.items()}
     writer, split, shard, written, last = None, None, 0, 0, None
     try:
         with bar(what="meds", total=total, unit="rows") as progress:
@@ -117,7 +119,7 @@ def write_metadata(folder: Path, con: ibis.BaseBackend, hospital: str, persons: 
         up = up.select(child="concept_id_1", parent=concept.vocabulary_id + "/" + concept.concept_code).distinct().order_by("child", "parent")
         for row in up.to_pyarrow().to_pylist():
             parents.setdefault(row["child"], []).append(row["parent"])
-    fixed = [("GENDER//F", "female"), ("GENDER//M", "male"), (meds_tables.BIRTH, "birth (its year)"), (meds_tables.DEATH, "death")]
+    fixed = [("GENDER//F", "female"), ("GENDER//M", "male"), (meds.BIRTH, "birth (its year)"), (meds.DEATH, "death")]
     races = persons.filter(persons.race.notnull()).select("race").distinct().order_by("race").to_pyarrow()["race"].to_pylist()
     fixed += [(f"{RACE}{race}", race) for race in races]
     pq.write_table(pa.table({
@@ -125,14 +127,14 @@ def write_metadata(folder: Path, con: ibis.BaseBackend, hospital: str, persons: 
         "description": pa.array([*(text for _, text in fixed), *(row["description"] for row in rows)], pa.string()),
         "parent_codes": pa.array([*([None] * len(fixed)), *(parents.get(concept) for concept in by_id)], pa.list_(pa.string())),
         "concept_id": pa.array([*([None] * len(fixed)), *by_id], pa.int64())}), meta / "codes.parquet")
-    theirs = {ours: name for name, ours in meds_tables.SPLITS.items()}
+    theirs = {ours: name for name, ours in meds.SPLITS.items()}
     people = persons.order_by("person_id").select("person_id", "split").to_pyarrow().to_pylist()
     pq.write_table(pa.table({"subject_id": pa.array([row["person_id"] for row in people], pa.int64()),
                              "split": pa.array([theirs[row["split"]] for row in people], pa.string())}), meta / "subject_splits.parquet")
     (meta / "dataset.json").write_text(json.dumps({
         "dataset_name": hospital, "etl_name": "medrep export_meds", "etl_version": VERSION, "meds_version": "0.4.1",
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"), "raw_source_id_columns": ["visit_id"], "code_modifier_columns": ["unit"],
-        "other_extension_columns": [name for name in SCHEMA.names if name in meds_tables.EXTRA and name not in ("unit", "visit_id")]}, indent=1))
+        "other_extension_columns": [name for name in SCHEMA.names if name in meds.EXTRA and name not in ("unit", "visit_id")]}, indent=1))
 
 
 def main(argv=None):

@@ -32,7 +32,9 @@ from datetime import datetime, timedelta
 import ibis
 import pyarrow.parquet
 
-from medrep import config, contract, engine, omop, outcomes, rules
+from medrep import config, contract
+from medrep.cdm import engine, outcomes, rules
+from medrep.cdm.sources import omop
 from medrep.config import Cohort
 from medrep.contract import LABELS, PERSONS, RECORDS, VISITS, Made
 from medrep.errors import UserError

@@ -14,7 +14,9 @@ from collections.abc import Callable
 
 import ibis
 
-from medrep import config, contract, engine, meds_tables, omop, rules
+from medrep import config, contract
+from medrep.cdm import engine, rules
+from medrep.cdm.sources import meds, omop
 from medrep.config import Cohort
 from medrep.contract import PERSONS, SPLITS, Made
 from medrep.errors import UserError
@@ -136,7 +138,7 @@ def main(argv=None):
         if deaths is not None:
             deaths = engine.hold(con, deaths_with_reasons(deaths, kept))
             settle("death", deaths, lambda: deaths_with_reasons(omop.deaths(con, hospital, numbered=True), kept), LATER_DEATH)
-        splits = meds_tables.given_splits(con, hospital)
+        splits = meds.given_splits(con, hospital)
         if splits is not None:
             say(f"{hospital}: {int(splits.count().execute()):,} persons are in the splits that metadata/subject_splits.parquet gives them")
         PERSONS.write(con, find_persons(kept, deaths, cohort, splits), hospital=hospital)

@@ -26,7 +26,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import ibis
 
-from medrep import config, contract, engine, meds_tables, omop, rules
+from medrep import config, contract
+from medrep.cdm import engine, rules
+from medrep.cdm.sources import meds, omop
 from medrep.config import Cohort, Hospital
 from medrep.contract import DOMAINS, PERSONS, RECORDS, VISITS, Made
 from medrep.errors import UserError
@@ -183,7 +185,7 @@ def make_records(con: ibis.BaseBackend, name: str, hospital: Hospital, cohort: C
             say(f"{name} has no {domain} table")
             continue
         say(f"reading {name} {omop.EVENT_TABLES[domain][0]}")
-        if not meds_tables.is_dataset(name):
+        if not meds.is_dataset(name):
             lines[domain] = beside.submit(omop.count_lines, omop.table_file(name, omop.EVENT_TABLES[domain][0]))
         events[domain] = engine.park_by(con, rows.mutate(part=part_of(rows.person_id, bounds)), "part")
         reasons[domain], clocks[domain] = Counter({rules.KEPT: 0}), Counter()
@@ -206,7 +208,7 @@ def make_records(con: ibis.BaseBackend, name: str, hospital: Hospital, cohort: C
     for domain in reasons:
         warn_of_clocks(domain, clocks[domain])
     contract.write_json(contract.ages_file(name), {"median at the first event": statistics.median(ages) if ages else None})
-    warn_of_ages(ages, of_patients=not meds_tables.is_dataset(name) and omop.table_file(name, "patients") is not None)
+    warn_of_ages(ages, of_patients=not meds.is_dataset(name) and omop.table_file(name, "patients") is not None)
     return reasons, with_records, {domain: count.result() for domain, count in lines.items()}
 
 
@@ -230,8 +232,8 @@ def main(argv=None):
         con = engine.connect(args.engine, args.memory, args.threads)
         with RECORDS.writing(con, hospital=name) as add:
             reasons, figures["persons"], lines = make_records(con, name, hospital, cohort, add)
-            if meds_tables.is_dataset(name):
-                others = meds_tables.of_no_table(engine.reader(con), name, omop.meanings(engine.reader(con), name))
+            if meds.is_dataset(name):
+                others = meds.of_no_table(engine.reader(con), name, omop.meanings(engine.reader(con), name))
                 say(f"{name}: {sum(others.values()):,} rows of {len(others):,} codes are of none of the four domains"
                     + (f" ({', '.join(list(others)[:5])}{', ...' if len(others) > 5 else ''})" if others else ""))
             for domain, counts in reasons.items():

@@ -11,9 +11,10 @@ import json
 
 import ibis
 
-from medrep import config, contract, engine
+from medrep import config, contract
+from medrep.cdm import engine
+from medrep.cdm.sources.omop import EVENT_TABLES, FAR_YEARS, NO_UNIT, YEAR_SECONDS
 from medrep.contract import DOMAINS, PERSONS, RECORDS, VISITS, Made
-from medrep.omop import EVENT_TABLES, FAR_YEARS, NO_UNIT, YEAR_SECONDS
 from medrep.progress import say, stage
 
 TABLES = ("person", "patients", "death", "visit_occurrence", *(table for table, _, _ in EVENT_TABLES.values()))

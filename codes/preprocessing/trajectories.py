@@ -4,7 +4,7 @@
     python preprocessing/trajectories.py --hospital mimic
 
 Reads   usedata/{hospital}/persons, visits, records, deciles
-Writes  usedata/{hospital}/trajectories/ (the arrays that medrep.sequences names), usedata/{hospital}/vocabulary.json
+Writes  usedata/{hospital}/trajectories/ (the arrays that medrep.patients.sequences names), usedata/{hospital}/vocabulary.json
 
 A token is a concept, or a measurement's concept and the decile of its value (0 to 9: how many of edge_1 to edge_9 are
 strictly below the value, so a value on an edge takes the lower decile and values beyond the ends 0 and 9). Rows come
@@ -21,12 +21,13 @@ import ibis
 import numpy as np
 import pyarrow
 
-from medrep import config, contract, engine, rules
+from medrep import config, contract
+from medrep.cdm import engine, rules
 from medrep.contract import DECILES, DOMAINS, PERSONS, RECORDS, SPLITS, VISITS, Made, unfinished
 from medrep.errors import UserError
+from medrep.patients.sequences import EVENT_ARRAYS, PERSON_ARRAYS, array_file
 from medrep.progress import bar, say, stage
-from medrep.sequences import EVENT_ARRAYS, PERSON_ARRAYS, array_file
-from medrep.vocabulary import SEX_TOKEN, SPECIAL_TOKENS, Vocabulary
+from medrep.vocabulary.token_vocabulary import SEX_TOKEN, SPECIAL_TOKENS, Vocabulary
 
 PART_EVENTS = 4_000_000
 CODES = 11  # of a concept: itself and its ten deciles

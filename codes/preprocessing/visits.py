@@ -13,7 +13,9 @@ import argparse
 
 import ibis
 
-from medrep import config, engine, omop, rules
+from medrep import config
+from medrep.cdm import engine, rules
+from medrep.cdm.sources import omop
 from medrep.config import Cohort, Hospital
 from medrep.contract import PERSONS, VISITS, Made
 from medrep.errors import UserError

@@ -21,10 +21,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from medrep import concepts, config, contract, engine, omop, vocabulary
+from medrep import config, contract
+from medrep.cdm import engine
+from medrep.cdm.sources import omop
 from medrep.contract import Made
 from medrep.errors import UserError
 from medrep.progress import report_kept, say, stage
+from medrep.vectors import concept_vectors
+from medrep.vocabulary import token_vocabulary
 
 SCOPES = ("used", "neighbours", "all")
 DOMAINS = ["Condition", "Drug", "Measurement", "Procedure"]  # OMOP's domain_id; the paper's four
@@ -60,7 +64,7 @@ def find_all(concept: ibis.Table) -> ibis.Table:
 
 def make_index(plain: np.ndarray, with_deciles: np.ndarray) -> pa.Array:
     """Ids as text by number, a concept's deciles below it."""
-    plain, ten = np.unique(plain), len(concepts.DECILES)
+    plain, ten = np.unique(plain), len(concept_vectors.DECILES)
     rows = np.where(np.isin(plain, with_deciles), 1 + ten, 1)
     first = np.repeat(np.cumsum(rows) - rows, rows)
     concept = pc.cast(pa.array(np.repeat(plain, rows)), pa.string())
@@ -85,8 +89,8 @@ def read_tokens(required: bool) -> dict[str, list[str]]:
         raise UserError("no hospital under data/ has a usedata/{hospital}/vocabulary.json; preprocessing/run.sh writes it")
     if required and (late := sorted(set(hospitals) - set(ready))):
         say(f"not preprocessed, so its concepts are left out: {', '.join(late)}")
-    special = len(vocabulary.SPECIAL_TOKENS)
-    return {h: list(vocabulary.of_hospital(h).tokens[special:]) for h in ready}
+    special = len(token_vocabulary.SPECIAL_TOKENS)
+    return {h: list(token_vocabulary.of_hospital(h).tokens[special:]) for h in ready}
 
 
 def choose_around(con, tokens: dict[str, list[str]], scope: str, figures: dict) -> pa.Array:
@@ -136,7 +140,7 @@ def main(argv=None):
     config.add_arguments(parser)
     args = parser.parse_args(argv)
 
-    if concepts.published():
+    if concept_vectors.published():
         return
     tokens = read_tokens(required=args.scope != "all")
     vocabularies = [contract.vocabulary_file(h) for h in tokens] if args.scope != "all" else []
@@ -147,7 +151,7 @@ def main(argv=None):
     with stage("concepts") as figures, omop.named_mistakes():
         con = engine.connect(args.engine, args.memory, args.threads)
         index = choose_all(con, tokens, figures) if args.scope == "all" else choose_around(con, tokens, args.scope, figures)
-        concepts.write_index(index)
+        concept_vectors.write_index(index)
         figures["rows"] = len(index)
         say(f"{contract.show(contract.concept_index_file())}: {len(index):,} rows")
         made.record()

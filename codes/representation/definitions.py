@@ -35,12 +35,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medrep import chat, concepts, config, contract, engine, omop
+from medrep import config, contract
+from medrep.cdm import engine
+from medrep.cdm.sources import omop
 from medrep.config import Definitions
 from medrep.contract import DEFINITIONS, Made
 from medrep.errors import UserError
+from medrep.llm import chat
 from medrep.progress import bar, say, stage
-from medrep.texts import ORDINALS
+from medrep.vectors import concept_vectors
+from medrep.vectors.texts import ORDINALS
 
 WRITERS = ("template", "openai")
 TEMPLATE = "template-3"  # part of every key: raise it when the template changes
@@ -90,7 +94,7 @@ class Index:
 
 
 def cut_index(ids: pa.Array) -> Index:
-    plain, decile = concepts.plain_and_decile(ids)
+    plain, decile = concept_vectors.plain_and_decile(ids)
     concept, first, place = np.unique(plain, return_index=True, return_inverse=True)
     _, part = np.unique(first // PART, return_inverse=True)  # a part that holds deciles only is none
     return Index(ids, plain, decile, part[place], pa.table({"concept_id": concept, "part": part}))
@@ -112,7 +116,7 @@ def find_features(relationship: ibis.Table, concept: ibis.Table, wanted: ibis.Ta
 
 def without_held_out(features: pa.Table) -> pa.Table:
     """The features without the pairs that evaluate.py asks for: a text that says them has read the answers."""
-    held = concepts.held_out(features["concept_id"].to_numpy(), features["other"].to_numpy())
+    held = concept_vectors.held_out(features["concept_id"].to_numpy(), features["other"].to_numpy())
     return features.filter(pa.array(~held))
 
 
@@ -481,9 +485,9 @@ def main(argv=None):
                                    concurrency=settings.concurrency if args.concurrency is None else args.concurrency)
     check_flags(args, settings)
 
-    if concepts.published():
+    if concept_vectors.published():
         return
-    ids = concepts.read_index()
+    ids = concept_vectors.read_index()
     made_with = {"writer": args.writer, "template": TEMPLATE}
     if args.writer == "openai":
         made_with |= {"prompts": hash_of(read_prompts()), "body": chat.body_of("", "", settings), "decile_calls": args.decile_calls,

@@ -9,7 +9,7 @@ Reads   usedata/representation/concept_idx.csv, definitions, encoder; for names 
 Writes  usedata/representation/concept_representation_description.npy (or _name.npy), float32 (concepts, width)
 
 A concept's vector is the last layer's [CLS] of its definition, or the mean over its tokens (encoder.pooling). Each
-different text is encoded once, chunk by chunk (medrep.texts), and a chunk's rows are written when it is done: a killed
+different text is encoded once, chunk by chunk (medrep.vectors.texts), and a chunk's rows are written when it is done: a killed
 run continues after its last chunk, memory stays that of a chunk, and the bytes are the same however often it was killed
 and in how many processes it ran.
 """
@@ -23,10 +23,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medrep import concepts, config, contract, engine, omop, reading, texts, training
+from medrep import config, contract
+from medrep.cdm import engine
+from medrep.cdm.sources import omop
 from medrep.contract import Made
 from medrep.errors import UserError
+from medrep.patients import training
 from medrep.progress import bar, say, stage
+from medrep.vectors import concept_vectors, text_encoder, texts
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def encode_share(plan: Plan, rank: int = 0, world: int = 1):
     with bar(what="texts encoded", total=len(mine) * texts.CHUNK, unit="texts") as line:
         for chunk in mine:
             table = laid_out.read(chunk)
-            vectors, cut = reading.encode(model, tokenizer, table["text"].to_pylist(), plan.pooling, max_length, plan.batch_tokens)
+            vectors, cut = text_encoder.encode(model, tokenizer, table["text"].to_pylist(), plan.pooling, max_length, plan.batch_tokens)
             write_rows(array, table["rows"].to_pylist(), vectors)
             note(array, chunk=chunk, cut=cut)
             line.update(texts.CHUNK)
@@ -107,7 +111,7 @@ def encode_all(laid_out: texts.Texts, part: Path, devices: list[str], settings: 
         say(f"{len(done):,} of {laid_out.chunks:,} chunks of {texts.CHUNK:,} texts are done")
     plan = Plan(texts=str(laid_out.file), array=str(part), left=[c for c in range(laid_out.chunks) if c not in done], devices=devices,
                 pooling=settings.pooling, precision=settings.precision, max_length=settings.max_length, threads=torch.get_num_threads(),
-                batch_tokens=min(settings.batch_tokens, reading.CPU_TOKENS) if devices[0] == "cpu" else settings.batch_tokens)
+                batch_tokens=min(settings.batch_tokens, text_encoder.CPU_TOKENS) if devices[0] == "cpu" else settings.batch_tokens)
     plan_file = laid_out.file.with_name("plan.json")
     contract.write_json(plan_file, asdict(plan))
     status = training.start_processes(devices, __file__, ["--plan", str(plan_file)])
@@ -138,7 +142,7 @@ def main(argv=None):
         settings = replace(settings, pooling=args.pooling)
     texts.check(settings)
     devices = training.asked_devices(args)
-    if concepts.published():
+    if concept_vectors.published():
         return
     if not contract.encoder_folder().exists():
         raise UserError(f"{contract.show(contract.encoder_folder())} is missing; representation/encoder.py writes it")
@@ -156,7 +160,7 @@ def main(argv=None):
         with omop.named_mistakes():
             laid_out = texts.lay_out(local, texts.names(local), texts.lacks_names) if arm == "name" else \
                 texts.lay_out(local, texts.definitions(local), texts.lacks_definitions)
-        with concepts.ours(output, made.content | {"device": "gpu" if on_gpu else "cpu", "precision": precision}) as part:
+        with concept_vectors.ours(output, made.content | {"device": "gpu" if on_gpu else "cpu", "precision": precision}) as part:
             encode_all(laid_out, part, devices, replace(settings, precision=precision), figures)
         say(f"{contract.show(output)}: {laid_out.rows:,} vectors of width {figures['width']}, {settings.pooling} of the last layer, {precision}")
         made.record()

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medrep import concepts, config, contract
+from medrep import config, contract
 from medrep.download import bring
 from medrep.errors import UserError
 from medrep.progress import say, stage
+from medrep.vectors import concept_vectors
 
 SERVER, HOME = "https://dl.dropboxusercontent.com", "https://arxiv.org/abs/2504.08329"
 LINKS = {
@@ -49,7 +50,7 @@ def check_array(part: Path, url: str, rows: int):
 def fetch(what: str, server: str):
     path = contract.concept_index_file() if what == "index" else contract.concept_array_file(what)
     if path.exists():
-        if concepts.is_ours(path):
+        if concept_vectors.is_ours(path):
             raise UserError(f"{contract.show(path)} was written here: move usedata/representation away, or point MEDREP_ROOT at another folder")
         say(f"{contract.show(path)} is there already")
         return
@@ -61,7 +62,7 @@ def fetch(what: str, server: str):
             part.unlink()
             raise UserError(f"{url} is not the index, a CSV file with a column concept_id: nothing was kept; is the address still right? See {HOME}")
     else:
-        check_array(part, url, len(concepts.read_index()))
+        check_array(part, url, len(concept_vectors.read_index()))
     part.rename(path)
     say(f"{contract.show(path)}: {path.stat().st_size:,} bytes")
 
@@ -79,7 +80,7 @@ def main(argv=None):
         for what in files:  # the index first: it says how many rows an array must have
             fetch(what, args.base_url)
         figures["files"] = len(files)
-        concepts.check_published(concepts.read_index(), files[1:])
+        concept_vectors.check_published(concept_vectors.read_index(), files[1:])
 
 
 if __name__ == "__main__":

@@ -19,10 +19,14 @@ import ibis
 import numpy as np
 import pyarrow as pa
 
-from medrep import concepts, config, contract, engine, omop, terminology
+from medrep import config, contract
+from medrep.cdm import engine
+from medrep.cdm.sources import omop
 from medrep.contract import Made
 from medrep.errors import UserError
 from medrep.progress import say, stage
+from medrep.vectors import concept_vectors
+from medrep.vocabulary import terminology
 
 AT_ONCE = 2**22  # pairs, where the work would otherwise hold further copies of all of them
 TOP = 8  # relationships that are said by name
@@ -56,7 +60,7 @@ def find_pairs(related: Iterable[pa.RecordBatch], plain: np.ndarray, names: list
         kinds, kind = np.array(kind.dictionary.to_pylist(), dtype=object), kind.indices.to_numpy()
         one, other = (batch[name].to_numpy() for name in ("one", "other"))
         asked = np.isin(kinds, names)[kind] | ("all" in names)
-        held = concepts.held_out(plain[one], plain[other]) & asked
+        held = concept_vectors.held_out(plain[one], plain[other]) & asked
         key = np.minimum(one, other) * rows + np.maximum(one, other)
         pairs.append(key[asked & ~held])
         held_out.append(key[held])
@@ -120,9 +124,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     names = config.load("graph", args.overrides).relationships
-    if concepts.published():
+    if concept_vectors.published():
         return
-    ids = concepts.read_index()
+    ids = concept_vectors.read_index()
     made = Made(contract.edges_file(), inputs=[contract.concept_index_file(), *omop.files("concepts", "concept", "concept_relationship")],
                 settings={"relationships": names})
     if made.is_current():
@@ -132,7 +136,7 @@ def main(argv=None):
         terminology.check_ends(con)
         relationship = omop.vocabulary(con, "concept_relationship")
         check_names(names, set(relationship.select("relationship_id").distinct().to_pyarrow()["relationship_id"].to_pylist()))
-        plain, decile = concepts.plain_and_decile(ids)
+        plain, decile = concept_vectors.plain_and_decile(ids)
         rows = np.flatnonzero(decile < 0)
         related = find_related(relationship, ibis.memtable(pa.table({"concept_id": plain[rows], "row": rows})))
         pairs, counts = find_pairs(related.to_pyarrow_batches(), plain, names)

@@ -29,11 +29,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from medrep import concepts, config, contract, engine, texts, training
+from medrep import config, contract
+from medrep.cdm import engine
 from medrep.config import Encoder
 from medrep.contract import Made
 from medrep.errors import UserError
+from medrep.patients import training
 from medrep.progress import bar, in_words, is_main_process, say, stage
+from medrep.vectors import concept_vectors, texts
 
 VALID = 2**31  # in place of an epoch: the seed of the validation masks
 WARMUP_SHARE = 0.06  # of the steps, as DeBERTa's authors finetune
@@ -371,7 +374,7 @@ def main(argv=None):
     if training.is_worker():
         train(work, settings, devices)
         return
-    if concepts.published():
+    if concept_vectors.published():
         return
     contract.DEFINITIONS.require()
     if settings.model == FROM_NOTHING:

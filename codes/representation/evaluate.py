@@ -30,11 +30,15 @@ import pandas as pd
 import pyarrow as pa
 from scipy.stats import rankdata
 
-from medrep import concepts, config, contract, engine, nearest, omop, terminology
-from medrep.behrt import AsRead
+from medrep import config, contract
+from medrep.cdm import engine
+from medrep.cdm.sources import omop
 from medrep.contract import DEFINITIONS, Made
 from medrep.errors import UserError
+from medrep.patients.behrt import AsRead
 from medrep.progress import bar, say, stage
+from medrep.vectors import concept_vectors, nearest
+from medrep.vocabulary import terminology
 
 SEED, DRAWS = 0, 200
 MOST = 20_000  # held-out edges of a kind: an AUROC's interval is then under a hundredth wide
@@ -90,7 +94,7 @@ class Vocabulary:
 
 
 def read_vocabulary(ids, con) -> Vocabulary:
-    plain, decile = concepts.plain_and_decile(ids)
+    plain, decile = concept_vectors.plain_and_decile(ids)
     rows = np.flatnonzero(decile < 0)
     rows = rows[np.argsort(plain[rows])]
     table = terminology.names(con, np.unique(plain)).to_pandas()
@@ -190,7 +194,7 @@ def aurocs(positive: np.ndarray, negative: np.ndarray, weights: np.ndarray) -> n
 
 def held_out_pairs(v: Vocabulary, unsaid) -> dict[str, np.ndarray]:
     """{kind: rows (n, 2)} of the held-out edges, each once whichever way it is written."""
-    held = concepts.held_out(v.plain[v.source], v.plain[v.target]) & v.asked[v.source] & v.asked[v.target]
+    held = concept_vectors.held_out(v.plain[v.source], v.plain[v.target]) & v.asked[v.source] & v.asked[v.target]
     pairs = np.sort(np.column_stack([v.source, v.target])[held], axis=1)
     if not len(pairs):
         say("no held-out edge joins two concepts of the index: there is no link prediction and no retrieval")
@@ -254,7 +258,7 @@ def retrieval_rows(arm: str, array: np.ndarray, v: Vocabulary) -> list[dict]:
     rows = []
     for what, kinds in RETRIEVED.items():
         everything = np.unique(v.related(kinds), axis=0)
-        edges = drawn(everything[concepts.held_out(v.plain[everything[:, 0]], v.plain[everything[:, 1]])], MOST_QUERIES)
+        edges = drawn(everything[concept_vectors.held_out(v.plain[everything[:, 0]], v.plain[everything[:, 1]])], MOST_QUERIES)
         answers: dict[int, set[int]] = {}
         for a, b in everything[np.isin(everything[:, 0], edges[:, 0])].tolist():
             answers.setdefault(a, set()).add(b)
@@ -350,7 +354,7 @@ def warn_of_seen_edges(v: Vocabulary):
         say("there is no edges.npy: vectors of others were made with all relationships, so that their links are not held out")
         return
     edges = np.load(contract.edges_file(), mmap_mode="r", allow_pickle=False)[:, : 2**20]
-    if edges.max(initial=-1) < len(v.plain) and (seen := int(concepts.held_out(v.plain[edges[0]], v.plain[edges[1]]).sum())):
+    if edges.max(initial=-1) < len(v.plain) and (seen := int(concept_vectors.held_out(v.plain[edges[0]], v.plain[edges[1]]).sum())):
         say(f"{contract.show(contract.edges_file())} has {seen:,} held-out edges among its first {edges.shape[1]:,}: unless graph.py left them out, "
             "link prediction and retrieval flatter medrep")
 
@@ -359,24 +363,24 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     engine.add_arguments(parser)
     config.add_arguments(parser)
-    concepts.add_rep_argument(parser, "--own", none=False, default=[], nargs="+")
+    concept_vectors.add_rep_argument(parser, "--own", none=False, default=[], nargs="+")
     parser.add_argument("--unless-published", action="store_true", help="do nothing where published files lie: run.sh would wait an hour for it")
     args = parser.parse_args(argv)
 
-    if args.unless_published and concepts.published():
+    if args.unless_published and concept_vectors.published():
         return
-    reps = {contract.rep_name(rep): rep for rep in dict.fromkeys([*concepts.arms_there(), *args.own])}
+    reps = {contract.rep_name(rep): rep for rep in dict.fromkeys([*concept_vectors.arms_there(), *args.own])}
     if not reps:
         raise UserError(f"{contract.show(contract.representation_folder())} has no concept_representation_*.npy; representation/run.sh writes them")
-    arms, ids = list(reps), concepts.read_index()
-    arrays = {arm: concepts.Finite(concepts.open_vectors(rep)[1], ids, rep) for arm, rep in reps.items()}
+    arms, ids = list(reps), concept_vectors.read_index()
+    arrays = {arm: concept_vectors.Finite(concept_vectors.open_vectors(rep)[1], ids, rep) for arm, rep in reps.items()}
     made = Made(contract.quality_file(), inputs=[contract.concept_index_file(), *map(contract.concept_array_file, reps.values()), DEFINITIONS.at(),
                                                 *omop.files("concepts", "concept", "concept_relationship")])
     if made.is_current():
         return
     with stage("evaluate") as figures, omop.named_mistakes():
         con = engine.connect(args.engine, args.memory, args.threads)
-        concepts.check_index(ids)
+        concept_vectors.check_index(ids)
         terminology.check_ends(con)
         v = read_vocabulary(ids, con)
         warn_of_seen_edges(v)

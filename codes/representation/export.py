@@ -22,9 +22,13 @@ import pyarrow as pa
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from medrep import VERSION, concepts, config, contract, engine, omop, terminology, vocabulary
+from medrep import VERSION, config, contract
+from medrep.cdm import engine
+from medrep.cdm.sources import omop
 from medrep.errors import UserError
 from medrep.progress import say, stage
+from medrep.vectors import concept_vectors
+from medrep.vocabulary import terminology, token_vocabulary
 
 DTYPES = {"float32": "F32", "float16": "F16", "int8": "I8"}  # as safetensors calls them
 FACTS = {"sha256": str, "rep": str, "dtype": str, "concepts": int, "width": int, "release": str | None, "writer": str | None,
@@ -39,7 +43,7 @@ LONGEST_NAME = 100  # bytes of a rep: with what is put around it a file's name h
 def choose_rows(ids: pa.Array, args) -> np.ndarray:
     """int64 rows of the index, in its order; says how many of the wanted have none."""
     if args.vocabulary:
-        plain, _ = concepts.plain_and_decile(ids)
+        plain, _ = concept_vectors.plain_and_decile(ids)
         with omop.named_mistakes():
             con = engine.connect(args.engine, args.memory, args.threads)
             table = terminology.names(con, np.unique(plain)).to_pandas()
@@ -47,13 +51,13 @@ def choose_rows(ids: pa.Array, args) -> np.ndarray:
             raise UserError(f"the index has no concepts of {', '.join(unknown)}; it has some of {', '.join(sorted(set(table.vocabulary_id)))}")
         return np.flatnonzero(np.isin(plain, table.concept_id[table.vocabulary_id.isin(args.vocabulary)]))
     if args.hospital:
-        wanted = vocabulary.of_hospital(args.hospital).tokens[len(vocabulary.SPECIAL_TOKENS) :]
+        wanted = token_vocabulary.of_hospital(args.hospital).tokens[len(token_vocabulary.SPECIAL_TOKENS) :]
         wanted = {*wanted, *(token.partition("_")[0] for token in wanted)}  # a decile without a vector takes its concept's
     else:
         if not args.ids.exists():
             raise UserError(f"--ids {args.ids} is not there: give a file with a concept id a line")
         wanted = set(args.ids.read_text().split()) - {"concept_id"}
-    rows = concepts.rows_of(ids, sorted(wanted))
+    rows = concept_vectors.rows_of(ids, sorted(wanted))
     if lost := int((rows < 0).sum()):
         say(f"{lost:,} of the {len(wanted):,} wanted concepts have no vector, such as {sorted(wanted)[int(np.argmin(rows))]}")
     return np.sort(rows[rows >= 0])
@@ -97,17 +101,17 @@ def write_out(args):
     file = args.file.resolve()
     if file.suffix != ".safetensors":
         raise UserError(f"{args.file}: give it a name that ends in .safetensors")
-    ids, array = concepts.open_vectors(args.rep)
-    concepts.check_index(ids)
+    ids, array = concept_vectors.open_vectors(args.rep)
+    concept_vectors.check_index(ids)
     rows = choose_rows(ids, args)
     if not len(rows):
         raise UserError("none of the wanted concepts has a vector: nothing is written")
-    vectors, names = concepts.read_rows(array, rows), ids.take(rows)
-    concepts.check_finite(vectors, names.to_pylist(), args.rep)
+    vectors, names = concept_vectors.read_rows(array, rows), ids.take(rows)
+    concept_vectors.check_finite(vectors, names.to_pylist(), args.rep)
     if args.dtype == "float16" and np.abs(vectors).max() > np.finfo(np.float16).max:
         raise UserError("the vectors hold numbers beyond float16's 65,504: give --dtype int8 or float32")
     facts = manifest(args.rep, args.dtype, vectors.shape)
-    tensors = {"ids": np.column_stack(concepts.plain_and_decile(names)), **pack(vectors, args.dtype)}
+    tensors = {"ids": np.column_stack(concept_vectors.plain_and_decile(names)), **pack(vectors, args.dtype)}
     with contract.unfinished(file) as part:
         part.touch()
         mode = part.stat().st_mode  # as a user's files are: safetensors would make it private
@@ -173,7 +177,7 @@ def put_in_place(file: Path):
     ids = [f"{plain}_{decile}" if decile >= 0 else str(plain) for plain, decile in tensors["ids"].tolist()]
     if output.exists():
         raise UserError(f"{contract.show(output)} is there already: move it away, or point MEDREP_ROOT at another folder")
-    if index.exists() and (concepts.is_ours(index) or concepts.read_index().to_pylist() != ids):
+    if index.exists() and (concept_vectors.is_ours(index) or concept_vectors.read_index().to_pylist() != ids):
         raise UserError(f"{contract.show(index)} is there and is of other concepts or was written here: move usedata/representation away, "
                         "or point MEDREP_ROOT at another folder")
     if not index.exists():  # before the array: killed between the two, the same command finds its own index and goes on
@@ -194,7 +198,7 @@ def main(argv=None):
     which.add_argument("--hospital", help="the concepts that a preprocessed hospital has")
     which.add_argument("--ids", type=Path, metavar="LIST", help="a file with a concept id a line")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
-    concepts.add_rep_argument(parser, "--rep", none=False)
+    concept_vectors.add_rep_argument(parser, "--rep", none=False)
     engine.add_arguments(parser)
     config.add_arguments(parser)
     args = parser.parse_args(argv)

@@ -22,10 +22,13 @@ from torch import nn
 from torch.nn import functional
 from torch_geometric.data import Data
 
-from medrep import concepts, config, contract, engine, graphs, training
+from medrep import config, contract
+from medrep.cdm import engine
 from medrep.config import Graph
 from medrep.contract import Made
+from medrep.patients import training
 from medrep.progress import say, stage
+from medrep.vectors import concept_vectors, graphs
 
 # ---- the network -------------------------------------------------------------------------------------------
 
@@ -115,23 +118,23 @@ def main(argv=None):
 
     settings = config.load("graph", args.overrides)
     devices = training.asked_devices(args)
-    if concepts.published():
+    if concept_vectors.published():
         return
     output = contract.concept_array_file("medrep")
-    _, text = concepts.open_vectors("description")
+    _, text = concept_vectors.open_vectors("description")
     edges = graphs.open_edges(len(text))
     made = Made(output, inputs=[contract.concept_array_file("description"), contract.edges_file()], settings=settings)
     if made.is_current():
         return
     with stage("graph") as figures:
-        concepts.check_whole("description")
+        concept_vectors.check_whole("description")
         data = graphs.open_graph(contract.concept_array_file("description"))
         continued = graphs.Continued(output, made.content)
         model, epochs = fit(data, settings, training.device_of(devices), continued)
         best = min(epochs, key=lambda e: e["held_out"])
         say(f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: contrastive loss {best['contrast']:.3f}, "
             f"distillation {best['distillation']:.3f}, held out {best['held_out']:.4f}")
-        with concepts.ours(output) as part:
+        with concept_vectors.ours(output) as part:
             out = contract.new_array(part, text.shape)
             graphs.embed(model.encoder, text, edges, out, scratch=part.parent)
             out.flush()

@@ -46,11 +46,14 @@ from torch.nn import functional
 from torch_geometric.data import Data
 from vector_quantize_pytorch import VectorQuantize
 
-from medrep import concepts, config, contract, engine, graphs, training
+from medrep import config, contract
+from medrep.cdm import engine
 from medrep.config import MedTok
 from medrep.contract import Made
 from medrep.errors import UserError
+from medrep.patients import training
 from medrep.progress import say, stage
+from medrep.vectors import concept_vectors, graphs
 
 PARTS = ("text", "graph", "shared_text", "shared_graph")  # in this order in the vectors and the tokens
 REGIONS = {"text": [0], "graph": [1], "shared": [2, 3]}  # in this order in the codebook; whose codes each region has
@@ -293,17 +296,17 @@ def main(argv=None):
 
     settings = config.load("medtok", args.overrides)
     devices = training.asked_devices(args)
-    if concepts.published():
+    if concept_vectors.published():
         return
     output, beside = contract.concept_array_file("medtok"), contract.medtok_files()
-    _, text = concepts.open_vectors("description")
+    _, text = concept_vectors.open_vectors("description")
     edges = graphs.open_edges(len(text))
     check(text.shape[1], settings)
     made = Made(output, inputs=[contract.concept_array_file("description"), contract.edges_file()], settings=settings)
     if all(path.exists() for path in beside.values()) and made.is_current():
         return
     with stage("medtok") as figures:
-        concepts.check_whole("description")
+        concept_vectors.check_whole("description")
         device = training.device_of(devices)
         continued = graphs.Continued(output, made.content)
         model, epochs = fit(graphs.open_graph(contract.concept_array_file("description")), settings, device, continued)
@@ -313,7 +316,7 @@ def main(argv=None):
             + ", ".join(f"{name} {best[name]:.3f}" for name in (*LOSSES, "held_out")))
         contract.discard(contract.stamp_of(output))  # killed between two of the files, they are all made again
         with ExitStack() as files:
-            part = files.enter_context(concepts.ours(output))
+            part = files.enter_context(concept_vectors.ours(output))
             parts = {name: files.enter_context(contract.unfinished(path)) for name, path in beside.items()}
             shape = (len(text), len(PARTS), settings.codes_per_part)
             arrays = [contract.new_array(file, of, kind) for file, kind, of in (

@@ -15,9 +15,12 @@ import ibis
 import numpy as np
 import pyarrow as pa
 
-from medrep import concepts, config, engine, omop, texts
+from medrep import config
+from medrep.cdm import engine
+from medrep.cdm.sources import omop
 from medrep.errors import UserError
 from medrep.progress import say
+from medrep.vectors import concept_vectors, texts
 
 LISTED = 20  # matches of a name
 
@@ -35,11 +38,11 @@ def find_matches(concept: ibis.Table, index: ibis.Table, text: str) -> pa.Table:
 
 def choose(text: str, ids: pa.Array, con) -> str:
     """The id that `text` means, itself an id or a name; several are listed for the user to choose from."""
-    if concepts.rows_of(ids, [text])[0] >= 0:
+    if concept_vectors.rows_of(ids, [text])[0] >= 0:
         return text
     if text.replace("_", "").isdigit():
         raise UserError(f"concept {text} is not in the index: it has no vector of its own")
-    plain = np.unique(concepts.plain_and_decile(ids)[0])
+    plain = np.unique(concept_vectors.plain_and_decile(ids)[0])
     found = find_matches(omop.vocabulary(con, "concept"), ibis.memtable(pa.table({"concept_id": plain})), text)
     if not len(found):
         raise UserError(f"no concept of the index is called {text!r}, or has it in its name: try a shorter word, or a concept id")
@@ -55,22 +58,22 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("concept", help="a concept id, or a name")
     parser.add_argument("-k", type=int, default=10, help="how many")
-    concepts.add_rep_argument(parser, "--rep", none=False)
+    concept_vectors.add_rep_argument(parser, "--rep", none=False)
     engine.add_arguments(parser)
     config.add_arguments(parser)
     args = parser.parse_args(argv)
     if args.k < 1:
         raise UserError(f"-k {args.k}: ask for 1 neighbour or more")
 
-    ids, array = concepts.open_vectors(args.rep)
-    concepts.check_index(ids)
+    ids, array = concept_vectors.open_vectors(args.rep)
+    concept_vectors.check_index(ids)
     with omop.named_mistakes():
         con = engine.connect(args.engine, args.memory, args.threads)
         query = choose(args.concept, ids, con)
-        own = concepts.rows_of(ids, [query])
+        own = concept_vectors.rows_of(ids, [query])
         vector = array[own]
-        concepts.check_finite(vector, [query], args.rep)
-        near, cosine = concepts.neighbours(vector, args.rep, args.k + 1)
+        concept_vectors.check_finite(vector, [query], args.rep)
+        near, cosine = concept_vectors.neighbours(vector, args.rep, args.k + 1)
         kept = (near[0] != own[0]) & (near[0] >= 0)
         near, cosine = near[0][kept][: args.k], cosine[0][kept][: args.k]
         names = ids.take(near).to_pylist()

@@ -14,9 +14,11 @@ import argparse
 import numpy as np
 from scipy.special import ndtri
 
-from medrep import concepts, config, contract, engine
+from medrep import config, contract
+from medrep.cdm import engine
 from medrep.contract import Made
 from medrep.progress import bar, say, stage
+from medrep.vectors import concept_vectors
 
 SEED = 0
 ROWS_AT_ONCE = 2**15
@@ -24,8 +26,8 @@ ROWS_AT_ONCE = 2**15
 
 def draw(plain: np.ndarray, decile: np.ndarray, width: int, seed: int = SEED) -> np.ndarray:
     """float32 (concepts, width), each row uniform on the sphere: normal numbers by SplitMix64 from the concept's key."""
-    key = concepts.mix((plain * 11 + decile + 1).view(np.uint64) + concepts.mix(np.array([seed])))
-    numbers = concepts.mix(key[:, None] + concepts.GOLDEN * np.arange(1, width + 1, dtype=np.uint64))
+    key = concept_vectors.mix((plain * 11 + decile + 1).view(np.uint64) + concept_vectors.mix(np.array([seed])))
+    numbers = concept_vectors.mix(key[:, None] + concept_vectors.GOLDEN * np.arange(1, width + 1, dtype=np.uint64))
     normal = ndtri(((numbers >> np.uint64(11)) + 0.5) * 2.0**-53)
     return (normal / np.linalg.norm(normal, axis=1, keepdims=True)).astype(np.float32)
 
@@ -39,15 +41,15 @@ def main(argv=None):
 
     width = config.load_experiment("behrt", args.overrides).model.hidden_size
     output = contract.concept_array_file("random")
-    if concepts.published() and args.unless_published:  # half a set is refused in any case
+    if concept_vectors.published() and args.unless_published:  # half a set is refused in any case
         return
-    ids = concepts.read_index()
+    ids = concept_vectors.read_index()
     made = Made(output, inputs=[contract.concept_index_file()], settings={"seed": SEED, "width": width})
-    if output.exists() and concepts.is_ours(output) and concepts.is_of_this_index(output) and made.is_current():
+    if output.exists() and concept_vectors.is_ours(output) and concept_vectors.is_of_this_index(output) and made.is_current():
         return
     with stage("random") as figures:
-        plain, decile = concepts.plain_and_decile(ids)
-        with concepts.ours(output) as part:
+        plain, decile = concept_vectors.plain_and_decile(ids)
+        with concept_vectors.ours(output) as part:
             out = contract.new_array(part, (len(ids), width))
             for first in bar(range(0, len(ids), ROWS_AT_ONCE), "random", unit="pieces"):
                 rows = slice(first, first + ROWS_AT_ONCE)

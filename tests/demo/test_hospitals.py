@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from demo import hospitals, terminology
-from medrep import contract, metrics
+from medrep import contract
+from medrep.evaluation import metrics
 from medrep.errors import UserError
 
 

@@ -5,7 +5,7 @@ import openai
 
 from demo import physician, terminology
 from experiments import medgemma
-from medrep import ratings
+from medrep.evaluation import ratings
 
 
 def test_severe_facts_are_high_and_high_values_moderate_in_the_form_that_is_asked_for(monkeypatch):

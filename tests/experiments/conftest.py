@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from experiments import compare
-from medrep import config, contract, metrics, ratings, results, vocabulary
+from medrep import config, contract
+from medrep.evaluation import metrics, ratings, results
+from medrep.vocabulary import token_vocabulary
 
 EVIL = "<script>alert(\"x\")</script> & 'quotes' $x^2$"
 HOSPITALS = ("mimic", "ehrshot")
@@ -93,7 +95,7 @@ def write_site(hospital, people=400, small=0):
     for table, rows in ((contract.PERSONS, people), (contract.VISITS, visits), (contract.RECORDS, 16000), (contract.DECILES, 77)):
         table_of(table, rows, hospital=hospital)
     contract.write_array(contract.trajectories_folder(hospital) / "token.npy", np.zeros(16000, np.int32))
-    vocabulary.Vocabulary((*vocabulary.SPECIAL_TOKENS, "1000", "1001"), *[(0,) * 7 + (5, 6)] * 2).save(contract.vocabulary_file(hospital))
+    token_vocabulary.Vocabulary((*token_vocabulary.SPECIAL_TOKENS, "1000", "1001"), *[(0,) * 7 + (5, 6)] * 2).save(contract.vocabulary_file(hospital))
     audit = {}
     for outcome in OUTCOMES:
         table_of(contract.LABELS, 480, hospital=hospital, outcome=outcome)

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from experiments import compare
-from medrep import contract, metrics
+from medrep import contract
 from medrep.errors import UserError
+from medrep.evaluation import metrics
 
 PEOPLE = 60
 OUTCOMES = {"MT": 0.2, "LLOS": 0.4, "RA": 0.3}

@@ -11,11 +11,15 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from experiments import finetune, pretrain
-from medrep import concepts, config, contract, features, learners, metrics, results, sequences, training, vocabulary
+from medrep import config, contract
+from medrep.cdm.engine import connect
 from medrep.contract import LABELS, PERSONS
-from medrep.engine import connect
 from medrep.errors import UserError
-from medrep.examples import Examples, few, hashed, split_persons
+from medrep.evaluation import features, learners, metrics, results
+from medrep.patients import sequences, training
+from medrep.patients.examples import Examples, few, hashed, split_persons
+from medrep.vectors import concept_vectors
+from medrep.vocabulary import token_vocabulary
 
 SMALL = ["--set", "model.hidden_size=16", "--set", "model.num_heads=2", "--set", "model.num_layers=1", "--set", "model.max_length=32",
          "--set", "pretraining.batch_tokens=512", "--set", "pretraining.epochs=1"]
@@ -24,15 +28,15 @@ QUICK = ["--set", "finetuning.batch_tokens=512", "--set", "finetuning.epochs=2",
 PRETRAIN = ["--gpu-devices", "cpu", *SMALL]
 FINETUNE = ["-d", "cpu", *SMALL, *QUICK, "--seeds", "100"]
 EVALUATE = ["-d", "cpu", *SMALL, *QUICK, "--evaluate-only"]
-SPECIAL = len(vocabulary.SPECIAL_TOKENS)
+SPECIAL = len(token_vocabulary.SPECIAL_TOKENS)
 TIME = 5 * 10**7
 TELLING = 3  # the place among the vocabulary's tokens of the one that labels come from
 
 
 def write_vectors(width=16):
-    concepts.write_index([str(1000 + i) for i in range(60)])
+    concept_vectors.write_index([str(1000 + i) for i in range(60)])
     array = np.random.default_rng(0).normal(size=(60, width)).astype(np.float32)
-    with concepts.ours(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
+    with concept_vectors.ours(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
         np.save(file, array)
     return array
 
@@ -41,11 +45,11 @@ def write_persons(hospital):
     """Also gives every person events before and after the prediction time, and the home hospital's test persons a code of their own."""
     trajectories = sequences.Trajectories(hospital)
     if hospital == "mimic":
-        words, token = vocabulary.of_hospital(hospital), np.array(trajectories.token)
+        words, token = token_vocabulary.of_hospital(hospital), np.array(trajectories.token)
         for row in trajectories.rows_in("test"):
             token[trajectories.person_start[row]] = len(words)
         seen = list(words.counts)
-        vocabulary.Vocabulary((*words.tokens, "1050"), (*seen, 50), (*seen, 0)).save(contract.vocabulary_file(hospital))
+        token_vocabulary.Vocabulary((*words.tokens, "1050"), (*seen, 50), (*seen, 0)).save(contract.vocabulary_file(hospital))
         contract.write_array(sequences.array_file("token", hospital), token)
     random = np.random.default_rng(len(trajectories))
     counts = np.asarray(trajectories.person_stop) - np.asarray(trajectories.person_start)
@@ -169,10 +173,10 @@ def test_a_probe_leaves_the_model_as_it_was_and_few_shots_are_few(hospitals, mon
     probe = json.loads((folder / "probe.json").read_text())
     assert len(probe["weights"][0]) == 16 and not (folder / "model.safetensors").exists()
     # by hand: the pretrained encoder's [CLS], one at a time
-    from medrep import behrt
+    from medrep.patients import behrt
     run = contract.pretraining_folder("mimic", "behrt", "none")
     model, examples = behrt.BehrtForPretraining.from_pretrained(run).eval(), Examples("ehrshot", "MT", 32)
-    translation = vocabulary.of_hospital("ehrshot").translation_to(vocabulary.load(run / "vocabulary.json"))
+    translation = token_vocabulary.of_hospital("ehrshot").translation_to(token_vocabulary.load(run / "vocabulary.json"))
     predictions = results.read_predictions(folder / "predictions_ehrshot.parquet").predicted_boolean_probability
     for i in (0, 7):
         batch = {k: torch.from_numpy(v) for k, v in examples.trajectories.pack(examples.table[i : i + 1], translation).items()}
@@ -261,8 +265,8 @@ def test_the_external_path_gives_the_home_figures_on_the_home_hospital(hospitals
         (contract.ROOT / "usedata" / "twin" / name).symlink_to(contract.ROOT / "usedata" / "mimic" / name)
     labels = pd.read_parquet(LABELS.at(hospital="mimic", outcome="MT"))
     labels = labels[labels.subject_id.isin(tested)]
-    known = len(vocabulary.load(run / "vocabulary.json"))
-    assert known < len(vocabulary.of_hospital("mimic"))  # pretraining did not see every code of the test persons
+    known = len(token_vocabulary.load(run / "vocabulary.json"))
+    assert known < len(token_vocabulary.of_hospital("mimic"))  # pretraining did not see every code of the test persons
     LABELS.write(connect(), ibis.memtable(labels, schema=LABELS.schema), hospital="twin", outcome="MT")
     finetune.main([*EVALUATE, str(run), "--external", "twin", "mimic", "ehrshot"])
     (evaluated,) = set(results.read_summary().variant) - {""}
@@ -344,10 +348,10 @@ def test_only_the_concept_table_is_frozen_and_only_with_a_representation(hospita
         after = load_file(contract.finetuning_folder("mimic", "behrt", rep, "MT", 100) / "model.safetensors")
         table = "encoder.embeddings.concepts.weight"
         if rep == "medrep":  # after it, also codes that only test persons have
-            known = vocabulary.load(contract.pretraining_folder("mimic", "behrt", rep) / "vocabulary.json")
-            words = vocabulary.of_hospital("mimic").translation_to(known)
+            known = token_vocabulary.load(contract.pretraining_folder("mimic", "behrt", rep) / "vocabulary.json")
+            words = token_vocabulary.of_hospital("mimic").translation_to(known)
             assert len(after[table]) == len(before[table]) + 1
-            after[table] = after[table][words[SPECIAL:] != vocabulary.UNK]
+            after[table] = after[table][words[SPECIAL:] != token_vocabulary.UNK]
         moved = {name for name in after if name in before and not torch.allclose(before[name], after[name], atol=1e-6)}
         still = {name for name in after if name.startswith("encoder.")} - moved
         if rep == "none":
@@ -388,7 +392,7 @@ def test_the_threshold_is_of_validation(hospitals):
     finetune.main([*FINETUNE, "--rep-type", "none"])
     folder = contract.finetuning_folder("mimic", "behrt", "none", "MT", 100)
     run = yaml.safe_load((folder / "config.yaml").read_text())["run"]
-    examples, known = Examples("mimic", "MT", 32), vocabulary.load(folder / "vocabulary.json")
+    examples, known = Examples("mimic", "MT", 32), token_vocabulary.load(folder / "vocabulary.json")
     learner = learners.Finetuned(None, learners.Reader(known, "none"), config.Finetuning(batch_tokens=512), "cpu")
     learner.load(folder)
     table = examples.held_out()
@@ -419,7 +423,7 @@ def test_a_run_is_tested_only_with_its_own_vectors_and_split(hospitals):
     save_file({name: value + 0.01 * (name == "classifier.bias") for name, value in weights.items()}, run / "model.safetensors")
     finetune.main([*given, "--external", "mimic"])
     assert len([v for v in set(results.read_summary().variant) if v.startswith("evaluated-")]) == 2  # another model is another arm
-    with concepts.ours(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
+    with concept_vectors.ours(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
         np.save(file, np.random.default_rng(1).normal(size=(60, 16)).astype(np.float32))
     with pytest.raises(UserError, match="was trained on other vectors than"):
         finetune.main([*given, "--external", "ehrshot"])
@@ -472,11 +476,11 @@ def test_copies_have_neighbours_in_place_of_tokens(hospitals):
     array = write_vectors()
     pretrain.main([*PRETRAIN, "--rep-type", "medrep"])
     run = contract.pretraining_folder("mimic", "behrt", "medrep")
-    known = vocabulary.load(run / "vocabulary.json")
+    known = token_vocabulary.load(run / "vocabulary.json")
     # a token that pretraining never saw is nobody's neighbour
-    known = vocabulary.Vocabulary(*(values[:-1] for values in (known.tokens, known.counts, known.pretraining_counts)))
+    known = token_vocabulary.Vocabulary(*(values[:-1] for values in (known.tokens, known.counts, known.pretraining_counts)))
     reader = learners.Reader(known, "medrep")
-    words = vocabulary.of_hospital("mimic").tokens
+    words = token_vocabulary.of_hospital("mimic").tokens
     every = learners.Augmentation(reader, "mimic", 2, 0.5, config.Finetuning(aug_neighbors=19, aug_from="vocabulary"))
     others = [set(range(SPECIAL, len(words))) - {SPECIAL + i} for i in range(len(words) - SPECIAL)]
     assert all(set(near) <= other and len(set(near)) == 19 for near, other in zip(every.neighbours.tolist(), others, strict=True))

@@ -19,8 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments import medgemma
-from medrep import chat, contract, features, generation, ratings
+from medrep import contract
 from medrep.errors import UserError
+from medrep.evaluation import features, ratings
+from medrep.llm import chat, local_model
 
 from ..representation.model_server import ModelServer, completion
 from .tiny_gemma import write_tiny_gemma
@@ -183,7 +185,8 @@ def test_several_outcomes_all_of_them_and_another_hospital(run, server, capsys):
 
 
 def test_every_outcome_is_put_in_words(root):
-    from medrep import config, outcomes
+    from medrep import config
+    from medrep.cdm import outcomes
 
     words, cohort = medgemma.read_words(), config.load("cohort")
     said = {name: medgemma.in_words(words, name, cohort) for name in outcomes.built_in()}
@@ -553,7 +556,7 @@ def test_a_model_here_that_answers_well_is_read_and_killed_continues(run, gemma,
     import torch
     from transformers import Gemma3ForCausalLM
 
-    opened, continued = generation.Model.open, False
+    opened, continued = local_model.Model.open, False
 
     def open_and_tell(self):
         nonlocal model
@@ -561,7 +564,7 @@ def test_a_model_here_that_answers_well_is_read_and_killed_continues(run, gemma,
         model = self
 
     model = None
-    monkeypatch.setattr(generation.Model, "open", open_and_tell)
+    monkeypatch.setattr(local_model.Model, "open", open_and_tell)
     monkeypatch.setattr(Gemma3ForCausalLM, "generate", generate)
     flags = ["--llm", str(gemma), "--set", "rating.prompts_at_once=2"]
     with pytest.raises(KeyboardInterrupt):
@@ -588,7 +591,7 @@ def test_left_padding_does_not_change_what_is_said(run, gemma):
     """A batch's answers are each prompt's own: compared with prompts one at a time."""
     from medrep import config
 
-    model = generation.Model(config.Rating(model=str(gemma), max_tokens=8))
+    model = local_model.Model(config.Rating(model=str(gemma), max_tokens=8))
     model.open()
     requests = [chat.Request(str(i), "Be kind.", "Say something of " + "this and that " * n) for i, n in enumerate((1, 40, 7))]
     together = model.generate(requests)
@@ -599,7 +602,7 @@ def test_left_padding_does_not_change_what_is_said(run, gemma):
 def test_a_template_without_a_system_has_its_words_in_front(run, gemma):
     from medrep import config
 
-    model = generation.Model(config.Rating(model=str(gemma)))
+    model = local_model.Model(config.Rating(model=str(gemma)))
     model.open()
     tokenizer, _ = model.opened
     tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[0]['content'] }}|"
@@ -613,10 +616,10 @@ def test_whether_a_quantised_model_fits_is_left_to_its_loader(gemma, monkeypatch
 
     from medrep import config
 
-    monkeypatch.setattr(generation.psutil, "virtual_memory", lambda: SimpleNamespace(available=10))
+    monkeypatch.setattr(local_model.psutil, "virtual_memory", lambda: SimpleNamespace(available=10))
     shape = transformers.AutoConfig.from_pretrained(gemma)
     shape.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    generation.Model(config.Rating(model=str(gemma))).check_room(transformers, shape)
+    local_model.Model(config.Rating(model=str(gemma))).check_room(transformers, shape)
 
 
 def test_a_model_that_does_not_fit_or_has_no_template_is_refused(run, gemma, monkeypatch):
@@ -624,8 +627,8 @@ def test_a_model_that_does_not_fit_or_has_no_template_is_refused(run, gemma, mon
 
     from medrep import config
 
-    model = generation.Model(config.Rating(model=str(gemma)))
-    monkeypatch.setattr(generation.psutil, "virtual_memory", lambda: SimpleNamespace(available=10))
+    model = local_model.Model(config.Rating(model=str(gemma)))
+    monkeypatch.setattr(local_model.psutil, "virtual_memory", lambda: SimpleNamespace(available=10))
     with pytest.raises(UserError, match=r"needs 0 GB in bf16, and here 0 GB are free: run it where a GPU has them, ask a server"):
         model.open()
     monkeypatch.undo()

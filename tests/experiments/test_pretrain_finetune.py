@@ -11,11 +11,14 @@ import torch
 from accelerate.state import AcceleratorState
 
 from experiments import finetune, pretrain
-from medrep import behrt, concepts, contract, fitting, results, sequences, training
+from medrep import contract
+from medrep.cdm.engine import connect
 from medrep.contract import LABELS, PERSONS
-from medrep.engine import connect
 from medrep.errors import UserError
-from medrep.examples import Examples, split_persons
+from medrep.evaluation import results
+from medrep.patients import behrt, fitting, sequences, training
+from medrep.patients.examples import Examples, split_persons
+from medrep.vectors import concept_vectors
 
 SMALL = ["--set", "model.hidden_size=16", "--set", "model.num_heads=2", "--set", "model.num_layers=2", "--set", "model.max_length=32",
          "--set", "pretraining.batch_tokens=512", "--set", "finetuning.batch_tokens=512", "--set", "pretraining.epochs=2",
@@ -259,7 +262,7 @@ def test_persons_are_split_apart_and_positives_are_in_every_part():
 
 def write_own_vectors(path, width):
     ids = [str(1000 + i) for i in range(60)]
-    concepts.write_index(ids)
+    concept_vectors.write_index(ids)
     np.save(path, np.random.default_rng(0).normal(size=(60, width)).astype(np.float32))
 
 

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments import report
-from medrep import contract, curves, disclosure, metrics, pages, report_data, report_training
+from medrep import contract
 from medrep.errors import UserError
+from medrep.evaluation import metrics
+from medrep.report import curves, disclosure, pages, section_data, section_training
 
 COMMANDS = (
     "preprocessing/persons.py", "preprocessing/site_report.py", "preprocessing/audit.py", "preprocessing/labels.py",
@@ -210,8 +212,8 @@ def test_arms_that_were_trained_elsewhere_say_where(at_study):
 def test_an_arm_looks_like_its_representation_wherever_it_is_drawn():
     plain = [("mimic", "behrt", "linear", rep, "", oov) for rep, oov in (("none", "unk"), ("description", ""), ("medrep", ""))]
     by_ancestor, frozen = ("mimic", "behrt", "linear", "none", "", "ancestor"), ("mimic", "behrt", "linear", "medrep", "frozen", "")
-    looks = report_training.styles([by_ancestor, frozen, *plain])
-    assert len(set(looks.values())) == 5 and all(looks[arm] == report_training.style_of(arm[3]) for arm in plain)
+    looks = section_training.styles([by_ancestor, frozen, *plain])
+    assert len(set(looks.values())) == 5 and all(looks[arm] == section_training.style_of(arm[3]) for arm in plain)
 
 
 def test_everything_is_escaped(at_study, evil):
@@ -226,17 +228,17 @@ def test_flows_of_phenotypes_and_of_labels_of_the_users_own():
         "visits": 900, "visits of persons with records": 800, "admissions": 500, "no admissions": {"not overnight": 300},
         "left out": {"not still in at the prediction time": 30}, "eligible": 470, "labelled": {"a": 470, "b": 400},
         "positive": {"a": 40, "b": 5}}
-    drawn = report_data.flow(counts, "mimic", "Pheno", facts)
+    drawn = section_data.flow(counts, "mimic", "Pheno", facts)
     assert [(step.name, str(step.count)) for step in drawn.steps] == [
         ("visits", "900"), ("of persons with records", "800"), ("admissions", "500"), ("labelled prediction points", "470")]
-    (details,) = report_data.phenotypes(counts, "Pheno", {"mimic": facts})
+    (details,) = section_data.phenotypes(counts, "Pheno", {"mimic": facts})
     (table,) = details.parts
     assert [[str(value) for value in row] for row in table.rows] == [["a", "mimic", "470", "40"], ["b", "mimic", "400", "<11"]]
-    own = report_data.flow(
+    own = section_data.flow(
         counts, "mimic", "icu", {"rows": 200, "left out": {"no record of the person": 20}, "eligible": 180, "labelled": 180, "positive": 50}
     )
     assert [str(step.count) for step in own.steps] == ["200", "180", "50"] and own.steps[1].out[0][0] == "no record of the person"
-    merged = report_data.flow(counts, "mimic", "RA", facts | {"stays": 480, "left out": {}, "labelled": 480, "positive": 60})
+    merged = section_data.flow(counts, "mimic", "RA", facts | {"stays": 480, "left out": {}, "labelled": 480, "positive": 60})
     assert [(step.name, str(step.count)) for step in merged.steps][-3:] == [
         ("stays", "480"), ("labelled prediction points", "480"), ("positive", "60")]
 
@@ -309,7 +311,7 @@ def test_rows_kept_are_events_and_hidden_as_both(at_study):
         tables={"condition_occurrence": {"read": 4107, "kept": 4100, "left out": {"no concept": 7, "under age": 0}}},
         domains={"condition": {"events": 4100}},
     )
-    texts = shown(counts := disclosure.Counts(11), report_data.sites(counts, ["mimic"]))
+    texts = shown(counts := disclosure.Counts(11), section_data.sites(counts, ["mimic"]))
     assert "4,107" in texts and "4,100" not in texts
 
 
@@ -318,7 +320,7 @@ def test_labelled_rows_are_hidden_on_the_road_as_in_the_flow(at_study):
     change(contract.flow_file("mimic", "MT"), **{"left out": {"not still in at the prediction time": 7}, "labelled": 493})
     table_of(contract.LABELS, 493, hospital="mimic", outcome="MT")
     counts = disclosure.Counts(11)
-    assert "493" not in shown(counts, report_data.road(counts, ["mimic"]), report_data.flows(counts, ["mimic"]))
+    assert "493" not in shown(counts, section_data.road(counts, ["mimic"]), section_data.flows(counts, ["mimic"]))
 
 
 def test_rejected_rows_add_up_over_tables(at_study):
@@ -327,7 +329,7 @@ def test_rejected_rows_add_up_over_tables(at_study):
         change(contract.site_file("mimic"), tables={table: {"read": 2000 + n, "kept": 2000, "rejected": {"unreadable date": n}}})
     table_of(contract.REJECTS, 37, hospital="mimic", source="person")
     counts = disclosure.Counts(11)
-    texts = shown(counts, report_data.road(counts, ["mimic"]), report_data.sites(counts, ["mimic"]))
+    texts = shown(counts, section_data.road(counts, ["mimic"]), section_data.sites(counts, ["mimic"]))
     assert not {"30", "37"} <= set(texts)
 
 
@@ -341,7 +343,7 @@ def test_units_add_up_to_values_and_domains_to_records(at_study):
     )
     table_of(contract.RECORDS, 12607, hospital="mimic")
     counts = disclosure.Counts(11)
-    texts = set(shown(counts, report_data.road(counts, ["mimic"]), report_data.sites(counts, ["mimic"])))
+    texts = set(shown(counts, section_data.road(counts, ["mimic"]), section_data.sites(counts, ["mimic"])))
     assert not {"3,100", "3,093"} <= texts and not {"12,607", "4,100", "4,200", "4,300"} <= texts
 
 
@@ -357,7 +359,7 @@ def test_what_is_read_adds_up_over_domains(at_study):
     )
     table.to_csv(contract.coverage_files("mimic", "ehrshot")["shares"], index=False)
     counts = disclosure.Counts(11)
-    rows = shown(counts, report_data.coverage(counts, "mimic", ["ehrshot"]))
+    rows = shown(counts, section_data.coverage(counts, "mimic", ["ehrshot"]))
     percent = f"{50 / 55050:.1%}", f"{43 / 47343:.1%}"
     assert sum(text in percent for text in rows) < 2
 
@@ -419,7 +421,7 @@ def test_medians_and_years_of_few_are_not_shown(at_study):
         domains={"drug": {"events": 3, "first": "2151-01-05 22:38:40"}},
         warnings=["26% of drug_exposure has no concept", "3,001 records stand more than 30 years after the middle one", "3 of 4 persons"],
     )
-    texts = shown(counts := disclosure.Counts(11), section := report_data.sites(counts, ["mimic"]))
+    texts = shown(counts := disclosure.Counts(11), section := section_data.sites(counts, ["mimic"]))
     assert not {"43", "4,321", "77.7"} & set(texts) and not any("2151" in text for text in texts)
     said = [part.text for part in section.parts[-1].parts if part.kind == "text"]
     assert said == [

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from experiments import vocabulary_coverage as coverage
-from medrep import concepts, contract, sequences, vocabulary
+from medrep import contract
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
+from medrep.patients import sequences
+from medrep.vectors import concept_vectors
+from medrep.vocabulary import token_vocabulary
 
 HOME = ["1", "2", "3_0", "4", "5_1", "9"]
 EXTERNAL = ["1", "2_7", "3_0", "3_5", "6", "6_2", "7", "8", "5"]
@@ -36,15 +39,15 @@ def write_concepts(root):
 
 
 def write_vectors(rep="medrep", ids=("1", "2", "6_2", "7")):
-    concepts.write_index(list(ids))
-    with concepts.ours(contract.concept_array_file(rep)) as part, open(part, "wb") as file:
+    concept_vectors.write_index(list(ids))
+    with concept_vectors.ours(contract.concept_array_file(rep)) as part, open(part, "wb") as file:
         np.save(file, np.ones((len(ids), 4), dtype=np.float32))
 
 
 @pytest.fixture
 def hospitals(small_hospital, root):
     home = small_hospital("mimic", persons=20, tokens=HOME)
-    special = len(vocabulary.SPECIAL_TOKENS)
+    special = len(token_vocabulary.SPECIAL_TOKENS)
     seen = tuple(count if token in SEEN else 0 for token, count in zip(home.tokens, home.counts, strict=True))
     replace(home, pretraining_counts=seen).save(contract.vocabulary_file("mimic"))
     small_hospital("ehrshot", persons=40, tokens=EXTERNAL, seed=1)
@@ -61,7 +64,7 @@ def run(*flags):
 
 def slow_shares():
     """{(by, part, reading, kind): (events, concepts)} counted event by event."""
-    trajectories, words = sequences.Trajectories("ehrshot"), vocabulary.of_hospital("ehrshot").tokens
+    trajectories, words = sequences.Trajectories("ehrshot"), token_vocabulary.of_hospital("ehrshot").tokens
     events, distinct = Counter(), {}
     for token, domain in zip(trajectories.token.tolist(), trajectories.domain.tolist(), strict=True):
         name = words[token]
@@ -78,7 +81,7 @@ def test_shares_are_those_of_a_count_event_by_event_and_add_up_to_all(hospitals,
     table = run("--rep-type", "medrep", "none")
     found = {(r.by, r.part, r.reading, r.kind): (r.events, r.concepts) for r in table.itertuples() if r.events}
     assert found == slow_shares()
-    total = sum(vocabulary.of_hospital("ehrshot").counts)
+    total = sum(token_vocabulary.of_hospital("ehrshot").counts)
     for (by, part, reading), of in table.groupby(["by", "part", "reading"]):
         assert set(of.kind) == set(coverage.kinds_of(reading))
         kept, lost = of[of.kind != "lost"], of[of.kind == "lost"]
@@ -97,7 +100,7 @@ def test_shares_are_those_of_a_count_event_by_event_and_add_up_to_all(hospitals,
 
 
 def test_arms_that_read_alike_are_shown_once_and_all_are_written(hospitals, capsys):
-    with concepts.ours(contract.concept_array_file("name")) as part, open(part, "wb") as file:
+    with concept_vectors.ours(contract.concept_array_file("name")) as part, open(part, "wb") as file:
         np.save(file, np.zeros((4, 4), dtype=np.float32))
     table = run()
     assert set(table.reading) == {"codes", "name", "medrep"}
@@ -119,7 +122,7 @@ def test_what_is_missing_or_does_not_fit_is_named(hospitals):
         run("--rep-type", "random")
     with pytest.raises(UserError, match="usedata/other/vocabulary.json is missing"):
         coverage.main(["--external", "other"])
-    theirs = vocabulary.of_hospital("ehrshot")
+    theirs = token_vocabulary.of_hospital("ehrshot")
     replace(theirs, counts=tuple(2 * n for n in theirs.counts)).save(contract.vocabulary_file("ehrshot"))
     with pytest.raises(UserError, match="run preprocessing/trajectories.py again"):
         run()
@@ -181,7 +184,7 @@ def write_summary(*rows):
 
 
 def slow_unknown_share(person, time, max_length):
-    trajectories, words = sequences.Trajectories("ehrshot"), vocabulary.of_hospital("ehrshot").tokens
+    trajectories, words = sequences.Trajectories("ehrshot"), token_vocabulary.of_hospital("ehrshot").tokens
     row = np.asarray(trajectories.person_id).tolist().index(person)
     read = [words[trajectories.token[i]] for i in range(trajectories.person_start[row], trajectories.person_stop[row]) if trajectories.time[i] < time]
     read = read[-(max_length - 2):] if max_length else read

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from medrep import contract
+from medrep.cdm.engine import connect
 from medrep.contract import LABELS, Made
-from medrep.engine import connect
 from medrep.errors import UserError
 
 

@@ -6,10 +6,13 @@ import ibis
 import numpy as np
 import pytest
 
-from medrep import contract, outcomes, sequences, vocabulary
+from medrep import contract
+from medrep.cdm import outcomes
+from medrep.cdm.engine import connect
 from medrep.contract import PERSONS, RECORDS, VISITS
-from medrep.engine import connect
 from medrep.errors import UserError
+from medrep.patients import sequences
+from medrep.vocabulary import token_vocabulary
 from preprocessing import audit, deciles, labels, trajectories
 
 START, HOUR, DAY = datetime(2150, 3, 4, 10), timedelta(hours=1), timedelta(days=1)
@@ -76,7 +79,7 @@ def test_a_token_from_after_the_prediction_time_is_in_no_example_of_any_outcome(
                  + [record(person, time - timedelta(seconds=1), BEFORE) for person, time in moments])
         deciles.main(["--hospital", "h", "--home", "h"])
         trajectories.main(["--hospital", "h"])
-        data, words = sequences.Trajectories("h"), vocabulary.of_hospital("h")
+        data, words = sequences.Trajectories("h"), token_vocabulary.of_hospital("h")
         times = np.array([int((time - datetime(1970, 1, 1)).total_seconds()) for _, time in moments])
         slices = data.examples(data.rows_of(np.array([person for person, _ in moments])), times, 2048)
         before, after = words.number[str(BEFORE)], words.number[str(AFTER)]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medrep import contract
+from medrep.cdm.engine import connect
 from medrep.contract import DECILES, PERSONS, RECORDS
-from medrep.engine import connect
 from medrep.errors import UserError
 from preprocessing import deciles
 

@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from demo import hospitals
-from medrep import contract, engine, sequences
+from medrep import contract
+from medrep.cdm import engine
 from medrep.errors import UserError
+from medrep.patients import sequences
 from preprocessing import audit, deciles, export_meds, labels, persons, records, site_report, trajectories, visits
 
 STAGES = (persons, visits, records, site_report, deciles, trajectories, labels, audit, export_meds)  # as in run.sh; the export at the end
@@ -36,7 +38,7 @@ def one_session():
         # what Java does for long runs costs these small tables half of the time; the quick compiler alone has 48 MB for code, soon full
         patch.setenv("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC")
         yield
-    if "medrep.spark" in sys.modules and (session := sys.modules["medrep.spark"].SparkSession.getActiveSession()):
+    if "medrep.cdm.spark" in sys.modules and (session := sys.modules["medrep.cdm.spark"].SparkSession.getActiveSession()):
         session.stop()
 
 

@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from demo import hospitals
-from medrep import contract, sequences, vocabulary
+from medrep import contract
+from medrep.cdm.engine import connect
 from medrep.contract import RECORDS, VISITS
-from medrep.engine import connect
 from medrep.errors import UserError
+from medrep.patients import sequences
+from medrep.vocabulary import token_vocabulary
 from preprocessing import deciles, export_meds, labels, persons, records, trajectories, visits
 
 TIME = datetime(2150, 3, 4, 9, 20)
@@ -106,7 +108,7 @@ def test_another_tools_dataset_is_read_by_its_codes(root, capsys):
     found = RECORDS.read(con, hospital="theirs").order_by("time", "domain").to_pyarrow().to_pylist()
     assert [(r["domain"], r["concept_id"]) for r in found if r["time"] == TIME] == [("condition", 201826)] * 3 + [("measurement", 3004410)]
     assert sorted(r["value"] for r in found if r["domain"] == "measurement") == [float(np.float32(7.9)), *map(float, range(10, 20))]
-    assert len(vocabulary.of_hospital("theirs").tokens) > len(vocabulary.SPECIAL_TOKENS)
+    assert len(token_vocabulary.of_hospital("theirs").tokens) > len(token_vocabulary.SPECIAL_TOKENS)
     pq.write_table(table.drop_columns("code"), root / "data" / "theirs" / "data" / "train" / "0.parquet")
     with pytest.raises(UserError, match="lacks code: a MEDS dataset has subject_id, time and code"):
         persons.main(["--hospital", "theirs"])

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medrep import contract
+from medrep.cdm.engine import connect
 from medrep.config import Cohort
 from medrep.contract import LABELS, PERSONS, RECORDS, VISITS
-from medrep.engine import connect
 from medrep.errors import UserError
 from preprocessing import labels
 

@@ -8,10 +8,11 @@ import ibis
 import pyarrow.parquet as pq
 import pytest
 
-from medrep import contract, omop
+from medrep import contract
+from medrep.cdm.engine import connect
+from medrep.cdm.sources import omop
 from medrep.config import Cohort
 from medrep.contract import PERSONS
-from medrep.engine import connect
 from medrep.errors import UserError
 from preprocessing import persons
 

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medrep import contract, rules
+from medrep import contract
+from medrep.cdm import rules
+from medrep.cdm.engine import connect
 from medrep.config import Cohort, Hospital
 from medrep.contract import PERSONS, RECORDS, REJECTS, VISITS
-from medrep.engine import connect
 from medrep.errors import UserError
 from preprocessing import persons, records, visits
 

@@ -6,8 +6,8 @@ import ibis
 import pytest
 
 from medrep import contract
+from medrep.cdm.engine import connect
 from medrep.contract import PERSONS, RECORDS, VISITS
-from medrep.engine import connect
 from preprocessing import site_report
 
 START, DAY = datetime(2150, 3, 4, 10), timedelta(days=1)

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medrep import contract, sequences, vocabulary
+from medrep import contract
+from medrep.cdm.engine import connect
 from medrep.contract import DECILES, DOMAINS, PERSONS, RECORDS, VISITS
-from medrep.engine import connect
+from medrep.patients import sequences
+from medrep.vocabulary import token_vocabulary
 from preprocessing import trajectories
 
 NEW_YEAR = datetime(2150, 1, 1)
@@ -38,7 +40,7 @@ def make(root, records, visits, deciles=(EDGES,)):
         table.write(engine, ibis.memtable(list(rows), schema=table.schema), hospital="h")
     trajectories.main(["--hospital", "h"])
     folder = contract.trajectories_folder("h")
-    return {path.stem: np.load(path).tolist() for path in sorted(folder.glob("*.npy"))}, vocabulary.of_hospital("h")
+    return {path.stem: np.load(path).tolist() for path in sorted(folder.glob("*.npy"))}, token_vocabulary.of_hospital("h")
 
 
 @pytest.mark.parametrize("value, decile", [(-5, 0), (0.0, 0), (1.0, 0), (1.01, 1), (5.0, 4), (9.0, 8), (9.5, 9), (10.0, 9), (99.0, 9)])
@@ -60,10 +62,10 @@ def test_one_hospital(tmp_path, monkeypatch):
         record(-3, 24 * 365, "drug", 7, visit_id=2),                          # 1, 1: twice is twice
     ]
     arrays, words = make(tmp_path, records, [visit(1, 5, 24, days=7), visit(2, -3, 10, days=6.99)])
-    assert words.tokens[len(vocabulary.SPECIAL_TOKENS):] == ("7", "9", "50", "50_7", "1000")
+    assert words.tokens[len(token_vocabulary.SPECIAL_TOKENS):] == ("7", "9", "50", "50_7", "1000")
     assert words.counts[7:] == (3, 1, 1, 1, 1) and words.pretraining_counts[7:] == (2, 0, 0, 0, 0)  # 5 is a test person
     assert arrays["person_id"] == [-3, 5] and arrays["person_start"] == [0, 2] and arrays["person_stop"] == [2, 7]
-    assert arrays["person_sex"] == [vocabulary.FEMALE, vocabulary.MALE] and arrays["person_split"] == [0, 2]
+    assert arrays["person_sex"] == [token_vocabulary.FEMALE, token_vocabulary.MALE] and arrays["person_split"] == [0, 2]
     assert [words.tokens[i] for i in arrays["token"]] == ["7", "7", "1000", "50", "9", "50_7", "7"]
     assert arrays["domain"] == [2, 2, 4, 3, 1, 3, 2] and arrays["age"] == [51, 51, 50, 50, 50, 50, 50]
     assert arrays["long_visit"] == [0, 0, 0, 1, 1, 1, 0]

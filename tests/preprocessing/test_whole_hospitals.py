@@ -20,7 +20,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, seed, settings
 from hypothesis import strategies as st
 
-from medrep import contract, sequences, vocabulary
+from medrep import contract
+from medrep.patients import sequences
+from medrep.vocabulary import token_vocabulary
 from preprocessing import deciles, labels, persons, records, trajectories, visits
 
 DAY, LAST_SECOND = timedelta(days=1), timedelta(hours=23, minutes=59, seconds=59)
@@ -512,7 +514,7 @@ def test_persons_trajectories_labels_and_windows_are_those_of_the_plain_definiti
     assert made.events == expected
     assert list(made.events) == sorted(made.events)
     tokens = Counter(event[2] for events in expected.values() for event in events)
-    special = len(vocabulary.SPECIAL_TOKENS)
+    special = len(token_vocabulary.SPECIAL_TOKENS)
     assert dict(zip(made.words["tokens"][special:], made.words["counts"][special:], strict=True)) == tokens
     assert made.labels == slow_labels(slow, hospital.follow_up_ends)
 

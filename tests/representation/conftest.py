@@ -7,8 +7,10 @@ import ibis
 import numpy as np
 import pytest
 
-from medrep import concepts, contract, vocabulary
-from medrep.engine import connect
+from medrep import contract
+from medrep.cdm.engine import connect
+from medrep.vectors import concept_vectors
+from medrep.vocabulary import token_vocabulary
 from representation import encoder
 
 CONCEPT = """\
@@ -35,9 +37,9 @@ TOKENS = ["2", "11", "20", "20_7", "30", "40", "777", "778_3"]  # 777 and 778 ar
 
 
 def write_vocabulary(hospital, tokens):
-    special, zeros = vocabulary.SPECIAL_TOKENS, (0,) * len(vocabulary.SPECIAL_TOKENS)
+    special, zeros = token_vocabulary.SPECIAL_TOKENS, (0,) * len(token_vocabulary.SPECIAL_TOKENS)
     counts = zeros + tuple(range(1, len(tokens) + 1))
-    vocabulary.Vocabulary(special + tuple(tokens), counts, counts).save(contract.vocabulary_file(hospital))
+    token_vocabulary.Vocabulary(special + tuple(tokens), counts, counts).save(contract.vocabulary_file(hospital))
     (contract.data_folder(hospital)).mkdir(parents=True, exist_ok=True)
 
 
@@ -107,7 +109,7 @@ def many_texts(small_root):
     texts[7] = texts[200] = texts[11]
     texts[40], texts[41] = " ".join(["40", *WORDS * 8]), " ".join(["41", *WORDS * 9])
     ids = [str(1000 + i) for i in range(300)]
-    concepts.write_index(ids)
+    concept_vectors.write_index(ids)
     rows = ibis.memtable([(i, text, "template", "", "k") for i, text in zip(ids, texts, strict=True)], schema=contract.DEFINITIONS.schema)
     contract.DEFINITIONS.write(connect(), rows)
     encoder.main(["--gpu-devices", "cpu", "--set", "encoder.epochs=0"])

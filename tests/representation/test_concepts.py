@@ -4,9 +4,9 @@ from itertools import product
 import ibis
 import pytest
 
-from medrep import concepts as shared
 from medrep import contract
-from medrep.engine import connect
+from medrep.cdm.engine import connect
+from medrep.vectors import concept_vectors as shared
 from representation import concepts
 
 TOKENS = ["2", "11", "20", "20_7", "30", "40", "777", "778_3"]  # conftest.py's hospital

@@ -3,9 +3,9 @@ import random
 
 import pytest
 
-from medrep import concepts as shared
+from medrep.cdm.engine import connect
 from medrep.contract import DEFINITIONS
-from medrep.engine import connect
+from medrep.vectors import concept_vectors as shared
 from representation import concepts, definitions
 
 

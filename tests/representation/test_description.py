@@ -6,13 +6,14 @@ import time
 import numpy as np
 import pytest
 
-from medrep import concepts as shared
-from medrep import contract, reading, texts
-from medrep.engine import connect
+from medrep import contract
+from medrep.cdm.engine import connect
+from medrep.vectors import concept_vectors as shared
+from medrep.vectors import text_encoder, texts
 from representation import description
 
 OUTPUT = "description"
-SMALL_CHUNKS = "from medrep import texts; texts.CHUNK = 3\nfrom representation import description\n"
+SMALL_CHUNKS = "from medrep.vectors import texts; texts.CHUNK = 3\nfrom representation import description\n"
 
 
 def bytes_of(arm=OUTPUT):
@@ -35,8 +36,8 @@ def left_over():
 
 
 def test_equal_texts_are_encoded_once_and_long_ones_are_cut_and_counted(many_texts, monkeypatch, capsys):
-    read, own = [], reading.last_layer
-    monkeypatch.setattr(reading, "last_layer", lambda model, tokens, real: read.append(len(tokens)) or own(model, tokens, real))
+    read, own = [], text_encoder.last_layer
+    monkeypatch.setattr(text_encoder, "last_layer", lambda model, tokens, real: read.append(len(tokens)) or own(model, tokens, real))
     description.main(["--gpu-devices", "cpu"])
     said, array = capsys.readouterr().out, np.array(shared.open_array(OUTPUT))
     assert sum(read) == len(set(many_texts)) == 298

@@ -4,10 +4,10 @@ import io
 import numpy as np
 import pytest
 
-from medrep import concepts as shared
 from medrep import contract
 from medrep import download as http
 from medrep.errors import UserError
+from medrep.vectors import concept_vectors as shared
 from representation import concepts, download
 
 INDEX, MEDREP = download.LINKS["index"], download.LINKS["medrep"]

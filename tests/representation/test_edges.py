@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from medrep import concepts as shared
 from medrep import contract
+from medrep.vectors import concept_vectors as shared
 from representation import concepts, edges, evaluate, random_vectors
 
 NAMES = ["Is a", "Subsumes", "Has finding site", "Maps to"]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from medrep import concepts as shared
-from medrep import config, contract, reading, texts
-from medrep.engine import connect
+from medrep import config, contract
+from medrep.cdm.engine import connect
+from medrep.vectors import concept_vectors as shared
+from medrep.vectors import text_encoder, texts
 from representation import concepts, definitions, description, encoder
 
 
@@ -46,7 +47,7 @@ def test_batched_vectors_equal_one_text_at_a_time(defined, pooling):
     tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
     model = transformers.AutoModel.from_pretrained(contract.encoder_folder())
     many = ["Pneumonia: condition.", "aspirin 100 MG Oral Tablet: drug with the ingredient aspirin.", "aspirin"]
-    out, cut = reading.encode(model.eval(), tokenizer, many, pooling, max_length=48, batch_tokens=512)
+    out, cut = text_encoder.encode(model.eval(), tokenizer, many, pooling, max_length=48, batch_tokens=512)
     assert cut == 0
     for text, row in zip(many, out, strict=True):
         alone = tokenizer(text, truncation=True, max_length=48, return_tensors="pt")

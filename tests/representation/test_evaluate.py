@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medrep import concepts as shared
 from medrep import contract
+from medrep.vectors import concept_vectors as shared
 from representation import concepts, definitions, description, edges, encoder, evaluate, graph, random_vectors
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from medrep import concepts as shared
 from medrep import contract
+from medrep.vectors import concept_vectors as shared
 from representation import concepts, definitions, description, edges, encoder, export, graph
 
 IDS = ["1", "2", "10", "11", "20", "20_0", "20_7", "30"]

@@ -9,9 +9,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch_geometric.data import Data
 
-from medrep import concepts as shared
-from medrep import contract, graphs
+from medrep import contract
 from medrep.config import Graph
+from medrep.vectors import concept_vectors as shared
+from medrep.vectors import graphs
 from representation import concepts, edges, graph
 
 

@@ -8,9 +8,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch_geometric.data import Data
 
-from medrep import concepts as shared
-from medrep import contract, graphs
+from medrep import contract
 from medrep.config import MedTok
+from medrep.vectors import concept_vectors as shared
+from medrep.vectors import graphs
 from representation import medtok
 
 SMALL = MedTok(text_codes=12, graph_codes=8, shared_codes=10, codes_per_part=3, hidden_size=24, batch_size=16, epochs=3, decay=0.9,

@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from medrep import concepts as shared
 from medrep import contract
+from medrep.vectors import concept_vectors as shared
 from representation import concepts, definitions, description, edges, encoder, evaluate, graph, random_vectors
 
 STAGES = [concepts, definitions, encoder, description, edges, graph]

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from medrep import concepts as shared
 from medrep import contract
+from medrep.vectors import concept_vectors as shared
 from representation import concepts, random_vectors
 
 

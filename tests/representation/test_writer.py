@@ -11,9 +11,10 @@ from email.utils import formatdate
 
 import pytest
 
-from medrep import chat, config, contract
+from medrep import config, contract
+from medrep.cdm.engine import connect
 from medrep.contract import DEFINITIONS
-from medrep.engine import connect
+from medrep.llm import chat
 from representation import concepts, definitions
 
 from .model_server import ModelServer, completion

@@ -1,0 +1,166 @@
+"""The query engine that runs the tables: DuckDB in this process, or Apache Spark on a cluster.
+
+Stages are written once, as Ibis expressions. DuckDB is the default: it needs no server and
+spills to disk when a table outgrows its memory limit. Spark takes over where one machine ends.
+"""
+import argparse
+import functools
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import ibis
+
+from medrep import contract, parquet
+from medrep.contract import make_folder
+from medrep.errors import UserError
+
+ENGINES = ("duckdb", "spark")
+PARKED: list[tempfile.TemporaryDirectory] = []  # removed when the process ends
+
+
+def spill_folder() -> Path:
+    return Path(os.environ.get("MEDREP_SPILL") or contract.ROOT / "usedata" / ".spill")
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    """The flags that every table stage shares."""
+    parser.add_argument("--engine", default=os.environ.get("ENGINE", "duckdb"), choices=ENGINES)
+    parser.add_argument("--memory", default=os.environ.get("MEMORY", "8GB"), help="the most the engine may hold before it spills")
+    parser.add_argument("--threads", default=os.environ.get("THREADS") or None, type=int, help="how many work at once (default: one a core)")
+
+
+def connect(name: str = "duckdb", memory: str = "8GB", threads: int | None = None) -> ibis.BaseBackend:
+    """Open the engine called `name`; `memory` is the most that it may hold before it spills to disk."""
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads {threads}: give 1 or more")
+    if name not in ENGINES:
+        raise UserError(f"engine {name!r} is not one of: {', '.join(ENGINES)}")
+    # What one select computes is not written out again in each place where the next one uses it.
+    ibis.options.sql.fuse_selects = False
+    duckdb = ibis.duckdb.connect(memory_limit=memory, temp_directory=str(spill_folder()), **({"threads": threads} if threads else {}))
+    # Timestamps in the data have no zone; the machine's own must not shift them.
+    duckdb.raw_sql("SET TimeZone = 'UTC'")
+    duckdb.raw_sql("SET enable_progress_bar = false")
+    duckdb.raw_sql("SET preserve_insertion_order = false")
+    if name == "duckdb":
+        return duckdb
+    try:
+        from medrep.cdm import spark
+    except ImportError as problem:
+        if not str(problem.name).startswith("pyspark"):
+            raise
+        raise UserError("engine spark needs PySpark: pip install -e '.[spark]' in the repository's root") from None
+    return spark.connect(duckdb, memory, threads)
+
+
+# ---- files ---------------------------------------------------------------------------------------------------
+
+
+def reader(con: ibis.BaseBackend) -> ibis.BaseBackend:
+    """The engine that reads files for `con`: DuckDB for all, so that a field means the same whichever engine works with it."""
+    return con if con.name == "duckdb" else con.reader
+
+
+def hand_over(con: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
+    """A table of reader(con) for `con` to work with."""
+    return table if con.name == "duckdb" else con.read_parquet(f"{parked(reader(con), table)}/*.parquet")
+
+
+def read_by_reader(read: Callable[..., ibis.Table | None]) -> Callable[..., ibis.Table | None]:
+    """Decorator of a function from an engine's reader, and whatever else, to a table: one from the engine to a table of its own."""
+    @functools.wraps(read)
+    def read_for(con: ibis.BaseBackend, *args, **kwargs) -> ibis.Table | None:
+        table = read(reader(con), *args, **kwargs)
+        return table if table is None else hand_over(con, table)
+
+    return read_for
+
+
+def read_csv_as_text(duckdb: ibis.BaseBackend, path: Path, columns: list[str], delimiter: str, quote: str, malformed: str = "") -> ibis.Table:
+    """A CSV file with a header, every field as text, under the names `columns` in its order; an empty field is null.
+
+    Nothing is guessed from the first lines: a guess that fits them and not the rest is a silent mistake. With a name in
+    `malformed`, lines with another number of fields or broken quotes are set aside under it for malformed_rows; without,
+    the first one is an error.
+    """
+    aside = {"store_rejects": True, "rejects_table": malformed, "rejects_scan": f"{malformed}_scans"} if malformed else {}
+    for table in aside and (malformed, f"{malformed}_scans"):  # a second reading of the file starts over
+        duckdb.raw_sql(f'DROP TABLE IF EXISTS "{table}"')
+    return duckdb.read_csv(str(path), columns=dict.fromkeys(columns, "VARCHAR"), auto_detect=False, header=True,
+                           delim=delimiter, quote=quote, escape=quote, **aside)
+
+
+def malformed_rows(con: ibis.BaseBackend, name: str) -> list[dict]:
+    """line (1 is the header), reason and raw text of the lines that read_csv_as_text set aside, once the table was computed."""
+    duckdb = reader(con)
+    if not duckdb.raw_sql(f"SELECT 1 FROM duckdb_tables() WHERE table_name = '{name}'").fetchall():
+        return []
+    words = {"MISSING COLUMNS": "too few fields", "TOO MANY COLUMNS": "too many fields", "UNQUOTED VALUE": "broken quotes",
+             "INVALID ENCODING": "not UTF-8", "LINE SIZE OVER MAXIMUM": "line too long"}
+    rows = duckdb.raw_sql(f'SELECT line, min(error_type), any_value(csv_line) FROM "{name}" GROUP BY line ORDER BY line').fetchall()
+    return [{"line": line, "reason": words.get(error, str(error).lower()), "raw": raw or ""} for line, error, raw in rows]
+
+
+def number_rows(table: ibis.Table) -> ibis.Table:
+    """`table`, which a file was just read as, with `line`: 0, 1, 2, ... in the order of the file. Reads it in one thread."""
+    return table.mutate(line=ibis.row_number())
+
+
+# ---- tables that are computed once -----------------------------------------------------------------------------
+
+
+def hold(con: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
+    """A small `table`, computed once and kept until it is dropped or the engine is closed."""
+    if con.name == "duckdb":  # Ibis 12's own cache() ends in DROP statements that this DuckDB does not parse
+        return con.create_table(ibis.util.gen_name("held"), table, temp=True)
+    return park(con, table)
+
+
+def drop(con: ibis.BaseBackend, *tables: ibis.Table):
+    """Give back what `tables`, which hold() gave, take of memory."""
+    for table in tables:
+        if con.name == "duckdb":
+            con.raw_sql(f'DROP TABLE "{table.op().name}"')
+
+
+def parking_place() -> str:
+    """A folder beside what the engine spills; it goes when this process ends."""
+    PARKED.append(tempfile.TemporaryDirectory(prefix="parked_", dir=make_folder(spill_folder()), ignore_cleanup_errors=True))
+    return PARKED[-1].name
+
+
+def parked(con: ibis.BaseBackend, table: ibis.Table) -> Path:
+    """The folder of parquet files that `table` was computed into."""
+    folder = Path(parking_place())
+    parquet.write(con, table, folder)
+    return folder
+
+
+def park(con: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
+    """A large `table`, computed once into parquet files.
+
+    Rows read from parquet are counted beforehand: of a CSV file the engine guesses, and builds its joins on the wrong side.
+    """
+    return con.read_parquet(f"{parked(con, table)}/*.parquet")
+
+
+def park_by(con: ibis.BaseBackend, table: ibis.Table, column: str) -> Callable[[int], ibis.Table]:
+    """A large `table`, computed once into parquet files apart by an integer `column`; gives the rows with one value of it."""
+    folder, schema = Path(parking_place()), (table.drop(column)).schema()
+    parquet.write_by(con, table, folder, column)
+
+    def rows(value: int) -> ibis.Table:
+        own = folder / f"{column}={value}"
+        if not own.is_dir():
+            return ibis.memtable([], schema=schema)
+        return con.read_parquet(f"{own}/*.parquet").select(*schema.names)
+
+    return rows
+
+
+def parts_of(con: ibis.BaseBackend, size: int, of_size: int) -> int:
+    """In how many parts, each of about `of_size`, work of `size` is done one after the other; Spark divides work itself."""
+    return max(1, math.ceil(size / of_size)) if con.name == "duckdb" else 1

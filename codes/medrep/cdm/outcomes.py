@@ -1,0 +1,218 @@
+"""The outcomes there are, and the concepts that mean them.
+
+    outcomes.find("MI")                     one of those in configs/outcomes, or MT, LLOS, RA
+    outcomes.find("sets/stroke.json")       an ATLAS concept set of the user's: the onset of what it lists
+    outcomes.find("aces/in_icu_death.parquet")    a MEDS label file of the user's
+
+Concept sets are what ATLAS exports (https://github.com/OHDSI/circe-be). Two additions of ours: a concept may be named by
+VOCABULARY_ID and CONCEPT_CODE without its CONCEPT_ID, and `followRelationship` takes an item's concepts along a relationship
+of the vocabulary: closed fractures are the disorders that "Asso morph of" leads to from the morphology.
+"""
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ibis
+import yaml
+
+from medrep import config
+from medrep.cdm import engine
+from medrep.cdm.sources import omop
+from medrep.errors import UserError
+from medrep.progress import say
+
+STAYS = ("MT", "LLOS", "RA")
+"""What a stay itself tells; no concept set is needed."""
+LABEL_COLUMNS = {"subject_id", "prediction_time", "boolean_value"}
+NEEDED = {"concept": ["concept_id", "vocabulary_id", "concept_code"], "concept_relationship": ["concept_id_1", "concept_id_2", "relationship_id"],
+          "concept_ancestor": ["ancestor_concept_id", "descendant_concept_id"]}
+MAX_STEPS = 40  # "Is a" steps downwards; SNOMED CT has fewer than 20 levels
+
+
+@dataclass(frozen=True)
+class Outcome:
+    name: str
+    """What it is called in usedata/{hospital}/labels and in results."""
+    kind: str
+    """MT, LLOS, RA, onset (of a concept set), phenotypes, or meds (labels that the user brings)."""
+    source: Path | None = None
+
+
+def built_in() -> dict[str, Outcome]:
+    found = {name: Outcome(name, name) for name in STAYS}
+    for folder in config.folders():
+        for path in sorted((folder / "outcomes").glob("*")):
+            if path.suffix in (".json", ".yaml"):
+                found[path.stem] = Outcome(path.stem, "onset" if path.suffix == ".json" else "phenotypes", path)
+    return found
+
+
+def find(text: str) -> Outcome:
+    """A built-in outcome by its name, or the user's by a path."""
+    known = built_in()
+    if text in known:
+        return known[text]
+    path = Path(text)
+    if not path.exists() and ("/" in text or path.suffix):
+        raise UserError(f"--outcome {text}: this file is not there; give the path of one that is")
+    if not path.exists():
+        raise UserError(f"--outcome {text} is unknown; known are {', '.join(known)}, or give the path of an ATLAS concept set (.json) "
+                        "or of a MEDS label file (.parquet, .csv)")
+    kind = "onset" if path.suffix == ".json" else "meds" if path.is_dir() or path.suffix in (".parquet", ".csv") else None
+    if kind is None:
+        raise UserError(f"--outcome {text}: give an ATLAS concept set (.json) or a MEDS label file (.parquet, .csv, or a folder of .parquet)")
+    if path.stem in known:
+        raise UserError(f"--outcome {text}: {path.stem} is the name of a built-in outcome; rename the file")
+    return Outcome(path.stem, kind, path.resolve())
+
+
+# ---- concept sets --------------------------------------------------------------------------------------------
+
+
+def read_items(path: Path) -> list[dict]:
+    """The items of an ATLAS concept set: {"items": [...]}, or the same below "expression"."""
+    try:
+        content = json.loads(path.read_text())
+        items = content.get("items") or content["expression"]["items"]
+        for item in items:
+            concept = item["concept"]
+            if "CONCEPT_ID" not in concept and not {"VOCABULARY_ID", "CONCEPT_CODE"} <= set(concept):
+                raise KeyError("CONCEPT_ID")
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as problem:
+        raise UserError(f"{path} is not an ATLAS concept set ({problem!r}): export it again as JSON, with items that each hold a concept "
+                        "with its CONCEPT_ID") from None
+    return items
+
+
+@dataclass
+class Terminology:
+    """The tables of data/concepts as concept sets need them, each read once: Athena's have gigabytes."""
+
+    con: ibis.BaseBackend
+    tables: dict[str, ibis.Table | None] = field(default_factory=dict)
+
+    def table(self, name: str) -> ibis.Table | None:
+        """A table of data/concepts, its valid rows if it is the relationships'; None where it is absent."""
+        if name not in self.tables:
+            table = omop.vocabulary(self.con, name)
+            if name == "concept_relationship":
+                table = omop.valid(table)
+            self.tables[name] = None if table is None else engine.park(self.con, table.select(*NEEDED[name]))
+        return self.tables[name]
+
+
+def concepts_of(words: Terminology, path: Path) -> set[int]:
+    """The concept ids that the concept set of `path` means in data/concepts."""
+    included, excluded, absent = set(), set(), []
+    for item in read_items(path):
+        ids = roots_of(words, item["concept"])
+        if not ids:
+            absent.append(name_of(item["concept"]))
+        if item.get("includeDescendants"):
+            ids = descendants(words, ids)
+        if relationship := item.get("followRelationship"):
+            ids = follow(words, ids, relationship)
+        if item.get("includeMapped"):
+            ids |= follow(words, ids, "Mapped from")
+        (excluded if item.get("isExcluded") else included).update(ids)
+    if absent:
+        say(f"{path.name}: data/concepts/CONCEPT lacks {len(absent):,} of its items, such as {', '.join(absent[:3])}: they stand for nothing")
+    concept = words.table("concept")
+    return ids_in(concept.semi_join(id_table(included - excluded, "concept_id"), "concept_id").concept_id)
+
+
+def roots_of(words: Terminology, concept: dict) -> set[int]:
+    """The concept that an item names, if CONCEPT has it."""
+    table = words.table("concept")
+    if "CONCEPT_ID" in concept:
+        rows = table.filter(table.concept_id == int(concept["CONCEPT_ID"]))
+    else:
+        rows = table.filter((table.vocabulary_id == concept["VOCABULARY_ID"]) & (table.concept_code == concept["CONCEPT_CODE"]))
+    return ids_in(rows.concept_id)
+
+
+def name_of(concept: dict) -> str:
+    number = concept.get("CONCEPT_ID") or f"{concept.get('VOCABULARY_ID')} {concept.get('CONCEPT_CODE')}"
+    return f"{number} {concept['CONCEPT_NAME']}" if "CONCEPT_NAME" in concept else str(number)
+
+
+def phenotypes_of(words: Terminology, path: Path) -> dict[str, set[int]]:
+    """{phenotype: concept ids} of ICD-9-CM codes: what they map to, and its descendants."""
+    content = yaml.safe_load(path.read_text())
+    codes = {name: set(str(entry["codes"]).split()) for name, entry in content.items()}
+    every = sorted(set().union(*codes.values()))
+    concept, relationship = words.table("concept"), words.table("concept_relationship")
+    icd = concept.filter(concept.vocabulary_id == "ICD9CM").select("concept_id", code=concept.concept_code.replace(".", ""))
+    icd = icd.filter(icd.code.isin(every))
+    maps = relationship.filter(relationship.relationship_id == "Maps to").join(icd, relationship.concept_id_1 == icd.concept_id)
+    by_code: dict[str, set[int]] = {}
+    for row in maps.select("code", "concept_id_2").distinct().to_pyarrow().to_pylist():
+        by_code.setdefault(row["code"], set()).add(row["concept_id_2"])
+    pairs = descendant_pairs(words, set().union(*by_code.values()) if by_code else set())
+    found = {}
+    for name, own in codes.items():
+        roots = set().union(*(by_code.get(code, set()) for code in own))
+        found[name] = set().union(roots, *(pairs.get(root, set()) for root in roots))
+    return found
+
+
+def descendants(words: Terminology, roots: set[int]) -> set[int]:
+    """`roots` and everything below them."""
+    return set().union(roots, *descendant_pairs(words, roots).values())
+
+
+def descendant_pairs(words: Terminology, roots: set[int]) -> dict[int, set[int]]:
+    """{root: what is below it}, by CONCEPT_ANCESTOR, or where that file is absent by closing over "Is a"."""
+    if not roots:
+        return {}
+    table = words.table("concept_ancestor")
+    return below_by_closing(words, roots) if table is None else below_by_table(table, roots)
+
+
+def below_by_table(table: ibis.Table, roots: set[int]) -> dict[int, set[int]]:
+    rows = table.semi_join(id_table(roots, "ancestor_concept_id"), "ancestor_concept_id")
+    found: dict[int, set[int]] = {}
+    for row in rows.select("ancestor_concept_id", "descendant_concept_id").distinct().to_pyarrow().to_pylist():
+        found.setdefault(row["ancestor_concept_id"], set()).add(row["descendant_concept_id"])
+    return found
+
+
+def below_by_closing(words: Terminology, roots: set[int]) -> dict[int, set[int]]:
+    table = words.table("concept_relationship")
+    pairs = table.filter((table.relationship_id == "Is a") & (table.concept_id_1 != table.concept_id_2))
+    pairs = engine.hold(words.con, pairs.select(child="concept_id_1", parent="concept_id_2").distinct())
+    children: dict[int, set[int]] = {}
+    frontier = set(roots)
+    for _ in range(MAX_STEPS):
+        rows = pairs.semi_join(id_table(frontier, "parent"), "parent").to_pyarrow().to_pylist()
+        children.update({concept: set() for concept in frontier})
+        for row in rows:
+            children[row["parent"]].add(row["child"])
+        frontier = {child for concept in frontier for child in children[concept]} - set(children)
+        if not frontier:
+            break
+    found = {}
+    for root in roots:
+        seen, level = set(), {root}
+        while level:
+            level = {child for concept in level for child in children.get(concept, ())} - seen
+            seen |= level
+        found[root] = seen
+    return found
+
+
+def follow(words: Terminology, ids: set[int], relationship: str) -> set[int]:
+    """What the valid `relationship` leads to from `ids`."""
+    if not ids:
+        return set()
+    table = words.table("concept_relationship")
+    rows = table.filter(table.relationship_id == relationship).semi_join(id_table(ids, "concept_id_1"), "concept_id_1")
+    return ids_in(rows.concept_id_2)
+
+
+def id_table(ids: set[int], name: str) -> ibis.Table:
+    return ibis.memtable({name: sorted(ids)}, schema={name: "int64"})
+
+
+def ids_in(column: ibis.Value) -> set[int]:
+    return set(column.as_table().distinct().to_pyarrow().column(0).to_pylist()) - {None}

@@ -1,0 +1,100 @@
+"""Rules that leave rows out, in order: each row that goes has one reason, the first that fits, and all are counted.
+
+A row that can't be read is rejected: it is also written to usedata/{hospital}/rejects, with its line and its text. Too
+many of them stop the stage. Kept, left out and rejected add up to the rows of the file.
+"""
+from collections.abc import Callable
+
+import ibis
+import numpy as np
+import pyarrow as pa
+
+from medrep import contract
+from medrep.cdm import engine
+from medrep.cdm.sources import meds, omop
+from medrep.contract import REJECTS
+from medrep.errors import UserError
+from medrep.progress import report_kept
+
+KEPT = "kept"
+MOST_REFUSED = 10_000  # rejects that are written of a table that is refused: enough to see what is wrong
+BATCH_ROWS = 200_000
+
+
+def first_reason(rules: dict[str, ibis.Value]) -> ibis.Value:
+    """The name of the first rule that is true of a row, null where none is; a rule that is null is not true."""
+    return ibis.cases(*((rule.fill_null(False), name) for name, rule in rules.items()), else_=ibis.null("string"))
+
+
+def count_reasons(table: ibis.Table) -> dict[str, int]:
+    """{reason: rows} of a table with a column `reason`; rows without a reason are counted as KEPT."""
+    counts = table.group_by(reason=table.reason.fill_null(KEPT)).agg(n=lambda t: t.count()).to_pyarrow().to_pylist()
+    return {KEPT: 0, **{row["reason"]: row["n"] for row in counts}}
+
+
+def report(what: str, table: ibis.Table, order: list[str]) -> dict[str, int]:
+    """Say how many rows of `table` were kept and why the others were not, reasons in the order of the rules."""
+    counts = count_reasons(table)
+    read, kept = sum(counts.values()), counts.pop(KEPT)
+    left_out = {reason: counts[reason] for reason in sorted(counts, key=order.index)}
+    report_kept(what, read, left_out, kept)
+    return {"read": read, "kept": kept, **left_out}
+
+
+def settle(con: ibis.BaseBackend, hospital: str, table: str, counts: dict[str, int], rejects: Callable[[], ibis.Table], left_out: list[str],
+           most: float, lines: int | None = None) -> dict[str, int]:
+    """Say what became of the rows of a hospital's `table`, write its rejects, and stop if more than the share `most` are.
+
+    `counts` is what count_reasons gives; reasons that are not in `left_out` reject. `rejects` reads the file again, with
+    `line`, `raw` and `reason`: it is called only where something was rejected. `lines`: of the file, if they were counted.
+    """
+    malformed = engine.malformed_rows(con, omop.malformed_name(hospital, table))
+    rejected = {reason: n for reason, n in counts.items() if reason not in (KEPT, *left_out)}
+    of_rows = list(rejected)
+    for row in malformed:
+        rejected[row["reason"]] = rejected.get(row["reason"], 0) + 1
+    read, total = sum(counts.values()) + len(malformed), sum(rejected.values())
+    if not meds.is_dataset(hospital):
+        path = omop.table_file(hospital, table)
+        omop.check_quotes(path, omop.count_lines(path) if lines is None else lines, read)
+    went = {reason: counts[reason] for reason in left_out if reason in counts}
+    report_kept(f"{hospital} {table}", read, went, counts[KEPT], rejected)
+    contract.write_json(contract.counts_file(hospital, table), {"read": read, "kept": counts[KEPT], "left out": went, "rejected": rejected})
+    too_many = total > most * read
+    written = write_rejects(con, hospital, table, rejects, of_rows, malformed, MOST_REFUSED if too_many else None)
+    if too_many:
+        worst = sorted(rejected.items(), key=lambda item: -item[1])[:3]
+        raise UserError(f"{hospital} {table}: {total / read:.1%} of {read:,} rows can't be read ({', '.join(f'{n:,} {r}' for r, n in worst)}), "
+                        f"more than cohort.max_rejects allows ({most:.0%}): see {contract.show(REJECTS.at(hospital=hospital, source=table))}, "
+                        "and mend the export")
+    if written != total:
+        raise AssertionError(f"{hospital} {table}: {written} rejects were written of {total}")
+    return {"read": read, "kept": counts[KEPT], "rejected": total}
+
+
+def write_rejects(con: ibis.BaseBackend, hospital: str, table: str, rejects: Callable[[], ibis.Table], reasons: list[str], malformed: list[dict],
+                  most: int | None) -> int:
+    """Write the rows with `reasons`, and the malformed ones, some at a time; all, or about `most`. Gives how many."""
+    contract.discard(REJECTS.at(hospital=hospital, source=table))  # an earlier run's
+    if not reasons and not malformed:
+        return 0
+    written, schema = 0, REJECTS.schema.to_pyarrow()
+    with REJECTS.writing(con, hospital=hospital, source=table) as add:
+        if reasons:
+            found = rejects()
+            found = found.filter(found.reason.isin(reasons)).select("line", "reason", "raw")
+            for batch in (found if most is None else found.limit(most)).to_pyarrow_batches(chunk_size=BATCH_ROWS):
+                line = in_file_lines(batch["line"].to_numpy(zero_copy_only=False), malformed)
+                rows = pa.table([pa.repeat(table, len(batch)), line, batch["reason"], batch["raw"]], schema=schema)
+                if len(batch):
+                    add(ibis.memtable(rows))
+                written += len(batch)
+        if malformed := malformed[:most]:
+            add(ibis.memtable(pa.Table.from_pylist([{"table": table, **row} for row in malformed], schema=schema)))
+    return written + len(malformed)
+
+
+def in_file_lines(lines: np.ndarray, malformed: list[dict]) -> np.ndarray:
+    """The lines that rows have in the file: lines that could not be cut into fields were not numbered."""
+    gaps = np.sort([row["line"] for row in malformed]).astype(np.int64)
+    return lines + np.searchsorted(gaps - np.arange(len(gaps)), lines, side="right")

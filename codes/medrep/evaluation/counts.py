@@ -1,0 +1,313 @@
+"""Counts of a person's tokens before the prediction time, and the two scikit-learn models that a reviewer asks for.
+
+    home = counts.expand(vocabulary.of_hospital("mimic").tokens, "rollup")        # what each token counts for; once a hospital
+    space = counts.fit_space(trajectories, train, home)                          # train: (row, start, stop, ...) of examples
+    model = counts.fit("logreg", space.matrix(trajectories, train, home), y_train, space.matrix(trajectories, valid, home), y_valid, seed)
+    probabilities = counts.predict(model, space, elsewhere, slices, counts.expand(elsewhere_tokens, "rollup"))
+
+    person's events   e0 e1 e2 ... e41 | e42 ... e99        | = prediction_time
+    what is counted   e0 ..... e41                          the whole history, also where a patient model reads the newest only
+
+Two feature spaces. `tokens`: the tokens of the home hospital's training examples; a token that they lack counts for
+nothing. `rollup`: a token counts for itself, for its concept without the decile and for every ancestor of that, so that
+a code which the home hospital never had is read through its ancestors. Age and sex stand beside both: the patient
+models read them, too.
+"""
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from scipy import sparse
+from scipy.special import expit
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss, roc_auc_score
+from threadpoolctl import threadpool_limits
+
+from medrep import contract
+from medrep.errors import UserError
+from medrep.patients.sequences import Trajectories
+from medrep.progress import bar, say
+from medrep.vocabulary.ancestors import all_ancestors
+from medrep.vocabulary.token_vocabulary import FEMALE, MALE, SPECIAL_TOKENS
+
+KINDS = ("tokens", "rollup")
+MODELS = ("logreg", "gbm")
+MIN_PERSONS = {"tokens": 1, "rollup": 5}
+"""Training persons that a feature needs. Tokens are all kept, as patient models keep them; ancestors are many and mostly alike."""
+AGE_AND_SEX = ("age", "sex=M", "sex=F")
+EVENTS_AT_ONCE = 2**20  # counted of the examples of a part, each event once an example: 0.3 GB a part where tokens have 25 ancestors each
+C_GRID = (0.001, 0.01, 0.1, 1.0, 10.0)
+GBM_FEATURES = 2048  # counts; histogram boosting wants them dense: 8 bytes an example each
+GBM_ROUNDS = 500
+GBM_ALONE = 2**24  # cells up to which one thread does it: where others use the cores, too, two took 15 s instead of 0.1 s on a small table
+
+
+# ---- features --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What each token of a hospital counts for."""
+
+    kind: str
+    names: tuple[str, ...]
+    """Tokens and, in a roll-up, concepts; sorted."""
+    counted: sparse.csr_array
+    """float32 (tokens, names): 1 where the token counts for the name; special tokens count for nothing."""
+
+
+def expand(tokens: Sequence[str], kind: str) -> Expansion:
+    """`tokens` are a hospital's, special ones first. A roll-up reads data/concepts, which takes a while: do it once."""
+    words = tokens[len(SPECIAL_TOKENS) :]
+    meanings = [{word} for word in words]
+    if kind == "rollup":
+        plain = [word.partition("_")[0] for word in words]
+        above = all_ancestors(set(plain))
+        meanings = [own | {concept, *above.get(concept, ())} for own, concept in zip(meanings, plain, strict=True)]
+        lonely = sum(not above.get(concept) for concept in set(plain))
+        say(f"roll-up of {len(words):,} tokens: {lonely:,} of their {len(set(plain)):,} concepts have no ancestor")
+    names = sorted(set().union(*meanings))
+    column = {name: i for i, name in enumerate(names)}
+    columns = np.array([i for meaning in meanings for i in sorted(column[name] for name in meaning)], dtype=np.int64)
+    starts = np.cumsum([0] * (len(SPECIAL_TOKENS) + 1) + [len(meaning) for meaning in meanings])
+    counted = sparse.csr_array((np.ones(len(columns), dtype=np.float32), columns, starts), shape=(len(tokens), len(names)))
+    return Expansion(kind, tuple(names), counted)
+
+
+def parts_of(trajectories: Trajectories, slices: np.ndarray) -> list[np.ndarray]:
+    """Places in `slices` by person, then time, cut so that a part's examples have about EVENTS_AT_ONCE events, however often shared."""
+    order = np.lexsort((slices[:, 2], slices[:, 0]))
+    row, stop = slices[order, 0], slices[order, 2]
+    nth = np.arange(len(order)) - np.searchsorted(row, row)  # of the person's examples: what adding them up takes
+    size = np.cumsum(stop - np.asarray(trajectories.person_start)[row] + nth)
+    return [part for part in np.split(order, np.flatnonzero(np.diff(size // EVENTS_AT_ONCE)) + 1) if len(part)]
+
+
+def count(trajectories: Trajectories, slices: np.ndarray, counted: sparse.csr_array) -> Iterator[tuple[np.ndarray, sparse.csr_array]]:
+    """Part by part: places in `slices` (examples, 3 or more), and float32 (places, features) of how often what counts for each came before.
+
+    `counted` is (the hospital's tokens, features). A part is what is in memory; an event that several of a person's
+    examples in it share is read and looked up once.
+    """
+    parts = parts_of(trajectories, slices)
+    for places in bar(parts, f"count {trajectories.hospital}", unit="parts") if len(parts) > 1 else parts:
+        row, stop = slices[places, 0].astype(np.int64), slices[places, 2].astype(np.int64)
+        first = np.asarray(trajectories.person_start)[row].astype(np.int64)
+        again = np.concatenate([[False], row[1:] == row[:-1]])  # an example of the same person as the one before
+        begin = np.where(again, np.roll(stop, 1), first)  # each example's events that the person's earlier ones do not have
+        of_person = np.flatnonzero(~again)
+        last = np.append(of_person[1:], len(row)) - 1
+        tokens = np.concatenate([trajectories.token[a:b] for a, b in zip(first[of_person].tolist(), stop[last].tolist(), strict=True)])
+        fresh = sparse.csr_array((np.ones(len(tokens), dtype=np.float32), tokens, np.concatenate([[0], np.cumsum(stop - begin)])),
+                                 shape=(len(row), counted.shape[0]))
+        fresh.sum_duplicates()
+        # summed as tokens, before each becomes many features: 3 times as fast as after
+        whole = running_sums(np.repeat(of_person, last - of_person + 1)) @ fresh if again.any() else fresh
+        found = whole @ counted
+        found.sort_indices()
+        yield places, found
+
+
+def running_sums(since: np.ndarray) -> sparse.csr_array:
+    """float32 (n, n): times a table it gives, for each row, the sum of the rows from `since` on up to it."""
+    width = np.arange(len(since)) - since + 1
+    ends = np.cumsum(width)
+    columns = np.arange(ends[-1]) - np.repeat(ends - width, width) + np.repeat(since, width)
+    return sparse.csr_array((np.ones(ends[-1], dtype=np.float32), columns, np.concatenate([[0], ends])), shape=(len(since), len(since)))
+
+
+@dataclass(frozen=True)
+class Space:
+    """The features of one set of training examples; any hospital's examples can be put into it."""
+
+    kind: str
+    min_persons: int
+    names: tuple[str, ...]
+    """The counted ones, those that most training persons have first."""
+    persons: tuple[int, ...]
+    """How many training persons have each."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return AGE_AND_SEX + self.names
+
+    def matrix(self, trajectories: Trajectories, slices: np.ndarray, expansion: Expansion) -> sparse.csr_array:
+        """float32 (examples, columns): age in years at the last event, sex, and log(1 + count) of each name strictly before the prediction time.
+
+        `slices` (examples, 3 or more) hold row, start, stop; start is the person's first event, whatever they say.
+        """
+        done = list(self.parts(trajectories, slices, expansion))
+        if not done:
+            return sparse.csr_array((0, len(self.columns)), dtype=np.float32)
+        order = np.concatenate([places for places, _ in done])
+        table = sparse.vstack([features for _, features in done], format="csr") if len(done) > 1 else done[0][1]
+        return table if (np.diff(order) == 1).all() else table[np.argsort(order)]
+
+    def parts(self, trajectories: Trajectories, slices: np.ndarray, expansion: Expansion) -> Iterator[tuple[np.ndarray, sparse.csr_array]]:
+        """`matrix` part by part, with the places in `slices`: a large hospital's need not be in memory at once."""
+        for places, found in count(trajectories, slices, self.counted(expansion)):
+            found.data = np.log1p(found.data)
+            row, stop = slices[places, 0], slices[places, 2]
+            empty = stop == np.asarray(trajectories.person_start)[row]
+            age = np.where(empty, 0, trajectories.age[np.maximum(stop - 1, 0)])
+            sex = np.asarray(trajectories.person_sex)[row]
+            person = sparse.csr_array(np.column_stack([age, sex == MALE, sex == FEMALE]).astype(np.float32))
+            person.resize(found.shape)
+            yield places, found + person
+
+    def counted(self, expansion: Expansion) -> sparse.csr_array:
+        """float32 (the hospital's tokens, columns): 1 where the token counts for the name; none counts for age and sex."""
+        if expansion.kind != self.kind:
+            raise ValueError(f"a hospital expanded for {expansion.kind} has no place in a space of {self.kind}")
+        column = {name: i for i, name in enumerate(self.names, len(AGE_AND_SEX))}
+        to = np.array([column.get(name, -1) for name in expansion.names], dtype=np.int64)
+        known = np.flatnonzero(to >= 0)
+        choice = sparse.csr_array((np.ones(len(known), dtype=np.float32), (known, to[known])), shape=(len(to), len(self.columns)))
+        return expansion.counted @ choice
+
+    def known_share(self, trajectories: Trajectories, slices: np.ndarray, expansion: Expansion) -> float:
+        """The share of the examples' events that count for something; an event counts once for each example that has it."""
+        something = sparse.csr_array((np.diff(self.counted(expansion).indptr) > 0).astype(np.float32)[:, None])
+        known = sum(float(found.sum(dtype=np.float64)) for _, found in count(trajectories, slices, something))
+        return known / max(1, int((slices[:, 2] - np.asarray(trajectories.person_start)[slices[:, 0]]).sum()))
+
+
+def fit_space(trajectories: Trajectories, slices: np.ndarray, expansion: Expansion, min_persons: int | None = None) -> Space:
+    """The names of `expansion` that at least `min_persons` persons have before the last prediction time of theirs in `slices`.
+
+    `slices` are the training examples, as in Space.matrix. Without `min_persons` that of MIN_PERSONS.
+    """
+    min_persons = max(1, MIN_PERSONS[expansion.kind] if min_persons is None else min_persons)
+    latest = slices[np.lexsort((slices[:, 2], slices[:, 0]))]
+    latest = latest[np.append(latest[1:, 0] != latest[:-1, 0], True)] if len(latest) else latest
+    persons = np.zeros(len(expansion.names), dtype=np.int64)
+    for _, found in count(trajectories, latest, expansion.counted):
+        persons += np.bincount(found.indices, minlength=len(persons))
+    order = np.argsort(-persons, kind="stable")
+    keep = order[persons[order] >= min_persons]
+    say(f"{expansion.kind} of {len(latest):,} training persons: {len(keep):,} of {int((persons > 0).sum()):,} features kept, "
+        f"which {min_persons:,} or more of them have")
+    return Space(expansion.kind, min_persons, tuple(expansion.names[i] for i in keep), tuple(persons[keep].tolist()))
+
+
+# ---- models ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LogisticModel:
+    """L2-regularised logistic regression on features that are divided by their largest value in training."""
+
+    C: float
+    intercept: float
+    largest: np.ndarray
+    """float64 (columns,): 1 for a column that is 0 throughout."""
+    coefficients: np.ndarray
+    """float64 (columns,): of the divided features."""
+
+    def predict(self, features: sparse.csr_array) -> np.ndarray:
+        """float64 (examples,): probabilities."""
+        return expit(features @ (self.coefficients / self.largest) + self.intercept)
+
+
+@dataclass(frozen=True)
+class BoostedModel:
+    """Gradient-boosted trees on the columns that most training persons have, as they were after the best of their rounds."""
+
+    trees: HistGradientBoostingClassifier
+    rounds: int
+
+    def predict(self, features: sparse.csr_array) -> np.ndarray:
+        """float64 (examples,): probabilities."""
+        rows, found = 2**14, [np.zeros(0)]  # 270 MB of them are dense at once
+        for i in range(0, features.shape[0], rows):
+            table = dense(features[i : i + rows])
+            with threads_for(table):
+                found.append(next(islice(self.trees.staged_predict_proba(table), self.rounds - 1, None))[:, 1])
+        return np.concatenate(found)
+
+
+def threads_for(table: np.ndarray) -> threadpool_limits:
+    return threadpool_limits(1 if table.size <= GBM_ALONE else None, user_api="openmp")
+
+
+def dense(features: sparse.csr_array) -> np.ndarray:
+    """float64 (examples, at most GBM_FEATURES beside age and sex): Space has put those that most persons have first."""
+    return features[:, : len(AGE_AND_SEX) + GBM_FEATURES].astype(np.float64).toarray()
+
+
+def fit(name: str, X_train: sparse.csr_array, y_train: np.ndarray, X_valid: sparse.csr_array, y_valid: np.ndarray,  # noqa: N803
+        seed: int) -> LogisticModel | BoostedModel:
+    """The model `name`, one of MODELS, for one label, from matrices of one Space; it is the same for any number of threads.
+
+    logreg takes of C_GRID what gives the best AUROC on the validation examples (the best loss if they have one class
+    only), the smaller of equals; gbm stops when their loss no longer falls, and is taken as it was before.
+    """
+    y_train, y_valid = np.asarray(y_train).astype(bool), np.asarray(y_valid).astype(bool)
+    positives = int(y_train.sum())
+    if positives in (0, len(y_train)) or not len(y_valid):
+        raise UserError(f"{name} can't be fitted: its {len(y_train):,} training examples hold {positives:,} positives, and there are "
+                        f"{len(y_valid):,} validation examples; a larger hospital or more test persons (cohort.split_shares) would give enough")
+    return {"logreg": fit_logistic, "gbm": fit_boosted}[name](X_train, y_train, X_valid, y_valid, seed)
+
+
+def fit_logistic(X_train, y_train, X_valid, y_valid, seed: int) -> LogisticModel:  # noqa: N803
+    largest = abs(X_train).max(axis=0).toarray().ravel().astype(np.float64)
+    largest[largest == 0] = 1
+    scaled = (X_train.astype(np.float64) @ sparse.diags_array(1 / largest)).tocsr()
+    # Each C starts from the one before: fewer steps. scikit-learn's own tolerance, 1e-4, ends a rare outcome's fit early at the larger C.
+    learner = LogisticRegression(solver="lbfgs", tol=1e-6, max_iter=2000, warm_start=True, random_state=seed)
+    best, best_score = None, -np.inf
+    with threadpool_limits(1, user_api="blas"):  # a sum in another order ends in other digits
+        for C in C_GRID:  # noqa: N806
+            learner.set_params(C=C).fit(scaled, y_train)
+            model = LogisticModel(C, float(learner.intercept_[0]), largest, learner.coef_[0].copy())
+            predicted = model.predict(X_valid)
+            score = roc_auc_score(y_valid, predicted) if 0 < y_valid.sum() < len(y_valid) else -log_loss(y_valid, predicted, labels=[False, True])
+            if score > best_score:
+                best, best_score = model, score
+    return best
+
+
+def fit_boosted(X_train, y_train, X_valid, y_valid, seed: int) -> BoostedModel:  # noqa: N803
+    learner = HistGradientBoostingClassifier(max_iter=GBM_ROUNDS, early_stopping=True, n_iter_no_change=20, random_state=seed)
+    train = dense(X_train)
+    with threads_for(train):
+        learner.fit(train, y_train, X_val=dense(X_valid), y_val=y_valid)
+    # scikit-learn keeps the rounds that no longer helped; the first score is that of no round at all
+    return BoostedModel(learner, max(1, int(np.argmax(learner.validation_score_))))
+
+
+def predict(model: LogisticModel | BoostedModel, space: Space, trajectories: Trajectories, slices: np.ndarray, expansion: Expansion) -> np.ndarray:
+    """float64 (examples,): each one's probability, with a part of the features in memory at a time."""
+    probabilities = np.full(len(slices), np.nan)
+    for places, features in space.parts(trajectories, slices, expansion):
+        probabilities[places] = model.predict(features)
+    return probabilities
+
+
+# ---- a model to hand on ------------------------------------------------------------------------------------------
+
+
+def save(folder: Path, space: Space, model: LogisticModel):
+    """Write logreg.json: each column's name, largest value in training and coefficient, and the rest that predict() needs."""
+    columns = [{"name": name, "persons": persons, "largest": largest, "coefficient": coefficient} for name, persons, largest, coefficient in zip(
+        space.columns, (None,) * len(AGE_AND_SEX) + space.persons, model.largest.tolist(), model.coefficients.tolist(), strict=True)]
+    contract.write_json(folder / "logreg.json", {"kind": space.kind, "min_persons": space.min_persons, "C": model.C, "intercept": model.intercept,
+                                                 "columns": columns})
+
+
+def load(folder: Path) -> tuple[Space, LogisticModel]:
+    """What save() wrote; it predicts to the last digit what it did."""
+    path = folder / "logreg.json"
+    if not path.exists():
+        raise UserError(f"{contract.show(path)} is missing; experiments/finetune.py --model logreg writes it")
+    content = json.loads(path.read_text())
+    columns = content["columns"]
+    counted = columns[len(AGE_AND_SEX) :]
+    space = Space(content["kind"], content["min_persons"], *(tuple(column[key] for column in counted) for key in ("name", "persons")))
+    return space, LogisticModel(content["C"], content["intercept"], *(
+        np.array([column[key] for column in columns], dtype=np.float64) for key in ("largest", "coefficient")))

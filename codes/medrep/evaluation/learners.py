@@ -1,0 +1,287 @@
+"""What learns an outcome from examples, and predicts it at any hospital: finetuned patient models, probes of frozen ones, counts.
+
+Each has `train(examples, parts, seed, folder)`, which leaves what was learned in `folder`; `predict(examples, rows of
+examples.table, oov)` -> float64 (rows, labels); `readable`, the share of those rows' events that it makes something of; and,
+where it is read back and not trained again, `load(folder)`. All are given the same examples of the same split.
+"""
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional as F
+
+from medrep import config, contract
+from medrep.errors import UserError
+from medrep.evaluation import counts, metrics
+from medrep.patients import behrt, fitting, sequences, training
+from medrep.patients.examples import Examples
+from medrep.progress import bar
+from medrep.vectors import nearest
+from medrep.vocabulary import token_vocabulary
+
+SPECIAL = len(token_vocabulary.SPECIAL_TOKENS)
+PROBE_C = 10.0 ** np.arange(-4, 3)  # inverse strengths of regularization that validation chooses among
+
+
+# ---- patient models ---------------------------------------------------------------------------------------------
+
+
+class Reader:
+    """How a pretrained model reads each hospital's tokens; every hospital's vectors are gathered once."""
+
+    def __init__(self, known: token_vocabulary.Vocabulary, rep: str):
+        self.known, self.rep, self.readings = known, rep, {}
+
+    def __call__(self, hospital: str, oov: str = "unk") -> training.Reading:
+        key = (hospital, oov if self.rep == "none" else "unk")
+        if key not in self.readings:
+            self.readings[key] = training.reading_of(token_vocabulary.of_hospital(hospital), self.rep, self.known, key[1])
+        return self.readings[key]
+
+    def swap(self, model, hospital: str, oov: str = "unk") -> training.Reading:
+        """Let the model read `hospital`: its vectors take the place of the concept table; nothing else changes."""
+        reading = self(hospital, oov)
+        if reading.vectors is not None:
+            encoder = model if isinstance(model, behrt.BehrtEncoder) else model.encoder
+            encoder.set_concepts(reading.vectors, rescale=False)
+        return reading
+
+
+def losses(model, batch):
+    """Binary cross-entropy over the labels that are known of each example."""
+    device = next(model.parameters()).device
+    truth = batch["truth"].to(device)
+    known = ~torch.isnan(truth)
+    logits = model(**training.model_input(batch, device)).float()
+    loss = F.binary_cross_entropy_with_logits(logits[known], truth[known], reduction="sum")
+    return {"loss": (loss, int(known.sum()))}, fitting.beyond_tables(model, batch)
+
+
+@torch.inference_mode()
+def predict(model, examples: Examples, table: np.ndarray, translation: np.ndarray, batch_tokens: int, of=None) -> np.ndarray:
+    """float64 (rows of `table`, outputs): what the model, or of(model, **batch), gives for each sequence, in the order of `table`.
+
+    Sequences of like length share a batch.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    order = np.argsort(table[:, 2] - table[:, 1], kind="stable")
+    found, at = None, 0
+    plan = sequences.batches(table[order], batch_tokens)
+    for batch in training.loader(plan, lambda part, *_: examples.pack(part, translation)):
+        outputs = (of or type(model).__call__)(model, **training.model_input(batch, device)).double().cpu().numpy()
+        found = np.empty((len(table), outputs.shape[1])) if found is None else found
+        found[order[at : at + len(outputs)]] = outputs
+        at += len(outputs)
+    return np.empty((0, 1)) if found is None else found
+
+
+def validation(examples: Examples, part: np.ndarray, probabilities: np.ndarray) -> tuple[float, dict]:
+    """(score to stop by, figures): the AUROC on validation, over several labels its mean; where no label has two classes, minus the loss."""
+    truth = examples.truth[part[:, 3]]
+    known = ~np.isnan(truth)
+    p = np.clip(probabilities, 1e-12, 1 - 1e-12)
+    loss = float(-np.mean(np.where(truth == 1, np.log(p), np.log1p(-p))[known])) if known.any() else 0.0
+    found = [metrics.auroc(truth[known[:, i], i] == 1, probabilities[known[:, i], i]) for i in range(truth.shape[1])]
+    found = [float(value) for value in found if value is not None and np.isfinite(value)]
+    auroc = float(np.mean(found)) if found else None
+    return -loss if auroc is None else auroc, {"valid_loss": round(loss, 5), "valid_auroc": auroc}
+
+
+class Augmentation:
+    """Copies of the training examples, in which nearest neighbours in representation space stand for events (paper, v1).
+
+    `times` copies of each example beside itself; in a copy each event's token is with probability `ratio` one of its `count`
+    nearest tokens, by cosine of their vectors as they are, never the token itself and never a special one. They are looked for
+    among the tokens that pretraining saw, or, with aug_from="vocabulary", all of the hospital's. The domain stays the event's.
+    Copies differ by epoch; what a copy is depends on seed, epoch, example and its number alone.
+    """
+
+    def __init__(self, reader: Reader, hospital: str, times: int, ratio: float, settings: config.Finetuning):
+        self.times, self.ratio = times, ratio
+        words = token_vocabulary.of_hospital(hospital)
+        vectors = reader(hospital).vectors
+        if vectors is None:
+            raise UserError("--aug-times takes neighbours in representation space, and --rep-type none has none: choose a representation")
+        among = np.any(vectors != 0, axis=1)
+        if settings.aug_from == "pretraining":
+            among &= words.translation_to(reader.known)[SPECIAL:] != token_vocabulary.UNK
+        count = min(settings.aug_neighbors, int(among.sum()) - 1)
+        if count < 1:
+            raise UserError(f"{hospital} has too few tokens with vectors to take neighbours from: leave --aug-times out")
+        self.has_vector = np.any(vectors != 0, axis=1)  # what has none is [UNK] to the model, and so in copies
+        rows, _ = nearest.exact(vectors, vectors, count + 1, among=among)
+        own = rows == np.arange(len(rows))[:, None]
+        own[~own.any(axis=1), -1] = True  # not among its own neighbours (or crowded out by its equals): the farthest goes
+        self.neighbours = SPECIAL + rows[~own].reshape(len(rows), count)
+
+    def plan(self, table: np.ndarray) -> np.ndarray:
+        """`table` and its copies, with the number of the copy as a column more; 0 is the example itself."""
+        return np.concatenate([np.column_stack([table, np.full(len(table), i)]) for i in range(self.times + 1)])
+
+    def apply(self, token: np.ndarray, part: np.ndarray, boundaries: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
+        """The hospital's `token` numbers of a packed batch, with those of copies replaced."""
+        token = token.copy()
+        for (*_, example, copy), start, stop in zip(part, boundaries[:-1], boundaries[1:], strict=True):
+            if copy:
+                random = np.random.default_rng((*seed, int(example), int(copy)))
+                places = start + sequences.HEAD + np.flatnonzero(random.random(stop - start - sequences.HEAD) < self.ratio)
+                places = places[token[places] >= SPECIAL]
+                places = places[self.has_vector[token[places] - SPECIAL]]
+                choice = random.integers(0, self.neighbours.shape[1], len(places))
+                token[places] = self.neighbours[token[places] - SPECIAL, choice]
+        return token
+
+
+class Finetuned:
+    """A patient model that is finetuned: everything of it but a frozen concept table, with a fresh head and optimizer for every seed."""
+
+    def __init__(self, pretrained: Path | None, reader: Reader, settings: config.Finetuning, device: str, report_to: list[str] = (),
+                 augment: tuple[int, float] | None = None, what: str = ""):
+        self.pretrained, self.reader, self.settings, self.device, self.report_to = pretrained, reader, settings, device, report_to
+        self.augment, self.what, self.model = augment, what, None
+
+    def train(self, examples: Examples, parts: dict[str, np.ndarray], seed: int, folder: Path):
+        settings = self.settings
+        fitting.set_seed(seed)
+        model = behrt.BehrtForPrediction.from_pretrained(self.pretrained, label_count=len(examples.label_names))
+        reading = self.reader.swap(model, examples.hospital)
+        copies = self.augment and Augmentation(self.reader, examples.hospital, *self.augment, settings)
+        train = copies.plan(parts["train"]) if copies else parts["train"]
+
+        def make(part, step, *_):
+            batch = examples.pack(part[:, :4], None if copies else reading.translation)
+            if copies:
+                batch["token"] = reading.translation[copies.apply(batch["token"], part, batch["boundaries"], (seed, step[0]))]
+            return batch
+
+        accelerator = training.open_device([self.device], settings.precision, self.report_to, folder)
+        accelerator.init_trackers("tensorboard", {"seed": seed})
+        self.model = fitting.fit(
+            model=model, accelerator=accelerator, settings=settings, seed=seed, folder=folder, make=make, losses=losses,
+            plan=lambda epoch: sequences.batches(train, settings.batch_tokens, (seed, epoch)),
+            evaluate=lambda model: validation(examples, parts["valid"], self.probabilities(model, examples, parts["valid"], reading)),
+            what=f"{self.what} seed {seed}")
+        self.model.save_pretrained(folder)
+        self.reader.known.save(folder / "vocabulary.json")
+
+    def load(self, folder: Path):
+        training.take_device([self.device])
+        self.model = behrt.BehrtForPrediction.from_pretrained(folder).to(training.device_of([self.device]))
+
+    def probabilities(self, model, examples: Examples, table: np.ndarray, reading: training.Reading) -> np.ndarray:
+        return torch.sigmoid(torch.from_numpy(predict(model, examples, table, reading.translation, self.settings.batch_tokens))).numpy()
+
+    def predict(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
+        return self.probabilities(self.model, examples, table, self.reader.swap(self.model, examples.hospital, oov))
+
+    def readable(self, examples: Examples, table: np.ndarray, oov: str) -> float:
+        return training.readable_share(examples.trajectories, table[:, :3], self.reader(examples.hospital, oov))
+
+
+class Probe:
+    """A linear probe: the pretrained model's [CLS] state, frozen, standardized, and a logistic regression on it."""
+
+    def __init__(self, pretrained: Path, reader: Reader, settings: config.Finetuning, device: str):
+        self.pretrained, self.reader, self.settings, self.device, self.fitted = pretrained, reader, settings, device, None
+        self.encoder, self.states, self.outcome = None, {}, ""
+
+    def states_of(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
+        """float64 (rows, width): [CLS] of each; every example of an outcome is embedded once for all seeds."""
+        if self.encoder is None:
+            training.take_device([self.device])
+            self.encoder = behrt.BehrtForPrediction.from_pretrained(self.pretrained).encoder.to(training.device_of([self.device]))
+        if self.outcome != examples.outcome:
+            self.outcome, self.states = examples.outcome, {}
+        key = (examples.hospital, oov or "unk")
+        kept, places = self.states.setdefault(key, ({}, None))[0], table[:, 3].tolist()
+        new = table[[place not in kept for place in places]]
+        if len(new):
+            reading = self.reader.swap(self.encoder, examples.hospital, oov)
+            found = predict(self.encoder, examples, new, reading.translation, self.settings.batch_tokens,
+                            of=lambda model, **batch: model(**batch)[batch["boundaries"][:-1]])
+            kept.update(zip(new[:, 3].tolist(), found.astype(np.float32), strict=True))
+        return np.stack([kept[place] for place in places]).astype(np.float64) if places else np.zeros((0, 1))
+
+    def train(self, examples: Examples, parts: dict[str, np.ndarray], seed: int, folder: Path):
+        x = {name: self.states_of(examples, parts[name], "unk") for name in ("train", "valid")}
+        shift, scale = x["train"].mean(axis=0), x["train"].std(axis=0)
+        scale[scale == 0] = 1
+        fitted = {"shift": shift, "scale": scale, "weights": [], "intercepts": [], "c": []}
+        for i in bar(range(len(examples.label_names)), "probe", unit="labels"):
+            known = {name: ~np.isnan(examples.truth[parts[name][:, 3], i]) for name in x}
+            y = {name: examples.truth[parts[name][known[name], 3], i] == 1 for name in x}
+            z = {name: (x[name][known[name]] - shift) / scale for name in x}
+            chosen = choose(z, y)
+            fitted["weights"].append(chosen.coef_[0] if chosen else np.zeros(len(shift)))
+            fitted["intercepts"].append(float(chosen.intercept_[0]) if chosen else 0.0)
+            fitted["c"].append(float(chosen.C) if chosen else 0.0)
+        self.fitted = {name: np.asarray(value) for name, value in fitted.items()}
+        contract.write_json(folder / "probe.json", {name: value.tolist() for name, value in self.fitted.items()})
+
+    def load(self, folder: Path):
+        self.fitted = {name: np.array(value) for name, value in json.loads((folder / "probe.json").read_text()).items()}
+
+    def predict(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
+        z = (self.states_of(examples, table, oov) - self.fitted["shift"]) / self.fitted["scale"]
+        return 1 / (1 + np.exp(-(z @ self.fitted["weights"].T + self.fitted["intercepts"])))
+
+    readable = Finetuned.readable
+
+
+def choose(x: dict[str, np.ndarray], y: dict[str, np.ndarray]) -> LogisticRegression | None:
+    """The logistic regression on `train` that tells `valid` apart best; of equals the most regularized. None if a class is missing."""
+    if len(set(y["train"].tolist())) < 2:
+        return None
+    best, score = None, -np.inf
+    for c in PROBE_C:
+        model = LogisticRegression(C=c, max_iter=2000).fit(x["train"], y["train"])
+        p = model.predict_proba(x["valid"])[:, 1]
+        two = len(set(y["valid"].tolist())) == 2
+        found = float(metrics.auroc(y["valid"], p)) if two else -float(np.mean((p - y["valid"]) ** 2)) if len(p) else 0.0
+        if found > score:
+            best, score = model, found
+    return best
+
+
+# ---- counts ------------------------------------------------------------------------------------------------------
+
+
+class Counts:
+    """logreg or gbm on counts of everything before the prediction time; a model a label (medrep.evaluation.counts)."""
+
+    def __init__(self, name: str, kind: str, settings: config.Finetuning):
+        self.name, self.kind, self.settings, self.expansions = name, kind, settings, {}
+        self.space, self.models = None, []
+
+    def expansion(self, hospital: str) -> counts.Expansion:
+        if hospital not in self.expansions:
+            self.expansions[hospital] = counts.expand(token_vocabulary.of_hospital(hospital).tokens, self.kind)
+        return self.expansions[hospital]
+
+    def train(self, examples: Examples, parts: dict[str, np.ndarray], seed: int, folder: Path):
+        expansion = self.expansion(examples.hospital)
+        least = self.settings.count_persons if self.kind == "rollup" else None
+        self.space = counts.fit_space(examples.trajectories, parts["train"], expansion, least)
+        x = {name: self.space.matrix(examples.trajectories, parts[name], expansion) for name in ("train", "valid")}
+        self.models = []
+        for i, label in enumerate(bar(examples.label_names, self.name, unit="labels")):
+            truth = {name: examples.truth[parts[name][:, 3], i] for name in x}
+            known = {name: ~np.isnan(truth[name]) for name in x}
+            if len(set(truth["train"][known["train"]].tolist())) < 2 or not known["valid"].any():
+                self.models.append(None)
+                continue
+            model = counts.fit(self.name, *(part for name in x for part in (x[name][known[name]], truth[name][known[name]] == 1)), seed)
+            self.models.append(model)
+            if self.name == "logreg":
+                counts.save(folder if examples.single else folder / "labels" / contract.file_name(label), self.space, model)
+
+    def predict(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
+        expansion = self.expansion(examples.hospital)
+        return np.stack([np.zeros(len(table)) if model is None else counts.predict(model, self.space, examples.trajectories, table, expansion)
+                         for model in self.models], axis=1)
+
+    def readable(self, examples: Examples, table: np.ndarray, oov: str) -> float:
+        return self.space.known_share(examples.trajectories, table, self.expansion(examples.hospital))

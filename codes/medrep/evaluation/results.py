@@ -1,0 +1,218 @@
+"""What a test of a model comes to: its predictions (MEDS prediction schema), its rows, and results/summary.csv of all rows.
+
+A test is a run (a folder that finetune.py wrote) at a hospital. Its predictions lie in the run's folder, its rows in
+metrics_{hospital}.json beside them; results/summary.csv is every such file's rows, made anew each time, so that it can be
+deleted or raced for without loss.
+"""
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medrep import contract
+from medrep.errors import UserError
+from medrep.evaluation import metrics
+from medrep.patients.examples import Examples, hashed
+from medrep.vectors import concept_vectors
+
+FIGURES = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "sensitivity", "specificity")
+ARM = ("model", "head", "rep_type", "variant", "oov")
+"""What tells arms apart: the model, its head and representation, how it was trained otherwise, how it reads unknown codes."""
+KEY = ["trained_on", *ARM]
+MODELS = ["behrt", "behrt-de", "medbert", "logreg", "gbm"]
+REPS = [*concept_vectors.ARMS, "tokens", "rollup"]
+COLUMNS = ["trained_on", "tested_on", *ARM, "outcome", "label", "subgroup", "seed", "made_with", "cohort", "data", "n", "persons", "positives",
+           *(f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")),
+           "threshold", "readable_tokens", "recalibration", "reason", "predictions"]
+TEXTS = ("trained_on", "tested_on", *ARM, "outcome", "label", "subgroup", "made_with", "cohort", "data", "recalibration", "reason", "predictions")
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One run's predictions of one hospital's examples."""
+
+    examples: Examples
+    part: np.ndarray
+    """int64 (tested, 4): rows of examples.table."""
+    probabilities: np.ndarray
+    """float64 (tested, labels)."""
+    thresholds: np.ndarray
+    """float64 (labels,): chosen on validation; NaN where that had one class."""
+    file: Path
+    facts: dict
+    """trained_on, model, ..., seed: the columns that are the run's."""
+    unlearned: tuple[str, ...] = ()
+    """Labels that the training part had one class of: what is predicted of them means nothing."""
+
+
+def figures_and_ends(replicates: int) -> list[str]:
+    return [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high") if not end or replicates]
+
+
+def name_of(hospital: str, oov: str = "") -> str:
+    """How files call a test: the hospital, and how unknown codes were read if not as [UNK]."""
+    return hospital + (f"_{oov}" if oov not in ("", "unk") else "")
+
+
+def write_private(path: Path, table: pa.Table):
+    """Write a parquet file that only its owner may read: it holds persons."""
+    with contract.unfinished(path) as part:
+        part.touch(mode=0o600)
+        pq.write_table(table, part)
+
+
+def write_predictions(tested: Tested):
+    """The MEDS prediction schema, a file a label: the rows that the label is known of."""
+    for i, label in enumerate(tested.examples.label_names):
+        truth = tested.examples.truth[tested.part[:, 3], i]
+        known = ~np.isnan(truth)
+        labels, p = tested.examples.labels.iloc[tested.part[known, 3]], tested.probabilities[known, i]
+        threshold = 0.5 if np.isnan(tested.thresholds[i]) else tested.thresholds[i]
+        write_private(label_path(tested, label), pa.table({
+            "subject_id": pa.array(labels.subject_id.to_numpy(), pa.int64()),
+            "prediction_time": pa.array(labels.prediction_time.to_numpy().astype("datetime64[us]"), pa.timestamp("us")),
+            "boolean_value": pa.array(truth[known] == 1, pa.bool_()),
+            "predicted_boolean_value": pa.array(p >= threshold, pa.bool_()),
+            "predicted_boolean_probability": pa.array(p, pa.float64())}))
+
+
+def label_path(tested: Tested, label: str) -> Path:
+    return prediction_files(tested.file, tested.examples)[tested.examples.label_names.index(label)]
+
+
+def prediction_files(file: Path, examples: Examples) -> list[Path]:
+    """The file of each label: `file`, or of several one each in a folder of its name."""
+    if examples.single:
+        return [file]
+    return [contract.predictions_file(file.parent, file.stem.removeprefix("predictions_"), label) for label in examples.label_names]
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    return pq.read_table(path).to_pandas()
+
+
+def common_of(tested: Tested) -> dict:
+    examples = tested.examples
+    return tested.facts | {"tested_on": examples.hospital, "outcome": examples.outcome, "cohort": examples.cohort, "data": examples.data,
+                           "subgroup": "", "recalibration": ""}
+
+
+def rows_of(tested: Tested, replicates: int, seed: int = 0) -> list[dict]:
+    """A row a label, a macro row for several, and for a single label a row a subgroup."""
+    examples, part = tested.examples, tested.part
+    truth, persons = examples.truth[part[:, 3]], examples.persons[part[:, 3]]
+    common = common_of(tested)
+
+    def row(chosen, i, **more):
+        chosen = chosen & ~np.isnan(truth[:, i])
+        labels, who = truth[chosen, i] == 1, persons[chosen]
+        why = ""
+        if examples.label_names[i] in tested.unlearned:
+            why = "one class to learn from"
+        elif not examples.single and min(len(set(who[labels])), len(set(who[~labels]))) < 2:
+            why = "fewer than two persons of a class"  # a mean over labels would hang on one person
+        if why:
+            found = dict.fromkeys(figures_and_ends(replicates)) | {
+                "n": len(who), "persons": len(np.unique(who)), "positives": int(labels.sum()), "threshold": None, "reason": why}
+        else:
+            threshold = None if np.isnan(tested.thresholds[i]) else float(tested.thresholds[i])
+            found = metrics.describe(labels, tested.probabilities[chosen, i], who, threshold, replicates, seed)
+        return common | {"label": "", "predictions": ""} | found | more
+
+    everyone = np.ones(len(part), dtype=bool)
+    if not examples.single:
+        rows = [row(everyone, i, label=label, predictions=contract.show(label_path(tested, label)))
+                for i, label in enumerate(examples.label_names)]
+        return [macro(common, rows, truth, tested.probabilities, persons, replicates, seed), *rows]
+    rows = [row(everyone, 0, predictions=contract.show(tested.file))]
+    for name, values in examples.subgroups.iloc[part[:, 3]].items():
+        rows += [row((values == value).to_numpy(), 0, subgroup=f"{name}={value}") for value in sorted(values.dropna().unique())]
+    return rows
+
+
+def macro(common: dict, rows: list[dict], truth, probabilities, persons, replicates: int, seed: int) -> dict:
+    """The mean over labels that have both classes; the others are named."""
+    whole = [i for i, row in enumerate(rows) if row["auroc"] is not None]
+    left_out = [f"{row['label']} ({row['reason']})" for row in rows if row["auroc"] is None]
+    found = {"n": len(persons), "persons": len(set(persons.tolist())), "positives": int(np.nansum(truth)), "threshold": None,
+             "reason": f"without {', '.join(left_out)}" if left_out else ""}
+    for name in FIGURES:
+        values = [rows[i][name] for i in whole if rows[i][name] is not None]
+        found[name] = float(np.mean(values)) if values else None
+    if replicates and whole:
+        found |= metrics.macro_intervals(truth[:, whole], probabilities[:, whole], persons, replicates, seed)
+    return common | {"label": "macro", "predictions": ""} | found
+
+
+def recalibrated(tested: Tested, labels: int, replicates: int, seed: int) -> list[dict]:
+    """Rows before and after a recalibration by `labels` local labels, both on the persons that gave none."""
+    examples, part = tested.examples, tested.part
+    truth, persons = examples.truth[part[:, 3], 0] == 1, examples.persons[part[:, 3]]
+    number = pd.Series(persons).value_counts()
+    order = hashed(number.index.tolist(), seed)
+    enough = int(np.searchsorted(np.cumsum(number.loc[order].to_numpy()), labels)) + 1
+    local = np.isin(persons, order[:enough])
+    rest = part[~local]
+    common = common_of(tested) | {"label": "", "predictions": ""}
+    if not len(rest):
+        return [common | {"n": 0, "positives": 0, "recalibration": f"{when} {labels}", "reason": f"no more than {labels} labels there"}
+                for when in ("before", "after")]
+    before = tested.probabilities[~local, 0]
+    after = metrics.recalibrate(truth[local], tested.probabilities[local, 0], before)
+    return [common | metrics.describe(truth[~local], p, persons[~local], None, replicates, seed) | {"recalibration": f"{when} {labels}"}
+            for when, p in (("before", before), ("after", after))]
+
+
+def read_rows(file: Path) -> list[dict]:
+    return json.loads(file.read_text())
+
+
+def write_summary() -> pd.DataFrame:
+    rows = [row for file in contract.metrics_files() for row in read_rows(file)]
+    summary = pd.DataFrame(rows, columns=COLUMNS)
+    with contract.unfinished(contract.summary_file()) as part:
+        summary.to_csv(part, index=False)
+    return summary
+
+
+def read_summary() -> pd.DataFrame:
+    """Empty texts stay empty texts: pandas would make them NaN."""
+    if not contract.summary_file().exists():
+        raise UserError(f"{contract.show(contract.summary_file())} is missing; experiments/finetune.py writes it")
+    summary = pd.read_csv(contract.summary_file(), dtype=dict.fromkeys(TEXTS, str), keep_default_na=False)
+    return summary.assign(**{name: pd.to_numeric(summary[name], errors="coerce") for name in summary if name not in TEXTS})
+
+
+# ---- arms --------------------------------------------------------------------------------------------------
+
+
+def place(arm: tuple) -> tuple:
+    """Where an arm stands in a table: models and representations in the order people know, the plain before its variants."""
+    trained_on, model, head, rep, variant, oov = arm
+    of = [known.index(name) if name in known else len(known) for known, name in ((MODELS, model), (REPS, rep))]
+    return (of[0], model, variant, of[1], rep, head, oov not in ("", "unk"), oov, trained_on)
+
+
+def name_arm(arm: tuple) -> str:
+    _, model, head, rep, variant, oov = arm
+    return " ".join(filter(None, [model + (f"/{head}" if head not in ("", "linear") else ""), rep, variant,
+                                  f"by {oov}" if oov not in ("", "unk") else ""]))
+
+
+def find_reference(arms: list[tuple], against: str | None) -> tuple | None:
+    """The arm that every other is compared with: the plainest that has all words of `against`, None if there is none.
+
+    Not told: behrt medrep, or if that is not there the first.
+    """
+    words = set((against or "behrt medrep").split())
+    fit = [arm for arm in arms if words <= {*arm[:4], *arm[4].split("+"), arm[5]}]
+    plainest = sorted(fit, key=lambda arm: (arm[4] != "", arm[2] not in ("", "linear"), arm[5] not in ("", "unk"), place(arm)))
+    return plainest[0] if plainest else None if against else arms[0]
+
+
+def arms_of(rows: pd.DataFrame) -> list[tuple]:
+    return sorted(set(rows[KEY].itertuples(index=False, name=None)), key=place)

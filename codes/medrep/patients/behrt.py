@@ -1,0 +1,331 @@
+"""BEHRT, BEHRT-DE and Med-BERT over packed sequences: the patient models, one family of `transformers` models.
+
+A token's embedding is the sum of its concept's vector and, each with a learned scalar that starts at 0 (the
+concept's at 1), embeddings of age, visit rank, record rank and (BEHRT-DE) domain; then LayerNorm and dropout (paper,
+section 3.4). Med-BERT also learns in pretraining to tell from [CLS] whether some visit is a long one.
+A batch is packed: hidden states are (1, tokens, width), `boundaries` says where each sequence begins, and
+attention runs within boundaries. Attention weights are not dropped out, unlike in the paper: the fused kernels
+don't offer it, and on the CPU it alone costs more than half of the step.
+"""
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, BertConfig, PreTrainedModel
+from transformers.models.bert.modeling_bert import BertLayer
+
+from medrep.config import Model
+from medrep.contract import DOMAINS
+from medrep.errors import UserError
+from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK
+
+SPECIAL = len(SPECIAL_TOKENS)
+
+
+def packed_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, boundaries=None, asking=None, **_):
+    """Attention within each sequence of a packed batch. query, key, value: (1, heads, tokens, size of a head).
+
+    `asking` are the boundaries of the queries, where not every token asks.
+    """
+    asking = boundaries if asking is None else asking
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        from torch.nn.attention.varlen import varlen_attn
+
+        edges = [asking.to(torch.int32), boundaries.to(torch.int32)]
+        longest = [int(given.diff().max()) for given in edges]
+        q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))  # (tokens, heads, size)
+        return varlen_attn(q, k, v, *edges, *longest, scale=scaling)[None], None
+    # split, not slices: the gradient of a slice is a tensor of the whole batch's size, filled with zeros
+    lengths = [given.diff().tolist() for given in (asking, boundaries, boundaries)]
+    parts = [F.scaled_dot_product_attention(*qkv, scale=scaling)
+             for qkv in zip(*(x.split(sizes, dim=2) for x, sizes in zip((query, key, value), lengths, strict=True)), strict=True)]
+    return torch.cat(parts, dim=2).transpose(1, 2), None  # (1, tokens, heads, size)
+
+
+AttentionInterface.register("packed", packed_attention)
+
+
+class BehrtConfig(BertConfig):
+    model_type = "behrt_omop"
+    concept_count: int = 0
+    """Tokens of the vocabulary that are not special."""
+    frozen_concepts: bool = False
+    """Whether the concept vectors come from a representation (frozen) or are learned."""
+    concept_width: int = 0
+    """Of the representation's vectors; 0: as the model."""
+    label_count: int = 1
+    max_age: int = 120
+    max_rank: int = 2048
+    domains: bool = False
+    """Whether embeddings of the domain are added (BEHRT-DE)."""
+    prolonged_stay: bool = False
+    """Whether pretraining has the prolonged stay as a second target (Med-BERT)."""
+    head: str = "linear"
+    """linear: a decoder of its own, whose rows are the pretraining vocabulary. tied: hidden states against the concept vectors."""
+
+
+def make_config(sizes: Model, vocabulary_size: int, frozen_concepts: bool, concept_width: int = 0) -> BehrtConfig:
+    return BehrtConfig(
+        vocab_size=vocabulary_size, concept_count=vocabulary_size - SPECIAL, frozen_concepts=frozen_concepts, concept_width=concept_width,
+        hidden_size=sizes.hidden_size, num_hidden_layers=sizes.num_layers, num_attention_heads=sizes.num_heads,
+        intermediate_size=sizes.intermediate_size, hidden_dropout_prob=sizes.dropout, attention_probs_dropout_prob=0.0,
+        max_age=sizes.max_age, max_rank=sizes.max_rank, domains=sizes.domains, prolonged_stay=sizes.prolonged_stay, head=sizes.head,
+        tie_word_embeddings=False,
+        # BERT's 0.02 is meant for 768: a layer's outcome is as large at any width. A narrow model started smaller stays
+        # long at guessing by frequency.
+        initializer_range=0.02 * (768 / sizes.hidden_size) ** 0.5)
+
+
+class PatientEmbeddings(nn.Module):
+    """(tokens,) numbers to (tokens, width). Special tokens have a table of their own that is always learned."""
+
+    def __init__(self, config: BehrtConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.special = nn.Embedding(SPECIAL, width)
+        self.concepts = nn.Embedding(config.concept_count, width)
+        self.concepts.weight.requires_grad = not config.frozen_concepts
+        # What is taken off a representation's vectors and what turns them; part of the model: another hospital's get the same.
+        self.register_buffer("concept_shift", torch.zeros(config.concept_width or width))
+        self.register_buffer("concept_turn", torch.eye(config.concept_width or width, width))
+        self.age = nn.Embedding(config.max_age + 1, width)
+        self.visit_rank = nn.Embedding(config.max_rank + 1, width)
+        self.record_rank = nn.Embedding(config.max_rank + 1, width)
+        if config.domains:
+            self.domain = nn.Embedding(len(DOMAINS) + 1, width)  # 0: the two tokens before the events
+        self.added = ("age", "visit_rank", "record_rank") + ("domain",) * config.domains
+        self.scalars = nn.ParameterDict({"concept": nn.Parameter(torch.ones(()))} | {name: nn.Parameter(torch.zeros(())) for name in self.added})
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, token, **added):
+        """Hidden states (tokens, width) of `token` and what config adds to it, (tokens,) each; other arguments are not read."""
+        concept = self.concepts((token - SPECIAL).clamp(min=0))
+        h = self.scalars["concept"] * torch.where((token < SPECIAL)[:, None], self.special(token.clamp(max=SPECIAL - 1)), concept)
+        for name in self.added:
+            table = getattr(self, name)
+            h = h + self.scalars[name] * table(added[name].clamp(0, table.num_embeddings - 1))
+        return self.dropout(self.norm(h))  # (tokens, width)
+
+
+class BehrtPreTrainedModel(PreTrainedModel):
+    config_class = BehrtConfig
+    base_model_prefix = "encoder"
+
+    @classmethod
+    def from_pretrained(cls, *args, **settings):
+        """transformers makes every parameter that it loads one that is learned: the frozen concept table is frozen again."""
+        found = super().from_pretrained(*args, **settings)
+        model = found[0] if isinstance(found, tuple) else found
+        for module in model.modules():
+            if isinstance(module, PatientEmbeddings):
+                module.concepts.weight.requires_grad = not model.config.frozen_concepts
+        return found
+
+    def _init_weights(self, module):
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, PatientEmbeddings):
+            for name, scalar in module.scalars.items():
+                nn.init.constant_(scalar, 1.0 if name == "concept" else 0.0)
+            nn.init.zeros_(module.concept_shift)
+            nn.init.eye_(module.concept_turn)
+
+
+class BehrtEncoder(BehrtPreTrainedModel):
+    base_model_prefix = ""
+
+    def __init__(self, config: BehrtConfig):
+        super().__init__(config)
+        config._attn_implementation = "packed"
+        self.embeddings = PatientEmbeddings(config)
+        self.layers = nn.ModuleList(BertLayer(config, layer_idx=i) for i in range(config.num_hidden_layers))
+        self.post_init()
+
+    def forward(self, token, boundaries, layers: int | None = None, **added):
+        """Hidden states (tokens, width) of a packed batch (medrep.patients.sequences.Trajectories.pack), after `layers` layers."""
+        return self.through_layers(self.embeddings(token, **added), boundaries, layers)
+
+    def through_layers(self, embeddings, boundaries, layers: int | None = None):
+        """Hidden states (tokens, width) of what a packed batch was embedded as, (tokens, width): attribution steps in here."""
+        h = embeddings[None]  # (1, tokens, width)
+        for layer in self.layers[:layers]:
+            h = layer(h, boundaries=boundaries)
+        return h[0]
+
+    def cls(self, embeddings, boundaries):
+        """Hidden states (sequences, width) of [CLS] after all layers: what through_layers gives in those rows.
+
+        The last layer computes no other row, which saves about a tenth of the work.
+        """
+        h = self.through_layers(embeddings, boundaries, self.config.num_hidden_layers - 1)
+        layer, first = self.layers[-1], h[boundaries[:-1]]
+        own = layer.attention.self
+        query, key, value = (linear(x).view(1, len(x), own.num_attention_heads, own.attention_head_size).transpose(1, 2)
+                             for linear, x in ((own.query, first), (own.key, h), (own.value, h)))
+        context, _ = packed_attention(own, query, key, value, None, scaling=own.scaling, boundaries=boundaries,
+                                      asking=torch.arange(len(boundaries), device=boundaries.device))
+        first = layer.attention.output(context.reshape(first.shape), first)
+        return layer.output(layer.intermediate(first), first)
+
+    @torch.no_grad()
+    def set_concepts(self, vectors: np.ndarray, rescale: bool):
+        """Read another vocabulary: `vectors` float32 (concepts, width) take the place of the concept table.
+
+        `rescale` (once, when the model is made) learns from them the whitening that they and every later vocabulary go
+        through: mean 0, no correlation, the spread that learned tables start with. Text encoders put most of a vector into
+        one direction that all texts share (measured on the demo: 80 % of the variance); LayerNorm would keep that and lose
+        what tells concepts apart, and nothing was learned.
+        """
+        table = self.embeddings.concepts
+        if vectors.shape[1] != (self.config.concept_width or self.config.hidden_size):
+            raise UserError(f"concept vectors are {vectors.shape[1]} wide, and this model was made for "
+                            f"{self.config.concept_width or self.config.hidden_size}: give it vectors of the same representation")
+        if rescale:
+            # a concept without a vector is a row of zeros
+            shift, turn = whitening(vectors[np.any(vectors != 0, axis=1)], self.config.hidden_size)
+            self.embeddings.concept_shift.copy_(torch.from_numpy(shift))
+            self.embeddings.concept_turn.copy_(torch.from_numpy(turn * self.config.initializer_range))
+        vectors = (torch.from_numpy(np.ascontiguousarray(vectors)).to(table.weight) - self.embeddings.concept_shift) @ self.embeddings.concept_turn
+        new = nn.Embedding(*vectors.shape, device=table.weight.device, dtype=table.weight.dtype)
+        new.weight.copy_(vectors)
+        new.weight.requires_grad = table.weight.requires_grad
+        self.embeddings.concepts = new
+        self.config.concept_count, self.config.vocab_size = len(vectors), len(vectors) + SPECIAL
+
+
+def whitening(vectors: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (vectors' width,) and matrix (vectors' width, `width`) so that (vectors - mean) @ matrix has about unit covariance.
+
+    Directions with less than a hundredth of the mean variance are noise and are not brought up to full size. Of vectors
+    wider than `width` the main directions stay (PCA on the concepts of pretraining, so that no other hospital has a say);
+    narrower ones are filled up with zeros. Nothing is learned or drawn in it.
+    """
+    vectors = vectors.astype(np.float64)
+    mean = vectors.mean(axis=0)
+    variance, directions = np.linalg.eigh(np.cov(vectors - mean, rowvar=False, bias=len(vectors) == 1))
+    scaled = directions / np.sqrt(np.maximum(variance, 0) + (0.01 * variance.mean() or 1))  # equal vectors have no variance
+    if len(mean) > width:
+        return mean, scaled[:, -width:]  # eigh gives the smallest variance first
+    return mean, np.pad(scaled @ directions.T, ((0, 0), (0, width - len(mean))))
+
+
+class AsRead:
+    """An array's rows as the patient model reads them, computed as they are asked for."""
+
+    def __init__(self, array: np.ndarray, fitted_on: np.ndarray):
+        self.array, self.shape = array, array.shape
+        self.mean, self.turn = whitening(array[fitted_on], array.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, rows) -> np.ndarray:
+        return (self.array[rows] - self.mean) @ self.turn
+
+
+class BehrtForPretraining(BehrtPreTrainedModel):
+    """Masked-language model, at the masked places only; Med-BERT's second target.
+
+    With the tied head the logits are the hidden state, transformed, against the very vectors that stand for the concepts:
+    a vocabulary that set_concepts puts in place is read and predicted alike.
+    """
+
+    def __init__(self, config: BehrtConfig):
+        super().__init__(config)
+        self.encoder = BehrtEncoder(config)
+        self.transform = nn.Sequential(nn.Linear(config.hidden_size, config.hidden_size), nn.GELU(),
+                                       nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
+        if config.head == "linear":
+            self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        if config.prolonged_stay:
+            self.pooler = nn.Linear(config.hidden_size, config.hidden_size)  # finetuning goes on with it
+            self.stay = nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    def forward(self, places, **batch):
+        """Logits (masked places, vocabulary), and of a prolonged stay (sequences,), None for models without that target."""
+        h = self.encoder(**batch)
+        stay = None
+        if self.config.prolonged_stay:
+            stay = self.stay(torch.tanh(self.pooler(h[batch["boundaries"][:-1]])))[:, 0]
+        return self.decode(self.transform(h[places])), stay
+
+    def decode(self, h: torch.Tensor) -> torch.Tensor:
+        """Logits (rows, vocabulary) of transformed hidden states (rows, width)."""
+        if self.config.head == "linear":
+            return self.decoder(h)
+        # LayerNorm gives h the spread 1, concept vectors start with initializer_range: so logits start with the spread 1
+        scale = (self.config.initializer_range * self.config.hidden_size**0.5) ** -1
+        return torch.cat([h @ self.encoder.embeddings.special.weight.T, h @ self.encoder.embeddings.concepts.weight.T], dim=1) * scale
+
+    @torch.no_grad()
+    def move(self, translation: np.ndarray, vectors: np.ndarray | None):
+        """Go over to another vocabulary: `vectors` (concepts, width) of a representation, or None for learned tables.
+
+        `translation` int64 (new vocabulary,) gives the old number of each token, UNK where it had none. What is kept by
+        token (learned tables, the linear head) is taken over; a token that is new there starts as in a new model.
+        """
+        rows = torch.from_numpy(np.where(translation[SPECIAL:] == UNK, -1, translation[SPECIAL:]))
+        if vectors is not None:
+            self.encoder.set_concepts(vectors, rescale=False)
+        else:
+            self.encoder.embeddings.concepts = self.taken_over(self.encoder.embeddings.concepts, (rows - SPECIAL).clamp(min=-1))
+            self.config.concept_count, self.config.vocab_size = len(rows), len(rows) + SPECIAL
+        if self.config.head == "linear":
+            self.decoder = self.taken_over(self.decoder, torch.cat([torch.arange(SPECIAL), rows]))
+
+    def taken_over(self, old: nn.Linear | nn.Embedding, rows: torch.Tensor) -> nn.Linear | nn.Embedding:
+        """A table with a row for each of `rows` int64: the old one's row of that number, a new model's for -1."""
+        new = nn.Embedding(len(rows), old.weight.shape[1]) if isinstance(old, nn.Embedding) else nn.Linear(old.weight.shape[1], len(rows))
+        self._init_weights(new)
+        new = new.to(old.weight)
+        had = rows >= 0
+        for name, weight in new.named_parameters():
+            weight[had] = getattr(old, name)[rows[had]]
+            weight.requires_grad = getattr(old, name).requires_grad
+        return new
+
+
+class BehrtForPrediction(BehrtPreTrainedModel):
+    """[CLS] -> pooler -> classifier."""
+
+    def __init__(self, config: BehrtConfig):
+        super().__init__(config)
+        self.encoder = BehrtEncoder(config)
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = nn.Linear(config.hidden_size, config.label_count)
+        self.post_init()
+
+    def forward(self, **batch):
+        """Logits (sequences, labels)."""
+        added = {name: values for name, values in batch.items() if name != "boundaries"}
+        return self.classify(self.encoder.cls(self.encoder.embeddings(**added), batch["boundaries"]))
+
+    def classify(self, cls):
+        """Logits (sequences, labels) of [CLS] (sequences, width)."""
+        return self.classifier(self.dropout(torch.tanh(self.pooler(cls))))
+
+    @torch.no_grad()
+    def attention_of_cls(self, **batch) -> torch.Tensor:
+        """(tokens,): the last layer's attention from each sequence's [CLS] to its tokens, mean over heads; sums to 1.
+
+        Only the [CLS] rows are computed: no tokens x tokens map is made.
+        """
+        h = self.encoder(**batch, layers=self.config.num_hidden_layers - 1)
+        attention = self.encoder.layers[-1].attention.self
+        heads, size = attention.num_attention_heads, attention.attention_head_size
+        edges = batch["boundaries"].tolist()
+        query = attention.query(h[batch["boundaries"][:-1]]).view(-1, heads, size)  # (sequences, heads, size)
+        key = attention.key(h).view(-1, heads, size)  # (tokens, heads, size)
+        parts = []
+        for q, start, stop in zip(query, edges[:-1], edges[1:], strict=True):
+            scores = torch.einsum("hd,thd->ht", q, key[start:stop]) * attention.scaling
+            parts.append(scores.softmax(dim=1).mean(dim=0))
+        return torch.cat(parts)

@@ -1,0 +1,137 @@
+"""A hospital's labelled prediction points, each with the events before it; how they are split, and drawn for few shots."""
+import hashlib
+from functools import cached_property
+
+import ibis
+import numpy as np
+import pandas as pd
+
+from medrep import contract
+from medrep.cdm.engine import connect
+from medrep.contract import LABELS, PERSONS
+from medrep.errors import UserError
+from medrep.patients import sequences
+
+AGE_BANDS = (18, 45, 65, 80)
+"""Where subgroups by age begin; the last has no end."""
+
+
+class Examples:
+    """A hospital's labelled prediction points in the order of person and time.
+
+    labels: subject_id, prediction_time and a column a label. label_names: `boolean_value`, or the phenotypes.
+    truth: float32 (examples, labels), NaN where the person is left out of that label.
+    table: int64 (examples, 4): row, start, stop, place in `labels`; [start, stop) are the newest events before the prediction time.
+    """
+
+    def __init__(self, hospital: str, outcome: str, max_length: int):
+        self.hospital, self.outcome = hospital, outcome
+        self.trajectories = sequences.Trajectories(hospital)
+        self.labels = read_labels(hospital, outcome)
+        self.label_names = [name for name in self.labels.columns if name not in ("subject_id", "prediction_time")]
+        self.truth = self.labels[self.label_names].astype("float32").to_numpy()
+        self.persons = self.labels.subject_id.to_numpy()
+        rows = self.trajectories.rows_of(self.persons)
+        if (rows < 0).any():
+            raise UserError(f"{int((rows < 0).sum())} labels of {hospital} are of persons without a trajectory; run preprocessing/labels.py again")
+        self.times = self.labels.prediction_time.to_numpy().astype("datetime64[us]").astype(np.int64)  # microseconds
+        # events carry whole seconds: one in the very second of the prediction time may lie after it and is not read
+        slices = self.trajectories.examples(rows, self.times // 1_000_000, max_length)
+        self.table = np.column_stack([slices, np.arange(len(self.labels))])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def single(self) -> bool:
+        """Whether there is one label, as for everything but phenotypes."""
+        return self.label_names == ["boolean_value"]
+
+    @property
+    def cohort(self) -> str:
+        """What changes when any label, person or time of the hospital's changes: figures of two cohorts can't be compared."""
+        digest = hashlib.sha256("\n".join(self.label_names).encode())
+        for column in (self.persons.astype(np.int64), self.times, np.nan_to_num(self.truth, nan=2).astype(np.int8)):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def data(self) -> str | None:
+        """What changes when the hospital's events do."""
+        return contract.fingerprint(contract.trajectories_folder(self.hospital))
+
+    @cached_property
+    def subgroups(self) -> pd.DataFrame:
+        """Each example's sex, age band at the prediction time and, where the hospital has it, race; null where unknown."""
+        known = PERSONS.read(connect(), hospital=self.hospital).to_pandas().set_index("person_id").reindex(self.persons)
+        age = self.labels.prediction_time.dt.year.to_numpy() - known.year_of_birth.to_numpy()
+        bands = [f"{low}-{high - 1}" for low, high in zip(AGE_BANDS, AGE_BANDS[1:], strict=False)] + [f"{AGE_BANDS[-1]}+"]
+        band = np.where(np.isnan(age.astype(float)), -1, np.digitize(age, AGE_BANDS) - 1)
+        found = {"sex": known.sex.where(known.sex.isin(["M", "F"])).to_numpy(),
+                 "age": np.where(band >= 0, np.array(bands, dtype=object)[band.clip(0)], None)}
+        if "race" in known and known.race.notna().any():
+            found["race"] = known.race.to_numpy()
+        return pd.DataFrame(found)
+
+    def held_out(self) -> np.ndarray:
+        """The rows of `table` whose persons pretraining never saw."""
+        mine = np.asarray(self.trajectories.person_split)[self.table[:, 0]] == contract.SPLITS.index("test")
+        return self.table[mine]
+
+    def pack(self, part: np.ndarray, translation: np.ndarray) -> dict[str, np.ndarray]:
+        """trajectories.pack of rows of `table`, with `truth` float32 (rows, labels) and `example` int64 (rows,)."""
+        return {**self.trajectories.pack(part, translation), "truth": self.truth[part[:, 3]], "example": part[:, 3]}
+
+
+def read_labels(hospital: str, outcome: str) -> pd.DataFrame:
+    folder = LABELS.require(hospital=hospital, outcome=outcome)
+    table: ibis.Table = connect().read_parquet(f"{folder}/*.parquet")
+    return table.order_by("subject_id", "prediction_time").to_pandas()
+
+
+def hashed(items, seed: int) -> list:
+    """`items` in an order that the seed decides, and neither their number nor the order they came in."""
+    return sorted(items, key=lambda item: hashlib.sha256(f"{seed}/{item}".encode()).hexdigest())
+
+
+def split_persons(persons: np.ndarray, truth: np.ndarray, seed: int, shares: dict[str, float]) -> dict[str, set[int]]:
+    """Persons of each part, by a seeded hash; those with a positive label and those without are divided alike.
+
+    persons: (examples,); truth: (examples, labels), NaN for unlabelled. So every part has its share of positives, and at least
+    one where there are as many as parts; of several labels a person stands for the rarest that they have. No person is in two parts.
+    """
+    positive = truth == 1
+    rarest = np.argsort(np.argsort(positive.sum(axis=0), kind="stable"), kind="stable")  # each label's place, the rarest first
+    place = np.where(positive, rarest, truth.shape[1]).min(axis=1)
+    strata = pd.Series(place).groupby(persons).min()
+    parts: dict[str, set[int]] = {name: set() for name in shares}
+    for stratum in sorted(strata.unique()):
+        group = hashed(strata.index[strata == stratum].tolist(), seed)
+        start = 0
+        for name, count in zip(shares, divide(len(group), list(shares.values())), strict=True):
+            parts[name].update(group[start : start + count])
+            start += count
+    return parts
+
+
+def divide(total: int, shares: list[float]) -> list[int]:
+    """`total` in whole numbers as `shares` say, none 0 if there is one for each."""
+    edges = np.rint(np.cumsum([0, *shares]) / sum(shares) * total).astype(int)
+    counts = np.diff(edges).tolist()
+    while 0 in counts and total >= len(counts):
+        counts[counts.index(max(counts))] -= 1
+        counts[counts.index(0)] += 1
+    return counts
+
+
+def few(examples: Examples, part: np.ndarray, shots: int, seed: int) -> np.ndarray:
+    """`shots` positive and as many negative rows of `part`, or all where there are fewer, each of another person while there are enough."""
+    chosen = []
+    for label in (1, 0):
+        rows = part[examples.truth[part[:, 3], 0] == label]
+        order = {person: i for i, person in enumerate(hashed(set(examples.persons[rows[:, 3]].tolist()), seed))}
+        rank = np.array([order[person] for person in examples.persons[rows[:, 3]].tolist()], dtype=np.int64)
+        again = pd.Series(rank).groupby(rank).cumcount().to_numpy()  # a person's first, second, ... example
+        chosen.append(rows[np.lexsort((rank, again))][:shots])
+    found = np.concatenate(chosen)
+    return found[np.argsort(found[:, 3])]

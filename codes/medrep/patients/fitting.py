@@ -1,0 +1,288 @@
+"""The training loop: steps, checkpoints, early stopping, and what a user watches.
+
+`accelerate` runs the steps (mixed precision, gradients over processes, saved states); this file says what an epoch is, what
+is kept, and when to stop. A run may be killed at any moment: the same command continues from the last whole checkpoint,
+with optimizer, schedule, random state, place in the epoch, best score and patience, and ends as if nothing had happened.
+"""
+import json
+import math
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from transformers import get_linear_schedule_with_warmup
+
+from medrep import contract, progress
+from medrep.errors import UserError
+from medrep.patients.training import CHECKPOINTS, loader
+from medrep.progress import say
+
+BEYOND = "beyond_tables"
+
+
+@dataclass
+class State:
+    """What a run must remember beside model and optimizer; saved by accelerate with them."""
+
+    epoch: int = 0
+    """Whole epochs."""
+    step: int = 0
+    """Batches of the epoch that runs, and below what they came to."""
+    sums: dict[str, float] = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
+    seconds: float = 0.0
+    best: float = -math.inf
+    bad_epochs: int = 0
+
+    def state_dict(self):
+        return dict(self.__dict__)
+
+    def load_state_dict(self, content):
+        self.__dict__.update(content)
+
+    def add(self, found: dict[str, tuple[float, float]], tokens: int):
+        self.step, self.tokens = self.step + 1, self.tokens + tokens
+        for name, (total, number) in found.items():
+            self.sums[name], self.numbers[name] = self.sums.get(name, 0.0) + total, self.numbers.get(name, 0.0) + number
+
+    def means(self) -> dict[str, float]:
+        return {name: total / max(self.numbers[name], 1) for name, total in self.sums.items() if total or name != BEYOND}
+
+    def next_epoch(self, score: float) -> bool:
+        """Whether the epoch was the best so far."""
+        better = score > self.best
+        self.epoch, self.best, self.bad_epochs = self.epoch + 1, max(score, self.best), 0 if better else self.bad_epochs + 1
+        self.step, self.sums, self.numbers, self.tokens, self.seconds = 0, {}, {}, 0, 0.0
+        return better
+
+
+def fit(*, model, accelerator: Accelerator, settings, seed: int, folder: Path, plan: Callable, make: Callable, losses: Callable,
+        evaluate: Callable, what: str):
+    """Train `model` until `evaluate` gets no better; gives the best epoch's.
+
+    plan(epoch) -> the epoch's batches of slices, whose first column is the person's row; make(slices, (epoch, step), rank,
+    world) -> a packed batch; losses(model, batch) -> {target: (sum of losses, their number)} and what else is to be shown,
+    {name: (sum, number)}; evaluate(model) -> (score, figures), the higher score the better. Of each target the mean is
+    taken over the whole batch of all processes, so that one process or eight take the same step.
+
+    Writes log.jsonl and loss.png in `folder`, a line an epoch, and a checkpoint after each epoch, every
+    settings.checkpoint_minutes and on SIGTERM.
+    """
+    set_seed(seed)
+    steps = len(plan(0))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    total = steps * settings.epochs
+    schedule = get_linear_schedule_with_warmup(optimizer, int(settings.warmup_share * total), total)
+    state = State()
+    model, optimizer = accelerator.prepare(model, optimizer)
+    accelerator.register_for_checkpointing(schedule, state)
+    log, best = folder / "log.jsonl", folder / "best"
+    if checkpoint := next((folder / name for name in CHECKPOINTS if (folder / name).exists()), None):
+        accelerator.load_state(str(checkpoint))
+        say(f"{what}: continues after epoch {state.epoch}" + (f" and {state.step} batches" if state.step else ""))
+    lines = read_log(log)[: state.epoch]  # one more if it was killed between its line and its checkpoint
+    if progress.is_main_process():
+        contract.make_folder(folder)
+        write_log(log, lines)
+    with Signals() as signals:
+        while state.epoch < settings.epochs and state.bad_epochs < settings.patience:
+            run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder, settings, plan(state.epoch), make, losses, what, signals)
+            line = {"epoch": state.epoch + 1, **{name: round(value, 5) for name, value in state.means().items()}}
+            rate = state.tokens * accelerator.num_processes / max(state.seconds, 1e-9)
+            score, figures = evaluate(accelerator.unwrap_model(model))
+            better = state.next_epoch(score)
+            line |= {**figures, "learning_rate": schedule.get_last_lr()[0], "tokens_per_second": round(rate),
+                     "peak_gib": round(peak_gib(accelerator.device), 3), "best": bool(better)}
+            if progress.is_main_process():
+                say(f"{what}: {progress.in_words(line)}")
+                with disk_of(folder):
+                    if better:
+                        with contract.unfinished(best) as part:
+                            accelerator.unwrap_model(model).save_pretrained(part)
+                    write_log(log, lines := [*lines, line])
+                    draw_log(lines, folder / "loss.png", what)
+            accelerator.log({name: value for name, value in line.items() if isinstance(value, int | float)}, step=state.epoch)
+            save_checkpoint(accelerator, folder)
+    for tracker in accelerator.trackers:  # end_training would also end the processes' group
+        tracker.finish()
+    if not best.exists():
+        raise UserError(f"{what}: no epoch was better than none; set epochs to 1 or more")
+    found = accelerator.unwrap_model(model).__class__.from_pretrained(best).to(accelerator.device)
+    accelerator.wait_for_everyone()  # the caller removes the file
+    return found
+
+
+def run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder, settings, plan, make, losses, what, signals):
+    """The steps of the epoch that are not yet done."""
+    model.train()
+    world, epoch = accelerator.num_processes, state.epoch
+    done, started, saved = state.seconds, time.perf_counter(), time.perf_counter()
+    batches = loader(plan[state.step :], lambda part, i, rank, world, first=state.step: make(part, (epoch, first + i), rank, world), accelerator)
+    with progress.bar(what=f"{what}, epoch {epoch + 1}/{settings.epochs}", total=len(plan), unit="batches") as bar:
+        bar.update(state.step)
+        for batch in batches:
+            found, shown = losses(model, batch)
+            values = {name: (torch.as_tensor(total).detach().item(), float(number)) for name, (total, number) in (found | shown).items()}
+            if not all(math.isfinite(values[name][0]) for name in found):
+                rows = ", ".join(map(str, np.unique(plan[state.step][:, 0]).tolist()))
+                raise UserError(f"{what}: the loss is no longer finite in epoch {epoch + 1}, batch {state.step + 1}, with the persons at rows {rows} "
+                                "of the trajectories: a smaller learning_rate may help; the last checkpoint stays")
+            numbers = [number for _, number in found.values()]
+            due = accelerator.is_main_process and time.perf_counter() - saved > 60 * settings.checkpoint_minutes
+            everyone = torch.tensor([*numbers, bool(signals.stop), due], dtype=torch.float32, device=accelerator.device)
+            if world > 1:
+                everyone = accelerator.reduce(everyone, "sum")
+            # Gradients are averaged over processes: times their number it is the mean over the whole batch.
+            mean = sum(total / everyone[i].clamp(min=1) for i, (total, _) in enumerate(found.values()))
+            accelerator.backward(mean * world)
+            accelerator.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            state.add(values, len(batch["token"]))
+            state.seconds = done + time.perf_counter() - started
+            bar.update()
+            if not bar.disable:
+                bar.set_postfix_str(watched(state, schedule, settings, len(plan), accelerator), refresh=False)
+            stop, due = everyone[-2:].tolist()
+            if stop or due:
+                save_checkpoint(accelerator, folder)
+                saved = time.perf_counter()
+            if stop:
+                say(f"{what}: stopped as told after {state.step} batches of epoch {epoch + 1}; the same command continues from here")
+                sys.exit(128 + (signals.stop or signal.SIGTERM))
+
+
+def beyond_tables(model, batch) -> dict[str, tuple[int, int]]:
+    """How many of a batch's tokens have an age or rank that the model's tables don't reach: they are read as the last that they have."""
+    config = getattr(model, "module", model).config
+    beyond = (batch["age"] < 0) | (batch["age"] > config.max_age) | (batch["visit_rank"] > config.max_rank) | (batch["record_rank"] > config.max_rank)
+    return {BEYOND: (int(beyond.sum()), 0)}  # a sum of numbers, not a mean
+
+
+def watched(state: State, schedule, settings, steps: int, accelerator) -> str:
+    """What the progress line says beside tqdm's own: means of the epoch so far, rate, learning rate, memory, and the time left at most."""
+    each = state.seconds / state.step
+    left = each * (steps * (settings.epochs - state.epoch) - state.step)
+    means = ", ".join(f"{name} {value:.4f}" for name, value in state.means().items())
+    return (f"{means}, {state.tokens * accelerator.num_processes / max(state.seconds, 1e-9):,.0f} tokens/s, lr {schedule.get_last_lr()[0]:.2g}, "
+            f"{peak_gib(accelerator.device):.1f} GiB, at most {progress.tqdm.format_interval(left)} left")
+
+
+def peak_gib(device: torch.device) -> float:
+    """Of GPU memory that this process had, of main memory that it has where there is no GPU."""
+    return (torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss) / 2**30
+
+
+class Signals:
+    """SIGTERM, which a scheduler sends before it kills, and Ctrl-C: the step that runs is finished, and a checkpoint written.
+
+    A second Ctrl-C does not wait for that.
+    """
+
+    stop = 0
+    """The signal that came."""
+
+    def __enter__(self):
+        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def note(self, number, _):
+        if self.stop and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.stop = number
+
+    def __exit__(self, *_):
+        for number, before in self.before.items():
+            signal.signal(number, before)
+
+
+# ---- files -------------------------------------------------------------------------------------------------------
+
+
+def read_log(log: Path) -> list[dict]:
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def write_log(log: Path, lines: list[dict]):
+    with contract.unfinished(log) as part:
+        part.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def best_line(folder: Path) -> dict:
+    """The figures of the epoch that was kept."""
+    return [line for line in read_log(folder / "log.jsonl") if line["best"]][-1]
+
+
+def flat(settings: dict, before: str = "") -> dict[str, int | float | str | bool]:
+    """{`model.hidden_size`: 768}: what trackers take for a run's settings."""
+    found = {}
+    for name, value in settings.items():
+        simple = value if isinstance(value, int | float | str | bool) else str(value)
+        found |= flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: simple}
+    return found
+
+
+def draw_log(lines: list[dict], file: Path, title: str):
+    """Losses and, below, the figures between 0 and 1, by epoch."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = [name for name, value in lines[0].items() if isinstance(value, float) and name not in ("learning_rate", "peak_gib")]
+    panels = [[name for name in names if "loss" in name], [name for name in names if "loss" not in name]]
+    figure, axes = pyplot.subplots(2, 1, figsize=(6, 6), sharex=True, layout="constrained")
+    for axis, panel in zip(axes, panels, strict=True):
+        for name in panel:
+            axis.plot([line["epoch"] for line in lines], [line.get(name) for line in lines], marker="o", markersize=3, label=name)
+        if panel:
+            axis.legend()
+        axis.grid(alpha=0.3)
+    axes[0].set_title(title)
+    axes[-1].set_xlabel("epoch")
+    with contract.unfinished(file) as part:
+        figure.savefig(part, format="png", dpi=120, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+@contextmanager
+def disk_of(folder: Path):
+    """No space left is said in one sentence, whichever library ran out of it."""
+    try:
+        yield
+    except Exception as problem:
+        if getattr(problem, "errno", None) == 28 or "No space left" in str(problem) or shutil.disk_usage(folder).free < 2**20:
+            raise UserError(f"no space left for {contract.show(folder)}: the last checkpoint stays; free some, "
+                            "and the same command continues") from None
+        raise
+
+
+def save_checkpoint(accelerator: Accelerator, folder: Path):
+    """All of the state or nothing: the last one goes only when the new one is whole."""
+    newest, previous = (folder / name for name in CHECKPOINTS)
+    part = folder / "checkpoint.unfinished"
+    if accelerator.is_main_process:
+        contract.discard(part)
+    accelerator.wait_for_everyone()
+    with disk_of(folder):
+        accelerator.save_state(str(part))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        if newest.exists():
+            contract.discard(previous)
+            newest.rename(previous)
+        part.rename(newest)
+        contract.discard(previous)
+    accelerator.wait_for_everyone()

@@ -1,0 +1,147 @@
+"""Trajectories as memory-mapped arrays, the slices of them that models read, and packed batches of slices.
+
+Nothing is copied or padded: a trajectory is tokenized once per hospital, a pretraining window or a finetuning
+example is a slice (person, start, stop) of it, and a batch is the tokens of its slices end to end.
+
+    person's events   e0 e1 e2 ... e41 | e42 ... e99        | = prediction_time
+    example                 [start, stop) = the newest events strictly before it
+    what is read      [CLS] sex e_start ... e_stop-1
+"""
+from collections.abc import Sequence
+
+import numpy as np
+
+from medrep import contract
+from medrep.errors import UserError
+from medrep.vocabulary.token_vocabulary import CLS, MASK, SPECIAL_TOKENS
+
+EVENT_ARRAYS = {"token": np.int32, "domain": np.int8, "age": np.int16, "time": np.int64, "visit_rank": np.int32, "record_rank": np.int32,
+                "long_visit": np.int8}
+"""One entry an event, sorted by person, time, domain, concept id (then decile). token: number in the hospital's
+vocabulary; domain: place in contract.DOMAINS + 1; age: whole years at the event (its year minus the year of birth);
+time: seconds since 1970; visit_rank: 1, 2, ... by visit start within the person; record_rank: 1, 2, ... by distinct
+time within the visit; long_visit: 1 if the event's visit lasts cohort.long_stay_days or more, what Med-BERT is pretrained
+to tell. File {name}.npy."""
+
+PERSON_ARRAYS = {"person_id": np.int64, "sex": np.int8, "split": np.int8, "start": np.int64, "stop": np.int64}
+"""One entry a person, sorted by person_id. sex: vocabulary.SEX_TOKEN; split: place in contract.SPLITS; their events
+are [start, stop). File person_{name}.npy, but person_id.npy."""
+
+HEAD = 2  # [CLS] and the sex token stand before the events of every sequence
+
+
+def array_file(name: str, hospital: str):
+    prefix = "person_" if name in PERSON_ARRAYS and name != "person_id" else ""
+    return contract.trajectories_folder(hospital) / f"{prefix}{name}.npy"
+
+
+class Trajectories:
+    """A hospital's trajectories, memory-mapped: opening them takes no time and no memory at any size."""
+
+    def __init__(self, hospital: str):
+        if not contract.trajectories_folder(hospital).exists():
+            raise UserError(f"{contract.show(contract.trajectories_folder(hospital))} is missing; preprocessing/trajectories.py writes it")
+        self.hospital = hospital
+        for name in EVENT_ARRAYS | PERSON_ARRAYS:
+            array = np.load(array_file(name, hospital), mmap_mode="r", allow_pickle=False)
+            if name in EVENT_ARRAYS:  # batches read short stretches all over the file
+                contract.at_random(array)
+            setattr(self, "person_" + name if name in ("sex", "split", "start", "stop") else name, array)
+
+    def __len__(self) -> int:
+        return len(self.person_id)
+
+    def rows_in(self, *splits: str) -> np.ndarray:
+        """int64 (persons,): the rows of the persons in these splits."""
+        return np.flatnonzero(np.isin(self.person_split, [contract.SPLITS.index(split) for split in splits]))
+
+    def rows_of(self, person_ids: np.ndarray) -> np.ndarray:
+        """int64 (len(person_ids),): each person's row, -1 for a person without a trajectory."""
+        ids = np.asarray(self.person_id)
+        rows = np.searchsorted(ids, person_ids)
+        rows[rows == len(ids)] = 0
+        return np.where(ids[rows] == person_ids, rows, -1) if len(ids) else np.full(len(person_ids), -1)
+
+    def windows(self, rows: np.ndarray, max_length: int) -> np.ndarray:
+        """int64 (windows, 3): (row, start, stop) that cut each person's events into windows, the newest one full."""
+        size, rows = max_length - HEAD, np.asarray(rows, dtype=np.int64)
+        first, last = self.person_start[rows].astype(np.int64), self.person_stop[rows].astype(np.int64)
+        count = -(-(last - first) // size)
+        place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)  # of each window within its person, from the newest
+        stop = np.repeat(last, count) - place * size
+        return np.column_stack([np.repeat(rows, count), np.maximum(np.repeat(first, count), stop - size), stop])
+
+    def examples(self, rows: np.ndarray, prediction_times: np.ndarray, max_length: int) -> np.ndarray:
+        """int64 (examples, 3): (row, start, stop) of the newest events strictly before each time (seconds since 1970)."""
+        low, high = self.person_start[rows].astype(np.int64), self.person_stop[rows].astype(np.int64)
+        first = low.copy()
+        while (low < high).any():  # binary search, of all examples at once
+            middle = np.minimum((low + high) // 2, len(self.time) - 1)
+            before = (low < high) & (self.time[middle] < prediction_times)
+            low, high = np.where(before, middle + 1, low), np.where(before, high, np.minimum(high, middle))
+        return np.stack([rows, np.maximum(first, low - (max_length - HEAD)), low], axis=1).astype(np.int64)
+
+    def pack(self, slices: np.ndarray, translation: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """The slices end to end: int64 arrays (tokens,), `boundaries` (slices + 1,) between them, and `prolonged` (slices,).
+
+        Ranks are counted anew inside each slice. `translation` turns the hospital's token numbers into the model's.
+        Further columns of `slices` are the caller's own.
+        The two tokens before the events have domain 0, ranks 0 and the age at the slice's last event. `prolonged`: 1 where
+        some visit of the slice is a long one.
+        """
+        lengths = slices[:, 2] - slices[:, 1] + HEAD
+        boundaries = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        batch = {name: np.zeros(boundaries[-1], dtype=np.int64) for name in ("token", "domain", "age", "visit_rank", "record_rank")}
+        prolonged = np.zeros(len(slices), dtype=np.int64)
+        for i, ((row, start, stop), at) in enumerate(zip(slices[:, :3], boundaries[:-1], strict=True)):
+            events = slice(at + HEAD, at + HEAD + stop - start)
+            tokens = self.token[start:stop]
+            batch["token"][at : at + HEAD] = CLS, self.person_sex[row]
+            batch["token"][events] = tokens if translation is None else translation[tokens]
+            batch["domain"][events] = self.domain[start:stop]
+            batch["age"][events] = self.age[start:stop]
+            if stop > start:
+                batch["age"][at : at + HEAD] = self.age[stop - 1]
+                prolonged[i] = self.long_visit[start:stop].any()
+                batch["visit_rank"][events], batch["record_rank"][events] = renumber(self.visit_rank[start:stop], self.record_rank[start:stop])
+        return {**batch, "boundaries": boundaries, "prolonged": prolonged}
+
+
+def renumber(visit_rank: np.ndarray, record_rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks counted from 1 again within a slice: it must not tell how much lies before or after it.
+
+    A slice holds a contiguous stretch of each visit's times, so the first record rank of the visit is taken off.
+    """
+    _, visit = np.unique(visit_rank, return_inverse=True)
+    first = np.full(visit.max() + 1, np.iinfo(np.int64).max)
+    np.minimum.at(first, visit, record_rank)
+    return visit + 1, record_rank - first[visit] + 1
+
+
+def batches(slices: np.ndarray, batch_tokens: int, seed: Sequence[int] | None = None) -> list[np.ndarray]:
+    """Slices put together under a budget of tokens (one longer than it stands alone); shuffled if there is a seed."""
+    if seed is not None:
+        slices = slices[np.random.default_rng(seed).permutation(len(slices))]
+    lengths = slices[:, 2] - slices[:, 1] + HEAD
+    cut, used = [0], 0
+    for i, length in enumerate(lengths.tolist()):
+        if used and used + length > batch_tokens:
+            cut.append(i)
+            used = 0
+        used += length
+    return [slices[a:b] for a, b in zip(cut, cut[1:] + [len(slices)], strict=True) if b > a]
+
+
+def mask(tokens: np.ndarray, vocabulary_size: int, share: float, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Masked-language-model input: the tokens with `share` of the events masked, and the places where (int64).
+
+    Of the masked, 80 % become [MASK], 10 % another token, 10 % stay; special and sex tokens never are.
+    """
+    generator = np.random.default_rng(seed)
+    special = len(SPECIAL_TOKENS)
+    places = np.flatnonzero((generator.random(len(tokens)) < share) & (tokens >= special))
+    masked, fate = tokens.copy(), generator.random(len(places))
+    masked[places[fate < 0.8]] = MASK
+    other = places[(fate >= 0.8) & (fate < 0.9)]
+    masked[other] = generator.integers(special, vocabulary_size, len(other))
+    return masked, places

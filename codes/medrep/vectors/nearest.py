@@ -1,0 +1,106 @@
+"""Nearest rows of an array by cosine: exactly, in chunks, and for millions of rows through an index that is built once.
+
+The index (faiss: inverted lists over product-quantized vectors, 96 bytes a row or less) only proposes candidates; their
+cosines are computed from the array itself. Its recall against the exact answer is in tests/medrep/vectors/test_nearest.py.
+"""
+from pathlib import Path
+
+import numpy as np
+
+from medrep import contract
+from medrep.contract import Made
+from medrep.progress import bar, say
+
+EXACT_UP_TO = 1_000_000  # rows; a query of a million rows of 768 float32 reads 3 GB
+CHUNK_BYTES = 2**27  # of the array held at a time
+DECIMALS = 6  # of a cosine, computed in float64: BLAS adds up in another order from block to block, and equal vectors must tie
+CANDIDATES, PROBED = 20, 0.05  # candidates looked up for each neighbour asked for; share of the lists that a query opens
+TRAINED_ON, SEED = 64, 0  # rows a list is trained on, drawn by the seed
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """float64, each row of length 1; a row of zeros stays."""
+    vectors = np.asarray(vectors, dtype=np.float64)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+
+
+def chunks(array: np.ndarray, most: int | None = None):
+    """(first row, unit vectors of the rows from there on), CHUNK_BYTES or `most` rows at a time."""
+    rows = max(1, min(CHUNK_BYTES // (8 * array.shape[1]), most or len(array)))
+    for first in range(0, len(array), rows):
+        yield first, unit(array[first : first + rows])
+
+
+def exact(array: np.ndarray, queries: np.ndarray, k: int, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """int64 rows and float64 cosines, (queries, k) both, the nearest first; `among` (bool, rows) leaves the others out.
+
+    Of equal cosines the lower row is the nearer.
+    """
+    queries = unit(queries)
+    query, rows, cosines = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0)
+    least = np.full(len(queries), -np.inf)  # of each query's k so far
+    for first, vectors in chunks(array, most=max(1, CHUNK_BYTES // (8 * max(1, len(queries))))):
+        own = np.arange(first, first + len(vectors))
+        if among is not None:
+            kept = among[own]
+            own, vectors = own[kept], vectors[kept]
+        found = queries @ vectors.T  # (queries, rows of the chunk)
+        floor = least
+        if len(own) > k and np.isinf(least).any():
+            floor = np.maximum(least, np.partition(found, -k, axis=1)[:, -k])  # below its k-th highest a chunk has none of the k
+        q, column = np.nonzero(found >= floor[:, None] - 10.0**-DECIMALS)
+        high = np.round(found[q, column], DECIMALS)
+        better = high > least[q]  # an equal of a later row is not nearer
+        query, rows = np.concatenate([query, q[better]]), np.concatenate([rows, own[column[better]]])
+        cosines = np.concatenate([cosines, high[better]])
+        order = np.lexsort((rows, -cosines, query))
+        place = np.arange(len(order)) - np.searchsorted(query[order], query[order])  # within its query
+        order = order[place < k]
+        query, rows, cosines = query[order], rows[order], cosines[order]
+        full = np.bincount(query, minlength=len(queries)) == k
+        least[full] = cosines[np.searchsorted(query, np.flatnonzero(full), side="right") - 1]
+    return rows.reshape(len(queries), -1), cosines.reshape(len(queries), -1)
+
+
+# ---- millions of rows --------------------------------------------------------------------------------------
+
+
+def build(array: np.ndarray):
+    """A faiss index of all rows, under a gigabyte for 7.5 million of them; it is trained on rows drawn by SEED."""
+    import faiss  # half a second that only those wait for who need it
+
+    width = array.shape[1]
+    lists = max(1, min(4096, len(array) // 256))
+    # a byte for each 8 numbers of a vector: more bytes find no more of the neighbours and take much longer to train
+    pieces = max(p for p in range(1, min(96, max(1, width // 8)) + 1) if width % p == 0)
+    drawn = np.sort(np.random.default_rng(SEED).permutation(len(array))[: max(TRAINED_ON * lists, 256 * 64)])
+    index = faiss.IndexIVFPQ(faiss.IndexFlatIP(width), width, lists, pieces, 8, faiss.METRIC_INNER_PRODUCT)
+    index.train(unit(array[drawn]).astype(np.float32))
+    for _, vectors in bar(chunks(array), "neighbour index", unit="chunks"):
+        index.add(vectors.astype(np.float32))
+    return index
+
+
+def through_index(array: np.ndarray, array_file: Path, index_file: Path, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `exact`, nearly: the index proposes candidates. It is built anew if the array changed."""
+    import faiss
+
+    made = Made(index_file, inputs=[array_file], settings={"candidates": "IVFPQ", "seed": SEED})
+    if made.is_current():
+        index = faiss.read_index(str(index_file))
+    else:
+        say(f"{contract.show(array_file)} has {len(array):,} rows: an index of them is built, once")
+        with contract.unfinished(index_file) as part:
+            index = build(array)
+            faiss.write_index(index, str(part))
+        made.record()
+    index.nprobe = max(8, int(PROBED * index.nlist))
+    _, candidates = index.search(unit(queries).astype(np.float32), min(len(array), CANDIDATES * k))
+    rows, cosines = np.full((len(queries), k), -1, dtype=np.int64), np.full((len(queries), k), np.nan)
+    for i, (query, found) in enumerate(zip(unit(queries), candidates, strict=True)):
+        found = np.sort(found[found >= 0])
+        cosine = np.round(unit(array[found]) @ query, DECIMALS)
+        order = np.lexsort((found, -cosine))[:k]
+        rows[i, : len(order)], cosines[i, : len(order)] = found[order], cosine[order]
+    return rows, cosines

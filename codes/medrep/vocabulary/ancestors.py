@@ -1,0 +1,132 @@
+"""The ancestors of concepts: the nearest that are known, for concepts that are not, and all of them."""
+from collections.abc import Callable, Iterable
+
+import ibis
+import numpy as np
+
+from medrep import contract
+from medrep.cdm import engine
+from medrep.cdm.sources import omop
+from medrep.progress import say
+from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, Vocabulary
+
+MAX_CLIMB = 30  # "Is a" steps; SNOMED CT, the deepest vocabulary, has fewer than 20 levels
+OWN, PLAIN, ANCESTOR, NONE = "own", "plain", "ancestor", "none"
+HOW = (OWN, PLAIN, ANCESTOR, NONE)
+"""How what stands for a token was found: it is known itself, its concept without the decile is, an ancestor is, or nothing."""
+
+
+def nearest_ancestors(concepts: set[str], rows_of: Callable[[list[str]], np.ndarray]) -> dict[str, list[int]]:
+    """{concept: rows of its nearest ancestors that have one}, by CONCEPT_ANCESTOR, and by "Is a" where that says nothing.
+
+    `rows_of` gives the row of each id, -1 where it has none.
+    """
+    lost = numbers(concepts)
+    if not lost:
+        return {}
+    if not contract.data_folder("concepts").is_dir():
+        say(f"{len(lost):,} concepts have no vector, and no ancestors can be looked up: data/concepts is not there")
+        return {}
+    levels = levels_above(lost, rows_of)
+    every = sorted({str(a) for by_level in levels.values() for above in by_level.values() for a in above})
+    row = {a: int(r) for a, r in zip(every, rows_of(every), strict=True) if r >= 0}
+    found = {}
+    for concept, by_level in levels.items():
+        for _, above in sorted(by_level.items()):
+            if rows := sorted({row[str(a)] for a in above if str(a) in row}):
+                found[str(concept)] = rows
+                break
+    return found
+
+
+def all_ancestors(concepts: Iterable[str]) -> dict[str, list[str]]:
+    """{concept: all its ancestors, the nearest first}, none for what is no concept id; data/concepts must be there."""
+    wanted = numbers(concepts)
+    levels = levels_above(wanted) if wanted else {}
+    return {str(concept): [str(a) for _, above in sorted(by_level.items()) for a in sorted(above)] for concept, by_level in levels.items()}
+
+
+def translation_by_ancestors(vocabulary: Vocabulary, known: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """int64 (tokens,), each of `vocabulary`'s numbers as one of `known`'s, and how each was found, one of HOW; [UNK] where it is `none`.
+
+    An unknown decile X_d is read as X, an unknown X as its nearest ancestor that is known (of several at the same level
+    the one with the smallest concept id), by CONCEPT_ANCESTOR, and by "Is a" where that says nothing. From X_d the
+    nearest ancestor A of which A_d or A is known, as A_d if that is known. data/concepts must be there if any is looked up.
+    """
+    plain, decile = zip(*(token.partition("_")[::2] for token in vocabulary.tokens), strict=True)
+    translation = vocabulary.translation_to(known)
+    how = np.where([token in known.number for token in vocabulary.tokens], OWN, NONE).astype("<U8")
+    for i in np.flatnonzero(how == NONE):
+        if plain[i] in known.number:
+            translation[i], how[i] = known.number[plain[i]], PLAIN
+    lost = np.flatnonzero(how == NONE)
+    above = all_ancestors({plain[i] for i in lost})
+    for i in lost:
+        names = (name for a in above.get(plain[i], ()) for name in ([f"{a}_{decile[i]}", a] if decile[i] else [a]))
+        if nearest := next((name for name in names if name in known.number), None):
+            translation[i], how[i] = known.number[nearest], ANCESTOR
+    kinds = how[len(SPECIAL_TOKENS) :]
+    counts = ", ".join(f"{int((kinds == kind).sum()):,} {kind}" for kind in HOW if (kinds == kind).any())
+    say(f"{len(kinds):,} tokens read by the {len(known) - len(SPECIAL_TOKENS):,} that the model knows: {counts or 'there are none'}")
+    return translation, how
+
+
+def numbers(concepts: Iterable[str]) -> list[int]:
+    """The concept ids among `concepts`, sorted."""
+    return sorted({int(c) for c in concepts if c.lstrip("-").isdigit()})
+
+
+def levels_above(concepts: list[int], rows_of: Callable[[list[str]], np.ndarray] | None = None) -> dict[int, dict[int, list[int]]]:
+    """{concept: {levels up: ancestors}} by CONCEPT_ANCESTOR, and by "Is a" where that says nothing.
+
+    With `rows_of` the latter goes up only to the first level where an ancestor has a row.
+    """
+    with omop.named_mistakes():
+        con = engine.connect()
+        levels = ancestors_by_table(con, concepts)
+        return levels | ancestors_by_climbing(con, [c for c in concepts if c not in levels], rows_of)
+
+
+def ancestors_by_table(con, concepts: list[int]) -> dict[int, dict[int, list[int]]]:
+    """{concept: {levels up: ancestors}} by CONCEPT_ANCESTOR, which may be absent and holds standard concepts only."""
+    table = omop.vocabulary(con, "concept_ancestor")
+    if table is None or "min_levels_of_separation" not in table.columns:
+        return {}
+    wanted = ibis.memtable({"descendant_concept_id": concepts}, schema={"descendant_concept_id": "int64"})
+    rows = table.filter(table.ancestor_concept_id != table.descendant_concept_id).semi_join(wanted, "descendant_concept_id").select(
+        "descendant_concept_id", "ancestor_concept_id", "min_levels_of_separation").distinct().to_pyarrow()
+    levels: dict = {}
+    for concept, ancestor, level in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+        levels.setdefault(concept, {}).setdefault(level, []).append(ancestor)
+    return levels
+
+
+def ancestors_by_climbing(con, concepts: list[int], rows_of: Callable | None) -> dict[int, dict[int, list[int]]]:
+    """The same by "Is a", up to the first level where an ancestor has a row; without `rows_of` up to the top."""
+    if not concepts:
+        return {}
+    table = omop.vocabulary(con, "concept_relationship")
+    upward = omop.valid(table).filter(lambda t: (t.relationship_id == "Is a") & (t.concept_id_1 != t.concept_id_2))
+    upward = engine.hold(con, upward.select("concept_id_1", "concept_id_2"))
+    levels: dict = {concept: {} for concept in concepts}
+    frontier, seen = {concept: {concept} for concept in concepts}, {concept: {concept} for concept in concepts}
+    for level in range(1, MAX_CLIMB):
+        below = sorted({c for group in frontier.values() for c in group})
+        if not below:
+            break
+        rows = upward.semi_join(ibis.memtable({"concept_id_1": below}, schema={"concept_id_1": "int64"}), "concept_id_1").to_pyarrow()
+        parents: dict = {}
+        for child, parent in zip(rows["concept_id_1"].to_pylist(), rows["concept_id_2"].to_pylist(), strict=True):
+            parents.setdefault(child, set()).add(parent)
+        reached = sorted({p for group in parents.values() for p in group})
+        rows = rows_of([str(c) for c in reached]) if rows_of else np.full(len(reached), -1)
+        has_row = {c for c, r in zip(reached, rows, strict=True) if r >= 0}
+        for concept in list(frontier):
+            above = {p for c in frontier[concept] for p in parents.get(c, ())} - seen[concept]
+            seen[concept] |= above
+            if above:
+                levels[concept][level] = sorted(above)
+            frontier[concept] = above
+            if not above or above & has_row:
+                del frontier[concept]
+    return levels

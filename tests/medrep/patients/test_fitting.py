@@ -1,0 +1,195 @@
+"""A training run that is killed, stopped, starved or poisoned; the real script in processes of its own."""
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import pretrain
+from medrep import config, contract
+from medrep.errors import UserError
+from medrep.patients import fitting
+
+SCRIPT = str(contract.REPOSITORY / "codes" / "experiments" / "pretrain.py")
+SMALL = ["--rep-type", "none", "--gpu-devices", "cpu", "--report-to", "none"]
+for setting in ("model.hidden_size=16", "model.num_heads=2", "model.num_layers=2", "model.max_length=32", "pretraining.batch_tokens=64",
+                "pretraining.epochs=9", "pretraining.patience=9", "pretraining.learning_rate=0.01", "pretraining.checkpoint_minutes=0.0"):
+    SMALL += ["--set", setting]
+SAME = ("epoch", "loss", "accuracy", "valid_loss", "valid_accuracy", "learning_rate", "best")  # of a line of log.jsonl
+
+
+def start(root, *flags):
+    return subprocess.Popen([sys.executable, SCRIPT, *SMALL, *flags], env=os.environ | {"MEDREP_ROOT": str(root)},
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def checkpointed(folder):
+    """When the checkpoint was written; 0 where there is none, as between two renames."""
+    try:
+        return (folder / "checkpoint" / "custom_checkpoint_1.pkl").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def wait_for_checkpoint(folder, since=0):
+    for _ in range(6000):
+        if checkpointed(folder) > since:
+            return
+        time.sleep(0.01)
+    raise AssertionError("no checkpoint was written")
+
+
+def result(folder):
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    return weights, [{name: line[name] for name in SAME} for line in fitting.read_log(folder / "log.jsonl")]
+
+
+@pytest.fixture
+def folder(small_hospital):
+    small_hospital("mimic", persons=60)
+    return contract.pretraining_folder("mimic", "behrt", "none")
+
+
+def test_killed_and_stopped_at_any_moment_it_ends_as_if_nothing_had_happened(folder, root):
+    whole = start(root)
+    assert whole.wait(300) == 0, whole.stderr.read()[-2000:]
+    expected = result(folder)
+    assert len(expected[1]) >= 2 and (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    contract.discard(folder)
+
+    random, seen = np.random.default_rng(), 0
+    for _ in range(3):
+        run = start(root)
+        wait_for_checkpoint(folder, seen)
+        time.sleep(random.random() * 0.3)
+        run.send_signal(signal.SIGKILL)
+        assert run.wait(60) == -signal.SIGKILL and not (folder / "config.yaml").exists()
+        seen = checkpointed(folder)
+    for how in (signal.SIGTERM, signal.SIGINT):
+        run = start(root)
+        wait_for_checkpoint(folder, seen)
+        run.send_signal(how)
+        output, errors = run.communicate(timeout=60)
+        assert run.returncode == 128 + how and "continues after epoch" in output and "the same command continues from here" in output
+        assert "Traceback" not in errors
+        seen = checkpointed(folder)
+    last = start(root)
+    output, errors = last.communicate(timeout=300)
+    assert last.returncode == 0, errors[-2000:]
+    assert "continues after epoch" in output
+    assert result(folder) == expected
+    assert not [path for path in folder.iterdir() if "checkpoint" in path.name or path.name == "best"]
+    again = start(root)
+    output, _ = again.communicate(timeout=60)
+    assert again.returncode == 0 and "is finished; --fresh starts over" in output
+
+
+def test_the_last_checkpoint_stays_until_the_next_is_in_its_place(folder, monkeypatch, capsys):
+    rename = Path.rename
+
+    def die(self, target):
+        if self.name == "checkpoint.unfinished" and (folder / "checkpoint.previous").exists():
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", die)  # between the two renames
+        pretrain.main(SMALL)
+    assert not (folder / "checkpoint").exists()
+    pretrain.main(SMALL)
+    assert "continues after epoch 0 and 1 batches" in capsys.readouterr().out and (folder / "config.yaml").exists()
+
+
+def test_settings_that_differ_from_the_checkpoints_are_listed(folder, root):
+    run = start(root)
+    wait_for_checkpoint(folder)
+    run.kill()
+    run.wait(60)
+    other = start(root, "--set", "pretraining.learning_rate=0.02", "--set", "pretraining.mask_share=0.2")
+    _, errors = other.communicate(timeout=60)
+    assert other.returncode and "pretraining.learning_rate was 0.01 and is 0.02" in errors and "mask_share was 0.3 and is 0.2" in errors
+
+
+def test_a_loss_that_is_no_number_stops_with_the_step_and_the_rows(folder, monkeypatch):
+    real, calls = pretrain.losses, []
+
+    def poisoned(model, batch):
+        calls.append(batch)
+        found, shown = real(model, batch)
+        total, number = found["loss"]
+        return ({"loss": (total * float("nan"), number)} if len(calls) == 3 else found), shown
+
+    monkeypatch.setattr(pretrain, "losses", poisoned)
+    with pytest.raises(UserError, match="no longer finite in epoch 1, batch 3, with the persons at rows ([0-9, ]+) of the trajectories") as problem:
+        pretrain.main(SMALL)
+    assert "person_id" not in str(problem.value) and (folder / "checkpoint").exists()
+
+
+def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(folder, monkeypatch):
+    save, saved = fitting.Accelerator.save_state, []
+
+    def full(self, path):
+        if len(saved) == 2:
+            Path(path).mkdir()
+            raise RuntimeError("PytorchStreamWriter failed writing file data/0: No space left on device")
+        saved.append(path)
+        return save(self, path)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="no space left for results/mimic/pretraining/behrt_none: the last"):
+        patch.setattr(fitting.Accelerator, "save_state", full)
+        pretrain.main(SMALL)
+    assert (folder / "checkpoint").exists()
+    pretrain.main(SMALL)
+    assert (folder / "config.yaml").exists()
+
+
+def test_what_a_user_watches_is_there(folder, capsys):
+    pretrain.main([*SMALL[:4], "--report-to", "tensorboard", *SMALL[6:]])
+    assert list((folder / "tensorboard").rglob("events.out.tfevents*"))
+    line = fitting.read_log(folder / "log.jsonl")[0]
+    assert line.keys() >= {"loss", "accuracy", "tokens_per_second", "learning_rate", "peak_gib"}
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=contract.REPOSITORY, capture_output=True, text=True).stdout.strip()
+    run = config.yaml.safe_load((folder / "config.yaml").read_text())
+    assert (run["run"]["code"] or "").startswith(commit) and set(run["inputs"]) == {"usedata/mimic/trajectories", "usedata/mimic/vocabulary.json"}
+    state = fitting.State(epoch=1, step=2, sums={"loss": 6.0}, numbers={"loss": 3}, tokens=100, seconds=4.0)
+    schedule = type("Schedule", (), {"get_last_lr": lambda self: [1e-3]})()
+    accelerator = type("One", (), {"num_processes": 2, "device": torch.device("cpu")})()
+    words = fitting.watched(state, schedule, config.Pretraining(epochs=3), 10, accelerator)
+    assert words.startswith("loss 2.0000, 50 tokens/s, lr 0.001, ") and words.endswith("at most 00:36 left")  # 18 batches of 2 s
+
+
+@pytest.mark.parametrize("tracker, words", [("neptune9", "accelerate knows aim, clearml"), ("wandb", "pip install wandb")])
+def test_an_unknown_tracker_names_the_known(folder, tracker, words):
+    with pytest.raises(UserError, match=words):
+        pretrain.main([*SMALL[:4], "--report-to", tracker, *SMALL[6:]])
+
+
+def test_if_one_process_fails_all_stop_and_the_first_to_fail_says_why(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import os, sys, time\nfrom medrep.patients import training\n"
+        "def main():\n"
+        "    import torch.distributed as dist\n"
+        "    dist.init_process_group('gloo')\n"
+        "    if os.environ['RANK'] == '1':\n        raise ValueError('the first to fail')\n"
+        "    dist.barrier()\n    raise ValueError('the second')\n"
+        "if __name__ == '__main__':\n"
+        "    if training.is_worker():\n        training.run(main)\n"
+        "    else:\n        sys.exit(training.start_processes(['cpu', 'cpu'], __file__, []))\n")
+    environment = os.environ | {"PYTHONPATH": str(contract.REPOSITORY / "codes")}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stderr.count("Traceback") == 1 and "ValueError: the first to fail" in done.stderr
+    assert json.dumps(done.stderr).count("elastic") == 0
+
+
+def test_ctrl_c_is_one_sentence():
+    done = subprocess.run([sys.executable, "-c", "from medrep import progress\nraise KeyboardInterrupt"], capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(contract.REPOSITORY / "codes")})
+    assert done.returncode != 0 and done.stderr.strip() == "interrupted: the same command continues, or makes again what was not finished"
