@@ -1,11 +1,12 @@
 """A small hospital's trajectories, made of nothing, for what only needs arrays; and a server of files that fails as told."""
+
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 
-from medrep import contract, download
+from medrep import contract, download, storage
 from medrep.patients import sequences
 from medrep.vocabulary import token_vocabulary
 
@@ -37,9 +38,9 @@ def write_trajectories(hospital, persons=30, concepts=40, seed=0, tokens=None):
         "stop": stop,
     }
     for name, kind in sequences.EVENT_ARRAYS.items():
-        contract.write_array(sequences.array_file(name, hospital), events[name].astype(kind))
+        storage.write_array(sequences.array_file(name, hospital), events[name].astype(kind))
     for name, kind in sequences.PERSON_ARRAYS.items():
-        contract.write_array(sequences.array_file(name, hospital), people[name].astype(kind))
+        storage.write_array(sequences.array_file(name, hospital), people[name].astype(kind))
     seen = np.bincount(events["token"], minlength=special + len(tokens)).tolist()
     made = token_vocabulary.Vocabulary(token_vocabulary.SPECIAL_TOKENS + tuple(tokens), tuple(seen), tuple(seen))
     made.save(contract.vocabulary_file(hospital))
@@ -62,15 +63,20 @@ def small_hospital(root):
 @pytest.fixture
 def vocabulary_tables(root):
     """A function that writes data/concepts: pairs (child, parent), and rows (ancestor, descendant, levels) of CONCEPT_ANCESTOR, None without it."""
+
     def write(is_a, ancestor=None):
         folder = root / "data" / "concepts"
         folder.mkdir(parents=True)
-        (folder / "CONCEPT_RELATIONSHIP.csv").write_text("concept_id_1\tconcept_id_2\trelationship_id\tinvalid_reason\n" + "".join(
-            f"{a}\t{b}\tIs a\t\n{b}\t{a}\tSubsumes\t\n" for a, b in is_a) + "1\t1\tMaps to\t\n")
+        (folder / "CONCEPT_RELATIONSHIP.csv").write_text(
+            "concept_id_1\tconcept_id_2\trelationship_id\tinvalid_reason\n"
+            + "".join(f"{a}\t{b}\tIs a\t\n{b}\t{a}\tSubsumes\t\n" for a, b in is_a)
+            + "1\t1\tMaps to\t\n"
+        )
         if ancestor is not None:
             (folder / "CONCEPT_ANCESTOR.csv").write_text(
                 "ancestor_concept_id\tdescendant_concept_id\tmin_levels_of_separation\tmax_levels_of_separation\n"
-                + "".join(f"{a}\t{d}\t{level}\t{level + 1}\n" for a, d, level in ancestor))
+                + "".join(f"{a}\t{d}\t{level}\t{level + 1}\n" for a, d, level in ancestor)
+            )
 
     return write
 
@@ -78,6 +84,7 @@ def vocabulary_tables(root):
 @pytest.fixture
 def levels_above():
     """Plain breadth-first search from a concept up pairs (child, parent): [parents, grandparents not yet seen, ...]."""
+
     def search(concept, is_a):
         seen, level, levels = {concept}, {concept}, []
         while level := {b for a, b in is_a if a in level} - seen:

@@ -2,6 +2,7 @@
 
 A tiny hospital of 40 persons around it, the real stages in their order, and after each the place where the row is.
 """
+
 import json
 import os
 import re
@@ -23,9 +24,22 @@ from .representation.model_server import ModelServer
 
 HBA1C, FEVER, ASPIRIN = 3004410, 437663, 1112807
 SMALL = ["--set", "model.hidden_size=16", "--set", "model.num_heads=2", "--set", "model.num_layers=2", "--set", "model.intermediate_size=16"]
-REPRESENTATION = ["--set", "encoder.hidden_size=16", "--set", "encoder.num_heads=2", "--set", "encoder.intermediate_size=16",
-                  "--set", "encoder.epochs=1", "--set", "graph.epochs=2", "--set", "graph.hidden_size=32",
-                  "--set", "medtok.epochs=2"]
+REPRESENTATION = [
+    "--set",
+    "encoder.hidden_size=16",
+    "--set",
+    "encoder.num_heads=2",
+    "--set",
+    "encoder.intermediate_size=16",
+    "--set",
+    "encoder.epochs=1",
+    "--set",
+    "graph.epochs=2",
+    "--set",
+    "graph.hidden_size=32",
+    "--set",
+    "medtok.epochs=2",
+]
 
 
 def write_data(data):
@@ -44,13 +58,19 @@ def write_data(data):
             deaths.append((person, "2150-03-06", "2150-03-06 18:00:00"))
     tables = {
         "person": (people, "person_id gender_concept_id year_of_birth person_source_value"),
-        "visit_occurrence": (visits, "visit_occurrence_id person_id visit_concept_id visit_start_date visit_start_datetime "
-                                     "visit_end_date visit_end_datetime"),
-        "condition_occurrence": (conditions, "person_id condition_concept_id condition_start_date condition_start_datetime "
-                                             "condition_type_concept_id"),
+        "visit_occurrence": (
+            visits,
+            "visit_occurrence_id person_id visit_concept_id visit_start_date visit_start_datetime visit_end_date visit_end_datetime",
+        ),
+        "condition_occurrence": (
+            conditions,
+            "person_id condition_concept_id condition_start_date condition_start_datetime condition_type_concept_id",
+        ),
         "drug_exposure": (drugs, "person_id drug_concept_id drug_exposure_start_date drug_exposure_start_datetime"),
-        "measurement": (measurements, "person_id measurement_concept_id measurement_date measurement_datetime value_as_number "
-                                      "unit_concept_id unit_source_value"),
+        "measurement": (
+            measurements,
+            "person_id measurement_concept_id measurement_date measurement_datetime value_as_number unit_concept_id unit_source_value",
+        ),
         "procedure_occurrence": ([(7, 4107731, "2150-02-01")], "person_id procedure_concept_id procedure_date"),
         "death": (deaths, "person_id death_date death_datetime"),
     }
@@ -62,15 +82,24 @@ def write_data(data):
     file = data / "mimic" / "visit_occurrence.csv"
     pd.read_csv(file).assign(visit_source_value=lambda t: t.person_id.astype(str) + "|" + t.visit_occurrence_id.astype(str)).to_csv(file, index=False)
     (data / "concepts").mkdir()
-    names = [(HBA1C, "Hemoglobin A1c in blood", "Measurement", "LOINC", "Lab Test"), (FEVER, "Fever", "Condition", "SNOMED", "Clinical Finding"),
-             (ASPIRIN, "aspirin", "Drug", "RxNorm", "Ingredient"), (4107731, "Chest X-ray", "Procedure", "SNOMED", "Procedure"),
-             (3000, "Hemoglobin measurement", "Measurement", "LOINC", "Lab Test")]
-    pd.DataFrame([(i, n, d, v, c, "S", f"code{i}", "19700101", "20991231", "") for i, n, d, v, c in names], columns=(
-        "concept_id concept_name domain_id vocabulary_id concept_class_id standard_concept concept_code "
-        "valid_start_date valid_end_date invalid_reason").split()).to_csv(data / "concepts" / "CONCEPT.csv", sep="\t", index=False)
-    pd.DataFrame([(HBA1C, 3000, "Is a", "19700101", "20991231", ""), (3000, HBA1C, "Subsumes", "19700101", "20991231", "")], columns=(
-        "concept_id_1 concept_id_2 relationship_id valid_start_date valid_end_date invalid_reason").split()).to_csv(
-            data / "concepts" / "CONCEPT_RELATIONSHIP.csv", sep="\t", index=False)
+    names = [
+        (HBA1C, "Hemoglobin A1c in blood", "Measurement", "LOINC", "Lab Test"),
+        (FEVER, "Fever", "Condition", "SNOMED", "Clinical Finding"),
+        (ASPIRIN, "aspirin", "Drug", "RxNorm", "Ingredient"),
+        (4107731, "Chest X-ray", "Procedure", "SNOMED", "Procedure"),
+        (3000, "Hemoglobin measurement", "Measurement", "LOINC", "Lab Test"),
+    ]
+    pd.DataFrame(
+        [(i, n, d, v, c, "S", f"code{i}", "19700101", "20991231", "") for i, n, d, v, c in names],
+        columns=(
+            "concept_id concept_name domain_id vocabulary_id concept_class_id standard_concept concept_code "
+            "valid_start_date valid_end_date invalid_reason"
+        ).split(),
+    ).to_csv(data / "concepts" / "CONCEPT.csv", sep="\t", index=False)
+    pd.DataFrame(
+        [(HBA1C, 3000, "Is a", "19700101", "20991231", ""), (3000, HBA1C, "Subsumes", "19700101", "20991231", "")],
+        columns=("concept_id_1 concept_id_2 relationship_id valid_start_date valid_end_date invalid_reason").split(),
+    ).to_csv(data / "concepts" / "CONCEPT_RELATIONSHIP.csv", sep="\t", index=False)
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +108,12 @@ def road(tmp_path_factory):
     write_data(root / "data")
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"MEDREP_ROOT": str(root), "MEDREP_CONFIGS": "configs/demo", "HF_HUB_OFFLINE": "1", "PATH": path}
-    for command in (["bash", "preprocessing/run.sh"], ["bash", "representation/run.sh", *REPRESENTATION, *SMALL],
-                    ["python", "experiments/pretrain.py", "--gpu-devices", "cpu", "--set", "pretraining.epochs=1", *SMALL],
-                    ["python", "experiments/finetune.py", "-d", "cpu", "--seeds", "100", "--extract-attention-score",
-                     "--set", "finetuning.epochs=1", *SMALL]):
+    for command in (
+        ["bash", "preprocessing/run.sh"],
+        ["bash", "representation/run.sh", *REPRESENTATION, *SMALL],
+        ["python", "experiments/pretrain.py", "--gpu-devices", "cpu", "--set", "pretraining.epochs=1", *SMALL],
+        ["python", "experiments/finetune.py", "-d", "cpu", "--seeds", "100", "--extract-attention-score", "--set", "finetuning.epochs=1", *SMALL],
+    ):
         done = subprocess.run(command, cwd=contract.REPOSITORY / "codes", env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return root

@@ -1,4 +1,5 @@
 """What README shows in Python runs as it stands."""
+
 import re
 
 import torch
@@ -11,8 +12,26 @@ from medrep.vocabulary import token_vocabulary
 
 def test_a_patient_is_embedded_as_readme_shows(small_hospital):
     small_hospital("mimic", persons=30)
-    pretrain.main(["--rep-type", "none", "--gpu-devices", "cpu", "--report-to", "none", "--set", "model.hidden_size=16", "--set", "model.num_heads=2",
-                   "--set", "model.num_layers=2", "--set", "model.max_length=32", "--set", "pretraining.epochs=1"])
+    pretrain.main(
+        [
+            "--rep-type",
+            "none",
+            "--gpu-devices",
+            "cpu",
+            "--report-to",
+            "none",
+            "--set",
+            "model.hidden_size=16",
+            "--set",
+            "model.num_heads=2",
+            "--set",
+            "model.num_layers=2",
+            "--set",
+            "model.max_length=32",
+            "--set",
+            "pretraining.epochs=1",
+        ]
+    )
     (code,) = re.findall(r"```python\n(.*?)```", (contract.REPOSITORY / "README.md").read_text(), flags=re.S)
     assert code.count('"medrep"') == 1
     found = {}

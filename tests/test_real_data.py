@@ -1,4 +1,5 @@
 """The six commands, as a user types them, on real OMOP data: the MIMIC-IV demo as mimic, GiBleed as ehrshot."""
+
 import json
 import os
 import subprocess
@@ -20,14 +21,39 @@ pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the real OMOP data 
 QUICK = ["--set", "pretraining.epochs=1", "--set", "finetuning.epochs=1"]
 COMMANDS = {
     "preprocessing": ["bash", "preprocessing/run.sh"],
-    "representation": ["bash", "representation/run.sh", "--set", "encoder.epochs=1", "--set", "graph.epochs=2",
-                       "--set", "medtok.epochs=2"],
+    "representation": ["bash", "representation/run.sh", "--set", "encoder.epochs=1", "--set", "graph.epochs=2", "--set", "medtok.epochs=2"],
     "pretrain": ["python", "experiments/pretrain.py", "--model", "behrt", "--rep-type", "medrep", "--gpu-devices", "cpu", *QUICK],
     "finetune": ["python", "experiments/finetune.py", "-d", "cpu", "--model", "behrt", "--rep-type", "medrep", "--outcome", "MT", *QUICK],
-    "attention": ["python", "experiments/finetune.py", "-d", "cpu", "--model", "behrt", "--rep-type", "medrep", "--outcome", "MT",
-                  "--extract-attention-score", *QUICK],
-    "medgemma": ["python", "experiments/medgemma.py", "--rep", "medrep", "--outcome", "MT", "--seed", "100", "--ex", "mimic",
-                 "--llm", "llm", "--set", "rating.max_tokens=16"],
+    "attention": [
+        "python",
+        "experiments/finetune.py",
+        "-d",
+        "cpu",
+        "--model",
+        "behrt",
+        "--rep-type",
+        "medrep",
+        "--outcome",
+        "MT",
+        "--extract-attention-score",
+        *QUICK,
+    ],
+    "medgemma": [
+        "python",
+        "experiments/medgemma.py",
+        "--rep",
+        "medrep",
+        "--outcome",
+        "MT",
+        "--seed",
+        "100",
+        "--ex",
+        "mimic",
+        "--llm",
+        "llm",
+        "--set",
+        "rating.max_tokens=16",
+    ],
 }
 
 
@@ -118,13 +144,13 @@ def test_no_command_shows_a_traceback(road):
 def test_the_counted_admissions_are_found(query):
     visits = "read_parquet('{usedata}/mimic/visits/*.parquet')"
     stays = f"(select v.*, p.death_time from {visits} v join read_parquet('{{usedata}}/mimic/persons/*.parquet') p using (person_id))"
-    assert query(f"select count(*), count(distinct person_id) from {visits}") [0][0] == 852
+    assert query(f"select count(*), count(distinct person_id) from {visits}")[0][0] == 852
     # all 275 hospital stays of the demo's 100 persons; those that end on the day they began are not admissions
     overnight = duckdb.sql(f"""select count(*) from read_csv('{SHARED}/mimic_demo/visit_occurrence.csv.gz', all_varchar=true)
         where regexp_matches(visit_source_value, '^[0-9]+[|][0-9]+$') and visit_end_date > visit_start_date""").fetchone()[0]
     assert query(f"select count(*) from {visits} where is_admission")[0][0] == overnight <= 275
-    assert query(f"select count(*) from {stays} where is_admission and \"end\"::date - start::date >= 7")[0][0] == 101
-    assert query(f"select count(*) from {stays} where is_admission and death_time::date between start::date and \"end\"::date")[0][0] <= 15
+    assert query(f'select count(*) from {stays} where is_admission and "end"::date - start::date >= 7')[0][0] == 101
+    assert query(f'select count(*) from {stays} where is_admission and death_time::date between start::date and "end"::date')[0][0] <= 15
 
 
 def test_every_row_of_the_event_tables_is_kept_or_left_out(road):
@@ -176,8 +202,13 @@ def billed(root):
 
 def preprocess(root, **environment):
     bring_data(root)
-    done = subprocess.run(COMMANDS["preprocessing"], cwd=contract.REPOSITORY / "codes", env=os.environ | {"MEDREP_ROOT": str(root)} | environment,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        COMMANDS["preprocessing"],
+        cwd=contract.REPOSITORY / "codes",
+        env=os.environ | {"MEDREP_ROOT": str(root)} | environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return root
 

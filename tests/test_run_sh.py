@@ -1,4 +1,5 @@
 """Both run.sh files and the scripts on two tiny synthetic hospitals, run again, and broken."""
+
 import os
 import shutil
 import subprocess
@@ -11,8 +12,20 @@ from medrep import contract
 
 CODES = contract.REPOSITORY / "codes"
 QUICK = ["--set", "pretraining.epochs=1", "--set", "finetuning.epochs=1", "--set", "finetuning.seeds=[100]"]
-REPRESENTATION = ["bash", "representation/run.sh", "--gpu-devices", "cpu", "--pooling", "mean",
-                  "--set", "encoder.epochs=1", "--set", "graph.epochs=2", "--set", "medtok.epochs=2"]
+REPRESENTATION = [
+    "bash",
+    "representation/run.sh",
+    "--gpu-devices",
+    "cpu",
+    "--pooling",
+    "mean",
+    "--set",
+    "encoder.epochs=1",
+    "--set",
+    "graph.epochs=2",
+    "--set",
+    "medtok.epochs=2",
+]
 PRETRAIN = ["python", "experiments/pretrain.py", "--rep-type", "medrep", "--gpu-devices", "cpu", *QUICK]
 FINETUNE = ["python", "experiments/finetune.py", "-d", "cpu", "--rep-type", "medrep", *QUICK]
 
@@ -57,11 +70,14 @@ def test_nothing_unfinished_lies_about(road):
     assert not [p for p in road.rglob("*") if "unfinished" in p.name or p.name == "checkpoint"]
 
 
-@pytest.mark.parametrize(("command", "words"), [
-    (["bash", "preprocessing/run.sh"], ["data/mimic", "missing"]),
-    (["bash", "representation/run.sh"], ["vocabulary.json", "preprocessing"]),
-    (PRETRAIN, ["missing", "writes it"]),
-])
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["bash", "preprocessing/run.sh"], ["data/mimic", "missing"]),
+        (["bash", "representation/run.sh"], ["vocabulary.json", "preprocessing"]),
+        (PRETRAIN, ["missing", "writes it"]),
+    ],
+)
 def test_an_empty_root_is_told_what_to_do(tmp_path, command, words):
     done = run(tmp_path, *command)
     said = done.stderr.strip()

@@ -1,4 +1,5 @@
 """codes/setup.sh says what is missing before it installs anything, and takes no time when nothing changed."""
+
 import shutil
 import subprocess
 import sys
@@ -29,8 +30,14 @@ def put(clone, name, script):
 
 
 def setup(clone, **env):
-    done = subprocess.run([shutil.which("bash"), clone / "codes" / "setup.sh"], capture_output=True, text=True, timeout=60, check=False,
-                          env={"PATH": str(clone / "bin"), **env})
+    done = subprocess.run(
+        [shutil.which("bash"), clone / "codes" / "setup.sh"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": str(clone / "bin"), **env},
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -105,6 +112,12 @@ def test_run_sh_without_the_packages_names_setup(clone):
         shutil.copy(REPOSITORY / name, clone / name)
     put(clone, "python3", "echo \"No module named 'medrep'\" >&2; exit 1")
     for part in ("preprocessing", "representation"):
-        done = subprocess.run([shutil.which("bash"), clone / "codes" / part / "run.sh"], capture_output=True, text=True, timeout=60, check=False,
-                              env={"PATH": str(clone / "bin")})
+        done = subprocess.run(
+            [shutil.which("bash"), clone / "codes" / part / "run.sh"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={"PATH": str(clone / "bin")},
+        )
         must_refuse((done.returncode, done.stdout + done.stderr), "bash codes/setup.sh")

@@ -15,6 +15,7 @@ the same logits, which is checked.
 model; `attention_maps_gib` is what the maps of all layers would take that the common way (output_attentions=True) asks for,
 by arithmetic. Last line: JSON; `ratio` is finetuning against the published setting.
 """
+
 import argparse
 import json
 import os
@@ -31,9 +32,10 @@ from benchmarks import ways
 from medrep import config
 from medrep.patients import behrt
 from medrep.progress import say
+from medrep.settings import ModelConfig
 
 
-def new_model(sizes: config.Model):
+def new_model(sizes: ModelConfig):
     torch.manual_seed(0)
     return behrt.BehrtForPrediction(behrt.make_config(sizes, ways.VOCABULARY, False))
 
@@ -71,33 +73,45 @@ def compare(args) -> dict:
     whole = [(batch, truth)]
     starts = range(0, args.sequences, args.at_once)
     pieces = [(ways.part_of(batch, i, min(i + args.at_once, args.sequences)), truth[i : i + args.at_once]) for i in starts]
-    say(f"{args.sequences} sequences of {lengths.sum():,} tokens, padded {args.sequences * args.length:,}; {torch.get_num_threads()} threads, "
-        f"load {os.getloadavg()[0]:.1f} before")
+    say(
+        f"{args.sequences} sequences of {lengths.sum():,} tokens, padded {args.sequences * args.length:,}; {torch.get_num_threads()} threads, "
+        f"load {os.getloadavg()[0]:.1f} before"
+    )
 
     model = new_model(sizes)
-    predictions = [Prediction("packed", lambda batch: model(**batch), model, whole),
-                   Prediction("padded", lambda batch: padded_logits(model, batch, args.length, 0.0), model, pieces)]
+    predictions = [
+        Prediction("packed", lambda batch: model(**batch), model, whole),
+        Prediction("padded", lambda batch: padded_logits(model, batch, args.length, 0.0), model, pieces),
+    ]
     packed, padded = (way.step() for way in predictions)
     assert torch.allclose(packed, padded, atol=1e-4), (packed, padded)
     predicted = ways.in_turns(predictions, args.repeats, slow={"padded"})
 
     def finetuning(name, parts, logits):
         model = new_model(sizes).train()
-        return ways.Way(name, lambda batch, truth: summed_loss(logits(model, batch), truth), model, parts, torch.float32, torch.device("cpu"),
-                        args.sequences)
+        return ways.Way(
+            name, lambda batch, truth: summed_loss(logits(model, batch), truth), model, parts, torch.float32, torch.device("cpu"), args.sequences
+        )
 
-    trained = ways.in_turns([
-        finetuning("packed", whole, lambda model, batch: model(**batch)),
-        finetuning("published", pieces, lambda model, batch: padded_logits(model, batch, args.length, 0.1)),
-        finetuning("no_dropout", pieces, lambda model, batch: padded_logits(model, batch, args.length, 0.0)),
-    ], args.repeats, slow={"published", "no_dropout"})
+    trained = ways.in_turns(
+        [
+            finetuning("packed", whole, lambda model, batch: model(**batch)),
+            finetuning("published", pieces, lambda model, batch: padded_logits(model, batch, args.length, 0.1)),
+            finetuning("no_dropout", pieces, lambda model, batch: padded_logits(model, batch, args.length, 0.0)),
+        ],
+        args.repeats,
+        slow={"published", "no_dropout"},
+    )
     for what, seconds in (("finetuning", trained), ("prediction", predicted)):
         said = "; ".join(f"{name} {args.sequences / value:.2f} examples a second" for name, value in seconds.items())
         say(f"{what}: {said}; load {os.getloadavg()[0]:.1f}")
-    return {"ratio": round(trained["published"] / trained["packed"], 2), "ratio_no_dropout": round(trained["no_dropout"] / trained["packed"], 2),
-            "prediction_ratio": round(predicted["padded"] / predicted["packed"], 2),
-            "examples_per_second": round(args.sequences / trained["packed"], 2),
-            "predictions_per_second": round(args.sequences / predicted["packed"], 2)}
+    return {
+        "ratio": round(trained["published"] / trained["packed"], 2),
+        "ratio_no_dropout": round(trained["no_dropout"] / trained["packed"], 2),
+        "prediction_ratio": round(predicted["padded"] / predicted["packed"], 2),
+        "examples_per_second": round(args.sequences / trained["packed"], 2),
+        "predictions_per_second": round(args.sequences / predicted["packed"], 2),
+    }
 
 
 # ---- memory of attention -------------------------------------------------------------------------------------
@@ -105,8 +119,21 @@ def compare(args) -> dict:
 
 def measure_attention(args) -> dict:
     """In a process of its own, which has done nothing else."""
-    done = subprocess.run([sys.executable, __file__, "--one-extraction", "--attention", str(args.attention), "--length", str(args.length),
-                           *(word for o in args.overrides for word in ("--set", o))], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            __file__,
+            "--one-extraction",
+            "--attention",
+            str(args.attention),
+            "--length",
+            str(args.length),
+            *(word for o in args.overrides for word in ("--set", o)),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     found = json.loads(done.stdout.splitlines()[-1])
     sizes = config.load_experiment("behrt", args.overrides).model
     maps = 4 * args.attention * sizes.num_layers * sizes.num_heads * args.length**2 / 2**30

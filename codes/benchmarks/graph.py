@@ -13,6 +13,7 @@ turn: it samples three hops for two layers and has a loss over every sampled nod
 and its similarities still fit the memory; on a large one they do not. What is made lies in a folder of its own (--folder:
 where; 3 KB a node) and goes at the end.
 """
+
 import argparse
 import json
 import os
@@ -23,6 +24,8 @@ import threading
 import time
 from itertools import islice
 from pathlib import Path
+
+from medrep import storage
 
 CODES = Path(__file__).resolve().parents[1]
 BLOCK = 2**14  # rows that are drawn; the vectors repeat them, because only times are asked for
@@ -47,7 +50,7 @@ def make_graph(nodes: int, width: int):
         keys.append((np.minimum(one, other) * nodes + np.maximum(one, other))[one != other])
     edges.write_edges(edges.both_ways(edges.distinct(np.concatenate(keys)), nodes), nodes)
     block = random.standard_normal((min(BLOCK, nodes), width), dtype=np.float32)
-    with contract.unfinished(contract.concept_array_file("description")) as part, open(part, "wb") as file:
+    with storage.atomic_write(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (nodes, width)})
         for first in range(0, nodes, len(block)):
             file.write(block[: nodes - first])
@@ -81,11 +84,11 @@ def measure(nodes: int, steps: int, rows: int) -> dict:
     import torch
 
     from medrep import contract
-    from medrep.config import Graph
+    from medrep.settings import GraphConfig
     from medrep.vectors import graphs
     from representation import graph
 
-    memory, settings, random = Memory(), Graph(), torch.Generator().manual_seed(0)
+    memory, settings, random = Memory(), GraphConfig(), torch.Generator().manual_seed(0)
     start = time.perf_counter()
     data = graphs.open_graph(contract.concept_array_file("description"))
     loader = graphs.loader_of(data, settings.neighbors, settings.batch_size, torch.arange(nodes), shuffle=True)
@@ -113,11 +116,21 @@ def measure(nodes: int, steps: int, rows: int) -> dict:
                 out[first : first + len(summed)] = layer(summed).numpy()
                 done += len(summed) / 2
     inference = (time.perf_counter() - start) * nodes / done
-    return {"nodes": nodes, "edges": edges.shape[1], "largest_degree": int(np.diff(starts).max()), "open_seconds": round(opened, 2),
-            "step_seconds": round(float(np.median(seconds[1:])), 3), "sampling_seconds": round(float(np.median(sampling[1:])), 3),
-            "sampled": int(np.mean(sampled)), "inner": int(np.mean(inner)), "training_anonymous_gib": round(training["RssAnon"], 2),
-            "anonymous_gib": round(memory.most["RssAnon"], 2), "file_gib": round(memory.most["RssFile"], 2),
-            "inference_share": round(done / nodes, 4), "inference_hours": round(inference / 3600, 3)}
+    return {
+        "nodes": nodes,
+        "edges": edges.shape[1],
+        "largest_degree": int(np.diff(starts).max()),
+        "open_seconds": round(opened, 2),
+        "step_seconds": round(float(np.median(seconds[1:])), 3),
+        "sampling_seconds": round(float(np.median(sampling[1:])), 3),
+        "sampled": int(np.mean(sampled)),
+        "inner": int(np.mean(inner)),
+        "training_anonymous_gib": round(training["RssAnon"], 2),
+        "anonymous_gib": round(memory.most["RssAnon"], 2),
+        "file_gib": round(memory.most["RssFile"], 2),
+        "inference_share": round(done / nodes, 4),
+        "inference_hours": round(inference / 3600, 3),
+    }
 
 
 def step(model, optimizer, batch, settings, random):
@@ -134,11 +147,11 @@ def compare(nodes: int, repeats: int) -> dict:
     import torch
 
     from medrep import contract
-    from medrep.config import Graph
+    from medrep.settings import GraphConfig
     from medrep.vectors import graphs
     from representation import graph
 
-    settings, random = Graph(), torch.Generator().manual_seed(0)
+    settings, random = GraphConfig(), torch.Generator().manual_seed(0)
     data = graphs.open_graph(contract.concept_array_file("description"))
     seconds, sampled = {"ours": [], "common": []}, {}
     model = graph.Grace(data.x.shape[1], settings.hidden_size, settings.skip)
@@ -156,8 +169,7 @@ def compare(nodes: int, repeats: int) -> dict:
                 seconds[way].append(time.perf_counter() - start)
             sampled[way] = batch.num_nodes
     best = {way: min(values) for way, values in seconds.items()}
-    return {"ratio": round(best["common"] / best["ours"], 2), "ours": round(best["ours"], 3), "common": round(best["common"], 3),
-            "sampled": sampled}
+    return {"ratio": round(best["common"] / best["ours"], 2), "ours": round(best["ours"], 3), "common": round(best["common"], 3), "sampled": sampled}
 
 
 def main(argv=None):
@@ -175,14 +187,31 @@ def main(argv=None):
             what = f"graph.compare({nodes}, {args.steps})" if nodes == args.small else f"graph.measure({nodes}, {args.steps}, {args.rows})"
             for call in (f"graph.make_graph({nodes}, {args.width})", f"import json; print(json.dumps({what}))"):
                 start = time.perf_counter()
-                process = subprocess.run([sys.executable, "-W", "ignore", "-c", f"from benchmarks import graph; {call}"], cwd=CODES, text=True,
-                                         env={"OMP_WAIT_POLICY": "passive"} | os.environ | {"MEDREP_ROOT": root, "PYTHONPATH": str(CODES)},
-                                         stdout=subprocess.PIPE, check=True)
+                process = subprocess.run(
+                    [sys.executable, "-W", "ignore", "-c", f"from benchmarks import graph; {call}"],
+                    cwd=CODES,
+                    text=True,
+                    env={"OMP_WAIT_POLICY": "passive"} | os.environ | {"MEDREP_ROOT": root, "PYTHONPATH": str(CODES)},
+                    stdout=subprocess.PIPE,
+                    check=True,
+                )
                 print(f"{call.partition('; ')[2] or call}: {time.perf_counter() - start:.0f} s {process.stdout.strip()}", flush=True)
             figures[nodes] = json.loads(process.stdout)
     small = figures.pop(args.small)
-    print(json.dumps({"ratio": small["ratio"]} | {name: {str(nodes): f[of] for nodes, f in figures.items()} for name, of in {
-        "step_seconds": "step_seconds", "peak_gib": "anonymous_gib", "file_gib": "file_gib", "inference_hours": "inference_hours"}.items()}))
+    print(
+        json.dumps(
+            {"ratio": small["ratio"]}
+            | {
+                name: {str(nodes): f[of] for nodes, f in figures.items()}
+                for name, of in {
+                    "step_seconds": "step_seconds",
+                    "peak_gib": "anonymous_gib",
+                    "file_gib": "file_gib",
+                    "inference_hours": "inference_hours",
+                }.items()
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ preprocessing/run.sh on both, each a process of its own. Memory is the largest r
 looked at twenty times a second. `growth` is the seconds a row at --rows over those at a tenth of it. What it makes lies in
 a folder of its own (--folder: where) and goes at the end.
 """
+
 import argparse
 import csv
 import json
@@ -101,8 +102,10 @@ def measure(rows: int, memory: str, where: Path) -> dict:
             say(f"{stage:<14}{seconds:>9.1f} s{rows / seconds:>14,.0f} rows/s{peak / 2**30:>9.2f} GiB")
         seconds = sum(figures["seconds"] for figures in stages.values())
         written = folder_bytes(root / "usedata")
-        say(f"{'in all':<14}{seconds:>9.1f} s{rows / seconds:>14,.0f} rows/s{max(s['peak_gib'] for s in stages.values()):>9.2f} GiB; "
-            f"{written / 2**30:.2f} GiB written")
+        say(
+            f"{'in all':<14}{seconds:>9.1f} s{rows / seconds:>14,.0f} rows/s{max(s['peak_gib'] for s in stages.values()):>9.2f} GiB; "
+            f"{written / 2**30:.2f} GiB written"
+        )
         return {"rows": rows, "seconds": seconds, "stages": stages, "bytes_written": written}
 
 
@@ -117,8 +120,18 @@ def main(argv=None):
     small, large = (measure(rows, args.memory, args.folder) for rows in (args.rows // 10, args.rows))
     growth = (large["seconds"] / large["rows"]) / (small["seconds"] / small["rows"])
     peak = max(figures["peak_gib"] for figures in large["stages"].values())
-    print(json.dumps({"rows": large["rows"], "rows_per_second": round(large["rows"] / large["seconds"]), "peak_gib": peak, "growth": round(growth, 3),
-                      "bytes_written": large["bytes_written"], "stages": {name: f["rows_per_second"] for name, f in large["stages"].items()}}))
+    print(
+        json.dumps(
+            {
+                "rows": large["rows"],
+                "rows_per_second": round(large["rows"] / large["seconds"]),
+                "peak_gib": peak,
+                "growth": round(growth, 3),
+                "bytes_written": large["bytes_written"],
+                "stages": {name: f["rows_per_second"] for name, f in large["stages"].items()},
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

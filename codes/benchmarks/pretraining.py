@@ -14,6 +14,7 @@ fp32; once with dropout 0.1 on attention weights, as published, and once without
 sequences through the model, as more do not fit the memory; a step is all of them. Without any dropout both give the same
 loss, which is checked.
 """
+
 import argparse
 import json
 import os
@@ -30,6 +31,7 @@ from benchmarks.ways import VOCABULARY, Way
 from medrep import config
 from medrep.patients import behrt, sequences, training
 from medrep.progress import say
+from medrep.settings import ModelConfig
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # bf16 without sparsity, as the vendor gives it, FLOP/s
 
@@ -67,7 +69,7 @@ def part_of(batch, places, truth, first, last):
     return ways.part_of(batch, first, last), places[own] - start, truth[own]
 
 
-def new_model(sizes: config.Model):
+def new_model(sizes: ModelConfig):
     torch.manual_seed(0)
     return behrt.BehrtForPretraining(behrt.make_config(sizes, VOCABULARY, False))
 
@@ -85,7 +87,7 @@ def padded_loss(padded, length, batch, places, truth):
     return F.cross_entropy(logits.view(-1, VOCABULARY).float(), target.view(-1), reduction="sum")
 
 
-def flops(sizes: config.Model, lengths: np.ndarray) -> float:
+def flops(sizes: ModelConfig, lengths: np.ndarray) -> float:
     """Of a step on real tokens: 2 a weight and token forward, twice that backward, logits at 30 % of the places, attention by its lengths."""
     layer = 4 * sizes.hidden_size**2 + 2 * sizes.hidden_size * sizes.intermediate_size
     dense = sizes.num_layers * layer * lengths.sum() + 0.3 * lengths.sum() * sizes.hidden_size * (sizes.hidden_size + VOCABULARY)
@@ -99,8 +101,10 @@ def compare(args):
     lengths = np.diff(batch["boundaries"].numpy())
     whole = (*({name: v.to(device) for name, v in batch.items()},), places.to(device), truth.to(device))
     pieces = [part_of(*whole, i, min(i + args.at_once, args.sequences)) for i in range(0, args.sequences, args.at_once)]
-    say(f"{args.sequences} sequences of {lengths.sum():,} tokens, padded {args.sequences * args.length:,}; {torch.get_num_threads()} threads, "
-        f"load {os.getloadavg()[0]:.1f} before")
+    say(
+        f"{args.sequences} sequences of {lengths.sum():,} tokens, padded {args.sequences * args.length:,}; {torch.get_num_threads()} threads, "
+        f"load {os.getloadavg()[0]:.1f} before"
+    )
     check_same_loss(sizes, device, pieces[0], args.length)
 
     def packed(name, dtype, compiled=False):
@@ -129,14 +133,21 @@ def compare(args):
     said = "; ".join(f"{name} {lengths.sum() / value:,.0f} tokens a second" for name, value in seconds.items())
     say(f"{said}; load {os.getloadavg()[0]:.1f} after")
     if device.type == "cpu":
-        found = {f"{precision}_ratio{suffix}": round(seconds[common] / seconds[precision], 2) if precision in seconds else None
-                 for suffix, common in (("", "published"), ("_no_dropout", "no_dropout")) for precision in ("fp32", "bf16")}
+        found = {
+            f"{precision}_ratio{suffix}": round(seconds[common] / seconds[precision], 2) if precision in seconds else None
+            for suffix, common in (("", "published"), ("_no_dropout", "no_dropout"))
+            for precision in ("fp32", "bf16")
+        }
         found["tokens_per_second"] = round(lengths.sum() / seconds["fp32"])
     else:
         name = torch.cuda.get_device_name(device)
         peak = next((value for part, value in PEAK.items() if part in name), None)
-        found = {"ratio": round(seconds["padded"] / seconds["bf16"], 2), "tokens_per_second": round(lengths.sum() / seconds["bf16"]), "device": name,
-                 "share_of_peak": peak and round(flops(sizes, lengths) / seconds["bf16"] / peak, 3)}
+        found = {
+            "ratio": round(seconds["padded"] / seconds["bf16"], 2),
+            "tokens_per_second": round(lengths.sum() / seconds["bf16"]),
+            "device": name,
+            "share_of_peak": peak and round(flops(sizes, lengths) / seconds["bf16"] / peak, 3),
+        }
     if args.compile:
         found["compiled_ratio"] = round(seconds["fp32" if device.type == "cpu" else "bf16"] / seconds["compiled"], 2)
     print(json.dumps(found))
@@ -156,8 +167,12 @@ def measure_memory(args):
     """A process for each length: what a step adds to the model and its optimizer's state, by token."""
     found = {}
     for length in args.memory:
-        done = subprocess.run([sys.executable, __file__, "--one-step", str(length), *(word for o in args.overrides for word in ("--set", o))],
-                              capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, __file__, "--one-step", str(length), *(word for o in args.overrides for word in ("--set", o))],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         found[length] = json.loads(done.stdout.splitlines()[-1])
         say(f"{length:,} tokens: {found[length]['gib']:.3f} GiB, {found[length]['kib_per_token']:.0f} KiB a token")
     print(json.dumps({"kib_per_token": {length: line["kib_per_token"] for length, line in found.items()}}))

@@ -11,6 +11,7 @@ lognormal; the defaults are those of the template's 119,089 different definition
 up to the longest of ALL (--of) texts, computes the masked-language-model head and keeps all hidden states. No text
 is there twice, so nothing is gained by encoding equal texts once. Both give the same vectors, which is checked.
 """
+
 import argparse
 import copy
 import json
@@ -26,8 +27,9 @@ import duckdb
 import numpy as np
 import torch
 
-from medrep import contract
+from medrep import contract, storage
 from medrep.progress import say
+from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_vectors, text_encoder, texts
 
 BATCH, VOCABULARY = 16, 50265
@@ -48,15 +50,26 @@ def make_tokenizer():
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
     return texts.quiet_transformers().PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=512, **{f"{t.strip('[]').lower()}_token": t for t in SPECIAL})
+        tokenizer_object=tokenizer, model_max_length=512, **{f"{t.strip('[]').lower()}_token": t for t in SPECIAL}
+    )
 
 
 def make_model():
     transformers = texts.quiet_transformers()
     torch.manual_seed(0)
-    return transformers.DebertaForMaskedLM(transformers.DebertaConfig(
-        vocab_size=VOCABULARY, max_position_embeddings=512, relative_attention=True, position_biased_input=False, type_vocab_size=0,
-        pos_att_type=["c2p", "p2c"], pad_token_id=0, layer_norm_eps=1e-7, legacy=False)).eval()
+    return transformers.DebertaForMaskedLM(
+        transformers.DebertaConfig(
+            vocab_size=VOCABULARY,
+            max_position_embeddings=512,
+            relative_attention=True,
+            position_biased_input=False,
+            type_vocab_size=0,
+            pos_att_type=["c2p", "p2c"],
+            pad_token_id=0,
+            layer_norm_eps=1e-7,
+            legacy=False,
+        )
+    ).eval()
 
 
 @torch.no_grad()
@@ -73,8 +86,10 @@ def compare(args):
     lengths = np.exp(random.normal(np.log(args.median), args.sigma, args.of)).clip(4, args.longest).astype(int)
     sample = lengths[random.permutation(args.of)[: args.texts]]
     many = [" ".join(f"w{i}" for i in random.integers(len(SPECIAL), VOCABULARY, n - 2)) for n in sample]
-    say(f"{args.of:,} texts, lognormal: median {np.median(lengths):.0f} tokens, longest {lengths.max()}; {len(many)} of them, drawn by chance, "
-        f"are encoded: mean {sample.mean():.1f}, longest {sample.max()}; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} before")
+    say(
+        f"{args.of:,} texts, lognormal: median {np.median(lengths):.0f} tokens, longest {lengths.max()}; {len(many)} of them, drawn by chance, "
+        f"are encoded: mean {sample.mean():.1f}, longest {sample.max()}; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} before"
+    )
     tokenizer, model = make_tokenizer(), make_model()
     ours = {"fp32": model.base_model, "bf16": copy.deepcopy(model.base_model).to(torch.bfloat16)}
     for reader in ours.values():  # warm, and before the common way takes its memory
@@ -95,10 +110,20 @@ def compare(args):
     cosine = (vectors["bf16"] * common).sum(1) / np.linalg.norm(vectors["bf16"], axis=1) / np.linalg.norm(common, axis=1)
     assert cosine.min() > 0.999, cosine.min()
     rate = {"common": len(many) / sum(seconds["common"])} | {name: len(many) / np.mean(seconds[name]) for name in ours}
-    say(f"the common way {rate['common']:.2f} texts a second, ours {rate['fp32']:.2f} in fp32 and {rate['bf16']:.2f} in bf16 "
-        f"(cosine with the common way's at least {cosine.min():.5f}); load {os.getloadavg()[0]:.1f} after")
-    print(json.dumps({"ratio": round(rate["fp32"] / rate["common"], 2), "bf16_ratio": round(rate["bf16"] / rate["common"], 2),
-                      "texts_per_second": round(rate["fp32"], 2), "peak_gib": peak}))
+    say(
+        f"the common way {rate['common']:.2f} texts a second, ours {rate['fp32']:.2f} in fp32 and {rate['bf16']:.2f} in bf16 "
+        f"(cosine with the common way's at least {cosine.min():.5f}); load {os.getloadavg()[0]:.1f} after"
+    )
+    print(
+        json.dumps(
+            {
+                "ratio": round(rate["fp32"] / rate["common"], 2),
+                "bf16_ratio": round(rate["bf16"] / rate["common"], 2),
+                "texts_per_second": round(rate["fp32"], 2),
+                "peak_gib": peak,
+            }
+        )
+    )
 
 
 # ---- memory ------------------------------------------------------------------------------------------------
@@ -106,7 +131,7 @@ def compare(args):
 
 def make_texts(count: int):
     """An index of `count` concepts and their definitions, a twentieth the same as another."""
-    folder = contract.make_folder(contract.DEFINITIONS.at())
+    folder = storage.make_folder(DEFINITIONS.at())
     words = "['acute', 'chronic', 'heart', 'kidney', 'oral', 'serum', 'tablet', 'level']"
     same = "(i - (i % 20 = 0)::int)"
     more = f"list_aggregate([' ' || {words}[(1 + hash({same}, j) % 8)::bigint] FOR j IN range((hash({same}) % 30)::bigint)], 'string_agg', '')"
@@ -119,8 +144,11 @@ def make_texts(count: int):
 
 def peak_of(root: str, script: str, *flags: str) -> float:
     """GiB at most of a stage's process, asked of the kernel ten times a second."""
-    process = subprocess.Popen([sys.executable, f"representation/{script}", "--gpu-devices", "cpu", *flags],
-                               cwd=contract.REPOSITORY / "codes", env=os.environ | {"MEDREP_ROOT": root})
+    process = subprocess.Popen(
+        [sys.executable, f"representation/{script}", "--gpu-devices", "cpu", *flags],
+        cwd=contract.REPOSITORY / "codes",
+        env=os.environ | {"MEDREP_ROOT": root},
+    )
     peak = 0.0
     while process.poll() is None:
         try:
@@ -134,8 +162,16 @@ def peak_of(root: str, script: str, *flags: str) -> float:
 
 
 def measure_memory(counts: list[int], memory: str):
-    sizes = ["encoder.model=none", "encoder.hidden_size=16", "model.hidden_size=16", "encoder.num_layers=1", "encoder.num_heads=2",
-             "encoder.intermediate_size=16", "encoder.vocab_size=1000", "encoder.epochs=0"]
+    sizes = [
+        "encoder.model=none",
+        "encoder.hidden_size=16",
+        "model.hidden_size=16",
+        "encoder.num_layers=1",
+        "encoder.num_heads=2",
+        "encoder.intermediate_size=16",
+        "encoder.vocab_size=1000",
+        "encoder.epochs=0",
+    ]
     flags = ["--memory", memory, *(word for size in sizes for word in ("--set", size))]
     for count in counts:
         with tempfile.TemporaryDirectory(prefix="medrep_text_") as root:

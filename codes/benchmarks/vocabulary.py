@@ -8,6 +8,7 @@ measurements, which have ten deciles), and runs concepts.py --scope all, definit
 evaluate.py on it in processes of their own, with the demo's settings. The last line is JSON: rows of the index, and seconds
 and peak GiB of each stage.
 """
+
 import argparse
 import json
 import os
@@ -51,8 +52,11 @@ def main(argv=None):
         figures = {"concepts": args.concepts}
         for name, flags in STAGES.items():
             start = time.perf_counter()
-            process = subprocess.Popen([sys.executable, f"representation/{name}.py", *flags, "--memory", args.memory], cwd=CODES,
-                                       env=os.environ | {"MEDREP_ROOT": root, "MEDREP_CONFIGS": "configs/demo"})
+            process = subprocess.Popen(
+                [sys.executable, f"representation/{name}.py", *flags, "--memory", args.memory],
+                cwd=CODES,
+                env=os.environ | {"MEDREP_ROOT": root, "MEDREP_CONFIGS": "configs/demo"},
+            )
             _, status, usage = os.wait4(process.pid, 0)
             if status:
                 raise SystemExit(f"representation/{name}.py failed")

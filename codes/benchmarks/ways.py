@@ -3,6 +3,7 @@
 Lengths are the quantiles of lognormal(median 245, sigma 1.3), cut to 10 to the longest: a few stand for all. Padded, as commonly
 done: every sequence filled up to the longest, attention masked.
 """
+
 import time
 
 import numpy as np
@@ -28,7 +29,8 @@ def part_of(batch: dict, first: int, last: int) -> dict:
     """The sequences [first, last) of a packed batch."""
     start, stop = batch["boundaries"][[first, last]].tolist()
     return {name: values[start:stop] for name, values in batch.items() if name != "boundaries"} | {
-        "boundaries": batch["boundaries"][first : last + 1] - start}
+        "boundaries": batch["boundaries"][first : last + 1] - start
+    }
 
 
 def padded_states(encoder, batch: dict, length: int, attention_dropout: float):

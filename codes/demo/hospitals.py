@@ -23,9 +23,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from demo import course, layouts, terminology
-from medrep import contract, progress
+from medrep import storage, contract, progress
 from medrep.evaluation import metrics
-from medrep.contract import Made, stamp_of
+from medrep.stamps import Stamp
+from medrep.storage import stamp_path
 from medrep.errors import UserError
 from medrep.progress import say, stage
 
@@ -75,7 +76,7 @@ def moment(seconds) -> np.ndarray:
 
 
 def write_vocabulary(words: terminology.Terminology, folder):
-    contract.make_folder(folder)
+    storage.make_folder(folder)
     others = pd.DataFrame(OTHER_CONCEPTS, columns=["concept_id", "name", "domain", "vocabulary", "concept_class"]).assign(synonym="")
     c = pd.concat([words.concepts, others], ignore_index=True)
     dates = {"valid_start_date": "19700101", "valid_end_date": "20991231", "invalid_reason": ""}
@@ -208,7 +209,7 @@ def as_written(rows: pd.DataFrame, table: str, hospital: str) -> pa.Table:
 
 def write_hospital(hospital: str, persons: int | None, rows_wanted: int | None, seed: int, words) -> dict:
     """Draw and write chunk by chunk, for `persons` or else until there are `rows_wanted` events; gives rows, persons, the truth's figures."""
-    folder = contract.make_folder(contract.data_folder(hospital))
+    folder = storage.make_folder(contract.data_folder(hospital))
     files, figures, truths, used = {}, {"rows": 0, "persons": 0}, [], {}
     for first in progress.bar(itertools.count(0, CHUNK) if persons is None else range(0, persons, CHUNK), hospital, unit="chunks"):
         if persons is None and figures["rows"] >= rows_wanted:
@@ -236,7 +237,7 @@ def write_hospital(hospital: str, persons: int | None, rows_wanted: int | None, 
     for file in files.values():
         file.close()
     truth = pd.concat(truths)
-    with contract.unfinished(contract.ROOT / "truth" / f"{hospital}.parquet") as part:
+    with storage.atomic_write(contract.ROOT / "truth" / f"{hospital}.parquet") as part:
         pq.write_table(pa.Table.from_pandas(truth.drop(columns="label"), preserve_index=False), part)
     best = metrics.describe(truth.label.to_numpy(), truth.probability.to_numpy())
     return figures | {"mt_rate": round(float(truth.label.mean()), 4), "best_auroc": round(best["auroc"] or 0, 4), "used": used}
@@ -244,7 +245,7 @@ def write_hospital(hospital: str, persons: int | None, rows_wanted: int | None, 
 
 def refuse_foreign_data(data: Path):
     """Nothing is written into a data/ that holds what this script did not write: a folder without its mark, or another file."""
-    own = {f"{table}.csv" for table in layouts.COLUMNS} | {"README.md", MARK, stamp_of(data / MARK).name} | set(VOCABULARY_FILES)
+    own = {f"{table}.csv" for table in layouts.COLUMNS} | {"README.md", MARK, stamp_path(data / MARK).name} | set(VOCABULARY_FILES)
     foreign = []
     for path in sorted(data.iterdir()) if data.is_dir() else []:
         if (path / MARK).exists():
@@ -252,14 +253,14 @@ def refuse_foreign_data(data: Path):
         elif path.is_dir() or path.name not in own:
             foreign.append(path.name)
     if foreign:
-        raise UserError(f"{contract.show(data)} holds {', '.join(foreign[:3])}, which this script did not write: "
+        raise UserError(f"{contract.display_path(data)} holds {', '.join(foreign[:3])}, which this script did not write: "
                         "point MEDREP_ROOT at an empty folder")
 
 
 def mark_as_own(data: Path):
     """First of all, so that what a killed run leaves can be replaced by the next."""
     for folder in (data, *(contract.data_folder(name) for name in ("concepts", *HOSPITALS))):
-        with contract.unfinished(folder / MARK) as part:
+        with storage.atomic_write(folder / MARK) as part:
             part.write_text("Written by codes/demo/hospitals.py: synthetic, no one's data.\n")
 
 
@@ -275,11 +276,11 @@ def main(argv=None):
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
     data = contract.ROOT / "data"
     refuse_foreign_data(data)
-    made = Made(data / MARK, settings={name: value for name, value in vars(args).items() if value is not None})
-    if made.is_current():
+    stamp = Stamp(data / MARK, settings={name: value for name, value in vars(args).items() if value is not None})
+    if stamp.is_current():
         return
     with stage("hospitals") as figures:
-        contract.discard(stamp_of(data / MARK))  # from here on what was there is no longer whole
+        storage.remove_path(stamp_path(data / MARK))  # from here on what was there is no longer whole
         mark_as_own(data)
         words = terminology.build(args.seed)
         write_vocabulary(words, contract.data_folder("concepts"))
@@ -289,8 +290,8 @@ def main(argv=None):
         unknown = sum(n for concept, n in other.items() if concept not in home) / sum(other.values())
         figures.update(concepts=len(words.concepts), unknown_share=round(unknown, 4), **found)
         counts = " and ".join(f"{found[h]['persons']:,} persons of {h}" for h in HOSPITALS)
-        say(f"{contract.show(data)}: {counts}; {unknown:.1%} of the second's events unknown to the first")
-        made.record()
+        say(f"{contract.display_path(data)}: {counts}; {unknown:.1%} of the second's events unknown to the first")
+        stamp.record()
 
 
 if __name__ == "__main__":

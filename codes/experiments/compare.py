@@ -19,12 +19,13 @@ Arms are compared on the examples (subject_id, prediction_time) that both were t
 both, a * says so. Rows of two cohorts, or labels that differ, are refused: the hospital's labels were made anew between the runs.
 Several phenotypes are one outcome whose figures are means over phenotypes, each where both classes are.
 """
+
 import argparse
 from collections.abc import Callable
 
 import pandas as pd
 
-from medrep import config, contract
+from medrep import config, contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import metrics, results
 from medrep.evaluation.results import KEY, arms_of, find_reference, name_arm, place
@@ -35,11 +36,37 @@ LINE = ["calibration_slope", "calibration_intercept"]
 FEW = 10  # examples of a class, below which asymptotic tests are not to be leaned on
 PAPER_MEANS_OF = ["MT", "LLOS", "RA"]
 """The outcomes that the paper gives for each hospital."""
-COLUMNS = ["outcome", "tested_on", *KEY, "cohort", "seeds", "n", "positives",
-           *(f"{name}{end}" for name in ("auroc", "auprc") for end in ("", "_low", "_high")), "brier",
-           "calibration_slope", "calibration_slope_low", "calibration_slope_high", "calibration_intercept",
-           "readable_tokens", "against", "difference", "low", "high", "z", "p", "p_holm", "bootstrap_low", "bootstrap_high", "bootstrap_p",
-           "shared_seeds", "shared_examples", "same_examples", "paper", "reason"]
+COLUMNS = [
+    "outcome",
+    "tested_on",
+    *KEY,
+    "cohort",
+    "seeds",
+    "n",
+    "positives",
+    *(f"{name}{end}" for name in ("auroc", "auprc") for end in ("", "_low", "_high")),
+    "brier",
+    "calibration_slope",
+    "calibration_slope_low",
+    "calibration_slope_high",
+    "calibration_intercept",
+    "readable_tokens",
+    "against",
+    "difference",
+    "low",
+    "high",
+    "z",
+    "p",
+    "p_holm",
+    "bootstrap_low",
+    "bootstrap_high",
+    "bootstrap_p",
+    "shared_seeds",
+    "shared_examples",
+    "same_examples",
+    "paper",
+    "reason",
+]
 
 
 # ---- what is compared -------------------------------------------------------------------------------------------
@@ -49,8 +76,10 @@ def choose(summary: pd.DataFrame, outcomes: list[str] | None, variants: list[str
     """Whole tests, as the models came out of finetuning, of these outcomes and variants."""
     for flag, wanted, column in (("--outcome", outcomes, "outcome"), ("--variant", variants, "variant")):
         if unknown := sorted(set(wanted or []) - set(summary[column])):
-            raise UserError(f"{flag} {' '.join(unknown)}: {contract.show(contract.summary_file())} has "
-                            f"{', '.join(repr(value) for value in sorted(set(summary[column])))}")
+            raise UserError(
+                f"{flag} {' '.join(unknown)}: {contract.display_path(contract.summary_file())} has "
+                f"{', '.join(repr(value) for value in sorted(set(summary[column])))}"
+            )
     rows = summary[(summary.subgroup == "") & (summary.recalibration == "")]
     return rows[rows.outcome.isin(outcomes or rows.outcome) & rows.variant.isin(variants or rows.variant)]
 
@@ -66,11 +95,16 @@ def check(rows: pd.DataFrame, against: str | None):
     for (outcome, hospital, *arm), part in rows.groupby(["outcome", "tested_on", *KEY]):
         if part.made_with.nunique() > 1:
             seeds = "; ".join(f"{made}: seeds {', '.join(str(seed) for seed in sorted(set(of.seed)))}" for made, of in part.groupby("made_with"))
-            complaints.append(f"{name_arm(tuple(arm))} was trained in different ways for {outcome} at {hospital} ({seeds}): finetune.py with "
-                              "the same settings and --fresh makes the older seeds anew")
+            complaints.append(
+                f"{name_arm(tuple(arm))} was trained in different ways for {outcome} at {hospital} ({seeds}): finetune.py with "
+                "the same settings and --fresh makes the older seeds anew"
+            )
     twice = rows[rows.duplicated(["outcome", "tested_on", *KEY, "seed", "label"])]
-    complaints += [f"{name_arm(arm)} has two rows for one seed, outcome and hospital in {contract.show(contract.summary_file())}: "
-                   "delete it, finetune.py writes it anew" for arm in arms_of(twice)]
+    complaints += [
+        f"{name_arm(arm)} has two rows for one seed, outcome and hospital in {contract.display_path(contract.summary_file())}: "
+        "delete it, finetune.py writes it anew"
+        for arm in arms_of(twice)
+    ]
     for row in tested(rows).itertuples():
         if not row.predictions and row.label == "":
             complaints.append(f"{row.outcome} at {row.tested_on}, {row.model} {row.rep_type}, seed {row.seed}: no predictions are named")
@@ -97,8 +131,10 @@ def read_predictions(row) -> pd.DataFrame:
         raise UserError(f"{row.predictions} has an example twice: finetune.py --fresh makes it anew")
     area = metrics.auroc(found.boolean_value, found.probability)
     if (len(found), found.boolean_value.sum()) != (row.n, row.positives) or area is None or abs(area - row.auroc) > 1e-6:
-        raise UserError(f"{row.predictions} is not what {contract.show(contract.summary_file())} was made from (n {len(found)} and {row.n:.0f}, "
-                        f"AUROC {area} and {row.auroc}): finetune.py --fresh makes both anew")
+        raise UserError(
+            f"{row.predictions} is not what {contract.display_path(contract.summary_file())} was made from (n {len(found)} and {row.n:.0f}, "
+            f"AUROC {area} and {row.auroc}): finetune.py --fresh makes both anew"
+        )
     return found
 
 
@@ -120,8 +156,10 @@ def shared_pairs(tests: dict, others: dict, what: Callable[[], str]) -> list[tup
     for key in sorted(tests.keys() & others.keys()):
         both = tests[key].merge(others[key], on=EXAMPLE, suffixes=("", "_other"), validate="one_to_one")
         if differ := int((both.boolean_value != both.boolean_value_other).sum()):
-            raise UserError(f"{what()}: {differ} of {len(both)} shared examples have another label; the labels were made anew between the runs: "
-                            "finetune.py --fresh makes the older anew")
+            raise UserError(
+                f"{what()}: {differ} of {len(both)} shared examples have another label; the labels were made anew between the runs: "
+                "finetune.py --fresh makes the older anew"
+            )
         pairs.append((both.boolean_value.to_numpy(), both.probability.to_numpy(), both.probability_other.to_numpy(), both.subject_id.to_numpy()))
     return pairs
 
@@ -138,30 +176,46 @@ def compare(rows: pd.DataFrame, against: str | None, replicates: int, published:
     arms = arms_of(rows)
     reference = find_reference(arms, against)
     of_arm = {arm: part for arm, part in rows.groupby(KEY)}
-    tests = {arm: {(row.seed, row.label): read_predictions(row) for row in tested(part).itertuples() if row.predictions}
-             for arm, part in of_arm.items()}
+    tests = {
+        arm: {(row.seed, row.label): read_predictions(row) for row in tested(part).itertuples() if row.predictions} for arm, part in of_arm.items()
+    }
     found = []
     for arm in bar(arms, f"compare {outcome} at {hospital}", unit="arms"):
         whole = of_arm[arm][of_arm[arm].label.isin(["", "macro"])]
         if whole.empty:
             raise UserError(f"{outcome} at {hospital}: {name_arm(arm)} has figures of phenotypes, but no macro row; finetune.py --fresh writes it")
-        means = {name: None if whole[name].isna().all() else float(whole[name].mean())
-                 for name in ("n", "positives", *metrics.OF_MEANS, "readable_tokens")}
-        row = dict(zip(KEY, arm, strict=True)) | means | {
-            "outcome": outcome, "tested_on": hospital, "cohort": whole.cohort.iloc[0], "seeds": whole.seed.nunique(), "reason": reasons(whole),
-            "paper": published_auroc(published, arm, outcome, hospital), "against": name_arm(reference) if reference else ""}
+        means = {
+            name: None if whole[name].isna().all() else float(whole[name].mean()) for name in ("n", "positives", *metrics.OF_MEANS, "readable_tokens")
+        }
+        row = (
+            dict(zip(KEY, arm, strict=True))
+            | means
+            | {
+                "outcome": outcome,
+                "tested_on": hospital,
+                "cohort": whole.cohort.iloc[0],
+                "seeds": whole.seed.nunique(),
+                "reason": reasons(whole),
+                "paper": published_auroc(published, arm, outcome, hospital),
+                "against": name_arm(reference) if reference else "",
+            }
+        )
         if tests[arm]:
-            row |= metrics.describe_means([(test.boolean_value, test.probability, test.subject_id) for test in tests[arm].values()], replicates,
-                                          intervals=("auroc", "auprc"))
+            row |= metrics.describe_means(
+                [(test.boolean_value, test.probability, test.subject_id) for test in tests[arm].values()], replicates, intervals=("auroc", "auprc")
+            )
         row |= {name: figure if len(whole[name].dropna()) else None for name, figure in whole[LINE].median().items()}
         row |= {"calibration_slope_low": whole.calibration_slope.min(), "calibration_slope_high": whole.calibration_slope.max()}
         if reference and arm != reference:
             pairs = shared_pairs(tests[arm], tests[reference], lambda arm=arm: f"{outcome} at {hospital}, {name_arm(arm)} and {name_arm(reference)}")
             row |= metrics.compare_means(pairs, replicates)
             shared = sum(len(pair[0]) for pair in pairs)
-            row |= {"shared_seeds": len({seed for seed, _ in tests[arm].keys() & tests[reference].keys()}), "shared_examples": shared,
-                    "same_examples": shared == sum(map(len, tests[arm].values())) == sum(map(len, tests[reference].values())),
-                    "seeds": whole.seed.nunique()}
+            row |= {
+                "shared_seeds": len({seed for seed, _ in tests[arm].keys() & tests[reference].keys()}),
+                "shared_examples": shared,
+                "same_examples": shared == sum(map(len, tests[arm].values())) == sum(map(len, tests[reference].values())),
+                "seeds": whole.seed.nunique(),
+            }
             if tests[arm] and tests[reference] and not shared:
                 row["reason"] = "; ".join(filter(None, [row["reason"], f"no example in common with {name_arm(reference)}"]))
         found.append(row)
@@ -198,8 +252,10 @@ def in_columns(columns: dict[str, list[str]]) -> str:
     kept = {name: cells for name, cells in columns.items() if any(cells)}
     widths = [max(map(len, [name, *cells])) for name, cells in kept.items()]
     lines = [list(kept), *map(list, zip(*kept.values(), strict=True))]
-    return "\n".join("  ".join(f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip()
-                     for line in lines)
+    return "\n".join(
+        "  ".join(f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        for line in lines
+    )
 
 
 def text_of(table: pd.DataFrame, replicates: int) -> str:
@@ -217,28 +273,41 @@ def text_of(table: pd.DataFrame, replicates: int) -> str:
         "n": [number(row["n"], ",.0f") for row in rows],
         "pos.": [number(row["positives"], ",.0f") for row in rows],
         "read": [number(row["readable_tokens"], ".0%") for row in rows],
-        "difference (95 %)": [with_interval(row["difference"], row["low"], row["high"], "+.3f") + ("*" if mark else " " * any(marked))
-                              if number(row["difference"], "") else "" for row, mark in zip(rows, marked, strict=True)],
+        "difference (95 %)": [
+            with_interval(row["difference"], row["low"], row["high"], "+.3f") + ("*" if mark else " " * any(marked))
+            if number(row["difference"], "")
+            else ""
+            for row, mark in zip(rows, marked, strict=True)
+        ],
         "p": [p_value(row["p"]) for row in rows],
         "Holm": [p_value(row["p_holm"]) for row in rows],
         "paper": [number(row["paper"], ".3f") for row in rows],
     }
-    notes = [f"* {name}: on the {row['shared_examples']:,} examples of {row['shared_seeds']} seeds that both were tested on"
-             for name, row, mark in zip(names, rows, marked, strict=True) if mark]
+    notes = [
+        f"* {name}: on the {row['shared_examples']:,} examples of {row['shared_seeds']} seeds that both were tested on"
+        for name, row, mark in zip(names, rows, marked, strict=True)
+        if mark
+    ]
     notes += [f"{name}: {row['reason']}" for name, row in zip(names, rows, strict=True) if row["reason"]]
     if 0 < first["positives"] < FEW or 0 < first["n"] - first["positives"] < FEW:
         notes.append(f"fewer than {FEW} of a class: intervals and p are rough")
     against = f"differences to {first['against']}" if first["against"] else "no arm here to compare with"
-    title = (f"{first['outcome']} at {first['tested_on']}, trained at {', '.join(sorted(set(table.trained_on)))}; "
-             f"{against}; {replicates:,} draws of persons")
+    title = (
+        f"{first['outcome']} at {first['tested_on']}, trained at {', '.join(sorted(set(table.trained_on)))}; "
+        f"{against}; {replicates:,} draws of persons"
+    )
     return "\n".join([title, in_columns(columns), *notes])
 
 
 def mean_table(tables: pd.DataFrame, published: dict) -> str:
     """Mean AUROC over PAPER_MEANS_OF at each hospital, of the arms that have them all, beside the mean of the paper's; "" without any."""
     chosen = tables[tables.outcome.isin(PAPER_MEANS_OF) & tables.auroc.notna()]
-    whole = {(arm, hospital): part for (*arm, hospital), part in chosen.groupby([*KEY, "tested_on"]) for arm in [tuple(arm)]
-             if len(part) == len(PAPER_MEANS_OF)}
+    whole = {
+        (arm, hospital): part
+        for (*arm, hospital), part in chosen.groupby([*KEY, "tested_on"])
+        for arm in [tuple(arm)]
+        if len(part) == len(PAPER_MEANS_OF)
+    }
     arms = sorted({arm for arm, _ in whole}, key=place)
     if not arms:
         return ""
@@ -247,8 +316,12 @@ def mean_table(tables: pd.DataFrame, published: dict) -> str:
         parts = [whole.get((arm, hospital)) for arm in arms]
         columns[hospital] = ["" if part is None else f"{part.auroc.mean():.3f}" for part in parts]
         columns[f"paper, {hospital}"] = ["" if part is None or part.paper.isna().any() else f"{part.paper.mean():.3f}" for part in parts]
-    means = [published["means"].get(arm[1], {}).get(arm[3], {}) if arm[0] == published["trained_on"] and arm[2] in ("", "linear") and not arm[4]
-             and arm[5] in ("", "unk") else {} for arm in arms]
+    means = [
+        published["means"].get(arm[1], {}).get(arm[3], {})
+        if arm[0] == published["trained_on"] and arm[2] in ("", "linear") and not arm[4] and arm[5] in ("", "unk")
+        else {}
+        for arm in arms
+    ]
     for where in ("internal", "external", "all"):
         columns[f"paper, {where}"] = [number(mean.get(where), ".3f") for mean in means]
     return f"Mean AUROC over {', '.join(PAPER_MEANS_OF)}; the paper's external and all have a hospital and outcomes more\n{in_columns(columns)}"
@@ -265,22 +338,27 @@ def recalibration_table(summary: pd.DataFrame) -> str:
     keys = means.index.to_frame(index=False)
     columns = {"arm": names_of(keys), "outcome": keys.outcome.tolist(), "at": keys.tested_on.tolist(), "labels": [f"{n:,}" for n in keys.labels]}
     for name, figure in (("slope", "calibration_slope"), ("intercept", "calibration_intercept"), ("Brier", "brier")):
-        columns |= {f"{name} {when}": [number(value, ".3f") for value in means[figure, when]]
-                    for when in ("before", "after") if (figure, when) in means}
+        columns |= {
+            f"{name} {when}": [number(value, ".3f") for value in means[figure, when]] for when in ("before", "after") if (figure, when) in means
+        }
     return f"Recalibration (perfect: slope 1, intercept 0)\n{in_columns(columns)}"
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outcome", nargs="+", metavar="NAME", help="default: all that were tested")
-    parser.add_argument("--against", metavar="WORDS", help="the arm that others are compared with, by its representation, its model or both, "
-                                                           "such as medrep or 'logreg tokens'; default: behrt medrep, or the first")
+    parser.add_argument(
+        "--against",
+        metavar="WORDS",
+        help="the arm that others are compared with, by its representation, its model or both, "
+        "such as medrep or 'logreg tokens'; default: behrt medrep, or the first",
+    )
     parser.add_argument("--variant", nargs="+", metavar="NAME", help="arms of these variants only, '' being the plain one; default: all")
     parser.add_argument("--replicates", type=int, default=1000, metavar="N", help="draws of persons for each interval; 0: no intervals of figures")
     args = parser.parse_args(argv)
     if args.replicates < 0:
         raise UserError(f"--replicates {args.replicates}: give 0 or more")
-    published = config.read_layers("published.yaml")
+    published = config.read_merged_yaml("published.yaml")
     summary = results.read_summary()
     rows = choose(summary, args.outcome, args.variant)
     check(rows, args.against)
@@ -297,11 +375,11 @@ def main(argv=None):
             say(f"\npaper: arXiv 2504.08329 {published['version']}, MIMIC-IV and EHRSHOT; its medrep was finetuned with trajectory augmentation")
         file = contract.comparison_file()
         if args.outcome or args.variant:
-            say(f"a part only, which is shown and not written: without --outcome and --variant {contract.show(file)} has all")
+            say(f"a part only, which is shown and not written: without --outcome and --variant {contract.display_path(file)} has all")
         else:
-            with contract.unfinished(file) as part:
+            with storage.atomic_write(file) as part:
                 everything.to_csv(part, index=False)
-            say(f"{contract.show(file)}: {len(everything)} rows, each an arm at a hospital")
+            say(f"{contract.display_path(file)}: {len(everything)} rows, each an arm at a hospital")
         figures |= {"tables": len(tables), "arms": len(arms_of(everything)), "rows": len(everything)}
 
 

@@ -19,6 +19,7 @@ hospital the model stays as it is and its concept table is swapped for that hosp
 a code it does not know is [UNK], or with --oov ancestor its nearest known ancestor. What is finished is not trained again:
 a further --external, --oov or --recalibrate only tests.
 """
+
 import argparse
 from dataclasses import replace
 from pathlib import Path
@@ -26,14 +27,15 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from medrep import config, contract
+from medrep import config, contract, stamps
 from medrep.cdm import outcomes
-from medrep.contract import LABELS
 from medrep.errors import UserError
 from medrep.evaluation import counts, results
 from medrep.evaluation.arms import BASELINES, Arm, CannotLearn, Given, Run, Site, agree
 from medrep.patients import training
 from medrep.progress import say, stage
+from medrep.settings import ExperimentConfig, ModelConfig
+from medrep.tables import LABELS
 from medrep.vectors import concept_vectors
 
 
@@ -43,10 +45,12 @@ def outcome_name(text: str, home: str) -> str:
     if "/" not in text and "." not in text and (labelled.parent / text).is_dir() and text not in outcomes.built_in():
         return text  # the user's, by the name of its file
     outcome = outcomes.find(text)
-    stamp = contract.read_stamp(LABELS.at(hospital=home, outcome=outcome.name))
-    if outcome.source and stamp and stamp["inputs"].get(contract.show(outcome.source)) != contract.fingerprint(outcome.source):
-        raise UserError(f"{text} is not what the labels of {outcome.name} at {home} were made from: "
-                        f"python preprocessing/labels.py --hospital {home} --outcome {text} makes them anew, and so at every other hospital")
+    stamp = stamps.read_stamp(LABELS.at(hospital=home, outcome=outcome.name))
+    if outcome.source and stamp and stamp["inputs"].get(contract.display_path(outcome.source)) != stamps.fingerprint(outcome.source):
+        raise UserError(
+            f"{text} is not what the labels of {outcome.name} at {home} were made from: "
+            f"python preprocessing/labels.py --hospital {home} --outcome {text} makes them anew, and so at every other hospital"
+        )
     return outcome.name
 
 
@@ -57,7 +61,7 @@ def outcome_names(wanted: list[str], home: str) -> list[str]:
     folder = LABELS.at(hospital=home, outcome="*").parent
     there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if not there:
-        raise UserError(f"{contract.show(folder)} has no labels; preprocessing/labels.py writes them")
+        raise UserError(f"{contract.display_path(folder)} has no labels; preprocessing/labels.py writes them")
     if missing := [name for name in outcomes.built_in() if name not in there]:
         say(f"{', '.join(missing)}: not labelled at {home} (preprocessing/labels.py says why)")
     return there
@@ -66,7 +70,7 @@ def outcome_names(wanted: list[str], home: str) -> list[str]:
 # ---- the stage ----------------------------------------------------------------------------------------------------
 
 
-def arms_of(args, experiment: config.Experiment, home: str) -> list[Arm]:
+def arms_of(args, experiment: ExperimentConfig, home: str) -> list[Arm]:
     reps = args.counts if args.model in BASELINES else args.rep_type
     arms = [Arm(args, experiment, home, rep, shots) for rep in reps for shots in args.shots or [0]]
     return arms + [Arm(args, experiment, home, rep, oracle=True) for rep in reps if args.oracle]
@@ -85,15 +89,22 @@ def check_arguments(args):
     """Refuse flags that contradict one another or would be ignored; fills in what was left out."""
     baseline = args.model in BASELINES
     vanilla = not baseline and "none" in (args.rep_type or [])
-    for flag, given, sensible in (("--rep-type", args.rep_type, not baseline), ("--counts", args.counts, baseline),
-                                  ("--aug-ratio", args.aug_ratio, args.aug_times), ("--oov", args.oov, args.evaluate_only or vanilla),
-                                  ("--outcome", args.outcome, not args.evaluate_only)):
+    for flag, given, sensible in (
+        ("--rep-type", args.rep_type, not baseline),
+        ("--counts", args.counts, baseline),
+        ("--aug-ratio", args.aug_ratio, args.aug_times),
+        ("--oov", args.oov, args.evaluate_only or vanilla),
+        ("--outcome", args.outcome, not args.evaluate_only),
+    ):
         if given and not sensible:
             raise UserError(f"{flag} has no meaning here: {WITHOUT[flag]}")
     args.rep_type, args.counts, args.oov = args.rep_type or ["medrep"], args.counts or list(counts.KINDS), args.oov or ["unk"]
     args.aug_ratio, args.outcome = args.aug_ratio or 0.8, args.outcome or ["MT"]
-    for flag, given, sensible in (("--frozen", args.frozen, not baseline), ("--aug-times", args.aug_times, not baseline and not args.frozen),
-                                  ("--extract-attention-score", args.extract_attention_score, not baseline and not args.frozen)):
+    for flag, given, sensible in (
+        ("--frozen", args.frozen, not baseline),
+        ("--aug-times", args.aug_times, not baseline and not args.frozen),
+        ("--extract-attention-score", args.extract_attention_score, not baseline and not args.frozen),
+    ):
         if given and not sensible:
             other = f"--model {args.model}" if baseline else "--frozen"
             raise UserError(f"{flag} is for patient models that are finetuned: leave it out with {other}")
@@ -113,7 +124,7 @@ def hospitals_for(outcome: str, home: str, external: list[str], several: bool) -
     LABELS.require(hospital=home, outcome=outcome)
     for hospital in dict.fromkeys(external):
         if not contract.trajectories_folder(hospital).exists():
-            there = ", ".join(contract.hospitals_used()) or "none"
+            there = ", ".join(contract.hospitals_with_trajectories()) or "none"
             raise UserError(f"{hospital} has no trajectories: preprocessing/run.sh writes them (those of {there} are there)")
         if several and not LABELS.at(hospital=hospital, outcome=outcome).exists():
             say(f"{outcome} is not labelled at {hospital}: it is tested at home only")
@@ -121,12 +132,14 @@ def hospitals_for(outcome: str, home: str, external: list[str], several: bool) -
             found.append(hospital)
     for hospital in found:
         if not LABELS.at(hospital=hospital, outcome=outcome).exists():
-            raise UserError(f"{outcome} is not labelled at {hospital}: python preprocessing/labels.py --hospital {hospital} --outcome {outcome} "
-                            "does it, or --external leaves that hospital out")
+            raise UserError(
+                f"{outcome} is not labelled at {hospital}: python preprocessing/labels.py --hospital {hospital} --outcome {outcome} "
+                "does it, or --external leaves that hospital out"
+            )
     return found
 
 
-def run_all(args, experiment: config.Experiment, home: str, names: list[str]) -> list[dict]:
+def run_all(args, experiment: ExperimentConfig, home: str, names: list[str]) -> list[dict]:
     external, arms, rows, failed = args.external or experiment.finetuning.external, arms_of(args, experiment, home), [], {}
     where = {outcome: hospitals_for(outcome, home, external, len(names) > 1) for outcome in names}  # what is missing is said before any work
     for outcome, hospitals in where.items():
@@ -159,8 +172,10 @@ def evaluate_only(args) -> list[dict]:
     if not (folder / "config.yaml").exists() and (contract.ROOT / folder / "config.yaml").exists():
         folder = contract.ROOT / folder  # as messages name it
     if not (folder / "config.yaml").exists():
-        raise UserError(f"--evaluate-only {folder} holds no finished run, neither from here nor in {contract.ROOT}: "
-                        "give a folder seed_... that finetune.py has written")
+        raise UserError(
+            f"--evaluate-only {folder} holds no finished run, neither from here nor in {contract.ROOT}: "
+            "give a folder seed_... that finetune.py has written"
+        )
     content = yaml.safe_load((folder / "config.yaml").read_text())
     facts = content["run"]
     if "thresholds" not in facts or facts["model"] in BASELINES or "frozen" in facts["variant"]:
@@ -172,10 +187,12 @@ def evaluate_only(args) -> list[dict]:
             raise UserError(f"--evaluate-only {folder} reads vectors of its own: give --rep-type path/to/{rep}.npy, too")
         rep = own[0]
     if facts.get("vectors") != concept_vectors.identity(rep):
-        raise UserError(f"--evaluate-only {folder} was trained on other vectors than {contract.show(contract.concept_array_file(rep))}: "
-                        "put those that it was trained on there, with their concept_idx.csv")
+        raise UserError(
+            f"--evaluate-only {folder} was trained on other vectors than {contract.display_path(contract.concept_array_file(rep))}: "
+            "put those that it was trained on there, with their concept_idx.csv"
+        )
     args.model = facts["model"]
-    experiment = replace(config.load_experiment(facts["model"], args.overrides), model=config.Model(**content["model"]))
+    experiment = replace(config.load_experiment(facts["model"], args.overrides), model=ModelConfig(**content["model"]))
     outcome = facts["outcome"]
     arm = Arm.given(args, experiment, facts, folder, rep)
     hospitals = args.external or experiment.finetuning.external
@@ -195,17 +212,23 @@ def main(argv=None):
     concept_vectors.add_rep_argument(parser, "--rep-type", nargs="+", default=None)
     parser.add_argument("--counts", nargs="+", choices=counts.KINDS, help="what logreg and gbm count; default both")
     parser.add_argument("--head", choices=["linear", "tied"], help="which pretrained model; default model.head")
-    parser.add_argument("--outcome", nargs="+", metavar="OUTCOME",
-                        help="MT, or those that preprocessing/labels.py has labelled, by name or by the same path, or all")
+    parser.add_argument(
+        "--outcome", nargs="+", metavar="OUTCOME", help="MT, or those that preprocessing/labels.py has labelled, by name or by the same path, or all"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, help="default: finetuning.seeds of the model's settings")
     parser.add_argument("--external", nargs="+", metavar="HOSPITAL", help="where else it is tested; default finetuning.external")
-    parser.add_argument("--oov", nargs="+", choices=training.OOV,
-                        help="how --rep-type none reads a code that it does not know: as [UNK], as its nearest known ancestor, or once each")
+    parser.add_argument(
+        "--oov",
+        nargs="+",
+        choices=training.OOV,
+        help="how --rep-type none reads a code that it does not know: as [UNK], as its nearest known ancestor, or once each",
+    )
     parser.add_argument("--frozen", action="store_true", help="a linear probe of the pretrained model")
     parser.add_argument("--shots", nargs="+", type=int, default=[], metavar="K", help="learn from K positive and K negative examples; one arm each")
     parser.add_argument("--oracle", action="store_true", help="beside it an arm that is trained at each external hospital, tested on a part of it")
-    parser.add_argument("--recalibrate", nargs="+", type=int, default=[], metavar="N",
-                        help="also by N labels of the external hospital, before and after")
+    parser.add_argument(
+        "--recalibrate", nargs="+", type=int, default=[], metavar="N", help="also by N labels of the external hospital, before and after"
+    )
     parser.add_argument("--aug-times", type=int, default=0, metavar="N", help="copies of each training example with neighbours in place of tokens")
     parser.add_argument("--aug-ratio", type=float, metavar="SHARE", help="of a copy's tokens that are replaced; default 0.8")
     parser.add_argument("--evaluate-only", type=Path, metavar="RUN", help="train nothing: test this finetuned run at the external hospitals")
@@ -228,7 +251,7 @@ def main(argv=None):
             for rep in [] if args.model in BASELINES else args.rep_type:
                 concept_vectors.check_vectors(rep, experiment.model)
             rows = run_all(args, experiment, home, names)
-        say(f"{contract.show(contract.summary_file())}: one row a test")
+        say(f"{contract.display_path(contract.summary_file())}: one row a test")
         figures.update(mean_auroc(rows))
 
 
@@ -241,8 +264,10 @@ def mean_auroc(rows: list[dict]) -> dict[str, float | None]:
     for row in whole:
         key = "_".join(["auroc", row["tested_on"], *(str(row[name]) for name in differ if row[name])])
         found.setdefault(key, []).append(row["auroc"])
-    return {key: round(float(np.mean([v for v in values if v is not None])), 4) if any(v is not None for v in values) else None
-            for key, values in found.items()}
+    return {
+        key: round(float(np.mean([v for v in values if v is not None])), 4) if any(v is not None for v in values) else None
+        for key, values in found.items()
+    }
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ rest stays here. It runs on this machine, or a server is asked (its key, if it w
 Answers are kept as they come: the same command goes on after a kill, and asks nothing twice that was answered. What an answer lacks is
 asked for again, and what stays unreadable is counted, kept as it came, and never guessed.
 """
+
 import argparse
 import hashlib
 import json
@@ -31,20 +32,32 @@ from urllib.parse import urlsplit
 import pandas as pd
 import yaml
 
-from medrep import config, contract, progress
+from medrep import config, contract, progress, stamps, storage
 from medrep.cdm import outcomes
 from medrep.cdm.engine import connect
 from medrep.cdm.sources import omop
-from medrep.config import Cohort, Rating
-from medrep.contract import Made
 from medrep.errors import UserError
 from medrep.evaluation import features, ratings
 from medrep.llm import chat, local_model
 from medrep.progress import say, stage
+from medrep.settings import CohortConfig, RatingConfig
+from medrep.stamps import Stamp
+from medrep.tables import LABELS
 from medrep.vectors import concept_vectors
 
-COLUMNS = ["token", "name", "kind", "rating", "rank", "persons", "attention", "attention_mean", "attribution", "attribution_mean",
-           "attribution_abs_mean"]
+COLUMNS = [
+    "token",
+    "name",
+    "kind",
+    "rating",
+    "rank",
+    "persons",
+    "attention",
+    "attention_mean",
+    "attribution",
+    "attribution_mean",
+    "attribution_abs_mean",
+]
 ALIKE = 0.2  # by how much of the top features' the matched controls' median of persons may differ before that is said
 NONE = {"failed": "no reason"}
 WORDED = ("prediction_at", "prediction_hours", "long_stay_days", "readmission_days", "onset_at")  # settings that a question tells of
@@ -55,7 +68,7 @@ WORDED = ("prediction_at", "prediction_hours", "long_stay_days", "readmission_da
 
 def read_words() -> dict:
     """configs/prompts/rating.yaml, checked."""
-    words = config.read_layers("prompts/rating.yaml")
+    words = config.read_merged_yaml("prompts/rating.yaml")
     wrong = [f"has no {name}" for name in ("system", "user", "again", "own", "outcomes") if not words.get(name)]
     wrong += [f"user does not say {{{name}}}" for name in ("outcome", "features") if f"{{{name}}}" not in str(words.get("user", ""))]
     if wrong:
@@ -63,7 +76,7 @@ def read_words() -> dict:
     return words
 
 
-def in_words(words: dict, outcome: str, cohort: Cohort) -> str:
+def in_words(words: dict, outcome: str, cohort: CohortConfig) -> str:
     """When and what is predicted, for someone who does not know the outcome's name here."""
     known = outcomes.built_in().get(outcome)
     name = outcome.replace("_", " ")
@@ -74,15 +87,19 @@ def in_words(words: dict, outcome: str, cohort: Cohort) -> str:
     elif known and known.kind == "onset" and cohort.onset_at == "record":
         when = "in the course of a hospital stay"
     text = words["outcomes"].get(outcome, words["own"])
-    for field, value in {"when": when, "long_stay_days": f"{cohort.long_stay_days:g}", "readmission_days": f"{cohort.readmission_days:g}",
-                         "name": name}.items():
+    for field, value in {
+        "when": when,
+        "long_stay_days": f"{cohort.long_stay_days:g}",
+        "readmission_days": f"{cohort.readmission_days:g}",
+        "name": name,
+    }.items():
         text = text.replace(f"{{{field}}}", value)
     return text
 
 
-def as_labelled(outcome: str, cohort: Cohort) -> Cohort:
+def as_labelled(outcome: str, cohort: CohortConfig) -> CohortConfig:
     """The settings that the home hospital's labels were made with, which may be others than today's."""
-    stamp = contract.read_stamp(contract.LABELS.at(hospital=cohort.home, outcome=outcome))
+    stamp = stamps.read_stamp(LABELS.at(hospital=cohort.home, outcome=outcome))
     return replace(cohort, **{name: stamp["settings"][name] for name in WORDED if name in stamp["settings"]}) if stamp else cohort
 
 
@@ -92,7 +109,7 @@ def as_labelled(outcome: str, cohort: Cohort) -> Cohort:
 class Rater:
     """Who is asked: a service, or the model on this machine. Only what has no answer yet with a rating in it is."""
 
-    def __init__(self, settings: Rating, address: str):
+    def __init__(self, settings: RatingConfig, address: str):
         self.settings, self.address = settings, address
         self.local = None if address else local_model.Model(settings)
 
@@ -116,8 +133,10 @@ class Rater:
             answered = kept(file)
         if missing := [request.key for request in requests if answered.get(request.key, NONE).get("failed", "refused") != "refused"]:
             why = answered.get(missing[0], NONE)["failed"]
-            raise UserError(f"{len(missing):,} of {len(requests):,} prompts got no answer, such as one with {why}: "
-                            "the same command asks for them again, and all others are kept")
+            raise UserError(
+                f"{len(missing):,} of {len(requests):,} prompts got no answer, such as one with {why}: "
+                "the same command asks for them again, and all others are kept"
+            )
         return {request.key: rating_text(answered[request.key]) for request in requests}
 
 
@@ -133,80 +152,113 @@ def kept(file: Path) -> dict[str, dict]:
     return {row["key"]: row for row in sorted(rows, key=lambda row: "text" in row)}
 
 
-def choose(folder: Path, hospital: str, settings: Rating, seed: int) -> pd.DataFrame:
+def choose(folder: Path, hospital: str, settings: RatingConfig, seed: int) -> pd.DataFrame:
     """The features to rate, with attribution_abs_mean (mean by event)."""
     important, count = features.important(contract.attention_file(folder, hospital)), settings.features
     top = pd.read_csv(contract.features_file(folder, hospital), dtype={"token": str}).token.head(count)
     if important.empty:
-        raise UserError(f"{contract.show(contract.attention_file(folder, hospital))} has no events: there is nothing to rate")
+        raise UserError(f"{contract.display_path(contract.attention_file(folder, hospital))} has no events: there is nothing to rate")
     if not top.isin(important.token).all():
-        raise UserError(f"{contract.show(contract.features_file(folder, hospital))} has tokens that {contract.attention_file(folder, hospital).name} "
-                        "beside it has not: remove it, and finetune.py --extract-attention-score writes both")
+        raise UserError(
+            f"{contract.display_path(contract.features_file(folder, hospital))} has tokens that {contract.attention_file(folder, hospital).name} "
+            "beside it has not: remove it, and finetune.py --extract-attention-score writes both"
+        )
     few = int((important[important.token.isin(top)].persons < settings.min_persons).sum())
     if few == len(top):
-        raise UserError(f"each of the {len(top):,} top features of {contract.show(folder)} has fewer than {settings.min_persons} persons "
-                        "(rating.min_persons): there is nothing to rate")
+        raise UserError(
+            f"each of the {len(top):,} top features of {contract.display_path(folder)} has fewer than {settings.min_persons} persons "
+            "(rating.min_persons): there is nothing to rate"
+        )
     chosen = ratings.choose(important, top, seed, settings.min_persons)
     kinds, persons = chosen.kind.value_counts(), chosen.drop_duplicates(["kind", "key"]).groupby("kind").persons.median()
     if not kinds.get("top"):
-        raise UserError(f"none of the {len(top):,} top features of {contract.show(folder)} has a name: CONCEPT.csv in data/concepts has the names")
+        raise UserError(
+            f"none of the {len(top):,} top features of {contract.display_path(folder)} has a name: CONCEPT.csv in data/concepts has the names"
+        )
     names = chosen[chosen.kind == "top"].key.nunique()
-    notes = {f"{len(top):,} features, not {count:,}": len(top) < count,
-             f"{few:,} of fewer than {settings.min_persons} persons are left out": few > 0,
-             f"{len(top) - few - kinds['top']:,} without a name are left out": len(top) - few > kinds["top"],
-             f"{kinds['top'] - names:,} have another's name and are rated with it": kinds["top"] > names}
+    notes = {
+        f"{len(top):,} features, not {count:,}": len(top) < count,
+        f"{few:,} of fewer than {settings.min_persons} persons are left out": few > 0,
+        f"{len(top) - few - kinds['top']:,} without a name are left out": len(top) - few > kinds["top"],
+        f"{kinds['top'] - names:,} have another's name and are rated with it": kinds["top"] > names,
+    }
     notes |= {f"{kinds.get(kind, 0):,} {kind} controls, as many as there are": kinds.get(kind, 0) < names for kind in ratings.KINDS[1:]}
     if kinds.get("matched"):
-        notes[f"the matched controls are not as frequent as the top features, for want of others ({persons['matched']:,.0f} persons against "
-              f"{persons['top']:,.0f}, medians)"] = abs(persons["matched"] - persons["top"]) > ALIKE * persons["top"]
+        notes[
+            f"the matched controls are not as frequent as the top features, for want of others ({persons['matched']:,.0f} persons against "
+            f"{persons['top']:,.0f}, medians)"
+        ] = abs(persons["matched"] - persons["top"]) > ALIKE * persons["top"]
     if said := [note for note, holds in notes.items() if holds]:
         say(f"{hospital}: {'; '.join(said)}")
     return chosen.assign(attribution_abs_mean=chosen.attribution_abs / chosen.attributed.where(chosen.attributed > 0))
 
 
-def rate_outcome(folder: Path, outcome: str, args, settings: Rating, rater: Rater, words: dict, cohort: Cohort) -> dict:
+def rate_outcome(folder: Path, outcome: str, args, settings: RatingConfig, rater: Rater, words: dict, cohort: CohortConfig) -> dict:
     """Rate one outcome's features, write the files, and give the figures; what is there already of the same inputs stays."""
     files, described = contract.rating_files(folder, args.ex), in_words(words, outcome, as_labelled(outcome, cohort))
     question = ratings.Question(words["system"], words["user"].replace("{outcome}", described), words["again"])
     prompt = hashlib.sha256("\n".join([question.system, question.user, question.again]).encode()).hexdigest()[:16]
-    decisive = {name: value for name, value in asdict(settings).items() if name in (
-        "model", "temperature", "max_tokens", "tries", "features", "min_persons", "repeats", "batch")}
-    made = Made(files["summary"], settings=decisive | rater.identity() | {"prompt": prompt, "seed": args.seed}, inputs=[
-        contract.attention_file(folder, args.ex), contract.features_file(folder, args.ex), *omop.files("concepts", "concept")])
+    decisive = {
+        name: value
+        for name, value in asdict(settings).items()
+        if name in ("model", "temperature", "max_tokens", "tries", "features", "min_persons", "repeats", "batch")
+    }
+    stamp = Stamp(
+        files["summary"],
+        settings=decisive | rater.identity() | {"prompt": prompt, "seed": args.seed},
+        inputs=[contract.attention_file(folder, args.ex), contract.features_file(folder, args.ex), *omop.files("concepts", "concept")],
+    )
     # all that is asked anew comes together beside what is there, which stays until it has
     before = json.loads(files["summary"].read_text()) if files["summary"].exists() and files["ratings"].exists() else None
-    answers = contract.part_of(files["answers"]) if args.fresh else files["answers"]
-    if not args.fresh and before and not nothing_read(before) and made.is_current():
+    answers = storage.unfinished_path(files["answers"]) if args.fresh else files["answers"]
+    if not args.fresh and before and not nothing_read(before) and stamp.is_current():
         found = before
         if found["where"] != rater.where:
             say(f"{outcome}, {args.ex}: these are the answers of {found['where']}; --fresh asks {rater.where}")
         return found
     chosen, start = choose(folder, args.ex, settings, args.seed), time.perf_counter()
     name_of = chosen.drop_duplicates("key").set_index("key").name
-    say(f"{outcome}, {args.ex}: {len(name_of):,} names, {(chosen.kind == 'top').sum():,} of them top features, rated {settings.repeats} times by "
-        f"{settings.model} ({rater.where})")
+    say(
+        f"{outcome}, {args.ex}: {len(name_of):,} names, {(chosen.kind == 'top').sum():,} of them top features, rated {settings.repeats} times by "
+        f"{settings.model} ({rater.where})"
+    )
     rated = ratings.rate(name_of.tolist(), question, settings, args.seed, lambda *asked: rater.ask(*asked, answers), **rater.identity())
     for repeat, column in enumerate(ratings.columns(settings.repeats)):
         chosen[column] = pd.Series([rated.words.get((repeat, name_of[key])) for key in chosen.key], index=chosen.index, dtype=object)
     chosen["rating"] = ratings.most_common(ratings.scores(chosen))
     unread = sorted({key for asked, key in rated.last.items() if asked not in rated.words})
     broken_off = sum(answer.get("ended") == "length" for key, answer in kept(answers).items() if key in unread)
-    found = {"outcome": outcome, "asked_about": described, "hospital": args.ex, "model": settings.model, "where": rater.where, "prompt": prompt,
-             "repeats": settings.repeats, "seed": args.seed, **ratings.summary(chosen), "unparsed_answers": unread, "broken_off": broken_off,
-             "answers": contract.show(files["answers"]), "said": kept(answers).get(unread[0], {}).get("text", "")[:100] if unread else "",
-             "requests": rated.requests, "seconds": round(time.perf_counter() - start, 1)}
+    found = {
+        "outcome": outcome,
+        "asked_about": described,
+        "hospital": args.ex,
+        "model": settings.model,
+        "where": rater.where,
+        "prompt": prompt,
+        "repeats": settings.repeats,
+        "seed": args.seed,
+        **ratings.summary(chosen),
+        "unparsed_answers": unread,
+        "broken_off": broken_off,
+        "answers": contract.display_path(files["answers"]),
+        "said": kept(answers).get(unread[0], {}).get("text", "")[:100] if unread else "",
+        "requests": rated.requests,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
     if before and nothing_read(found) and not nothing_read(before):
-        say(f"{contract.show(files['ratings'])} stays as it was, rated by {before['model']}")
-        return found | {"answers": contract.show(answers)}
+        say(f"{contract.display_path(files['ratings'])} stays as it was, rated by {before['model']}")
+        return found | {"answers": contract.display_path(answers)}
     if before and before["model"] != settings.model:
-        say(f"{contract.show(files['ratings'])} was of {before['model']}: it is replaced, and a run with --llm {before['model']} brings it back")
+        say(
+            f"{contract.display_path(files['ratings'])} was of {before['model']}: it is replaced, and a run with --llm {before['model']} brings it back"
+        )
     if args.fresh:
-        contract.put_in_place(answers, files["answers"])
-    with contract.unfinished(files["ratings"]) as part:
+        storage.move_into_place(answers, files["answers"])
+    with storage.atomic_write(files["ratings"]) as part:
         part.touch(mode=0o600)  # rare concepts may point to a person
         chosen[[*COLUMNS[:3], *ratings.columns(settings.repeats), *COLUMNS[3:]]].to_csv(part, index=False)
-    contract.write_json(files["summary"], found)
-    made.record()
+    storage.write_json(files["summary"], found)
+    stamp.record()
     return found
 
 
@@ -216,6 +268,7 @@ def nothing_read(found: dict) -> bool:
 
 def show(found: dict):
     """The figures as a short table."""
+
     def cell(share: dict) -> str:
         if share["share"] is None:
             return "-"
@@ -227,11 +280,14 @@ def show(found: dict):
     for name, count, high, either in rows:
         say(f"  {name.replace('_', ' '):<18}{count:>6}  {high:<22}{either}")
     figures = {"agreement of repeats (Krippendorff's alpha)": found["agreement"]} | {
-        f"rank correlation with {what}": values["all"] for what, values in found["rank_correlation"].items()}
+        f"rank correlation with {what}": values["all"] for what, values in found["rank_correlation"].items()
+    }
     say("  " + progress.in_words({name: "-" if value is None else value for name, value in figures.items()}))
     if found["unparsed"]:
-        say(f"  warning: {found['unparsed']:,} of {found['ratings']:,} ratings could not be read in the answers and are left out; "
-            f"{found['answers']} has them as they came" + longer(found))
+        say(
+            f"  warning: {found['unparsed']:,} of {found['ratings']:,} ratings could not be read in the answers and are left out; "
+            f"{found['answers']} has them as they came" + longer(found)
+        )
 
 
 def longer(found: dict) -> str:
@@ -244,9 +300,11 @@ def check_measured(found: dict[str, dict]):
     nothing = [outcome for outcome, of in found.items() if nothing_read(of)]
     if nothing:
         said = " ".join(found[nothing[0]]["said"].split())
-        raise UserError(f"{found[nothing[0]]['model']} gave no rating that could be read for {', '.join(nothing)}: it answered, for one, "
-                        f"{said!r}, and {found[nothing[0]]['answers']} has all answers as they came; --llm takes a model that is tuned to "
-                        "instructions, as MedGemma's -it, and --base-url a server that has one" + longer(found[nothing[0]]))
+        raise UserError(
+            f"{found[nothing[0]]['model']} gave no rating that could be read for {', '.join(nothing)}: it answered, for one, "
+            f"{said!r}, and {found[nothing[0]]['answers']} has all answers as they came; --llm takes a model that is tuned to "
+            "instructions, as MedGemma's -it, and --base-url a server that has one" + longer(found[nothing[0]])
+        )
 
 
 # ---- the stage -----------------------------------------------------------------------------------------------
@@ -254,6 +312,7 @@ def check_measured(found: dict[str, dict]):
 
 def folders_of(args, home: str, head: str) -> dict[str, Path]:
     """{outcome: the run's folder}; whatever lacks is said with the command that writes it, before any work."""
+
     def folder_of(outcome: str) -> Path:
         return contract.finetuning_folder(home, args.model, args.rep, outcome, args.seed, head, args.variant)
 
@@ -264,21 +323,29 @@ def folders_of(args, home: str, head: str) -> dict[str, Path]:
         runs, run = folder_of("any").parents[1], folder_of("any").name
         there = sorted(path.name for path in runs.glob("*") if contract.attention_file(path / run, args.ex).exists())
         if not there:
-            raise UserError(f"{contract.show(runs)} has no features of {args.ex} for seed {args.seed}; {command} --outcome all{more} writes them")
+            raise UserError(
+                f"{contract.display_path(runs)} has no features of {args.ex} for seed {args.seed}; {command} --outcome all{more} writes them"
+            )
     else:
         there = [text if "/" not in text and folder_of(text).is_dir() else outcomes.find(text).name for text in args.outcome]
     found = {outcome: folder_of(outcome) for outcome in there}
-    missing = {outcome: path for outcome, folder in found.items() for path in (
-        contract.features_file(folder, args.ex), contract.attention_file(folder, args.ex)) if not path.exists()}
+    missing = {
+        outcome: path
+        for outcome, folder in found.items()
+        for path in (contract.features_file(folder, args.ex), contract.attention_file(folder, args.ex))
+        if not path.exists()
+    }
     if missing:
         others = {path.stem.removeprefix("attention_") for outcome in missing for path in found[outcome].glob("attention_*.parquet")} - {args.ex}
         are = ("is missing" if len(missing) == 1 else "are missing") + (f" (features of {', '.join(sorted(others))} are there)" if others else "")
-        raise UserError(f"{', '.join(contract.show(path) for path in missing.values())} {are}; {command} --outcome {' '.join(missing)}{more} writes "
-                        f"{'it' if len(missing) == 1 else 'them'}")
+        raise UserError(
+            f"{', '.join(contract.display_path(path) for path in missing.values())} {are}; {command} --outcome {' '.join(missing)}{more} writes "
+            f"{'it' if len(missing) == 1 else 'them'}"
+        )
     return found
 
 
-def settings_of(args) -> Rating:
+def settings_of(args) -> RatingConfig:
     settings = config.load("rating", args.overrides)
     given = {"model": args.llm, "features": args.features, "repeats": args.repeats, "batch": args.batch}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
@@ -299,8 +366,12 @@ def main(argv=None):
     parser.add_argument("--model", default="behrt", help="the patient model, one of configs/models")
     concept_vectors.add_rep_argument(parser, "--rep")
     parser.add_argument("--head", choices=["linear", "tied"], help="which pretrained model; default model.head")
-    parser.add_argument("--variant", default="", metavar="NAME",
-                        help="how the run was trained otherwise, as results/summary.csv calls it, such as aug4x0.8; default: plainly")
+    parser.add_argument(
+        "--variant",
+        default="",
+        metavar="NAME",
+        help="how the run was trained otherwise, as results/summary.csv calls it, such as aug4x0.8; default: plainly",
+    )
     parser.add_argument("--outcome", nargs="+", default=["MT"], metavar="OUTCOME", help="one or several, or all whose features were extracted")
     parser.add_argument("--seed", type=int, default=100, help="of the finetuned run, and of controls and orders")
     parser.add_argument("--ex", default="mimic", metavar="HOSPITAL", help="whose features")
@@ -321,7 +392,7 @@ def main(argv=None):
             found = all_found[outcome] = rate_outcome(folder, outcome, args, settings, rater, words, cohort)
             files = contract.rating_files(folder, args.ex)
             show(found)
-            say(f"  {contract.show(files['ratings'])}: a row a feature; {files['summary'].name}: the figures")
+            say(f"  {contract.display_path(files['ratings'])}: a row a feature; {files['summary'].name}: the figures")
             figures[outcome] = {name: found[name] for name in ("ratings", "unparsed", "requests")}
         check_measured(all_found)
 

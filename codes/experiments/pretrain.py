@@ -18,6 +18,7 @@ row a token, with the rows of tokens that both hospitals have.
 Train persons are learned from, valid persons say when to stop; the test persons' share is for finetuning and is not read
 here. Several devices are one process each. Killed, the same command continues after the last whole epoch.
 """
+
 import argparse
 import sys
 from collections import Counter
@@ -29,11 +30,12 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from medrep import config, contract
+from medrep import config, contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import metrics
 from medrep.patients import behrt, fitting, sequences, training
 from medrep.progress import bar, in_words, is_main_process, say, stage
+from medrep.settings import ExperimentConfig, ModelConfig
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import token_vocabulary
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS
@@ -104,8 +106,9 @@ def evaluate(model, plan, make):
 
 
 @torch.no_grad()
-def zero_shot(model, trajectories, whole: token_vocabulary.Vocabulary, known: token_vocabulary.Vocabulary, reading: training.Reading,
-              experiment) -> dict:
+def zero_shot(
+    model, trajectories, whole: token_vocabulary.Vocabulary, known: token_vocabulary.Vocabulary, reading: training.Reading, experiment
+) -> dict:
     """How many masked events of `trajectories`' valid persons a model names rightly that was never trained there.
 
     Every event may be masked, whether the model knows its token or not: what it has no row for it names wrongly.
@@ -129,8 +132,13 @@ def zero_shot(model, trajectories, whole: token_vocabulary.Vocabulary, known: to
         found, truth = named[logits.argmax(1).cpu().numpy()], truth[places]
         total.update(n=len(truth), readable=int(can[truth].sum()), right=int((found == truth).sum()), most_frequent=int((truth == favourite).sum()))
     n = max(total["n"], 1)
-    return {"masked": total["n"], "readable": round(total["readable"] / n, 4), "accuracy": round(total["right"] / n, 4),
-            "accuracy_readable": round(total["right"] / max(total["readable"], 1), 4), "most_frequent": round(total["most_frequent"] / n, 4)}
+    return {
+        "masked": total["n"],
+        "readable": round(total["readable"] / n, 4),
+        "accuracy": round(total["right"] / n, 4),
+        "accuracy_readable": round(total["right"] / max(total["readable"], 1), 4),
+        "most_frequent": round(total["most_frequent"] / n, 4),
+    }
 
 
 class Start:
@@ -140,12 +148,14 @@ class Start:
         if not folder.exists() and (contract.ROOT / folder).exists():
             folder = contract.ROOT / folder  # as messages name it
         if not (folder / "config.yaml").exists():
-            raise UserError(f"--from {folder} {'holds no finished model' if folder.exists() else f'is neither there nor in {contract.ROOT}'}: "
-                            "give a folder that pretrain.py has written")
+            raise UserError(
+                f"--from {folder} {'holds no finished model' if folder.exists() else f'is neither there nor in {contract.ROOT}'}: "
+                "give a folder that pretrain.py has written"
+            )
         self.folder, self.facts = folder.resolve(), yaml.safe_load((folder / "config.yaml").read_text())
         if "outcome" in self.facts["run"]:
             raise UserError(f"--from {folder} is a finetuned model: give a folder that pretrain.py has written")
-        self.sizes = config.Model(**self.facts["model"])
+        self.sizes = ModelConfig(**self.facts["model"])
         self.known = training.vocabulary_of(folder)
 
     def move(self, words: token_vocabulary.Vocabulary, reading: training.Reading) -> behrt.BehrtForPretraining:
@@ -217,10 +227,13 @@ def main(argv=None):
         known = whole.seen_in_pretraining()
         plans = {split: trajectories.windows(trajectories.rows_in(split), experiment.model.max_length) for split in ("train", "valid")}
         if missing := [split for split in plans if not len(plans[split])]:
-            raise UserError(f"{hospital} has no {' and no '.join(missing)} persons with trajectories: "
-                            "cohort.split_shares or a larger hospital would give some")
-        say(f"pretraining {args.model} with {contract.rep_name(args.rep_type)} at {hospital}: {len(plans['train']):,} windows of train persons, "
-            f"{len(plans['valid']):,} of valid persons; {len(known):,} tokens known of the hospital's {len(whole):,}")
+            raise UserError(
+                f"{hospital} has no {' and no '.join(missing)} persons with trajectories: cohort.split_shares or a larger hospital would give some"
+            )
+        say(
+            f"pretraining {args.model} with {contract.rep_name(args.rep_type)} at {hospital}: {len(plans['train']):,} windows of train persons, "
+            f"{len(plans['valid']):,} of valid persons; {len(known):,} tokens known of the hospital's {len(whole):,}"
+        )
 
         fitting.set_seed(settings.seed)
         reading = training.reading_of(known, args.rep_type, known)
@@ -232,19 +245,34 @@ def main(argv=None):
         accelerator = training.open_device(args.gpu_devices, settings.precision, args.report_to, folder)
         accelerator.init_trackers("tensorboard", fitting.flat(made_with))
         model = fitting.fit(
-            model=model, accelerator=accelerator, settings=settings, seed=settings.seed, folder=folder, make=make, losses=losses,
+            model=model,
+            accelerator=accelerator,
+            settings=settings,
+            seed=settings.seed,
+            folder=folder,
+            make=make,
+            losses=losses,
             plan=lambda epoch: sequences.batches(plans["train"], settings.batch_tokens, (settings.seed, epoch)),
-            evaluate=lambda model: evaluate(model, valid, make), what=f"pretrain {contract.rep_name(args.rep_type)}")
+            evaluate=lambda model: evaluate(model, valid, make),
+            what=f"pretrain {contract.rep_name(args.rep_type)}",
+        )
         if is_main_process():
             model.save_pretrained(folder)
             known.save(folder / "vocabulary.json")
-            training.finish(folder, made_with, model=args.model, rep_type=contract.rep_name(args.rep_type), head=experiment.model.head, home=hospital,
-                            **({"from": contract.show(start.folder)} if start else {}))
-            say(f"{contract.show(folder)}: the pretrained model")
+            training.finish(
+                folder,
+                made_with,
+                model=args.model,
+                rep_type=contract.rep_name(args.rep_type),
+                head=experiment.model.head,
+                home=hospital,
+                **({"from": contract.display_path(start.folder)} if start else {}),
+            )
+            say(f"{contract.display_path(folder)}: the pretrained model")
             figures.update(windows=len(plans["train"]), tokens=len(known), **fitting.best_line(folder))
 
 
-def new_model(sizes: config.Model, tokens: int, reading: training.Reading) -> behrt.BehrtForPretraining:
+def new_model(sizes: ModelConfig, tokens: int, reading: training.Reading) -> behrt.BehrtForPretraining:
     frozen = reading.vectors is not None
     model = behrt.BehrtForPretraining(behrt.make_config(sizes, tokens, frozen, reading.vectors.shape[1] if frozen else 0))
     if frozen:
@@ -252,7 +280,7 @@ def new_model(sizes: config.Model, tokens: int, reading: training.Reading) -> be
     return model
 
 
-def measure(args, start: Start, experiment: config.Experiment, hospital: str):
+def measure(args, start: Start, experiment: ExperimentConfig, hospital: str):
     with stage("zero_shot") as figures:
         trajectories, whole = sequences.Trajectories(hospital), token_vocabulary.of_hospital(hospital)
         reading = training.reading_of(whole, args.rep_type, start.known)
@@ -261,8 +289,8 @@ def measure(args, start: Start, experiment: config.Experiment, hospital: str):
             model.encoder.set_concepts(reading.vectors, rescale=False)
         file = start.folder / f"zero_shot_{hospital}.json"
         figures.update(zero_shot(model, trajectories, whole, start.known, reading, experiment))
-        contract.write_json(file, figures)
-        say(f"{start.folder.name} at {hospital}, without training there: {in_words(figures)}; {contract.show(file)}")
+        storage.write_json(file, figures)
+        say(f"{start.folder.name} at {hospital}, without training there: {in_words(figures)}; {contract.display_path(file)}")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ What has not been run is shown as such, with the command that would. Counts of 1
 of the same table that would tell them are withheld (medrep.report.disclosure); what the difference of two tables tells is not hidden. There are
 no persons' ids and no single person's values on the page. The same results give the same bytes. How it looks is in configs/report/.
 """
+
 import argparse
 
-from medrep import config, contract
+from medrep import config, contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import results
 from medrep.patients import training
@@ -21,6 +22,7 @@ from medrep.progress import say, stage
 from medrep.report import pages, section_data, section_results, section_tests, section_training
 from medrep.report.disclosure import Counts
 from medrep.report.pages import Section
+from medrep.settings import ReportConfig
 
 
 def hospitals_there(home: str, external: list[str]) -> list[str]:
@@ -30,7 +32,7 @@ def hospitals_there(home: str, external: list[str]) -> list[str]:
     return list(dict.fromkeys([home, *external, *read]))
 
 
-def sections_of(settings: config.Report, home: str, hospitals: list[str]) -> list[Section]:
+def sections_of(settings: ReportConfig, home: str, hospitals: list[str]) -> list[Section]:
     counts, others = Counts(settings.small_count), hospitals[1:]
     found = [
         section_data.road(counts, hospitals),
@@ -40,7 +42,7 @@ def sections_of(settings: config.Report, home: str, hospitals: list[str]) -> lis
         section_data.coverage(counts, home, others),
         section_training.quality(),
         section_training.training(home),
-        section_results.comparison(counts, home, config.read_layers("published.yaml")),
+        section_results.comparison(counts, home, config.read_merged_yaml("published.yaml")),
         section_tests.curve_section(home, settings.small_count, settings.curves),
         section_tests.subgroups(counts, home),
         section_tests.unknown(counts, home, others, settings.curves),
@@ -63,8 +65,13 @@ def headline(home: str, smallest: int) -> list[tuple[str, str, str]]:
             reference = results.find_reference(sorted(set(arms), key=results.place), None)
             row = rows.iloc[arms.index(reference)]
             interval = pages.between(row.auroc_low, row.auroc_high, ".2f")
-            found.append((f"{outcome} at {hospital}", pages.number(row.auroc, ".2f" if row.few else ".3f").text or "–",
-                          f"AUROC, {results.name_arm(reference)}" + (f", {interval}" if interval else "")))
+            found.append(
+                (
+                    f"{outcome} at {hospital}",
+                    pages.number(row.auroc, ".2f" if row.few else ".3f").text or "–",
+                    f"AUROC, {results.name_arm(reference)}" + (f", {interval}" if interval else ""),
+                )
+            )
     return found
 
 
@@ -83,16 +90,28 @@ def main(argv=None):
         hospitals = hospitals_there(home, external)
         sections = sections_of(settings, home, hospitals)
         small = settings.small_count
-        hidden = (f"Counts from 1 to {small - 1} are shown as <{small}; ≥{small} stands where a count of the same table would tell such a one. "
-                  "What the difference of two tables tells is not hidden: before the page leaves the hospital, let someone see it who knows "
-                  "its rules. ") if small > 1 else ""
-        open_counts = small < config.Report().small_count
+        hidden = (
+            (
+                f"Counts from 1 to {small - 1} are shown as <{small}; ≥{small} stands where a count of the same table would tell such a one. "
+                "What the difference of two tables tells is not hidden: before the page leaves the hospital, let someone see it who knows "
+                "its rules. "
+            )
+            if small > 1
+            else ""
+        )
+        open_counts = small < ReportConfig().small_count
         notes = [settings.note, f"Counts of {small} and more are shown: this page is for those who may see the data." * open_counts]
         lead = f"Patient models trained at {home}, tested there on other persons and, as they are, at {' and '.join(hospitals[1:])}."
-        html = pages.render("page.html", title="MedRep report", sections=sections, headline=headline(home, small), lead=lead,
-                            notes=list(filter(None, notes)),
-                            footer=f"{hidden}Counts are of what was read; the page holds no person.")
-        with contract.unfinished(contract.report_file()) as part:
+        html = pages.render(
+            "page.html",
+            title="MedRep report",
+            sections=sections,
+            headline=headline(home, small),
+            lead=lead,
+            notes=list(filter(None, notes)),
+            footer=f"{hidden}Counts are of what was read; the page holds no person.",
+        )
+        with storage.atomic_write(contract.report_file()) as part:
             part.touch(mode=0o600 if open_counts else 0o644)
             part.write_text(html, encoding="utf-8")
         missing = [what for section in sections for what in pages.not_run(section.parts)]

@@ -19,6 +19,7 @@ A token of the external hospital is read in two ways, side by side:
 Shares are of events, and of distinct concepts, a decile being one as in concept_idx.csv. A concept that stands in two domains
 counts in both and once in all.
 """
+
 import argparse
 from pathlib import Path
 
@@ -28,9 +29,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import yaml
 
-from medrep import config, contract
-from medrep.cdm import engine
-from medrep.cdm.sources import omop
+from medrep import config, contract, storage
+from medrep.cdm import engine, table_files
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
 from medrep.evaluation import metrics, results
@@ -87,7 +87,7 @@ def vocabularies_of(tokens: list[str]) -> np.ndarray:
     if not contract.data_folder("concepts").is_dir():
         return np.full(len(tokens), UNKNOWN)
     plain = [int(plain_of(token)) for token in tokens]
-    with omop.named_mistakes():
+    with table_files.csv_errors_in_words():
         table = terminology.names(engine.connect(), np.unique(plain))
     named = dict(zip(table["concept_id"].to_pylist(), table["vocabulary_id"].to_pylist(), strict=True))
     return np.array([named.get(concept) or UNKNOWN for concept in plain])
@@ -121,8 +121,18 @@ def find_shares(counts: np.ndarray, vocabularies: np.ndarray, readings: dict[str
             for kind in kinds_of(reading):
                 of = kinds == kind
                 events, distinct = int(n[of].sum()), int((n[of] > 0).sum())
-                rows.append({"by": by, "part": part, "reading": reading, "kind": kind, "events": events, "events_share": events / n.sum(),
-                             "concepts": distinct, "concepts_share": distinct / (n > 0).sum()})
+                rows.append(
+                    {
+                        "by": by,
+                        "part": part,
+                        "reading": reading,
+                        "kind": kind,
+                        "events": events,
+                        "events_share": events / n.sum(),
+                        "concepts": distinct,
+                        "concepts_share": distinct / (n > 0).sum(),
+                    }
+                )
     return pd.DataFrame(rows)
 
 
@@ -160,8 +170,16 @@ def draw(shares: pd.DataFrame, names: dict[str, str], title: str, part: Path):
             for kind in kinds_of(reading):
                 height = shown[(shown.reading == reading) & (shown.kind == kind)].set_index("part")[f"{what}_share"][groups].to_numpy()
                 # codes and vectors by the same colours: hatched is what vectors read
-                panel.bar(np.arange(len(groups)) + r * width, height, width * 0.92, bottom=bottom, color=COLOURS[kind], edgecolor="white",
-                          hatch="" if reading == CODES else "//", label=f"{names[reading]}: {kind}")
+                panel.bar(
+                    np.arange(len(groups)) + r * width,
+                    height,
+                    width * 0.92,
+                    bottom=bottom,
+                    color=COLOURS[kind],
+                    edgecolor="white",
+                    hatch="" if reading == CODES else "//",
+                    label=f"{names[reading]}: {kind}",
+                )
                 bottom += height
         panel.set(title=f"share of {what}", xticks=np.arange(len(groups)) + 0.4 - width / 2, xticklabels=groups, ylim=(0, 1))
     figure.suptitle(title)
@@ -212,7 +230,9 @@ def tests_of(home: str, external: str) -> pd.DataFrame:
     of = table[(table.trained_on == home) & (table.tested_on == external)]
     of = of[(of.subgroup == "") & (of.recalibration == "") & (of.label != "macro")]
     if lacking := int((of.predictions == "").sum()):
-        say(f"{lacking:,} of {len(of):,} tests at {external} have no predictions in {contract.show(contract.summary_file())}: they are left out")
+        say(
+            f"{lacking:,} of {len(of):,} tests at {external} have no predictions in {contract.display_path(contract.summary_file())}: they are left out"
+        )
     return of[of.predictions != ""]
 
 
@@ -237,17 +257,33 @@ def find_aurocs(tests: pd.DataFrame, trajectories: sequences.Trajectories, unkno
         for q in QUARTILES:
             of = quartile == q
             figures = metrics.describe(table.boolean_value.to_numpy()[of].astype(bool), table.predicted_boolean_probability.to_numpy()[of])
-            rows.append({**{name: getattr(test, name) for name in ARM}, "quartile": q,
-                         "share_from": shares[of].min() if of.any() else np.nan, "share_to": shares[of].max() if of.any() else np.nan,
-                         **{name: figures[name] for name in ("n", "positives", "auroc", "reason")}})
+            rows.append(
+                {
+                    **{name: getattr(test, name) for name in ARM},
+                    "quartile": q,
+                    "share_from": shares[of].min() if of.any() else np.nan,
+                    "share_to": shares[of].max() if of.any() else np.nan,
+                    **{name: figures[name] for name in ("n", "positives", "auroc", "reason")},
+                }
+            )
     columns = [*ARM, "quartile", "share_from", "share_to", "n", "positives", "seeds", "auroc", "auroc_seeds", "reason"]
     found = []
     for key, of in pd.DataFrame(rows, columns=[*columns[:-4], "auroc", "reason"]).groupby([*ARM, "quartile"], sort=False):
         aurocs = of.auroc.dropna().astype(float)
         reasons = ", ".join(dict.fromkeys(reason for reason in of.reason if reason))
-        found.append({**dict(zip([*ARM, "quartile"], key, strict=True)), "share_from": of.share_from.min(), "share_to": of.share_to.max(),
-                      "n": of.n.mean(), "positives": of.positives.mean(), "seeds": len(of), "auroc": aurocs.mean() if len(aurocs) else None,
-                      "auroc_seeds": len(aurocs), "reason": reasons})
+        found.append(
+            {
+                **dict(zip([*ARM, "quartile"], key, strict=True)),
+                "share_from": of.share_from.min(),
+                "share_to": of.share_to.max(),
+                "n": of.n.mean(),
+                "positives": of.positives.mean(),
+                "seeds": len(of),
+                "auroc": aurocs.mean() if len(aurocs) else None,
+                "auroc_seeds": len(aurocs),
+                "reason": reasons,
+            }
+        )
     return pd.DataFrame(found, columns=columns)
 
 
@@ -274,37 +310,43 @@ def cover(home: str, external: str, reps: list[str]) -> dict:
     trajectories = sequences.Trajectories(external)
     counts = count_by_domain(trajectories, len(theirs))[:, len(SPECIAL_TOKENS) :]
     if counts.sum() != sum(theirs.counts):
-        raise UserError(f"{contract.show(contract.vocabulary_file(external))} counts {sum(theirs.counts):,} events, and the trajectories have "
-                        f"{counts.sum():,}: run preprocessing/trajectories.py again")
+        raise UserError(
+            f"{contract.display_path(contract.vocabulary_file(external))} counts {sum(theirs.counts):,} events, and the trajectories have "
+            f"{counts.sum():,}: run preprocessing/trajectories.py again"
+        )
     tokens = list(theirs.tokens[len(SPECIAL_TOKENS) :])
     say(f"{external}: {counts.sum():,} events of {len(tokens):,} concepts; {home} knows {len(known) - len(SPECIAL_TOKENS):,}")
     readings = {CODES: read_as_codes(theirs, known)} | {contract.rep_name(rep): read_by_vectors(tokens, rep) for rep in reps}
     shares, names = find_shares(counts, vocabularies_of(tokens), readings), unlike_readings(readings)
-    with contract.unfinished(files["shares"]) as part:
+    with storage.atomic_write(files["shares"]) as part:
         shares.to_csv(part, index=False)
-    with contract.unfinished(files["picture"]) as part:
+    with storage.atomic_write(files["picture"]) as part:
         draw(shares, names, f"what {home} can read of {external}", part)
     show_shares(shares, names)
-    say(f"{contract.show(files['shares'])} and {files['picture'].name}: shares by domain and vocabulary")
+    say(f"{contract.display_path(files['shares'])} and {files['picture'].name}: shares by domain and vocabulary")
     write_aurocs(home, external, trajectories, np.array([token not in known.number for token in theirs.tokens]))
     everything = shares[shares.by == "all"].set_index(["reading", "kind"]).events_share
-    return {f"known_{external}": round(everything[CODES, KNOWN], 4),
-            **{f"{reading}_{external}": round(1 - everything[reading, LOST], 4) for reading in readings}}
+    return {
+        f"known_{external}": round(everything[CODES, KNOWN], 4),
+        **{f"{reading}_{external}": round(1 - everything[reading, LOST], 4) for reading in readings},
+    }
 
 
 def write_aurocs(home: str, external: str, trajectories: sequences.Trajectories, unknown: np.ndarray):
     file = contract.coverage_files(home, external)["auroc"]
     if not contract.summary_file().exists():
-        say(f"AUROC by unknown share comes after finetuning: there is no {contract.show(contract.summary_file())} yet")
+        say(f"AUROC by unknown share comes after finetuning: there is no {contract.display_path(contract.summary_file())} yet")
         return
     table = find_aurocs(tests_of(home, external), trajectories, unknown)
     if table.empty:
-        say(f"AUROC by unknown share comes after finetuning: {contract.show(contract.summary_file())} has no test of a model of {home} at {external}")
+        say(
+            f"AUROC by unknown share comes after finetuning: {contract.display_path(contract.summary_file())} has no test of a model of {home} at {external}"
+        )
         return
-    with contract.unfinished(file) as part:
+    with storage.atomic_write(file) as part:
         table.to_csv(part, index=False)
     show_aurocs(table)
-    say(f"{contract.show(file)}: AUROC by quartile of the share of an example's events that {home} does not know")
+    say(f"{contract.display_path(file)}: AUROC by quartile of the share of an example's events that {home} does not know")
 
 
 def main(argv=None):

@@ -6,416 +6,31 @@ MEDREP_CONFIGS names a folder of other (smaller) settings that is laid over conf
 key; a relative one is taken from codes/. Flags choose *what* to run, YAML holds *how*. Unknown names are
 refused. The paper's numbers are in arXiv 2504.08329, sections 3 and 4.
 """
+
 import argparse
 import os
-import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import yaml
 
-from medrep.contract import REPOSITORY, make_folder
+from medrep.contract import REPOSITORY
 from medrep.errors import UserError
+from medrep.settings import CHOICES, SECTIONS, ExperimentConfig
+from medrep.storage import make_folder
 
 CONFIGS = REPOSITORY / "codes" / "configs"
 
 
-@dataclass(frozen=True)
-class Cohort:
-    """configs/cohort.yaml: who and what is kept, and what the outcomes mean; configs/cohort-paper.yaml: as published."""
-
-    home: str = "mimic"
-    """The hospital whose train and valid persons everything is fitted on."""
-    split_shares: dict[str, float] = field(default_factory=lambda: {"train": 0.70, "valid": 0.15, "test": 0.15})
-    """Shares of persons, by a hash of the person's source id: new rows, ids or engines move no one."""
-    split_seed: int = 0
-    min_age: int = 18
-    """Events (and admissions) at a younger age are left out."""
-    max_age: int = 100
-    """Admissions at an older age are left out."""
-    min_events: int = 10
-    """Persons with fewer kept events are left out."""
-    max_rejects: float = 0.05
-    """A larger share of rows that can't be read stops the stage that reads the table."""
-    billing: str = "at_discharge"
-    """at_discharge: the hospital's billing codes count from the end of their visit. as_recorded: from their stamp, which leaks."""
-    first_measurement: str = "in_time"
-    """Of one person's measurements of a concept in one hour stays the first in_time, or the first in_file."""
-    decile_persons: str = "train"
-    """Whose values make the decile edges: train persons', or all."""
-    decile_edges: str = "home"
-    """home: the home hospital's edges where it has the concept and unit. own: each hospital's own."""
-    min_values: int = 10
-    """Fewer numeric values of a concept in a unit give no deciles."""
-    without_deciles: str = "plain"
-    """A value without deciles becomes its plain concept, or is left out (with it every value without a unit)."""
-    admission_visit_concepts: list[int] = field(default_factory=list)
-    """If given, these visits are the admissions of every hospital, in place of what configs/hospitals/NAME.yaml says."""
-    admissions: str = "all"
-    """all: every eligible admission is a prediction point. one: each person's last (RA: one drawn by a hash)."""
-    prediction_at: str = "hours"
-    """hours: prediction_hours after admission. midnight: a day after the midnight that ends the day of admission."""
-    prediction_hours: float = 24
-    """MT, LLOS, onsets and phenotypes are predicted this long after admission."""
-    long_stay_days: float = 7
-    readmission_days: float = 30
-    transfer_hours: float = 24
-    """A stay that begins sooner than this after the last one ended is the same stay (RA)."""
-    died_before: str = "left_out"
-    """Who dies before an outcome could come (LLOS, RA) is left_out, or counts as negative."""
-    onset_at: str = "admission"
-    """admission: cases and controls of an onset are predicted at the same time after admission. record: a case at the last
-    record of the disease in its stay, a control at a record drawn by a hash."""
-    recorded_before: str = "left_out"
-    """An admission with the disease on record before the prediction time is left_out of onsets and phenotypes, or counts."""
-
-
-@dataclass(frozen=True)
-class Hospital:
-    """configs/hospitals/NAME.yaml: what one hospital's tables mean. A hospital without a file has the defaults."""
-
-    admission_visit_concepts: list[int] = field(default_factory=lambda: [9201, 262, 8971, 8920])
-    """Visits of these concepts are hospital admissions: inpatient, emergency and inpatient, psychiatric, rehabilitation."""
-    admission_source_pattern: str = ""
-    """If given, a regular expression on visit_source_value decides instead of the concepts."""
-    billing_types: list[int] = field(default_factory=list)
-    """*_type_concept_id of codes assigned after discharge: they count from the end of their visit."""
-    midnight_is_a_time: bool = True
-    """False where the export fills in 00:00:00 for every date: then only the day is known."""
-    date_only_types: list[int] = field(default_factory=list)
-    """*_type_concept_id whose events at 00:00:00 are known by day only: they count from the end of that day."""
-    follow_up_ends: str = "last_record"
-    """last_record: no one is followed beyond the hospital's last date. unknown: dates are shifted by person, only death ends it."""
-
-
-@dataclass(frozen=True)
-class Asking:
-    """How a service that speaks OpenAI's protocol is asked: what Definitions and Rating have in common."""
-
-    model: str = ""
-    """As the service calls it."""
-    temperature: float = 0.0
-    max_tokens: int = 300
-    """The most tokens of an answer; 0 asks for no limit. These three and the prompt make an answer's key."""
-    tries: int = 3
-    """How often a prompt is asked whose answers are of no use."""
-    retries: int = 6
-    """How often a prompt is asked again that the service gives no answer to: 429, 5xx, a timeout, a broken connection.
-    A 429 that says when to come back (Retry-After) does not count."""
-    timeout_s: float = 60.0
-    first_wait_s: float = 1.0
-    """Before the first retry; doubled before each further one, up to longest_wait_s."""
-    longest_wait_s: float = 60.0
-    longest_pause_s: float = 600.0
-    """A Retry-After up to this is waited for; a longer one ends the run, to be continued then."""
-    longest_put_off_s: float = 3600.0
-    """How long a service may answer no prompt and ask to come back later (429) again and again; then the run ends."""
-    give_up_after: int = 20
-    """Prompts in a row that got no answer after all retries: then the service is down, and the run ends."""
-    concurrency: int = 16
-
-
-@dataclass(frozen=True)
-class Definitions(Asking):
-    """configs/definitions.yaml: how a language model is asked for definitions. The prompts are configs/prompts/*.txt."""
-
-    model: str = "gpt-4o-mini-2024-07-18"
-    """As the service calls it; a dated name, because an undated one changes under the answers. The paper's is gpt-4o-mini.
-    An answer is of no use, and asked for again, if it is empty, refused or too long."""
-    max_sentences: int = 4
-    """The paper and our prompts ask for fewer than five; a longer answer is of no use."""
-    max_characters: int = 1200
-
-
-@dataclass(frozen=True)
-class Rating(Asking):
-    """configs/rating.yaml: how a medical language model rates features. The words of the prompt are configs/prompts/rating.yaml."""
-
-    model: str = "google/medgemma-27b-text-it"
-    """A Hugging Face id or a folder; with --base-url as the service calls it."""
-    max_tokens: int = 2048
-    """25 ratings take 200; the rest is for models that think aloud before they answer."""
-    tries: int = 3
-    """How often a feature is asked for that the answers lack or rate in other words."""
-    timeout_s: float = 300.0
-    give_up_after: int = 3
-    """There are few prompts, and each was tried retries + 1 times."""
-    features: int = 100
-    """The most important ones; with as many controls of each kind (the paper rates 100, and no controls)."""
-    min_persons: int = 1
-    """Features of fewer persons are not put to the language model. The paper rates all; where a name alone may tell of a person, set 11."""
-    repeats: int = 3
-    """Times that each feature is rated, each time in another order and other company."""
-    batch: int = 25
-    """Features of a prompt."""
-    prompts_at_once: int = 4
-    """Of the model on this machine."""
-    precision: str = "bf16"
-    """Of the model on this machine: bf16, as MedGemma is published, or fp32, which takes twice the memory."""
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """configs/encoder.yaml: the text encoder and its masked-language-model training on the definitions."""
-
-    model: str = "microsoft/deberta-base"
-    """A Hugging Face id or a folder; `none` trains a small DeBERTa and its tokenizer from nothing (sizes below)."""
-    hidden_size: int = 768
-    num_layers: int = 12
-    num_heads: int = 12
-    intermediate_size: int = 3072
-    vocab_size: int = 50265
-    """The five sizes above are used by `model: none` only."""
-    max_length: int = 512
-    """Tokens of a text, at most 512 and the model's own limit; longer ones are cut, which is said."""
-    mask_share: float = 0.15
-    epochs: int = 3
-    valid_share: float = 0.02
-    """Of the different definitions, by a hash of the text: they are not learned from and say which epoch is the best."""
-    patience: int = 2
-    """Epochs without a better validation loss before stopping; the best epoch's weights are kept."""
-    checkpoint_steps: int = 200
-    """Steps between what a killed run continues from; each epoch ends with one, too."""
-    learning_rate: float = 5e-5
-    batch_tokens: int = 16384
-    """Tokens of a batch after padding, over all devices in training; texts of like length share a batch."""
-    precision: str = "auto"
-    """fp32, bf16, or auto: bf16 on a GPU, fp32 on the CPU. In bf16 weights train in fp32 under autocast and read in bf16."""
-    pooling: str = "cls"
-    """cls: the last layer's first token (the paper's); mean: the mean over the text's tokens."""
-    seed: int = 0
-
-
-# Each line is a relationship_id and its reverse. Hierarchical ones are those that RELATIONSHIP.csv of Athena calls so or that name
-# a whole and its parts or a class and its members, as ATC's links to RxNorm do. What is left out says what a concept is like,
-# not what it is: its site, its morphology, its dose form; such an end has thousands of concepts that have little else in common.
-HIERARCHICAL = """
-Is a, Subsumes
-RxNorm is a, RxNorm inverse is a
-RxNorm has ing, RxNorm ing of
-Has precise ing, Precise ing of
-Has form, Form of
-Consists of, Constitutes
-Contains, Contained in
-Has quantified form, Quantified form of
-Has tradename, Tradename of
-Available as box, Box of
-Has marketed form, Marketed form of
-Panel contains, Contained in panel
-ATC - RxNorm, RxNorm - ATC
-ATC - RxNorm name, RxNorm - ATC name
-ATC - RxNorm pr lat, RxNorm - ATC pr lat
-ATC - RxNorm sec lat, RxNorm - ATC sec lat
-ATC - RxNorm pr up, RxNorm - ATC pr up
-ATC - RxNorm sec up, RxNorm - ATC sec up
-Drug class of drug, Drug has drug class
-Inferred class of, Has inferred class
-NDFRT has ing, NDFRT ing of
-ETC - RxNorm, RxNorm - ETC
-SMQ - MedDRA, MedDRA - SMQ
-SNOMED cat - CPT4, CPT4 - SNOMED cat
-SNOMED proc - HCPCS, HCPCS - SNOMED proc
-SNOMED meas - HCPCS, HCPCS - SNOMED meas
-"""
-MAPPING = """
-Maps to, Mapped from
-Concept replaced by, Concept replaces
-Concept same_as to, Concept same_as from
-Concept poss_eq to, Concept poss_eq from
-Concept was_a to, Concept was_a from
-Concept alt_to to, Concept alt_to from
-RxNorm replaced by, RxNorm replaces
-LOINC replaced by, LOINC replaces
-ICD9P replaced by, ICD9P replaces
-SPL - RxNorm, RxNorm - SPL
-CVX - RxNorm, RxNorm - CVX
-Source - RxNorm eq, RxNorm - Source eq
-SNOMED - RxNorm eq, RxNorm - SNOMED eq
-SNOMED - ATC eq, ATC - SNOMED eq
-SNOMED - CPT4 eq, CPT4 - SNOMED eq
-SNOMED - ICD9P eq, ICD9P - SNOMED eq
-SNOMED - LOINC eq, LOINC - SNOMED eq
-SNOMED - MedDRA eq, MedDRA - SNOMED eq
-SNOMED - NDFRT eq, NDFRT - SNOMED eq
-SNOMED - VA Class eq, VA Class - SNOMED eq
-SNOMED - OPCS4, OPCS4 - SNOMED
-LOINC - CPT4 eq, CPT4 - LOINC eq
-MedDRA - ICD9CM, ICD9CM - MedDRA
-RxNorm - NDFRT eq, NDFRT - RxNorm eq
-RxNorm - NDFRT name, NDFRT - RxNorm name
-RxNorm - VAProd eq, VAProd - RxNorm eq
-NDFRT - VAProd, VAProd - NDFRT
-NDFRT to ATC eq, ATC to NDFRT eq
-NDFRT to VA Class eq, VA Class to NDFRT eq
-ATC to VA Class eq, VA Class to ATC eq
-"""
-
-
-@dataclass(frozen=True)
-class Graph:
-    """configs/graph.yaml: GRACE on the vocabulary's relationships (method: the paper's section 3)."""
-
-    relationships: list[str] = field(default_factory=lambda: [name for name in re.split(", |\n", HIERARCHICAL + MAPPING) if name])
-    """The relationship_ids that become edges, by both of their names; [all] is the paper's."""
-    hidden_size: int = 1536
-    temperature: float = 0.5
-    drop_edges: float = 0.2
-    drop_features: float = 0.2
-    distillation: float = 1.0
-    """Weight of the KL loss that keeps graph vectors near the text vectors."""
-    skip: bool = True
-    """Add the first convolution's sum of text vectors to the output; false is the paper's, which blurs siblings (graphs.Encoder)."""
-    learning_rate: float = 5e-4
-    weight_decay: float = 1e-5
-    epochs: int = 200
-    patience: int = 20
-    batch_size: int = 1024
-    """Seed nodes of a batch."""
-    neighbors: list[int] = field(default_factory=lambda: [30, 20])
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class MedTok:
-    """configs/medtok.yaml: vector quantization of text and graph (arXiv 2502.04397 and its code; sizes as in MedRep's comparison)."""
-
-    text_codes: int = 10000
-    """Codes that only text-specific parts choose from. The three regions together are the codebook: 30,000, in thirds."""
-    graph_codes: int = 10000
-    shared_codes: int = 10000
-    codes_per_part: int = 5
-    """A part is the weighted sum of this many nearest codes; 1 is plain quantization."""
-    commitment: float = 0.25
-    """Weight of the squared distance of each part from its quantized self."""
-    separation: float = 0.1
-    """Weight of what a side's specific and shared parts have in common."""
-    temperature: float = 0.07
-    """Of the contrasts: of the shared parts with each other, of the specific parts with their noised selves."""
-    drop_edges: float = 0.2
-    drop_features: float = 0.2
-    """The noise of the second view: as in graph.py, since text vectors are frozen and have no dropout of their own."""
-    hidden_size: int = 1536
-    """Of the graph encoder; as in graph.py."""
-    decay: float = 0.99
-    """Of a code's moving average over steps: with 10,000 codes and 1,024 seeds a code is chosen once in ten steps."""
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.0
-    epochs: int = 200
-    """At most; the published 50 were of 600,000 codes. Patience ends it."""
-    patience: int = 20
-    batch_size: int = 1024
-    """Seed nodes of a batch; the others of the batch are the contrasts' negatives."""
-    neighbors: list[int] = field(default_factory=lambda: [30, 20])
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Model:
-    """configs/models/NAME.yaml, section model: the sizes of the patient model."""
-
-    hidden_size: int = 768
-    num_layers: int = 6
-    num_heads: int = 12
-    intermediate_size: int = 512
-    dropout: float = 0.1
-    max_age: int = 120
-    max_rank: int = 2048
-    max_length: int = 2048
-    """Tokens of a sequence, [CLS] and sex included."""
-    domains: bool = False
-    """Add embeddings of the domain (condition, drug, measurement, procedure): BEHRT-DE."""
-    prolonged_stay: bool = False
-    """A second target of pretraining, from [CLS]: some visit lasts cohort.long_stay_days or more (Med-BERT)."""
-    head: str = "linear"
-    """What predicts masked tokens: linear (the paper's), a decoder with a row a token; tied, the concept vectors themselves,
-    so that a model moves whole to another hospital's vocabulary."""
-    project_vectors: bool = False
-    """Concept vectors of another width than hidden_size: true projects them (behrt.whitening says how), false refuses them."""
-
-
-@dataclass(frozen=True)
-class Pretraining:
-    """configs/models/NAME.yaml, section pretraining."""
-
-    mask_share: float = 0.30
-    batch_tokens: int = 32 * 512
-    """Real tokens of a step over all devices; sequences are packed without padding."""
-    learning_rate: float = 5e-5
-    weight_decay: float = 0.01
-    warmup_share: float = 0.05
-    epochs: int = 50
-    patience: int = 5
-    checkpoint_minutes: float = 15.0
-    """Between checkpoints within an epoch; there is one after every epoch and on SIGTERM in any case."""
-    precision: str = "auto"
-    """fp32, bf16 (the weights stay fp32, products run under autocast), or auto: bf16 on a GPU, fp32 on the CPU."""
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Finetuning:
-    """configs/models/NAME.yaml, section finetuning."""
-
-    seeds: list[int] = field(default_factory=lambda: [100, 200, 300])
-    """Each seeds a 60/20/20 split of the home hospital's test persons, a fresh head and the order of batches."""
-    split_shares: dict[str, float] = field(default_factory=lambda: {"train": 0.6, "valid": 0.2, "test": 0.2})
-    external: list[str] = field(default_factory=lambda: ["ehrshot"])
-    """Hospitals whose codes the model never saw; every one of them is tested on all its labelled persons."""
-    batch_tokens: int = 32 * 512
-    learning_rate: float = 5e-5
-    weight_decay: float = 0.01
-    warmup_share: float = 0.05
-    epochs: int = 50
-    patience: int = 5
-    """Epochs without a better validation AUROC before stopping."""
-    checkpoint_minutes: float = 15.0
-    precision: str = "auto"
-    replicates: int = 1000
-    """Of the bootstrap by person that every interval comes from."""
-    aug_neighbors: int = 30
-    """--aug-times: a token's nearest neighbours, one of which stands for it (the paper's first version)."""
-    aug_from: str = "pretraining"
-    """Among what neighbours are looked for: the tokens that pretraining saw, or all of the home hospital's vectors (vocabulary)."""
-    count_persons: int = 5
-    """logreg and gbm count only what so many persons of the training part have."""
-    attribution_steps: int = 20
-    """--extract-attention-score: steps of integrated gradients, each a forward and a backward pass."""
-    attribution_examples: int = 500
-    """Examples of a hospital that integrated gradients are computed of, drawn by a hash of the person; attention is of all."""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """All of configs/models/NAME.yaml."""
-
-    model: Model
-    pretraining: Pretraining
-    finetuning: Finetuning
-
-
-@dataclass(frozen=True)
-class Report:
-    """configs/report.yaml: the report page."""
-
-    small_count: int = 11
-    """Counts from 1 to one less are shown as "<11", and others are withheld where one could be computed from them (medrep.report.disclosure).
-    11 is the cell size policy of CMS, which data use agreements often name. 1 shows everything."""
-    curves: int = 8
-    """Arms in one drawing; there are eight colours. The plain ones come first, and the table has all."""
-    features: int = 25
-    """Features that are shown at once; the others are behind a click."""
-    note: str = ""
-    """Stands at the top of the page."""
-
-
-SECTIONS = {"cohort": Cohort, "definitions": Definitions, "encoder": Encoder, "graph": Graph, "hospital": Hospital,
-            "medtok": MedTok, "model": Model, "pretraining": Pretraining, "finetuning": Finetuning, "rating": Rating,
-            "report": Report}
-
-
 def add_arguments(parser: argparse.ArgumentParser):
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.NAME=VALUE",
-                        help="override one setting, such as pretraining.epochs=3; may be repeated")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="SECTION.NAME=VALUE",
+        help="override one setting, such as pretraining.epochs=3; may be repeated",
+    )
 
 
 def load(section: str, overrides: list[str] = (), hospital: str = ""):
@@ -427,47 +42,33 @@ def load(section: str, overrides: list[str] = (), hospital: str = ""):
     files = [file]
     if section == "cohort" and (variant := os.environ.get("COHORT")):
         files.append(f"cohort-{variant}.yaml")
-        if not any((folder / files[1]).exists() for folder in folders()):
-            raise UserError(f"COHORT={variant}: there is no configs/{files[1]}; known are "
-                            f"{', '.join(sorted(p.stem.removeprefix('cohort-') for f in folders() for p in f.glob('cohort-*.yaml')))}")
-    return build(section, read_layers(*files), overrides, files[-1])
+        if not any((folder / files[1]).exists() for folder in config_folders()):
+            raise UserError(
+                f"COHORT={variant}: there is no configs/{files[1]}; known are "
+                f"{', '.join(sorted(p.stem.removeprefix('cohort-') for f in config_folders() for p in f.glob('cohort-*.yaml')))}"
+            )
+    return build_section(section, read_merged_yaml(*files), overrides, files[-1])
 
 
-PRECISIONS = ("auto", "fp32", "bf16")
-CHOICES = {
-    "cohort": {
-        "billing": ("at_discharge", "as_recorded"), "first_measurement": ("in_time", "in_file"), "decile_persons": ("train", "all"),
-        "decile_edges": ("home", "own"), "without_deciles": ("plain", "left_out"), "admissions": ("all", "one"),
-        "prediction_at": ("hours", "midnight"), "died_before": ("left_out", "negative"), "onset_at": ("admission", "record"),
-        "recorded_before": ("left_out", "counts"),
-    },
-    "encoder": {"pooling": ("cls", "mean"), "precision": PRECISIONS},
-    "model": {"head": ("linear", "tied")},
-    "pretraining": {"precision": PRECISIONS},
-    "finetuning": {"precision": PRECISIONS, "aug_from": ("pretraining", "vocabulary")},
-    "rating": {"precision": ("bf16", "fp32")},
-}
-
-
-def precision(wanted: str, on_gpu: bool) -> str:
+def resolve_precision(wanted: str, on_gpu: bool) -> str:
     """fp32 or bf16, of one of PRECISIONS."""
     return ("bf16" if on_gpu else "fp32") if wanted == "auto" else wanted
 
 
-def load_experiment(model: str, overrides: list[str] = ()) -> Experiment:
+def load_experiment(model: str, overrides: list[str] = ()) -> ExperimentConfig:
     """The settings of one patient model; the files in configs/models are the models there are."""
-    known = sorted({p.stem for folder in folders() for p in (folder / "models").glob("*.yaml")})
+    known = sorted({p.stem for folder in config_folders() for p in (folder / "models").glob("*.yaml")})
     if model not in known:
         raise UserError(f"--model {model!r} is not one of: {', '.join(known)}")
     file = f"models/{model}.yaml"
-    content = read_layers(file)
-    parts = {part.name: part.type for part in fields(Experiment)}
+    content = read_merged_yaml(file)
+    parts = {part.name: part.type for part in fields(ExperimentConfig)}
     if unknown := set(content) - set(parts):
         raise UserError(f"configs/{file} has unknown sections {sorted(unknown)}; known are {sorted(parts)}")
-    return Experiment(**{name: build(name, content.get(name) or {}, overrides, file) for name in parts})
+    return ExperimentConfig(**{name: build_section(name, content.get(name) or {}, overrides, file) for name in parts})
 
 
-def folders() -> list[Path]:
+def config_folders() -> list[Path]:
     """Where settings are looked for, the stronger last."""
     overlay = os.environ.get("MEDREP_CONFIGS")
     if not overlay:
@@ -477,18 +78,18 @@ def folders() -> list[Path]:
     return [CONFIGS, REPOSITORY / "codes" / overlay]
 
 
-def find_text(file: str) -> str:
+def read_config_text(file: str) -> str:
     """The text of configs/{file}, or of the file of that name in $MEDREP_CONFIGS."""
-    paths = [folder / file for folder in folders() if (folder / file).exists()]
+    paths = [folder / file for folder in config_folders() if (folder / file).exists()]
     if not paths:
         raise UserError(f"configs/{file} is missing: restore it from the repository")
     return paths[-1].read_text(encoding="utf-8").strip()
 
 
-def read_layers(*files: str) -> dict:
+def read_merged_yaml(*files: str) -> dict:
     """`files` of every folder of settings, laid over one another key by key."""
     merged: dict = {}
-    for path in (folder / file for folder in folders() for file in files):
+    for path in (folder / file for folder in config_folders() for file in files):
         if path.exists():
             try:
                 content = yaml.safe_load(path.read_text()) or {}
@@ -501,7 +102,7 @@ def read_layers(*files: str) -> dict:
     return merged
 
 
-def build(section: str, values: dict, overrides: list[str], file: str):
+def build_section(section: str, values: dict, overrides: list[str], file: str):
     """The dataclass of `section` with `values` and the overrides that name it; complains of all mistakes at once."""
     known = {f.name: f for f in fields(SECTIONS[section])}
     values, wrong = dict(values), []
@@ -535,7 +136,7 @@ def build(section: str, values: dict, overrides: list[str], file: str):
     return SECTIONS[section](**values)
 
 
-def save(path: Path, **parts):
+def save_settings(path: Path, **parts):
     """Write what a run was made with, as YAML, beside its result."""
     make_folder(path.parent)
     content = {name: asdict(part) if hasattr(part, "__dataclass_fields__") else part for name, part in parts.items()}

@@ -1,4 +1,5 @@
 """Bring files over HTTP: again after a while where the network or the server fails, and from where it broke off."""
+
 import http.client
 import re
 import shutil
@@ -7,9 +8,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from medrep.contract import show, unfinished
+from medrep.contract import display_path
 from medrep.errors import UserError
 from medrep.progress import bar, say
+from medrep.storage import atomic_write
 
 ATTEMPTS, WAIT_SECONDS, TIMEOUT_SECONDS = 6, 2.0, 60
 PIECE = 2**20
@@ -50,7 +52,7 @@ def append(url: str, part: Path):
             receive(answer, part, name)
         else:  # the server does not know ranges, or sends a page in place of the file: the part stays until that is known
             check_page(answer, have)
-            with unfinished(part) as whole:
+            with atomic_write(part) as whole:
                 receive(answer, whole, name)
                 check_size(whole.stat().st_size, have)
 
@@ -80,8 +82,10 @@ def receive(answer, file: Path, name: str):
     length = answer.headers.get("Content-Length")
     total = have + int(length) if length else None
     if total is not None and shutil.disk_usage(file.parent).free < total - have:
-        raise UserError(f"{show(file.parent)} has no room for the {total - have:,} bytes that {name} still needs: "
-                        "free some, or point MEDREP_ROOT at another disk")
+        raise UserError(
+            f"{display_path(file.parent)} has no room for the {total - have:,} bytes that {name} still needs: "
+            "free some, or point MEDREP_ROOT at another disk"
+        )
     with open(file, "ab") as opened, bar(what=name, total=total, unit="B") as progress:
         progress.update(have)
         while piece := answer.read(PIECE):

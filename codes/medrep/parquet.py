@@ -1,4 +1,5 @@
 """Tables to folders of parquet, in the way that each query engine does fast."""
+
 from pathlib import Path
 
 import ibis

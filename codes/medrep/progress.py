@@ -1,4 +1,5 @@
 """What a person sees while a stage runs: counts in words, one progress line, one line of JSON at the end."""
+
 import json
 import os
 import sys
@@ -41,8 +42,17 @@ def in_words(figures: dict) -> str:
 def bar(items: Iterable | None = None, what: str = "", total: int | None = None, unit: str = "it") -> tqdm:
     """One line with rate and time left. Where no one watches a terminal it moves every ten seconds only."""
     watched = sys.stderr.isatty()
-    return tqdm(items, desc=what, total=total, unit=f" {unit}", unit_scale=True, dynamic_ncols=True,
-                disable=not is_main_process(), mininterval=0.2 if watched else 10, maxinterval=0.2 if watched else 10)
+    return tqdm(
+        items,
+        desc=what,
+        total=total,
+        unit=f" {unit}",
+        unit_scale=True,
+        dynamic_ncols=True,
+        disable=not is_main_process(),
+        mininterval=0.2 if watched else 10,
+        maxinterval=0.2 if watched else 10,
+    )
 
 
 def report_kept(what: str, read: int, left_out: dict[str, int], kept: int, rejected: dict[str, int] | None = None):
@@ -53,8 +63,11 @@ def report_kept(what: str, read: int, left_out: dict[str, int], kept: int, rejec
     rejected = rejected or {}
     if read != kept + sum(left_out.values()) + sum(rejected.values()):
         raise AssertionError(f"{what}: read {read} is not kept {kept} plus left out {left_out} plus rejected {rejected}")
-    words = "".join(f"; {name}: " + ", ".join(f"{n:,} {reason}" for reason, n in counts.items() if n)
-                    for name, counts in (("left out", left_out), ("rejected", rejected)) if any(counts.values()))
+    words = "".join(
+        f"; {name}: " + ", ".join(f"{n:,} {reason}" for reason, n in counts.items() if n)
+        for name, counts in (("left out", left_out), ("rejected", rejected))
+        if any(counts.values())
+    )
     say(f"{what}: {read:,} rows; {kept:,} kept{words}")
 
 
@@ -62,8 +75,8 @@ def report_kept(what: str, read: int, left_out: dict[str, int], kept: int, rejec
 def stage(name: str):
     """Time a stage. The dictionary it gives is the stage's figures, printed at the end as one line of JSON.
 
-        with stage("deciles") as figures:
-            figures["rows"] = ...
+    with stage("deciles") as figures:
+        figures["rows"] = ...
     """
     figures: dict = {}
     start = time.perf_counter()

@@ -11,6 +11,7 @@ Most are what they should be, the first day's charting. Codes assigned after dis
 at the very start of their visits: name it in billing_types (configs/hospitals/). And it finds the one token whose
 presence separates the classes best: what is nearly perfect alone is rarely medicine.
 """
+
 import argparse
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,13 +21,14 @@ import pandas as pd
 import pyarrow
 import scipy.sparse
 
-from medrep import config, contract
-from medrep.cdm import engine
-from medrep.cdm.sources import omop
-from medrep.contract import RECORDS, VISITS, Made
+from medrep import config, contract, storage
+from medrep.cdm import engine, table_files
+from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.patients import sequences
 from medrep.progress import bar, say, stage
+from medrep.stamps import Stamp
+from medrep.tables import LABELS, RECORDS, VISITS
 from medrep.vocabulary import token_vocabulary
 
 SUSPECT_AUROC = 0.95
@@ -41,7 +43,7 @@ def labelled_outcomes(hospital: str) -> list[str]:
 
 def read_labels(con: ibis.BaseBackend, hospital: str, outcome: str) -> pd.DataFrame:
     """KEYS and a column a label, in the order of persons and times."""
-    table = con.read_parquet(f"{contract.LABELS.at(hospital=hospital, outcome=outcome)}/*.parquet")
+    table = con.read_parquet(f"{LABELS.at(hospital=hospital, outcome=outcome)}/*.parquet")
     return table.order_by(*KEYS).to_pandas()
 
 
@@ -77,8 +79,10 @@ def count_presence(hospital: str, subject_id: np.ndarray, times: np.ndarray, exa
     trajectories, tokens = sequences.Trajectories(hospital), len(token_vocabulary.of_hospital(hospital))
     rows = trajectories.rows_of(subject_id)
     if (rows < 0).any():
-        raise UserError(f"{int((rows < 0).sum()):,} labelled moments of {hospital} are of persons without a trajectory; "
-                        "run preprocessing/labels.py again, with --outcome for labels of your own")
+        raise UserError(
+            f"{int((rows < 0).sum()):,} labelled moments of {hospital} are of persons without a trajectory; "
+            "run preprocessing/labels.py again, with --outcome for labels of your own"
+        )
     slices = trajectories.examples(rows, times, max_length)
     presence = np.zeros((tokens, examples.shape[1]))
     with bar(what=f"{hospital} audit", total=len(slices), unit="points") as progress:
@@ -86,8 +90,9 @@ def count_presence(hospital: str, subject_id: np.ndarray, times: np.ndarray, exa
             starts, stops = slices[at : at + POINTS, 1], slices[at : at + POINTS, 2]
             ends = np.cumsum(stops - starts)
             events = np.arange(ends[-1]) + np.repeat(starts - (ends - (stops - starts)), stops - starts)
-            seen = scipy.sparse.csr_matrix((np.ones(len(events), np.float32), trajectories.token[events], np.concatenate([[0], ends])),
-                                           shape=(len(starts), tokens))
+            seen = scipy.sparse.csr_matrix(
+                (np.ones(len(events), np.float32), trajectories.token[events], np.concatenate([[0], ends])), shape=(len(starts), tokens)
+            )
             seen.sum_duplicates()
             seen.data[:] = 1
             presence += seen.T @ examples[at : at + POINTS].astype(np.float32)
@@ -130,11 +135,18 @@ def find_best_tokens(hospital: str, tables: dict[str, pd.DataFrame], points: pd.
             continue
         aurocs = separate(presence[pair], of)
         token = int(aurocs.argmax())
-        found[outcome].append({
-            "label": outcome if name == "boolean_value" else name, "token": words[token], "auroc": round(float(aurocs[token]), 4),
-            "positives": int(of[1]), "negatives": int(of[0]),
-            "with_token_positive": int(presence[pair[1], token]), "with_token_negative": int(presence[pair[0], token]),
-            "suspect": bool(aurocs[token] > SUSPECT_AUROC)})
+        found[outcome].append(
+            {
+                "label": outcome if name == "boolean_value" else name,
+                "token": words[token],
+                "auroc": round(float(aurocs[token]), 4),
+                "positives": int(of[1]),
+                "negatives": int(of[0]),
+                "with_token_positive": int(presence[pair[1], token]),
+                "with_token_negative": int(presence[pair[0], token]),
+                "suspect": bool(aurocs[token] > SUSPECT_AUROC),
+            }
+        )
     return found
 
 
@@ -142,14 +154,21 @@ def open_stays_of(con: ibis.BaseBackend, hospital: str, outcomes: list[str], poi
     """{outcome: what find_open_stays finds of its points}."""
     moments = points.prediction_time.dt.floor("us").to_numpy().astype("datetime64[us]")
     table = ibis.memtable(pyarrow.table({"person_id": points.subject_id.to_numpy(), "prediction_time": moments, "kind": points.kind.to_numpy()}))
-    found = find_open_stays(RECORDS.read(con, hospital=hospital), VISITS.read(con, hospital=hospital), engine.hold(con, table)).to_pandas()
+    found = find_open_stays(RECORDS.read(con, hospital=hospital), VISITS.read(con, hospital=hospital), engine.materialize(con, table)).to_pandas()
     rows = {}
     for place, outcome in enumerate(outcomes):
         own = found[found.kind.isin(np.flatnonzero(kinds[:, place]))]
         own = own.groupby(["domain", "type_id"], dropna=False, as_index=False)[["events", "at_start"]].sum()
         own = own.sort_values(["domain", "events", "type_id"], ascending=[True, False, True])
-        rows[outcome] = [{"domain": row.domain, "type_id": None if pd.isna(row.type_id) else int(row.type_id), "events": int(row.events),
-                          "at_start": int(row.at_start)} for row in own.itertuples()]
+        rows[outcome] = [
+            {
+                "domain": row.domain,
+                "type_id": None if pd.isna(row.type_id) else int(row.type_id),
+                "events": int(row.events),
+                "at_start": int(row.at_start),
+            }
+            for row in own.itertuples()
+        ]
     return rows
 
 
@@ -183,8 +202,8 @@ def names_of(con: ibis.BaseBackend, concepts: set[int | None]) -> dict[int, str]
     if not contract.data_folder("concepts").is_dir():
         return {}
     wanted = ibis.memtable({"concept_id": sorted(concepts - {None})}, schema={"concept_id": "int64"})
-    with omop.named_mistakes():
-        concept = omop.vocabulary(engine.reader(con), "concept")
+    with table_files.csv_errors_in_words():
+        concept = athena.read_vocabulary(engine.file_reader(con), "concept")
         rows = concept.semi_join(wanted, "concept_id").select("concept_id", "concept_name").to_pyarrow()
     return dict(zip(rows["concept_id"].to_pylist(), rows["concept_name"].to_pylist(), strict=True))
 
@@ -192,19 +211,26 @@ def names_of(con: ibis.BaseBackend, concepts: set[int | None]) -> dict[int, str]
 def say_audit(hospital: str, outcome: str, result: dict):
     """A line an outcome, and one for each suspect; the file has them all."""
     rows = result["open_stays"]
-    say(f"{hospital} {outcome}: {sum(row['events'] for row in rows):,} events of {len(rows)} domains and types stand before a prediction time in a "
-        "visit that ends after it")
+    say(
+        f"{hospital} {outcome}: {sum(row['events'] for row in rows):,} events of {len(rows)} domains and types stand before a prediction time in a "
+        "visit that ends after it"
+    )
     for row in rows:
         if row["suspect"]:
             name = f"{row['type_id']} {row['type']}".strip()
-            say(f"warning: {row['at_start'] / row['events']:.0%} of the {row['events']:,} {row['domain']} events of type {name} among them stand at "
-                "the start of their visit: if they are coded after discharge, name the type in billing_types")
+            say(
+                f"warning: {row['at_start'] / row['events']:.0%} of the {row['events']:,} {row['domain']} events of type {name} among them stand at "
+                "the start of their visit: if they are coded after discharge, name the type in billing_types"
+            )
     for place, row in enumerate(sorted(result["best_tokens"], key=lambda row: -row["auroc"])):
         if row["suspect"] or place == 0:
-            say(("warning: " if row["suspect"] else "") + f"{hospital} {row['label']}: the best single token is "
-                f"{row['token']} {row['name']}".rstrip() + f", AUROC {row['auroc']:.3f} (in {row['with_token_positive']:,} of {row['positives']:,} "
+            say(
+                ("warning: " if row["suspect"] else "")
+                + f"{hospital} {row['label']}: the best single token is {row['token']} {row['name']}".rstrip()
+                + f", AUROC {row['auroc']:.3f} (in {row['with_token_positive']:,} of {row['positives']:,} "
                 f"positives, {row['with_token_negative']:,} of {row['negatives']:,} negatives)"
-                + (": find out when it is recorded" if row["suspect"] else ""))
+                + (": find out when it is recorded" if row["suspect"] else "")
+            )
 
 
 def main(argv=None):
@@ -219,23 +245,26 @@ def main(argv=None):
     if not outcomes:
         raise UserError(f"usedata/{name}/labels has no labels; preprocessing/labels.py writes them")
     max_length = config.load_experiment("behrt", args.overrides).model.max_length
-    labels = [contract.LABELS.at(hospital=name, outcome=outcome) for outcome in outcomes]
+    labels = [LABELS.at(hospital=name, outcome=outcome) for outcome in outcomes]
     inputs = [VISITS.require(hospital=name), RECORDS.require(hospital=name), contract.trajectories_folder(name), *labels]
-    made = Made(contract.audit_file(name), inputs=inputs, settings={"max_length": max_length})
-    if made.is_current():
+    stamp = Stamp(contract.audit_file(name), inputs=inputs, settings={"max_length": max_length})
+    if stamp.is_current():
         return
     with stage("audit") as figures:
         con = engine.connect(args.engine, args.memory, args.threads)
         results = audit(con, name, outcomes, max_length)
         for outcome in outcomes:
             say_audit(name, outcome, results[outcome])
-        contract.write_json(contract.audit_file(name), results)
+        storage.write_json(contract.audit_file(name), results)
         types = {row["type_id"] for result in results.values() for row in result["open_stays"] if row["suspect"]}
-        figures.update(outcomes=len(results), suspect_types=len(types),
-                       suspect_tokens=sum(row["suspect"] for r in results.values() for row in r["best_tokens"]))
-        say(f"{contract.show(contract.audit_file(name))}: the leakage audit of {len(results)} outcomes found {len(types) or 'no'} suspect types and "
-            f"{figures['suspect_tokens'] or 'no'} suspect tokens")
-        made.record()
+        figures.update(
+            outcomes=len(results), suspect_types=len(types), suspect_tokens=sum(row["suspect"] for r in results.values() for row in r["best_tokens"])
+        )
+        say(
+            f"{contract.display_path(contract.audit_file(name))}: the leakage audit of {len(results)} outcomes found {len(types) or 'no'} suspect types and "
+            f"{figures['suspect_tokens'] or 'no'} suspect tokens"
+        )
+        stamp.record()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ same unit among the train persons of the home hospital: HbA1c 7.9 % becomes the 
 that a token means the same everywhere. Where the home has no such concept and unit, a hospital's own train persons
 give the edges. Tenths are numbered 0 to 9; trajectories.py says which one a value falls in.
 """
+
 import argparse
 
 import ibis
@@ -19,8 +20,9 @@ import ibis
 from medrep import config
 from medrep.cdm import engine
 from medrep.cdm.sources import omop
-from medrep.contract import DECILES, PERSONS, RECORDS, Made
 from medrep.progress import say, stage
+from medrep.stamps import Stamp
+from medrep.tables import DECILES, PERSONS, RECORDS
 
 
 def find_deciles(records: ibis.Table, min_values: int, without_unit: bool = True) -> ibis.Table:
@@ -72,8 +74,8 @@ def main(argv=None):
     if of_home:
         inputs.append(DECILES.require(hospital=home))
     choices = ("min_values", "decile_persons", "decile_edges", "without_deciles")
-    made = Made(DECILES.at(hospital=name), inputs=inputs, settings={"home": home, **{key: getattr(cohort, key) for key in choices}})
-    if made.is_current():
+    stamp = Stamp(DECILES.at(hospital=name), inputs=inputs, settings={"home": home, **{key: getattr(cohort, key) for key in choices}})
+    if stamp.is_current():
         return
     with stage("deciles") as figures:
         con = engine.connect(args.engine, args.memory, args.threads)
@@ -81,15 +83,19 @@ def main(argv=None):
         if cohort.decile_persons == "train":
             persons = persons.filter(persons.split == "train")
         deciles = find_deciles(records.semi_join(persons, "person_id"), cohort.min_values, cohort.without_deciles == "plain")
-        deciles = engine.hold(con, deciles)
+        deciles = engine.materialize(con, deciles)
         if of_home:
             own = deciles
-            deciles = engine.hold(con, combine(DECILES.read(con, hospital=home), own, records))
+            deciles = engine.materialize(con, combine(DECILES.read(con, hospital=home), own, records))
             figures["own"] = int(own.anti_join(DECILES.read(con, hospital=home), ["concept_id", "unit"]).count().execute())
         figures["measurements"] = DECILES.write(con, deciles, hospital=name)
-        say(f"{figures['measurements']:,} measurements in one unit have deciles, {figures.get('own', 0):,} of them {name}'s own "
-            f"and the others {home}'s" if of_home else f"{figures['measurements']:,} measurements in one unit have deciles")
-        made.record()
+        say(
+            f"{figures['measurements']:,} measurements in one unit have deciles, {figures.get('own', 0):,} of them {name}'s own "
+            f"and the others {home}'s"
+            if of_home
+            else f"{figures['measurements']:,} measurements in one unit have deciles"
+        )
+        stamp.record()
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ Writes  data/mimic: the seven OMOP tables and MIMIC's own patients.csv.gz
 Each file is checked against the SHA256SUMS.txt that PhysioNet publishes beside it. Broken off, the same command continues
 where it stopped. A file of yours that lies there is never replaced.
 """
+
 import argparse
 import urllib.request
 from pathlib import Path
 
-from medrep import contract
+from medrep import contract, storage
 from medrep.download import TIMEOUT_SECONDS, bring, patiently
 from medrep.errors import UserError
 from medrep.progress import say, stage
@@ -26,11 +27,11 @@ FILES = {**{f"{table}.csv": (OMOP_DEMO, f"1_omop_data_csv/{table}.csv") for tabl
 """{name in data/mimic: (project, path in it)}"""
 EXPLAINED = {
     "mimic-iv": "MIMIC-IV needs a credentialed PhysioNet account (https://physionet.org/content/mimiciv/2.2/): convert it with the OHDSI ETL "
-                "(https://github.com/OHDSI/MIMIC), and put the seven OMOP tables and MIMIC's own hosp/patients.csv into data/mimic",
+    "(https://github.com/OHDSI/MIMIC), and put the seven OMOP tables and MIMIC's own hosp/patients.csv into data/mimic",
     "ehrshot": "EHRSHOT needs a signed agreement on Redivis (https://redivis.com/datasets/53gc-8rhx41kgt): export its OMOP tables as CSV "
-               "into data/ehrshot",
+    "into data/ehrshot",
     "athena": "the OMOP vocabulary needs a free account on https://athena.ohdsi.org: choose SNOMED, RxNorm, LOINC, ICD9CM and what your "
-              "hospital uses, and put CONCEPT.csv and CONCEPT_RELATIONSHIP.csv (CONCEPT_ANCESTOR.csv, if you can) into data/concepts",
+    "hospital uses, and put CONCEPT.csv and CONCEPT_RELATIONSHIP.csv (CONCEPT_ANCESTOR.csv, if you can) into data/concepts",
 }
 HOME = "https://physionet.org"
 NOT_OURS = "is there and is not the demo's file: move it away, or point MEDREP_ROOT at another folder"
@@ -46,17 +47,17 @@ def read_sums(base: str, project: str) -> dict[str, str]:
 def fetch(url: str, path: Path, digest: str):
     """`path` with the bytes of `url`, whose SHA-256 is `digest`."""
     if path.exists():
-        if contract.sha256_of(path) == digest:
-            say(f"{contract.show(path)} is there already")
+        if storage.sha256_of(path) == digest:
+            say(f"{contract.display_path(path)} is there already")
             return
-        raise UserError(f"{contract.show(path)} {NOT_OURS}")
-    contract.make_folder(path.parent)
+        raise UserError(f"{contract.display_path(path)} {NOT_OURS}")
+    storage.make_folder(path.parent)
     part = bring(url, path, HOME)
-    if contract.sha256_of(part) != digest:
+    if storage.sha256_of(part) != digest:
         part.unlink()
         raise UserError(f"{url} is not the file whose SHA-256 is published beside it: nothing was kept, try again later")
     part.rename(path)
-    say(f"{contract.show(path)}: {path.stat().st_size:,} bytes, as published")
+    say(f"{contract.display_path(path)}: {path.stat().st_size:,} bytes, as published")
 
 
 def main(argv=None):
@@ -70,14 +71,16 @@ def main(argv=None):
         folder = contract.data_folder("mimic")
         for table in TABLES:  # person.csv.gz beside person.csv would be two files of one table
             if others := [path for suffix in (".csv.gz", ".parquet") if (path := folder / f"{table}{suffix}").exists()]:
-                raise UserError(f"{contract.show(others[0])} {NOT_OURS}")
+                raise UserError(f"{contract.display_path(others[0])} {NOT_OURS}")
         sums = {project: read_sums(args.base_url, project) for project in (OMOP_DEMO, DEMO)}
         for name, (project, path) in FILES.items():
             if path not in sums[project]:
                 raise UserError(f"{args.base_url}/{project}/SHA256SUMS.txt does not list {path}: is there a new version on physionet.org?")
             fetch(f"{args.base_url}/{project}/{path}", folder / name, sums[project][path])
         figures.update(files=len(FILES), bytes=sum((folder / name).stat().st_size for name in FILES))
-        say(f"{contract.show(folder)}: the MIMIC-IV demo (ODbL 1.0: attribution, share-alike); the vocabulary is still needed: download.py athena")
+        say(
+            f"{contract.display_path(folder)}: the MIMIC-IV demo (ODbL 1.0: attribution, share-alike); the vocabulary is still needed: download.py athena"
+        )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ records at the time they can be known, MEDS_DEATH. A code is {vocabulary_id}/{co
 data/concepts does not know it. Beyond MEDS there are the columns of medrep.cdm.sources.meds.EXTRA, so that the dataset, put into
 data/, gives the same trajectories. Format: https://github.com/Medical-Event-Data-Standard/meds (0.4)
 """
+
 import argparse
 import json
 from datetime import UTC, datetime
@@ -21,17 +22,31 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medrep import VERSION, config, contract
-from medrep.cdm import engine
-from medrep.cdm.sources import meds, omop
-from medrep.contract import PERSONS, RECORDS, VISITS, Made
+from medrep import VERSION, config, contract, storage
+from medrep.cdm import engine, table_files
+from medrep.cdm.sources import athena, meds, omop
 from medrep.progress import bar, say, stage
+from medrep.stamps import Stamp
+from medrep.tables import PERSONS, RECORDS, VISITS
 
 SHARD_ROWS = 2_000_000  # a subject's rows are never in two files
 BATCH_ROWS = 500_000
-SCHEMA = pa.schema([("subject_id", pa.int64()), ("time", pa.timestamp("us")), ("code", pa.string()), ("numeric_value", pa.float32()),
-                    ("text_value", pa.large_string()), ("table", pa.string()), ("concept_id", pa.int64()), ("type_id", pa.int64()),
-                    ("visit_id", pa.int64()), ("end", pa.timestamp("us")), ("value", pa.float64()), ("unit", pa.string())])
+SCHEMA = pa.schema(
+    [
+        ("subject_id", pa.int64()),
+        ("time", pa.timestamp("us")),
+        ("code", pa.string()),
+        ("numeric_value", pa.float32()),
+        ("text_value", pa.large_string()),
+        ("table", pa.string()),
+        ("concept_id", pa.int64()),
+        ("type_id", pa.int64()),
+        ("visit_id", pa.int64()),
+        ("end", pa.timestamp("us")),
+        ("value", pa.float64()),
+        ("unit", pa.string()),
+    ]
+)
 RACE = "RACE//"
 ORDER = {"person": 0, RACE: 1, "visit": 2, "condition": 3, "drug": 4, "measurement": 5, "procedure": 6, "death": 7}  # at one time
 
@@ -40,7 +55,7 @@ def code_table(con: ibis.BaseBackend, used: ibis.Table) -> ibis.Table:
     """concept_id, code, description of the concepts in `used`."""
     if not contract.data_folder("concepts").is_dir():
         return used.mutate(code=used.concept_id.cast("string"), description=ibis.null("string"))
-    concept = omop.vocabulary(con, "concept")
+    concept = athena.read_vocabulary(con, "concept")
     named = used.left_join(concept.select("concept_id", "concept_name", name=concept.vocabulary_id + "/" + concept.concept_code), "concept_id")
     return named.select("concept_id", code=ibis.coalesce(named.name, named.concept_id.cast("string")), description="concept_name")
 
@@ -63,15 +78,43 @@ def find_rows(persons: ibis.Table, visits: ibis.Table, records: ibis.Table, code
         row(raced, subject_id=raced.person_id, code=ibis.literal(RACE) + raced.race, table=ibis.literal("person")),
         row(persons, subject_id=persons.person_id, time=birth, code=ibis.literal(meds.BIRTH), table=ibis.literal("person")),
         row(died, subject_id=died.person_id, time=died.death_time, code=ibis.literal(meds.DEATH), table=ibis.literal("death")),
-        row(v, subject_id=v.person_id, time=v.start, code=v.code, table=ibis.literal("visit"), concept_id=v.concept_id, visit_id=v.visit_id,
-            end=v["end"]),
-        row(r, subject_id=r.person_id, time=r.time, code=r.code, numeric_value=r.value, table=r.domain, concept_id=r.concept_id,
-            type_id=r.type_id, visit_id=r.visit_id, value=r.value, unit=r.unit),
+        row(
+            v,
+            subject_id=v.person_id,
+            time=v.start,
+            code=v.code,
+            table=ibis.literal("visit"),
+            concept_id=v.concept_id,
+            visit_id=v.visit_id,
+            end=v["end"],
+        ),
+        row(
+            r,
+            subject_id=r.person_id,
+            time=r.time,
+            code=r.code,
+            numeric_value=r.value,
+            table=r.domain,
+            concept_id=r.concept_id,
+            type_id=r.type_id,
+            visit_id=r.visit_id,
+            value=r.value,
+            unit=r.unit,
+        ),
     ]
     every = ibis.union(*parts).join(persons.select(subject_id="person_id", split="split"), "subject_id")
     order = ibis.cases((every.code.startswith(RACE), ORDER[RACE]), *((every["table"] == name, place) for name, place in ORDER.items()))
-    keys = [every.split, every.subject_id, every.time.asc(nulls_first=True), order, every.concept_id, every.value.asc(nulls_first=True),
-            every.unit.asc(nulls_first=True), every.visit_id.asc(nulls_first=True), every.type_id.asc(nulls_first=True)]
+    keys = [
+        every.split,
+        every.subject_id,
+        every.time.asc(nulls_first=True),
+        order,
+        every.concept_id,
+        every.value.asc(nulls_first=True),
+        every.unit.asc(nulls_first=True),
+        every.visit_id.asc(nulls_first=True),
+        every.type_id.asc(nulls_first=True),
+    ]
     return every.order_by(keys).select("split", *SCHEMA.names)
 
 
@@ -96,7 +139,7 @@ def write_data(folder: Path, rows: ibis.Table, total: int):
                             writer.close()
                         shard = 0 if splits[start] != split else shard + 1
                         split, written, begun = splits[start], 0, start
-                        path = contract.make_folder(folder / "data" / theirs[split]) / f"{shard}.parquet"
+                        path = storage.make_folder(folder / "data" / theirs[split]) / f"{shard}.parquet"
                         writer = pq.ParquetWriter(path, SCHEMA)
                     last = subject[start]
                 writer.write_table(content.slice(begun))
@@ -108,12 +151,12 @@ def write_data(folder: Path, rows: ibis.Table, total: int):
 
 
 def write_metadata(folder: Path, con: ibis.BaseBackend, hospital: str, persons: ibis.Table, codes: ibis.Table):
-    meta = contract.make_folder(folder / "metadata")
+    meta = storage.make_folder(folder / "metadata")
     rows = codes.order_by("concept_id").to_pyarrow().to_pylist()
     by_id = {row["concept_id"]: row["code"] for row in rows}
     parents: dict[int, list[str]] = {}
     if contract.data_folder("concepts").is_dir():
-        concept, relationship = omop.vocabulary(con, "concept"), omop.valid(omop.vocabulary(con, "concept_relationship"))
+        concept, relationship = athena.read_vocabulary(con, "concept"), athena.valid_rows(athena.read_vocabulary(con, "concept_relationship"))
         up = relationship.filter((relationship.relationship_id == "Is a") & (relationship.concept_id_1 != relationship.concept_id_2))
         up = up.semi_join(codes, up.concept_id_1 == codes.concept_id).join(concept, up.concept_id_2 == concept.concept_id)
         up = up.select(child="concept_id_1", parent=concept.vocabulary_id + "/" + concept.concept_code).distinct().order_by("child", "parent")
@@ -122,19 +165,43 @@ def write_metadata(folder: Path, con: ibis.BaseBackend, hospital: str, persons: 
     fixed = [("GENDER//F", "female"), ("GENDER//M", "male"), (meds.BIRTH, "birth (its year)"), (meds.DEATH, "death")]
     races = persons.filter(persons.race.notnull()).select("race").distinct().order_by("race").to_pyarrow()["race"].to_pylist()
     fixed += [(f"{RACE}{race}", race) for race in races]
-    pq.write_table(pa.table({
-        "code": pa.array([*(code for code, _ in fixed), *by_id.values()], pa.string()),
-        "description": pa.array([*(text for _, text in fixed), *(row["description"] for row in rows)], pa.string()),
-        "parent_codes": pa.array([*([None] * len(fixed)), *(parents.get(concept) for concept in by_id)], pa.list_(pa.string())),
-        "concept_id": pa.array([*([None] * len(fixed)), *by_id], pa.int64())}), meta / "codes.parquet")
+    pq.write_table(
+        pa.table(
+            {
+                "code": pa.array([*(code for code, _ in fixed), *by_id.values()], pa.string()),
+                "description": pa.array([*(text for _, text in fixed), *(row["description"] for row in rows)], pa.string()),
+                "parent_codes": pa.array([*([None] * len(fixed)), *(parents.get(concept) for concept in by_id)], pa.list_(pa.string())),
+                "concept_id": pa.array([*([None] * len(fixed)), *by_id], pa.int64()),
+            }
+        ),
+        meta / "codes.parquet",
+    )
     theirs = {ours: name for name, ours in meds.SPLITS.items()}
     people = persons.order_by("person_id").select("person_id", "split").to_pyarrow().to_pylist()
-    pq.write_table(pa.table({"subject_id": pa.array([row["person_id"] for row in people], pa.int64()),
-                             "split": pa.array([theirs[row["split"]] for row in people], pa.string())}), meta / "subject_splits.parquet")
-    (meta / "dataset.json").write_text(json.dumps({
-        "dataset_name": hospital, "etl_name": "medrep export_meds", "etl_version": VERSION, "meds_version": "0.4.1",
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"), "raw_source_id_columns": ["visit_id"], "code_modifier_columns": ["unit"],
-        "other_extension_columns": [name for name in SCHEMA.names if name in meds.EXTRA and name not in ("unit", "visit_id")]}, indent=1))
+    pq.write_table(
+        pa.table(
+            {
+                "subject_id": pa.array([row["person_id"] for row in people], pa.int64()),
+                "split": pa.array([theirs[row["split"]] for row in people], pa.string()),
+            }
+        ),
+        meta / "subject_splits.parquet",
+    )
+    (meta / "dataset.json").write_text(
+        json.dumps(
+            {
+                "dataset_name": hospital,
+                "etl_name": "medrep export_meds",
+                "etl_version": VERSION,
+                "meds_version": "0.4.1",
+                "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "raw_source_id_columns": ["visit_id"],
+                "code_modifier_columns": ["unit"],
+                "other_extension_columns": [name for name in SCHEMA.names if name in meds.EXTRA and name not in ("unit", "visit_id")],
+            },
+            indent=1,
+        )
+    )
 
 
 def main(argv=None):
@@ -146,31 +213,32 @@ def main(argv=None):
 
     name, output = args.hospital, contract.meds_folder(args.hospital)
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)]
-    made = Made(output, inputs=inputs + (omop.files("concepts", "concept") if contract.data_folder("concepts").is_dir() else []))
-    if made.is_current():
+    stamp = Stamp(output, inputs=inputs + (omop.files("concepts", "concept") if contract.data_folder("concepts").is_dir() else []))
+    if stamp.is_current():
         return
-    with stage("export_meds") as figures, omop.named_mistakes():
+    with stage("export_meds") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
         records = RECORDS.read(con, hospital=name)
         persons, visits = PERSONS.read(con, hospital=name).semi_join(records, "person_id"), VISITS.read(con, hospital=name)
         visits = visits.semi_join(persons, "person_id").mutate(concept_id=lambda t: t.concept_id.fill_null(0))
         used = ibis.union(records.select("concept_id"), visits.select("concept_id"), distinct=True)
-        codes = engine.hold(con, code_table(con, used))
+        codes = engine.materialize(con, code_table(con, used))
         rows = find_rows(persons, visits, records, codes)
         counts = {"persons": persons.count(), "visits": visits.count(), "records": records.count()}
         figures.update({what: int(count.execute()) for what, count in counts.items()})
-        sexes, races, deaths = (int(count.execute()) for count in (
-            persons.sex.isin(["M", "F"]).sum().fill_null(0), persons.race.count(), persons.death_time.count()))
+        sexes, races, deaths = (
+            int(count.execute()) for count in (persons.sex.isin(["M", "F"]).sum().fill_null(0), persons.race.count(), persons.death_time.count())
+        )
         total = sexes + races + figures["persons"] + deaths + figures["visits"] + figures["records"]
-        with contract.unfinished(output) as part:
+        with storage.atomic_write(output) as part:
             write_data(part, rows, total)
             write_metadata(part, con, name, persons, codes)
         written = sum(pq.read_metadata(path).num_rows for path in output.rglob("data/**/*.parquet"))
         if written != total:
             raise AssertionError(f"{written} rows were written of {total}")
-        say(f"{contract.show(output)}: a MEDS dataset of {total:,} rows")
+        say(f"{contract.display_path(output)}: a MEDS dataset of {total:,} rows")
         figures["rows"] = total
-        made.record()
+        stamp.record()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ Reads   usedata/{hospital}/persons, visits, records; data/concepts for diseases
 Writes  usedata/{hospital}/labels/{outcome}, usedata/{hospital}/labels/{outcome}.flow.json
 
 All eligible admissions of persons with records count. A death known by its day only stands at 23:59:59 and belongs to a
-stay that ends on that day. What else a cohort may choose (COHORT=paper): class Cohort in medrep/config.py.
+stay that ends on that day. What else a cohort may choose (COHORT=paper): class CohortConfig in medrep/settings.py.
 
 MT    admitted ----- 24 h ----- prediction_time =============== discharged
       what the model may see  | a death here is true          | still in and alive at prediction_time, or left out
@@ -25,6 +25,7 @@ RA    admitted ----- discharged = prediction_time ----- 24 h ========= 30 days
 onset admitted ----- 24 h ----- prediction_time =============== discharged
       a record here, or in earlier years: left out (Pheno: of that phenotype) | the first record here is true
 """
+
 import argparse
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -32,13 +33,14 @@ from datetime import datetime, timedelta
 import ibis
 import pyarrow.parquet
 
-from medrep import config, contract
-from medrep.cdm import engine, outcomes, rules
+from medrep import config, contract, storage
+from medrep.cdm import engine, outcomes, parsing, rules, table_files
 from medrep.cdm.sources import omop
-from medrep.config import Cohort
-from medrep.contract import LABELS, PERSONS, RECORDS, VISITS, Made
 from medrep.errors import UserError
 from medrep.progress import say, stage
+from medrep.settings import CohortConfig
+from medrep.stamps import Stamp
+from medrep.tables import LABELS, PERSONS, RECORDS, VISITS, labels_table
 
 STILL_IN = ["not still in at the prediction time", "dead before the prediction time"]
 CHOSEN = "another admission of the person's was chosen"
@@ -52,8 +54,22 @@ RULES = {
     "phenotypes": [*STILL_IN, CHOSEN, SAME_POINT],
     "meds": ["unreadable", "no record of the person", "both true and false for the person and time", "same person and time"],
 }
-SETTINGS = ("billing", "admission_visit_concepts", "admissions", "prediction_at", "prediction_hours", "long_stay_days", "readmission_days",
-            "transfer_hours", "died_before", "onset_at", "recorded_before", "split_seed", "min_age", "max_age")
+SETTINGS = (
+    "billing",
+    "admission_visit_concepts",
+    "admissions",
+    "prediction_at",
+    "prediction_hours",
+    "long_stay_days",
+    "readmission_days",
+    "transfer_hours",
+    "died_before",
+    "onset_at",
+    "recorded_before",
+    "split_seed",
+    "min_age",
+    "max_age",
+)
 """The cohort's settings that labels depend on."""
 
 
@@ -64,7 +80,7 @@ def hours(n: float) -> ibis.Value:
     return ibis.interval(seconds=round(n * 3600))
 
 
-def with_prediction_time(admissions: ibis.Table, cohort: Cohort) -> ibis.Table:
+def with_prediction_time(admissions: ibis.Table, cohort: CohortConfig) -> ibis.Table:
     if cohort.prediction_at == "midnight":
         return admissions.mutate(prediction_time=admissions.start.truncate("D") + hours(48))
     return admissions.mutate(prediction_time=admissions.start + hours(cohort.prediction_hours))
@@ -92,7 +108,7 @@ def drawn(stays: ibis.Table, seed: int, *columns: str) -> ibis.Value:
     return text.hexdigest("sha256").lower()
 
 
-def choose_one(stays: ibis.Table, cohort: Cohort, at_random: bool) -> ibis.Table:
+def choose_one(stays: ibis.Table, cohort: CohortConfig, at_random: bool) -> ibis.Table:
     """With `admissions: one`, each person's last eligible admission, or one at random; the others get a reason."""
     if cohort.admissions == "all":
         return stays
@@ -112,20 +128,21 @@ def one_a_point(stays: ibis.Table) -> ibis.Table:
 # ---- what the stays themselves tell ------------------------------------------------------------------------------
 
 
-def label_mt(admissions: ibis.Table, cohort: Cohort) -> ibis.Table:
+def label_mt(admissions: ibis.Table, cohort: CohortConfig) -> ibis.Table:
     stays = with_prediction_time(admissions, cohort)
     return choose_one(stays.mutate(boolean_value=died_in(stays), reason=rules.first_reason(still_in(stays))), cohort, at_random=False)
 
 
-def label_llos(admissions: ibis.Table, cohort: Cohort) -> ibis.Table:
+def label_llos(admissions: ibis.Table, cohort: CohortConfig) -> ibis.Table:
     stays = with_prediction_time(admissions, cohort)
     stays = stays.mutate(long=stays.start + hours(24 * cohort.long_stay_days))
     # a death on the last day stands at that day's end, after a discharge before it: the stay ended at the sooner
     died_before = died_in(stays) & (ibis.least(stays.death_time, stays.end) < stays.long)
     if cohort.died_before == "negative":
         died_before = ibis.literal(False)
-    stays = stays.mutate(boolean_value=stays.end >= stays.long,
-                         reason=rules.first_reason({**still_in(stays), "died in the stay before it was long": died_before}))
+    stays = stays.mutate(
+        boolean_value=stays.end >= stays.long, reason=rules.first_reason({**still_in(stays), "died in the stay before it was long": died_before})
+    )
     return choose_one(stays, cohort, at_random=False)
 
 
@@ -139,10 +156,11 @@ def merge_stays(admissions: ibis.Table, transfer_hours: float) -> ibis.Table:
     stay = admissions.opens.sum().over(ibis.window(group_by="person_id", order_by=order, preceding=(None, 0)))
     admissions = admissions.mutate(stay=stay)
     return admissions.group_by("person_id", "stay").agg(
-        death_time=admissions.death_time.min(), start=admissions.start.min(), end=admissions.end.max())
+        death_time=admissions.death_time.min(), start=admissions.start.min(), end=admissions.end.max()
+    )
 
 
-def label_ra(admissions: ibis.Table, cohort: Cohort, last_time=None) -> ibis.Table:
+def label_ra(admissions: ibis.Table, cohort: CohortConfig, last_time=None) -> ibis.Table:
     """`last_time` is the last date of the hospital, None where no one date ends everybody's follow-up."""
     stays = merge_stays(admissions, cohort.transfer_hours)
     following = stays.start.lead().over(group_by="person_id", order_by=[stays.start, stays.stay])
@@ -151,8 +169,11 @@ def label_ra(admissions: ibis.Table, cohort: Cohort, last_time=None) -> ibis.Tab
     unseen = ibis.literal(False) if last_time is None else stays.until > ibis.literal(last_time, "timestamp")
     reasons = {"not followed for the time to readmission": ~back & unseen}
     if cohort.died_before == "left_out":
-        reasons = {"died in hospital": died_in(stays),
-                   "died within the time to readmission": ~back & (stays.death_time <= stays.until).fill_null(False), **reasons}
+        reasons = {
+            "died in hospital": died_in(stays),
+            "died within the time to readmission": ~back & (stays.death_time <= stays.until).fill_null(False),
+            **reasons,
+        }
     return choose_one(stays.mutate(boolean_value=back, reason=rules.first_reason(reasons)), cohort, at_random=True)
 
 
@@ -186,20 +207,21 @@ def recorded_after(t: ibis.Table) -> ibis.Value:
     return (t.time >= t.prediction_time) & (t.time <= t.end)
 
 
-def label_onset(admissions: ibis.Table, records: ibis.Table, disease: ibis.Table, cohort: Cohort) -> ibis.Table:
+def label_onset(admissions: ibis.Table, records: ibis.Table, disease: ibis.Table, cohort: CohortConfig) -> ibis.Table:
     """`disease` (person_id, time): the records that mean it."""
     disease = disease.select("person_id", "time").distinct()
     if cohort.onset_at == "record":
         return label_at_record(admissions, records, disease, cohort)
-    stays = found_in(with_prediction_time(admissions, cohort), disease, before=lambda t: recorded_before(t).any(),
-                     after=lambda t: recorded_after(t).any())
+    stays = found_in(
+        with_prediction_time(admissions, cohort), disease, before=lambda t: recorded_before(t).any(), after=lambda t: recorded_after(t).any()
+    )
     reasons = still_in(stays)
     if cohort.recorded_before == "left_out":
         reasons["on record before the prediction time"] = stays.before
     return choose_one(stays.mutate(boolean_value=stays.after.fill_null(False), reason=rules.first_reason(reasons)), cohort, at_random=False)
 
 
-def label_at_record(admissions: ibis.Table, records: ibis.Table, disease: ibis.Table, cohort: Cohort) -> ibis.Table:
+def label_at_record(admissions: ibis.Table, records: ibis.Table, disease: ibis.Table, cohort: CohortConfig) -> ibis.Table:
     """As published: a case at the disease's last record in the stay, a control at a record of the stay that a hash draws."""
     stays = admissions.mutate(prediction_time=admissions.start)
     stays = found_in(stays, disease, last=lambda t: t.time.max(where=(t.time >= t.start) & (t.time <= t.end)))
@@ -213,7 +235,7 @@ def label_at_record(admissions: ibis.Table, records: ibis.Table, disease: ibis.T
     return choose_one(stays.mutate(reason=rules.first_reason({"no record in the stay": stays.prediction_time.isnull()})), cohort, at_random=False)
 
 
-def label_phenotypes(admissions: ibis.Table, diseases: ibis.Table, names: list[str], cohort: Cohort) -> ibis.Table:
+def label_phenotypes(admissions: ibis.Table, diseases: ibis.Table, names: list[str], cohort: CohortConfig) -> ibis.Table:
     """`diseases` (person_id, time, phenotype); a column a phenotype, null where it is left out of that one."""
     diseases = diseases.select("person_id", "time", "phenotype").distinct()
     figures = {}
@@ -230,15 +252,17 @@ def label_phenotypes(admissions: ibis.Table, diseases: ibis.Table, names: list[s
 # ---- labels that the user brings ---------------------------------------------------------------------------------
 
 
-@engine.read_by_reader
+@engine.reads_with_duckdb
 def read_meds(con: ibis.BaseBackend, source) -> ibis.Table:
     """subject_id, prediction_time, boolean_value of a MEDS label file (https://github.com/Medical-Event-Data-Standard/meds)."""
     if source.suffix == ".csv":
-        t = omop.read_text(con, source, "labels", sorted(outcomes.LABEL_COLUMNS))
+        t = table_files.read_as_text(con, source, "labels", sorted(outcomes.LABEL_COLUMNS))
         value = t.boolean_value.lower()
-        return t.select(subject_id=omop.as_id(t.subject_id), prediction_time=ibis.coalesce(omop.as_time(t.prediction_time),
-                        omop.day_start(omop.as_date(t.prediction_time))),
-                        boolean_value=ibis.cases((value.isin(["true", "1", "1.0"]), True), (value.isin(["false", "0", "0.0"]), False)))
+        return t.select(
+            subject_id=parsing.parse_id(t.subject_id),
+            prediction_time=ibis.coalesce(parsing.parse_time(t.prediction_time), parsing.day_start(parsing.parse_date(t.prediction_time))),
+            boolean_value=ibis.cases((value.isin(["true", "1", "1.0"]), True), (value.isin(["false", "0", "0.0"]), False)),
+        )
     files = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
     if not files:
         raise UserError(f"{source} has no .parquet file: give the folder that ACES wrote")
@@ -249,8 +273,9 @@ def read_meds(con: ibis.BaseBackend, source) -> ibis.Table:
     if missing := outcomes.LABEL_COLUMNS - set(columns):
         raise UserError(f"{files[0]} lacks {', '.join(sorted(missing))}: a MEDS label file has subject_id, prediction_time and boolean_value")
     t = con.read_parquet([str(file) for file in files])
-    return t.select(subject_id=t.subject_id.try_cast("int64"), prediction_time=t.prediction_time.cast("timestamp"),
-                    boolean_value=t.boolean_value.cast("boolean"))
+    return t.select(
+        subject_id=t.subject_id.try_cast("int64"), prediction_time=t.prediction_time.cast("timestamp"), boolean_value=t.boolean_value.cast("boolean")
+    )
 
 
 def label_meds(labels: ibis.Table, records: ibis.Table) -> ibis.Table:
@@ -261,8 +286,10 @@ def label_meds(labels: ibis.Table, records: ibis.Table) -> ibis.Table:
     both = answer.min().over(group_by=point) != answer.max().over(group_by=point)
     place = ibis.row_number().over(group_by=point, order_by=labels.boolean_value)
     unreadable = labels.subject_id.isnull() | labels.prediction_time.isnull() | labels.boolean_value.isnull()
-    return labels.mutate(person_id=labels.subject_id, reason=rules.first_reason(
-        dict(zip(RULES["meds"], [unreadable, labels.known.isnull(), both, place > 0], strict=True))))
+    return labels.mutate(
+        person_id=labels.subject_id,
+        reason=rules.first_reason(dict(zip(RULES["meds"], [unreadable, labels.known.isnull(), both, place > 0], strict=True))),
+    )
 
 
 # ---- the stage -----------------------------------------------------------------------------------------------------
@@ -272,7 +299,7 @@ def diseases_of(words: outcomes.Terminology, outcome: outcomes.Outcome) -> dict[
     """{label: the concepts that mean it}; {} for an outcome that needs none, and where data/concepts is not there."""
     if outcome.kind not in ("onset", "phenotypes") or not contract.data_folder("concepts").is_dir():
         return {}
-    with omop.named_mistakes():
+    with table_files.csv_errors_in_words():
         if outcome.kind == "onset":
             return {outcome.name: outcomes.concepts_of(words, outcome.source)}
         return outcomes.phenotypes_of(words, outcome.source)
@@ -304,19 +331,25 @@ class Tables:
     """How many there are of each, and why the other visits are no admissions."""
 
 
-def read_tables(con: ibis.BaseBackend, hospital: str, cohort: Cohort) -> Tables:
+def read_tables(con: ibis.BaseBackend, hospital: str, cohort: CohortConfig) -> Tables:
     persons, visits, records = (table.read(con, hospital=hospital) for table in (PERSONS, VISITS, RECORDS))
-    of_kept = engine.hold(con, visits.semi_join(records.select("person_id").distinct(), "person_id"))
+    of_kept = engine.materialize(con, visits.semi_join(records.select("person_id").distinct(), "person_id"))
     admissions = of_kept.filter(of_kept.is_admission).join(persons.select("person_id", "death_time"), "person_id")
-    admissions = engine.hold(con, admissions)
+    admissions = engine.materialize(con, admissions)
     tables = {"visits": visits, "visits of persons with records": of_kept, "admissions": admissions}
     flow = {name: int(table.count().execute()) for name, table in tables.items()}
     counts = rules.count_reasons(why_no_admission(of_kept, persons, cohort))
-    return Tables(persons, visits, records, of_kept, admissions,
-                  flow | {"no admissions": {reason: counts[reason] for reason in NOT_ADMISSIONS if reason in counts}})
+    return Tables(
+        persons,
+        visits,
+        records,
+        of_kept,
+        admissions,
+        flow | {"no admissions": {reason: counts[reason] for reason in NOT_ADMISSIONS if reason in counts}},
+    )
 
 
-def why_no_admission(visits: ibis.Table, persons: ibis.Table, cohort: Cohort) -> ibis.Table:
+def why_no_admission(visits: ibis.Table, persons: ibis.Table, cohort: CohortConfig) -> ibis.Table:
     """`visits` with the first reason why each is no admission (visits.py), null for those that are."""
     visits = visits.join(persons.select("person_id", "year_of_birth"), "person_id")
     of_age = (visits.start.year() - visits.year_of_birth).between(cohort.min_age, cohort.max_age)
@@ -324,14 +357,21 @@ def why_no_admission(visits: ibis.Table, persons: ibis.Table, cohort: Cohort) ->
     return visits.mutate(reason=ibis.ifelse(visits.is_admission, ibis.null("string"), why))
 
 
-def label(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome, meant: dict[str, set[int]], tables: Tables, cohort: Cohort,
-          follow_up_ends: str) -> tuple[ibis.Table, list[str], dict]:
+def label(
+    con: ibis.BaseBackend,
+    hospital: str,
+    outcome: outcomes.Outcome,
+    meant: dict[str, set[int]],
+    tables: Tables,
+    cohort: CohortConfig,
+    follow_up_ends: str,
+) -> tuple[ibis.Table, list[str], dict]:
     """`meant`: diseases_of. Gives the labelled and left out prediction points with their reasons, the label columns, and the flow so far."""
     visits, records, admissions = tables.visits, tables.records, tables.admissions
     if outcome.kind == "meds":
-        with omop.named_mistakes():
+        with table_files.csv_errors_in_words():
             labels = read_meds(con, outcome.source)
-        return engine.hold(con, label_meds(labels, records)), ["boolean_value"], {}
+        return engine.materialize(con, label_meds(labels, records)), ["boolean_value"], {}
     columns = ["boolean_value"]
     flow = dict(tables.flow)
     if outcome.kind == "RA":
@@ -343,15 +383,17 @@ def label(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome, meant
     else:
         pairs = [(concept, name) for name, concepts in meant.items() for concept in sorted(concepts)]
         meaning = ibis.memtable([{"concept_id": c, "phenotype": n} for c, n in pairs], schema={"concept_id": "int64", "phenotype": "string"})
-        diseases = engine.hold(con, records.join(meaning, "concept_id").select("person_id", "time", "phenotype").distinct())
-        say(f"{hospital} {outcome.name}: {len({c for c, _ in pairs}):,} concepts mean it; {diseases.count().execute():,} moments of "
-            f"{diseases.person_id.nunique().execute():,} persons have one on record")
+        diseases = engine.materialize(con, records.join(meaning, "concept_id").select("person_id", "time", "phenotype").distinct())
+        say(
+            f"{hospital} {outcome.name}: {len({c for c, _ in pairs}):,} concepts mean it; {diseases.count().execute():,} moments of "
+            f"{diseases.person_id.nunique().execute():,} persons have one on record"
+        )
         if outcome.kind == "onset":
             stays = label_onset(admissions, records, diseases, cohort)
         else:
             columns = list(meant)
             stays = label_phenotypes(admissions, diseases, columns, cohort)
-    return engine.hold(con, one_a_point(stays)), columns, flow
+    return engine.materialize(con, one_a_point(stays)), columns, flow
 
 
 def write_labels(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome, stays: ibis.Table, columns: list[str], flow: dict) -> dict:
@@ -363,36 +405,52 @@ def write_labels(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome
         say(f"{hospital} {outcome.name}: {counts}" + (f" (the others: {reasons})" if reasons else ""))
     counts = rules.report(f"{hospital} {outcome.name} {unit}", stays, RULES[outcome.kind])
     if outcome.kind == "meds" and counts["read"] and not counts["kept"]:
-        raise UserError(f"{outcome.source}: none of its {counts['read']:,} rows can be used (the reasons are above); subject_id must be "
-                        f"the person_id of {hospital}")
+        raise UserError(
+            f"{outcome.source}: none of its {counts['read']:,} rows can be used (the reasons are above); subject_id must be "
+            f"the person_id of {hospital}"
+        )
     kept = stays.filter(stays.reason.isnull())
     labels = kept.select("prediction_time", *columns, subject_id="person_id").order_by("subject_id", "prediction_time", *columns)
-    contract.labels_table(columns).write(con, labels, hospital=hospital, outcome=outcome.name)
-    sums = kept.agg(**{f"n{i}": kept[name].count() for i, name in enumerate(columns)},
-                    **{f"sum{i}": kept[name].sum() for i, name in enumerate(columns)}).to_pyarrow().to_pylist()[0]
+    labels_table(columns).write(con, labels, hospital=hospital, outcome=outcome.name)
+    sums = (
+        kept.agg(**{f"n{i}": kept[name].count() for i, name in enumerate(columns)}, **{f"sum{i}": kept[name].sum() for i, name in enumerate(columns)})
+        .to_pyarrow()
+        .to_pylist()[0]
+    )
     labelled = {name: sums[f"n{i}"] for i, name in enumerate(columns)}
     positive = {name: int(sums[f"sum{i}"] or 0) for i, name in enumerate(columns)}
     eligible = counts["read"] - sum(counts.get(reason, 0) for reason in (*STILL_IN, "died in hospital", "unreadable", "no record of the person"))
     single = columns == ["boolean_value"]
-    flow |= {unit: counts["read"], "left out": {reason: n for reason, n in counts.items() if reason in RULES[outcome.kind] and n},
-             "eligible": eligible, "labelled": labelled["boolean_value"] if single else labelled,
-             "positive": positive["boolean_value"] if single else positive}
-    contract.write_json(contract.flow_file(hospital, outcome.name), flow)
+    flow |= {
+        unit: counts["read"],
+        "left out": {reason: n for reason, n in counts.items() if reason in RULES[outcome.kind] and n},
+        "eligible": eligible,
+        "labelled": labelled["boolean_value"] if single else labelled,
+        "positive": positive["boolean_value"] if single else positive,
+    }
+    storage.write_json(contract.flow_file(hospital, outcome.name), flow)
     for name in columns:
         what = outcome.name if single else f"{outcome.name} {name}"
         share = f" ({positive[name] / labelled[name]:.2%})" if labelled[name] else ""
         say(f"{hospital} {what}: {labelled[name]:,} labelled, {positive[name]:,} positive{share}")
     if empty := [name for name in columns if not positive[name]]:
-        say(f"warning: {contract.show(LABELS.at(hospital=hospital, outcome=outcome.name))} has no positives"
-            + ("" if single else f" of {len(empty)} of its {len(columns)} phenotypes") + ": no AUROC can be computed from it")
+        say(
+            f"warning: {contract.display_path(LABELS.at(hospital=hospital, outcome=outcome.name))} has no positives"
+            + ("" if single else f" of {len(empty)} of its {len(columns)} phenotypes")
+            + ": no AUROC can be computed from it"
+        )
     return {"labelled": counts["kept"], "positive": sum(positive.values())}
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hospital", required=True, help="a folder under usedata/, such as mimic")
-    parser.add_argument("--outcome", nargs="+", metavar="OUTCOME",
-                        help=f"among {', '.join(outcomes.built_in())} (default: all), or a path to a concept set or to MEDS labels")
+    parser.add_argument(
+        "--outcome",
+        nargs="+",
+        metavar="OUTCOME",
+        help=f"among {', '.join(outcomes.built_in())} (default: all), or a path to a concept set or to MEDS labels",
+    )
     engine.add_arguments(parser)
     config.add_arguments(parser)
     args = parser.parse_args(argv)
@@ -406,13 +464,13 @@ def main(argv=None):
     settings = {"follow_up_ends": hospital.follow_up_ends, **{key: value for key, value in asdict(cohort).items() if key in SETTINGS}}
 
     con, tables = engine.connect(args.engine, args.memory, args.threads), None
-    words = outcomes.Terminology(engine.reader(con))
+    words = outcomes.Terminology(engine.file_reader(con))
     for outcome in wanted:
         sources = [outcome.source] if outcome.source else []
         if outcome.kind in ("onset", "phenotypes") and contract.data_folder("concepts").is_dir():
             sources += omop.files("concepts", "concept", "concept_relationship", "concept_ancestor")
-        made = Made(LABELS.at(hospital=name, outcome=outcome.name), inputs=[*inputs, *sources], settings=settings)
-        if contract.flow_file(name, outcome.name).exists() and made.is_current():
+        stamp = Stamp(LABELS.at(hospital=name, outcome=outcome.name), inputs=[*inputs, *sources], settings=settings)
+        if contract.flow_file(name, outcome.name).exists() and stamp.is_current():
             continue
         meant = diseases_of(words, outcome)
         if reason := without_concepts(outcome, meant):
@@ -420,13 +478,13 @@ def main(argv=None):
                 raise UserError(f"--outcome {outcome.name}: {reason}")
             say(f"{name} {outcome.name}: not labelled, {reason}")
             for path in (LABELS.at(hospital=name, outcome=outcome.name), contract.flow_file(name, outcome.name)):  # of another vocabulary
-                contract.discard(path)
+                storage.remove_path(path)
             continue
         with stage("labels") as figures:
             tables = tables or read_tables(con, name, cohort)
             stays, columns, flow = label(con, name, outcome, meant, tables, cohort, hospital.follow_up_ends)
             figures.update(outcome=outcome.name, **write_labels(con, name, outcome, stays, columns, flow))
-        made.record()
+        stamp.record()
 
 
 if __name__ == "__main__":

@@ -9,18 +9,21 @@ Writes  usedata/{hospital}/persons, and the rows that can't be read to usedata/{
 
 The split is a hash of the person's id at the source, so that new rows, new OMOP ids or another engine move no one.
 """
+
 import argparse
 from collections.abc import Callable
 
 import ibis
 
 from medrep import config, contract
-from medrep.cdm import engine, rules
+from medrep.cdm import engine, parsing, rules, table_files
 from medrep.cdm.sources import meds, omop
-from medrep.config import Cohort
-from medrep.contract import PERSONS, SPLITS, Made
+from medrep.contract import SPLITS
 from medrep.errors import UserError
 from medrep.progress import say, stage
+from medrep.settings import CohortConfig
+from medrep.stamps import Stamp
+from medrep.tables import PERSONS
 
 YEARS = (1000, 9999)
 SAME_PERSON, SAME_SUBJECT, LATER_DEATH = "same person_id", "same subject_id", "later death of the same person"
@@ -44,8 +47,14 @@ def with_reasons(persons: ibis.Table) -> ibis.Table:
     usable = (persons.unreadable.isnull() & ~no_year).name("usable")
     order = [persons[name].asc(nulls_first=False) for name in ("year_of_birth", "sex", "source_id", "trace_id", "race")]
     place = ibis.row_number().over(group_by=[persons.person_id, usable], order_by=order)
-    return persons.mutate(reason=ibis.cases((persons.unreadable.notnull(), persons.unreadable), (no_year, "unreadable year_of_birth"),
-                                            (place > 0, SAME_PERSON), else_=ibis.null("string")))
+    return persons.mutate(
+        reason=ibis.cases(
+            (persons.unreadable.notnull(), persons.unreadable),
+            (no_year, "unreadable year_of_birth"),
+            (place > 0, SAME_PERSON),
+            else_=ibis.null("string"),
+        )
+    )
 
 
 def births_with_reasons(births: ibis.Table) -> ibis.Table:
@@ -57,14 +66,14 @@ def births_with_reasons(births: ibis.Table) -> ibis.Table:
 def deaths_with_reasons(deaths: ibis.Table, persons: ibis.Table) -> ibis.Table:
     """`deaths` with death_time (23:59:59 where only the day is known) and the reason each is left out; the earliest stays."""
     known = persons.select("person_id", known=ibis.literal(True))
-    deaths = deaths.left_join(known, "person_id").drop("person_id_right").mutate(death_time=ibis.coalesce(deaths.time, omop.day_end(deaths.date)))
+    deaths = deaths.left_join(known, "person_id").drop("person_id_right").mutate(death_time=ibis.coalesce(deaths.time, parsing.day_end(deaths.date)))
     bad = ibis.cases((deaths.unreadable.notnull(), deaths.unreadable), (deaths.known.isnull(), "unknown person"), else_=ibis.null("string"))
     deaths = deaths.mutate(bad=bad)
     place = ibis.row_number().over(group_by=[deaths.person_id, deaths.bad.isnull()], order_by=deaths.death_time.asc(nulls_first=False))
     return deaths.mutate(reason=ibis.ifelse(deaths.bad.isnull() & (place > 0), LATER_DEATH, deaths.bad)).drop("bad", "known")
 
 
-def split_of(source_id: ibis.Value, cohort: Cohort) -> ibis.Value:
+def split_of(source_id: ibis.Value, cohort: CohortConfig) -> ibis.Value:
     """The split of a person: where the first 8 hex digits of sha256("seed:source_id") fall among the shares."""
     digits = (ibis.literal(f"{cohort.split_seed}:") + source_id).hexdigest("sha256").lower().substr(0, 8)
     branches, total = [], 0.0
@@ -75,7 +84,7 @@ def split_of(source_id: ibis.Value, cohort: Cohort) -> ibis.Value:
     return ibis.cases(*branches, else_=SPLITS[-1])
 
 
-def find_persons(persons: ibis.Table, deaths: ibis.Table | None, cohort: Cohort, splits: ibis.Table | None = None) -> ibis.Table:
+def find_persons(persons: ibis.Table, deaths: ibis.Table | None, cohort: CohortConfig, splits: ibis.Table | None = None) -> ibis.Table:
     """PERSONS of readable, distinct `persons`. A source id that two persons share stands for neither: their person_id does.
 
     `splits` (person_id, given) go before the hash.
@@ -92,7 +101,7 @@ def find_persons(persons: ibis.Table, deaths: ibis.Table | None, cohort: Cohort,
     return persons.left_join(times, "person_id").drop("person_id_right")
 
 
-def check_shares(cohort: Cohort):
+def check_shares(cohort: CohortConfig):
     shares = cohort.split_shares
     if set(shares) != set(SPLITS) or any(s < 0 for s in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
         raise UserError(f"cohort.split_shares is {shares}: give {', '.join(SPLITS)} shares that are not negative and add up to 1")
@@ -107,16 +116,23 @@ def main(argv=None):
 
     hospital, cohort = args.hospital, config.load("cohort", args.overrides)
     check_shares(cohort)
-    omop.require_hospital(hospital)
-    made = Made(PERSONS.at(hospital=hospital), inputs=omop.files(hospital, "person", "death", "patients"),
-                settings={"shares": cohort.split_shares, "seed": cohort.split_seed, "max_rejects": cohort.max_rejects,
-                          "columns": PERSONS.schema.names,
-                          # whether races could be named, and not by which CONCEPT.csv: a newer one would put all later tables out of
-                          # date, and the models pretrained on them, for names that stay the same
-                          "race_names": contract.data_folder("concepts").is_dir()})
-    if made.is_current():
+    table_files.require_hospital(hospital)
+    stamp = Stamp(
+        PERSONS.at(hospital=hospital),
+        inputs=omop.files(hospital, "person", "death", "patients"),
+        settings={
+            "shares": cohort.split_shares,
+            "seed": cohort.split_seed,
+            "max_rejects": cohort.max_rejects,
+            "columns": PERSONS.schema.names,
+            # whether races could be named, and not by which CONCEPT.csv: a newer one would put all later tables out of
+            # date, and the models pretrained on them, for names that stay the same
+            "race_names": contract.data_folder("concepts").is_dir(),
+        },
+    )
+    if stamp.is_current():
         return
-    with stage("persons") as figures, omop.named_mistakes():
+    with stage("persons") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
 
         def settle(table: str, judged: ibis.Table, rejects: Callable[[], ibis.Table], left_out: str) -> dict[str, int]:
@@ -124,11 +140,12 @@ def main(argv=None):
 
         births = omop.birth_years(con, hospital)
         if births is not None:
-            births = engine.hold(con, births_with_reasons(births))
+            births = engine.materialize(con, births_with_reasons(births))
             settle("patients", births, lambda: births_with_reasons(omop.birth_years(con, hospital, numbered=True)), SAME_SUBJECT)
-        read = engine.hold(con, with_reasons(correct_birth_years(omop.persons(con, hospital), births)))
-        figures.update(settle(
-            "person", read, lambda: with_reasons(correct_birth_years(omop.persons(con, hospital, numbered=True), births)), SAME_PERSON))
+        read = engine.materialize(con, with_reasons(correct_birth_years(omop.persons(con, hospital), births)))
+        figures.update(
+            settle("person", read, lambda: with_reasons(correct_birth_years(omop.persons(con, hospital, numbered=True), births)), SAME_PERSON)
+        )
         kept = read.filter(read.reason.isnull())
         if figures["kept"] == 0:
             raise UserError(f"data/{hospital}/person has no readable row: person_id and year_of_birth must be whole numbers")
@@ -136,13 +153,13 @@ def main(argv=None):
             say(f"year of birth from patients.csv: {int(kept.corrected.sum().execute() or 0):,} persons; the others keep the table's")
         deaths = omop.deaths(con, hospital)
         if deaths is not None:
-            deaths = engine.hold(con, deaths_with_reasons(deaths, kept))
+            deaths = engine.materialize(con, deaths_with_reasons(deaths, kept))
             settle("death", deaths, lambda: deaths_with_reasons(omop.deaths(con, hospital, numbered=True), kept), LATER_DEATH)
         splits = meds.given_splits(con, hospital)
         if splits is not None:
             say(f"{hospital}: {int(splits.count().execute()):,} persons are in the splits that metadata/subject_splits.parquet gives them")
         PERSONS.write(con, find_persons(kept, deaths, cohort, splits), hospital=hospital)
-        made.record()
+        stamp.record()
 
 
 if __name__ == "__main__":

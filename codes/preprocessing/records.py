@@ -18,6 +18,7 @@ result, and no prediction is made after death.
     |  billing code: known when the visit ends        |
     |  only the day is known: ........................ known when the day ends
 """
+
 import argparse
 import statistics
 from collections import Counter
@@ -26,13 +27,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import ibis
 
-from medrep import config, contract
-from medrep.cdm import engine, rules
+from medrep import config, contract, storage
+from medrep.cdm import engine, parsing, rules, table_files
 from medrep.cdm.sources import meds, omop
-from medrep.config import Cohort, Hospital
-from medrep.contract import DOMAINS, PERSONS, RECORDS, VISITS, Made
+from medrep.contract import DOMAINS
 from medrep.errors import UserError
 from medrep.progress import bar, say, stage
+from medrep.settings import CohortConfig, HospitalConfig
+from medrep.stamps import Stamp
+from medrep.tables import PERSONS, RECORDS, VISITS
 
 NO_CONCEPT, UNDER_AGE, SAME_HOUR, TOO_FEW = RULES = ["no concept", "under age", "same hour", "person with too few events"]
 PART_BYTES = 800_000_000  # of text: some eight million events
@@ -44,8 +47,8 @@ def place_in_visits(events: ibis.Table, visits: ibis.Table) -> ibis.Table:
     The stated visit counts if it is one of the person's. Otherwise the visit that overlaps low..high: the latest start,
     then the smallest id. Otherwise none.
     """
-    low = ibis.coalesce(events.time, omop.day_start(events.date))
-    high = ibis.coalesce(events.time, omop.day_end(events.date))
+    low = ibis.coalesce(events.time, parsing.day_start(events.date))
+    high = ibis.coalesce(events.time, parsing.day_end(events.date))
     events = events.rename(stated_id="visit_id").mutate(low=low, high=high)
     visits = visits.select("visit_id", "person_id", "start", "end")
     own = visits.select(stated_id="visit_id", person_id="person_id", own_end="end")
@@ -61,8 +64,7 @@ def place_in_visits(events: ibis.Table, visits: ibis.Table) -> ibis.Table:
     events = events.left_join(found, ["person_id", "low", "high"])
     stated = events.own_end.notnull()
     return events.mutate(
-        visit_id=ibis.ifelse(stated, events.stated_id, events.found_id),
-        visit_end=ibis.ifelse(stated, events.own_end, events.found_end),
+        visit_id=ibis.ifelse(stated, events.stated_id, events.found_id), visit_end=ibis.ifelse(stated, events.own_end, events.found_end)
     ).drop("person_id_right", "low_right", "high_right", "stated_id", "own_end", "found_id", "found_end")
 
 
@@ -73,19 +75,26 @@ def time_known(events: ibis.Table, billing_types: list[int]) -> ibis.Value:
     """
     if not billing_types:
         return events.high
-    billed = ibis.ifelse(events.low <= events.visit_end, events.visit_end, omop.day_end(events.date))
-    return ibis.ifelse(events.type_id.isin(billing_types).fill_null(False), ibis.coalesce(billed, omop.day_end(events.date)), events.high)
+    billed = ibis.ifelse(events.low <= events.visit_end, events.visit_end, parsing.day_end(events.date))
+    return ibis.ifelse(events.type_id.isin(billing_types).fill_null(False), ibis.coalesce(billed, parsing.day_end(events.date)), events.high)
 
 
 def with_persons(events: ibis.Table, persons: ibis.Table) -> ibis.Table:
     """`events` with the person's year_of_birth, and the reason why an event goes whatever other events there are."""
     events = events.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
-    return events.mutate(reason=ibis.cases(
-        (events.unreadable.notnull(), events.unreadable), (events.year_of_birth.isnull(), "unknown person"),
-        (events.concept_id.fill_null(0) == 0, NO_CONCEPT), else_=ibis.null("string")))
+    return events.mutate(
+        reason=ibis.cases(
+            (events.unreadable.notnull(), events.unreadable),
+            (events.year_of_birth.isnull(), "unknown person"),
+            (events.concept_id.fill_null(0) == 0, NO_CONCEPT),
+            else_=ibis.null("string"),
+        )
+    )
 
 
-def find_records(events: ibis.Table, persons: ibis.Table, visits: ibis.Table, domain: str, hospital: Hospital, cohort: Cohort) -> ibis.Table:
+def find_records(
+    events: ibis.Table, persons: ibis.Table, visits: ibis.Table, domain: str, hospital: HospitalConfig, cohort: CohortConfig
+) -> ibis.Table:
     """RECORDS of one domain and the reason each is left out, all rules but the last; clock: 0 no time, 1 midnight, 2 other."""
     events = with_persons(events, persons)
     midnight = (events.time == events.time.truncate("D")).fill_null(False)
@@ -135,15 +144,19 @@ def ages_at_first(tables: list[ibis.Table]) -> list[int]:
 
 def warn_of_clocks(domain: str, clocks: Counter):
     if clocks[1] and not clocks[2]:
-        say(f"warning: no {domain} has a time of day but 00:00:00; if that means the time is not known, set midnight_is_a_time: false "
-            "in configs/hospitals/, or events will seem known before they happened")
+        say(
+            f"warning: no {domain} has a time of day but 00:00:00; if that means the time is not known, set midnight_is_a_time: false "
+            "in configs/hospitals/, or events will seem known before they happened"
+        )
 
 
 def warn_of_ages(ages: list[int], of_patients: bool):
     """A year of birth that is really MIMIC's anchor_year shows in ages at the first event only."""
     if ages and not 10 <= statistics.median(ages) <= 100:
-        say(f"warning: the median age at the first event is {statistics.median(ages):.0f}: is year_of_birth right?"
-            + ("" if of_patients else " If it holds MIMIC's anchor_year, put patients.csv beside the tables"))
+        say(
+            f"warning: the median age at the first event is {statistics.median(ages):.0f}: is year_of_birth right?"
+            + ("" if of_patients else " If it holds MIMIC's anchor_year, put patients.csv beside the tables")
+        )
 
 
 def bounds_of(persons: ibis.Table, parts: int) -> list[int]:
@@ -154,6 +167,7 @@ def bounds_of(persons: ibis.Table, parts: int) -> list[int]:
 
 def part_of(person_id: ibis.Value, bounds: list[int]) -> ibis.Value:
     """Which part a person belongs to: how many bounds its id has reached; 0 without an id."""
+
     def among(low: int, high: int) -> ibis.Value:  # a row is compared with a few bounds, not with all
         if low == high:
             return ibis.literal(low, "int64")
@@ -163,20 +177,22 @@ def part_of(person_id: ibis.Value, bounds: list[int]) -> ibis.Value:
     return ibis.ifelse(person_id.isnull(), 0, among(0, len(bounds)))
 
 
-def read_events(con: ibis.BaseBackend, name: str, domain: str, hospital: Hospital, cohort: Cohort, numbered: bool = False) -> ibis.Table | None:
+def read_events(
+    con: ibis.BaseBackend, name: str, domain: str, hospital: HospitalConfig, cohort: CohortConfig, numbered: bool = False
+) -> ibis.Table | None:
     return omop.events(con, name, domain, hospital.midnight_is_a_time, numbered=numbered or cohort.first_measurement == "in_file")
 
 
-def make_records(con: ibis.BaseBackend, name: str, hospital: Hospital, cohort: Cohort, add: Callable[[ibis.Table], None]):
+def make_records(con: ibis.BaseBackend, name: str, hospital: HospitalConfig, cohort: CohortConfig, add: Callable[[ibis.Table], None]):
     """Read the hospital's tables, `add` the records to keep; gives {domain: Counter of reasons}, how many persons have records, and
     {domain: lines of its file}.
 
     The tables are read once and their rows laid apart by ranges of person ids, each small enough for memory; everything
     else is done one range at a time, so that a hospital ten times as large takes ten times as long.
     """
-    sizes = [omop.text_size(path) for path in omop.files(name, *(omop.EVENT_TABLES[domain][0] for domain in DOMAINS))]
+    sizes = [table_files.text_size(path) for path in omop.files(name, *(omop.EVENT_TABLES[domain][0] for domain in DOMAINS))]
     persons, visits = PERSONS.read(con, hospital=name), VISITS.read(con, hospital=name)
-    bounds = bounds_of(persons, engine.parts_of(con, sum(sizes), PART_BYTES))
+    bounds = bounds_of(persons, engine.number_of_parts(con, sum(sizes), PART_BYTES))
     reasons, clocks, ages, events, lines = {}, {}, [], {}, {}
     beside = ThreadPoolExecutor(max_workers=1)  # counts lines while the engine works
     for domain in DOMAINS:
@@ -186,15 +202,17 @@ def make_records(con: ibis.BaseBackend, name: str, hospital: Hospital, cohort: C
             continue
         say(f"reading {name} {omop.EVENT_TABLES[domain][0]}")
         if not meds.is_dataset(name):
-            lines[domain] = beside.submit(omop.count_lines, omop.table_file(name, omop.EVENT_TABLES[domain][0]))
-        events[domain] = engine.park_by(con, rows.mutate(part=part_of(rows.person_id, bounds)), "part")
+            lines[domain] = beside.submit(table_files.count_lines, table_files.table_file(name, omop.EVENT_TABLES[domain][0]))
+        events[domain] = engine.partition_by(con, rows.mutate(part=part_of(rows.person_id, bounds)), "part")
         reasons[domain], clocks[domain] = Counter({rules.KEPT: 0}), Counter()
     with_records = 0
     for part in bar(range(len(bounds) + 1), f"{name} records", unit="parts"):
         own = persons.filter(part_of(persons.person_id, bounds) == part)
         stays = visits.filter(part_of(visits.person_id, bounds) == part)
-        found = {domain: engine.hold(con, find_records(rows_of(part), own, stays, domain, hospital, cohort)) for domain, rows_of in events.items()}
-        enough = engine.hold(con, persons_with_enough(list(found.values()), cohort.min_events))
+        found = {
+            domain: engine.materialize(con, find_records(rows_of(part), own, stays, domain, hospital, cohort)) for domain, rows_of in events.items()
+        }
+        enough = engine.materialize(con, persons_with_enough(list(found.values()), cohort.min_events))
         judged = {domain: leave_out_short(table, enough) for domain, table in found.items()}
         for domain, table in judged.items():
             for row in table.group_by("reason", "clock").agg(n=table.count()).to_pyarrow().to_pylist():
@@ -204,11 +222,11 @@ def make_records(con: ibis.BaseBackend, name: str, hospital: Hospital, cohort: C
         kept = [t.filter(t.reason.isnull()).select(*RECORDS.schema.names).cast(RECORDS.schema) for t in judged.values()]
         add(ibis.union(*kept) if len(kept) > 1 else kept[0])
         with_records += int(enough.count().execute())
-        engine.drop(con, *found.values(), enough)
+        engine.drop_tables(con, *found.values(), enough)
     for domain in reasons:
         warn_of_clocks(domain, clocks[domain])
-    contract.write_json(contract.ages_file(name), {"median at the first event": statistics.median(ages) if ages else None})
-    warn_of_ages(ages, of_patients=not meds.is_dataset(name) and omop.table_file(name, "patients") is not None)
+    storage.write_json(contract.ages_file(name), {"median at the first event": statistics.median(ages) if ages else None})
+    warn_of_ages(ages, of_patients=not meds.is_dataset(name) and table_files.table_file(name, "patients") is not None)
     return reasons, with_records, {domain: count.result() for domain, count in lines.items()}
 
 
@@ -221,32 +239,42 @@ def main(argv=None):
 
     name, cohort = args.hospital, config.load("cohort", args.overrides)
     hospital = config.load("hospital", args.overrides, hospital=args.hospital)
-    omop.require_hospital(name)
+    table_files.require_hospital(name)
     tables = omop.files(name, *(omop.EVENT_TABLES[domain][0] for domain in DOMAINS))
-    made = Made(RECORDS.at(hospital=name), inputs=[PERSONS.require(hospital=name), VISITS.require(hospital=name), *tables],
-                settings={**{key: getattr(cohort, key) for key in ("min_age", "min_events", "max_rejects", "billing", "first_measurement")},
-                          "hospital": vars(hospital)})
-    if made.is_current():
+    stamp = Stamp(
+        RECORDS.at(hospital=name),
+        inputs=[PERSONS.require(hospital=name), VISITS.require(hospital=name), *tables],
+        settings={
+            **{key: getattr(cohort, key) for key in ("min_age", "min_events", "max_rejects", "billing", "first_measurement")},
+            "hospital": vars(hospital),
+        },
+    )
+    if stamp.is_current():
         return
-    with stage("records") as figures, omop.named_mistakes():
+    with stage("records") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
         with RECORDS.writing(con, hospital=name) as add:
             reasons, figures["persons"], lines = make_records(con, name, hospital, cohort, add)
             if meds.is_dataset(name):
-                others = meds.of_no_table(engine.reader(con), name, omop.meanings(engine.reader(con), name))
-                say(f"{name}: {sum(others.values()):,} rows of {len(others):,} codes are of none of the four domains"
-                    + (f" ({', '.join(list(others)[:5])}{', ...' if len(others) > 5 else ''})" if others else ""))
+                others = meds.of_no_table(engine.file_reader(con), name, omop.meanings(engine.file_reader(con), name))
+                say(
+                    f"{name}: {sum(others.values()):,} rows of {len(others):,} codes are of none of the four domains"
+                    + (f" ({', '.join(list(others)[:5])}{', ...' if len(others) > 5 else ''})" if others else "")
+                )
             for domain, counts in reasons.items():
+
                 def rejects(domain=domain):
                     return with_persons(read_events(con, name, domain, hospital, cohort, numbered=True), PERSONS.read(con, hospital=name))
 
                 settled = rules.settle(con, name, omop.EVENT_TABLES[domain][0], counts, rejects, RULES, cohort.max_rejects, lines.get(domain))
                 figures["rows"] = figures.get("rows", 0) + settled["read"]
             if figures["persons"] == 0:
-                raise UserError(f"no person of {contract.show(contract.data_folder(name))} has {cohort.min_events} usable events: "
-                                "see the reasons above, or lower cohort.min_events")
+                raise UserError(
+                    f"no person of {contract.display_path(contract.data_folder(name))} has {cohort.min_events} usable events: "
+                    "see the reasons above, or lower cohort.min_events"
+                )
         figures["kept"] = RECORDS.say_rows(con, hospital=name)
-        made.record()
+        stamp.record()
 
 
 if __name__ == "__main__":

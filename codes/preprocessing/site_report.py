@@ -6,16 +6,19 @@
 Reads   usedata/{hospital}/persons, visits, records, counts
 Writes  usedata/{hospital}/site.json, and prints it as a table
 """
+
 import argparse
 import json
 
 import ibis
 
-from medrep import config, contract
+from medrep import config, contract, storage
 from medrep.cdm import engine
 from medrep.cdm.sources.omop import EVENT_TABLES, FAR_YEARS, NO_UNIT, YEAR_SECONDS
-from medrep.contract import DOMAINS, PERSONS, RECORDS, VISITS, Made
+from medrep.contract import DOMAINS
 from medrep.progress import say, stage
+from medrep.stamps import Stamp
+from medrep.tables import PERSONS, RECORDS, VISITS
 
 TABLES = ("person", "patients", "death", "visit_occurrence", *(table for table, _, _ in EVENT_TABLES.values()))
 MOST_CONCEPT_0, MOST_WITHOUT_UNIT, MOST_OVERLAPPING, MOST_AFTER_DEATH = 0.2, 0.5, 0.05, 0.05
@@ -37,9 +40,19 @@ def counts_of(hospital: str) -> dict[str, dict]:
 def describe_persons(persons: ibis.Table, records: ibis.Table) -> dict:
     first = records.group_by("person_id").agg(first=records.time.min(), events=records.count())
     aged = first.join(persons, "person_id").mutate(age=lambda t: t["first"].year() - t.year_of_birth)
-    figures = one(aged.agg(with_records=aged.count(), women=(aged.sex == "F").sum(), men=(aged.sex == "M").sum(),
-                           youngest=aged.age.min(), median_age=aged.age.median(), oldest=aged.age.max(), median_events=aged.events.median(),
-                           most_events=aged.events.max(), deaths=aged.death_time.count()))
+    figures = one(
+        aged.agg(
+            with_records=aged.count(),
+            women=(aged.sex == "F").sum(),
+            men=(aged.sex == "M").sum(),
+            youngest=aged.age.min(),
+            median_age=aged.age.median(),
+            oldest=aged.age.max(),
+            median_events=aged.events.median(),
+            most_events=aged.events.max(),
+            deaths=aged.death_time.count(),
+        )
+    )
     return {"persons": int(persons.count().execute()), **figures}
 
 
@@ -52,9 +65,15 @@ def median_age_of(hospital: str) -> float | None:
 def describe_domains(records: ibis.Table) -> dict[str, dict]:
     midnight = records.time == records.time.truncate("D")
     found = records.group_by("domain").agg(
-        events=records.count(), concepts=records.concept_id.nunique(), first=records.time.min(), last=records.time.max(),
-        at_midnight=midnight.sum(), day_only=(records.time == records.time.truncate("D") + ibis.interval(seconds=24 * 3600 - 1)).sum(),
-        with_value=records.value.count(), without_unit=(records.unit == NO_UNIT).fill_null(False).sum())
+        events=records.count(),
+        concepts=records.concept_id.nunique(),
+        first=records.time.min(),
+        last=records.time.max(),
+        at_midnight=midnight.sum(),
+        day_only=(records.time == records.time.truncate("D") + ibis.interval(seconds=24 * 3600 - 1)).sum(),
+        with_value=records.value.count(),
+        without_unit=(records.unit == NO_UNIT).fill_null(False).sum(),
+    )
     rows = {row.pop("domain"): row for row in found.to_pyarrow().to_pylist()}
     for row in rows.values():
         row.update(first=row["first"].isoformat(sep=" "), last=row["last"].isoformat(sep=" "))
@@ -64,8 +83,14 @@ def describe_domains(records: ibis.Table) -> dict[str, dict]:
 def describe_units(records: ibis.Table) -> list[dict]:
     """The ten commonest units of values."""
     values = records.filter(records.value.notnull())
-    return values.group_by("unit").agg(values=values.count(), measurements=values.concept_id.nunique()).order_by(
-        ibis.desc("values"), "unit").limit(10).to_pyarrow().to_pylist()
+    return (
+        values.group_by("unit")
+        .agg(values=values.count(), measurements=values.concept_id.nunique())
+        .order_by(ibis.desc("values"), "unit")
+        .limit(10)
+        .to_pyarrow()
+        .to_pylist()
+    )
 
 
 def describe_visits(visits: ibis.Table) -> dict:
@@ -126,18 +151,27 @@ def table_of(site: dict) -> list[str]:
     p, v, m = site["persons"], site["visits"], site["domains"].get("measurement", {})
     ages = "" if p["median_age"] is None else f"; age at the first event {p['youngest']} to {p['oldest']}, median {p['median_age']:.0f}"
     lines = [f"{'table':<22}{'rows':>14}{'kept':>14}{'left out':>12}{'rejected':>10}"]
-    lines += [f"{name:<22}{c['read']:>14,}{c['kept']:>14,}{sum(c['left out'].values()):>12,}{sum(c['rejected'].values()):>10,}"
-              for name, c in site["tables"].items()]
+    lines += [
+        f"{name:<22}{c['read']:>14,}{c['kept']:>14,}{sum(c['left out'].values()):>12,}{sum(c['rejected'].values()):>10,}"
+        for name, c in site["tables"].items()
+    ]
     lines += ["", f"{'domain':<14}{'events':>14}{'concepts':>10}{'no concept':>12}   from         to"]
-    lines += [f"{name:<14}{d['events']:>14,}{d['concepts']:>10,}{site['concept_0'].get(name, 0):>12.1%}   {d['first'][:10]}   {d['last'][:10]}"
-              for name, d in site["domains"].items()]
-    lines += ["", f"{p['with_records']:,} of {p['persons']:,} persons have records ({p['women']:,} women, {p['men']:,} men{ages}), "
-              f"median {p['median_events'] or 0:,.0f} events; {p['deaths']:,} died",
-              f"{v['admissions']:,} of {v['visits']:,} visits are admissions, median {v['median_days'] or 0:.1f} days; visit concepts: "
-              + ", ".join(f"{c['concept_id']} {c['visits']:,} ({c['admissions']:,} admissions)" for c in v["by_concept"][:6])]
+    lines += [
+        f"{name:<14}{d['events']:>14,}{d['concepts']:>10,}{site['concept_0'].get(name, 0):>12.1%}   {d['first'][:10]}   {d['last'][:10]}"
+        for name, d in site["domains"].items()
+    ]
+    lines += [
+        "",
+        f"{p['with_records']:,} of {p['persons']:,} persons have records ({p['women']:,} women, {p['men']:,} men{ages}), "
+        f"median {p['median_events'] or 0:,.0f} events; {p['deaths']:,} died",
+        f"{v['admissions']:,} of {v['visits']:,} visits are admissions, median {v['median_days'] or 0:.1f} days; visit concepts: "
+        + ", ".join(f"{c['concept_id']} {c['visits']:,} ({c['admissions']:,} admissions)" for c in v["by_concept"][:6]),
+    ]
     if m.get("with_value"):
-        lines += [f"{m['with_value']:,} measurements have a value, {m['without_unit'] / m['with_value']:.0%} of them no unit; units: "
-                  + ", ".join(f"{u['unit']} {u['values']:,}" for u in site["units"][:6])]
+        lines += [
+            f"{m['with_value']:,} measurements have a value, {m['without_unit'] / m['with_value']:.0%} of them no unit; units: "
+            + ", ".join(f"{u['unit']} {u['values']:,}" for u in site["units"][:6])
+        ]
     return lines + [f"warning: {text}" for text in site["warnings"]]
 
 
@@ -151,8 +185,8 @@ def main(argv=None):
     name = args.hospital
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)]
     hospital = config.load("hospital", args.overrides, hospital=name)
-    made = Made(contract.site_file(name), inputs=inputs, settings={"follow_up_ends": hospital.follow_up_ends})
-    if made.is_current():
+    stamp = Stamp(contract.site_file(name), inputs=inputs, settings={"follow_up_ends": hospital.follow_up_ends})
+    if stamp.is_current():
         return
     with stage("site_report") as figures:
         con = engine.connect(args.engine, args.memory, args.threads)
@@ -160,19 +194,25 @@ def main(argv=None):
         tables = counts_of(name)
         read = {domain: tables[table] for domain, (table, _, _) in EVENT_TABLES.items() if table in tables}
         site = {
-            "hospital": name, "tables": tables, "persons": describe_persons(persons, records) | {"median_age_of_all": median_age_of(name)},
+            "hospital": name,
+            "tables": tables,
+            "persons": describe_persons(persons, records) | {"median_age_of_all": median_age_of(name)},
             "domains": describe_domains(records),
             "concept_0": {domain: counts["left out"].get("no concept", 0) / max(1, counts["read"]) for domain, counts in read.items()},
-            "units": describe_units(records), "visits": describe_visits(visits), "records_after_death": after_death(persons, records),
+            "units": describe_units(records),
+            "visits": describe_visits(visits),
+            "records_after_death": after_death(persons, records),
             # dates that are shifted by person are far apart rightly
-            "records_far_in_time": far_in_time(records) if hospital.follow_up_ends == "last_record" else 0}
+            "records_far_in_time": far_in_time(records) if hospital.follow_up_ends == "last_record" else 0,
+        }
         site["warnings"] = warnings_of(site)
-        contract.write_json(contract.site_file(name), site)
+        storage.write_json(contract.site_file(name), site)
         say("\n".join(table_of(site)))
-        say(f"{contract.show(contract.site_file(name))}: the site report of {name}")
-        figures.update(persons=site["persons"]["with_records"], events=sum(d["events"] for d in site["domains"].values()),
-                       warnings=len(site["warnings"]))
-        made.record()
+        say(f"{contract.display_path(contract.site_file(name))}: the site report of {name}")
+        figures.update(
+            persons=site["persons"]["with_records"], events=sum(d["events"] for d in site["domains"].values()), warnings=len(site["warnings"])
+        )
+        stamp.record()
 
 
 if __name__ == "__main__":

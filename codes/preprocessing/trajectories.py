@@ -10,6 +10,7 @@ A token is a concept, or a measurement's concept and the decile of its value (0 
 strictly below the value, so a value on an edge takes the lower decile and values beyond the ends 0 and 9). Rows come
 from the engine sorted, some persons at a time, and go to files of known length: memory does not grow with the hospital.
 """
+
 import argparse
 import itertools
 from collections import deque
@@ -23,10 +24,13 @@ import pyarrow
 
 from medrep import config, contract
 from medrep.cdm import engine, rules
-from medrep.contract import DECILES, DOMAINS, PERSONS, RECORDS, SPLITS, VISITS, Made, unfinished
+from medrep.contract import DOMAINS, SPLITS
 from medrep.errors import UserError
 from medrep.patients.sequences import EVENT_ARRAYS, PERSON_ARRAYS, array_file
 from medrep.progress import bar, say, stage
+from medrep.stamps import Stamp
+from medrep.storage import atomic_write
+from medrep.tables import DECILES, PERSONS, RECORDS, VISITS
 from medrep.vocabulary.token_vocabulary import SEX_TOKEN, SPECIAL_TOKENS, Vocabulary
 
 PART_EVENTS = 4_000_000
@@ -56,7 +60,8 @@ def find_events(records: ibis.Table, persons: ibis.Table, visits: ibis.Table, co
     events = records.left_join(visits.select("visit_id", visit_start="start", visit_end="end"), "visit_id").drop("visit_id_right")
     events = events.join(persons.select("person_id", "year_of_birth"), "person_id").join(concepts, "concept_id")
     events = events.select(
-        "person_id", "time",
+        "person_id",
+        "time",
         domain=ibis.cases(*((events.domain == name, place) for place, name in enumerate(DOMAINS, start=1))).cast("int8"),
         code=(events.place * CODES + events.decile + 1).cast("int32"),
         age=(events.time.year() - events.year_of_birth).cast("int64"),
@@ -133,8 +138,13 @@ def find_people(records: ibis.Table, persons: ibis.Table) -> dict[str, np.ndarra
     lengths = records.group_by("person_id").agg(n=records.count())
     rows = persons.join(lengths, "person_id").order_by("person_id").select("person_id", "sex", "split", "n").to_pyarrow()
     stop = np.cumsum(rows["n"].to_numpy())
-    columns = {"person_id": rows["person_id"].to_numpy(), "sex": [SEX_TOKEN[sex] for sex in rows["sex"].to_pylist()],
-               "split": [SPLITS.index(split) for split in rows["split"].to_pylist()], "start": stop - rows["n"].to_numpy(), "stop": stop}
+    columns = {
+        "person_id": rows["person_id"].to_numpy(),
+        "sex": [SEX_TOKEN[sex] for sex in rows["sex"].to_pylist()],
+        "split": [SPLITS.index(split) for split in rows["split"].to_pylist()],
+        "start": stop - rows["n"].to_numpy(),
+        "stop": stop,
+    }
     return {name: np.asarray(columns[name]).astype(kind) for name, kind in PERSON_ARRAYS.items()}
 
 
@@ -156,8 +166,7 @@ def write_events(folder: Path, read: Callable[[int, int], pyarrow.Table], people
     `read` gives the rows of find_events of the persons from one id to another; `people` says how many each has.
     """
     total = int(people["stop"][-1])
-    arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=(total,))
-              for name, kind in EVENT_ARRAYS.items()}
+    arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=(total,)) for name, kind in EVENT_ARRAYS.items()}
     counts, pretraining = np.zeros((2, len(concepts) * CODES), dtype=np.int64)
     seen = people["split"] != SPLITS.index("test")
     stretches = cut(people["stop"], PART_EVENTS)
@@ -203,8 +212,8 @@ def main(argv=None):
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS, DECILES)]
     cohort = config.load("cohort", args.overrides)
     settings = {"without_deciles": cohort.without_deciles, "long_stay_days": cohort.long_stay_days}
-    made_words, made = (Made(path, inputs=inputs, settings=settings) for path in (words_file, folder))
-    if made_words.is_current() and made.is_current():
+    vocabulary_stamp, stamp = (Stamp(path, inputs=inputs, settings=settings) for path in (words_file, folder))
+    if vocabulary_stamp.is_current() and stamp.is_current():
         return
     with stage("trajectories") as figures:
         con = engine.connect(args.engine, args.memory, args.threads)
@@ -216,14 +225,14 @@ def main(argv=None):
             records = judged.filter(judged.reason.isnull()).drop("reason")
         people = find_people(records, persons)
         if not len(people["person_id"]):
-            raise UserError(f"{contract.show(RECORDS.at(hospital=name))} has no record of a known person; preprocessing/records.py writes it")
-        with unfinished(folder) as part:
+            raise UserError(f"{contract.display_path(RECORDS.at(hospital=name))} has no record of a known person; preprocessing/records.py writes it")
+        with atomic_write(folder) as part:
             part.mkdir()
             for array, values in people.items():
                 np.save(part / array_file(array, name).name, values, allow_pickle=False)
             concepts = records.select("concept_id").distinct().order_by("concept_id").to_pyarrow()["concept_id"].to_numpy()
             places = ibis.memtable({"concept_id": concepts, "place": np.arange(len(concepts))}, schema={"concept_id": "int64", "place": "int64"})
-            places = engine.hold(con, places)
+            places = engine.materialize(con, places)
 
             def read(first: int, last: int) -> pyarrow.Table:
                 own = (table.filter(table.person_id.between(first, last)) for table in (records, persons, visits))
@@ -233,10 +242,12 @@ def main(argv=None):
         words.save(words_file)
         lengths = people["stop"] - people["start"]
         figures.update(persons=len(lengths), events=int(lengths.sum()), tokens=len(words), median_length=float(np.median(lengths)))
-        say(f"{contract.show(folder)}: {figures['events']:,} events of {figures['persons']:,} persons "
-            f"(median {np.median(lengths):,.0f}, at most {lengths.max():,}), {len(words):,} tokens")
-        made.record()
-        made_words.record()
+        say(
+            f"{contract.display_path(folder)}: {figures['events']:,} events of {figures['persons']:,} persons "
+            f"(median {np.median(lengths):,.0f}, at most {lengths.max():,}), {len(words):,} tokens"
+        )
+        stamp.record()
+        vocabulary_stamp.record()
 
 
 if __name__ == "__main__":

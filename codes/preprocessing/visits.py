@@ -9,30 +9,32 @@ Writes  usedata/{hospital}/visits, and the rows that can't be read to usedata/{h
 What counts as an admission differs between hospitals: configs/hospitals/{hospital}.yaml says. Everywhere it is
 overnight, and the person's age (year minus year of birth) at its start is within the cohort's bounds.
 """
+
 import argparse
 
 import ibis
 
 from medrep import config
-from medrep.cdm import engine, rules
+from medrep.cdm import engine, parsing, rules, table_files
 from medrep.cdm.sources import omop
-from medrep.config import Cohort, Hospital
-from medrep.contract import PERSONS, VISITS, Made
 from medrep.errors import UserError
 from medrep.progress import say, stage
+from medrep.settings import CohortConfig, HospitalConfig
+from medrep.stamps import Stamp
+from medrep.tables import PERSONS, VISITS
 
 SAME_VISIT = "same visit id"
 
 
-def find_visits(visits: ibis.Table, persons: ibis.Table, hospital: Hospital, cohort: Cohort) -> ibis.Table:
+def find_visits(visits: ibis.Table, persons: ibis.Table, hospital: HospitalConfig, cohort: CohortConfig) -> ibis.Table:
     """VISITS and the reason each is left out; of several rows of one id the earliest start, then end, stays.
 
     A start without a time of day is 00:00:00, an end 23:59:59; without an end the visit lasts to the end of its first day.
     """
     visits = visits.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
     visits = visits.mutate(
-        start=ibis.coalesce(visits.start_time, omop.day_start(visits.start_date)),
-        end=ibis.coalesce(visits.end_time, omop.day_end(visits.end_date), omop.day_end(visits.start_date)),
+        start=ibis.coalesce(visits.start_time, parsing.day_start(visits.start_date)),
+        end=ibis.coalesce(visits.end_time, parsing.day_end(visits.end_date), parsing.day_end(visits.start_date)),
     )
     start, end = visits.start, visits.end
     known = visits.unreadable.isnull() & visits.year_of_birth.notnull()
@@ -49,8 +51,13 @@ def find_visits(visits: ibis.Table, persons: ibis.Table, hospital: Hospital, coh
     overnight = end.date() > start.date()
     return visits.mutate(
         is_admission=(inpatient & overnight & age.between(cohort.min_age, cohort.max_age)).fill_null(False),
-        reason=ibis.cases((visits.unreadable.notnull(), visits.unreadable), (~known, "unknown person"), (end < start, "end before start"),
-                          (place > 0, SAME_VISIT), else_=ibis.null("string")),
+        reason=ibis.cases(
+            (visits.unreadable.notnull(), visits.unreadable),
+            (~known, "unknown person"),
+            (end < start, "end before start"),
+            (place > 0, SAME_VISIT),
+            else_=ibis.null("string"),
+        ),
     )
 
 
@@ -63,22 +70,30 @@ def main(argv=None):
 
     name, cohort = args.hospital, config.load("cohort", args.overrides)
     hospital = config.load("hospital", args.overrides, hospital=args.hospital)
-    omop.require_hospital(name)
-    made = Made(VISITS.at(hospital=name), inputs=[PERSONS.require(hospital=name), *omop.files(name, "visit_occurrence")],
-                settings={"ages": [cohort.min_age, cohort.max_age], "admissions": cohort.admission_visit_concepts,
-                          "max_rejects": cohort.max_rejects, "hospital": vars(hospital)})
-    if made.is_current():
+    table_files.require_hospital(name)
+    stamp = Stamp(
+        VISITS.at(hospital=name),
+        inputs=[PERSONS.require(hospital=name), *omop.files(name, "visit_occurrence")],
+        settings={
+            "ages": [cohort.min_age, cohort.max_age],
+            "admissions": cohort.admission_visit_concepts,
+            "max_rejects": cohort.max_rejects,
+            "hospital": vars(hospital),
+        },
+    )
+    if stamp.is_current():
         return
-    with stage("visits") as figures, omop.named_mistakes():
+    with stage("visits") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
         persons = PERSONS.read(con, hospital=name)
 
         def read(numbered=False):
             return find_visits(omop.visits(con, name, hospital.midnight_is_a_time, numbered), persons, hospital, cohort)
 
-        visits = engine.hold(con, read())
-        figures.update(rules.settle(con, name, "visit_occurrence", rules.count_reasons(visits), lambda: read(numbered=True),
-                                    [SAME_VISIT], cohort.max_rejects))
+        visits = engine.materialize(con, read())
+        figures.update(
+            rules.settle(con, name, "visit_occurrence", rules.count_reasons(visits), lambda: read(numbered=True), [SAME_VISIT], cohort.max_rejects)
+        )
         kept = visits.filter(visits.reason.isnull())
         if figures["kept"] == 0:
             raise UserError(f"data/{name}/visit_occurrence has no usable row: see the reasons above")
@@ -88,7 +103,7 @@ def main(argv=None):
             say(f"{endless:,} visits without a readable end last to the end of their first day")
         VISITS.write(con, kept, hospital=name)
         say(f"{figures['admissions']:,} of them are hospital admissions (overnight, age {cohort.min_age} to {cohort.max_age})")
-        made.record()
+        stamp.record()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ hospital may need those that this one lacks. With `all`, every measurement has t
 two machines with one release of the vocabulary have one index. If published files lie in usedata/representation, they
 are used as they are.
 """
+
 import argparse
 from collections.abc import Iterable
 
@@ -22,11 +23,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medrep import config, contract
-from medrep.cdm import engine
-from medrep.cdm.sources import omop
-from medrep.contract import Made
+from medrep.cdm import engine, table_files
+from medrep.cdm.sources import athena, omop
 from medrep.errors import UserError
 from medrep.progress import report_kept, say, stage
+from medrep.stamps import Stamp
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import token_vocabulary
 
@@ -47,7 +48,7 @@ def find_known(concept: ibis.Table, used: ibis.Table) -> ibis.Table:
 
 def find_neighbours(concept: ibis.Table, relationship: ibis.Table, known: ibis.Table) -> ibis.Table:
     """concept_id of what a valid relationship joins to a known concept, within the four domains."""
-    pairs = omop.valid(relationship)
+    pairs = athena.valid_rows(relationship)
     there = pairs.select(concept_id="concept_id_1", neighbour="concept_id_2")
     back = pairs.select(concept_id="concept_id_2", neighbour="concept_id_1")
     near = ibis.union(there, back).semi_join(known, "concept_id").select(concept_id="neighbour").distinct()
@@ -57,7 +58,7 @@ def find_neighbours(concept: ibis.Table, relationship: ibis.Table, known: ibis.T
 
 def find_all(concept: ibis.Table) -> ibis.Table:
     """concept_id and has_deciles (it is a measurement) of every valid concept of the four domains."""
-    valid = omop.valid(concept)
+    valid = athena.valid_rows(concept)
     four = valid.filter(valid.domain_id.isin(DOMAINS) & valid.concept_id.notnull())
     return four.select("concept_id", has_deciles=four.domain_id == "Measurement").distinct()
 
@@ -96,7 +97,7 @@ def read_tokens(required: bool) -> dict[str, list[str]]:
 def choose_around(con, tokens: dict[str, list[str]], scope: str, figures: dict) -> pa.Array:
     """The index of what the hospitals use, and with scope `neighbours` what is related to it; fills `figures`."""
     used, with_deciles = used_concepts(token for of_hospital in tokens.values() for token in of_hospital)
-    concept = omop.vocabulary(con, "concept")
+    concept = athena.read_vocabulary(con, "concept")
     known = ids_of(find_known(concept, table_of(sorted(used))))
     missing = sorted(used - set(known.tolist()))
     report_kept(f"concepts that {' and '.join(tokens)} use", len(used), {"missing from CONCEPT": len(missing)}, len(known))
@@ -106,7 +107,7 @@ def choose_around(con, tokens: dict[str, list[str]], scope: str, figures: dict) 
         raise UserError("data/concepts/CONCEPT has none of the concepts that the hospitals use: download the vocabularies they are coded in")
     near = known[:0]
     if scope == "neighbours":
-        near = ids_of(find_neighbours(concept, omop.vocabulary(con, "concept_relationship"), table_of(known)))
+        near = ids_of(find_neighbours(concept, athena.read_vocabulary(con, "concept_relationship"), table_of(known)))
     with_deciles = np.intersect1d(known, sorted(with_deciles))
     figures.update(used=len(known), missing=len(missing), neighbours=len(near), with_deciles=len(with_deciles))
     say(f"{len(known):,} used, {len(near):,} neighbours, {10 * len(with_deciles):,} deciles")
@@ -115,7 +116,7 @@ def choose_around(con, tokens: dict[str, list[str]], scope: str, figures: dict) 
 
 def choose_all(con, tokens: dict[str, list[str]], figures: dict) -> pa.Array:
     """The index of every valid concept of the four domains; says what the hospitals use beside; fills `figures`."""
-    concept = omop.vocabulary(con, "concept")
+    concept = athena.read_vocabulary(con, "concept")
     if lost := int(concept.concept_id.isnull().sum().execute() or 0):
         say(f"{lost:,} rows of data/concepts/CONCEPT have no readable concept_id: they are left out")
     found = find_all(concept).to_pyarrow()
@@ -126,8 +127,12 @@ def choose_all(con, tokens: dict[str, list[str]], figures: dict) -> pa.Array:
     if tokens:
         used, _ = used_concepts(token for of_hospital in tokens.values() for token in of_hospital)
         inside = int(np.isin(sorted(used), plain).sum())
-        report_kept(f"concepts that {' and '.join(tokens)} use", len(used),
-                    {"invalid, of another domain or missing from CONCEPT (read as their nearest ancestors)": len(used) - inside}, inside)
+        report_kept(
+            f"concepts that {' and '.join(tokens)} use",
+            len(used),
+            {"invalid, of another domain or missing from CONCEPT (read as their nearest ancestors)": len(used) - inside},
+            inside,
+        )
     figures.update(concepts=len(plain), with_deciles=len(with_deciles))
     say(f"{len(plain):,} concepts, {10 * len(with_deciles):,} deciles")
     return make_index(plain, with_deciles)
@@ -145,16 +150,16 @@ def main(argv=None):
     tokens = read_tokens(required=args.scope != "all")
     vocabularies = [contract.vocabulary_file(h) for h in tokens] if args.scope != "all" else []
     tables = ["concept", "concept_relationship"] if args.scope == "neighbours" else ["concept"]
-    made = Made(contract.concept_index_file(), inputs=[*vocabularies, *omop.files("concepts", *tables)], settings={"scope": args.scope})
-    if made.is_current():
+    stamp = Stamp(contract.concept_index_file(), inputs=[*vocabularies, *omop.files("concepts", *tables)], settings={"scope": args.scope})
+    if stamp.is_current():
         return
-    with stage("concepts") as figures, omop.named_mistakes():
+    with stage("concepts") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
         index = choose_all(con, tokens, figures) if args.scope == "all" else choose_around(con, tokens, args.scope, figures)
         concept_vectors.write_index(index)
         figures["rows"] = len(index)
-        say(f"{contract.show(contract.concept_index_file())}: {len(index):,} rows")
-        made.record()
+        say(f"{contract.display_path(contract.concept_index_file())}: {len(index):,} rows")
+        stamp.record()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ Writes  usedata/representation/definitions; and, with openai, answers.jsonl, def
 
 The template writer composes the text from the vocabulary, without a network: name, domain and class, synonyms, parents and
 what else characterizes a concept (ingredient, form, finding site, specimen), and for a decile what it says. One relationship
-in twenty stays unsaid (concepts.held_out), for evaluate.py to ask for.
+in twenty stays unsaid (concept_vectors.held_out), for evaluate.py to ask for.
 
 The openai writer asks any OpenAI-compatible endpoint (OPENAI_BASE_URL, OPENAI_API_KEY). Only prompts and concept names are
 sent. Every answer is kept in answers.jsonl under a hash of what was sent, so nothing is asked twice: a killed run continues,
@@ -21,6 +21,7 @@ and a new release of the vocabulary asks for new names only. A measurement is as
 --decile-calls asks for each decile, as the paper does. What has no usable answer after some tries is listed, and ends the
 stage, unless --fill-failed template lets the template writer define it.
 """
+
 import argparse
 import dataclasses
 import hashlib
@@ -35,14 +36,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medrep import config, contract
-from medrep.cdm import engine
-from medrep.cdm.sources import omop
-from medrep.config import Definitions
-from medrep.contract import DEFINITIONS, Made
+from medrep import config, contract, storage
+from medrep.cdm import engine, spill, table_files
+from medrep.cdm.sources import athena, omop
 from medrep.errors import UserError
 from medrep.llm import chat
 from medrep.progress import bar, say, stage
+from medrep.settings import DefinitionsConfig
+from medrep.stamps import Stamp
+from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_vectors
 from medrep.vectors.texts import ORDINALS
 
@@ -50,21 +52,47 @@ WRITERS = ("template", "openai")
 TEMPLATE = "template-3"  # part of every key: raise it when the template changes
 MOST = 4  # names of one kind in a definition: the paper asks for minimal definitions, under five sentences
 ENGLISH = "4180186"
-DECILE_WORDS = ("very low", "low", "below usual", "slightly below usual", "about the middle", "about the middle",
-                "slightly above usual", "above usual", "high", "very high")
+DECILE_WORDS = (
+    "very low",
+    "low",
+    "below usual",
+    "slightly below usual",
+    "about the middle",
+    "about the middle",
+    "slightly above usual",
+    "above usual",
+    "high",
+    "very high",
+)
 PART = 200_000  # rows of the index that are worked on at a time: what Python holds of them is about 0.5 GB
 LISTED = 20  # failed concepts that are named in the output; the file names all
 
 # What a relationship says of its first concept, in the order of the definition. Concepts' other relationships
 # (mappings, versions, brands, panels) join vocabularies rather than say what a concept means: they are edges only.
 PHRASES = {
-    "Is a": "a kind of", "RxNorm is a": "a kind of",
-    "RxNorm has ing": "with the ingredient", "Has precise ing": "with the ingredient", "RxNorm has dose form": "given as",
-    "Consists of": "consisting of", "Tradename of": "a brand of", "RxNorm - ATC": "in the class", "RxNorm - ATC pr lat": "in the class",
-    "RxNorm - ATC pr up": "in the class", "Has finding site": "at the site", "Has asso morph": "with the morphology",
-    "Has causative agent": "caused by", "Has due to": "due to", "Has method": "by the method", "Has dir proc site": "at the site",
-    "Has proc site": "at the site", "Has dir morph": "on the morphology", "Has component": "of the component", "Has system": "in the specimen",
-    "Has property": "as the property", "Has scale type": "on the scale", "Has interprets": "interpreting",
+    "Is a": "a kind of",
+    "RxNorm is a": "a kind of",
+    "RxNorm has ing": "with the ingredient",
+    "Has precise ing": "with the ingredient",
+    "RxNorm has dose form": "given as",
+    "Consists of": "consisting of",
+    "Tradename of": "a brand of",
+    "RxNorm - ATC": "in the class",
+    "RxNorm - ATC pr lat": "in the class",
+    "RxNorm - ATC pr up": "in the class",
+    "Has finding site": "at the site",
+    "Has asso morph": "with the morphology",
+    "Has causative agent": "caused by",
+    "Has due to": "due to",
+    "Has method": "by the method",
+    "Has dir proc site": "at the site",
+    "Has proc site": "at the site",
+    "Has dir morph": "on the morphology",
+    "Has component": "of the component",
+    "Has system": "in the specimen",
+    "Has property": "as the property",
+    "Has scale type": "on the scale",
+    "Has interprets": "interpreting",
 }
 
 
@@ -107,7 +135,7 @@ def find_names(concept: ibis.Table, wanted: ibis.Table) -> ibis.Table:
 
 def find_features(relationship: ibis.Table, concept: ibis.Table, wanted: ibis.Table) -> ibis.Table:
     """concept_id, relationship_id, the other concept and its name, and part, for the relationships that PHRASES puts in words."""
-    valid = omop.valid(relationship)
+    valid = athena.valid_rows(relationship)
     valid = valid.filter(valid.relationship_id.isin(list(PHRASES)) & (valid.concept_id_1 != valid.concept_id_2))
     valid = valid.select("relationship_id", concept_id="concept_id_1", other="concept_id_2").inner_join(wanted, "concept_id")
     names = concept.select(other="concept_id", name="concept_name")
@@ -134,27 +162,31 @@ class Vocabulary:
 
     def __init__(self, con: ibis.BaseBackend):
         self.con = con
-        self.concept = engine.park(con, omop.vocabulary(con, "concept").select("concept_id", "concept_name", "domain_id", "concept_class_id"))
+        self.concept = engine.materialize_as_parquet(
+            con, athena.read_vocabulary(con, "concept").select("concept_id", "concept_name", "domain_id", "concept_class_id")
+        )
 
     def names(self, wanted: pa.Table) -> Callable[[int], pa.Table]:
         """What find_names says of the wanted concepts, by part."""
-        by_part = engine.park_by(self.con, find_names(self.concept, ibis.memtable(wanted)), "part")
+        by_part = engine.partition_by(self.con, find_names(self.concept, ibis.memtable(wanted)), "part")
 
         def names_of(part: int) -> pa.Table:
             names, asked = by_part(part).to_pyarrow(), wanted["concept_id"].to_numpy()[wanted["part"].to_numpy() == part]
             if len(lacking := np.setdiff1d(asked, names["concept_id"].to_numpy())):
-                raise UserError(f"data/concepts/CONCEPT lacks {len(lacking):,} concepts of {contract.concept_index_file().name}, such as "
-                                f"{lacking[0]}: representation/concepts.py writes it anew")
+                raise UserError(
+                    f"data/concepts/CONCEPT lacks {len(lacking):,} concepts of {contract.concept_index_file().name}, such as "
+                    f"{lacking[0]}: representation/concepts.py writes it anew"
+                )
             return names
 
         return names_of
 
     def facts(self, wanted: pa.Table) -> Callable[[int], dict[int, dict]]:
         """What gather_facts says of the wanted concepts, by part."""
-        table, synonym = ibis.memtable(wanted), omop.vocabulary(self.con, "concept_synonym")
+        table, synonym = ibis.memtable(wanted), athena.read_vocabulary(self.con, "concept_synonym")
         names = self.names(wanted)
-        features = engine.park_by(self.con, find_features(omop.vocabulary(self.con, "concept_relationship"), self.concept, table), "part")
-        synonyms = None if synonym is None else engine.park_by(self.con, find_synonyms(synonym, table), "part")
+        features = engine.partition_by(self.con, find_features(athena.read_vocabulary(self.con, "concept_relationship"), self.concept, table), "part")
+        synonyms = None if synonym is None else engine.partition_by(self.con, find_synonyms(synonym, table), "part")
         return lambda part: gather_facts(names(part), without_held_out(features(part).to_pyarrow()), synonyms and synonyms(part).to_pyarrow())
 
 
@@ -220,13 +252,14 @@ def by_template(facts: dict, decile: int) -> dict:
 
 PROMPTS = {"Condition": "condition", "Drug": "drug", "Measurement": "measurement", "Procedure": "procedure"}
 OTHER, DECILE, COMMON = "other", "measurement_decile", "common"
-QUESTION_SCHEMA = pa.schema({"part": pa.int64(), "concept_id": pa.int64(), "decile": pa.int64(), "prompt": pa.string(),
-                             "name": pa.string(), "key": pa.string()})
+QUESTION_SCHEMA = pa.schema(
+    {"part": pa.int64(), "concept_id": pa.int64(), "decile": pa.int64(), "prompt": pa.string(), "name": pa.string(), "key": pa.string()}
+)
 
 
 def read_prompts() -> dict[str, str]:
     """{name: text} of configs/prompts/*.txt."""
-    prompts = {name: config.find_text(f"prompts/{name}.txt") for name in (*PROMPTS.values(), OTHER, DECILE, COMMON)}
+    prompts = {name: config.read_config_text(f"prompts/{name}.txt") for name in (*PROMPTS.values(), OTHER, DECILE, COMMON)}
     wrong = [f"configs/prompts/{name}.txt does not say {{name}}" for name, text in prompts.items() if name != COMMON and "{name}" not in text]
     if "{ordinal}" not in prompts[DECILE]:
         wrong.append(f"configs/prompts/{DECILE}.txt does not say {{ordinal}}")
@@ -241,10 +274,12 @@ def ask_for(prompts: dict[str, str], prompt: str, name: str, decile: int) -> str
     return text.replace("{name}", name)
 
 
-def make_questions(names: pa.Table, deciles: list[tuple[int, int]], part: int, prompts: dict[str, str], settings: Definitions) -> pa.Table:
+def make_questions(names: pa.Table, deciles: list[tuple[int, int]], part: int, prompts: dict[str, str], settings: DefinitionsConfig) -> pa.Table:
     """What is asked for the concepts of a part, and for those (concept, decile) in `deciles`: QUESTION_SCHEMA."""
-    of = {concept: (name or str(concept), PROMPTS.get(domain, OTHER)) for concept, name, domain in
-          zip(*(names[n].to_pylist() for n in ("concept_id", "concept_name", "domain_id")), strict=True)}
+    of = {
+        concept: (name or str(concept), PROMPTS.get(domain, OTHER))
+        for concept, name, domain in zip(*(names[n].to_pylist() for n in ("concept_id", "concept_name", "domain_id")), strict=True)
+    }
     rows = [(concept, -1, prompt, name) for concept, (name, prompt) in of.items()]
     rows += [(concept, decile, DECILE, of[concept][0]) for concept, decile in deciles]
     keys = [chat.key_of(prompts[COMMON], ask_for(prompts, prompt, name, decile), settings) for _, decile, prompt, name in rows]
@@ -258,9 +293,9 @@ class Questions:
     They are joined in `local`, always DuckDB: the index fits one machine whatever engine reads the vocabulary.
     """
 
-    def __init__(self, local: ibis.BaseBackend, index: Index, vocabulary: Vocabulary, settings: Definitions, decile_calls: bool):
+    def __init__(self, local: ibis.BaseBackend, index: Index, vocabulary: Vocabulary, settings: DefinitionsConfig, decile_calls: bool):
         self.local, self.settings, self.prompts = local, settings, read_prompts()
-        names, file = vocabulary.names(index.concepts), Path(engine.parking_place()) / "questions.parquet"
+        names, file = vocabulary.names(index.concepts), Path(spill.temporary_folder()) / "questions.parquet"
         with pq.ParquetWriter(file, QUESTION_SCHEMA) as writer:
             for part in index.parts:
                 _, plain, decile = index.rows(part)
@@ -279,7 +314,9 @@ class Questions:
 
     def to_ask(self) -> tuple[int, Callable[[], Iterator[chat.Request]]]:
         """How many requests are open, each prompt counted once, and a function that goes through them."""
-        parked = engine.park(self.local, self.unanswered().select("key", "prompt", "name", "decile").distinct(on="key", keep="first"))
+        parked = engine.materialize_as_parquet(
+            self.local, self.unanswered().select("key", "prompt", "name", "decile").distinct(on="key", keep="first")
+        )
 
         def requests() -> Iterator[chat.Request]:
             for batch in parked.to_pyarrow_batches(chunk_size=10_000):
@@ -294,15 +331,20 @@ class Questions:
         why = answers.filter(answers.failed.notnull()).group_by("key").agg(reason=answers.failed.argmax(answers.time))
         rows = self.unanswered().left_join(why, "key")
         number = rows.concept_id.cast("string")
-        return rows.select("decile", "name", number="concept_id", reason=ibis.coalesce(rows.reason, "not answered yet"),
-                           concept_id=ibis.ifelse(rows.decile < 0, number, number + "_" + rows.decile.cast("string")))
+        return rows.select(
+            "decile",
+            "name",
+            number="concept_id",
+            reason=ibis.coalesce(rows.reason, "not answered yet"),
+            concept_id=ibis.ifelse(rows.decile < 0, number, number + "_" + rows.decile.cast("string")),
+        )
 
     def answers_by_part(self) -> Callable[[int], dict[tuple[int, int], tuple[str, str, str]]]:
         """{(concept, decile): (name, key, answer)} by part."""
         answers = self.answers()
         answers = answers.filter(answers.text.notnull()).select("key", "time", "text")
         rows = self.table.inner_join(answers, "key").select("part", "concept_id", "decile", "name", "key", "time", "text")
-        by_part = engine.park_by(self.local, rows, "part")
+        by_part = engine.partition_by(self.local, rows, "part")
 
         def answers_of(part: int) -> dict:
             # a batch collected twice answers twice: the first answer stays, so that a text never changes
@@ -347,8 +389,11 @@ def write_by_template(con, index: Index, figures: dict):
 
     def write_part(part: int):
         facts = facts_of(part)
-        counts.update(concepts=len(facts), with_features=sum(bool(f["features"]) for f in facts.values()),
-                      with_synonyms=sum(bool(f["synonyms"]) for f in facts.values()))
+        counts.update(
+            concepts=len(facts),
+            with_features=sum(bool(f["features"]) for f in facts.values()),
+            with_synonyms=sum(bool(f["synonyms"]) for f in facts.values()),
+        )
         return lambda concept, decile: by_template(facts[concept], decile)
 
     rows = compose(con, index, write_part)
@@ -387,8 +432,10 @@ def say_cost(questions: Questions, calls: int, requests: Iterator[chat.Request],
     known = seen is not None and seen == seen
     tokens_out = round(calls * (float(seen) if known else chat.TOKENS_OF_ANSWER))
     figures.update(calls=calls, answered=questions.distinct - calls, input_tokens=tokens_in, output_tokens=tokens_out)
-    say(f"{calls:,} calls of {questions.settings.model}; about {tokens_in:,} tokens in and {tokens_out:,} out "
-        f"({'as the answers so far' if known else 'estimated from the length of the prompts'})")
+    say(
+        f"{calls:,} calls of {questions.settings.model}; about {tokens_in:,} tokens in and {tokens_out:,} out "
+        f"({'as the answers so far' if known else 'estimated from the length of the prompts'})"
+    )
     if price:
         figures["cost"] = round((tokens_in * price[0] + tokens_out * price[1]) / 1e6, 2)
         say(f"cost at {price[0]:g} and {price[1]:g} per million tokens: {figures['cost']:,.2f}")
@@ -396,17 +443,17 @@ def say_cost(questions: Questions, calls: int, requests: Iterator[chat.Request],
 
 def report_failures(questions: Questions, prompts: int) -> str:
     """List the concepts without an answer in the output and in a file; gives that in a few words."""
-    file, failures = contract.failed_definitions_file(), engine.hold(questions.local, questions.failures())
+    file, failures = contract.failed_definitions_file(), engine.materialize(questions.local, questions.failures())
     listed = failures.order_by("number", "decile").select("concept_id", "name", "reason")
-    with contract.unfinished(file) as part:
+    with storage.atomic_write(file) as part:
         questions.local.to_csv(listed, part)
     counts = failures.group_by("reason").agg(n=failures.count()).order_by(ibis.desc("n"), "reason").to_pyarrow().to_pylist()
     for row in listed.limit(LISTED).to_pyarrow().to_pylist():
         say(f"  {row['concept_id']} {row['name']}: {row['reason']}")
     total, more = sum(row["n"] for row in counts), len(counts) - 5
-    say(f"  {f'... {total - LISTED:,} more: ' if total > LISTED else ''}{contract.show(file)} lists all")
+    say(f"  {f'... {total - LISTED:,} more: ' if total > LISTED else ''}{contract.display_path(file)} lists all")
     reasons = ", ".join(f"{row['n']:,} {row['reason']}" for row in counts[:5]) + (f", {more} other reasons" if more > 0 else "")
-    return f"{prompts:,} prompts, for {total:,} concepts, have no usable answer ({reasons}); {contract.show(file)} lists them"
+    return f"{prompts:,} prompts, for {total:,} concepts, have no usable answer ({reasons}); {contract.display_path(file)} lists them"
 
 
 def answer(questions: Questions, args, figures: dict) -> bool:
@@ -415,8 +462,10 @@ def answer(questions: Questions, args, figures: dict) -> bool:
         with chat.Answers(contract.answers_file()) as answers:
             counts = chat.collect_batch(args.batch_results, answers, questions.settings)
         if not counts:
-            raise UserError(f"{', '.join(map(str, args.batch_results))}: no line is the result of a batch of ours; "
-                            "give the output and error files that the service wrote")
+            raise UserError(
+                f"{', '.join(map(str, args.batch_results))}: no line is the result of a batch of ours; "
+                "give the output and error files that the service wrote"
+            )
         say("collected: " + ", ".join(f"{n:,} {what}" for what, n in counts.most_common()))
     calls, requests = questions.to_ask()
     say(f"{questions.distinct:,} different prompts, {questions.distinct - calls:,} of them answered")
@@ -426,8 +475,10 @@ def answer(questions: Questions, args, figures: dict) -> bool:
     if calls and args.batch:
         files = chat.write_batch(requests(), contract.batch_folder(), questions.settings)
         figures.update(calls=calls, files=len(files))
-        say(f"{contract.show(contract.batch_folder())}: {calls:,} requests in {len(files)} files. Upload each with the purpose `batch`, start it for "
-            f"{chat.BATCH_URL}, and give what comes back to --batch-results (https://developers.openai.com/api/docs/guides/batch)")
+        say(
+            f"{contract.display_path(contract.batch_folder())}: {calls:,} requests in {len(files)} files. Upload each with the purpose `batch`, start it for "
+            f"{chat.BATCH_URL}, and give what comes back to --batch-results (https://developers.openai.com/api/docs/guides/batch)"
+        )
         return False
     if calls and not args.batch_results:
         with chat.Answers(contract.answers_file()) as answers:
@@ -440,7 +491,7 @@ def answer(questions: Questions, args, figures: dict) -> bool:
             raise UserError(f"{words}; all other answers are kept: {how}, or add --fill-failed template to let the template writer define them")
         say(words)
     else:
-        contract.discard(contract.failed_definitions_file())
+        storage.remove_path(contract.failed_definitions_file())
     return True
 
 
@@ -452,10 +503,21 @@ def price_of(text: str) -> tuple[float, float]:
     return price_in, price_out
 
 
-def check_flags(args, settings: Definitions):
-    given = [flag for flag, value in {"--model": args.model, "--concurrency": args.concurrency, "--decile-calls": args.decile_calls,
-                                      "--fill-failed": args.fill_failed, "--batch": args.batch, "--batch-results": args.batch_results,
-                                      "--dry-run": args.dry_run, "--price": args.price}.items() if value]
+def check_flags(args, settings: DefinitionsConfig):
+    given = [
+        flag
+        for flag, value in {
+            "--model": args.model,
+            "--concurrency": args.concurrency,
+            "--decile-calls": args.decile_calls,
+            "--fill-failed": args.fill_failed,
+            "--batch": args.batch,
+            "--batch-results": args.batch_results,
+            "--dry-run": args.dry_run,
+            "--price": args.price,
+        }.items()
+        if value
+    ]
     if given and args.writer != "openai":
         raise UserError(f"{', '.join(given)}: only --writer openai takes that")
     if args.price and not args.dry_run:
@@ -481,8 +543,9 @@ def main(argv=None):
     config.add_arguments(parser)
     args = parser.parse_args(argv)
     settings = config.load("definitions", args.overrides)
-    settings = dataclasses.replace(settings, model=args.model or settings.model,
-                                   concurrency=settings.concurrency if args.concurrency is None else args.concurrency)
+    settings = dataclasses.replace(
+        settings, model=args.model or settings.model, concurrency=settings.concurrency if args.concurrency is None else args.concurrency
+    )
     check_flags(args, settings)
 
     if concept_vectors.published():
@@ -490,23 +553,30 @@ def main(argv=None):
     ids = concept_vectors.read_index()
     made_with = {"writer": args.writer, "template": TEMPLATE}
     if args.writer == "openai":
-        made_with |= {"prompts": hash_of(read_prompts()), "body": chat.body_of("", "", settings), "decile_calls": args.decile_calls,
-                      "fill_failed": args.fill_failed}
-    made = Made(DEFINITIONS.at(), settings=made_with, inputs=[
-        contract.concept_index_file(), *omop.files("concepts", "concept", "concept_relationship", "concept_synonym")])
-    if not (args.dry_run or args.batch_results) and made.is_current():
+        made_with |= {
+            "prompts": hash_of(read_prompts()),
+            "body": chat.body_of("", "", settings),
+            "decile_calls": args.decile_calls,
+            "fill_failed": args.fill_failed,
+        }
+    stamp = Stamp(
+        DEFINITIONS.at(),
+        settings=made_with,
+        inputs=[contract.concept_index_file(), *omop.files("concepts", "concept", "concept_relationship", "concept_synonym")],
+    )
+    if not (args.dry_run or args.batch_results) and stamp.is_current():
         return
-    with stage("definitions") as figures, omop.named_mistakes():
+    with stage("definitions") as figures, table_files.csv_errors_in_words():
         con, index = engine.connect(args.engine, args.memory, args.threads), cut_index(ids)
         if args.writer == "template":
             write_by_template(con, index, figures)
         else:
             vocabulary = Vocabulary(con)
-            questions = Questions(engine.reader(con), index, vocabulary, settings, args.decile_calls)
+            questions = Questions(engine.file_reader(con), index, vocabulary, settings, args.decile_calls)
             if not answer(questions, args, figures):
                 return
             write_by_model(con, questions, vocabulary, index, figures)
-        made.record()
+        stamp.record()
 
 
 if __name__ == "__main__":

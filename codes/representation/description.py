@@ -13,6 +13,7 @@ different text is encoded once, chunk by chunk (medrep.vectors.texts), and a chu
 run continues after its last chunk, memory stays that of a chunk, and the bytes are the same however often it was killed
 and in how many processes it ran.
 """
+
 import argparse
 import json
 import os
@@ -23,13 +24,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medrep import config, contract
-from medrep.cdm import engine
+from medrep import config, contract, storage
+from medrep.cdm import engine, table_files
 from medrep.cdm.sources import omop
-from medrep.contract import Made
 from medrep.errors import UserError
 from medrep.patients import training
 from medrep.progress import bar, say, stage
+from medrep.settings import CHOICES, EncoderConfig
+from medrep.stamps import Stamp
+from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_vectors, text_encoder, texts
 
 
@@ -82,13 +85,13 @@ def encode_share(plan: Plan, rank: int = 0, world: int = 1):
 
 def note(array: Path, **done):
     """One write adds one line, whoever else adds theirs, and a killed process adds all of it or nothing."""
-    with open(contract.progress_of(array), "ab", buffering=0) as file:
+    with open(storage.progress_path(array), "ab", buffering=0) as file:
         file.write(json.dumps(done).encode() + b"\n")
 
 
 def noted(array: Path) -> dict[int, int]:
     """{chunk: texts cut} of the chunks that are done."""
-    file = contract.progress_of(array)
+    file = storage.progress_path(array)
     lines = map(json.loads, file.read_text().splitlines()) if file.exists() else ()
     return {line["chunk"]: line["cut"] for line in lines}
 
@@ -99,21 +102,29 @@ def noted(array: Path) -> dict[int, int]:
 def make_array(part: Path, rows: int, width: int):
     """An array of zeros; whole or not at all."""
     if not part.exists():
-        with contract.unfinished(part) as new:
-            contract.new_array(new, (rows, width)).flush()
+        with storage.atomic_write(part) as new:
+            storage.create_array(new, (rows, width)).flush()
 
 
-def encode_all(laid_out: texts.Texts, part: Path, devices: list[str], settings: config.Encoder, figures: dict):
+def encode_all(laid_out: texts.Texts, part: Path, devices: list[str], settings: EncoderConfig, figures: dict):
     """Encode what `part` still lacks, in a process for each device."""
     width = texts.quiet_transformers().AutoConfig.from_pretrained(contract.encoder_folder()).hidden_size
     make_array(part, laid_out.rows, width)
     if done := noted(part):
         say(f"{len(done):,} of {laid_out.chunks:,} chunks of {texts.CHUNK:,} texts are done")
-    plan = Plan(texts=str(laid_out.file), array=str(part), left=[c for c in range(laid_out.chunks) if c not in done], devices=devices,
-                pooling=settings.pooling, precision=settings.precision, max_length=settings.max_length, threads=torch.get_num_threads(),
-                batch_tokens=min(settings.batch_tokens, text_encoder.CPU_TOKENS) if devices[0] == "cpu" else settings.batch_tokens)
+    plan = Plan(
+        texts=str(laid_out.file),
+        array=str(part),
+        left=[c for c in range(laid_out.chunks) if c not in done],
+        devices=devices,
+        pooling=settings.pooling,
+        precision=settings.precision,
+        max_length=settings.max_length,
+        threads=torch.get_num_threads(),
+        batch_tokens=min(settings.batch_tokens, text_encoder.CPU_TOKENS) if devices[0] == "cpu" else settings.batch_tokens,
+    )
     plan_file = laid_out.file.with_name("plan.json")
-    contract.write_json(plan_file, asdict(plan))
+    storage.write_json(plan_file, asdict(plan))
     status = training.start_processes(devices, __file__, ["--plan", str(plan_file)])
     if status is None:
         encode_share(plan)
@@ -127,7 +138,7 @@ def encode_all(laid_out: texts.Texts, part: Path, devices: list[str], settings: 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", default="definition", choices=["definition", "name"])
-    parser.add_argument("--pooling", choices=config.CHOICES["encoder"]["pooling"], help="in place of encoder.pooling")
+    parser.add_argument("--pooling", choices=CHOICES["encoder"]["pooling"], help="in place of encoder.pooling")
     training.add_device_argument(parser)
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)  # for the processes that this one starts
     engine.add_arguments(parser)
@@ -145,25 +156,33 @@ def main(argv=None):
     if concept_vectors.published():
         return
     if not contract.encoder_folder().exists():
-        raise UserError(f"{contract.show(contract.encoder_folder())} is missing; representation/encoder.py writes it")
+        raise UserError(f"{contract.display_path(contract.encoder_folder())} is missing; representation/encoder.py writes it")
     arm = "name" if args.text == "name" else "description"
     output = contract.concept_array_file(arm)
-    sources = omop.files("concepts", "concept") if arm == "name" else [contract.DEFINITIONS.require()]
-    made = Made(output, inputs=[contract.concept_index_file(), *sources, contract.encoder_folder()],
-                settings={name: getattr(settings, name) for name in ("pooling", "max_length", "precision", "batch_tokens")})
-    if made.is_current():
+    sources = omop.files("concepts", "concept") if arm == "name" else [DEFINITIONS.require()]
+    stamp = Stamp(
+        output,
+        inputs=[contract.concept_index_file(), *sources, contract.encoder_folder()],
+        settings={name: getattr(settings, name) for name in ("pooling", "max_length", "precision", "batch_tokens")},
+    )
+    if stamp.is_current():
         return
     on_gpu = devices[0] != "cpu"
-    precision = config.precision(settings.precision, on_gpu)
+    precision = config.resolve_precision(settings.precision, on_gpu)
     with stage(arm) as figures:
         local = engine.connect("duckdb", args.memory, args.threads)  # whichever engine is asked for: the index fits one machine
-        with omop.named_mistakes():
-            laid_out = texts.lay_out(local, texts.names(local), texts.lacks_names) if arm == "name" else \
-                texts.lay_out(local, texts.definitions(local), texts.lacks_definitions)
-        with concept_vectors.ours(output, made.content | {"device": "gpu" if on_gpu else "cpu", "precision": precision}) as part:
+        with table_files.csv_errors_in_words():
+            laid_out = (
+                texts.lay_out(local, texts.names(local), texts.lacks_names)
+                if arm == "name"
+                else texts.lay_out(local, texts.definitions(local), texts.lacks_definitions)
+            )
+        with concept_vectors.ours(output, stamp.content | {"device": "gpu" if on_gpu else "cpu", "precision": precision}) as part:
             encode_all(laid_out, part, devices, replace(settings, precision=precision), figures)
-        say(f"{contract.show(output)}: {laid_out.rows:,} vectors of width {figures['width']}, {settings.pooling} of the last layer, {precision}")
-        made.record()
+        say(
+            f"{contract.display_path(output)}: {laid_out.rows:,} vectors of width {figures['width']}, {settings.pooling} of the last layer, {precision}"
+        )
+        stamp.record()
 
 
 if __name__ == "__main__":

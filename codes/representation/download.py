@@ -11,12 +11,13 @@ Broken off, the same command continues where it stopped. The release publishes n
 the bytes that the server announced, an array those that its header names, and a row for each concept of the index.
 What lies there already is never replaced.
 """
+
 import argparse
 from pathlib import Path
 
 import numpy as np
 
-from medrep import config, contract
+from medrep import config, contract, storage
 from medrep.download import bring
 from medrep.errors import UserError
 from medrep.progress import say, stage
@@ -51,10 +52,12 @@ def fetch(what: str, server: str):
     path = contract.concept_index_file() if what == "index" else contract.concept_array_file(what)
     if path.exists():
         if concept_vectors.is_ours(path):
-            raise UserError(f"{contract.show(path)} was written here: move usedata/representation away, or point MEDREP_ROOT at another folder")
-        say(f"{contract.show(path)} is there already")
+            raise UserError(
+                f"{contract.display_path(path)} was written here: move usedata/representation away, or point MEDREP_ROOT at another folder"
+            )
+        say(f"{contract.display_path(path)} is there already")
         return
-    contract.make_folder(path.parent)
+    storage.make_folder(path.parent)
     url = f"{server}/{LINKS[what]}"
     part = bring(url, path, HOME)
     if what == "index":
@@ -64,7 +67,7 @@ def fetch(what: str, server: str):
     else:
         check_array(part, url, len(concept_vectors.read_index()))
     part.rename(path)
-    say(f"{contract.show(path)}: {path.stat().st_size:,} bytes")
+    say(f"{contract.display_path(path)}: {path.stat().st_size:,} bytes")
 
 
 def main(argv=None):

@@ -9,8 +9,9 @@ Writes  usedata/representation/edges.npy, int64 [2, edges]
 
 Both directions of every edge, sorted by target then source; no self-loops ("Maps to" of a standard concept is one),
 none twice. Concepts with many edges, as ingredients and classes are, keep them all. One pair in twenty is held out for
-evaluate.py (concepts.held_out) and is in no edge, whatever relationships it has.
+evaluate.py (concept_vectors.held_out) and is in no edge, whatever relationships it has.
 """
+
 import argparse
 from collections import Counter
 from collections.abc import Iterable
@@ -19,12 +20,12 @@ import ibis
 import numpy as np
 import pyarrow as pa
 
-from medrep import config, contract
-from medrep.cdm import engine
-from medrep.cdm.sources import omop
-from medrep.contract import Made
+from medrep import config, contract, storage
+from medrep.cdm import engine, table_files
+from medrep.cdm.sources import athena, omop
 from medrep.errors import UserError
 from medrep.progress import say, stage
+from medrep.stamps import Stamp
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import terminology
 
@@ -34,7 +35,7 @@ TOP = 8  # relationships that are said by name
 
 def find_related(relationship: ibis.Table, index: ibis.Table) -> ibis.Table:
     """relationship_id and the rows (one, other) of both ends of each valid relationship between two concepts of `index` (concept_id, row)."""
-    related = omop.valid(relationship)
+    related = athena.valid_rows(relationship)
     for end, row in (("concept_id_1", "one"), ("concept_id_2", "other")):
         related = related.inner_join(index.select(**{end: "concept_id", row: "row"}), end)
     return related.filter(related.one != related.other).select("relationship_id", "one", "other")
@@ -96,7 +97,7 @@ def both_ways(pairs: np.ndarray, rows: int) -> np.ndarray:
 
 def write_edges(edges: np.ndarray, rows: int):
     """edges.npy: sources, then targets."""
-    with contract.unfinished(contract.edges_file()) as part, open(part, "wb") as file:
+    with storage.atomic_write(contract.edges_file()) as part, open(part, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (2, len(edges))})
         for end in (np.remainder, np.floor_divide):
             for first in range(0, len(edges), AT_ONCE):
@@ -107,8 +108,7 @@ def check_names(names: list[str], there: set[str]):
     """Refuse names of which no row has any; say which ones no row has."""
     if unknown := [name for name in names if name not in there | {"all"}]:
         if len(unknown) == len(names):
-            raise UserError(f"graph.relationships: no row of CONCEPT_RELATIONSHIP has any of {', '.join(names)}; it has "
-                            f"{', '.join(sorted(there))}")
+            raise UserError(f"graph.relationships: no row of CONCEPT_RELATIONSHIP has any of {', '.join(names)}; it has {', '.join(sorted(there))}")
         some = ", ".join(unknown[:TOP]) + (", ..." if len(unknown) > TOP else "")
         say(f"of graph.relationships {len(unknown)} are in no row of CONCEPT_RELATIONSHIP: {some}")
 
@@ -127,14 +127,17 @@ def main(argv=None):
     if concept_vectors.published():
         return
     ids = concept_vectors.read_index()
-    made = Made(contract.edges_file(), inputs=[contract.concept_index_file(), *omop.files("concepts", "concept", "concept_relationship")],
-                settings={"relationships": names})
-    if made.is_current():
+    stamp = Stamp(
+        contract.edges_file(),
+        inputs=[contract.concept_index_file(), *omop.files("concepts", "concept", "concept_relationship")],
+        settings={"relationships": names},
+    )
+    if stamp.is_current():
         return
-    with stage("edges") as figures, omop.named_mistakes():
+    with stage("edges") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
         terminology.check_ends(con)
-        relationship = omop.vocabulary(con, "concept_relationship")
+        relationship = athena.read_vocabulary(con, "concept_relationship")
         check_names(names, set(relationship.select("relationship_id").distinct().to_pyarrow()["relationship_id"].to_pylist()))
         plain, decile = concept_vectors.plain_and_decile(ids)
         rows = np.flatnonzero(decile < 0)
@@ -144,15 +147,23 @@ def main(argv=None):
         edges = both_ways(np.concatenate([pairs, of_deciles]), len(ids))
         write_edges(edges, len(ids))
         degrees = np.bincount(np.load(contract.edges_file(), mmap_mode="r")[1], minlength=len(ids))
-        figures.update(edges=len(edges), pairs=len(pairs), deciles=len(of_deciles), held_out=counts["held_out"],
-                       isolated=int((degrees == 0).sum()), largest_degree=int(degrees.max(initial=0)),
-                       relationships={what: dict(count.most_common()) for what, count in counts["by_relationship"].items()})
-        say(f"{contract.show(contract.edges_file())}: {len(edges):,} edges in both directions, of {len(pairs):,} pairs of concepts and "
-            f"{len(of_deciles):,} deciles; {figures['isolated']:,} of {len(ids):,} concepts have none, the most is {figures['largest_degree']:,}")
+        figures.update(
+            edges=len(edges),
+            pairs=len(pairs),
+            deciles=len(of_deciles),
+            held_out=counts["held_out"],
+            isolated=int((degrees == 0).sum()),
+            largest_degree=int(degrees.max(initial=0)),
+            relationships={what: dict(count.most_common()) for what, count in counts["by_relationship"].items()},
+        )
+        say(
+            f"{contract.display_path(contract.edges_file())}: {len(edges):,} edges in both directions, of {len(pairs):,} pairs of concepts and "
+            f"{len(of_deciles):,} deciles; {figures['isolated']:,} of {len(ids):,} concepts have none, the most is {figures['largest_degree']:,}"
+        )
         say(f"{counts['held_out']:,} pairs are held out for evaluate.py")
         for what, count in counts["by_relationship"].items():
             say(f"relationships {what}: {sum(count.values()):,} ({in_words(count) or 'none'})")
-        made.record()
+        stamp.record()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ Definitions are tokenized once, into flat arrays on the disk. What is masked is 
 batch is divided among the devices, so that one process or eight take the same steps, and a killed run continues from
 its last checkpoint to the weights that it would have had.
 """
+
 import argparse
 import functools
 import json
@@ -29,13 +30,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from medrep import config, contract
+from medrep import config, contract, storage
 from medrep.cdm import engine
-from medrep.config import Encoder
-from medrep.contract import Made
 from medrep.errors import UserError
 from medrep.patients import training
 from medrep.progress import bar, in_words, is_main_process, say, stage
+from medrep.settings import EncoderConfig
+from medrep.stamps import Stamp
+from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_vectors, texts
 
 VALID = 2**31  # in place of an epoch: the seed of the validation masks
@@ -47,7 +49,7 @@ SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
 # ---- the model to start from -------------------------------------------------------------------------------
 
 
-def new_model(definitions: Iterable[list[str]], settings: Encoder):
+def new_model(definitions: Iterable[list[str]], settings: EncoderConfig):
     """A small DeBERTa with random weights, and a tokenizer of the definitions' words."""
     transformers = texts.quiet_transformers()
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -57,30 +59,48 @@ def new_model(definitions: Iterable[list[str]], settings: Encoder):
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(definitions, trainers.BpeTrainer(
-        vocab_size=settings.vocab_size, special_tokens=list(SPECIAL), show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))
+    tokenizer.train_from_iterator(
+        definitions,
+        trainers.BpeTrainer(
+            vocab_size=settings.vocab_size,
+            special_tokens=list(SPECIAL),
+            show_progress=False,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        ),
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")])
+        single="[CLS] $A [SEP]", special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")]
+    )
     tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=settings.max_length,
-        **{f"{t.strip('[]').lower()}_token": t for t in SPECIAL})
+        tokenizer_object=tokenizer, model_max_length=settings.max_length, **{f"{t.strip('[]').lower()}_token": t for t in SPECIAL}
+    )
     torch.manual_seed(settings.seed)
     # as microsoft/deberta-base, but small: positions are relative only
     shape = transformers.DebertaConfig(
-        vocab_size=len(tokenizer), hidden_size=settings.hidden_size, num_hidden_layers=settings.num_layers,
-        num_attention_heads=settings.num_heads, intermediate_size=settings.intermediate_size,
-        max_position_embeddings=settings.max_length, relative_attention=True, position_biased_input=False,
-        pos_att_type=["c2p", "p2c"], pad_token_id=tokenizer.pad_token_id, legacy=False,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)  # a small model trained briefly does not overfit
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden_size,
+        num_hidden_layers=settings.num_layers,
+        num_attention_heads=settings.num_heads,
+        intermediate_size=settings.intermediate_size,
+        max_position_embeddings=settings.max_length,
+        relative_attention=True,
+        position_biased_input=False,
+        pos_att_type=["c2p", "p2c"],
+        pad_token_id=tokenizer.pad_token_id,
+        legacy=False,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )  # a small model trained briefly does not overfit
     return transformers.DebertaForMaskedLM(shape), tokenizer
 
 
 def open_model(name: str):
     """The model and tokenizer of a folder or a Hugging Face id."""
     transformers = texts.quiet_transformers()
-    remedy = (f"where there is a network, run `hf download {name if not Path(name).is_dir() else 'microsoft/deberta-base'} "
-              "--local-dir FOLDER`, bring FOLDER here and give --encoder FOLDER")
+    remedy = (
+        f"where there is a network, run `hf download {name if not Path(name).is_dir() else 'microsoft/deberta-base'} "
+        "--local-dir FOLDER`, bring FOLDER here and give --encoder FOLDER"
+    )
     if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
         raise UserError(f"the encoder's folder {name} is not there: {remedy}")
     here = {"local_files_only": Path(name).is_dir() or not texts.hub_answers()}  # what was downloaded before is found without the hub
@@ -94,8 +114,9 @@ def open_model(name: str):
         reason = str(problem).strip().splitlines()[0].rstrip(".")
         raise UserError(f"the encoder {name} cannot be had ({reason}): {remedy}") from None
     if None in (tokenizer.mask_token_id, tokenizer.pad_token_id):
-        raise UserError(f"the encoder {name} has no mask or padding token: encoder.model must be a masked language model, "
-                        "such as microsoft/deberta-base")
+        raise UserError(
+            f"the encoder {name} has no mask or padding token: encoder.model must be a masked language model, such as microsoft/deberta-base"
+        )
     return model, tokenizer
 
 
@@ -105,8 +126,12 @@ def open_model(name: str):
 def write_tokens(laid_out: texts.Texts, tokenizer, max_length: int, valid_share: float, folder: Path) -> dict:
     """Every different text's tokens end to end, where each ends, and whether it is held out, as flat files; gives the counts."""
     counts = {"texts": laid_out.distinct, "held_out": 0, "cut": 0, "max_length": max_length}
-    with bar(what="texts tokenized", total=laid_out.distinct, unit="texts") as line, open(folder / "tokens.int32", "wb") as tokens, \
-            open(folder / "ends.int64", "wb") as ends, open(folder / "held_out.bool", "wb") as held_out:
+    with (
+        bar(what="texts tokenized", total=laid_out.distinct, unit="texts") as line,
+        open(folder / "tokens.int32", "wb") as tokens,
+        open(folder / "ends.int64", "wb") as ends,
+        open(folder / "held_out.bool", "wb") as held_out,
+    ):
         total = 0
         for chunk in laid_out:
             numbers, cut = texts.tokenize(tokenizer, chunk, max_length)
@@ -122,7 +147,7 @@ def write_tokens(laid_out: texts.Texts, tokenizer, max_length: int, valid_share:
     if counts["held_out"] == counts["texts"]:  # by chance, of a few: then they are learned from
         np.zeros(counts["texts"], dtype=bool).tofile(folder / "held_out.bool")
         counts["held_out"] = 0
-    contract.write_json(folder / "tokens.json", counts)  # last: where it lies, the rest is whole
+    storage.write_json(folder / "tokens.json", counts)  # last: where it lies, the rest is whole
     return counts
 
 
@@ -134,8 +159,10 @@ class Tokens:
         self.ends = np.memmap(folder / "ends.int64", dtype=np.int64, mode="r")
         held_out = np.fromfile(folder / "held_out.bool", dtype=bool)
         lengths = np.diff(self.ends, prepend=0)
-        self.train, self.valid = ([rows[batch] for batch in texts.length_batches(lengths[rows], batch_tokens)]
-                                  for rows in (np.flatnonzero(~held_out), np.flatnonzero(held_out)))
+        self.train, self.valid = (
+            [rows[batch] for batch in texts.length_batches(lengths[rows], batch_tokens)]
+            for rows in (np.flatnonzero(~held_out), np.flatnonzero(held_out))
+        )
 
     def read(self, rows: np.ndarray, pad_number: int) -> tuple[np.ndarray, np.ndarray]:
         return texts.pad([self.tokens[self.ends[i - 1] if i else 0 : self.ends[i]] for i in rows.tolist()], pad_number)
@@ -169,7 +196,7 @@ def masked_logits(model, input_ids: torch.Tensor, attention_mask: torch.Tensor, 
 class Steps(Dataset):
     """The batches of all epochs, one after the other; each process gets its share of each batch's texts."""
 
-    def __init__(self, tokens: Tokens, tokenizer, settings: Encoder, rank: int, world: int):
+    def __init__(self, tokens: Tokens, tokenizer, settings: EncoderConfig, rank: int, world: int):
         self.tokens, self.tokenizer, self.settings, self.rank, self.world = tokens, tokenizer, settings, rank, world
 
     def __len__(self):
@@ -201,7 +228,7 @@ class Course:
     sums: list[float] = field(default_factory=lambda: [0.0, 0, 0])
     """Of the epoch that is running: loss, masked tokens named rightly, masked tokens."""
 
-    def ends(self, settings: Encoder) -> bool:
+    def ends(self, settings: EncoderConfig) -> bool:
         return len(self.epochs) >= settings.epochs or self.bad_epochs >= settings.patience
 
 
@@ -216,10 +243,10 @@ def last_checkpoint(folder: Path) -> tuple[Path | None, Course]:
 def discard_others(folder: Path, kept: Path | None):
     for path in folder.glob("checkpoint-*"):
         if path != kept:
-            contract.discard(path)
+            storage.remove_path(path)
 
 
-def train(work: Path, settings: Encoder, devices: list[str]):
+def train(work: Path, settings: EncoderConfig, devices: list[str]):
     """Train work/start on the tokens in `work`; leaves the best epoch's model in work/best and the epochs in work/log.jsonl."""
     transformers = texts.quiet_transformers()
     model, tokenizer = open_model(str(work / "start"))
@@ -233,11 +260,24 @@ def train(work: Path, settings: Encoder, devices: list[str]):
     on_cpu, of_epoch = devices[0] == "cpu", len(tokens.train)
     training.take_device(devices)
     arguments = transformers.TrainingArguments(
-        output_dir=str(work), num_train_epochs=1, per_device_train_batch_size=1, learning_rate=settings.learning_rate,
-        warmup_steps=int(WARMUP_SHARE * settings.epochs * of_epoch), weight_decay=0.01, lr_scheduler_type="linear", seed=settings.seed,
-        save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False,
-        use_cpu=on_cpu, ddp_backend="gloo" if on_cpu and training.is_worker() else None,
-        bf16=config.precision(settings.precision, not on_cpu) == "bf16")
+        output_dir=str(work),
+        num_train_epochs=1,
+        per_device_train_batch_size=1,
+        learning_rate=settings.learning_rate,
+        warmup_steps=int(WARMUP_SHARE * settings.epochs * of_epoch),
+        weight_decay=0.01,
+        lr_scheduler_type="linear",
+        seed=settings.seed,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and training.is_worker() else None,
+        bf16=config.resolve_precision(settings.precision, not on_cpu) == "bf16",
+    )
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs in one process would cut our packed items apart
     steps = Steps(tokens, tokenizer, settings, arguments.process_index, arguments.world_size)
     model.forward = functools.partial(masked_logits, model)  # through it the Trainer, its autocast and its processes' gradients
@@ -285,10 +325,10 @@ def train(work: Path, settings: Encoder, devices: list[str]):
             if is_main_process():
                 say(f"encoder: {in_words(course.epochs[-1])}")
                 if better:
-                    with contract.unfinished(work / "best") as part:
+                    with storage.atomic_write(work / "best") as part:
                         self.model.save_pretrained(part)
                         tokenizer.save_pretrained(part)
-                with contract.unfinished(work / "log.jsonl") as part:
+                with storage.atomic_write(work / "log.jsonl") as part:
                     part.write_text("".join(json.dumps(epoch) + "\n" for epoch in course.epochs))
             self.control.should_training_stop |= course.ends(settings)
             return {}
@@ -299,7 +339,7 @@ def train(work: Path, settings: Encoder, devices: list[str]):
             self.accelerator.wait_for_everyone()
             if is_main_process():
                 folder = work / f"checkpoint-{self.state.global_step}"
-                contract.write_json(folder / "course.json", asdict(course))
+                storage.write_json(folder / "course.json", asdict(course))
                 discard_others(work, folder)
 
     class Report(transformers.TrainerCallback):
@@ -331,16 +371,18 @@ def train(work: Path, settings: Encoder, devices: list[str]):
 def check_width(width: int, name: str, overrides: list[str]):
     model = config.load_experiment("behrt", overrides).model
     if width != model.hidden_size and not model.project_vectors:
-        raise UserError(f"encoder {name} is {width} wide, but model.hidden_size of configs/models/behrt.yaml is {model.hidden_size}: "
-                        "make them equal, or set model.project_vectors=true")
+        raise UserError(
+            f"encoder {name} is {width} wide, but model.hidden_size of configs/models/behrt.yaml is {model.hidden_size}: "
+            "make them equal, or set model.project_vectors=true"
+        )
 
 
-def prepare(work: Path, args, settings: Encoder) -> dict:
+def prepare(work: Path, args, settings: EncoderConfig) -> dict:
     """The model to start from and the definitions' tokens, in `work`; gives the counts of the texts."""
     if (work / "tokens.json").exists():
         return json.loads((work / "tokens.json").read_text())
-    contract.discard(work)
-    contract.make_folder(work)
+    storage.remove_path(work)
+    storage.make_folder(work)
     local = engine.connect("duckdb", args.memory, args.threads)  # whichever engine is asked for: the index fits one machine
     laid_out = texts.lay_out(local, texts.definitions(local), texts.lacks_definitions)
     if settings.model == FROM_NOTHING:
@@ -351,8 +393,10 @@ def prepare(work: Path, args, settings: Encoder) -> dict:
     model.save_pretrained(work / "start")
     tokenizer.save_pretrained(work / "start")
     counts = write_tokens(laid_out, tokenizer, texts.longest(model, tokenizer, settings.max_length), settings.valid_share, work)
-    say(f"encoder {settings.model}: {sum(p.numel() for p in model.parameters()):,} weights; {counts['texts']:,} distinct definitions, "
-        f"{counts['held_out']:,} of them held out, {counts['cut']:,} cut at {counts['max_length']} tokens")
+    say(
+        f"encoder {settings.model}: {sum(p.numel() for p in model.parameters()):,} weights; {counts['texts']:,} distinct definitions, "
+        f"{counts['held_out']:,} of them held out, {counts['cut']:,} cut at {counts['max_length']} tokens"
+    )
     return counts
 
 
@@ -370,26 +414,26 @@ def main(argv=None):
     texts.check(settings)
     devices = training.asked_devices(args)
     output = contract.encoder_folder()
-    work = contract.part_of(output) / "work"
+    work = storage.unfinished_path(output) / "work"
     if training.is_worker():
         train(work, settings, devices)
         return
     if concept_vectors.published():
         return
-    contract.DEFINITIONS.require()
+    DEFINITIONS.require()
     if settings.model == FROM_NOTHING:
         check_width(settings.hidden_size, "encoder.hidden_size", args.overrides)
     folder = [Path(settings.model)] if Path(settings.model).is_dir() else []
     made_with = {name: value for name, value in asdict(settings).items() if name not in ("pooling", "checkpoint_steps")}
-    made = Made(output, inputs=[contract.DEFINITIONS.at(), *folder], settings=made_with)
-    if made.is_current():
+    stamp = Stamp(output, inputs=[DEFINITIONS.at(), *folder], settings=made_with)
+    if stamp.is_current():
         return
-    precision = config.precision(settings.precision, devices[0] != "cpu")
-    with stage("encoder") as figures, contract.continued(output, made.content | {"precision": precision}) as part:
+    precision = config.resolve_precision(settings.precision, devices[0] != "cpu")
+    with stage("encoder") as figures, storage.resumable_write(output, stamp.content | {"precision": precision}) as part:
         try:
             counts = prepare(work, args, settings)
         except BaseException:
-            contract.discard(part)  # there is nothing to continue yet
+            storage.remove_path(part)  # there is nothing to continue yet
             raise
         if settings.epochs:
             status = training.start_processes(devices, __file__, sys.argv[1:] if argv is None else argv)
@@ -403,10 +447,10 @@ def main(argv=None):
         if settings.epochs:
             shutil.copy(work / "log.jsonl", part)
             epochs = [json.loads(line) for line in (part / "log.jsonl").read_text().splitlines()]
-        contract.discard(work)
+        storage.remove_path(work)
         figures.update(texts=counts["texts"], cut=counts["cut"], epochs=len(epochs), **next((e for e in epochs[::-1] if e["best"]), {}))
-    say(f"{contract.show(output)}: a Hugging Face folder")
-    made.record()
+    say(f"{contract.display_path(output)}: a Hugging Face folder")
+    stamp.record()
 
 
 if __name__ == "__main__":

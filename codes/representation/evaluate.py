@@ -13,11 +13,12 @@ Writes  results/representation/quality.csv: space, arm, measure, kind, value, lo
     neighbours_*        share of a concept's 10 nearest that have its domain, or share a parent with it
     decile_order        rank correlation of two deciles' distance in number and in cosine, within a measurement
 
-Held out is what concepts.held_out says; only plain concepts are asked about, except for deciles. `all, unsaid` are the
+Held out is what concept_vectors.held_out says; only plain concepts are asked about, except for deciles. `all, unsaid` are the
 held-out edges of which neither end's definition names the other end: a definition composed from relationships has read
 the others. low and high are the middle 95 % of a bootstrap over what n counts. Cosines are of the vectors `as_read` by
 the patient model, which whitens them (behrt.py, set_concepts), and of the `raw` ones, as neighbours.py takes them.
 """
+
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,13 +31,14 @@ import pandas as pd
 import pyarrow as pa
 from scipy.stats import rankdata
 
-from medrep import config, contract
-from medrep.cdm import engine
+from medrep import config, contract, storage
+from medrep.cdm import engine, table_files
 from medrep.cdm.sources import omop
-from medrep.contract import DEFINITIONS, Made
 from medrep.errors import UserError
 from medrep.patients.behrt import AsRead
 from medrep.progress import bar, say, stage
+from medrep.stamps import Stamp
+from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_vectors, nearest
 from medrep.vocabulary import terminology
 
@@ -99,8 +101,10 @@ def read_vocabulary(ids, con) -> Vocabulary:
     rows = rows[np.argsort(plain[rows])]
     table = terminology.names(con, np.unique(plain)).to_pandas()
     if not len(table):
-        raise UserError(f"data/concepts/CONCEPT has none of the concepts of {contract.show(contract.concept_index_file())}: "
-                        "put the vocabulary there that they are of")
+        raise UserError(
+            f"data/concepts/CONCEPT has none of the concepts of {contract.display_path(contract.concept_index_file())}: "
+            "put the vocabulary there that they are of"
+        )
     place = np.searchsorted(table.concept_id, plain).clip(max=max(0, len(table) - 1))
     known = table.concept_id.to_numpy()[place] == plain
     if lost := int((~known & (decile < 0)).sum()):
@@ -112,8 +116,18 @@ def read_vocabulary(ids, con) -> Vocabulary:
     source, target = (rows[np.searchsorted(plain[rows], edges[end].to_numpy())] for end in ("concept_id_1", "concept_id_2"))
     name = np.where(known, table.concept_name.to_numpy(dtype=object)[place], "")
     relationship = edges["relationship_id"].combine_chunks().dictionary_encode()
-    return Vocabulary(plain, decile, name, domain, domains, kind, source, target,
-                      relationship.indices.to_numpy().astype(np.int64), relationship.dictionary.to_pylist())
+    return Vocabulary(
+        plain,
+        decile,
+        name,
+        domain,
+        domains,
+        kind,
+        source,
+        target,
+        relationship.indices.to_numpy().astype(np.int64),
+        relationship.dictionary.to_pylist(),
+    )
 
 
 # ---- chance ------------------------------------------------------------------------------------------------
@@ -217,6 +231,7 @@ def read_texts(con, concept_ids: np.ndarray) -> dict[str, str]:
 
 def unsaid_by(text: dict[str, str], v: Vocabulary):
     """A function from pairs (n, 2) to bool (n,): neither end's definition names the other end."""
+
     def said(a, b) -> bool:
         return v.name[b].lower() in text.get(str(v.plain[a]), "").lower()
 
@@ -283,8 +298,13 @@ def neighbour_rows(arm: str, array: np.ndarray, v: Vocabulary) -> list[dict]:
     for child, parent in up[np.isin(up[:, 0], np.concatenate([query, *near]))].tolist():
         parents.setdefault(child, set()).add(parent)
     same = np.array([np.mean(v.domain[n] == v.domain[q]) for n, q in zip(near, query, strict=True)])
-    siblings = np.array([np.mean([not parents[int(q)].isdisjoint(parents.get(int(c), ())) for c in n]) for n, q in zip(near, query, strict=True)
-                         if any(children[p] > 1 for p in parents.get(int(q), ()))])
+    siblings = np.array(
+        [
+            np.mean([not parents[int(q)].isdisjoint(parents.get(int(c), ())) for c in n])
+            for n, q in zip(near, query, strict=True)
+            if any(children[p] > 1 for p in parents.get(int(q), ()))
+        ]
+    )
     return mean_row(arm, "neighbours_same_domain", "all", same) + mean_row(arm, "neighbours_share_parent", "with siblings", siblings)
 
 
@@ -327,22 +347,29 @@ def draw_maps(arms: list[str], arrays: dict[str, np.ndarray], v: Vocabulary):
         return
     common = np.argsort(-np.bincount(v.domain[rows], minlength=len(v.domains)), kind="stable")[:COLOURED]
     colours = {domain: plt.get_cmap("tab10")(i) for i, domain in enumerate(common.tolist())}
-    for method, reduce in {"pca": PCA(2, random_state=SEED),
-                           "tsne": TSNE(2, random_state=SEED, init="pca", perplexity=min(30, len(rows) / 4))}.items():
+    for method, reduce in {
+        "pca": PCA(2, random_state=SEED),
+        "tsne": TSNE(2, random_state=SEED, init="pca", perplexity=min(30, len(rows) / 4)),
+    }.items():
         figure, panels = plt.subplots(1, len(arms), figsize=(4 * len(arms), 4.6), squeeze=False)
         for arm, panel in zip(arms, panels[0], strict=True):
             at = reduce.fit_transform(nearest.unit(arrays[arm][rows]).astype(np.float32))
             for domain in [-1, *colours]:
                 chosen = v.domain[rows] == domain if domain >= 0 else ~np.isin(v.domain[rows], common)
                 if chosen.any():
-                    panel.scatter(*at[chosen].T, s=3, linewidths=0, color=colours.get(domain, "lightgrey"),
-                                  label=(v.domains[domain] or "no domain") if domain >= 0 else "others")
+                    panel.scatter(
+                        *at[chosen].T,
+                        s=3,
+                        linewidths=0,
+                        color=colours.get(domain, "lightgrey"),
+                        label=(v.domains[domain] or "no domain") if domain >= 0 else "others",
+                    )
             panel.set(title=arm, xticks=[], yticks=[])
         figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", ncols=COLOURED + 1, markerscale=4, frameon=False)
-        with contract.unfinished(contract.map_file(method)) as part:
+        with storage.atomic_write(contract.map_file(method)) as part:
             figure.savefig(part, format="png", dpi=120, metadata={"Software": None})
         plt.close(figure)
-        say(f"{contract.show(contract.map_file(method))}: {len(rows):,} concepts")
+        say(f"{contract.display_path(contract.map_file(method))}: {len(rows):,} concepts")
 
 
 # ---- the stage ---------------------------------------------------------------------------------------------
@@ -355,8 +382,10 @@ def warn_of_seen_edges(v: Vocabulary):
         return
     edges = np.load(contract.edges_file(), mmap_mode="r", allow_pickle=False)[:, : 2**20]
     if edges.max(initial=-1) < len(v.plain) and (seen := int(concept_vectors.held_out(v.plain[edges[0]], v.plain[edges[1]]).sum())):
-        say(f"{contract.show(contract.edges_file())} has {seen:,} held-out edges among its first {edges.shape[1]:,}: unless graph.py left them out, "
-            "link prediction and retrieval flatter medrep")
+        say(
+            f"{contract.display_path(contract.edges_file())} has {seen:,} held-out edges among its first {edges.shape[1]:,}: unless graph.py left them out, "
+            "link prediction and retrieval flatter medrep"
+        )
 
 
 def main(argv=None):
@@ -371,14 +400,23 @@ def main(argv=None):
         return
     reps = {contract.rep_name(rep): rep for rep in dict.fromkeys([*concept_vectors.arms_there(), *args.own])}
     if not reps:
-        raise UserError(f"{contract.show(contract.representation_folder())} has no concept_representation_*.npy; representation/run.sh writes them")
+        raise UserError(
+            f"{contract.display_path(contract.representation_folder())} has no concept_representation_*.npy; representation/run.sh writes them"
+        )
     arms, ids = list(reps), concept_vectors.read_index()
     arrays = {arm: concept_vectors.Finite(concept_vectors.open_vectors(rep)[1], ids, rep) for arm, rep in reps.items()}
-    made = Made(contract.quality_file(), inputs=[contract.concept_index_file(), *map(contract.concept_array_file, reps.values()), DEFINITIONS.at(),
-                                                *omop.files("concepts", "concept", "concept_relationship")])
-    if made.is_current():
+    stamp = Stamp(
+        contract.quality_file(),
+        inputs=[
+            contract.concept_index_file(),
+            *map(contract.concept_array_file, reps.values()),
+            DEFINITIONS.at(),
+            *omop.files("concepts", "concept", "concept_relationship"),
+        ],
+    )
+    if stamp.is_current():
         return
-    with stage("evaluate") as figures, omop.named_mistakes():
+    with stage("evaluate") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
         concept_vectors.check_index(ids)
         terminology.check_ends(con)
@@ -396,14 +434,14 @@ def main(argv=None):
             rows += [{"space": space, **r} for r in found]
         table = pd.DataFrame(rows, columns=["space", *COLUMNS])
         draw_maps(arms, spaces["as_read"], v)
-        with contract.unfinished(contract.quality_file()) as part:
+        with storage.atomic_write(contract.quality_file()) as part:
             table.to_csv(part, index=False)
         main_rows = table[(table.measure != "link_auroc") | table.kind.isin(["all", "all, unsaid"])]
         say(main_rows.pivot(index=["space", "measure", "kind", "n"], columns="arm", values="value")[arms].to_string())
-        say(f"{contract.show(contract.quality_file())}: {len(table):,} rows, with intervals and every relationship")
+        say(f"{contract.display_path(contract.quality_file())}: {len(table):,} rows, with intervals and every relationship")
         overall = main_rows[(main_rows.measure == "link_auroc") & (main_rows.kind == "all") & (main_rows.space == "as_read")]
         figures.update({f"link_auroc_{r.arm}": r.value for r in overall.itertuples()})
-        made.record()
+        stamp.record()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ Import  usedata/representation/concept_idx.csv and concept_representation_{rep}.
 In the file: `ids` int64 (concepts, 2), concept_id and decile (-1 for none), `vectors` (concepts, width), and for int8
 `scale` float32 (concepts,): a vector is its row of numbers times its scale.
 """
+
 import argparse
 import json
 from pathlib import Path
@@ -22,17 +23,27 @@ import pyarrow as pa
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from medrep import VERSION, config, contract
-from medrep.cdm import engine
-from medrep.cdm.sources import omop
+from medrep import VERSION, config, contract, stamps, storage
+from medrep.cdm import engine, table_files
 from medrep.errors import UserError
 from medrep.progress import say, stage
+from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import terminology, token_vocabulary
 
 DTYPES = {"float32": "F32", "float16": "F16", "int8": "I8"}  # as safetensors calls them
-FACTS = {"sha256": str, "rep": str, "dtype": str, "concepts": int, "width": int, "release": str | None, "writer": str | None,
-         "encoder": str | None, "settings": dict, "medrep": str}
+FACTS = {
+    "sha256": str,
+    "rep": str,
+    "dtype": str,
+    "concepts": int,
+    "width": int,
+    "release": str | None,
+    "writer": str | None,
+    "encoder": str | None,
+    "settings": dict,
+    "medrep": str,
+}
 """What a manifest must say; the file itself holds the same but for the sum, so that the sum covers it."""
 LONGEST_NAME = 100  # bytes of a rep: with what is put around it a file's name has at most 255
 
@@ -44,7 +55,7 @@ def choose_rows(ids: pa.Array, args) -> np.ndarray:
     """int64 rows of the index, in its order; says how many of the wanted have none."""
     if args.vocabulary:
         plain, _ = concept_vectors.plain_and_decile(ids)
-        with omop.named_mistakes():
+        with table_files.csv_errors_in_words():
             con = engine.connect(args.engine, args.memory, args.threads)
             table = terminology.names(con, np.unique(plain)).to_pandas()
         if unknown := sorted(set(args.vocabulary) - set(table.vocabulary_id)):
@@ -86,15 +97,29 @@ def unpack(tensors: dict[str, np.ndarray]) -> np.ndarray:
 
 def made_with(*paths: Path) -> dict:
     """{name: settings} of what stages wrote and stamped; what a user put there has no stamp."""
-    return {path.name: stamp["settings"] for path in paths if (stamp := contract.read_stamp(path))}
+    return {path.name: stamp["settings"] for path in paths if (stamp := stamps.read_stamp(path))}
 
 
 def manifest(rep: str, dtype: str, shape: tuple[int, int]) -> dict:
-    settings = made_with(contract.concept_index_file(), contract.DEFINITIONS.at(), contract.encoder_folder(),
-                         contract.concept_array_file("description"), contract.edges_file(), contract.concept_array_file(rep))
-    return {"rep": contract.rep_name(rep), "dtype": dtype, "concepts": shape[0], "width": shape[1], "release": terminology.release(),
-            "writer": (settings.get(contract.DEFINITIONS.at().name) or {}).get("writer"),
-            "encoder": (settings.get(contract.encoder_folder().name) or {}).get("model"), "settings": settings, "medrep": VERSION}
+    settings = made_with(
+        contract.concept_index_file(),
+        DEFINITIONS.at(),
+        contract.encoder_folder(),
+        contract.concept_array_file("description"),
+        contract.edges_file(),
+        contract.concept_array_file(rep),
+    )
+    return {
+        "rep": contract.rep_name(rep),
+        "dtype": dtype,
+        "concepts": shape[0],
+        "width": shape[1],
+        "release": terminology.release(),
+        "writer": (settings.get(DEFINITIONS.at().name) or {}).get("writer"),
+        "encoder": (settings.get(contract.encoder_folder().name) or {}).get("model"),
+        "settings": settings,
+        "medrep": VERSION,
+    }
 
 
 def write_out(args):
@@ -112,13 +137,13 @@ def write_out(args):
         raise UserError("the vectors hold numbers beyond float16's 65,504: give --dtype int8 or float32")
     facts = manifest(args.rep, args.dtype, vectors.shape)
     tensors = {"ids": np.column_stack(concept_vectors.plain_and_decile(names)), **pack(vectors, args.dtype)}
-    with contract.unfinished(file) as part:
+    with storage.atomic_write(file) as part:
         part.touch()
         mode = part.stat().st_mode  # as a user's files are: safetensors would make it private
         save_file(tensors, part, metadata={"manifest": json.dumps(facts)})
         part.chmod(mode)
-        facts = {"sha256": contract.sha256_of(part), **facts}
-        contract.write_json(beside(file), facts)
+        facts = {"sha256": storage.sha256_of(part), **facts}
+        storage.write_json(beside(file), facts)
     say(f"{file}: {len(rows):,} vectors of width {vectors.shape[1]} as {args.dtype}, {file.stat().st_size:,} bytes")
     return facts
 
@@ -154,7 +179,7 @@ def read_in(file: Path) -> tuple[dict, dict[str, np.ndarray]]:
         raise UserError(f"{beside(file)} is no manifest of export.py ({', '.join(wrong)} missing or of another type): carry both files again")
     if not is_bare_name(facts["rep"]):
         raise UserError(f"{beside(file)} has rep {facts['rep']!r}, which is no name of a representation: export it again under a plain, short name")
-    if contract.sha256_of(file) != facts["sha256"]:
+    if storage.sha256_of(file) != facts["sha256"]:
         raise UserError(f"{file} is not the file whose sha256 is in {beside(file).name}: carry both again")
     try:
         with safe_open(file, "np") as content:
@@ -176,16 +201,20 @@ def put_in_place(file: Path):
     index, output = contract.concept_index_file(), contract.concept_array_file(facts["rep"])
     ids = [f"{plain}_{decile}" if decile >= 0 else str(plain) for plain, decile in tensors["ids"].tolist()]
     if output.exists():
-        raise UserError(f"{contract.show(output)} is there already: move it away, or point MEDREP_ROOT at another folder")
+        raise UserError(f"{contract.display_path(output)} is there already: move it away, or point MEDREP_ROOT at another folder")
     if index.exists() and (concept_vectors.is_ours(index) or concept_vectors.read_index().to_pylist() != ids):
-        raise UserError(f"{contract.show(index)} is there and is of other concepts or was written here: move usedata/representation away, "
-                        "or point MEDREP_ROOT at another folder")
+        raise UserError(
+            f"{contract.display_path(index)} is there and is of other concepts or was written here: move usedata/representation away, "
+            "or point MEDREP_ROOT at another folder"
+        )
     if not index.exists():  # before the array: killed between the two, the same command finds its own index and goes on
-        with contract.unfinished(index) as part:
+        with storage.atomic_write(index) as part:
             part.write_text("\n".join(["concept_id", *ids]) + "\n")
-    contract.write_array(output, unpack(tensors))
-    say(f"{contract.show(output)}: {len(ids):,} vectors, and {index.name}; writer {facts['writer']}, encoder {facts['encoder']}, "
-        f"vocabulary {facts['release'] or 'of an unknown release'}")
+    storage.write_array(output, unpack(tensors))
+    say(
+        f"{contract.display_path(output)}: {len(ids):,} vectors, and {index.name}; writer {facts['writer']}, encoder {facts['encoder']}, "
+        f"vocabulary {facts['release'] or 'of an unknown release'}"
+    )
     return facts
 
 

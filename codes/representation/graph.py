@@ -14,6 +14,7 @@ Early stopping watches the same loss on held-out seeds in fixed views: what they
 them, and no edge has to be taken from the graph, so that concepts with one neighbour keep it. GRACE: Zhu et al.,
 arXiv 2006.04131; its use here: arXiv 2504.08329, section 3.
 """
+
 import argparse
 
 import numpy as np
@@ -22,12 +23,12 @@ from torch import nn
 from torch.nn import functional
 from torch_geometric.data import Data
 
-from medrep import config, contract
+from medrep import config, contract, storage
 from medrep.cdm import engine
-from medrep.config import Graph
-from medrep.contract import Made
 from medrep.patients import training
 from medrep.progress import say, stage
+from medrep.settings import GraphConfig
+from medrep.stamps import Stamp
 from medrep.vectors import concept_vectors, graphs
 
 # ---- the network -------------------------------------------------------------------------------------------
@@ -64,7 +65,7 @@ def distillation(text: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:
     return functional.kl_div(functional.log_softmax(graph, dim=1), functional.log_softmax(text, dim=1), reduction="batchmean", log_target=True)
 
 
-def losses(model: Grace, batch: Data, settings: Graph, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def losses(model: Grace, batch: Data, settings: GraphConfig, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Contrastive and distillation loss over the batch's seeds; the others, whose neighbours were not all sampled, have none."""
     seeds, inner = graphs.rows_needed(batch)
     graph = [model.encoder(*graphs.view(batch, settings.drop_edges, settings.drop_features, random), seeds, inner) for _ in range(2)]
@@ -75,7 +76,7 @@ def losses(model: Grace, batch: Data, settings: Graph, random: torch.Generator) 
 # ---- training ----------------------------------------------------------------------------------------------
 
 
-def fit(data: Data, settings: Graph, device: torch.device, continued: graphs.Continued | None = None) -> tuple[Grace, list[dict]]:
+def fit(data: Data, settings: GraphConfig, device: torch.device, continued: graphs.Continued | None = None) -> tuple[Grace, list[dict]]:
     """The weights of the best epoch, and each epoch's losses. `data` has x, edge_index and full_degree."""
     torch.manual_seed(settings.seed)
     width = data.x.shape[1]
@@ -123,25 +124,28 @@ def main(argv=None):
     output = contract.concept_array_file("medrep")
     _, text = concept_vectors.open_vectors("description")
     edges = graphs.open_edges(len(text))
-    made = Made(output, inputs=[contract.concept_array_file("description"), contract.edges_file()], settings=settings)
-    if made.is_current():
+    stamp = Stamp(output, inputs=[contract.concept_array_file("description"), contract.edges_file()], settings=settings)
+    if stamp.is_current():
         return
     with stage("graph") as figures:
         concept_vectors.check_whole("description")
         data = graphs.open_graph(contract.concept_array_file("description"))
-        continued = graphs.Continued(output, made.content)
+        continued = graphs.Continued(output, stamp.content)
         model, epochs = fit(data, settings, training.device_of(devices), continued)
         best = min(epochs, key=lambda e: e["held_out"])
-        say(f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: contrastive loss {best['contrast']:.3f}, "
-            f"distillation {best['distillation']:.3f}, held out {best['held_out']:.4f}")
+        say(
+            f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: contrastive loss {best['contrast']:.3f}, "
+            f"distillation {best['distillation']:.3f}, held out {best['held_out']:.4f}"
+        )
         with concept_vectors.ours(output) as part:
-            out = contract.new_array(part, text.shape)
+            out = storage.create_array(part, text.shape)
             graphs.embed(model.encoder, text, edges, out, scratch=part.parent)
             out.flush()
-        figures.update(rows=len(text), edges=edges.shape[1], epochs=len(epochs),
-                       **{name: round(float(v), 4) for name, v in best.items() if name != "epoch"})
-        say(f"{contract.show(output)}: {len(text):,} vectors of width {text.shape[1]}")
-        made.record()
+        figures.update(
+            rows=len(text), edges=edges.shape[1], epochs=len(epochs), **{name: round(float(v), 4) for name, v in best.items() if name != "epoch"}
+        )
+        say(f"{contract.display_path(output)}: {len(text):,} vectors of width {text.shape[1]}")
+        stamp.record()
         continued.end()
 
 

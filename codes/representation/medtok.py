@@ -34,6 +34,7 @@ What is not as published, and why:
   By gradients a code that is never near moves never, and most of 30,000 would stay unused.
 - Training ends when the loss on held-out seeds in fixed views no longer falls, not after a number of epochs.
 """
+
 import argparse
 import json
 import tempfile
@@ -46,13 +47,13 @@ from torch.nn import functional
 from torch_geometric.data import Data
 from vector_quantize_pytorch import VectorQuantize
 
-from medrep import config, contract
+from medrep import config, contract, storage
 from medrep.cdm import engine
-from medrep.config import MedTok
-from medrep.contract import Made
 from medrep.errors import UserError
 from medrep.patients import training
 from medrep.progress import say, stage
+from medrep.settings import MedTokConfig
+from medrep.stamps import Stamp
 from medrep.vectors import concept_vectors, graphs
 
 PARTS = ("text", "graph", "shared_text", "shared_graph")  # in this order in the vectors and the tokens
@@ -70,7 +71,7 @@ ROWS_AT_ONCE = 2**12  # of the final vectors: similarities to 10,000 codes are 1
 class Tokenizer(nn.Module):
     """Encoders, heads of the four parts, and the three regions' codes, for text vectors x (nodes, width)."""
 
-    def __init__(self, x: torch.Tensor, settings: MedTok):
+    def __init__(self, x: torch.Tensor, settings: MedTokConfig):
         super().__init__()
         nodes, width = x.shape
         some = x[:: max(1, nodes // MEASURED)]
@@ -84,8 +85,9 @@ class Tokenizer(nn.Module):
         def book(region: str) -> VectorQuantize:
             codes = getattr(settings, f"{region}_codes")
             chosen = len(REGIONS[region]) * min(settings.batch_size, nodes) / codes  # how often a code is, in a step, on average
-            return VectorQuantize(width // len(PARTS), codes, use_cosine_sim=True, kmeans_init=True, decay=settings.decay,
-                                  threshold_ema_dead_code=DEAD * chosen)
+            return VectorQuantize(
+                width // len(PARTS), codes, use_cosine_sim=True, kmeans_init=True, decay=settings.decay, threshold_ema_dead_code=DEAD * chosen
+            )
 
         self.books = nn.ModuleDict({region: book(region) for region in REGIONS})
 
@@ -138,14 +140,16 @@ def contrast(one: torch.Tensor, other: torch.Tensor, temperature: float) -> torc
     return functional.cross_entropy(cosine / temperature, torch.arange(len(one), device=one.device))
 
 
-def losses(parts: torch.Tensor, quantized: torch.Tensor, noised: torch.Tensor, settings: MedTok) -> dict[str, torch.Tensor]:
+def losses(parts: torch.Tensor, quantized: torch.Tensor, noised: torch.Tensor, settings: MedTokConfig) -> dict[str, torch.Tensor]:
     """Each loss, weighted, of the parts (rows, 4, width / 4), the same quantized, and those of the noised view quantized.
 
     separation is the Frobenius norm of a sum over rows, as in the published code: it grows with the batch.
     """
     text, graph, shared_text, shared_graph = quantized.unbind(1)
-    found = {"commitment": settings.commitment * (parts - quantized.detach()).square().sum(dim=(1, 2)).mean(),
-             "agreement": contrast(shared_text, shared_graph, settings.temperature) + contrast(shared_graph, shared_text, settings.temperature)}
+    found = {
+        "commitment": settings.commitment * (parts - quantized.detach()).square().sum(dim=(1, 2)).mean(),
+        "agreement": contrast(shared_text, shared_graph, settings.temperature) + contrast(shared_graph, shared_text, settings.temperature),
+    }
     found["specific"] = found["separation"] = 0.0
     for part, own, others in ((0, shared_text, shared_graph), (1, shared_graph, shared_text)):
         one, other = (torch.cat([q[:, part], others.detach()], dim=1) for q in (quantized, noised))
@@ -154,8 +158,9 @@ def losses(parts: torch.Tensor, quantized: torch.Tensor, noised: torch.Tensor, s
     return found
 
 
-def read_batch(model: Tokenizer, batch: Data, settings: MedTok, random: torch.Generator):
+def read_batch(model: Tokenizer, batch: Data, settings: MedTokConfig, random: torch.Generator):
     """The seeds' parts, tokens, and losses; the other nodes, whose neighbours were not all sampled, have none."""
+
     def seen(drop_edges, drop_features):
         parts = model.parts_of_seeds(batch, drop_edges, drop_features, random)
         tokens, weights = model.tokens(parts)
@@ -209,7 +214,7 @@ def start_codes(model: Tokenizer, loader, device: torch.device):
     model.learn(torch.cat(found))
 
 
-def fit(data: Data, settings: MedTok, device: torch.device, continued: graphs.Continued | None = None) -> tuple[Tokenizer, list[dict]]:
+def fit(data: Data, settings: MedTokConfig, device: torch.device, continued: graphs.Continued | None = None) -> tuple[Tokenizer, list[dict]]:
     """The weights and codes of the best epoch, and each epoch's figures. `data` has x, edge_index and full_degree."""
     torch.manual_seed(settings.seed)
     train, valid = graphs.loaders(data, settings)
@@ -239,8 +244,9 @@ def fit(data: Data, settings: MedTok, device: torch.device, continued: graphs.Co
         return {**found, "held_out": sum(held_found.values()), **use_of(model, counts)}
 
     def words(figures: dict) -> str:
-        return (f"loss {sum(figures[name] for name in LOSSES):.3f}, held out {figures['held_out']:.4f}, codes used "
-                + ", ".join(f"{figures[f'use_{region}']:.0%} {region}" for region in REGIONS))
+        return f"loss {sum(figures[name] for name in LOSSES):.3f}, held out {figures['held_out']:.4f}, codes used " + ", ".join(
+            f"{figures[f'use_{region}']:.0%} {region}" for region in REGIONS
+        )
 
     start_codes(model, train, device)
     epochs = graphs.train("medtok", model, optimizer, settings, random, run_epoch, words, continued)
@@ -252,7 +258,7 @@ def fit(data: Data, settings: MedTok, device: torch.device, continued: graphs.Co
 
 def standardized(text: np.ndarray, model: Tokenizer, file) -> np.ndarray:
     """`text` as the tokenizer reads it, in `file`: millions of vectors do not fit the memory."""
-    contract.reserve(file, text.nbytes)
+    storage.reserve_disk(file, text.nbytes)
     out, mean, scale = np.memmap(file, dtype=np.float32, mode="r+", shape=text.shape), model.mean.cpu().numpy(), model.scale.cpu().numpy()
     for first in range(0, len(text), ROWS_AT_ONCE):
         rows = slice(first, first + ROWS_AT_ONCE)
@@ -274,15 +280,20 @@ def quantize(model: Tokenizer, text: np.ndarray, vectors: np.ndarray, tokens: np
     return counts
 
 
-def check(width: int, settings: MedTok):
+def check(width: int, settings: MedTokConfig):
     """Every mistake at once."""
-    wrong = [f"medtok.{region}_codes is {codes}: it must be as many as medtok.codes_per_part ({settings.codes_per_part}) or more"
-             for region in REGIONS if (codes := getattr(settings, f"{region}_codes")) < settings.codes_per_part]
+    wrong = [
+        f"medtok.{region}_codes is {codes}: it must be as many as medtok.codes_per_part ({settings.codes_per_part}) or more"
+        for region in REGIONS
+        if (codes := getattr(settings, f"{region}_codes")) < settings.codes_per_part
+    ]
     if settings.codes_per_part < 1:
         wrong.append(f"medtok.codes_per_part is {settings.codes_per_part}: it must be 1 or more")
     if width % len(PARTS):
-        wrong.append(f"the text vectors are {width} wide, which does not divide into the {len(PARTS)} parts of a MedTok vector: "
-                     "use an encoder of another hidden_size")
+        wrong.append(
+            f"the text vectors are {width} wide, which does not divide into the {len(PARTS)} parts of a MedTok vector: "
+            "use an encoder of another hidden_size"
+        )
     if wrong:
         raise UserError("; ".join(wrong))
 
@@ -302,25 +313,29 @@ def main(argv=None):
     _, text = concept_vectors.open_vectors("description")
     edges = graphs.open_edges(len(text))
     check(text.shape[1], settings)
-    made = Made(output, inputs=[contract.concept_array_file("description"), contract.edges_file()], settings=settings)
-    if all(path.exists() for path in beside.values()) and made.is_current():
+    stamp = Stamp(output, inputs=[contract.concept_array_file("description"), contract.edges_file()], settings=settings)
+    if all(path.exists() for path in beside.values()) and stamp.is_current():
         return
     with stage("medtok") as figures:
         concept_vectors.check_whole("description")
         device = training.device_of(devices)
-        continued = graphs.Continued(output, made.content)
+        continued = graphs.Continued(output, stamp.content)
         model, epochs = fit(graphs.open_graph(contract.concept_array_file("description")), settings, device, continued)
         best = min(epochs, key=lambda e: e["held_out"])
         codes = len(model.codebook())
-        say(f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: "
-            + ", ".join(f"{name} {best[name]:.3f}" for name in (*LOSSES, "held_out")))
-        contract.discard(contract.stamp_of(output))  # killed between two of the files, they are all made again
+        say(
+            f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: "
+            + ", ".join(f"{name} {best[name]:.3f}" for name in (*LOSSES, "held_out"))
+        )
+        storage.remove_path(storage.stamp_path(output))  # killed between two of the files, they are all made again
         with ExitStack() as files:
             part = files.enter_context(concept_vectors.ours(output))
-            parts = {name: files.enter_context(contract.unfinished(path)) for name, path in beside.items()}
+            parts = {name: files.enter_context(storage.atomic_write(path)) for name, path in beside.items()}
             shape = (len(text), len(PARTS), settings.codes_per_part)
-            arrays = [contract.new_array(file, of, kind) for file, kind, of in (
-                (part, np.float32, text.shape), (parts["tokens"], np.int32, shape), (parts["weights"], np.float32, shape))]
+            arrays = [
+                storage.create_array(file, of, kind)
+                for file, kind, of in ((part, np.float32, text.shape), (parts["tokens"], np.int32, shape), (parts["weights"], np.float32, shape))
+            ]
             standard = standardized(text, model, files.enter_context(tempfile.TemporaryFile(dir=part.parent)))
             graphs.embed(model.encoder, standard, edges, arrays[0], scratch=part.parent)
             use = use_of(model, quantize(model, standard, *arrays, device))
@@ -329,12 +344,23 @@ def main(argv=None):
             with open(parts["codebook"], "wb") as file:
                 np.save(file, model.codebook().cpu().numpy())
             parts["log"].write_text("".join(json.dumps(line) + "\n" for line in epochs))
-        figures.update(rows=len(text), edges=edges.shape[1], epochs=len(epochs), best_epoch=best["epoch"], held_out=round(best["held_out"], 4),
-                       **{name: round(value, 4) for name, value in use.items()})
-        say("of all concepts' nearest codes: " + "; ".join(f"{region}: {use[f'use_{region}']:.1%} of {model.books[region].codebook_size:,} used, "
-                                                           f"perplexity {use[f'perplexity_{region}']:,.0f}" for region in REGIONS))
-        say(f"{contract.show(output)}: {len(text):,} vectors of width {text.shape[1]}, of {codes:,} codes")
-        made.record()
+        figures.update(
+            rows=len(text),
+            edges=edges.shape[1],
+            epochs=len(epochs),
+            best_epoch=best["epoch"],
+            held_out=round(best["held_out"], 4),
+            **{name: round(value, 4) for name, value in use.items()},
+        )
+        say(
+            "of all concepts' nearest codes: "
+            + "; ".join(
+                f"{region}: {use[f'use_{region}']:.1%} of {model.books[region].codebook_size:,} used, perplexity {use[f'perplexity_{region}']:,.0f}"
+                for region in REGIONS
+            )
+        )
+        say(f"{contract.display_path(output)}: {len(text):,} vectors of width {text.shape[1]}, of {codes:,} codes")
+        stamp.record()
         continued.end()
 
 

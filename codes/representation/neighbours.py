@@ -9,6 +9,7 @@ Writes  usedata/representation/neighbours_{rep}.faiss, once, where the array has
 
 A name is looked for as it stands, in any case, then within names; several matches are listed to choose from.
 """
+
 import argparse
 
 import ibis
@@ -16,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from medrep import config
-from medrep.cdm import engine
-from medrep.cdm.sources import omop
+from medrep.cdm import engine, table_files
+from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.progress import say
 from medrep.vectors import concept_vectors, texts
@@ -43,7 +44,7 @@ def choose(text: str, ids: pa.Array, con) -> str:
     if text.replace("_", "").isdigit():
         raise UserError(f"concept {text} is not in the index: it has no vector of its own")
     plain = np.unique(concept_vectors.plain_and_decile(ids)[0])
-    found = find_matches(omop.vocabulary(con, "concept"), ibis.memtable(pa.table({"concept_id": plain})), text)
+    found = find_matches(athena.read_vocabulary(con, "concept"), ibis.memtable(pa.table({"concept_id": plain})), text)
     if not len(found):
         raise UserError(f"no concept of the index is called {text!r}, or has it in its name: try a shorter word, or a concept id")
     if len(found) > 1:
@@ -67,7 +68,7 @@ def main(argv=None):
 
     ids, array = concept_vectors.open_vectors(args.rep)
     concept_vectors.check_index(ids)
-    with omop.named_mistakes():
+    with table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
         query = choose(args.concept, ids, con)
         own = concept_vectors.rows_of(ids, [query])

@@ -9,15 +9,16 @@ Writes  usedata/representation/concept_representation_random.npy, float32 (conce
 A concept's vector depends on its id and SEED only, not on what else the index holds or on its order: hospitals with
 different indexes can be compared, and a model reads another hospital's random vectors as it reads its own.
 """
+
 import argparse
 
 import numpy as np
 from scipy.special import ndtri
 
-from medrep import config, contract
+from medrep import config, contract, storage
 from medrep.cdm import engine
-from medrep.contract import Made
 from medrep.progress import bar, say, stage
+from medrep.stamps import Stamp
 from medrep.vectors import concept_vectors
 
 SEED = 0
@@ -44,20 +45,20 @@ def main(argv=None):
     if concept_vectors.published() and args.unless_published:  # half a set is refused in any case
         return
     ids = concept_vectors.read_index()
-    made = Made(output, inputs=[contract.concept_index_file()], settings={"seed": SEED, "width": width})
-    if output.exists() and concept_vectors.is_ours(output) and concept_vectors.is_of_this_index(output) and made.is_current():
+    stamp = Stamp(output, inputs=[contract.concept_index_file()], settings={"seed": SEED, "width": width})
+    if output.exists() and concept_vectors.is_ours(output) and concept_vectors.is_of_this_index(output) and stamp.is_current():
         return
     with stage("random") as figures:
         plain, decile = concept_vectors.plain_and_decile(ids)
         with concept_vectors.ours(output) as part:
-            out = contract.new_array(part, (len(ids), width))
+            out = storage.create_array(part, (len(ids), width))
             for first in bar(range(0, len(ids), ROWS_AT_ONCE), "random", unit="pieces"):
                 rows = slice(first, first + ROWS_AT_ONCE)
                 out[rows] = draw(plain[rows], decile[rows], width)
             out.flush()
         figures.update(rows=len(ids), width=width)
-        say(f"{contract.show(output)}: {len(ids):,} random unit vectors of width {width}")
-        made.record()
+        say(f"{contract.display_path(output)}: {len(ids):,} random unit vectors of width {width}")
+        stamp.record()
 
 
 if __name__ == "__main__":

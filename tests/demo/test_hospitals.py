@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from demo import hospitals, terminology
-from medrep import contract
+from medrep import storage, contract
 from medrep.evaluation import metrics
 from medrep.errors import UserError
 
@@ -127,7 +127,7 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_others(root):
     for seed in ("5", "5", "6"):
         hospitals.main(["--persons", "30", "--seed", seed])
         found.append(files_of(root))
-        contract.discard(root / "data")
+        storage.remove_path(root / "data")
     assert found[0] == found[1] and found[0] != found[2]
 
 

@@ -1,4 +1,5 @@
 """A fabricated study: what every stage leaves behind, small and without any training."""
+
 import json
 import shutil
 
@@ -7,8 +8,10 @@ import pandas as pd
 import pytest
 
 from experiments import compare
-from medrep import config, contract
+from medrep import config, contract, storage
 from medrep.evaluation import metrics, ratings, results
+from medrep.settings import ModelConfig
+from medrep.tables import DECILES, DEFINITIONS, LABELS, PERSONS, RECORDS, VISITS
 from medrep.vocabulary import token_vocabulary
 
 EVIL = "<script>alert(\"x\")</script> & 'quotes' $x^2$"
@@ -43,7 +46,7 @@ def write_site(hospital, people=400, small=0):
         "visit_occurrence": {"read": visits, "kept": visits - few, "left out": {}, "rejected": {"unreadable date": few}},
     }
     for name, table in tables.items():
-        contract.write_json(contract.counts_file(hospital, name), table)
+        storage.write_json(contract.counts_file(hospital, name), table)
     domains = {
         domain: {
             "events": 4000,
@@ -91,14 +94,14 @@ def write_site(hospital, people=400, small=0):
         "records_far_in_time": 0,
         "warnings": [f"{few} of {few} persons who died have records more than a day after death"],
     }
-    contract.write_json(contract.site_file(hospital), site)
-    for table, rows in ((contract.PERSONS, people), (contract.VISITS, visits), (contract.RECORDS, 16000), (contract.DECILES, 77)):
+    storage.write_json(contract.site_file(hospital), site)
+    for table, rows in ((PERSONS, people), (VISITS, visits), (RECORDS, 16000), (DECILES, 77)):
         table_of(table, rows, hospital=hospital)
-    contract.write_array(contract.trajectories_folder(hospital) / "token.npy", np.zeros(16000, np.int32))
+    storage.write_array(contract.trajectories_folder(hospital) / "token.npy", np.zeros(16000, np.int32))
     token_vocabulary.Vocabulary((*token_vocabulary.SPECIAL_TOKENS, "1000", "1001"), *[(0,) * 7 + (5, 6)] * 2).save(contract.vocabulary_file(hospital))
     audit = {}
     for outcome in OUTCOMES:
-        table_of(contract.LABELS, 480, hospital=hospital, outcome=outcome)
+        table_of(LABELS, 480, hospital=hospital, outcome=outcome)
         flow = {
             "visits": visits,
             "visits of persons with records": visits - few,
@@ -111,7 +114,7 @@ def write_site(hospital, people=400, small=0):
         }
         if outcome == "RA":
             flow |= {"stays": admissions, "followed until": None}
-        contract.write_json(contract.flow_file(hospital, outcome), flow)
+        storage.write_json(contract.flow_file(hospital, outcome), flow)
         audit[outcome] = {
             "open_stays": [{"domain": "condition", "type_id": 32817, "events": 900, "at_start": few, "type": EVIL, "suspect": False}],
             "best_tokens": [
@@ -128,7 +131,7 @@ def write_site(hospital, people=400, small=0):
                 }
             ],
         }
-    contract.write_json(contract.audit_file(hospital), audit)
+    storage.write_json(contract.audit_file(hospital), audit)
 
 
 def examples_of(hospital, outcome, people=300):
@@ -147,10 +150,10 @@ def examples_of(hospital, outcome, people=300):
 
 def write_run(folder, **facts):
     """config.yaml and log.jsonl of a finished run."""
-    config.save(
+    config.save_settings(
         folder / "config.yaml",
         run={"home": "mimic", "code": "0123456789abcdef", **facts},
-        model=config.Model(),
+        model=ModelConfig(),
         finetuning={"replicates": 60, "cache": "/home/someone/secret/cache"},
         inputs={"/home/someone/usedata": "abc"},
     )
@@ -219,7 +222,7 @@ def write_tests(root):
                         chosen = np.asarray(chosen)
                         rows.append(
                             common
-                            | {"subgroup": group, "predictions": "" if group else contract.show(file)}
+                            | {"subgroup": group, "predictions": "" if group else contract.display_path(file)}
                             | metrics.describe(examples.boolean_value[chosen], p[chosen], examples.subject_id[chosen])
                         )
     pd.DataFrame(rows, columns=results.COLUMNS).to_csv(contract.summary_file(), index=False)
@@ -230,10 +233,10 @@ def write_representation(root):
     folder = contract.quality_file().parent
     folder.mkdir(parents=True)
     for rep in ("description", "medrep"):
-        contract.write_array(contract.concept_array_file(rep), np.zeros((20, 8), np.float32))
-    contract.write_array(contract.edges_file(), np.zeros((2, 36), np.int64))
+        storage.write_array(contract.concept_array_file(rep), np.zeros((20, 8), np.float32))
+    storage.write_array(contract.edges_file(), np.zeros((2, 36), np.int64))
     contract.concept_index_file().write_text("concept_id\n" + "".join(f"{i}\n" for i in range(20)))
-    table_of(contract.DEFINITIONS, 20)
+    table_of(DEFINITIONS, 20)
     pd.DataFrame(
         [
             (space, arm, measure, kind, 0.7, 0.6, 0.8, 140)
@@ -327,7 +330,7 @@ def write_features(small=0, rated=True):
         ]
     )
     table.to_csv(contract.features_file(folder, "mimic"), index_label="rank")
-    contract.write_json(contract.agreement_file(folder.parent, "mimic"), {"seeds": 2, "attention": 0.9, "attribution": None})
+    storage.write_json(contract.agreement_file(folder.parent, "mimic"), {"seeds": 2, "attention": 0.9, "attribution": None})
     if rated:
         files = contract.rating_files(folder, "mimic")
         rated = pd.DataFrame(
@@ -346,7 +349,7 @@ def write_features(small=0, rated=True):
             }
         )
         rated.to_csv(files["ratings"], index=False)
-        contract.write_json(
+        storage.write_json(
             files["summary"], {"model": "/home/someone/models/gemma", "where": "/home/someone", "repeats": 3, **ratings.summary(rated)}
         )
 

@@ -1,4 +1,5 @@
 """The table of arms on a fabricated summary: figures, pairing, marks and refusals."""
+
 import json
 
 import numpy as np
@@ -20,8 +21,14 @@ def examples_of(hospital, outcome, people=PEOPLE):
     chance = np.random.default_rng([len(hospital), len(outcome)])
     persons = np.repeat(np.arange(people), chance.integers(1, 4, people))
     risk = chance.normal(0, 1.5, people)[persons] + np.log(OUTCOMES.get(outcome, 0.3))
-    return pd.DataFrame({"subject_id": persons, "prediction_time": pd.Timestamp("2020-01-01") + pd.to_timedelta(np.arange(len(persons)), "h"),
-                         "boolean_value": chance.random(len(persons)) < 1 / (1 + np.exp(-risk)), "risk": risk})
+    return pd.DataFrame(
+        {
+            "subject_id": persons,
+            "prediction_time": pd.Timestamp("2020-01-01") + pd.to_timedelta(np.arange(len(persons)), "h"),
+            "boolean_value": chance.random(len(persons)) < 1 / (1 + np.exp(-risk)),
+            "risk": risk,
+        }
+    )
 
 
 class Results:
@@ -30,8 +37,22 @@ class Results:
     def __init__(self, root):
         self.root, self.rows = root, []
 
-    def add(self, outcome, hospital, rep, seed, noise=1.0, model="behrt", variant="", head="linear", oov="", label="", examples=None,
-            trained_on="mimic", **other):
+    def add(
+        self,
+        outcome,
+        hospital,
+        rep,
+        seed,
+        noise=1.0,
+        model="behrt",
+        variant="",
+        head="linear",
+        oov="",
+        label="",
+        examples=None,
+        trained_on="mimic",
+        **other,
+    ):
         """A test whose model knows the risk but for noise that is its own."""
         examples = examples_of(hospital, outcome) if examples is None else examples
         chance = np.random.default_rng([seed, *f"{rep}{variant}{label}".encode()])
@@ -40,11 +61,29 @@ class Results:
         file.parent.mkdir(parents=True, exist_ok=True)
         table = examples.drop(columns="risk").assign(predicted_boolean_value=p >= 0.5, predicted_boolean_probability=p)
         table.sample(frac=1, random_state=seed).to_parquet(file)  # the order of rows is nobody's promise
-        self.rows.append({"trained_on": trained_on, "tested_on": hospital, "model": model, "head": head, "rep_type": rep, "variant": variant,
-                          "oov": oov, "outcome": outcome, "label": label, "subgroup": "", "seed": seed,
-                          "cohort": f"{hospital}-{outcome}", "data": hospital, "made_with": "a",
-                          "recalibration": "", "readable_tokens": 0.8 if rep == "none" else 1.0, "predictions": contract.show(file)}
-                         | metrics.describe(examples.boolean_value, p, examples.subject_id) | other)
+        self.rows.append(
+            {
+                "trained_on": trained_on,
+                "tested_on": hospital,
+                "model": model,
+                "head": head,
+                "rep_type": rep,
+                "variant": variant,
+                "oov": oov,
+                "outcome": outcome,
+                "label": label,
+                "subgroup": "",
+                "seed": seed,
+                "cohort": f"{hospital}-{outcome}",
+                "data": hospital,
+                "made_with": "a",
+                "recalibration": "",
+                "readable_tokens": 0.8 if rep == "none" else 1.0,
+                "predictions": contract.display_path(file),
+            }
+            | metrics.describe(examples.boolean_value, p, examples.subject_id)
+            | other
+        )
         return self.rows[-1]
 
     def write(self):
@@ -81,8 +120,9 @@ def test_figures_are_means_over_seeds_and_differences_are_paired_by_example(resu
     assert len(found) == 6 and set(found.against) == {"behrt medrep"}
     for hospital in ("mimic", "ehrshot"):
         table = found[found.tested_on == hospital].set_index("rep_type")
-        tests = {rep: [results.predictions(row) for row in results.rows if (row["tested_on"], row["rep_type"]) == (hospital, rep)]
-                 for rep in table.index}
+        tests = {
+            rep: [results.predictions(row) for row in results.rows if (row["tested_on"], row["rep_type"]) == (hospital, rep)] for rep in table.index
+        }
         p = {}
         for rep, files in tests.items():
             means = metrics.describe_means([(f.boolean_value, f.predicted_boolean_probability, f.subject_id) for f in files], 60)
@@ -90,8 +130,13 @@ def test_figures_are_means_over_seeds_and_differences_are_paired_by_example(resu
                 assert float(table.loc[rep, name]) == pytest.approx(means[name])
             assert table.loc[rep, "seeds"] == 2
             if rep != "medrep":
-                pair = metrics.compare_means([(f.boolean_value, f.predicted_boolean_probability, g.predicted_boolean_probability, f.subject_id)
-                                              for f, g in zip(files, tests["medrep"], strict=True)], 60)
+                pair = metrics.compare_means(
+                    [
+                        (f.boolean_value, f.predicted_boolean_probability, g.predicted_boolean_probability, f.subject_id)
+                        for f, g in zip(files, tests["medrep"], strict=True)
+                    ],
+                    60,
+                )
                 for name in ("difference", "low", "high", "p", "bootstrap_low", "bootstrap_p"):
                     assert float(table.loc[rep, name]) == pytest.approx(pair[name])
                 assert float(table.loc[rep, "difference"]) == pytest.approx(table.auroc[rep] - table.auroc["medrep"])
@@ -117,7 +162,7 @@ def test_the_papers_figures_stand_beside_the_arms_they_are_of(results, capsys):
     assert float(found["MT", "ehrshot", "medrep", "aug4x0.8", ""]) == 0.8989
     printed = capsys.readouterr().out
     assert "Mean AUROC over MT, LLOS, RA" in printed and "arXiv 2504.08329 v1" in printed
-    means = next(line for line in printed[printed.index("Mean AUROC"):].splitlines() if line.startswith("behrt none"))
+    means = next(line for line in printed[printed.index("Mean AUROC") :].splitlines() if line.startswith("behrt none"))
     assert means.split()[3::2][:2] == ["0.853", "0.784"] and means.split()[-3:] == ["0.853", "0.725", "0.773"]
     assert max(map(len, printed.splitlines())) <= 160
 
@@ -186,8 +231,14 @@ def test_an_arm_of_other_persons_is_compared_on_the_shared_examples_and_marked(r
     pairs = []
     for part, whole in zip(parts, wholes, strict=True):
         there = whole.set_index(["subject_id", "prediction_time"]).predicted_boolean_probability
-        pairs.append((part.boolean_value, part.predicted_boolean_probability,
-                      np.array([there[key] for key in zip(part.subject_id, part.prediction_time, strict=True)]), part.subject_id))
+        pairs.append(
+            (
+                part.boolean_value,
+                part.predicted_boolean_probability,
+                np.array([there[key] for key in zip(part.subject_id, part.prediction_time, strict=True)]),
+                part.subject_id,
+            )
+        )
     assert float(found.difference["oracle"]) == pytest.approx(metrics.compare_means(pairs)["difference"])
     assert float(found.p["oracle"]) == pytest.approx(metrics.compare_means(pairs)["p"])
     assert found.same_examples["oracle"] == "False" and float(found.shared_examples["oracle"]) == sum(map(len, parts))
@@ -231,8 +282,13 @@ def test_the_reference_is_the_plainest_that_has_the_words(results, capsys):
     results.add("MT", "ehrshot", "medrep", 100, variant="frozen")
     results.add("MT", "ehrshot", "medrep", 100, variant="frozen+shots=8")
     results.write()
-    for words, name in (("medrep", "behrt medrep"), ("logreg", "logreg tokens"), ("rollup gbm", "gbm rollup"), ("frozen", "behrt medrep frozen"),
-                        ("shots=8", "behrt medrep frozen+shots=8")):
+    for words, name in (
+        ("medrep", "behrt medrep"),
+        ("logreg", "logreg tokens"),
+        ("rollup gbm", "gbm rollup"),
+        ("frozen", "behrt medrep frozen"),
+        ("shots=8", "behrt medrep frozen+shots=8"),
+    ):
         assert set(run("--against", words).against) == {name}
     with pytest.raises(UserError, match="--against medtok: no arm has these words; there are behrt none; behrt description; behrt medrep;"):
         run("--against", "medtok")
@@ -287,17 +343,22 @@ def test_phenotypes_are_one_outcome_of_the_mean_over_them(results, capsys):
     labels = examples_of("ehrshot", "Pheno")
     for rep in ("medrep", "name"):
         for seed in (100, 200):
-            rows = [results.add("Pheno", "ehrshot", rep, seed, label="Shock", examples=labels),
-                    results.add("Pheno", "ehrshot", rep, seed, label="COPD", examples=labels.assign(boolean_value=~labels.boolean_value)[5:]),
-                    results.add("Pheno", "ehrshot", rep, seed, label="Gout", examples=labels.assign(boolean_value=False))]
+            rows = [
+                results.add("Pheno", "ehrshot", rep, seed, label="Shock", examples=labels),
+                results.add("Pheno", "ehrshot", rep, seed, label="COPD", examples=labels.assign(boolean_value=~labels.boolean_value)[5:]),
+                results.add("Pheno", "ehrshot", rep, seed, label="Gout", examples=labels.assign(boolean_value=False)),
+            ]
             areas = [row["auroc"] for row in rows if row["auroc"] is not None]
             results.rows.append(rows[0] | {"label": "macro", "auroc": np.mean(areas), "predictions": "", "reason": "without Gout (no positives)"})
     results.write()
     found = run().set_index("rep_type")
-    files = {rep: [results.predictions(row) for row in results.rows if row["rep_type"] == rep and row["label"] in ("Shock", "COPD")]
-             for rep in found.index}
-    pairs = [(f.boolean_value, f.predicted_boolean_probability, g.predicted_boolean_probability, f.subject_id)
-             for f, g in zip(files["name"], files["medrep"], strict=True)]
+    files = {
+        rep: [results.predictions(row) for row in results.rows if row["rep_type"] == rep and row["label"] in ("Shock", "COPD")] for rep in found.index
+    }
+    pairs = [
+        (f.boolean_value, f.predicted_boolean_probability, g.predicted_boolean_probability, f.subject_id)
+        for f, g in zip(files["name"], files["medrep"], strict=True)
+    ]
     expected = metrics.compare_means(pairs)
     assert float(found.difference["name"]) == pytest.approx(expected["difference"]) and found.p["name"] == pytest.approx(expected["p"])
     macro = [row["auroc"] for row in results.rows if row["label"] == "macro" and row["rep_type"] == "name"]
@@ -324,10 +385,35 @@ def test_the_same_command_twice_gives_the_same_file(results):
 def test_a_wide_table_fits_160_columns(results, capsys):
     """The longest names there are, thousands of examples."""
     row = dict.fromkeys(compare.COLUMNS) | {
-        "outcome": "Sepsis", "tested_on": "ehrshot", "trained_on": "mimic", "model": "behrt-de", "head": "linear", "rep_type": "description",
-        "variant": "frozen+shots=128", "oov": "", "seeds": 3, "n": 123_456.0, "positives": 12_345.0, "auroc": 0.8, "auroc_low": 0.7,
-        "auroc_high": 0.9, "auprc": 0.3, "brier": 0.1, "calibration_slope": 1.01, "readable_tokens": 1.0, "against": "behrt medrep",
-        "difference": 0.01, "low": -0.01, "high": 0.03, "p": 0.04, "p_holm": 0.4, "same_examples": False, "shared_seeds": 3,
-        "shared_examples": 123_456, "paper": 0.8, "reason": ""}
+        "outcome": "Sepsis",
+        "tested_on": "ehrshot",
+        "trained_on": "mimic",
+        "model": "behrt-de",
+        "head": "linear",
+        "rep_type": "description",
+        "variant": "frozen+shots=128",
+        "oov": "",
+        "seeds": 3,
+        "n": 123_456.0,
+        "positives": 12_345.0,
+        "auroc": 0.8,
+        "auroc_low": 0.7,
+        "auroc_high": 0.9,
+        "auprc": 0.3,
+        "brier": 0.1,
+        "calibration_slope": 1.01,
+        "readable_tokens": 1.0,
+        "against": "behrt medrep",
+        "difference": 0.01,
+        "low": -0.01,
+        "high": 0.03,
+        "p": 0.04,
+        "p_holm": 0.4,
+        "same_examples": False,
+        "shared_seeds": 3,
+        "shared_examples": 123_456,
+        "paper": 0.8,
+        "reason": "",
+    }
     text = compare.text_of(pd.DataFrame([row]), 1000)
     assert max(map(len, text.splitlines())) <= 160, text

@@ -1,4 +1,5 @@
 """Arms, outcomes, tests and what can't be faked, on tiny hospitals whose events say something of the labels."""
+
 import json
 
 import ibis
@@ -11,20 +12,41 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from experiments import finetune, pretrain
-from medrep import config, contract
+from medrep import contract, stamps, storage
 from medrep.cdm.engine import connect
-from medrep.contract import LABELS, PERSONS
 from medrep.errors import UserError
 from medrep.evaluation import features, learners, metrics, results
 from medrep.patients import sequences, training
 from medrep.patients.examples import Examples, few, hashed, split_persons
+from medrep.settings import FinetuningConfig
+from medrep.tables import LABELS, PERSONS, labels_table
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import token_vocabulary
 
-SMALL = ["--set", "model.hidden_size=16", "--set", "model.num_heads=2", "--set", "model.num_layers=1", "--set", "model.max_length=32",
-         "--set", "pretraining.batch_tokens=512", "--set", "pretraining.epochs=1"]
-QUICK = ["--set", "finetuning.batch_tokens=512", "--set", "finetuning.epochs=2", "--set", "finetuning.learning_rate=1e-3",
-         "--set", "finetuning.replicates=60"]
+SMALL = [
+    "--set",
+    "model.hidden_size=16",
+    "--set",
+    "model.num_heads=2",
+    "--set",
+    "model.num_layers=1",
+    "--set",
+    "model.max_length=32",
+    "--set",
+    "pretraining.batch_tokens=512",
+    "--set",
+    "pretraining.epochs=1",
+]
+QUICK = [
+    "--set",
+    "finetuning.batch_tokens=512",
+    "--set",
+    "finetuning.epochs=2",
+    "--set",
+    "finetuning.learning_rate=1e-3",
+    "--set",
+    "finetuning.replicates=60",
+]
 PRETRAIN = ["--gpu-devices", "cpu", *SMALL]
 FINETUNE = ["-d", "cpu", *SMALL, *QUICK, "--seeds", "100"]
 EVALUATE = ["-d", "cpu", *SMALL, *QUICK, "--evaluate-only"]
@@ -50,11 +72,11 @@ def write_persons(hospital):
             token[trajectories.person_start[row]] = len(words)
         seen = list(words.counts)
         token_vocabulary.Vocabulary((*words.tokens, "1050"), (*seen, 50), (*seen, 0)).save(contract.vocabulary_file(hospital))
-        contract.write_array(sequences.array_file("token", hospital), token)
+        storage.write_array(sequences.array_file("token", hospital), token)
     random = np.random.default_rng(len(trajectories))
     counts = np.asarray(trajectories.person_stop) - np.asarray(trajectories.person_start)
     time = np.concatenate([np.sort(random.integers(0, 10**8, count)) for count in counts])
-    contract.write_array(sequences.array_file("time", hospital), time.astype(np.int64))
+    storage.write_array(sequences.array_file("time", hospital), time.astype(np.int64))
     people = [(int(p), "MF"[i % 2], [None, "Asian", "White"][i % 3], 1920 + i % 60, None, "test") for i, p in enumerate(trajectories.person_id)]
     PERSONS.write(connect(), ibis.memtable(people, schema=PERSONS.schema), hospital=hospital)
 
@@ -62,8 +84,10 @@ def write_persons(hospital):
 def said_before(trajectories, time, seconds=0):
     """Whether each person has the telling token before `time` (after it, if `seconds` is given: within so many)."""
     low, high = (-np.inf, time) if not seconds else (time, time + seconds)
-    return [bool(((trajectories.token[a:b] == SPECIAL + TELLING) & (trajectories.time[a:b] >= low) & (trajectories.time[a:b] < high)).any())
-            for a, b in zip(trajectories.person_start, trajectories.person_stop, strict=True)]
+    return [
+        bool(((trajectories.token[a:b] == SPECIAL + TELLING) & (trajectories.time[a:b] >= low) & (trajectories.time[a:b] < high)).any())
+        for a, b in zip(trajectories.person_start, trajectories.person_stop, strict=True)
+    ]
 
 
 def write_labels(hospital, outcome="MT", truth=None):
@@ -77,7 +101,7 @@ def write_labels(hospital, outcome="MT", truth=None):
 def write_phenotypes(hospital, seed=0):
     trajectories = sequences.Trajectories(hospital)
     random = np.random.default_rng(seed)
-    table = contract.labels_table(["Sepsis", "Gout", "Rare one"])
+    table = labels_table(["Sepsis", "Gout", "Rare one"])
     rows = []
     for person in trajectories.person_id:
         rows.append((int(person), pd.Timestamp(TIME, unit="s"), [True, False, None][random.integers(0, 3)], bool(random.random() < 0.3), False))
@@ -88,8 +112,10 @@ def write_ancestors():
     """The codes that only the second hospital has, each below one that the first has."""
     folder = contract.data_folder("concepts")
     folder.mkdir(parents=True)
-    (folder / "CONCEPT_ANCESTOR.csv").write_text("ancestor_concept_id\tdescendant_concept_id\tmin_levels_of_separation\tmax_levels_of_separation\n"
-                                                 + "".join(f"{1000 + i % 20}\t{1030 + i}\t1\t1\n" for i in range(10)))
+    (folder / "CONCEPT_ANCESTOR.csv").write_text(
+        "ancestor_concept_id\tdescendant_concept_id\tmin_levels_of_separation\tmax_levels_of_separation\n"
+        + "".join(f"{1000 + i % 20}\t{1030 + i}\t1\t1\n" for i in range(10))
+    )
     (folder / "CONCEPT_RELATIONSHIP.csv").write_text("concept_id_1\tconcept_id_2\trelationship_id\tinvalid_reason\n1\t2\tIs a\t\n")
 
 
@@ -174,6 +200,7 @@ def test_a_probe_leaves_the_model_as_it_was_and_few_shots_are_few(hospitals, mon
     assert len(probe["weights"][0]) == 16 and not (folder / "model.safetensors").exists()
     # by hand: the pretrained encoder's [CLS], one at a time
     from medrep.patients import behrt
+
     run = contract.pretraining_folder("mimic", "behrt", "none")
     model, examples = behrt.BehrtForPretraining.from_pretrained(run).eval(), Examples("ehrshot", "MT", 32)
     translation = token_vocabulary.of_hospital("ehrshot").translation_to(token_vocabulary.load(run / "vocabulary.json"))
@@ -221,8 +248,10 @@ def test_unknown_codes_are_read_as_unknown_or_as_an_ancestor(hospitals):
     found = rows(tested_on="ehrshot").set_index("oov")
     assert set(found.index) == {"unk", "ancestor"} and found.readable_tokens["unk"] == pytest.approx(0.5, abs=0.1)
     assert found.readable_tokens["ancestor"] == 1 and found.predictions["ancestor"].endswith("predictions_ehrshot_ancestor.parquet")
-    assert (results.read_predictions(contract.ROOT / found.predictions["unk"]).predicted_boolean_probability
-            != results.read_predictions(contract.ROOT / found.predictions["ancestor"]).predicted_boolean_probability).any()
+    assert (
+        results.read_predictions(contract.ROOT / found.predictions["unk"]).predicted_boolean_probability
+        != results.read_predictions(contract.ROOT / found.predictions["ancestor"]).predicted_boolean_probability
+    ).any()
 
 
 def test_a_further_hospital_and_a_recalibration_need_no_training(hospitals, small_hospital, capsys):
@@ -243,8 +272,9 @@ def test_a_further_hospital_and_a_recalibration_need_no_training(hospitals, smal
     predictions = results.read_predictions(folder / "predictions_third.parquet").set_index("subject_id")
     order = hashed(predictions.index.tolist(), 100)
     local, rest = predictions.loc[order[:20]], predictions.loc[sorted(order[20:])]
-    after = metrics.recalibrate(local.boolean_value.to_numpy(), local.predicted_boolean_probability.to_numpy(),
-                                rest.predicted_boolean_probability.to_numpy())
+    after = metrics.recalibrate(
+        local.boolean_value.to_numpy(), local.predicted_boolean_probability.to_numpy(), rest.predicted_boolean_probability.to_numpy()
+    )
     assert rows(tested_on="third", recalibration="after 20").brier.iloc[0] == pytest.approx(np.mean((after - rest.boolean_value) ** 2))
 
 
@@ -276,7 +306,7 @@ def test_the_external_path_gives_the_home_figures_on_the_home_hospital(hospitals
         again = rows(tested_on=hospital, variant=evaluated).iloc[0]
         assert again[figures].to_dict() == pytest.approx(home[figures].to_dict(), nan_ok=True)
     small = contract.ROOT / "usedata" / "mimic" / "trajectories"
-    contract.write_array(small / "age.npy", np.load(small / "age.npy"))  # other data by the same name
+    storage.write_array(small / "age.npy", np.load(small / "age.npy"))  # other data by the same name
     with pytest.raises(UserError, match="whom it saw of mimic can't be told"):
         finetune.main([*EVALUATE, str(run), "--external", "mimic"])
     assert rows(tested_on="ehrshot", variant=evaluated).iloc[0].auroc == rows(tested_on="ehrshot", variant="").iloc[0].auroc
@@ -292,16 +322,18 @@ def test_events_from_the_prediction_time_on_change_nothing(hospitals):
     pretrained = {p: p.read_bytes() for p in contract.pretraining_folder("mimic", "behrt", "none").glob("*.safetensors")}
     for hospital in ("mimic", "ehrshot"):
         trajectories = sequences.Trajectories(hospital)
-        truth = np.repeat(pd.read_parquet(LABELS.at(hospital=hospital, outcome="MT")).boolean_value.to_numpy(),
-                          np.asarray(trajectories.person_stop) - np.asarray(trajectories.person_start))
+        truth = np.repeat(
+            pd.read_parquet(LABELS.at(hospital=hospital, outcome="MT")).boolean_value.to_numpy(),
+            np.asarray(trajectories.person_stop) - np.asarray(trajectories.person_start),
+        )
         late = np.asarray(trajectories.time) >= TIME
         assert late.any()
         token = np.where(late, np.where(truth, SPECIAL + 1, SPECIAL + 2), trajectories.token)  # says the label, had one looked
         del trajectories
-        contract.write_array(sequences.array_file("token", hospital), token.astype(np.int32))
+        storage.write_array(sequences.array_file("token", hospital), token.astype(np.int32))
     for file in contract.ROOT.glob("results/mimic/pretraining/*/config.yaml"):  # the same pretrained model, as of now
         content = yaml.safe_load(file.read_text())
-        content["inputs"] = {path: contract.fingerprint(contract.ROOT / path) for path in content["inputs"]}
+        content["inputs"] = {path: stamps.fingerprint(contract.ROOT / path) for path in content["inputs"]}
         file.write_text(yaml.safe_dump(content))
     finetune.main([*FINETUNE, "--rep-type", "none", "--fresh"])
     finetune.main([*FINETUNE, "--model", "logreg", "--counts", "tokens", "--fresh"])
@@ -358,7 +390,10 @@ def test_only_the_concept_table_is_frozen_and_only_with_a_representation(hospita
             assert still == {"encoder.embeddings.concept_shift", "encoder.embeddings.concept_turn"}
         else:
             assert "encoder.embeddings.concepts.weight" in still and still <= {
-                "encoder.embeddings.concepts.weight", "encoder.embeddings.concept_shift", "encoder.embeddings.concept_turn"}
+                "encoder.embeddings.concepts.weight",
+                "encoder.embeddings.concept_shift",
+                "encoder.embeddings.concept_turn",
+            }
 
 
 def test_positives_are_in_every_part_if_there_are_as_many_and_rare_labels_go_first():
@@ -393,11 +428,15 @@ def test_the_threshold_is_of_validation(hospitals):
     folder = contract.finetuning_folder("mimic", "behrt", "none", "MT", 100)
     run = yaml.safe_load((folder / "config.yaml").read_text())["run"]
     examples, known = Examples("mimic", "MT", 32), token_vocabulary.load(folder / "vocabulary.json")
-    learner = learners.Finetuned(None, learners.Reader(known, "none"), config.Finetuning(batch_tokens=512), "cpu")
+    learner = learners.Finetuned(None, learners.Reader(known, "none"), FinetuningConfig(batch_tokens=512), "cpu")
     learner.load(folder)
     table = examples.held_out()
-    valid = table[np.isin(examples.persons[table[:, 3]], list(
-        split_persons(examples.persons[table[:, 3]], examples.truth[table[:, 3]], 100, {"train": 0.6, "valid": 0.2, "test": 0.2})["valid"]))]
+    valid = table[
+        np.isin(
+            examples.persons[table[:, 3]],
+            list(split_persons(examples.persons[table[:, 3]], examples.truth[table[:, 3]], 100, {"train": 0.6, "valid": 0.2, "test": 0.2})["valid"]),
+        )
+    ]
     p, truth = learner.predict(examples, valid, "unk")[:, 0], examples.truth[valid[:, 3], 0] == 1
     threshold = run["thresholds"]["boolean_value"]
 
@@ -463,7 +502,7 @@ def test_what_is_missing_is_said_before_anything_is_trained(hospitals):
     pretrain.main([*PRETRAIN, "--rep-type", "none"])
     with pytest.raises(UserError, match="ehrshto has no trajectories: .*those of ehrshot, mimic are there"):
         finetune.main([*FINETUNE, "--rep-type", "none", "--outcome", "all", "--external", "ehrshto"])
-    contract.discard(LABELS.at(hospital="ehrshot", outcome="MT"))
+    storage.remove_path(LABELS.at(hospital="ehrshot", outcome="MT"))
     with pytest.raises(UserError, match="MT is not labelled at ehrshot: python preprocessing/labels.py --hospital ehrshot --outcome MT does it"):
         finetune.main([*FINETUNE, "--rep-type", "none"])
     assert not (contract.ROOT / "results" / "mimic" / "finetuning").exists()
@@ -481,11 +520,11 @@ def test_copies_have_neighbours_in_place_of_tokens(hospitals):
     known = token_vocabulary.Vocabulary(*(values[:-1] for values in (known.tokens, known.counts, known.pretraining_counts)))
     reader = learners.Reader(known, "medrep")
     words = token_vocabulary.of_hospital("mimic").tokens
-    every = learners.Augmentation(reader, "mimic", 2, 0.5, config.Finetuning(aug_neighbors=19, aug_from="vocabulary"))
+    every = learners.Augmentation(reader, "mimic", 2, 0.5, FinetuningConfig(aug_neighbors=19, aug_from="vocabulary"))
     others = [set(range(SPECIAL, len(words))) - {SPECIAL + i} for i in range(len(words) - SPECIAL)]
     assert all(set(near) <= other and len(set(near)) == 19 for near, other in zip(every.neighbours.tolist(), others, strict=True))
     assert len(words) - 1 in every.neighbours  # which only test persons have
-    copies = learners.Augmentation(reader, "mimic", times=2, ratio=0.5, settings=config.Finetuning(aug_neighbors=3))
+    copies = learners.Augmentation(reader, "mimic", times=2, ratio=0.5, settings=FinetuningConfig(aug_neighbors=3))
     copies.has_vector[4] = False  # what is [UNK] stays so
     for i, token in enumerate(words[SPECIAL:]):
         own = array[int(token) - 1000].astype(np.float64)
@@ -523,19 +562,22 @@ def test_augmentation_is_an_arm_of_its_own_and_needs_vectors(hospitals):
         finetune.main([*FINETUNE, "--rep-type", "none", "--aug-times", "2"])
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    (["--model", "logreg"], "--rep-type has no meaning here: logreg and gbm count codes"),
-    (["--rep-type", "medrep", "--oov", "ancestor"], "--oov has no meaning here: it is for --rep-type none"),
-    (["--frozen", "--extract-attention-score"], "leave it out with --frozen"),
-    (["--frozen", "--aug-times", "2"], "leave it out with --frozen"),
-    (["--aug-times", "2", "--aug-ratio", "1.5"], "a share of their tokens up to 1"),
-    (["--shots", "0"], "take numbers of examples, not 0"),
-    (["--evaluate-only", "nowhere", "--oracle"], "--oracle is for training, and --evaluate-only trains nothing"),
-    (["--evaluate-only", "nowhere", "--outcome", "MT"], "--outcome has no meaning here: --evaluate-only tests what the run has learned"),
-    (["--aug-ratio", "0.5"], "--aug-ratio has no meaning here: it is for --aug-times"),
-    (["--counts", "tokens"], "--counts has no meaning here"),
-    (["--evaluate-only", "nowhere"], "--evaluate-only nowhere holds no finished run"),
-])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model", "logreg"], "--rep-type has no meaning here: logreg and gbm count codes"),
+        (["--rep-type", "medrep", "--oov", "ancestor"], "--oov has no meaning here: it is for --rep-type none"),
+        (["--frozen", "--extract-attention-score"], "leave it out with --frozen"),
+        (["--frozen", "--aug-times", "2"], "leave it out with --frozen"),
+        (["--aug-times", "2", "--aug-ratio", "1.5"], "a share of their tokens up to 1"),
+        (["--shots", "0"], "take numbers of examples, not 0"),
+        (["--evaluate-only", "nowhere", "--oracle"], "--oracle is for training, and --evaluate-only trains nothing"),
+        (["--evaluate-only", "nowhere", "--outcome", "MT"], "--outcome has no meaning here: --evaluate-only tests what the run has learned"),
+        (["--aug-ratio", "0.5"], "--aug-ratio has no meaning here: it is for --aug-times"),
+        (["--counts", "tokens"], "--counts has no meaning here"),
+        (["--evaluate-only", "nowhere"], "--evaluate-only nowhere holds no finished run"),
+    ],
+)
 def test_flags_that_contradict_are_refused(root, flags, words):
     with pytest.raises(UserError, match=words):
         finetune.main(["-d", "cpu", "--rep-type", "none", *flags])
@@ -546,8 +588,7 @@ def test_flags_that_contradict_are_refused(root, flags, words):
 
 def test_important_features_are_written_by_event_and_by_name(hospitals, capsys):
     pretrain.main([*PRETRAIN, "--rep-type", "none"])
-    flags = [*FINETUNE, "--rep-type", "none", "--seeds", "100", "200", "--extract-attention-score",
-             "--set", "finetuning.attribution_examples=15"]
+    flags = [*FINETUNE, "--rep-type", "none", "--seeds", "100", "200", "--extract-attention-score", "--set", "finetuning.attribution_examples=15"]
     finetune.main(flags)
     for seed in (100, 200):
         folder = contract.finetuning_folder("mimic", "behrt", "none", "MT", seed)

@@ -1,4 +1,5 @@
 """Rating of features, end to end: a tiny Gemma 3 made on the spot, and a real HTTP server that misbehaves."""
+
 import errno
 import itertools
 import json
@@ -19,10 +20,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments import medgemma
-from medrep import contract
+from medrep import contract, stamps, storage
 from medrep.errors import UserError
 from medrep.evaluation import features, ratings
 from medrep.llm import chat, local_model
+from medrep.settings import RatingConfig
+from medrep.tables import LABELS
 
 from ..representation.model_server import ModelServer, completion
 from .tiny_gemma import write_tiny_gemma
@@ -43,16 +46,22 @@ def name_of(i):
 def write_features(outcome="MT", hospital="mimic", seed=100, tokens=60, count=100, attributed=True):
     """A run's event table and its CSV, as finetune.py leaves them: the first tokens have the most attention and are the most frequent."""
     chance = np.random.default_rng(len(outcome))
-    folder = contract.make_folder(contract.finetuning_folder("mimic", "behrt", "medrep", outcome, seed))
+    folder = storage.make_folder(contract.finetuning_folder("mimic", "behrt", "medrep", outcome, seed))
     ids = [str(4000001 + i) for i in range(tokens - 1)] + ["4000001_7"]
     had = chance.random((200, tokens)) < np.linspace(0.6, 0.1, tokens)
     person, token = np.nonzero(had)
     attention = chance.random(len(token)) / (1 + token)
     times = pa.array(np.full(len(person), 4_733_856_000_000_000), pa.timestamp("us"))
-    table = pa.table({"subject_id": pa.array(person * 7919 + 10**9), "prediction_time": times,
-                      "token": pa.DictionaryArray.from_arrays(pa.array(token, pa.int32()), pa.array(ids)),
-                      "attention": pa.array(attention, pa.float32()), "top": pa.array(attention > 0.05),
-                      "attribution": pa.array(chance.normal(size=len(token)), pa.float32()) if attributed else pa.nulls(len(token), pa.float32())})
+    table = pa.table(
+        {
+            "subject_id": pa.array(person * 7919 + 10**9),
+            "prediction_time": times,
+            "token": pa.DictionaryArray.from_arrays(pa.array(token, pa.int32()), pa.array(ids)),
+            "attention": pa.array(attention, pa.float32()),
+            "top": pa.array(attention > 0.05),
+            "attribution": pa.array(chance.normal(size=len(token)), pa.float32()) if attributed else pa.nulls(len(token), pa.float32()),
+        }
+    )
     pq.write_table(table.cast(features.EVENTS), contract.attention_file(folder, hospital))
     features.important(contract.attention_file(folder, hospital)).head(count).to_csv(contract.features_file(folder, hospital), index_label="rank")
     return folder
@@ -65,9 +74,13 @@ def run(root):
     names[3] = names[2].upper()
     folder = root / "data" / "concepts"
     folder.mkdir(parents=True)
-    (folder / "CONCEPT.csv").write_text("concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tstandard_concept\tconcept_code\t"
-                                        "valid_start_date\tvalid_end_date\tinvalid_reason\n" + "".join(
-        f"{4000001 + i}\t{name if i != 5 else ''}\tCondition\tSNOMED\tDisorder\tS\tc{i}\t19700101\t20991231\t\n" for i, name in enumerate(names)))
+    (folder / "CONCEPT.csv").write_text(
+        "concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tstandard_concept\tconcept_code\t"
+        "valid_start_date\tvalid_end_date\tinvalid_reason\n"
+        + "".join(
+            f"{4000001 + i}\t{name if i != 5 else ''}\tCondition\tSNOMED\tDisorder\tS\tc{i}\t19700101\t20991231\t\n" for i, name in enumerate(names)
+        )
+    )
     return write_features()
 
 
@@ -175,8 +188,11 @@ def test_several_outcomes_all_of_them_and_another_hospital(run, server, capsys):
     own = write_features("lung_infection", attributed=False)
     ask(server, "--outcome", "all", "--repeats", "1")
     asked = {re.search(r"predicts (.*)\.", body["messages"][1]["content"])[1] for body in server.requests}
-    assert asked == {DEATH, DEATH.split(" whether")[0] + " whether the hospital stay will last 7 days or more",
-                     'the outcome that is called "lung infection"'}
+    assert asked == {
+        DEATH,
+        DEATH.split(" whether")[0] + " whether the hospital stay will last 7 days or more",
+        'the outcome that is called "lung infection"',
+    }
     assert results(own)[1]["rank_correlation"]["attribution"] == {"all": None, "top": None}
     write_features("MT", hospital="ehrshot")
     ask(server, "--outcome", "MT", "--ex", "ehrshot", "--repeats", "1", "--set", "cohort.prediction_hours=48")
@@ -196,8 +212,8 @@ def test_every_outcome_is_put_in_words(root):
 
 
 def test_the_question_is_of_what_was_labelled_and_not_of_todays_settings(run, server):
-    folder = contract.make_folder(contract.LABELS.at(hospital="mimic", outcome="MT"))
-    contract.Made(folder, settings={"prediction_at": "hours", "prediction_hours": 48, "billing": "at_discharge"}).record()
+    folder = storage.make_folder(LABELS.at(hospital="mimic", outcome="MT"))
+    stamps.Stamp(folder, settings={"prediction_at": "hours", "prediction_hours": 48, "billing": "at_discharge"}).record()
     ask(server)
     assert results(run)[1]["asked_about"] == DEATH.replace("24", "48")
     assert all("48 hours" in body["messages"][1]["content"] for body in server.requests)
@@ -216,24 +232,32 @@ def test_too_few_features_and_controls_are_used_and_said(run, server, capsys):
     ask(server, "--features", "9", "--repeats", "1")
     table, found = results(run)
     assert found["features"] == {"top": 7, "random": 3, "matched": 3} and found["persons_median"]["matched"] < found["persons_median"]["top"]
-    assert "3 random controls, as many as there are; 3 matched controls, as many as there are; the matched controls are not as frequent as the " \
-           "top features" in capsys.readouterr().out
+    assert (
+        "3 random controls, as many as there are; 3 matched controls, as many as there are; the matched controls are not as frequent as the "
+        "top features" in capsys.readouterr().out
+    )
     write_features(count=5)
     ask(server, "--repeats", "1")
     assert "5 features, not 8" in capsys.readouterr().out
 
 
 def test_what_is_missing_is_named_with_the_command_that_writes_it(run, server, root):
-    with pytest.raises(UserError, match=r"results/mimic/finetuning/behrt_medrep_tied/LLOS/seed_200/attention_ehrshot.parquet is missing; python "
-                                        r"experiments/finetune.py --model behrt --rep-type medrep --head tied --outcome LLOS --seeds 200 --external "
-                                        r"ehrshot --extract-attention-score writes it"):
+    with pytest.raises(
+        UserError,
+        match=r"results/mimic/finetuning/behrt_medrep_tied/LLOS/seed_200/attention_ehrshot.parquet is missing; python "
+        r"experiments/finetune.py --model behrt --rep-type medrep --head tied --outcome LLOS --seeds 200 --external "
+        r"ehrshot --extract-attention-score writes it",
+    ):
         ask(server, "--outcome", "LLOS", "--head", "tied", "--seed", "200", "--ex", "ehrshot")
     with pytest.raises(UserError, match=r"attention_ehrshott.parquet is missing \(features of mimic are there\); "):
         ask(server, "--ex", "ehrshott")
     with pytest.raises(UserError, match=r"behrt_none has no features of mimic for seed 100; python .*--rep-type none --outcome all --seeds 100 "):
         ask(server, "--outcome", "all", "--rep", "none")
-    with pytest.raises(UserError, match=r"MI/seed_100/attention_mimic.parquet, .*UTI/seed_100/attention_mimic.parquet are missing; "
-                                        r".* --outcome MI UTI --seeds"):
+    with pytest.raises(
+        UserError,
+        match=r"MI/seed_100/attention_mimic.parquet, .*UTI/seed_100/attention_mimic.parquet are missing; "
+        r".* --outcome MI UTI --seeds",
+    ):
         ask(server, "--outcome", "MI", "MT", "UTI")
     with pytest.raises(UserError, match="--outcome nothing is unknown"):
         ask(server, "--outcome", "nothing")
@@ -247,14 +271,20 @@ def test_what_is_missing_is_named_with_the_command_that_writes_it(run, server, r
     assert server.connections == 0
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    (["--batch", "0", "--repeats", "-1"], r"rating: repeats is -1: it must be 1 or more; batch is 0"),
-    (["--base-url", "localhost:8000"], "--base-url is localhost:8000: write http://HOST:PORT/v1"),
-    (["--set", "rating.precision=fp8"], "rating.precision is 'fp8'"),
-    (["--llm", "./nowhere"], r"^./nowhere is no folder: --llm takes the folder of a causal language model"),
-    (["--llm", "google/medgemma-27b-text-it"], r"google/medgemma-27b-text-it cannot be had .*accept its licence at https://huggingface.co/google/"
-                                              r"medgemma-27b-text-it and run `hf auth login`.*--base-url"),
-])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--batch", "0", "--repeats", "-1"], r"rating: repeats is -1: it must be 1 or more; batch is 0"),
+        (["--base-url", "localhost:8000"], "--base-url is localhost:8000: write http://HOST:PORT/v1"),
+        (["--set", "rating.precision=fp8"], "rating.precision is 'fp8'"),
+        (["--llm", "./nowhere"], r"^./nowhere is no folder: --llm takes the folder of a causal language model"),
+        (
+            ["--llm", "google/medgemma-27b-text-it"],
+            r"google/medgemma-27b-text-it cannot be had .*accept its licence at https://huggingface.co/google/"
+            r"medgemma-27b-text-it and run `hf auth login`.*--base-url",
+        ),
+    ],
+)
 def test_wrong_flags_are_refused_with_the_remedy(run, flags, words, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match=words) as ended:
@@ -284,13 +314,26 @@ def test_nothing_but_names_the_outcome_and_the_prompt_leaves(run, server, monkey
         lines = "\n".join(f"{number}. {name}" for number, name in listed.items())
         whole = words["user"].replace("{outcome}", DEATH).replace("{features}", lines)
         assert user["content"] == (f"{whole}\n\n{words['again']}" if again else whole)
-        assert again or body["response_format"] == {"type": "json_schema", "json_schema": {
-            "name": "answer", "strict": True, "schema": ratings.schema(len(listed))}}
+        assert again or body["response_format"] == {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "strict": True, "schema": ratings.schema(len(listed))},
+        }
         without_numbers = LISTED.sub(r"\2", user["content"]).replace("(8th decile)", "")
         assert re.findall(r"\d+", without_numbers) == ["24", "1", "10", "1"]  # hours, and the deciles explained: no id, count or date
     for headers in server.headers:
-        assert set(headers) <= {"host", "accept", "accept-encoding", "connection", "user-agent", "content-type", "content-length", "authorization",
-                                "x-stainless-raw-response", "x-stainless-retry-count", "x-stainless-read-timeout"}
+        assert set(headers) <= {
+            "host",
+            "accept",
+            "accept-encoding",
+            "connection",
+            "user-agent",
+            "content-type",
+            "content-length",
+            "authorization",
+            "x-stainless-raw-response",
+            "x-stainless-retry-count",
+            "x-stainless-read-timeout",
+        }
         assert headers["user-agent"].startswith("AsyncOpenAI/Python ")
     table = pd.read_parquet(contract.attention_file(run, "mimic"))
     sent = json.dumps(server.requests)
@@ -309,8 +352,17 @@ def test_the_key_goes_to_the_server_and_nowhere_else(run, server, root, capfd):
 # ---- a server that misbehaves --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trouble", [{"status": 429, "headers": {"retry-after-ms": "10"}}, {"status": 500}, {"status": 503}, {"broken": True},
-                                     {"body": b"{not JSON"}, {"body": {"choices": []}}])
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"status": 429, "headers": {"retry-after-ms": "10"}},
+        {"status": 500},
+        {"status": 503},
+        {"broken": True},
+        {"body": b"{not JSON"},
+        {"body": {"choices": []}},
+    ],
+)
 def test_trouble_is_tried_again(run, server, trouble):
     server.behave = lambda prompt, times: trouble if times < 3 else right(prompt)
     ask(server)
@@ -372,8 +424,11 @@ def test_what_stays_unparsed_is_counted_and_kept_as_it_came(run, server, capsys)
 def test_a_model_of_rubbish_measures_nothing_and_says_so(run, server, capsys):
     server.behave = lambda prompt, times: "High? Low? {1}"
     for requests in (27, 54):  # a second run asks again
-        with pytest.raises(UserError, match=r"^m-1 gave no rating that could be read for MT: it answered, for one, 'High\? Low\? \{1\}', and results/"
-                                            r"mimic/\S*/rating_mimic_answers.jsonl has all answers as they came; --llm takes a model that is tuned"):
+        with pytest.raises(
+            UserError,
+            match=r"^m-1 gave no rating that could be read for MT: it answered, for one, 'High\? Low\? \{1\}', and results/"
+            r"mimic/\S*/rating_mimic_answers.jsonl has all answers as they came; --llm takes a model that is tuned",
+        ):
             ask(server)
         table, found = results(run)
         assert found["unparsed"] == found["ratings"] > 0 and table.rating.isna().all() and found["high"]["top"]["share"] is None
@@ -491,10 +546,14 @@ def test_a_prompt_without_an_answer_ends_the_run_and_the_next_asks_for_it_alone(
 
 
 def start(root, *flags, **environment):
-    return subprocess.Popen([sys.executable, "experiments/medgemma.py", *FEATURES, *SETS, *flags], cwd=contract.REPOSITORY / "codes",
-                            env=os.environ | {"MEDREP_ROOT": str(root), "OPENAI_API_KEY": SECRET, "PYTHONPATH": str(contract.REPOSITORY / "codes")}
-                            | environment, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "experiments/medgemma.py", *FEATURES, *SETS, *flags],
+        cwd=contract.REPOSITORY / "codes",
+        env=os.environ | {"MEDREP_ROOT": str(root), "OPENAI_API_KEY": SECRET, "PYTHONPATH": str(contract.REPOSITORY / "codes")} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_a_killed_run_continues_and_asks_nothing_twice(run, root, server):
@@ -546,11 +605,17 @@ def test_a_model_here_that_answers_well_is_read_and_killed_continues(run, gemma,
         if len(asked) == 4 and not continued:
             raise KeyboardInterrupt
         asked.extend(prompts)
-        assert len(prompts) <= 2 and all(p.startswith("<bos><start_of_turn>user\nYou are an experienced physician") and
-                                         p.endswith("<start_of_turn>model\n") for p in prompts)
+        assert len(prompts) <= 2 and all(
+            p.startswith("<bos><start_of_turn>user\nYou are an experienced physician") and p.endswith("<start_of_turn>model\n") for p in prompts
+        )
         assert options["do_sample"] is False and options["max_new_tokens"] == 12
-        said = tokenizer([f"Here: {right(prompt)}<end_of_turn>" for prompt in prompts], return_tensors="pt", padding=True, padding_side="right",
-                         add_special_tokens=False)["input_ids"]
+        said = tokenizer(
+            [f"Here: {right(prompt)}<end_of_turn>" for prompt in prompts],
+            return_tensors="pt",
+            padding=True,
+            padding_side="right",
+            add_special_tokens=False,
+        )["input_ids"]
         return torch.cat([input_ids, said], dim=1)
 
     import torch
@@ -589,9 +654,8 @@ def test_a_full_disk_ends_a_model_here_in_one_sentence(run, gemma, monkeypatch):
 
 def test_left_padding_does_not_change_what_is_said(run, gemma):
     """A batch's answers are each prompt's own: compared with prompts one at a time."""
-    from medrep import config
 
-    model = local_model.Model(config.Rating(model=str(gemma), max_tokens=8))
+    model = local_model.Model(RatingConfig(model=str(gemma), max_tokens=8))
     model.open()
     requests = [chat.Request(str(i), "Be kind.", "Say something of " + "this and that " * n) for i, n in enumerate((1, 40, 7))]
     together = model.generate(requests)
@@ -600,9 +664,8 @@ def test_left_padding_does_not_change_what_is_said(run, gemma):
 
 
 def test_a_template_without_a_system_has_its_words_in_front(run, gemma):
-    from medrep import config
 
-    model = local_model.Model(config.Rating(model=str(gemma)))
+    model = local_model.Model(RatingConfig(model=str(gemma)))
     model.open()
     tokenizer, _ = model.opened
     tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[0]['content'] }}|"
@@ -614,20 +677,16 @@ def test_whether_a_quantised_model_fits_is_left_to_its_loader(gemma, monkeypatch
 
     import transformers
 
-    from medrep import config
-
     monkeypatch.setattr(local_model.psutil, "virtual_memory", lambda: SimpleNamespace(available=10))
     shape = transformers.AutoConfig.from_pretrained(gemma)
     shape.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    local_model.Model(config.Rating(model=str(gemma))).check_room(transformers, shape)
+    local_model.Model(RatingConfig(model=str(gemma))).check_room(transformers, shape)
 
 
 def test_a_model_that_does_not_fit_or_has_no_template_is_refused(run, gemma, monkeypatch):
     from types import SimpleNamespace
 
-    from medrep import config
-
-    model = local_model.Model(config.Rating(model=str(gemma)))
+    model = local_model.Model(RatingConfig(model=str(gemma)))
     monkeypatch.setattr(local_model.psutil, "virtual_memory", lambda: SimpleNamespace(available=10))
     with pytest.raises(UserError, match=r"needs 0 GB in bf16, and here 0 GB are free: run it where a GPU has them, ask a server"):
         model.open()

@@ -1,4 +1,5 @@
 """The two scripts on two tiny hospitals, from trajectories to summary.csv."""
+
 import json
 from pathlib import Path
 
@@ -13,16 +14,33 @@ from accelerate.state import AcceleratorState
 from experiments import finetune, pretrain
 from medrep import contract
 from medrep.cdm.engine import connect
-from medrep.contract import LABELS, PERSONS
 from medrep.errors import UserError
 from medrep.evaluation import results
 from medrep.patients import behrt, fitting, sequences, training
 from medrep.patients.examples import Examples, split_persons
+from medrep.tables import LABELS, PERSONS
 from medrep.vectors import concept_vectors
 
-SMALL = ["--set", "model.hidden_size=16", "--set", "model.num_heads=2", "--set", "model.num_layers=2", "--set", "model.max_length=32",
-         "--set", "pretraining.batch_tokens=512", "--set", "finetuning.batch_tokens=512", "--set", "pretraining.epochs=2",
-         "--set", "finetuning.epochs=2", "--set", "finetuning.seeds=[100, 200]"]
+SMALL = [
+    "--set",
+    "model.hidden_size=16",
+    "--set",
+    "model.num_heads=2",
+    "--set",
+    "model.num_layers=2",
+    "--set",
+    "model.max_length=32",
+    "--set",
+    "pretraining.batch_tokens=512",
+    "--set",
+    "finetuning.batch_tokens=512",
+    "--set",
+    "pretraining.epochs=2",
+    "--set",
+    "finetuning.epochs=2",
+    "--set",
+    "finetuning.seeds=[100, 200]",
+]
 PRETRAIN = ["--rep-type", "none", "--gpu-devices", "cpu", *SMALL]
 FINETUNE = ["-d", "cpu", "--rep-type", "none", "--outcome", "MT", *SMALL]
 
@@ -212,11 +230,14 @@ def test_bf16_learns_as_fp32_does_and_another_word_is_refused(hospitals):
 def test_what_contradicts_the_run_to_go_on_with_is_refused(hospitals):
     pretrain.main(PRETRAIN)
     run = str(contract.pretraining_folder("mimic", "behrt", "none"))
-    assert pretrain.Start(Path(contract.show(Path(run)))).folder == Path(run)  # as messages name it
-    for flags, words in ([["--from", run, "--head", "tied"], "was made with head linear, not tied: leave the flag out"],
-                         [["--from", run, "--rep-type", "random"], "was made with rep_type none, not random"],
-                         [["--from", run + "x"], "is neither there nor in"],
-                         [["--from", str(contract.ROOT)], "holds no finished model"], [["--zero-shot"], "measures a model that --from names"]):
+    assert pretrain.Start(Path(contract.display_path(Path(run)))).folder == Path(run)  # as messages name it
+    for flags, words in (
+        [["--from", run, "--head", "tied"], "was made with head linear, not tied: leave the flag out"],
+        [["--from", run, "--rep-type", "random"], "was made with rep_type none, not random"],
+        [["--from", run + "x"], "is neither there nor in"],
+        [["--from", str(contract.ROOT)], "holds no finished model"],
+        [["--zero-shot"], "measures a model that --from names"],
+    ):
         with pytest.raises(UserError, match=words):
             pretrain.main(["--gpu-devices", "cpu", "--hospital", "ehrshot", *flags])
 
@@ -293,13 +314,16 @@ def test_an_arm_that_is_not_there_names_its_stage(hospitals, main, arguments):
         main([*arguments, "--rep-type", "medtok"])
 
 
-@pytest.mark.parametrize(("main", "arguments", "words"), [
-    (pretrain.main, ["--gpu-devices", "7"], "--gpu-devices cpu runs on the CPU"),
-    (finetune.main, ["-d", "7"], "-d cpu runs on the CPU"),
-    (pretrain.main, ["--gpu-devices", "cpu", "--model", "gpt"], "is not one of: behrt"),
-    (finetune.main, ["-d", "cpu", "--rep-type", "none"], "experiments/pretrain.py --model behrt --rep-type none --head linear makes it"),
-    (pretrain.main, ["--gpu-devices", "cpu", "--rep-type", "none"], "preprocessing/trajectories.py writes it"),
-])
+@pytest.mark.parametrize(
+    ("main", "arguments", "words"),
+    [
+        (pretrain.main, ["--gpu-devices", "7"], "--gpu-devices cpu runs on the CPU"),
+        (finetune.main, ["-d", "7"], "-d cpu runs on the CPU"),
+        (pretrain.main, ["--gpu-devices", "cpu", "--model", "gpt"], "is not one of: behrt"),
+        (finetune.main, ["-d", "cpu", "--rep-type", "none"], "experiments/pretrain.py --model behrt --rep-type none --head linear makes it"),
+        (pretrain.main, ["--gpu-devices", "cpu", "--rep-type", "none"], "preprocessing/trajectories.py writes it"),
+    ],
+)
 def test_what_the_user_can_mend_is_said_in_one_sentence(root, main, arguments, words):
     with pytest.raises(UserError, match=words) as problem:
         main(arguments)

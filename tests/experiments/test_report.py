@@ -1,4 +1,5 @@
 """The report page of fabricated results: what is on it, what is not, what is hidden; and the page in a real browser."""
+
 import base64
 import itertools
 import json
@@ -15,15 +16,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments import report
-from medrep import contract
+from medrep import contract, stamps, storage
 from medrep.errors import UserError
 from medrep.evaluation import metrics
 from medrep.report import curves, disclosure, pages, section_data, section_training
+from medrep.tables import LABELS, RECORDS, REJECTS
 
 COMMANDS = (
-    "preprocessing/persons.py", "preprocessing/site_report.py", "preprocessing/audit.py", "preprocessing/labels.py",
-    "experiments/finetune.py", "experiments/pretrain.py", "experiments/compare.py", "experiments/vocabulary_coverage.py",
-    "representation/evaluate.py", "representation/run.sh")
+    "preprocessing/persons.py",
+    "preprocessing/site_report.py",
+    "preprocessing/audit.py",
+    "preprocessing/labels.py",
+    "experiments/finetune.py",
+    "experiments/pretrain.py",
+    "experiments/compare.py",
+    "experiments/vocabulary_coverage.py",
+    "representation/evaluate.py",
+    "representation/run.sh",
+)
 
 
 def page(*arguments) -> str:
@@ -73,9 +83,23 @@ def test_everything_is_on_the_page(at_study):
     html = page()
     texts = Texts(html)
     for said in (
-        "behrt medrep", "logreg tokens", "RA at ehrshot", "share of events", "95 % interval", "0.945", "High ×2, Low", "0123456789abcdef",
-        "hidden_size: 768", "AUROC alone", "race: b", "labelled prediction points", "not still in at the prediction time",
-        "Rank correlation between seeds", "top less controls as frequent", "2 of 18 ratings could not be read"):
+        "behrt medrep",
+        "logreg tokens",
+        "RA at ehrshot",
+        "share of events",
+        "95 % interval",
+        "0.945",
+        "High ×2, Low",
+        "0123456789abcdef",
+        "hidden_size: 768",
+        "AUROC alone",
+        "race: b",
+        "labelled prediction points",
+        "not still in at the prediction time",
+        "Rank correlation between seeds",
+        "top less controls as frequent",
+        "2 of 18 ratings could not be read",
+    ):
         assert said in texts.text, said
     missing = [text for text in texts.texts if "not run" in text]
     assert missing == ["Features of RA: not run yet. From codes/, this would:"]
@@ -140,7 +164,7 @@ def test_results_of_an_earlier_version_are_no_traceback(at_study):
     file = contract.comparison_file()
     pd.read_csv(file, keep_default_na=False, dtype=str).drop(columns=["calibration_slope_low", "calibration_slope_high"]).to_csv(file, index=False)
     file = contract.rating_files(contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100), "mimic")["summary"]
-    contract.write_json(file, {name: value for name, value in json.loads(file.read_text()).items() if name != "rank_correlation_n"})
+    storage.write_json(file, {name: value for name, value in json.loads(file.read_text()).items() if name != "rank_correlation_n"})
     assert "Rating of these features at mimic: not run yet" in Texts(page()).text
 
 
@@ -160,7 +184,7 @@ def test_what_is_older_than_what_it_came_from_says_so(at_study):
     contract.predictions_file(contract.finetuning_folder("mimic", "behrt", "none", "MT", 200), "ehrshot").unlink()
     files = contract.rating_files(folder, "mimic")
     assert "have changed since they were rated" not in page()
-    contract.Made(files["summary"], inputs=[contract.features_file(folder, "mimic")]).record()
+    stamps.Stamp(files["summary"], inputs=[contract.features_file(folder, "mimic")]).record()
     assert "have changed since they were rated" not in page()
     with open(contract.features_file(folder, "mimic"), "a") as features:
         features.write("\n")
@@ -172,7 +196,7 @@ def test_what_is_older_than_what_it_came_from_says_so(at_study):
 
 def test_a_hospital_that_was_tested_and_has_no_features_is_named(at_study, capsys):
     folder = contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100)
-    contract.write_json(contract.metrics_file(folder, "ehrshot"), [])
+    storage.write_json(contract.metrics_file(folder, "ehrshot"), [])
     assert "Features at ehrshot: not run yet" in Texts(page()).text
     out = capsys.readouterr().out
     assert "Features at ehrshot; Features of RA" in out and '"not_run": 2' in out
@@ -225,12 +249,22 @@ def test_everything_is_escaped(at_study, evil):
 def test_flows_of_phenotypes_and_of_labels_of_the_users_own():
     counts = disclosure.Counts(11)
     facts = {
-        "visits": 900, "visits of persons with records": 800, "admissions": 500, "no admissions": {"not overnight": 300},
-        "left out": {"not still in at the prediction time": 30}, "eligible": 470, "labelled": {"a": 470, "b": 400},
-        "positive": {"a": 40, "b": 5}}
+        "visits": 900,
+        "visits of persons with records": 800,
+        "admissions": 500,
+        "no admissions": {"not overnight": 300},
+        "left out": {"not still in at the prediction time": 30},
+        "eligible": 470,
+        "labelled": {"a": 470, "b": 400},
+        "positive": {"a": 40, "b": 5},
+    }
     drawn = section_data.flow(counts, "mimic", "Pheno", facts)
     assert [(step.name, str(step.count)) for step in drawn.steps] == [
-        ("visits", "900"), ("of persons with records", "800"), ("admissions", "500"), ("labelled prediction points", "470")]
+        ("visits", "900"),
+        ("of persons with records", "800"),
+        ("admissions", "500"),
+        ("labelled prediction points", "470"),
+    ]
     (details,) = section_data.phenotypes(counts, "Pheno", {"mimic": facts})
     (table,) = details.parts
     assert [[str(value) for value in row] for row in table.rows] == [["a", "mimic", "470", "40"], ["b", "mimic", "400", "<11"]]
@@ -240,7 +274,10 @@ def test_flows_of_phenotypes_and_of_labels_of_the_users_own():
     assert [str(step.count) for step in own.steps] == ["200", "180", "50"] and own.steps[1].out[0][0] == "no record of the person"
     merged = section_data.flow(counts, "mimic", "RA", facts | {"stays": 480, "left out": {}, "labelled": 480, "positive": 60})
     assert [(step.name, str(step.count)) for step in merged.steps][-3:] == [
-        ("stays", "480"), ("labelled prediction points", "480"), ("positive", "60")]
+        ("stays", "480"),
+        ("labelled prediction points", "480"),
+        ("positive", "60"),
+    ]
 
 
 def test_curves_are_means_over_seeds_and_groups_are_large():
@@ -318,7 +355,7 @@ def test_rows_kept_are_events_and_hidden_as_both(at_study):
 def test_labelled_rows_are_hidden_on_the_road_as_in_the_flow(at_study):
     """500 admissions = 493 labelled + 7 that were not."""
     change(contract.flow_file("mimic", "MT"), **{"left out": {"not still in at the prediction time": 7}, "labelled": 493})
-    table_of(contract.LABELS, 493, hospital="mimic", outcome="MT")
+    table_of(LABELS, 493, hospital="mimic", outcome="MT")
     counts = disclosure.Counts(11)
     assert "493" not in shown(counts, section_data.road(counts, ["mimic"]), section_data.flows(counts, ["mimic"]))
 
@@ -327,7 +364,7 @@ def test_rejected_rows_add_up_over_tables(at_study):
     """37 rejects on the road = 30 of visits + 7 of persons."""
     for table, n in (("person", 7), ("visit_occurrence", 30)):
         change(contract.site_file("mimic"), tables={table: {"read": 2000 + n, "kept": 2000, "rejected": {"unreadable date": n}}})
-    table_of(contract.REJECTS, 37, hospital="mimic", source="person")
+    table_of(REJECTS, 37, hospital="mimic", source="person")
     counts = disclosure.Counts(11)
     texts = shown(counts, section_data.road(counts, ["mimic"]), section_data.sites(counts, ["mimic"]))
     assert not {"30", "37"} <= set(texts)
@@ -341,7 +378,7 @@ def test_units_add_up_to_values_and_domains_to_records(at_study):
         units=[{"unit": "mg/dL", "values": 3093, "measurements": 20}, {"unit": "rare", "values": 7, "measurements": 2}],
         domains={name: {"events": n, "with_value": 3100 if name == "measurement" else 0, "without_unit": 0} for name, n in events.items()},
     )
-    table_of(contract.RECORDS, 12607, hospital="mimic")
+    table_of(RECORDS, 12607, hospital="mimic")
     counts = disclosure.Counts(11)
     texts = set(shown(counts, section_data.road(counts, ["mimic"]), section_data.sites(counts, ["mimic"])))
     assert not {"3,100", "3,093"} <= texts and not {"12,607", "4,100", "4,200", "4,300"} <= texts
@@ -425,8 +462,10 @@ def test_medians_and_years_of_few_are_not_shown(at_study):
     assert not {"43", "4,321", "77.7"} & set(texts) and not any("2151" in text for text in texts)
     said = [part.text for part in section.parts[-1].parts if part.kind == "text"]
     assert said == [
-        "Warning: some of drug_exposure has no concept", "Warning: some records stand more than 30 years after the middle one",
-        "Warning: some of some persons"]
+        "Warning: some of drug_exposure has no concept",
+        "Warning: some records stand more than 30 years after the middle one",
+        "Warning: some of some persons",
+    ]
 
 
 def test_the_unknown_share_of_few_is_not_shown(at_study):
@@ -447,7 +486,9 @@ def test_groups_with_few_persons_have_no_figure(at_study):
     html = page()
     row = re.search(r'<tr><th scope="row"[^>]*>race: &lt;script.*?</tr>', html, flags=re.S)[0]
     assert "too few" in row and re.findall(r"(?<=>)[^<]+(?=</td>)", row)[-2:] == [
-        "&lt;11", "&lt;11"]  # that none of few has the outcome is telling, too
+        "&lt;11",
+        "&lt;11",
+    ]  # that none of few has the outcome is telling, too
     other = re.search(r'<tr><th scope="row">race: b.*?</tr>', html, flags=re.S)[0]
     assert re.findall(r"(?<=>)[^<]+(?=</td>)", other)[-2:] == ["≥11", "≥11"]  # or the few could be computed from all
 
@@ -524,8 +565,18 @@ def browser():
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--window-size=1280,900"):
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+        "--window-size=1280,900",
+    ):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))

@@ -1,4 +1,5 @@
 """What of another hospital can be read, on hospitals made of nothing, against plain loops."""
+
 import json
 from collections import Counter
 from dataclasses import replace
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from experiments import vocabulary_coverage as coverage
-from medrep import contract
+from medrep import contract, storage
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
 from medrep.patients import sequences
@@ -24,18 +25,26 @@ HOME = ["1", "2", "3_0", "4", "5_1", "9"]
 EXTERNAL = ["1", "2_7", "3_0", "3_5", "6", "6_2", "7", "8", "5"]
 SEEN = {"1", "2", "3_0", "4", "5_1"}  # 9 is of test persons alone
 IS_A = [(6, 10), (10, 4), (7, 9), (8, 3), (3, 1)]  # 6 is two steps below 4; 7 below what was never seen in pretraining
-CODES = {"1": "known", "2_7": "plain", "3_0": "known", "3_5": "ancestor", "6": "ancestor", "6_2": "ancestor", "7": "lost", "8": "ancestor",
-         "5": "lost"}
+CODES = {
+    "1": "known",
+    "2_7": "plain",
+    "3_0": "known",
+    "3_5": "ancestor",
+    "6": "ancestor",
+    "6_2": "ancestor",
+    "7": "lost",
+    "8": "ancestor",
+    "5": "lost",
+}
 VECTORS = {"1": "own", "2_7": "plain", "3_0": "ancestor", "3_5": "ancestor", "6": "lost", "6_2": "own", "7": "own", "8": "ancestor", "5": "lost"}
 KIND_OF_VOCABULARY = {1: "SNOMED", 2: "LOINC", 3: "LOINC", 6: "RxNorm", 7: "SNOMED"}
 
 
 def write_concepts(root):
-    folder = contract.make_folder(root / "data" / "concepts")
+    folder = storage.make_folder(root / "data" / "concepts")
     header = "concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tconcept_code\n"
     (folder / "CONCEPT.csv").write_text(header + "".join(f"{c}\tname\tx\t{v}\tx\tx\n" for c, v in KIND_OF_VOCABULARY.items()))
-    (folder / "CONCEPT_RELATIONSHIP.csv").write_text(
-        "concept_id_1\tconcept_id_2\trelationship_id\n" + "".join(f"{a}\t{b}\tIs a\n" for a, b in IS_A))
+    (folder / "CONCEPT_RELATIONSHIP.csv").write_text("concept_id_1\tconcept_id_2\trelationship_id\n" + "".join(f"{a}\t{b}\tIs a\n" for a, b in IS_A))
 
 
 def write_vectors(rep="medrep", ids=("1", "2", "6_2", "7")):
@@ -109,7 +118,7 @@ def test_arms_that_read_alike_are_shown_once_and_all_are_written(hospitals, caps
 
 def test_without_concepts_and_representation_there_are_codes_of_unknown_vocabularies(hospitals, capsys):
     (hospitals / "data" / "concepts").rename(hospitals / "elsewhere")
-    contract.discard(contract.representation_folder())
+    storage.remove_path(contract.representation_folder())
     table = run()
     assert set(table.reading) == {"codes"} and set(table[table.by == "vocabulary"].part) == {"unknown"}
     assert (table[table.kind == "ancestor"].events == 0).all()
@@ -153,8 +162,22 @@ def test_different_shares_make_quartiles_of_equal_size():
 
 # ---- AUROC -----------------------------------------------------------------------------------------------------------
 
-COLUMNS = ["trained_on", "tested_on", "model", "head", "rep_type", "variant", "oov", "outcome", "label", "subgroup", "seed", "cohort",
-           "recalibration", "predictions"]
+COLUMNS = [
+    "trained_on",
+    "tested_on",
+    "model",
+    "head",
+    "rep_type",
+    "variant",
+    "oov",
+    "outcome",
+    "label",
+    "subgroup",
+    "seed",
+    "cohort",
+    "recalibration",
+    "predictions",
+]
 
 
 def write_test(seed, model="behrt", probabilities=None, max_length=16, persons=None, **changes):
@@ -165,16 +188,37 @@ def write_test(seed, model="behrt", probabilities=None, max_length=16, persons=N
     times = np.asarray(trajectories.time[places])
     labels = random.random(len(ids)) < 0.4
     probabilities = np.random.default_rng(seed).random(len(ids)) if probabilities is None else probabilities
-    folder = contract.make_folder(contract.ROOT / "results" / "mimic" / "finetuning" / f"{model}_none{seed}")
+    folder = storage.make_folder(contract.ROOT / "results" / "mimic" / "finetuning" / f"{model}_none{seed}")
     if max_length:
         (folder / "config.yaml").write_text(f"run: {{seed: {seed}}}\nmodel: {{max_length: {max_length}}}\n")
     file = folder / "predictions_ehrshot.parquet"
     # an event in the second of the prediction may lie after it and is not read
     stamps = times.astype("datetime64[s]").astype("datetime64[us]") + np.timedelta64(500_000, "us")
-    pq.write_table(pa.table({"subject_id": ids, "prediction_time": stamps, "boolean_value": labels, "predicted_boolean_value": probabilities >= 0.5,
-                             "predicted_boolean_probability": probabilities}), file)
-    row = {"trained_on": "mimic", "tested_on": "ehrshot", "model": model, "head": "linear", "rep_type": "none", "oov": "unk", "outcome": "MT",
-           "seed": seed, "cohort": "abc", "predictions": str(file.relative_to(contract.ROOT)), **changes}
+    pq.write_table(
+        pa.table(
+            {
+                "subject_id": ids,
+                "prediction_time": stamps,
+                "boolean_value": labels,
+                "predicted_boolean_value": probabilities >= 0.5,
+                "predicted_boolean_probability": probabilities,
+            }
+        ),
+        file,
+    )
+    row = {
+        "trained_on": "mimic",
+        "tested_on": "ehrshot",
+        "model": model,
+        "head": "linear",
+        "rep_type": "none",
+        "oov": "unk",
+        "outcome": "MT",
+        "seed": seed,
+        "cohort": "abc",
+        "predictions": str(file.relative_to(contract.ROOT)),
+        **changes,
+    }
     return row, times, labels, probabilities
 
 
@@ -187,7 +231,7 @@ def slow_unknown_share(person, time, max_length):
     trajectories, words = sequences.Trajectories("ehrshot"), token_vocabulary.of_hospital("ehrshot").tokens
     row = np.asarray(trajectories.person_id).tolist().index(person)
     read = [words[trajectories.token[i]] for i in range(trajectories.person_start[row], trajectories.person_stop[row]) if trajectories.time[i] < time]
-    read = read[-(max_length - 2):] if max_length else read
+    read = read[-(max_length - 2) :] if max_length else read
     return sum(name not in SEEN for name in read) / len(read) if read else 0.0
 
 
@@ -198,8 +242,16 @@ def auroc_table():
 @pytest.mark.parametrize("model, max_length", [("behrt", 16), ("logreg", None)])
 def test_auroc_by_quartile_is_that_of_loops_and_the_mean_over_seeds(hospitals, capsys, model, max_length):
     tests = [write_test(seed, model=model, max_length=max_length) for seed in (100, 200)]
-    elsewhere = [tests[0][0] | change for change in ({"subgroup": "sex=F"}, {"recalibration": "after 100"}, {"tested_on": "mimic"},
-                                                     {"trained_on": "ehrshot"}, {"label": "macro", "predictions": ""})]
+    elsewhere = [
+        tests[0][0] | change
+        for change in (
+            {"subgroup": "sex=F"},
+            {"recalibration": "after 100"},
+            {"tested_on": "mimic"},
+            {"trained_on": "ehrshot"},
+            {"label": "macro", "predictions": ""},
+        )
+    ]
     write_summary(*(row for row, *_ in tests), *elsewhere)
     run("--rep-type", "none")
     _, times, labels, _ = tests[0]
@@ -234,9 +286,16 @@ def test_a_quartile_without_both_classes_says_so_and_an_empty_one_too(hospitals,
 
 
 def test_arms_outcomes_and_cohorts_are_kept_apart(hospitals):
-    rows = [write_test(seed, model=model, **changes)[0] for seed, model, changes in [
-        (100, "behrt", {}), (200, "behrt", {"cohort": "def"}), (300, "behrt", {"oov": "ancestor"}), (400, "medbert", {}),
-        (500, "behrt", {"outcome": "RA"})]]
+    rows = [
+        write_test(seed, model=model, **changes)[0]
+        for seed, model, changes in [
+            (100, "behrt", {}),
+            (200, "behrt", {"cohort": "def"}),
+            (300, "behrt", {"oov": "ancestor"}),
+            (400, "medbert", {}),
+            (500, "behrt", {"outcome": "RA"}),
+        ]
+    ]
     write_summary(*rows)
     run("--rep-type", "none")
     assert len(auroc_table()) == 5 * 4

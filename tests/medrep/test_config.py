@@ -1,8 +1,10 @@
 """Default < configs < MEDREP_CONFIGS < --set; unknown names are refused."""
+
 import pytest
 
 from medrep import config
 from medrep.errors import UserError
+from medrep.settings import CohortConfig, HospitalConfig
 
 
 def test_the_published_sizes_are_the_defaults():
@@ -23,15 +25,18 @@ def test_the_demo_gives_finetuning_half_of_the_persons(monkeypatch):
 
 
 def test_a_hospital_without_a_file_has_the_defaults():
-    assert config.load("hospital", hospital="snuh") == config.Hospital()
+    assert config.load("hospital", hospital="snuh") == HospitalConfig()
 
 
-@pytest.mark.parametrize(("overrides", "words"), [
-    (["cohort.min_evnts=3"], "cohort.min_evnts is unknown; known are .*min_events"),
-    (["cohort.min_events=many"], "cohort.min_events is 'many', which is not int"),
-    (["min_events=3"], "write section.name=value"),
-    (["cohort.min_events=many", "cohort.x=1"], "not int; cohort.x is unknown|cohort.x is unknown.*not int"),
-])
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["cohort.min_evnts=3"], "cohort.min_evnts is unknown; known are .*min_events"),
+        (["cohort.min_events=many"], "cohort.min_events is 'many', which is not int"),
+        (["min_events=3"], "write section.name=value"),
+        (["cohort.min_events=many", "cohort.x=1"], "not int; cohort.x is unknown|cohort.x is unknown.*not int"),
+    ],
+)
 def test_mistakes_are_all_named_at_once(overrides, words):
     with pytest.raises(UserError, match=words):
         config.load("cohort", overrides)
@@ -45,7 +50,7 @@ def test_a_folder_of_settings_that_is_not_there_is_said(monkeypatch):
 
 def test_the_papers_cohort_is_laid_over_the_default(monkeypatch):
     monkeypatch.setenv("COHORT", "paper")
-    paper, default = config.load("cohort"), config.Cohort()
+    paper, default = config.load("cohort"), CohortConfig()
     assert (paper.billing, paper.decile_persons, paper.onset_at, paper.admission_visit_concepts) == ("as_recorded", "all", "record", [9201, 262])
     assert paper.split_shares == default.split_shares and paper.min_events == default.min_events
     monkeypatch.setenv("COHORT", "mine")

@@ -1,4 +1,5 @@
 """What comes after a prediction time is in no example of any outcome; the audit finds billing codes and tokens that tell."""
+
 import json
 from datetime import datetime, timedelta
 
@@ -9,9 +10,9 @@ import pytest
 from medrep import contract
 from medrep.cdm import outcomes
 from medrep.cdm.engine import connect
-from medrep.contract import PERSONS, RECORDS, VISITS
 from medrep.errors import UserError
 from medrep.patients import sequences
+from medrep.tables import PERSONS, RECORDS, VISITS
 from medrep.vocabulary import token_vocabulary
 from preprocessing import audit, deciles, labels, trajectories
 
@@ -24,8 +25,11 @@ CHARTED, BILLED = 32817, 32821
 def write_concepts(root):
     folder = root / "data" / "concepts"
     folder.mkdir(parents=True)
-    rows = [(c, name, "SNOMED", c) for name, c in DISEASES.items()] + [(HEART_FAILURE, "Heart failure", "SNOMED", "hf"), (7, "hf", "ICD9CM", "428.0"),
-                                                                       (BILLED, "billing", "Type Concept", "x")]
+    rows = [(c, name, "SNOMED", c) for name, c in DISEASES.items()] + [
+        (HEART_FAILURE, "Heart failure", "SNOMED", "hf"),
+        (7, "hf", "ICD9CM", "428.0"),
+        (BILLED, "billing", "Type Concept", "x"),
+    ]
     head = "concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tstandard_concept\tconcept_code\n"
     (folder / "CONCEPT.csv").write_text(head + "".join(f"{c}\t{name}\tCondition\t{words}\tx\tS\t{code}\n" for c, name, words, code in rows))
     (folder / "CONCEPT_RELATIONSHIP.csv").write_text(f"concept_id_1\tconcept_id_2\trelationship_id\n7\t{HEART_FAILURE}\tMaps to\n")
@@ -75,8 +79,10 @@ def test_a_token_from_after_the_prediction_time_is_in_no_example_of_any_outcome(
     for outcome, table in points.items():
         assert len(table) > 20, outcome
         moments = [(row.subject_id, row.prediction_time.to_pydatetime()) for row in table.itertuples()]
-        hospital([record(person, time + timedelta(seconds=i % 3), AFTER) for i, (person, time) in enumerate(moments)]
-                 + [record(person, time - timedelta(seconds=1), BEFORE) for person, time in moments])
+        hospital(
+            [record(person, time + timedelta(seconds=i % 3), AFTER) for i, (person, time) in enumerate(moments)]
+            + [record(person, time - timedelta(seconds=1), BEFORE) for person, time in moments]
+        )
         deciles.main(["--hospital", "h", "--home", "h"])
         trajectories.main(["--hospital", "h"])
         data, words = sequences.Trajectories("h"), token_vocabulary.of_hospital("h")

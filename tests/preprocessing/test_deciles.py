@@ -1,4 +1,5 @@
 """HbA1c in percent: 4.0, 4.5 ... 9.0."""
+
 from datetime import datetime
 
 import ibis
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 
 from medrep import contract
 from medrep.cdm.engine import connect
-from medrep.contract import DECILES, PERSONS, RECORDS
 from medrep.errors import UserError
+from medrep.tables import DECILES, PERSONS, RECORDS
 from preprocessing import deciles
 
 HBA1C, GLUCOSE = 3004410, 3004501
@@ -53,8 +54,10 @@ def test_units_and_concepts_are_apart_and_too_few_values_give_none():
 
 
 def write(engine, hospital, table, train):
-    people = [{"person_id": i, "sex": "F", "race": None, "year_of_birth": 2100, "death_time": None,
-               "split": "train" if i in train else "test"} for i in range(40)]
+    people = [
+        {"person_id": i, "sex": "F", "race": None, "year_of_birth": 2100, "death_time": None, "split": "train" if i in train else "test"}
+        for i in range(40)
+    ]
     PERSONS.write(engine, ibis.memtable(people, schema=PERSONS.schema), hospital=hospital)
     RECORDS.write(engine, table, hospital=hospital)
 

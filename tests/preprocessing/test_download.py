@@ -1,4 +1,5 @@
 """The demo from a server on loopback that breaks off, is busy, knows no ranges, and serves a wrong file."""
+
 import hashlib
 
 import pytest
@@ -23,8 +24,10 @@ def sums_of(project):
 
 @pytest.fixture
 def server(root, file_server):
-    file_server.content = {at(path): content for path, content in CONTENT.items()} | {SUMS: sums_of(download.OMOP_DEMO),
-                                                                                    f"{download.DEMO}/SHA256SUMS.txt": sums_of(download.DEMO)}
+    file_server.content = {at(path): content for path, content in CONTENT.items()} | {
+        SUMS: sums_of(download.OMOP_DEMO),
+        f"{download.DEMO}/SHA256SUMS.txt": sums_of(download.DEMO),
+    }
     return file_server
 
 

@@ -2,6 +2,7 @@
 
 What needs Spark skips itself where Java or PySpark is missing.
 """
+
 import importlib.util
 import json
 import math
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from demo import hospitals
-from medrep import contract
+from medrep import contract, storage
 from medrep.cdm import engine
 from medrep.errors import UserError
 from medrep.patients import sequences
@@ -44,7 +45,7 @@ def one_session():
 
 def run(root: Path, data: Path, *flags: str, stages=STAGES, names=("mimic", "ehrshot"), outcomes=()) -> Path:
     """Run `stages` on the hospitals below `data`, and give usedata."""
-    contract.make_folder(root)
+    storage.make_folder(root)
     if not (root / "data").exists():
         (root / "data").symlink_to(data)
     with pytest.MonkeyPatch.context() as patch:
@@ -117,18 +118,57 @@ def same_on_both(root: Path, data: Path, *flags: str, **options) -> dict:
 PEOPLE = [-9007199254740993, 9007199254740993, -5, 6, 7, 8]  # ids that a float would destroy
 MOMENTS = [" 09:20:00", "T09:25:30", "T09:20:00.123456", " 09:50:00+05:00", "T10:20Z", " 11:20+05:00", "", " 00:00:00", "T23:59:59.999999999-08:00"]
 NO_MOMENTS = ["later", "", "infinity"]
-NUMBERS = ["7.9", " 8 ", "1e1", ">10", "NaN", "inf", "1_000", "1.0d", "5f", ".5", "5.", "+5", "-0", "", "0x10", "1e400", '"1,5"', "٣",
-           "0.30000000000000004"]
+NUMBERS = [
+    "7.9",
+    " 8 ",
+    "1e1",
+    ">10",
+    "NaN",
+    "inf",
+    "1_000",
+    "1.0d",
+    "5f",
+    ".5",
+    "5.",
+    "+5",
+    "-0",
+    "",
+    "0x10",
+    "1e400",
+    '"1,5"',
+    "٣",
+    "0.30000000000000004",
+]
 CONCEPTS = ["444239", "444239.0", "+444239", "0", "", "201826", "3004410", "3004411.", "4000000001", "-7"]
 TEXTS = ["plain", '"a ""quoted"" name, with a comma"', '"two\nlines"', "NA", "null", '""', " ", "\tTab", "\x01control", "é"]
 GOOD = "1,6,444239,2150-03-04,,32817,,x"
-BAD = ["1,6,444239", f"{GOOD},one,two,three,four,five", '1,6,"444"239,2150-03-04,,32817,,x', *(GOOD.replace(*change) for change in [
-    (",6,", ",six,"), (",6,", ",6.5,"), (",6,", ",99,"), (",6,", ",99999999999999999999,"), (",6,", ",,"), ("444239", "abc"), ("444239", "1e5"),
-    ("2150-03-04", "04/03/2150"), ("2150-03-04", "2150-02-30"), ("2150-03-04", "epoch"), ("2150-03-04", "2150-3-4"), ("2150-03-04", "")])]
+BAD = [
+    "1,6,444239",
+    f"{GOOD},one,two,three,four,five",
+    '1,6,"444"239,2150-03-04,,32817,,x',
+    *(
+        GOOD.replace(*change)
+        for change in [
+            (",6,", ",six,"),
+            (",6,", ",6.5,"),
+            (",6,", ",99,"),
+            (",6,", ",99999999999999999999,"),
+            (",6,", ",,"),
+            ("444239", "abc"),
+            ("444239", "1e5"),
+            ("2150-03-04", "04/03/2150"),
+            ("2150-03-04", "2150-02-30"),
+            ("2150-03-04", "epoch"),
+            ("2150-03-04", "2150-3-4"),
+            ("2150-03-04", ""),
+        ]
+    ),
+]
 
 
 def event_lines(kind: str, random) -> list[str]:
     """Of every person; ids, moments, numbers and texts take turns at their forms."""
+
     def one_of(forms):
         return forms[int(random.integers(len(forms)))]
 
@@ -136,9 +176,16 @@ def event_lines(kind: str, random) -> list[str]:
     for i in range(60 * len(PEOPLE)):
         person, day = PEOPLE[i % len(PEOPLE)], f"2150-03-{int(random.integers(1, 29)):02}"
         written = one_of(["{}", "{}.0", " {}", '"{}"']).format(person)
-        fields = [str(i), written, "3004410" if kind == "measurement" and i % 3 == 0 else one_of(CONCEPTS),
-                  day, one_of([*(day + clock for clock in MOMENTS), *NO_MOMENTS]), one_of(["32817", "32821", "32833", "", "32817.0"]),
-                  one_of(["", "10", "9223372036854775807", "11.0", "no"]), one_of(TEXTS)]
+        fields = [
+            str(i),
+            written,
+            "3004410" if kind == "measurement" and i % 3 == 0 else one_of(CONCEPTS),
+            day,
+            one_of([*(day + clock for clock in MOMENTS), *NO_MOMENTS]),
+            one_of(["32817", "32821", "32833", "", "32817.0"]),
+            one_of(["", "10", "9223372036854775807", "11.0", "no"]),
+            one_of(TEXTS),
+        ]
         if kind == "measurement":
             fields += [one_of(NUMBERS), one_of(["", "7.25", "see text"]), one_of(["8554", "0", "", "8840.0"]), one_of(["%", " mg/dL ", ""])]
         lines.append(",".join(fields))
@@ -150,40 +197,83 @@ def event_lines(kind: str, random) -> list[str]:
 def messy(tmp_path_factory) -> Path:
     """data/ with one hospital, called mimic for its settings."""
     random, data = np.random.default_rng(0), tmp_path_factory.mktemp("messy")
-    folder = contract.make_folder(data / "mimic")
+    folder = storage.make_folder(data / "mimic")
 
     def write(name: str, header: str, lines: list[str], end="\n", mark=""):
         (folder / name).write_bytes((mark + end.join([header, *lines]) + end).encode())
 
     a, b, c, d, e, f = PEOPLE
-    write("person.csv", "PERSON_ID,Gender_Concept_Id,year_of_birth,person_source_value,trace_id", [
-        f"{a},8507,2080,100,", f"{b},8532,2081.0,101,", f'{c},8532.0,2082,,"{{""subject_id"":102}}"', f"{d}.0,0,2083,103,", f"{e},,2084,104,",
-        f"{f},8507,2085,105,", "6,8507,2070,103,", "12,8507,,112,", "x,8507,2080,113,", "13,8507", "14,8507,2080,114,,,", "15,8532,2147,105,",
-    ], end="\r\n", mark="\ufeff")
-    write("patients.csv", "subject_id,anchor_year,anchor_age", [
-        "100,2150,60", "101,2150,61.0", "101,2150,70", "102,2150,50", "999,2150,50", "abc,2150,50", "103,,4"])
-    write("visit_occurrence.csv", "visit_occurrence_id,person_id,visit_concept_id,visit_source_value,visit_start_date,visit_start_DATETIME,"
-          "visit_end_date,visit_end_datetime", [
-              f"10,{a},8870,100|1,2150-03-02,2150-03-02T08:00:00,2150-03-12,2150-03-12 12:00:00",
-              f"9223372036854775807,{b},9201,101|2,2150-03-02,,2150-03-05,",
-              f"11,{c},9201,102|3,2150-03-02,2150-03-02 07:00Z,2150-03-20,", f"12,{c},9202,102|2150-03-21,2150-03-21,,2150-03-22,",
-              f"13,{d},9201.0,103|4,2150-03-04,,,",
-              f"14,{e},9201,104|5,2150-03-01,2150-03-01 10:00:00,2150-03-03,2150-03-03 10:00:00",
-              f"15,{e},9201,104|6,2150-03-10,,2150-03-14,", f"15,{e},9201,104|6,2150-03-09,,2150-03-14,",
-              f"16,{f},9201,105|7,2150-03-04,,2150-03-01,",
-              "17,99,9201,x,2150-03-04,,2150-03-05,", f"18,{f},9201,105|8,2150-03-06,,soon,", f"19,{f},9201,105|9,2150-03-06,,2150-03-16,",
-              "20,7,9201,x,never,,2150-03-06,", "21,7"])
-    write("death.csv", "person_id,death_date,death_datetime", [
-        f"{a},2150-03-12,2150-03-12 00:00:00", f"{a},2150-03-11,2150-03-13 11:00:00", f"{f},2150-03-12,2150-03-12T08:05:00.5", "99,2150-01-01,",
-        "6,soon,", ",2150-01-01,"])
+    write(
+        "person.csv",
+        "PERSON_ID,Gender_Concept_Id,year_of_birth,person_source_value,trace_id",
+        [
+            f"{a},8507,2080,100,",
+            f"{b},8532,2081.0,101,",
+            f'{c},8532.0,2082,,"{{""subject_id"":102}}"',
+            f"{d}.0,0,2083,103,",
+            f"{e},,2084,104,",
+            f"{f},8507,2085,105,",
+            "6,8507,2070,103,",
+            "12,8507,,112,",
+            "x,8507,2080,113,",
+            "13,8507",
+            "14,8507,2080,114,,,",
+            "15,8532,2147,105,",
+        ],
+        end="\r\n",
+        mark="\ufeff",
+    )
+    write(
+        "patients.csv",
+        "subject_id,anchor_year,anchor_age",
+        ["100,2150,60", "101,2150,61.0", "101,2150,70", "102,2150,50", "999,2150,50", "abc,2150,50", "103,,4"],
+    )
+    write(
+        "visit_occurrence.csv",
+        "visit_occurrence_id,person_id,visit_concept_id,visit_source_value,visit_start_date,visit_start_DATETIME,visit_end_date,visit_end_datetime",
+        [
+            f"10,{a},8870,100|1,2150-03-02,2150-03-02T08:00:00,2150-03-12,2150-03-12 12:00:00",
+            f"9223372036854775807,{b},9201,101|2,2150-03-02,,2150-03-05,",
+            f"11,{c},9201,102|3,2150-03-02,2150-03-02 07:00Z,2150-03-20,",
+            f"12,{c},9202,102|2150-03-21,2150-03-21,,2150-03-22,",
+            f"13,{d},9201.0,103|4,2150-03-04,,,",
+            f"14,{e},9201,104|5,2150-03-01,2150-03-01 10:00:00,2150-03-03,2150-03-03 10:00:00",
+            f"15,{e},9201,104|6,2150-03-10,,2150-03-14,",
+            f"15,{e},9201,104|6,2150-03-09,,2150-03-14,",
+            f"16,{f},9201,105|7,2150-03-04,,2150-03-01,",
+            "17,99,9201,x,2150-03-04,,2150-03-05,",
+            f"18,{f},9201,105|8,2150-03-06,,soon,",
+            f"19,{f},9201,105|9,2150-03-06,,2150-03-16,",
+            "20,7,9201,x,never,,2150-03-06,",
+            "21,7",
+        ],
+    )
+    write(
+        "death.csv",
+        "person_id,death_date,death_datetime",
+        [
+            f"{a},2150-03-12,2150-03-12 00:00:00",
+            f"{a},2150-03-11,2150-03-13 11:00:00",
+            f"{f},2150-03-12,2150-03-12T08:05:00.5",
+            "99,2150-01-01,",
+            "6,soon,",
+            ",2150-01-01,",
+        ],
+    )
     columns = "_id,person_id,{0}_concept_id,{1}_date,{1}_datetime,{0}_type_concept_id,visit_occurrence_id,{0}_source_value"
     write("condition_occurrence.csv", "condition" + columns.format("condition", "condition_start"), event_lines("condition", random))
     write("DRUG_EXPOSURE.csv", ("drug" + columns.format("drug", "drug_exposure_start")).upper(), event_lines("drug", random), end="\r\n")
     write("procedure_occurrence.csv", "procedure" + columns.format("procedure", "procedure"), event_lines("procedure", random), mark="\ufeff")
-    write("measurement.csv", "measurement" + columns.format("measurement", "measurement") + ",value_as_number,value_source_value,unit_concept_id,"
-          "unit_source_value", event_lines("measurement", random))
-    (data / "own.csv").write_text("subject_id,prediction_time,boolean_value\n" + "\n".join([
-        f"{b}.0,2150-03-03T08:00:00Z,true", f"{c},2150-03-04,0", f"{c},2150-03-04 00:00:00,1.0", "77,2150-03-04,false", "7,,true"]) + "\n")
+    write(
+        "measurement.csv",
+        "measurement" + columns.format("measurement", "measurement") + ",value_as_number,value_source_value,unit_concept_id,unit_source_value",
+        event_lines("measurement", random),
+    )
+    (data / "own.csv").write_text(
+        "subject_id,prediction_time,boolean_value\n"
+        + "\n".join([f"{b}.0,2150-03-03T08:00:00Z,true", f"{c},2150-03-04,0", f"{c},2150-03-04 00:00:00,1.0", "77,2150-03-04,false", "7,,true"])
+        + "\n"
+    )
     return data
 
 
@@ -195,21 +285,43 @@ def on_spark(test):
 def test_races_are_named_alike_on_both(tmp_path):
     (tmp_path / "data" / "concepts").mkdir(parents=True)
     (tmp_path / "data" / "concepts" / "CONCEPT.csv").write_text(
-        "concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tconcept_code\n8527\tWhite\tRace\tRace\tRace\t5\n")
+        "concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tconcept_code\n8527\tWhite\tRace\tRace\tRace\t5\n"
+    )
     (tmp_path / "data" / "h").mkdir()
-    (tmp_path / "data" / "h" / "person.csv").write_text("person_id,gender_concept_id,year_of_birth,race_concept_id,race_source_value\n" + "".join(
-        f"{row}\n" for row in ("1,8507,2080,8527,x", "2,8507,2080,99,PORTUGUESE", "3,8507,2080,99,", "4,8507,2080,0,x", "4,8507,2080,8527,")))
+    (tmp_path / "data" / "h" / "person.csv").write_text(
+        "person_id,gender_concept_id,year_of_birth,race_concept_id,race_source_value\n"
+        + "".join(
+            f"{row}\n" for row in ("1,8507,2080,8527,x", "2,8507,2080,99,PORTUGUESE", "3,8507,2080,99,", "4,8507,2080,0,x", "4,8507,2080,8527,")
+        )
+    )
     found = same_on_both(tmp_path, tmp_path / "data", stages=(persons,), names=("h",))
     assert {row["person_id"]: row["race"] for row in found[Path("h/persons")][1]} == {1: "White", 2: "PORTUGUESE", 3: "concept 99", 4: "White"}
 
 
 @on_spark
 def test_a_hospital_with_every_trap(messy, tmp_path):
-    found = same_on_both(tmp_path, messy, "--set", "cohort.max_rejects=1.0", "--set", "cohort.split_shares={train: 0.9, valid: 0.1, test: 0.0}",
-                         names=("mimic",), outcomes=("MT", "LLOS", "RA", str(messy / "own.csv")))
+    found = same_on_both(
+        tmp_path,
+        messy,
+        "--set",
+        "cohort.max_rejects=1.0",
+        "--set",
+        "cohort.split_shares={train: 0.9, valid: 0.1, test: 0.0}",
+        names=("mimic",),
+        outcomes=("MT", "LLOS", "RA", str(messy / "own.csv")),
+    )
     reasons = {row["reason"] for place, content in found.items() if "rejects" in place.parts for row in content[1]}
-    assert reasons >= {"too few fields", "too many fields", "broken quotes", "unknown person", "unreadable date", "unreadable person_id",
-                       "unreadable concept id", "unreadable end", "end before start"}
+    assert reasons >= {
+        "too few fields",
+        "too many fields",
+        "broken quotes",
+        "unknown person",
+        "unreadable date",
+        "unreadable person_id",
+        "unreadable concept id",
+        "unreadable end",
+        "end before start",
+    }
     site = found[Path("mimic/site.json")]
     assert all(domain["events"] > 100 for domain in site["domains"].values()) and site["visits"]["admissions"] > 3
 
@@ -244,7 +356,7 @@ def test_synthetic_hospitals_and_a_meds_dataset_of_one(synthetic, tmp_path):
 @on_spark
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real OMOP data (../shared/data) is not on this machine")
 def test_the_real_demo(tmp_path):
-    contract.make_folder(tmp_path / "data")
+    storage.make_folder(tmp_path / "data")
     for name, folder in {"mimic": "mimic_demo", "ehrshot": "gibleed", "concepts": "concepts"}.items():
         (tmp_path / "data" / name).symlink_to(SHARED / folder)
     found = same_on_both(tmp_path, tmp_path / "data", stages=STAGES[:-1], outcomes=("MI", "Pheno"))
@@ -258,7 +370,7 @@ def shuffled(data: Path, to: Path, seed: int) -> Path:
     """A copy of `data` with the rows of each CSV file in another order."""
     for path in data.rglob("*.csv"):
         header, *lines = path.read_text().splitlines(keepends=True)
-        other = contract.make_folder(to / path.parent.name) / path.name
+        other = storage.make_folder(to / path.parent.name) / path.name
         other.write_text("".join([header, *np.random.default_rng(seed).permutation(lines)]))
     return to
 
@@ -289,12 +401,18 @@ def test_no_thread_is_no_number_of_threads():
 @pytest.mark.parametrize("home, words", [(None, "and there is none"), ("{tmp_path}", "has no bin/java"), ("{tmp_path}/old", "is Java 11")])
 def test_without_java_the_error_says_how_to_get_it(messy, tmp_path, home, words):
     (tmp_path / "data").symlink_to(messy)
-    java = contract.make_folder(tmp_path / "old" / "bin") / "java"
+    java = storage.make_folder(tmp_path / "old" / "bin") / "java"
     java.write_text("#!/bin/sh\necho 'openjdk version \"11.0.2\" 2019-01-15' >&2\n")
     java.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if name not in ("PATH", "JAVA_HOME")}
     environment |= {"PATH": "", "MEDREP_ROOT": str(tmp_path)} | ({"JAVA_HOME": home.format(tmp_path=tmp_path)} if home else {})
-    done = subprocess.run([sys.executable, "preprocessing/persons.py", "--hospital", "mimic", "--engine", "spark"], cwd=contract.REPOSITORY / "codes",
-                          env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "preprocessing/persons.py", "--hospital", "mimic", "--engine", "spark"],
+        cwd=contract.REPOSITORY / "codes",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
     assert words in done.stderr and "apt-get install openjdk-17-jre-headless" in done.stderr and "JAVA_HOME" in done.stderr

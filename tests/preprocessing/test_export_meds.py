@@ -1,4 +1,5 @@
 """A hospital as a MEDS dataset that the meds package accepts, and back again as the same trajectories."""
+
 import json
 from datetime import datetime
 
@@ -11,9 +12,9 @@ import pytest
 from demo import hospitals
 from medrep import contract
 from medrep.cdm.engine import connect
-from medrep.contract import RECORDS, VISITS
 from medrep.errors import UserError
 from medrep.patients import sequences
+from medrep.tables import PERSONS, RECORDS, VISITS
 from medrep.vocabulary import token_vocabulary
 from preprocessing import deciles, export_meds, labels, persons, records, trajectories, visits
 
@@ -69,8 +70,10 @@ def test_the_dataset_is_valid_and_comes_back_as_the_same_trajectories(synthetic,
         assert sequences.array_file(name, "copy").read_bytes() == sequences.array_file(name, "mimic").read_bytes(), name
     assert contract.vocabulary_file("copy").read_bytes() == contract.vocabulary_file("mimic").read_bytes()
     con = connect()
-    assert VISITS.read(con, hospital="copy").count().execute() == VISITS.read(con, hospital="mimic").semi_join(
-        RECORDS.read(con, hospital="mimic"), "person_id").count().execute()
+    assert (
+        VISITS.read(con, hospital="copy").count().execute()
+        == VISITS.read(con, hospital="mimic").semi_join(RECORDS.read(con, hospital="mimic"), "person_id").count().execute()
+    )
     labels.main(["--hospital", "copy", "--outcome", "MT", "LLOS"])  # admissions by visit concept: the pattern on the source value is MIMIC's own
 
 
@@ -88,20 +91,34 @@ def test_another_tools_dataset_is_read_by_its_codes(root, capsys):
     folder.mkdir(parents=True)
     (folder / "CONCEPT.csv").write_text(CONCEPTS)
     (folder / "CONCEPT_RELATIONSHIP.csv").write_text("concept_id_1\tconcept_id_2\trelationship_id\n45566731\t201826\tMaps to\n")
-    rows = [(7, None, "GENDER//F", None), (7, datetime(2100, 5, 1), "MEDS_BIRTH", None), (7, TIME, "Visit/IP", None),
-            (7, TIME, "ICD10CM//E11.9", None), (7, TIME, "SNOMED/44054006", None), (7, TIME, "LOINC//4548-4", 7.9),
-            (7, TIME, "201826", None), (7, TIME, "SNOMED/sm", None),
-            (7, TIME, "HR", 80.0), (7, datetime(2150, 3, 9), "MEDS_DEATH", None)]
+    rows = [
+        (7, None, "GENDER//F", None),
+        (7, datetime(2100, 5, 1), "MEDS_BIRTH", None),
+        (7, TIME, "Visit/IP", None),
+        (7, TIME, "ICD10CM//E11.9", None),
+        (7, TIME, "SNOMED/44054006", None),
+        (7, TIME, "LOINC//4548-4", 7.9),
+        (7, TIME, "201826", None),
+        (7, TIME, "SNOMED/sm", None),
+        (7, TIME, "HR", 80.0),
+        (7, datetime(2150, 3, 9), "MEDS_DEATH", None),
+    ]
     rows += [(7, TIME.replace(hour=h), "LOINC/4548-4", float(h)) for h in range(10, 20)]
-    table = pa.table({name: pa.array([row[i] for row in rows], kind) for i, (name, kind) in enumerate(
-        [("subject_id", pa.int64()), ("time", pa.timestamp("us")), ("code", pa.string()), ("numeric_value", pa.float32())])})
+    table = pa.table(
+        {
+            name: pa.array([row[i] for row in rows], kind)
+            for i, (name, kind) in enumerate(
+                [("subject_id", pa.int64()), ("time", pa.timestamp("us")), ("code", pa.string()), ("numeric_value", pa.float32())]
+            )
+        }
+    )
     (root / "data" / "theirs" / "data" / "train").mkdir(parents=True)
     pq.write_table(table, root / "data" / "theirs" / "data" / "train" / "0.parquet")
     preprocess("theirs", home="theirs")
     said = capsys.readouterr().out
     assert "theirs: 2 rows of 2 codes are of none of the four domains (HR, SNOMED/sm)" in said
     con = connect()
-    (person,) = contract.PERSONS.read(con, hospital="theirs").to_pyarrow().to_pylist()
+    (person,) = PERSONS.read(con, hospital="theirs").to_pyarrow().to_pylist()
     assert (person["sex"], person["year_of_birth"], person["death_time"]) == ("F", 2100, datetime(2150, 3, 9, 23, 59, 59))
     (visit,) = VISITS.read(con, hospital="theirs").to_pyarrow().to_pylist()
     assert (visit["concept_id"], visit["start"], visit["end"]) == (9201, TIME, TIME.replace(hour=23, minute=59, second=59))
@@ -117,14 +134,28 @@ def test_another_tools_dataset_is_read_by_its_codes(root, capsys):
 def test_races_come_back_from_a_dataset_and_two_of_one_person_are_none(root):
     folder = root / "data" / "theirs" / "data"
     folder.mkdir(parents=True)
-    told = {1: ["RACE//White"], 2: ["race/Asian", "RACE//Asian"], 3: ["RACE//White", "RACE//Asian"], 4: ["RACE//8515"], 5: ["RACE//0"], 6: [],
-            7: ["RACE//"]}
+    told = {
+        1: ["RACE//White"],
+        2: ["race/Asian", "RACE//Asian"],
+        3: ["RACE//White", "RACE//Asian"],
+        4: ["RACE//8515"],
+        5: ["RACE//0"],
+        6: [],
+        7: ["RACE//"],
+    }
     rows = [(person, None, code) for person, codes in told.items() for code in codes]
     rows += [(person, datetime(2100, 1, 1), "MEDS_BIRTH") for person in told]
     rows += [(person, TIME, "Visit/IP") for person in told]
     rows += [(person, TIME.replace(minute=minute), "201826") for person in told for minute in range(12)]
-    pq.write_table(pa.table({name: pa.array([row[i] for row in rows], kind) for i, (name, kind) in enumerate(
-        [("subject_id", pa.int64()), ("time", pa.timestamp("us")), ("code", pa.string())])}), folder / "0.parquet")
+    pq.write_table(
+        pa.table(
+            {
+                name: pa.array([row[i] for row in rows], kind)
+                for i, (name, kind) in enumerate([("subject_id", pa.int64()), ("time", pa.timestamp("us")), ("code", pa.string())])
+            }
+        ),
+        folder / "0.parquet",
+    )
     (root / "data" / "concepts").mkdir()
     (root / "data" / "concepts" / "CONCEPT.csv").write_text(CONCEPTS + "8515\tAsian\tRace\tRace\tRace\tS\t2\n")
     (root / "data" / "concepts" / "CONCEPT_RELATIONSHIP.csv").write_text("concept_id_1\tconcept_id_2\trelationship_id\n201826\t201826\tMaps to\n")
@@ -133,7 +164,7 @@ def test_races_come_back_from_a_dataset_and_two_of_one_person_are_none(root):
     def races(hospital):
         for stage in (persons, visits, records):
             stage.main(["--hospital", hospital])
-        return {row["person_id"]: row["race"] for row in contract.PERSONS.read(connect(), hospital=hospital).to_pyarrow().to_pylist()}
+        return {row["person_id"]: row["race"] for row in PERSONS.read(connect(), hospital=hospital).to_pyarrow().to_pylist()}
 
     assert races("theirs") == expected
     export_meds.main(["--hospital", "theirs"])
@@ -147,11 +178,29 @@ def test_another_tools_table_column_is_understood_or_passed_over_and_nan_is_no_v
     folder.mkdir(parents=True)
     (folder / "CONCEPT.csv").write_text(CONCEPTS)
     (folder / "CONCEPT_RELATIONSHIP.csv").write_text("concept_id_1\tconcept_id_2\trelationship_id\n45566731\t201826\tMaps to\n")
-    rows = [(7, datetime(2100, 5, 1), "MEDS_BIRTH", None, "person"), (7, TIME, "Visit/IP", None, "visit_occurrence"),
-            (7, TIME, "201826", None, "note"), (7, TIME, "555", None, "drug_exposure"), (7, TIME, "LOINC/4548-4", float("nan"), "measurement"),
-            (7, TIME.replace(hour=20), "LOINC/4548-4", float("inf"), None), (7, TIME, "ours", None, "observation")]
-    table = pa.table({name: pa.array([row[i] for row in rows], kind) for i, (name, kind) in enumerate(
-        [("subject_id", pa.int64()), ("time", pa.timestamp("us")), ("code", pa.string()), ("numeric_value", pa.float32()), ("table", pa.string())])})
+    rows = [
+        (7, datetime(2100, 5, 1), "MEDS_BIRTH", None, "person"),
+        (7, TIME, "Visit/IP", None, "visit_occurrence"),
+        (7, TIME, "201826", None, "note"),
+        (7, TIME, "555", None, "drug_exposure"),
+        (7, TIME, "LOINC/4548-4", float("nan"), "measurement"),
+        (7, TIME.replace(hour=20), "LOINC/4548-4", float("inf"), None),
+        (7, TIME, "ours", None, "observation"),
+    ]
+    table = pa.table(
+        {
+            name: pa.array([row[i] for row in rows], kind)
+            for i, (name, kind) in enumerate(
+                [
+                    ("subject_id", pa.int64()),
+                    ("time", pa.timestamp("us")),
+                    ("code", pa.string()),
+                    ("numeric_value", pa.float32()),
+                    ("table", pa.string()),
+                ]
+            )
+        }
+    )
     (root / "data" / "theirs" / "data").mkdir(parents=True)
     pq.write_table(table, root / "data" / "theirs" / "data" / "0.parquet")
     for module in (persons, visits):
@@ -160,4 +209,8 @@ def test_another_tools_table_column_is_understood_or_passed_over_and_nan_is_no_v
     assert "theirs: 1 rows of 1 codes are of none of the four domains (ours)" in capsys.readouterr().out
     found = RECORDS.read(connect(), hospital="theirs").order_by("domain", "time").to_pyarrow().to_pylist()
     assert [(r["domain"], r["concept_id"], r["value"]) for r in found] == [
-        ("condition", 201826, None), ("drug", 555, None), ("measurement", 3004410, None), ("measurement", 3004410, None)]
+        ("condition", 201826, None),
+        ("drug", 555, None),
+        ("measurement", 3004410, None),
+        ("measurement", 3004410, None),
+    ]

@@ -1,4 +1,5 @@
 """One person's admissions, the label beside each; then a plain second implementation on random hospitals."""
+
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,14 +13,14 @@ from hypothesis import strategies as st
 
 from medrep import contract
 from medrep.cdm.engine import connect
-from medrep.config import Cohort
-from medrep.contract import LABELS, PERSONS, RECORDS, VISITS
 from medrep.errors import UserError
+from medrep.settings import CohortConfig
+from medrep.tables import LABELS, PERSONS, RECORDS, VISITS
 from preprocessing import labels
 
 START = datetime(2150, 3, 4, 10)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-COHORT = Cohort()
+COHORT = CohortConfig()
 ADMISSION = ibis.schema({"visit_id": "int64", "person_id": "int64", "start": "timestamp", "end": "timestamp", "death_time": "timestamp"})
 
 
@@ -39,31 +40,39 @@ def outcome(label, *stays, death=None, **options):
     return [(row["prediction_time"], row["boolean_value"]) for row in rows]
 
 
-@pytest.mark.parametrize("stay, death, expected", [
-    (3 * DAY, None, False),
-    (24 * HOUR, None, None),                          # gone at the prediction time
-    (25 * HOUR, None, False),
-    (3 * DAY, START + 23 * HOUR, None),               # dead before it
-    (3 * DAY, START + 24 * HOUR, True),               # at it
-    (3 * DAY, START + 3 * DAY, True),                 # at the end
-    (3 * DAY, START + 3 * DAY + HOUR, False),         # after it
-    (3 * DAY, day(3), True),                          # on the day of the end, time unknown
-    (3 * DAY, day(4), False),
-    (3 * DAY, day(0), None),                          # on the day of admission
-])
+@pytest.mark.parametrize(
+    "stay, death, expected",
+    [
+        (3 * DAY, None, False),
+        (24 * HOUR, None, None),  # gone at the prediction time
+        (25 * HOUR, None, False),
+        (3 * DAY, START + 23 * HOUR, None),  # dead before it
+        (3 * DAY, START + 24 * HOUR, True),  # at it
+        (3 * DAY, START + 3 * DAY, True),  # at the end
+        (3 * DAY, START + 3 * DAY + HOUR, False),  # after it
+        (3 * DAY, day(3), True),  # on the day of the end, time unknown
+        (3 * DAY, day(4), False),
+        (3 * DAY, day(0), None),  # on the day of admission
+    ],
+)
 def test_mt(stay, death, expected):
     found = outcome(labels.label_mt, (START, START + stay), death=death)
     assert found == ([] if expected is None else [(START + DAY, expected)])
 
 
-@pytest.mark.parametrize("end, death, expected", [
-    (START + 7 * DAY, None, True), (START + 7 * DAY - HOUR, None, False), (START + 20 * HOUR, None, None),
-    (START + 3 * DAY, START + 3 * DAY, None),         # died in a stay that was not long yet
-    (START + 3 * DAY, day(3), None),
-    (START + 7 * DAY - HOUR, day(7), None),           # discharged dead on day 7, an hour short
-    (START + 9 * DAY, START + 9 * DAY, True),         # died in a stay that was long already
-    (START + 3 * DAY, START + 4 * DAY, False),        # died at home
-])
+@pytest.mark.parametrize(
+    "end, death, expected",
+    [
+        (START + 7 * DAY, None, True),
+        (START + 7 * DAY - HOUR, None, False),
+        (START + 20 * HOUR, None, None),
+        (START + 3 * DAY, START + 3 * DAY, None),  # died in a stay that was not long yet
+        (START + 3 * DAY, day(3), None),
+        (START + 7 * DAY - HOUR, day(7), None),  # discharged dead on day 7, an hour short
+        (START + 9 * DAY, START + 9 * DAY, True),  # died in a stay that was long already
+        (START + 3 * DAY, START + 4 * DAY, False),  # died at home
+    ],
+)
 def test_llos(end, death, expected):
     found = outcome(labels.label_llos, (START, end), death=death)
     assert found == ([] if expected is None else [(START + DAY, expected)])
@@ -89,9 +98,7 @@ def test_a_gap_under_24_hours_is_one_stay():
     assert outcome(labels.label_ra, *stays) == [(END + 5 * DAY, True), (END + 12 * DAY, False)]
 
 
-@pytest.mark.parametrize("death, expected", [
-    (END, []), (day(3), []), (END + 20 * DAY, []), (END + 31 * DAY, [(END, False)]),
-])
+@pytest.mark.parametrize("death, expected", [(END, []), (day(3), []), (END + 20 * DAY, []), (END + 31 * DAY, [(END, False)])])
 def test_ra_leaves_out_who_died(death, expected):
     assert outcome(labels.label_ra, (START, END), death=death) == expected
 
@@ -174,22 +181,25 @@ def test_labels_are_those_of_the_plain_definition(rows, last_time):
 
 DISEASE = ibis.schema({"person_id": "int64", "time": "timestamp", "phenotype": "string"})
 NAMES = ["lung", "heart"]
-PAPER = Cohort(onset_at="record", recorded_before="counts", admissions="one", prediction_at="midnight", died_before="negative")
+PAPER = CohortConfig(onset_at="record", recorded_before="counts", admissions="one", prediction_at="midnight", died_before="negative")
 
 
 def table_of(rows, schema):
     return ibis.memtable([dict(zip(schema.names, row, strict=True)) for row in rows], schema=schema)
 
 
-@pytest.mark.parametrize("times, expected", [
-    ([], False),
-    ([START + 30 * HOUR], True),
-    ([START + 24 * HOUR], True),                      # in the very second of the prediction: it is not seen
-    ([START + 3 * DAY], True),                        # at discharge, as billing codes are
-    ([START + 3 * DAY + HOUR], False),                # after it
-    ([START + 23 * HOUR], None),                      # on the first day: already there
-    ([START - 900 * DAY, START + 30 * HOUR], None),   # years ago
-])
+@pytest.mark.parametrize(
+    "times, expected",
+    [
+        ([], False),
+        ([START + 30 * HOUR], True),
+        ([START + 24 * HOUR], True),  # in the very second of the prediction: it is not seen
+        ([START + 3 * DAY], True),  # at discharge, as billing codes are
+        ([START + 3 * DAY + HOUR], False),  # after it
+        ([START + 23 * HOUR], None),  # on the first day: already there
+        ([START - 900 * DAY, START + 30 * HOUR], None),  # years ago
+    ],
+)
 def test_an_onset_is_the_first_record_after_the_prediction_time(times, expected):
     disease = table_of([(1, time, "lung") for time in times], DISEASE)
     table = labels.label_onset(admissions((0, 1, START, START + 3 * DAY, None)), None, disease, COHORT)
@@ -276,8 +286,11 @@ def write_hospital(root, monkeypatch):
     monkeypatch.setattr(contract, "ROOT", root)
     engine = connect()
     people = [{"person_id": i, "sex": "F", "race": None, "year_of_birth": 2100, "death_time": None, "split": "train"} for i in (1, 2)]
-    stays = [{"visit_id": 10 * i + j, "person_id": i, "start": START, "end": START + 8 * DAY, "concept_id": 9201, "is_admission": j == 0}
-             for i in (1, 2) for j in (0, 1)]
+    stays = [
+        {"visit_id": 10 * i + j, "person_id": i, "start": START, "end": START + 8 * DAY, "concept_id": 9201, "is_admission": j == 0}
+        for i in (1, 2)
+        for j in (0, 1)
+    ]
     rows = [dict(zip(RECORDS.schema.names, (1, START + 60 * DAY, "drug", 5, None, None, 10, None), strict=True))]
     for table, content in [(PERSONS, people), (VISITS, stays), (RECORDS, rows)]:
         table.write(engine, ibis.memtable(content, schema=table.schema), hospital="h")
@@ -291,11 +304,19 @@ def test_stage_labels_admissions_of_persons_with_records_and_says_the_flow(tmp_p
     assert "warning: usedata/h/labels/MT has no positives" in said
     for name, time, value in [("MT", START + DAY, False), ("LLOS", START + DAY, True), ("RA", START + 8 * DAY, False)]:
         assert LABELS.read(connect(), hospital="h", outcome=name).to_pyarrow().to_pylist() == [
-            {"subject_id": 1, "prediction_time": time, "boolean_value": value}]
+            {"subject_id": 1, "prediction_time": time, "boolean_value": value}
+        ]
     assert "h MI: not labelled, data/concepts is missing" in said
     assert json.loads(contract.flow_file("h", "LLOS").read_text()) == {
-        "visits": 4, "visits of persons with records": 2, "admissions": 1, "no admissions": {"not a hospital stay by its concept or source": 1},
-        "left out": {}, "eligible": 1, "labelled": 1, "positive": 1}
+        "visits": 4,
+        "visits of persons with records": 2,
+        "admissions": 1,
+        "no admissions": {"not a hospital stay by its concept or source": 1},
+        "left out": {},
+        "eligible": 1,
+        "labelled": 1,
+        "positive": 1,
+    }
     labels.main(["--hospital", "h", "--outcome", "RA"])
     assert "usedata/h/labels/RA is up to date" in capsys.readouterr().out
     with pytest.raises(UserError, match="--outcome MI: data/concepts is missing"):
@@ -305,15 +326,20 @@ def test_stage_labels_admissions_of_persons_with_records_and_says_the_flow(tmp_p
 def test_labels_that_the_user_brings_are_read_and_every_row_is_accounted_for(tmp_path, monkeypatch, capsys):
     write_hospital(tmp_path, monkeypatch)
     file = tmp_path / "icu.csv"
-    file.write_text("subject_id,prediction_time,boolean_value\n1,2150-03-05 10:00:00,True\n1,2150-03-05T10:00:00,1\n"
-                    "1,2150-03-08,true\n1,2150-03-08 00:00:00,false\n1,2150-03-08,true\n"
-                    "1,2150-03-06 10:00:00.5,0\n2,2150-03-05 10:00:00,1\nx,2150-03-05,1\n1,2150-03-07,maybe\n")
+    file.write_text(
+        "subject_id,prediction_time,boolean_value\n1,2150-03-05 10:00:00,True\n1,2150-03-05T10:00:00,1\n"
+        "1,2150-03-08,true\n1,2150-03-08 00:00:00,false\n1,2150-03-08,true\n"
+        "1,2150-03-06 10:00:00.5,0\n2,2150-03-05 10:00:00,1\nx,2150-03-05,1\n1,2150-03-07,maybe\n"
+    )
     labels.main(["--hospital", "h", "--outcome", str(file)])
     said = capsys.readouterr().out
-    assert ("9 rows; 2 kept; left out: 2 unreadable, 1 no record of the person, 3 both true and false for the person and time, "
-            "1 same person and time") in said
-    expected = [{"subject_id": 1, "prediction_time": START + DAY, "boolean_value": True},
-                {"subject_id": 1, "prediction_time": START + 2 * DAY, "boolean_value": False}]
+    assert (
+        "9 rows; 2 kept; left out: 2 unreadable, 1 no record of the person, 3 both true and false for the person and time, 1 same person and time"
+    ) in said
+    expected = [
+        {"subject_id": 1, "prediction_time": START + DAY, "boolean_value": True},
+        {"subject_id": 1, "prediction_time": START + 2 * DAY, "boolean_value": False},
+    ]
     assert LABELS.read(connect(), hospital="h", outcome="icu").to_pyarrow().to_pylist() == expected
     shards = tmp_path / "task" / "held_out"
     shards.mkdir(parents=True)
@@ -339,8 +365,10 @@ def test_an_unknown_outcome_names_the_known(tmp_path, monkeypatch):
 
 def test_a_date_that_means_open_does_not_move_the_end_of_follow_up():
     rows = [dict(zip(RECORDS.schema.names, (1, START + n * DAY, "drug", 5, None, None, None, None), strict=True)) for n in range(30)]
-    stays = [{"visit_id": 1, "person_id": 1, "start": START, "end": end, "concept_id": 9201, "is_admission": True}
-             for end in (START + 40 * DAY, datetime(9999, 12, 31))]
+    stays = [
+        {"visit_id": 1, "person_id": 1, "start": START, "end": end, "concept_id": 9201, "is_admission": True}
+        for end in (START + 40 * DAY, datetime(9999, 12, 31))
+    ]
     found = labels.last_time_of(ibis.memtable(rows, schema=RECORDS.schema), ibis.memtable(stays, schema=VISITS.schema))
     assert found == START + 40 * DAY
 
@@ -354,9 +382,18 @@ def test_of_two_stays_with_one_prediction_time_the_one_that_ends_last_counts():
 def test_every_visit_that_is_no_admission_has_a_reason():
     person = {"person_id": 1, "sex": "F", "race": None, "year_of_birth": 2140, "death_time": None, "split": "train"}
     people = ibis.memtable([person], schema=PERSONS.schema)
-    stays = [(datetime(2160, 1, 1, 8), datetime(2160, 1, 2), True), (datetime(2160, 1, 1, 8), datetime(2160, 1, 1, 9), False),
-             (datetime(2150, 1, 1), datetime(2150, 1, 5), False), (datetime(2160, 1, 1), datetime(2160, 1, 5), False)]
-    table = ibis.memtable([{"visit_id": i, "person_id": 1, "start": start, "end": end, "concept_id": 1, "is_admission": is_admission}
-                           for i, (start, end, is_admission) in enumerate(stays)], schema=VISITS.schema)
+    stays = [
+        (datetime(2160, 1, 1, 8), datetime(2160, 1, 2), True),
+        (datetime(2160, 1, 1, 8), datetime(2160, 1, 1, 9), False),
+        (datetime(2150, 1, 1), datetime(2150, 1, 5), False),
+        (datetime(2160, 1, 1), datetime(2160, 1, 5), False),
+    ]
+    table = ibis.memtable(
+        [
+            {"visit_id": i, "person_id": 1, "start": start, "end": end, "concept_id": 1, "is_admission": is_admission}
+            for i, (start, end, is_admission) in enumerate(stays)
+        ],
+        schema=VISITS.schema,
+    )
     rows = labels.why_no_admission(table, people, COHORT).order_by("visit_id").to_pyarrow().to_pylist()
     assert [row["reason"] for row in rows] == [None, *labels.NOT_ADMISSIONS]

@@ -1,4 +1,5 @@
 """Who there is, from tables of a few rows."""
+
 import hashlib
 import json
 from dataclasses import replace
@@ -8,16 +9,25 @@ import ibis
 import pyarrow.parquet as pq
 import pytest
 
-from medrep import contract
+from medrep import contract, stamps
 from medrep.cdm.engine import connect
 from medrep.cdm.sources import omop
-from medrep.config import Cohort
-from medrep.contract import PERSONS
 from medrep.errors import UserError
+from medrep.settings import CohortConfig
+from medrep.tables import PERSONS
 from preprocessing import persons
 
-RAW = ibis.schema({"person_id": "int64", "sex": "string", "year_of_birth": "int64", "source_id": "string", "trace_id": "string",
-                   "race": "string", "unreadable": "string"})
+RAW = ibis.schema(
+    {
+        "person_id": "int64",
+        "sex": "string",
+        "year_of_birth": "int64",
+        "source_id": "string",
+        "trace_id": "string",
+        "race": "string",
+        "unreadable": "string",
+    }
+)
 
 
 def people(*rows, race=None):
@@ -33,10 +43,12 @@ def birth_years(table, births):
 
 
 def test_patients_csv_settles_the_year_of_birth_whatever_the_table_says():
-    table = people((1, "M", 2150, "10", None),     # anchor_year, as the ETL wrote it for four years
-                   (2, "F", 2080, "20", None),     # right already
-                   (3, "F", 2150, "x", "30"),      # an unofficial dump: the subject is in trace_id
-                   (4, "M", 2150, "40", None))     # not in patients.csv: trust the table
+    table = people(
+        (1, "M", 2150, "10", None),  # anchor_year, as the ETL wrote it for four years
+        (2, "F", 2080, "20", None),  # right already
+        (3, "F", 2150, "x", "30"),  # an unofficial dump: the subject is in trace_id
+        (4, "M", 2150, "40", None),
+    )  # not in patients.csv: trust the table
     assert birth_years(table, [("10", 2080), ("10", 2081), ("20", 2080), ("30", 2090)]) == {1: 2080, 2: 2080, 3: 2090, 4: 2150}
     assert birth_years(table, None) == {1: 2150, 2: 2080, 3: 2150, 4: 2150}
 
@@ -45,7 +57,11 @@ def test_one_row_a_person_and_a_reason_for_the_others():
     table = people((1, "M", 2080, "a", None), (1, "F", 2070, "b", None), (None, "M", 2080, "c", None), (2, "M", None, "d", None))
     rows = persons.with_reasons(table).to_pyarrow().to_pylist()
     assert {(row["person_id"], row["year_of_birth"]): row["reason"] for row in rows} == {
-        (1, 2070): None, (1, 2080): "same person_id", (None, 2080): "unreadable person_id", (2, None): "unreadable year_of_birth"}
+        (1, 2070): None,
+        (1, 2080): "same person_id",
+        (None, 2080): "unreadable person_id",
+        (2, None): "unreadable year_of_birth",
+    }
 
 
 def test_of_two_rows_that_differ_in_race_alone_the_first_by_name_stays():
@@ -59,15 +75,21 @@ CONCEPTS = "concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id
 HEADER = "person_id,gender_concept_id,year_of_birth"
 
 
-@pytest.mark.parametrize("header, rows, named, expected", [
-    (f"{HEADER},race_concept_id,RACE_SOURCE_VALUE",
-     ["8527,WHITE", "8527.0,", "2000001401,\" PORTUGUESE \"", "2000001401,", "0,UNKNOWN", ",WHITE", "x,WHITE"], True,
-     ["White", "White", "PORTUGUESE", "concept 2000001401", None, None, None]),
-    (f"{HEADER},race_concept_id,race_source_value", ["8527,WHITE", "8527,", "0,WHITE"], False, ["WHITE", "concept 8527", None]),
-    (f"{HEADER},race_concept_id", ["8527", "8515", "0"], True, ["White", "concept 8515", None]),
-    (f"{HEADER},race_concept_id", ["0", ""], True, [None, None]),
-    (f"{HEADER},race_source_value", ["WHITE"], True, [None]),
-])
+@pytest.mark.parametrize(
+    "header, rows, named, expected",
+    [
+        (
+            f"{HEADER},race_concept_id,RACE_SOURCE_VALUE",
+            ["8527,WHITE", "8527.0,", '2000001401," PORTUGUESE "', "2000001401,", "0,UNKNOWN", ",WHITE", "x,WHITE"],
+            True,
+            ["White", "White", "PORTUGUESE", "concept 2000001401", None, None, None],
+        ),
+        (f"{HEADER},race_concept_id,race_source_value", ["8527,WHITE", "8527,", "0,WHITE"], False, ["WHITE", "concept 8527", None]),
+        (f"{HEADER},race_concept_id", ["8527", "8515", "0"], True, ["White", "concept 8515", None]),
+        (f"{HEADER},race_concept_id", ["0", ""], True, [None, None]),
+        (f"{HEADER},race_source_value", ["WHITE"], True, [None]),
+    ],
+)
 def test_a_race_is_the_concepts_name_else_the_sources_else_its_number(root, header, rows, named, expected):
     (root / "data" / "h").mkdir(parents=True)
     (root / "data" / "h" / "person.csv").write_text("\n".join([header, *(f"{i},8507,2080,{row}" for i, row in enumerate(rows))]) + "\n")
@@ -86,10 +108,10 @@ def test_a_table_of_an_earlier_version_is_made_anew_and_refused_by_whoever_reads
     persons.main(["--hospital", "h"])
     (file,) = PERSONS.at(hospital="h").glob("*.parquet")
     pq.write_table(pq.read_table(file).drop_columns("race"), file)
-    made = contract.Made(PERSONS.at(hospital="h"))
-    made.content = json.loads(made.stamp.read_text())
-    del made.content["output"], made.content["settings"]["columns"], made.content["settings"]["race_names"]  # as the stamp was
-    made.record()
+    stamp = stamps.Stamp(PERSONS.at(hospital="h"))
+    stamp.content = json.loads(stamp.file.read_text())
+    del stamp.content["output"], stamp.content["settings"]["columns"], stamp.content["settings"]["race_names"]  # as the stamp was
+    stamp.record()
     with pytest.raises(UserError, match="usedata/h/persons lacks race: an earlier version wrote it; preprocessing/persons.py writes it anew"):
         PERSONS.read(connect(), hospital="h")
     capsys.readouterr()
@@ -102,16 +124,30 @@ def test_a_table_of_an_earlier_version_is_made_anew_and_refused_by_whoever_reads
 
 def test_the_earliest_death_counts_and_a_day_is_its_last_second():
     deaths = ibis.memtable(
-        [(1, datetime(2150, 3, 4).date(), None, None), (1, datetime(2150, 3, 9).date(), None, None), (9, datetime(2150, 3, 9).date(), None, None),
-         (2, datetime(2150, 3, 4).date(), datetime(2150, 3, 4, 8), None), (3, None, None, "unreadable date")],
-        schema=ibis.schema({"person_id": "int64", "date": "date", "time": "timestamp", "unreadable": "string"}))
+        [
+            (1, datetime(2150, 3, 4).date(), None, None),
+            (1, datetime(2150, 3, 9).date(), None, None),
+            (9, datetime(2150, 3, 9).date(), None, None),
+            (2, datetime(2150, 3, 4).date(), datetime(2150, 3, 4, 8), None),
+            (3, None, None, "unreadable date"),
+        ],
+        schema=ibis.schema({"person_id": "int64", "date": "date", "time": "timestamp", "unreadable": "string"}),
+    )
     table = people((1, "M", 2080, "a", None), (2, "F", 2080, "b", None), (3, "U", 2080, "c", None))
     deaths = persons.deaths_with_reasons(deaths, table)
     assert {(row["person_id"], row["reason"]) for row in deaths.to_pyarrow().to_pylist()} == {
-        (1, None), (1, "later death of the same person"), (9, "unknown person"), (2, None), (3, "unreadable date")}
-    found = persons.find_persons(table, deaths, Cohort())
+        (1, None),
+        (1, "later death of the same person"),
+        (9, "unknown person"),
+        (2, None),
+        (3, "unreadable date"),
+    }
+    found = persons.find_persons(table, deaths, CohortConfig())
     assert {row["person_id"]: row["death_time"] for row in found.to_pyarrow().to_pylist()} == {
-        1: datetime(2150, 3, 4, 23, 59, 59), 2: datetime(2150, 3, 4, 8), 3: None}
+        1: datetime(2150, 3, 4, 23, 59, 59),
+        2: datetime(2150, 3, 4, 8),
+        3: None,
+    }
 
 
 def expected_split(source_id, cohort):
@@ -122,7 +158,7 @@ def expected_split(source_id, cohort):
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_the_split_is_a_hash_of_the_source_id(seed):
-    cohort = replace(Cohort(), split_seed=seed)
+    cohort = replace(CohortConfig(), split_seed=seed)
     table = people(*((i, "M", 2080, f"s{i}", None) for i in range(400)))
     splits = {row["person_id"]: row["split"] for row in persons.find_persons(table, None, cohort).to_pyarrow().to_pylist()}
     assert splits == {i: expected_split(f"s{i}", cohort) for i in range(400)}
@@ -131,12 +167,12 @@ def test_the_split_is_a_hash_of_the_source_id(seed):
 
 def test_without_a_source_id_of_their_own_persons_are_split_by_person_id():
     table = people((1, "M", 2080, "same", None), (2, "M", 2080, "same", None), (3, "M", 2080, None, None), (4, "M", 2080, "own", None))
-    splits = {row["person_id"]: row["split"] for row in persons.find_persons(table, None, Cohort()).to_pyarrow().to_pylist()}
-    assert splits == {i: expected_split(source, Cohort()) for i, source in [(1, "1"), (2, "2"), (3, "3"), (4, "own")]}
+    splits = {row["person_id"]: row["split"] for row in persons.find_persons(table, None, CohortConfig()).to_pyarrow().to_pylist()}
+    assert splits == {i: expected_split(source, CohortConfig()) for i, source in [(1, "1"), (2, "2"), (3, "3"), (4, "own")]}
 
 
 def test_a_share_of_all_leaves_none_for_the_others():
-    cohort = replace(Cohort(), split_shares={"train": 1.0, "valid": 0.0, "test": 0.0})
+    cohort = replace(CohortConfig(), split_shares={"train": 1.0, "valid": 0.0, "test": 0.0})
     table = people(*((i, "M", 2080, f"s{i}", None) for i in range(50)))
     assert {row["split"] for row in persons.find_persons(table, None, cohort).to_pyarrow().to_pylist()} == {"train"}
 
@@ -151,14 +187,18 @@ def test_stage_reads_the_tables_and_is_not_run_twice(tmp_path, monkeypatch, caps
     monkeypatch.setattr(contract, "ROOT", tmp_path)
     folder = tmp_path / "data" / "h"
     folder.mkdir(parents=True)
-    (folder / "person.csv").write_text("PERSON_ID,gender_concept_id,year_of_birth,person_source_value\n"
-                                       "-5,8507,2150,10\n6.0,8532,2080,20\n7,0,2080,\nx,8507,2080,30\n")
+    (folder / "person.csv").write_text(
+        "PERSON_ID,gender_concept_id,year_of_birth,person_source_value\n-5,8507,2150,10\n6.0,8532,2080,20\n7,0,2080,\nx,8507,2080,30\n"
+    )
     (folder / "patients.csv").write_text("subject_id,gender,anchor_age,anchor_year\n10,M,91,2150\n")
     (folder / "death.csv").write_text("person_id,death_date\n6,2150-03-04\n99,2150-03-04\n")
     persons.main(["--hospital", "h", "--set", "cohort.max_rejects=0.5"])
     rows = PERSONS.read(connect(), hospital="h").order_by("person_id").to_pyarrow().to_pylist()
     assert [(row["person_id"], row["sex"], row["year_of_birth"], row["death_time"]) for row in rows] == [
-        (-5, "M", 2059, None), (6, "F", 2080, datetime(2150, 3, 4, 23, 59, 59)), (7, "U", 2080, None)]
+        (-5, "M", 2059, None),
+        (6, "F", 2080, datetime(2150, 3, 4, 23, 59, 59)),
+        (7, "U", 2080, None),
+    ]
     said = capsys.readouterr().out
     assert "h person: 4 rows; 3 kept; rejected: 1 unreadable person_id" in said
     assert "h death: 2 rows; 1 kept; rejected: 1 unknown person" in said

@@ -1,4 +1,5 @@
 """Events of person 1, born 2100, each with the time it counts from or the reason it went; then a plain second implementation."""
+
 import json
 import tempfile
 from collections import defaultdict
@@ -14,19 +15,31 @@ from hypothesis import strategies as st
 from medrep import contract
 from medrep.cdm import rules
 from medrep.cdm.engine import connect
-from medrep.config import Cohort, Hospital
-from medrep.contract import PERSONS, RECORDS, REJECTS, VISITS
 from medrep.errors import UserError
+from medrep.settings import CohortConfig, HospitalConfig
+from medrep.tables import PERSONS, RECORDS, REJECTS, VISITS
 from preprocessing import persons, records, visits
 
-RAW = ibis.schema({"person_id": "int64", "concept_id": "int64", "type_id": "int64", "visit_id": "int64", "date": "date", "time": "timestamp",
-                   "value": "float64", "unit": "string", "unreadable": "string", "line": "int64"})
+RAW = ibis.schema(
+    {
+        "person_id": "int64",
+        "concept_id": "int64",
+        "type_id": "int64",
+        "visit_id": "int64",
+        "date": "date",
+        "time": "timestamp",
+        "value": "float64",
+        "unit": "string",
+        "unreadable": "string",
+        "line": "int64",
+    }
+)
 BILLED, CHARTED, DATED = 32821, 32817, 32833
-MIMIC = Hospital(billing_types=[BILLED], date_only_types=[DATED])
+MIMIC = HospitalConfig(billing_types=[BILLED], date_only_types=[DATED])
 PEOPLE = [{"person_id": i, "sex": "F", "race": None, "year_of_birth": 2100, "death_time": None, "split": "train"} for i in (1, 2)]
 STAYS = [  # (visit_id, person_id, start, end)
     (10, 1, "2150-03-04 08:00:00", "2150-03-08 12:00:00"),
-    (11, 1, "2150-03-06 00:00:00", "2150-03-06 23:59:59"),   # inside 10
+    (11, 1, "2150-03-06 00:00:00", "2150-03-06 23:59:59"),  # inside 10
     (20, 2, "2150-03-04 08:00:00", "2150-03-08 12:00:00"),
 ]
 
@@ -38,57 +51,82 @@ def at(text):
 def event(when="2150-03-05 09:20:00", person_id=1, concept_id=5, type_id=CHARTED, visit_id=None, value=None, unit=None, line=0):
     """A raw row; `when` has a time of day if it is long enough."""
     unreadable = "unreadable person_id" if person_id is None else "unreadable date" if when is None else None
-    return {"person_id": person_id, "concept_id": concept_id, "type_id": type_id, "visit_id": visit_id,
-            "date": when and date.fromisoformat(when[:10]), "time": at(when) if when and len(when) > 10 else None, "value": value, "unit": unit,
-            "unreadable": unreadable, "line": line}
+    return {
+        "person_id": person_id,
+        "concept_id": concept_id,
+        "type_id": type_id,
+        "visit_id": visit_id,
+        "date": when and date.fromisoformat(when[:10]),
+        "time": at(when) if when and len(when) > 10 else None,
+        "value": value,
+        "unit": unit,
+        "unreadable": unreadable,
+        "line": line,
+    }
 
 
 def find(*rows, domain="condition", stays=STAYS, hospital=MIMIC, cohort=None):
     people = ibis.memtable(PEOPLE, schema=PERSONS.schema)
     stays = [dict(zip(VISITS.schema.names, (*stay[:2], at(stay[2]), at(stay[3]), 9201, True), strict=True)) for stay in stays]
     events, stays = ibis.memtable(list(rows), schema=RAW), ibis.memtable(stays, schema=VISITS.schema)
-    table = records.find_records(events, people, stays, domain, hospital, cohort or Cohort())
+    table = records.find_records(events, people, stays, domain, hospital, cohort or CohortConfig())
     return table.to_pyarrow().to_pylist()
 
 
-@pytest.mark.parametrize("change, visit_id, time", [
-    ({}, 10, "2150-03-05 09:20:00"),                                                          # by its time
-    ({"visit_id": 10, "when": "2150-03-09 09:00:00"}, 10, "2150-03-09 09:00:00"),             # stated, though outside
-    ({"visit_id": 20}, 10, "2150-03-05 09:20:00"),                                            # another person's
-    ({"visit_id": 99}, 10, "2150-03-05 09:20:00"),                                            # no one's
-    ({"when": "2150-03-06 09:00:00"}, 11, "2150-03-06 09:00:00"),                             # the latest start
-    ({"when": "2150-03-09 09:00:00"}, None, "2150-03-09 09:00:00"),                           # outside any
-    ({"when": "2150-03-08"}, 10, "2150-03-08 23:59:59"),                                      # a day that the stay overlaps
-    ({"type_id": BILLED, "visit_id": 10, "when": "2150-03-04 08:00:00"}, 10, "2150-03-08 12:00:00"),
-    ({"type_id": BILLED, "visit_id": 10, "when": "2150-03-08"}, 10, "2150-03-08 12:00:00"),
-    ({"type_id": BILLED, "when": "2150-03-06 09:00:00"}, 11, "2150-03-06 23:59:59"),          # the end of the visit it fell in
-    ({"type_id": BILLED, "visit_id": 10, "when": "2150-03-09 09:00:00"}, 10, "2150-03-09 23:59:59"),  # never before it was stamped
-    ({"type_id": BILLED, "when": "2150-04-01 09:00:00"}, None, "2150-04-01 23:59:59"),        # no visit
-    ({"type_id": DATED, "when": "2150-03-05 00:00:00"}, 10, "2150-03-05 23:59:59"),
-    ({"type_id": DATED}, 10, "2150-03-05 09:20:00"),
-    ({"type_id": None, "when": "2150-03-05 00:00:00"}, 10, "2150-03-05 00:00:00"),
-])
+@pytest.mark.parametrize(
+    "change, visit_id, time",
+    [
+        ({}, 10, "2150-03-05 09:20:00"),  # by its time
+        ({"visit_id": 10, "when": "2150-03-09 09:00:00"}, 10, "2150-03-09 09:00:00"),  # stated, though outside
+        ({"visit_id": 20}, 10, "2150-03-05 09:20:00"),  # another person's
+        ({"visit_id": 99}, 10, "2150-03-05 09:20:00"),  # no one's
+        ({"when": "2150-03-06 09:00:00"}, 11, "2150-03-06 09:00:00"),  # the latest start
+        ({"when": "2150-03-09 09:00:00"}, None, "2150-03-09 09:00:00"),  # outside any
+        ({"when": "2150-03-08"}, 10, "2150-03-08 23:59:59"),  # a day that the stay overlaps
+        ({"type_id": BILLED, "visit_id": 10, "when": "2150-03-04 08:00:00"}, 10, "2150-03-08 12:00:00"),
+        ({"type_id": BILLED, "visit_id": 10, "when": "2150-03-08"}, 10, "2150-03-08 12:00:00"),
+        ({"type_id": BILLED, "when": "2150-03-06 09:00:00"}, 11, "2150-03-06 23:59:59"),  # the end of the visit it fell in
+        ({"type_id": BILLED, "visit_id": 10, "when": "2150-03-09 09:00:00"}, 10, "2150-03-09 23:59:59"),  # never before it was stamped
+        ({"type_id": BILLED, "when": "2150-04-01 09:00:00"}, None, "2150-04-01 23:59:59"),  # no visit
+        ({"type_id": DATED, "when": "2150-03-05 00:00:00"}, 10, "2150-03-05 23:59:59"),
+        ({"type_id": DATED}, 10, "2150-03-05 09:20:00"),
+        ({"type_id": None, "when": "2150-03-05 00:00:00"}, 10, "2150-03-05 00:00:00"),
+    ],
+)
 def test_visit_and_time(change, visit_id, time):
     (row,) = find(event(**change))
     assert (row["visit_id"], row["time"], row["reason"]) == (visit_id, at(time), None)
 
 
-@pytest.mark.parametrize("change, reason", [
-    ({}, None),
-    ({"person_id": None}, "unreadable person_id"), ({"when": None}, "unreadable date"),
-    ({"person_id": 3, "concept_id": 0}, "unknown person"),
-    ({"concept_id": 0}, "no concept"), ({"concept_id": None, "when": "2110-01-01"}, "no concept"),
-    ({"when": "2117-12-31"}, "under age"), ({"when": "2118-01-01"}, None),
-])
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({}, None),
+        ({"person_id": None}, "unreadable person_id"),
+        ({"when": None}, "unreadable date"),
+        ({"person_id": 3, "concept_id": 0}, "unknown person"),
+        ({"concept_id": 0}, "no concept"),
+        ({"concept_id": None, "when": "2110-01-01"}, "no concept"),
+        ({"when": "2117-12-31"}, "under age"),
+        ({"when": "2118-01-01"}, None),
+    ],
+)
 def test_reasons_in_order(change, reason):
     (row,) = find(event(**change))
     assert row["reason"] == reason
 
 
 def test_one_measurement_an_hour_the_first_in_time_and_by_value():
-    rows = [event("2150-03-05 09:20:00", value=2.0, unit="%"), event("2150-03-05 09:20:00", value=1.0, unit="%"), event("2150-03-05 09:20:00"),
-            event("2150-03-05 09:50:00", value=0.0, unit="%"), event("2150-03-05 10:00:00", value=3.0, unit="%"),
-            event("2150-03-05 09:00:00", concept_id=0), event("2150-03-05 09:00:00", concept_id=6), event("2150-03-05 09:00:00", person_id=2)]
+    rows = [
+        event("2150-03-05 09:20:00", value=2.0, unit="%"),
+        event("2150-03-05 09:20:00", value=1.0, unit="%"),
+        event("2150-03-05 09:20:00"),
+        event("2150-03-05 09:50:00", value=0.0, unit="%"),
+        event("2150-03-05 10:00:00", value=3.0, unit="%"),
+        event("2150-03-05 09:00:00", concept_id=0),
+        event("2150-03-05 09:00:00", concept_id=6),
+        event("2150-03-05 09:00:00", person_id=2),
+    ]
     found = find(*rows, domain="measurement")
     kept = sorted((row["person_id"], row["concept_id"], row["time"].hour, row["value"] or 0) for row in found if row["reason"] is None)
     assert kept == [(1, 5, 9, 1.0), (1, 5, 10, 3.0), (1, 6, 9, 0), (2, 5, 9, 0)]
@@ -97,7 +135,7 @@ def test_one_measurement_an_hour_the_first_in_time_and_by_value():
 
 
 def test_the_paper_takes_billing_codes_as_stamped_and_the_first_measurement_in_the_file():
-    paper = Cohort(billing="as_recorded", first_measurement="in_file")
+    paper = CohortConfig(billing="as_recorded", first_measurement="in_file")
     (row,) = find(event("2150-03-04 08:00:00", type_id=BILLED, visit_id=10), cohort=paper)
     assert row["time"] == at("2150-03-04 08:00:00")
     rows = [event("2150-03-05 09:50:00", value=2.0, unit="%", line=2), event("2150-03-05 09:20:00", value=1.0, unit="%", line=3)]
@@ -139,8 +177,9 @@ def first_of_hour(row):
 
 def slow_records(rows, stays, domain):
     found = [(*slow_event(row, stays), row) for row in rows]
-    kept = [(row["person_id"], time, row["concept_id"], row["value"], row["unit"], visit_id)
-            for reason, time, visit_id, row in found if reason is None]
+    kept = [
+        (row["person_id"], time, row["concept_id"], row["value"], row["unit"], visit_id) for reason, time, visit_id, row in found if reason is None
+    ]
     if domain == "measurement":
         hours = defaultdict(list)
         for row in kept:
@@ -153,13 +192,23 @@ def moments(first=datetime(2117, 12, 30), hours=24 * 5):
     return st.integers(0, hours * 2).map(lambda half: (first + timedelta(minutes=30 * half)).isoformat(sep=" "))
 
 
-stays_of_two = st.lists(st.tuples(st.integers(1, 2), moments(), st.integers(0, 60)), max_size=5).map(lambda drawn: [
-    (i, person, start, (at(start) + timedelta(hours=length)).isoformat(sep=" ")) for i, (person, start, length) in enumerate(drawn)])
-raw_events = st.lists(st.builds(
-    event, when=st.one_of(st.none(), moments(), moments(), moments().map(lambda text: text[:10])), person_id=st.sampled_from([None, 1, 1, 1, 2, 3]),
-    concept_id=st.sampled_from([None, 0, 5, 5, 5, 6]), type_id=st.sampled_from([None, BILLED, CHARTED, DATED]),
-    visit_id=st.one_of(st.none(), st.integers(0, 5)), value=st.sampled_from([None, 1.0, 2.0]), unit=st.sampled_from([None, "%"])),
-    min_size=1, max_size=12)
+stays_of_two = st.lists(st.tuples(st.integers(1, 2), moments(), st.integers(0, 60)), max_size=5).map(
+    lambda drawn: [(i, person, start, (at(start) + timedelta(hours=length)).isoformat(sep=" ")) for i, (person, start, length) in enumerate(drawn)]
+)
+raw_events = st.lists(
+    st.builds(
+        event,
+        when=st.one_of(st.none(), moments(), moments(), moments().map(lambda text: text[:10])),
+        person_id=st.sampled_from([None, 1, 1, 1, 2, 3]),
+        concept_id=st.sampled_from([None, 0, 5, 5, 5, 6]),
+        type_id=st.sampled_from([None, BILLED, CHARTED, DATED]),
+        visit_id=st.one_of(st.none(), st.integers(0, 5)),
+        value=st.sampled_from([None, 1.0, 2.0]),
+        unit=st.sampled_from([None, "%"]),
+    ),
+    min_size=1,
+    max_size=12,
+)
 
 
 @settings(max_examples=40, deadline=None)
@@ -178,8 +227,9 @@ def write_hospital(root, conditions):
     folder = root / "data" / "h"
     folder.mkdir(parents=True)
     (folder / "person.csv").write_text("person_id,gender_concept_id,year_of_birth\n1,8507,2100\n2,8532,2100\n")
-    (folder / "visit_occurrence.csv").write_text("visit_occurrence_id,person_id,visit_concept_id,visit_start_date,visit_end_date\n"
-                                                 "10,1,9201,2150-03-04,2150-03-08\n")
+    (folder / "visit_occurrence.csv").write_text(
+        "visit_occurrence_id,person_id,visit_concept_id,visit_start_date,visit_end_date\n10,1,9201,2150-03-04,2150-03-08\n"
+    )
     (folder / "condition_occurrence.csv").write_text("person_id,condition_concept_id,condition_start_date\n" + conditions)
     (folder / "drug_exposure.csv").write_text("person_id,drug_concept_id,drug_exposure_start_date\n1,7,2150-03-05\n1,0,2150-03-05\n")
     (folder / "procedure_occurrence.csv").write_text("person_id,procedure_concept_id,procedure_date\n2,8,2150-03-05\n")
@@ -202,8 +252,13 @@ def test_stage_counts_every_row_and_leaves_out_persons_with_too_few_events(tmp_p
 
 
 BAD = [  # (line, reason, text) among good ones
-    (3, "unreadable date", "1,5,05/03/2150"), (5, "too few fields", "1,5"), (6, "unknown person", "9,5,2150-03-05"),
-    (8, "too many fields", "1,5,2150-03-05,x"), (9, "unreadable concept id", "1,abc,2150-03-05"), (11, "unreadable person_id", "one,5,2150-03-05")]
+    (3, "unreadable date", "1,5,05/03/2150"),
+    (5, "too few fields", "1,5"),
+    (6, "unknown person", "9,5,2150-03-05"),
+    (8, "too many fields", "1,5,2150-03-05,x"),
+    (9, "unreadable concept id", "1,abc,2150-03-05"),
+    (11, "unreadable person_id", "one,5,2150-03-05"),
+]
 
 
 def test_rows_that_cannot_be_read_are_kept_with_their_line_and_text(tmp_path, monkeypatch, capsys):
@@ -223,8 +278,25 @@ def test_rows_that_cannot_be_read_are_kept_with_their_line_and_text(tmp_path, mo
     assert {row["table"] for row in found} == {"condition_occurrence"}
 
 
-bad_lines = st.lists(st.sampled_from(["1,5,2150-03-05", "2,6,2150-03-05", "1,5", "1,5,2150,1,1", "x,5,2150-03-05", "1,5,never", "7,5,2150-03-05",
-                                      "1,0,2150-03-05", "1,,2150-03-05", "1,5,2101-01-01", "1,1e3,2150-03-05"]), min_size=1, max_size=30)
+bad_lines = st.lists(
+    st.sampled_from(
+        [
+            "1,5,2150-03-05",
+            "2,6,2150-03-05",
+            "1,5",
+            "1,5,2150,1,1",
+            "x,5,2150-03-05",
+            "1,5,never",
+            "7,5,2150-03-05",
+            "1,0,2150-03-05",
+            "1,,2150-03-05",
+            "1,5,2101-01-01",
+            "1,1e3,2150-03-05",
+        ]
+    ),
+    min_size=1,
+    max_size=30,
+)
 
 
 @settings(max_examples=15, deadline=None)
@@ -235,8 +307,14 @@ def test_kept_left_out_and_rejected_are_the_rows_of_the_file(lines):
         write_hospital(Path(folder), "\n".join([*lines, *(f"1,{i},2150-03-05" for i in range(10, 20))]) + "\n")
         records.main(["--hospital", "h", "--set", "cohort.max_rejects=1.0"])
         good = {"1,5,2150-03-05": 1, "2,6,2150-03-05": 2}
-        plain = {"x,5,2150-03-05": "unreadable person_id", "1,5,never": "unreadable date", "7,5,2150-03-05": "unknown person",
-                 "1,1e3,2150-03-05": "unreadable concept id", "1,5": "too few fields", "1,5,2150,1,1": "too many fields"}
+        plain = {
+            "x,5,2150-03-05": "unreadable person_id",
+            "1,5,never": "unreadable date",
+            "7,5,2150-03-05": "unknown person",
+            "1,1e3,2150-03-05": "unreadable concept id",
+            "1,5": "too few fields",
+            "1,5,2150,1,1": "too many fields",
+        }
         con = connect()
         rejects = REJECTS.at(hospital="h", source="condition_occurrence")
         found = REJECTS.read(con, hospital="h", source="condition_occurrence").order_by("line").to_pyarrow().to_pylist() if rejects.exists() else []
@@ -281,7 +359,8 @@ def test_a_quote_that_is_never_closed_stops_the_stage_instead_of_losing_rows(tmp
     lines[20] = '1,21,2150-03-05,"open\n'
     write_hospital(tmp_path, "")
     (tmp_path / "data" / "h" / "condition_occurrence.csv").write_text(
-        "person_id,condition_concept_id,condition_start_date,condition_source_value\n" + "".join(lines))
+        "person_id,condition_concept_id,condition_start_date,condition_source_value\n" + "".join(lines)
+    )
     with pytest.raises(UserError, match="condition_occurrence.csv: a quote that opens at line 22 makes text of the rows behind it"):
         records.main(["--hospital", "h"])
     assert not RECORDS.at(hospital="h").exists()

@@ -1,4 +1,5 @@
 """From records to arrays: the order, the ranks, the tokens; the same bytes from any order of rows."""
+
 import json
 import tempfile
 from datetime import datetime, timedelta
@@ -12,15 +13,18 @@ from hypothesis import strategies as st
 
 from medrep import contract
 from medrep.cdm.engine import connect
-from medrep.contract import DECILES, DOMAINS, PERSONS, RECORDS, VISITS
+from medrep.contract import DOMAINS
 from medrep.patients import sequences
+from medrep.tables import DECILES, PERSONS, RECORDS, VISITS
 from medrep.vocabulary import token_vocabulary
 from preprocessing import trajectories
 
 NEW_YEAR = datetime(2150, 1, 1)
 EDGES = {"concept_id": 50, "unit": "%", "n": 11, **{f"edge_{i}": float(i) for i in range(11)}}
-PEOPLE = [{"person_id": i, "sex": sex, "race": None, "year_of_birth": 2100, "death_time": None, "split": split}
-          for i, sex, split in [(-3, "F", "train"), (5, "M", "test"), (6, "U", "valid")]]
+PEOPLE = [
+    {"person_id": i, "sex": sex, "race": None, "year_of_birth": 2100, "death_time": None, "split": split}
+    for i, sex, split in [(-3, "F", "train"), (5, "M", "test"), (6, "U", "valid")]
+]
 
 
 def record(person_id, hours, domain="drug", concept_id=7, value=None, unit=None, visit_id=None):
@@ -53,16 +57,16 @@ def test_a_value_on_an_edge_takes_the_lower_decile_and_the_ends_are_open(value, 
 def test_one_hospital(tmp_path, monkeypatch):
     monkeypatch.setattr(contract, "ROOT", tmp_path)
     records = [  # person, hours, ...                                            visit rank, record rank
-        record(5, 30, "measurement", 50, 7.5, "%", visit_id=1),               # 2, 2
-        record(5, 30, "condition", 9, visit_id=1),                            # 2, 2: condition before measurement
-        record(5, 25, "measurement", 50, 7.5, "mg", visit_id=1),              # 2, 1: no deciles of this unit
-        record(5, 2, "procedure", 1000),                                      # 1, 1: outside any visit, on the first day
-        record(5, 40, "drug", 7),                                             # 3, 1: on the second day; that visit starts at 00:00 (24 h)
-        record(-3, 24 * 365, "drug", 7, visit_id=2),                          # 1, 1
-        record(-3, 24 * 365, "drug", 7, visit_id=2),                          # 1, 1: twice is twice
+        record(5, 30, "measurement", 50, 7.5, "%", visit_id=1),  # 2, 2
+        record(5, 30, "condition", 9, visit_id=1),  # 2, 2: condition before measurement
+        record(5, 25, "measurement", 50, 7.5, "mg", visit_id=1),  # 2, 1: no deciles of this unit
+        record(5, 2, "procedure", 1000),  # 1, 1: outside any visit, on the first day
+        record(5, 40, "drug", 7),  # 3, 1: on the second day; that visit starts at 00:00 (24 h)
+        record(-3, 24 * 365, "drug", 7, visit_id=2),  # 1, 1
+        record(-3, 24 * 365, "drug", 7, visit_id=2),  # 1, 1: twice is twice
     ]
     arrays, words = make(tmp_path, records, [visit(1, 5, 24, days=7), visit(2, -3, 10, days=6.99)])
-    assert words.tokens[len(token_vocabulary.SPECIAL_TOKENS):] == ("7", "9", "50", "50_7", "1000")
+    assert words.tokens[len(token_vocabulary.SPECIAL_TOKENS) :] == ("7", "9", "50", "50_7", "1000")
     assert words.counts[7:] == (3, 1, 1, 1, 1) and words.pretraining_counts[7:] == (2, 0, 0, 0, 0)  # 5 is a test person
     assert arrays["person_id"] == [-3, 5] and arrays["person_start"] == [0, 2] and arrays["person_stop"] == [2, 7]
     assert arrays["person_sex"] == [token_vocabulary.FEMALE, token_vocabulary.MALE] and arrays["person_split"] == [0, 2]
@@ -86,8 +90,9 @@ def hospitals(draw):
     for _ in range(draw(st.integers(1, 15))):
         person = draw(st.sampled_from([-3, 5, 6]))
         visit_id = draw(st.sampled_from([None, *(stay["visit_id"] for stay in stays if stay["person_id"] == person)]))
-        domain, concept, value, unit = draw(st.sampled_from(
-            [("drug", 7, None, None), ("condition", 9, None, None), ("measurement", 50, 3.5, "%"), ("measurement", 50, None, None)]))
+        domain, concept, value, unit = draw(
+            st.sampled_from([("drug", 7, None, None), ("condition", 9, None, None), ("measurement", 50, 3.5, "%"), ("measurement", 50, None, None)])
+        )
         rows.append(record(person, 6 * draw(st.integers(0, 20)), domain, concept, value, unit, visit_id))
     return stays, rows
 
@@ -98,15 +103,26 @@ def slow_rows(stays, rows):
     found = []
     for person in {row["person_id"] for row in rows}:
         mine = [row for row in rows if row["person_id"] == person]
+
         def visit_of(row):
             day = row["time"].replace(hour=0)
             return (starts[row["visit_id"]], 0, row["visit_id"]) if row["visit_id"] is not None else (day, 1, 0)
+
         order = sorted({visit_of(row) for row in mine})
         for row in mine:
             times = sorted({other["time"] for other in mine if visit_of(other) == visit_of(row)})
             seconds = int((row["time"] - datetime(1970, 1, 1)).total_seconds())
-            found.append((person, seconds, DOMAINS.index(row["domain"]) + 1, row["concept_id"], 3 if row["value"] else -1,
-                          order.index(visit_of(row)) + 1, times.index(row["time"]) + 1))
+            found.append(
+                (
+                    person,
+                    seconds,
+                    DOMAINS.index(row["domain"]) + 1,
+                    row["concept_id"],
+                    3 if row["value"] else -1,
+                    order.index(visit_of(row)) + 1,
+                    times.index(row["time"]) + 1,
+                )
+            )
     return sorted(found)
 
 

@@ -3,6 +3,7 @@
 First against a slow, plain second implementation over the raw rows; then against themselves, with rows in another order or twice,
 with other ids, or with all dates moved. Nothing here calls into a stage but its main().
 """
+
 import csv
 import json
 import random
@@ -67,20 +68,41 @@ STYLES = ["time"] * 8 + ["zone", "minutes", "day", "bare datetime", "no such hou
 def as_written(when: datetime, style: str) -> tuple[str, str]:
     """A moment as date and datetime columns have it."""
     day, clock = f"{when:%Y-%m-%d}", f"{when:%H:%M:%S}"
-    texts = {"time": (day, f"{day} {clock}"), "zone": ("", f"{day}T{clock}.750+05:00"), "minutes": (day, f"{day} {clock[:5]}"), "day": (day, ""),
-             "bare datetime": (day, day), "no such hour": (day, f"{day} 99:00"), "never": ("never", ""), "none": ("", "")}
+    texts = {
+        "time": (day, f"{day} {clock}"),
+        "zone": ("", f"{day}T{clock}.750+05:00"),
+        "minutes": (day, f"{day} {clock[:5]}"),
+        "day": (day, ""),
+        "bare datetime": (day, day),
+        "no such hour": (day, f"{day} 99:00"),
+        "never": ("never", ""),
+        "none": ("", ""),
+    }
     return texts[style]
 
 
 def visit_row(visit, person, concept, start, end):
-    return {"visit_occurrence_id": visit, "person_id": person, "visit_concept_id": concept, "visit_start_date": start[0],
-            "visit_start_datetime": start[1], "visit_end_date": end[0], "visit_end_datetime": end[1]}
+    return {
+        "visit_occurrence_id": visit,
+        "person_id": person,
+        "visit_concept_id": concept,
+        "visit_start_date": start[0],
+        "visit_start_datetime": start[1],
+        "visit_end_date": end[0],
+        "visit_end_datetime": end[1],
+    }
 
 
 def event_row(domain, person, concept, when, kind, visit, measured):
     _, concept_column, date_column, type_column = DOMAINS[domain]
-    row = {"person_id": person, concept_column: concept, f"{date_column}_date": when[0], f"{date_column}_datetime": when[1], type_column: kind,
-           "visit_occurrence_id": visit}
+    row = {
+        "person_id": person,
+        concept_column: concept,
+        f"{date_column}_date": when[0],
+        f"{date_column}_datetime": when[1],
+        type_column: kind,
+        "visit_occurrence_id": visit,
+    }
     columns = ("value_as_number", "value_source_value", "unit_concept_id", "unit_source_value")
     return row | dict(zip(columns, measured, strict=True)) if domain == "measurement" else row
 
@@ -105,9 +127,14 @@ def random_hospital(chance: random.Random, size: int, starts_differ: bool) -> Ho
         return mostly([f"{i}{end}" for i in [people[0], *people[:2], *people] for end in ("", "", ".0")], [*BAD_IDS, str(STRANGER)])
 
     def person_row(person, year):
-        return {"person_id": person, "gender_concept_id": chance.choice(["8507", "8532", "0", ""]), "year_of_birth": year,
-                "person_source_value": source.get(person.removesuffix(".0"), "999"),
-                "race_concept_id": chance.choice(["8527", "8515.0", "0", "", "white"]), "race_source_value": chance.choice(["", "WHITE"])}
+        return {
+            "person_id": person,
+            "gender_concept_id": chance.choice(["8507", "8532", "0", ""]),
+            "year_of_birth": year,
+            "person_source_value": source.get(person.removesuffix(".0"), "999"),
+            "race_concept_id": chance.choice(["8527", "8515.0", "0", "", "white"]),
+            "race_source_value": chance.choice(["", "WHITE"]),
+        }
 
     years = ["1980"] * 4 + ["2012", "2013", "1930"]
     # one person of no chance, so that no stage finds a table or the hospital empty; and on edges that chance seldom meets: a stay of
@@ -118,7 +145,8 @@ def random_hospital(chance: random.Random, size: int, starts_differ: bool) -> Ho
     first = LAST_DAY - 70 * DAY + timedelta(hours=8)
     tables["visit_occurrence"] = [
         visit_row("1", SURE, "9201", as_written(first, "time"), as_written(first + 7 * DAY, "time")),
-        visit_row("2", SURE, "9201", as_written(first + 37 * DAY, "time"), as_written(LAST_DAY - 30 * DAY, "day"))]
+        visit_row("2", SURE, "9201", as_written(first + 37 * DAY, "time"), as_written(LAST_DAY - 30 * DAY, "day")),
+    ]
     stays, second = [], timedelta(seconds=1)
     for _ in range(6 * size):
         visit, person, start = mostly([str(i) for i in VISIT_IDS], BAD_IDS), someone(), some_day()
@@ -128,16 +156,27 @@ def random_hospital(chance: random.Random, size: int, starts_differ: bool) -> Ho
         end = start + timedelta(hours=chance.choice([-2, 1, 24, 25, 48, 72, 100, 150, 168, 169, 200]))
         if chance.random() < 0.1:  # followed for 30 days to the second, or not quite
             end = LAST_DAY - 30 * DAY + chance.choice([LAST_SECOND, LAST_SECOND, DAY])
-        row = visit_row(visit, person, chance.choice(["9201"] * 4 + ["9202"]), as_written(start, mostly(STYLES, ["never"])),
-                        as_written(end, mostly([*STYLES, "none"], ["never"])))
+        row = visit_row(
+            visit,
+            person,
+            chance.choice(["9201"] * 4 + ["9202"]),
+            as_written(start, mostly(STYLES, ["never"])),
+            as_written(end, mostly([*STYLES, "none"], ["never"])),
+        )
         if not (starts_differ and start_of(row) in [start_of(other) for other in tables["visit_occurrence"]]):
             tables["visit_occurrence"].append(row)
             stays.append((visit, person, start, end))
 
-    for domain, concepts, most in [("condition", [50, 50, 202, 203, 203, 204, 205, 2_000_000_123], 8 * size), ("drug", [7, 300, 50], 4 * size),
-                                   ("measurement", [50, 50, 50, 7, 2_000_000_001], 20 * size), ("procedure", [7, 1000], 3 * size)]:
-        rows = [event_row(domain, SURE, concept, when, str(CHARTED), "", [""] * 4)
-                for concept, when in [("7", as_written(LAST_DAY, "day")), ("203", as_written(first + DAY, "time"))]]
+    for domain, concepts, most in [
+        ("condition", [50, 50, 202, 203, 203, 204, 205, 2_000_000_123], 8 * size),
+        ("drug", [7, 300, 50], 4 * size),
+        ("measurement", [50, 50, 50, 7, 2_000_000_001], 20 * size),
+        ("procedure", [7, 1000], 3 * size),
+    ]:
+        rows = [
+            event_row(domain, SURE, concept, when, str(CHARTED), "", [""] * 4)
+            for concept, when in [("7", as_written(LAST_DAY, "day")), ("203", as_written(first + DAY, "time"))]
+        ]
         for _ in range(most):
             person, when, visit = someone(), some_day(), mostly([""] * len(VISIT_IDS) + [str(i) for i in VISIT_IDS], ["x", str(STRANGER)])
             if stays and chance.random() < 0.5:  # in a stay, at its edges and those of what a model may see
@@ -145,13 +184,28 @@ def random_hospital(chance: random.Random, size: int, starts_differ: bool) -> Ho
                 when = chance.choice([start + timedelta(hours=2), start + DAY - second, start + DAY, start + DAY, start + 2 * DAY, end, end + second])
                 visit = chance.choice([own, visit])
             measured = [chance.choice(VALUES), chance.choice(VALUES), chance.choice(["", "0", "8554", "8554.0"]), chance.choice(["", "%"])]
-            rows.append(event_row(domain, person, mostly([str(c) for c in concepts], ["", "0", "abc"]), as_written(when, mostly(STYLES, ["never"])),
-                                  chance.choice(["", *map(str, [BILLED, BILLED, CHARTED, CHARTED, DATED])]), visit, measured))
+            rows.append(
+                event_row(
+                    domain,
+                    person,
+                    mostly([str(c) for c in concepts], ["", "0", "abc"]),
+                    as_written(when, mostly(STYLES, ["never"])),
+                    chance.choice(["", *map(str, [BILLED, BILLED, CHARTED, CHARTED, DATED])]),
+                    visit,
+                    measured,
+                )
+            )
         tables[DOMAINS[domain][0]] = rows
 
     if chance.random() < 0.4:
-        tables["patients"] = [{"subject_id": mostly([*source.values(), "100.0"], ["x", "777"]), "anchor_year": mostly(["2030"], ["", "x"]),
-                               "anchor_age": chance.choice(["17", "18", "40", "91"])} for _ in range(chance.randint(0, 4))]
+        tables["patients"] = [
+            {
+                "subject_id": mostly([*source.values(), "100.0"], ["x", "777"]),
+                "anchor_year": mostly(["2030"], ["", "x"]),
+                "anchor_age": chance.choice(["17", "18", "40", "91"]),
+            }
+            for _ in range(chance.randint(0, 4))
+        ]
     if chance.random() < 0.8:
         tables["death"] = []
         for _, person, start, end in chance.sample(stays, min(len(stays), chance.randint(0, 3 * size))):
@@ -189,8 +243,17 @@ def write_hospital(root, hospital):
         (root / "data" / folder).mkdir(parents=True)
     for table, rows in hospital.tables.items():
         write_table(root / "data" / "h" / f"{table}.csv", rows, COLUMNS.get(table) or list(rows[0]))
-    concepts = [{"concept_id": i, "concept_name": f'"concept" {i}', "domain_id": "Condition", "vocabulary_id": "SNOMED",
-                 "concept_class_id": "Disorder", "concept_code": f"c{i}"} for i in range(201, 206)]
+    concepts = [
+        {
+            "concept_id": i,
+            "concept_name": f'"concept" {i}',
+            "domain_id": "Condition",
+            "vocabulary_id": "SNOMED",
+            "concept_class_id": "Disorder",
+            "concept_code": f"c{i}",
+        }
+        for i in range(201, 206)
+    ]
     pairs = [{"concept_id_1": child, "concept_id_2": parent, "relationship_id": "Is a", "invalid_reason": reason} for child, parent, reason in IS_A]
     for name, rows in [("CONCEPT", concepts), ("CONCEPT_RELATIONSHIP", pairs)]:
         write_table(root / "data" / "concepts" / f"{name}.csv", rows, list(rows[0]), delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
@@ -211,9 +274,16 @@ def run(hospital, min_events=MIN_EVENTS, stages=(persons, visits, records, decil
         for table, lines in (torn or {}).items():
             with open(root / "data" / "h" / f"{table}.csv", "a") as file:
                 file.write("".join(line + "\n" for line in lines))
-        choices = ["cohort.home=h", f"cohort.min_events={min_events}", f"cohort.min_values={MIN_VALUES}", "cohort.max_rejects=1.0",
-                   f"hospital.billing_types=[{BILLED}]", f"hospital.date_only_types=[{DATED}]",
-                   f"hospital.midnight_is_a_time={hospital.midnight_is_a_time}", f"hospital.follow_up_ends={hospital.follow_up_ends}"]
+        choices = [
+            "cohort.home=h",
+            f"cohort.min_events={min_events}",
+            f"cohort.min_values={MIN_VALUES}",
+            "cohort.max_rejects=1.0",
+            f"hospital.billing_types=[{BILLED}]",
+            f"hospital.date_only_types=[{DATED}]",
+            f"hospital.midnight_is_a_time={hospital.midnight_is_a_time}",
+            f"hospital.follow_up_ends={hospital.follow_up_ends}",
+        ]
         flags = ["--hospital", "h", *(part for choice in choices for part in ("--set", choice))]
         for stage in stages:
             stage.main([*flags, "--outcome", *OUTCOMES[:3], str(root / "lung.json")] if stage is labels else flags)
@@ -238,8 +308,10 @@ def read_all(made, usedata):
         mine = slice(arrays.person_start[row], arrays.person_stop[row])
         made.people[person] = (int(arrays.person_sex[row]), contract.SPLITS[arrays.person_split[row]])
         columns = (getattr(arrays, name)[mine].tolist() for name in ("time", "domain", "token", "age", "visit_rank", "record_rank", "long_visit"))
-        made.events[person] = [(EPOCH + timedelta(seconds=time), list(DOMAINS)[domain - 1], made.words["tokens"][token], *others)
-                               for time, domain, token, *others in zip(*columns, strict=True)]
+        made.events[person] = [
+            (EPOCH + timedelta(seconds=time), list(DOMAINS)[domain - 1], made.words["tokens"][token], *others)
+            for time, domain, token, *others in zip(*columns, strict=True)
+        ]
 
 
 # ---- a slow, plain second implementation ---------------------------------------------------------------------------
@@ -259,6 +331,7 @@ def number(text):
 
 def moment(row, name, midnight_is_a_time):
     """(date, time) of a row; no time where only the day is known."""
+
     def parsed(parse, text):
         try:
             return parse(text)
@@ -321,8 +394,7 @@ def slow_persons(tables):
 
     for row in tables.get("death", []):
         person, (day, time) = whole(row["person_id"]), moment(row, "death", midnight_is_a_time=False)
-        why = ("unreadable person_id" if person is None else "unreadable date" if day is None
-               else "unknown person" if person not in known else None)
+        why = "unreadable person_id" if person is None else "unreadable date" if day is None else "unknown person" if person not in known else None
         deaths.append({"person": person, "death": time or day and end_of_day(day), "why": why})
     keep_first(deaths, lambda r: r["person"], lambda r: r["death"], "later death of the same person")
     for row in still_in(deaths):
@@ -383,8 +455,17 @@ def slow_event(row, domain, people, stays, midnight_is_a_time):
         value = number(row["value_source_value"]) if value is None else value
         if value is not None:
             unit = str(whole(row["unit_concept_id"]) or row["unit_source_value"] or "none")
-    return {"person": person, "domain": domain, "concept": concept, "time": known, "value": value, "unit": unit, "stay": stay,
-            "age": known.year - people[person]["year"], "why": "under age" if known.year - people[person]["year"] < 18 else None}
+    return {
+        "person": person,
+        "domain": domain,
+        "concept": concept,
+        "time": known,
+        "value": value,
+        "unit": unit,
+        "stay": stay,
+        "age": known.year - people[person]["year"],
+        "why": "under age" if known.year - people[person]["year"] < 18 else None,
+    }
 
 
 def slow_hospital(hospital, min_events=MIN_EVENTS):
@@ -394,8 +475,12 @@ def slow_hospital(hospital, min_events=MIN_EVENTS):
     stays = still_in(judged["visit_occurrence"])
     for domain, (table, *_) in DOMAINS.items():
         judged[table] = [slow_event(row, domain, people, stays, hospital.midnight_is_a_time) for row in hospital.tables[table]]
-    keep_first(judged["measurement"], lambda r: (r["person"], r["concept"], r["time"].replace(minute=0, second=0)),
-               lambda r: nulls_last(r["time"], r["value"], r["unit"], r["stay"] and r["stay"]["visit"]), "same hour")
+    keep_first(
+        judged["measurement"],
+        lambda r: (r["person"], r["concept"], r["time"].replace(minute=0, second=0)),
+        lambda r: nulls_last(r["time"], r["value"], r["unit"], r["stay"] and r["stay"]["visit"]),
+        "same hour",
+    )
     every = [row for table, *_ in DOMAINS.values() for row in judged[table]]
     events_of = Counter(row["person"] for row in still_in(every))
     for row in still_in(every):
@@ -437,8 +522,17 @@ def slow_trajectories(found, train):
             if event["value"] is not None and (event["concept"], event["unit"]) in edges:
                 token += (sum(edge < event["value"] for edge in edges[event["concept"], event["unit"]][1:10]),)
             stay = event["stay"]
-            rows.append((event["time"], event["domain"], token, event["age"], in_order.index(visit_of(event)) + 1, times.index(event["time"]) + 1,
-                         int(bool(stay) and stay["end"] - stay["start"] >= timedelta(days=7))))
+            rows.append(
+                (
+                    event["time"],
+                    event["domain"],
+                    token,
+                    event["age"],
+                    in_order.index(visit_of(event)) + 1,
+                    times.index(event["time"]) + 1,
+                    int(bool(stay) and stay["end"] - stay["start"] >= timedelta(days=7)),
+                )
+            )
         trajectory_of[person] = [(time, domain, "_".join(map(str, token)), *others) for time, domain, token, *others in sorted(rows)]
     return trajectory_of
 
@@ -489,7 +583,7 @@ def slow_labels(found, follow_up_ends):
                 merged.append((start, end))
         for i, (_, end) in enumerate(merged):
             until = end + 30 * DAY
-            back = any(start <= until for start, _ in merged[i + 1:])
+            back = any(start <= until for start, _ in merged[i + 1 :])
             lost = (death is not None and death <= until) or (follow_up_ends == "last_record" and until > last_time)
             if not died_by(end) and (back or not lost):
                 labelled["RA"][person, end] = back
@@ -505,9 +599,11 @@ def seconds(time):
 def test_persons_trajectories_labels_and_windows_are_those_of_the_plain_definitions(hospital, max_length):
     made, slow = run(hospital), slow_hospital(hospital)
     assert {person: (row["year_of_birth"], row["sex"], row["race"], row["death_time"]) for person, row in made.persons.items()} == {
-        person: (row["year"], row["sex"], row["race"], row["death"]) for person, row in slow.people.items()}
+        person: (row["year"], row["sex"], row["race"], row["death"]) for person, row in slow.people.items()
+    }
     assert {visit: (row["person_id"], row["start"], row["end"], row["is_admission"]) for visit, row in made.visits.items()} == {
-        stay["visit"]: (stay["person"], stay["start"], stay["end"], stay["admission"]) for stay in slow.stays}
+        stay["visit"]: (stay["person"], stay["start"], stay["end"], stay["admission"]) for stay in slow.stays
+    }
 
     train = {person for person, row in made.persons.items() if row["split"] == "train"}
     expected = slow_trajectories(slow, train)
@@ -523,12 +619,12 @@ def test_persons_trajectories_labels_and_windows_are_those_of_the_plain_definiti
         places = arrays.rows_of(np.array([person for person, *_ in rows], dtype=np.int64))
         examples = arrays.examples(places, np.array([seconds(time) for _, time, _ in rows], dtype=np.int64), max_length)
         for (person, time, _), (place, start, stop) in zip(rows, examples.tolist(), strict=True):
-            seen = [event for event in expected[person] if event[0] < time][-(max_length - 2):]
+            seen = [event for event in expected[person] if event[0] < time][-(max_length - 2) :]
             first = arrays.person_start[place]
-            assert made.events[person][start - first:stop - first] == seen, outcome
+            assert made.events[person][start - first : stop - first] == seen, outcome
     for place, person in enumerate(made.events):
         first, cut = arrays.person_start[place], arrays.windows([place], max_length).tolist()
-        pieces = [made.events[person][start - first:stop - first] for _, start, stop in cut]
+        pieces = [made.events[person][start - first : stop - first] for _, start, stop in cut]
         assert [event for piece in reversed(pieces) for event in piece] == expected[person]
         assert {len(piece) for piece in pieces[:-1]} <= {max_length - 2}
 
@@ -591,8 +687,9 @@ def test_every_row_twice_repeats_events_but_no_person_visit_measurement_or_label
     for name in ("persons", "visits", "deciles", "people", "labels", "flows"):
         assert getattr(after, name) == getattr(before, name), name
     assert after.words["tokens"] == before.words["tokens"]
-    assert after.events == {person: [event for event in events for _ in range(1 if event[1] == "measurement" else 2)]
-                            for person, events in before.events.items()}
+    assert after.events == {
+        person: [event for event in events for _ in range(1 if event[1] == "measurement" else 2)] for person, events in before.events.items()
+    }
 
 
 def renamed(hospital, places):
@@ -648,16 +745,21 @@ YEARS, YEARS_LATER = 28, timedelta(days=10227)  # between 1901 and 2099 the cale
 
 
 def years_later(row):
-    later = {name: re.sub(r"\d{4}-\d\d-\d\d", lambda found: str(date.fromisoformat(found[0]) + YEARS_LATER), text)
-             for name, text in row.items() if name.endswith(("_date", "_datetime"))}
+    later = {
+        name: re.sub(r"\d{4}-\d\d-\d\d", lambda found: str(date.fromisoformat(found[0]) + YEARS_LATER), text)
+        for name, text in row.items()
+        if name.endswith(("_date", "_datetime"))
+    }
     return row | later | {name: str(int(row[name]) + YEARS) for name in ("year_of_birth", "anchor_year") if row.get(name, "").isdigit()}
 
 
 @same_hospitals
 def test_all_dates_28_years_later_change_nothing_but_times(hospital):
     before, after = as_it_is(hospital), run(changed(hospital, lambda rows: [years_later(row) for row in rows]), min_events=1)
-    assert after.persons == {i: row | {"year_of_birth": row["year_of_birth"] + YEARS,
-                                       "death_time": row["death_time"] and row["death_time"] + YEARS_LATER} for i, row in before.persons.items()}
+    assert after.persons == {
+        i: row | {"year_of_birth": row["year_of_birth"] + YEARS, "death_time": row["death_time"] and row["death_time"] + YEARS_LATER}
+        for i, row in before.persons.items()
+    }
     assert after.visits == {i: row | {"start": row["start"] + YEARS_LATER, "end": row["end"] + YEARS_LATER} for i, row in before.visits.items()}
     assert after.events == {person: [(time + YEARS_LATER, *others) for time, *others in events] for person, events in before.events.items()}
     assert after.labels == {outcome: [(person, time + YEARS_LATER, value) for person, time, value in rows] for outcome, rows in before.labels.items()}

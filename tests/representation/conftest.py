@@ -1,4 +1,5 @@
 """A miniature Athena download and a hospital that uses some of it; every stage runs on it in seconds."""
+
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from medrep import contract
 from medrep.cdm.engine import connect
+from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import token_vocabulary
 from representation import encoder
@@ -29,9 +31,19 @@ concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tstandard_c
 50\tFar away\tCondition\tSNOMED\tDisorder\tS\tc50\t19700101\t20991231\t
 """
 RELATIONSHIP = [
-    (2, 1, "Is a", ""), (1, 2, "Subsumes", ""), (3, 2, "Is a", ""), (2, 3, "Subsumes", ""), (2, 2, "Maps to", ""),
-    (11, 10, "RxNorm has ing", ""), (10, 11, "RxNorm ing of", ""), (11, 12, "RxNorm has dose form", ""),
-    (2, 50, "Concept replaces", "D"), (40, 41, "Is a", ""), (20, 21, "Has system", ""), (21, 20, "System of", ""), (2, 999, "Is a", ""),
+    (2, 1, "Is a", ""),
+    (1, 2, "Subsumes", ""),
+    (3, 2, "Is a", ""),
+    (2, 3, "Subsumes", ""),
+    (2, 2, "Maps to", ""),
+    (11, 10, "RxNorm has ing", ""),
+    (10, 11, "RxNorm ing of", ""),
+    (11, 12, "RxNorm has dose form", ""),
+    (2, 50, "Concept replaces", "D"),
+    (40, 41, "Is a", ""),
+    (20, 21, "Has system", ""),
+    (21, 20, "System of", ""),
+    (2, 999, "Is a", ""),
 ]
 TOKENS = ["2", "11", "20", "20_7", "30", "40", "777", "778_3"]  # 777 and 778 are not in CONCEPT
 
@@ -49,19 +61,25 @@ def write_athena(root, relationship=RELATIONSHIP, ancestor=None):
     (folder / "CONCEPT.csv").write_text(CONCEPT)
     (folder / "CONCEPT_RELATIONSHIP.csv").write_text(
         "CONCEPT_ID_1\tCONCEPT_ID_2\tRELATIONSHIP_ID\tVALID_START_DATE\tVALID_END_DATE\tINVALID_REASON\n"
-        + "".join(f"{a}\t{b}\t{name}\t19700101\t20991231\t{reason}\n" for a, b, name, reason in relationship))
+        + "".join(f"{a}\t{b}\t{name}\t19700101\t20991231\t{reason}\n" for a, b, name, reason in relationship)
+    )
     (folder / "CONCEPT_SYNONYM.csv").write_text(
         "concept_id\tconcept_synonym_name\tlanguage_concept_id\n2\tInfection of lung\t4180186\n2\tLungenentzündung\t4182504\n"
-        "2\tpneumonia\t4180186\n2\tPneumonitis; infectious; acute\t4180186\n")
+        "2\tpneumonia\t4180186\n2\tPneumonitis; infectious; acute\t4180186\n"
+    )
     if ancestor is not None:
         (folder / "CONCEPT_ANCESTOR.csv").write_text(
             "ancestor_concept_id\tdescendant_concept_id\tmin_levels_of_separation\tmax_levels_of_separation\n"
-            + "".join(f"{a}\t{d}\t{level}\t{level}\n" for a, d, level in ancestor))
+            + "".join(f"{a}\t{d}\t{level}\t{level}\n" for a, d, level in ancestor)
+        )
 
 
-SMALL = {"models/behrt.yaml": "model: {hidden_size: 16}\n", "graph.yaml": "hidden_size: 24\nepochs: 3\nbatch_size: 8\n",
-         "encoder.yaml": "model: none\nhidden_size: 16\nnum_layers: 1\nnum_heads: 2\nintermediate_size: 16\nvocab_size: 400\n"
-                         "max_length: 48\nepochs: 2\nlearning_rate: 1.0e-2\nbatch_tokens: 256\npooling: mean\n"}
+SMALL = {
+    "models/behrt.yaml": "model: {hidden_size: 16}\n",
+    "graph.yaml": "hidden_size: 24\nepochs: 3\nbatch_size: 8\n",
+    "encoder.yaml": "model: none\nhidden_size: 16\nnum_layers: 1\nnum_heads: 2\nintermediate_size: 16\nvocab_size: 400\n"
+    "max_length: 48\nepochs: 2\nlearning_rate: 1.0e-2\nbatch_tokens: 256\npooling: mean\n",
+}
 
 
 @pytest.fixture
@@ -110,8 +128,8 @@ def many_texts(small_root):
     texts[40], texts[41] = " ".join(["40", *WORDS * 8]), " ".join(["41", *WORDS * 9])
     ids = [str(1000 + i) for i in range(300)]
     concept_vectors.write_index(ids)
-    rows = ibis.memtable([(i, text, "template", "", "k") for i, text in zip(ids, texts, strict=True)], schema=contract.DEFINITIONS.schema)
-    contract.DEFINITIONS.write(connect(), rows)
+    rows = ibis.memtable([(i, text, "template", "", "k") for i, text in zip(ids, texts, strict=True)], schema=DEFINITIONS.schema)
+    DEFINITIONS.write(connect(), rows)
     encoder.main(["--gpu-devices", "cpu", "--set", "encoder.epochs=0"])
     return texts
 

@@ -1,4 +1,5 @@
 """An OpenAI-compatible endpoint on loopback, on which one can be badly treated."""
+
 import asyncio
 import json
 import re
@@ -10,9 +11,14 @@ NAME = re.compile(r"Define this [\w ]+(?: of a measurement)?: (.*)")
 
 
 def completion(text="It is known by its features.", finish_reason="stop", **message):
-    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m",
-            "choices": [{"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text, **message}}],
-            "usage": {"prompt_tokens": 200, "completion_tokens": 50, "total_tokens": 250}}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [{"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text, **message}}],
+        "usage": {"prompt_tokens": 200, "completion_tokens": 50, "total_tokens": 250},
+    }
 
 
 class ModelServer:
@@ -89,8 +95,12 @@ class ModelServer:
         await asyncio.sleep(does.get("hang", 0))
         content = does.get("body", {"error": {"message": "no", "type": "x", "code": does.get("code")}})
         content = content if isinstance(content, bytes) else json.dumps(content).encode()
-        lines = [f"HTTP/1.1 {does.get('status', 200)} X", "Content-Type: application/json", f"Content-Length: {len(content)}",
-                 *(f"{name}: {value}" for name, value in does.get("headers", {}).items())]
+        lines = [
+            f"HTTP/1.1 {does.get('status', 200)} X",
+            "Content-Type: application/json",
+            f"Content-Length: {len(content)}",
+            *(f"{name}: {value}" for name, value in does.get("headers", {}).items()),
+        ]
         if does.get("broken"):
             content = content[: len(content) // 2]
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + content)

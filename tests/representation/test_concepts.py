@@ -1,4 +1,5 @@
 """Which concepts get a row."""
+
 from itertools import product
 
 import ibis
@@ -33,7 +34,8 @@ def test_neighbours_agree_with_a_slow_search(athena):
     near = concepts.find_neighbours(
         ibis.memtable(list(domain.items()), schema={"concept_id": "int64", "domain_id": "string"}),
         ibis.memtable(rows, schema={"concept_id_1": "int64", "concept_id_2": "int64", "invalid_reason": "string"}),
-        ibis.memtable({"concept_id": sorted(known)}))
+        ibis.memtable({"concept_id": sorted(known)}),
+    )
     slow = set()
     for a, b, reason in rows:
         if reason is None:
@@ -64,6 +66,7 @@ SCOPED = """\
 
 def plain_scope(root, scope):
     """The index of a scope, said again with lists and loops."""
+
     def rows(table):
         header, *lines = (root / "data" / "concepts" / f"{table}.csv").read_text().splitlines()
         return [dict(zip(header.lower().split("\t"), line.split("\t"), strict=True)) for line in lines]

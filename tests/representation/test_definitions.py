@@ -1,10 +1,11 @@
 """What the template writer says."""
+
 import random
 
 import pytest
 
 from medrep.cdm.engine import connect
-from medrep.contract import DEFINITIONS
+from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_vectors as shared
 from representation import concepts, definitions
 
@@ -25,8 +26,9 @@ def test_definitions_say_name_class_features_synonyms_and_decile(athena):
     text = {concept: row["text"] for concept, row in rows.items()}
     assert text["2"] == "Pneumonia: condition (disorder). It is a kind of Disorder of lung. Also called Infection of lung."
     assert text["11"] == "aspirin 100 MG Oral Tablet: drug (clinical drug). It is with the ingredient aspirin, given as Oral Tablet."
-    assert text["20_7"].startswith("Hemoglobin A1c (8th decile): measurement (lab test). "
-                                   "A value in the 8th of ten tenths of all values: above usual.")
+    assert text["20_7"].startswith(
+        "Hemoglobin A1c (8th decile): measurement (lab test). A value in the 8th of ten tenths of all values: above usual."
+    )
     assert text["21"].startswith("NA: ") and text["30"] == '"Quoted: procedure.'
     assert {row["writer"] for row in rows.values()} == {"template"} and len({row["key"] for row in rows.values()}) == len(rows)
 
@@ -74,11 +76,18 @@ def test_working_part_by_part_changes_nothing(athena, monkeypatch):
 
 
 def test_texts_and_keys_stay_as_they_are():
-    facts = {"name": "Pneumonia", "domain": "Condition", "kind": "Disorder", "synonyms": ["Lung infection"],
-             "features": {"a kind of": ["Disorder of lung"]}}
+    facts = {
+        "name": "Pneumonia",
+        "domain": "Condition",
+        "kind": "Disorder",
+        "synonyms": ["Lung infection"],
+        "features": {"a kind of": ["Disorder of lung"]},
+    }
     row = definitions.by_template(facts, 9)
-    assert row["text"] == ("Pneumonia (10th decile): condition (disorder). A value in the 10th of ten tenths of all values: very high. "
-                           "It is a kind of Disorder of lung. Also called Lung infection.")
+    assert row["text"] == (
+        "Pneumonia (10th decile): condition (disorder). A value in the 10th of ten tenths of all values: very high. "
+        "It is a kind of Disorder of lung. Also called Lung infection."
+    )
     # a key that changes makes everyone's encoder train anew: raise TEMPLATE with the template, and only then
     assert row["key"] == "1ff5e88242b8374f4df2aeb45fea5048"
 

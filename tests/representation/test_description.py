@@ -1,4 +1,5 @@
 """Vectors of many texts: each encoded once, continued after a kill, divided among processes, always the same bytes."""
+
 import json
 import signal
 import time
@@ -6,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from medrep import contract
+from medrep import contract, storage
 from medrep.cdm.engine import connect
 from medrep.vectors import concept_vectors as shared
 from medrep.vectors import text_encoder, texts
@@ -26,7 +27,7 @@ def whole(many_texts, monkeypatch):
     monkeypatch.setattr(texts, "CHUNK", 3)
     description.main(["--gpu-devices", "cpu"])
     content = bytes_of()
-    for path in (contract.concept_array_file(OUTPUT), contract.stamp_of(contract.concept_array_file(OUTPUT))):
+    for path in (contract.concept_array_file(OUTPUT), storage.stamp_path(contract.concept_array_file(OUTPUT))):
         path.unlink()
     return content
 
@@ -50,7 +51,9 @@ def test_equal_texts_are_encoded_once_and_long_ones_are_cut_and_counted(many_tex
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_run_killed_between_two_chunks_ends_with_the_bytes_of_one_that_was_not(whole, python, moment, capsys):
     kill = "os.kill(os.getpid(), signal.SIGKILL)"
-    killed = python(SMALL_CHUNKS + f"""
+    killed = python(
+        SMALL_CHUNKS
+        + f"""
 import os, signal
 own, count = description.note, []
 def note(array, **done):
@@ -59,7 +62,8 @@ def note(array, **done):
     own(array, **done)
     if len(count) == 5: {kill}
 description.note = note
-description.main(["--gpu-devices", "cpu"])""")
+description.main(["--gpu-devices", "cpu"])"""
+    )
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL and not contract.concept_array_file(OUTPUT).exists()
     capsys.readouterr()
@@ -69,7 +73,7 @@ description.main(["--gpu-devices", "cpu"])""")
 
 
 def test_two_processes_killed_and_continued_by_one_give_the_same_bytes(whole, python):
-    part = contract.part_of(contract.concept_array_file(OUTPUT))
+    part = storage.unfinished_path(contract.concept_array_file(OUTPUT))
     killed = python(SMALL_CHUNKS + "description.main(['--gpu-devices', 'cpu', 'cpu'])")
     while not description.noted(part) and killed.poll() is None:
         time.sleep(0.001)
@@ -93,7 +97,7 @@ def test_what_is_left_of_other_settings_is_discarded(whole, monkeypatch, capsys)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(description, "note", stop)
         description.main(["--gpu-devices", "cpu", "--pooling", "cls"])
-    assert contract.part_of(contract.concept_array_file(OUTPUT)).exists()
+    assert storage.unfinished_path(contract.concept_array_file(OUTPUT)).exists()
     capsys.readouterr()
     description.main(["--gpu-devices", "cpu"])
     assert "was left of other inputs or settings: it is discarded" in capsys.readouterr().out and bytes_of() == whole
@@ -111,11 +115,14 @@ def test_pooling_is_a_flag_and_precision_a_setting(many_texts, monkeypatch):
     assert cosine.min() > 0.999 and not np.array_equal(mean, half)
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["--set", "encoder.precision=fp16"], "encoder.precision is 'fp16': it must be auto or fp32 or bf16"),
-    (["--set", "encoder.max_length=1024"], "encoder.max_length is 1024: it must be 3 to 512"),
-    (["--gpu-devices", "99"], "no such GPU"),
-])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--set", "encoder.precision=fp16"], "encoder.precision is 'fp16': it must be auto or fp32 or bf16"),
+        (["--set", "encoder.max_length=1024"], "encoder.max_length is 1024: it must be 3 to 512"),
+        (["--gpu-devices", "99"], "no such GPU"),
+    ],
+)
 def test_mistakes_are_named(many_texts, flags, words):
     with pytest.raises(SystemExit, match=words):
         description.main(flags)
@@ -131,5 +138,10 @@ def test_a_concept_without_a_definition_is_named(many_texts):
 def test_names_of_deciles_say_which(athena):
     shared.write_index(["2", "20_7", "20", "20_0", "21"])
     table = texts.names(connect()).to_pyarrow().to_pylist()
-    assert {row["row"]: row["text"] for row in table} == {0: "Pneumonia", 1: "Hemoglobin A1c (8th decile)", 2: "Hemoglobin A1c",
-                                                         3: "Hemoglobin A1c (1st decile)", 4: "NA"}
+    assert {row["row"]: row["text"] for row in table} == {
+        0: "Pneumonia",
+        1: "Hemoglobin A1c (8th decile)",
+        2: "Hemoglobin A1c",
+        3: "Hemoglobin A1c (1st decile)",
+        4: "NA",
+    }

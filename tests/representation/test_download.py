@@ -1,10 +1,11 @@
 """The published files from a server on loopback that breaks off, is busy, or serves something else."""
+
 import io
 
 import numpy as np
 import pytest
 
-from medrep import contract
+from medrep import contract, storage
 from medrep import download as http
 from medrep.errors import UserError
 from medrep.vectors import concept_vectors as shared
@@ -50,11 +51,16 @@ def test_a_run_that_was_broken_off_continues_and_one_array_is_enough(server):
     assert server.asked[0][1] > 0 and shared.published() == ["medrep"]
 
 
-@pytest.mark.parametrize("fault, words", [
-    ("page", "a page of text in place of the file; what came before is kept"), ("text", r"30 bytes in place of the file, of which 12,\d+ are there"),
-    ("other range", r"sends bytes 12\d+-\d+/\d+ when asked for what follows byte 12,"), ("no range said", "sends a range that it does not name"),
-    ("no ranges and breaks off", "IncompleteRead"),
-])
+@pytest.mark.parametrize(
+    "fault, words",
+    [
+        ("page", "a page of text in place of the file; what came before is kept"),
+        ("text", r"30 bytes in place of the file, of which 12,\d+ are there"),
+        ("other range", r"sends bytes 12\d+-\d+/\d+ when asked for what follows byte 12,"),
+        ("no range said", "sends a range that it does not name"),
+        ("no ranges and breaks off", "IncompleteRead"),
+    ],
+)
 def test_what_is_no_continuation_costs_nothing_of_what_came(server, fault, words):
     server.faults = {MEDREP: ["breaks off"] + [fault] * 10}
     part = http.part_of(contract.concept_array_file("medrep"))
@@ -74,13 +80,16 @@ def test_a_server_without_ranges_sends_all_again(server):
     assert sorted(p.name for p in contract.representation_folder().iterdir()) == ["concept_idx.csv", "concept_representation_medrep.npy"]
 
 
-@pytest.mark.parametrize("what, content, words", [
-    ("medrep", b"<html>too many requests</html>", "is not a .npy array .* nothing was kept"),
-    ("medrep", npy()[:-4], "is not the array of this index .* nothing was kept"),
-    ("medrep", npy(rows=7), "the index has 399 concepts"),
-    ("medrep", npy(kind=np.float64), "is not the array of this index"),
-    ("index", b"<html>", "is not the index"),
-])
+@pytest.mark.parametrize(
+    "what, content, words",
+    [
+        ("medrep", b"<html>too many requests</html>", "is not a .npy array .* nothing was kept"),
+        ("medrep", npy()[:-4], "is not the array of this index .* nothing was kept"),
+        ("medrep", npy(rows=7), "the index has 399 concepts"),
+        ("medrep", npy(kind=np.float64), "is not the array of this index"),
+        ("index", b"<html>", "is not the index"),
+    ],
+)
 def test_what_is_not_the_file_is_not_kept(server, what, content, words):
     server.content[download.LINKS[what]] = content
     with pytest.raises(UserError, match=words):
@@ -92,7 +101,7 @@ def test_ours_is_never_replaced_and_a_full_disk_is_said(server, monkeypatch):
     shared.write_index(IDS)
     with pytest.raises(UserError, match="concept_idx.csv was written here: move usedata/representation away"):
         download.main(["--base-url", server.address])
-    contract.discard(contract.representation_folder())
+    storage.remove_path(contract.representation_folder())
     monkeypatch.setattr(http.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
     with pytest.raises(UserError, match="has no room for the .* bytes that concept_idx.csv still needs"):
         download.main(["--base-url", server.address])

@@ -1,4 +1,5 @@
 """Edges between rows, against plain Python."""
+
 from collections import Counter
 
 import ibis
@@ -25,8 +26,9 @@ def test_edges_agree_with_plain_python(seed, names, monkeypatch):
     ids = [str(i) for i in range(3, 60) if i % 5] + ["8_0", "8_1", "12_4"]
     ids = [ids[i] for i in random.permutation(len(ids))]
     rows = [(int(a), int(b), str(random.choice(NAMES)), random.choice(["D", None])) for a, b in random.integers(1, 62, (900, 2))]
-    relationship = ibis.memtable(rows, schema={"concept_id_1": "int64", "concept_id_2": "int64", "relationship_id": "string",
-                                               "invalid_reason": "string"})
+    relationship = ibis.memtable(
+        rows, schema={"concept_id_1": "int64", "concept_id_2": "int64", "relationship_id": "string", "invalid_reason": "string"}
+    )
     plain, decile = shared.plain_and_decile(pa.array(ids))
     index = ibis.memtable(pa.table({"concept_id": plain[decile < 0], "row": np.flatnonzero(decile < 0)}))
     pairs, counts = edges.find_pairs(batches_of(edges.find_related(relationship, index), 50), plain, names)
@@ -54,9 +56,9 @@ def test_no_edge_is_held_out_and_deciles_never_are(small_root):
     (small_root / "data" / "concepts").mkdir(parents=True)
     (small_root / "data" / "concepts" / "CONCEPT.csv").write_text(
         "concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tconcept_code\n"
-        + "".join(f"{i}\tc{i}\tMeasurement\tV\tLab Test\tc{i}\n" for i in range(1, 1001)))
-    write_relationships(small_root, "concept_id_1\tconcept_id_2\trelationship_id\n"
-                        + "".join(f"{i}\t{i % 1000 + 1}\tIs a\n" for i in range(1, 1001)))
+        + "".join(f"{i}\tc{i}\tMeasurement\tV\tLab Test\tc{i}\n" for i in range(1, 1001))
+    )
+    write_relationships(small_root, "concept_id_1\tconcept_id_2\trelationship_id\n" + "".join(f"{i}\t{i % 1000 + 1}\tIs a\n" for i in range(1, 1001)))
     concepts.main(["--scope", "all"])
     edges.main([])
     found, ids = np.load(contract.edges_file()), shared.read_index()

@@ -1,4 +1,5 @@
 """The encoder's training and the vectors it gives."""
+
 import json
 import signal
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from medrep import config, contract
+from medrep import config, contract, storage
 from medrep.cdm.engine import connect
 from medrep.vectors import concept_vectors as shared
 from medrep.vectors import text_encoder, texts
@@ -70,8 +71,20 @@ def test_masking_spares_special_tokens_and_padding(defined):
 
 # ---- many definitions: resumed, divided, stopped early -----------------------------------------------------
 
-FLAGS = ["--encoder", "START", "--gpu-devices", "cpu", "--set", "encoder.valid_share=0.2", "--set", "encoder.epochs=3",
-         "--set", "encoder.checkpoint_steps=5", "--set", "encoder.batch_tokens=512"]
+FLAGS = [
+    "--encoder",
+    "START",
+    "--gpu-devices",
+    "cpu",
+    "--set",
+    "encoder.valid_share=0.2",
+    "--set",
+    "encoder.epochs=3",
+    "--set",
+    "encoder.checkpoint_steps=5",
+    "--set",
+    "encoder.batch_tokens=512",
+]
 
 
 @pytest.fixture
@@ -94,8 +107,8 @@ def log():
 
 
 def forget():
-    contract.discard(contract.encoder_folder())
-    contract.stamp_of(contract.encoder_folder()).unlink()
+    storage.remove_path(contract.encoder_folder())
+    storage.stamp_path(contract.encoder_folder()).unlink()
 
 
 def lay_out_definitions():
@@ -108,22 +121,34 @@ def left_over():
 
 
 KILLED = {
-    "within the second epoch": ("""
+    "within the second epoch": (
+        """
 read = encoder.Steps.__getitem__
 def killed(self, step): return read(self, step) if step < 17 else os.kill(os.getpid(), signal.SIGKILL)
-encoder.Steps.__getitem__ = killed""", 15),
-    "within a checkpoint": ("""
-write = contract.write_json
+encoder.Steps.__getitem__ = killed""",
+        15,
+    ),
+    "within a checkpoint": (
+        """
+write = storage.write_json
 def killed(path, content): return write(path, content) if path.parent.name != "checkpoint-10" else os.kill(os.getpid(), signal.SIGKILL)
-contract.write_json = killed""", 7),
-    "at the end of an epoch, between the best weights and the checkpoint": ("""
+storage.write_json = killed""",
+        7,
+    ),
+    "at the end of an epoch, between the best weights and the checkpoint": (
+        """
 save = transformers.PreTrainedModel.save_pretrained
 def killed(self, folder, **more):
     if "checkpoint-14" in str(folder): os.kill(os.getpid(), signal.SIGKILL)
     save(self, folder, **more)
-transformers.PreTrainedModel.save_pretrained = killed""", 10),
-    "while the result is put together": ("""
-encoder.shutil.copy = lambda *_: os.kill(os.getpid(), signal.SIGKILL)""", None),
+transformers.PreTrainedModel.save_pretrained = killed""",
+        10,
+    ),
+    "while the result is put together": (
+        """
+encoder.shutil.copy = lambda *_: os.kill(os.getpid(), signal.SIGKILL)""",
+        None,
+    ),
 }
 
 
@@ -137,8 +162,9 @@ def uninterrupted(flags):
 
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(flags, uninterrupted, python, capsys):
     for moment, (patch, step) in KILLED.items():
-        killed = python(f"import os, signal\nimport transformers\nfrom medrep import contract\nfrom representation import encoder\n{patch}\n"
-                        f"encoder.main({flags})")
+        killed = python(
+            f"import os, signal\nimport transformers\nfrom medrep import contract, storage\nfrom representation import encoder\n{patch}\nencoder.main({flags})"
+        )
         said = killed.communicate()[0]
         assert killed.returncode == -signal.SIGKILL and not contract.encoder_folder().exists(), said
         capsys.readouterr()
@@ -168,7 +194,7 @@ def test_two_processes_take_the_steps_of_one(many_texts, tmp_path, python):
 def test_two_killed_processes_are_continued(flags, python):
     two = f"from representation import encoder\nencoder.main({[*flags[:3], 'cpu', *flags[3:]]})"
     killed = python(two)
-    work = contract.part_of(contract.encoder_folder()) / "work"
+    work = storage.unfinished_path(contract.encoder_folder()) / "work"
     while not list(work.glob("checkpoint-*/course.json")) and killed.poll() is None:
         pass
     killed.kill()
@@ -186,7 +212,7 @@ def test_what_is_left_of_other_settings_is_discarded(flags, uninterrupted, monke
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(encoder, "discard_others", stop)  # after the first checkpoint
         encoder.main([*flags, "--set", "encoder.seed=5"])
-    assert list(contract.part_of(contract.encoder_folder()).glob("work/checkpoint-5/course.json"))
+    assert list(storage.unfinished_path(contract.encoder_folder()).glob("work/checkpoint-5/course.json"))
     capsys.readouterr()
     encoder.main(flags)
     assert "encoder.unfinished was left of other inputs or settings: it is discarded" in capsys.readouterr().out
@@ -201,7 +227,7 @@ def test_training_stops_when_held_out_texts_are_no_better_told_and_keeps_the_bes
     assert len(losses) == kept + 4 < 30 and best[kept] and not any(best[kept + 1 :])
     # the weights kept are those of that epoch: they give its loss again
     model, tokenizer = encoder.open_model(str(contract.encoder_folder()))
-    where = contract.make_folder(contract.ROOT / "tokens")
+    where = storage.make_folder(contract.ROOT / "tokens")
     encoder.write_tokens(lay_out_definitions(), tokenizer, 48, 0.2, where)
     tokens = encoder.Tokens(where, 512)
     steps, loss, masked = encoder.Steps(tokens, tokenizer, config.load("encoder"), 0, 1), 0.0, 0
@@ -221,7 +247,7 @@ def test_a_loss_that_is_no_number_is_said(flags):
 
 
 def test_no_held_out_text_is_learned_from(many_texts, flags):
-    where = contract.make_folder(contract.ROOT / "tokens")
+    where = storage.make_folder(contract.ROOT / "tokens")
     _, tokenizer = encoder.open_model(flags[1])
     counts = encoder.write_tokens(lay_out_definitions(), tokenizer, 48, 0.2, where)
     tokens = encoder.Tokens(where, 512)
@@ -258,11 +284,14 @@ def test_a_folder_given_with_encoder_is_trained_on(defined, monkeypatch, tmp_pat
     assert (contract.encoder_folder() / "config.json").exists()
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["--encoder", "/nowhere/deberta"], "is not there: .*hf download"),
-    (["--set", "encoder.hidden_size=32"], "32 wide, but model.hidden_size"),
-    (["--set", "encoder.pooling=max"], "must be cls or mean"),
-])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--encoder", "/nowhere/deberta"], "is not there: .*hf download"),
+        (["--set", "encoder.hidden_size=32"], "32 wide, but model.hidden_size"),
+        (["--set", "encoder.pooling=max"], "must be cls or mean"),
+    ],
+)
 def test_mistakes_are_named(defined, flags, words):
     with pytest.raises(SystemExit, match=words):
         encoder.main(flags)

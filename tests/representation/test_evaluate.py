@@ -1,11 +1,12 @@
 """Each measure of a representation's quality against a slow, plain second implementation."""
+
 import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from medrep import contract
+from medrep import contract, storage
 from medrep.vectors import concept_vectors as shared
 from representation import concepts, definitions, description, edges, encoder, evaluate, graph, random_vectors
 
@@ -27,8 +28,18 @@ def small():
     edges += [(b, a, "Subsumes" if kind == "Is a" else "RxNorm ing of") for a, b, kind in edges]
     source, target, relationship = zip(*edges, strict=True)
     kinds, relationship = np.unique(relationship, return_inverse=True)
-    v = evaluate.Vocabulary(plain, decile, np.array([f"name {i}" for i in plain], dtype=object), domain, ["A", "B", "C"],
-                            domain * 2 + np.arange(60) % 2, np.array(source), np.array(target), relationship, kinds.tolist())
+    v = evaluate.Vocabulary(
+        plain,
+        decile,
+        np.array([f"name {i}" for i in plain], dtype=object),
+        domain,
+        ["A", "B", "C"],
+        domain * 2 + np.arange(60) % 2,
+        np.array(source),
+        np.array(target),
+        relationship,
+        kinds.tolist(),
+    )
     return v, random.integers(-1, 3, (60, 4)).astype(np.float32)
 
 
@@ -37,8 +48,12 @@ def test_auroc_agrees_with_counting_pairs(small):
     positive, negative = random.integers(0, 6, 9) / 6, random.integers(0, 5, (9, 3)) / 6
     weights = np.concatenate([np.ones((1, 9)), random.integers(0, 3, (4, 9))])
     for found, weight in zip(evaluate.aurocs(positive, negative, weights), weights.tolist(), strict=True):
-        won = sum(w * u * ((p > n) + (p == n) / 2) for p, w in zip(positive, weight, strict=True)
-                  for row, u in zip(negative, weight, strict=True) for n in row)
+        won = sum(
+            w * u * ((p > n) + (p == n) / 2)
+            for p, w in zip(positive, weight, strict=True)
+            for row, u in zip(negative, weight, strict=True)
+            for n in row
+        )
         assert found == pytest.approx(won / (sum(weight) ** 2 * 3))
 
 
@@ -64,8 +79,18 @@ def test_how_many_relationships_a_concept_has_does_not_tell_it_from_a_stranger()
     ends = random.choice(n, (12_000, 2), p=weight / weight.sum())
     pairs = np.unique(np.sort(ends[ends[:, 0] % 2 != ends[:, 1] % 2], axis=1), axis=0)  # always one of each class
     kind = np.arange(n) % 2
-    v = evaluate.Vocabulary(np.arange(n), np.full(n, -1), np.array(["x"] * n, dtype=object), np.zeros(n, int), ["A"], kind,
-                            pairs[:, 0], pairs[:, 1], np.zeros(len(pairs), int), ["Is a"])
+    v = evaluate.Vocabulary(
+        np.arange(n),
+        np.full(n, -1),
+        np.array(["x"] * n, dtype=object),
+        np.zeros(n, int),
+        ["A"],
+        kind,
+        pairs[:, 0],
+        pairs[:, 1],
+        np.zeros(len(pairs), int),
+        ["Is a"],
+    )
     degree = np.bincount(pairs.ravel(), minlength=n)
     stays, strangers = evaluate.draw_strangers(v, pairs)
     whole = (strangers >= 0).all(axis=1)
@@ -98,8 +123,9 @@ def test_held_out_pairs_are_what_a_plain_search_finds(small, monkeypatch):
 
 def test_ranks_agree_with_sorting_one_query_at_a_time(small):
     v, array = small
-    edges = np.array([(a, b) for a, b, kind in zip(v.source.tolist(), v.target.tolist(), v.relationship, strict=True)
-                      if v.relationships[kind] == "Is a"])
+    edges = np.array(
+        [(a, b) for a, b, kind in zip(v.source.tolist(), v.target.tolist(), v.relationship, strict=True) if v.relationships[kind] == "Is a"]
+    )
     assert np.array_equal(v.related(("Is a", "RxNorm is a")), edges)
     answers = {}
     for a, b in edges.tolist():
@@ -174,8 +200,14 @@ def test_the_stage_writes_one_table_and_two_maps_over_all_arms(athena, monkeypat
     evaluate.main([])
     table = pd.read_csv(contract.quality_file())
     assert list(table.arm.unique()) == ["random", "name", "description", "medrep", "mine"]
-    assert set(table.measure) == {"link_auroc", "retrieval_mrr", "retrieval_recall_at_10", "neighbours_same_domain", "neighbours_share_parent",
-                                  "decile_order"}
+    assert set(table.measure) == {
+        "link_auroc",
+        "retrieval_mrr",
+        "retrieval_recall_at_10",
+        "neighbours_same_domain",
+        "neighbours_share_parent",
+        "decile_order",
+    }
     assert (table.low <= table.high).all() and table[table.measure != "decile_order"].value.between(0, 1).all()
     mine, random = (table[table.arm == arm].drop(columns="arm").reset_index(drop=True) for arm in ("mine", "random"))
     assert mine.equals(random)
@@ -190,7 +222,7 @@ def test_the_stage_writes_one_table_and_two_maps_over_all_arms(athena, monkeypat
     assert contract.quality_file().read_bytes() == before
     monkeypatch.delenv("MEDREP_FRESH")
     random = np.array(shared.open_array("random"))
-    contract.write_array(contract.concept_array_file("medrep"), random)  # another's over ours
+    storage.write_array(contract.concept_array_file("medrep"), random)  # another's over ours
     np.save(athena / "own.npy", random)
     evaluate.main(["--own", str(athena / "own.npy")])
     table = pd.read_csv(contract.quality_file())
@@ -200,8 +232,8 @@ def test_the_stage_writes_one_table_and_two_maps_over_all_arms(athena, monkeypat
 
 def test_held_out_edges_that_the_graph_has_seen_are_said(athena, capsys):
     shared.write_index(["1", "2"])
-    contract.write_array(contract.concept_array_file("medrep"), np.ones((2, 16), dtype=np.float32))
-    contract.write_array(contract.edges_file(), np.array([[1, 0], [0, 1]]))
+    storage.write_array(contract.concept_array_file("medrep"), np.ones((2, 16), dtype=np.float32))
+    storage.write_array(contract.edges_file(), np.array([[1, 0], [0, 1]]))
     evaluate.main([])
     assert "edges.npy has 2 held-out edges among its first 2: unless graph.py left them out" in capsys.readouterr().out
 
@@ -211,15 +243,15 @@ def test_what_can_not_be_judged_is_said(athena, capsys):
         evaluate.main([])
     shared.write_index(["1", "3"])
     array = np.ones((2, 16), dtype=np.float32)
-    contract.write_array(contract.concept_array_file("medrep"), array)
+    storage.write_array(contract.concept_array_file("medrep"), array)
     evaluate.main([])
     assert "no held-out edge joins two concepts of the index" in capsys.readouterr().out
     array[1] = np.nan
-    contract.write_array(contract.concept_array_file("medrep"), array)
+    storage.write_array(contract.concept_array_file("medrep"), array)
     with pytest.raises(SystemExit, match="medrep.npy has NaN or infinite numbers in the vectors of 1 concepts, such as 3"):
         evaluate.main([])
     shared.write_index(["901", "903"])
-    contract.write_array(contract.concept_array_file("medrep"), np.ones((2, 16), dtype=np.float32))
+    storage.write_array(contract.concept_array_file("medrep"), np.ones((2, 16), dtype=np.float32))
     with pytest.raises(SystemExit, match="CONCEPT has none of the concepts of usedata/representation/concept_idx.csv"):
         evaluate.main([])
 
@@ -230,7 +262,7 @@ def test_a_decile_with_a_number_that_is_none_is_refused(athena):
     for bad in (np.nan, np.inf):
         array = np.random.default_rng(0).normal(size=(11, 16)).astype(np.float32)
         array[8, 3] = bad
-        contract.write_array(contract.concept_array_file("medrep"), array)
+        storage.write_array(contract.concept_array_file("medrep"), array)
         with pytest.raises(SystemExit, match="medrep.npy has NaN or infinite numbers in the vectors of 1 concepts, such as 20_7"):
             evaluate.main([])
         with pytest.raises(SystemExit, match="such as 20_7"):

@@ -1,4 +1,5 @@
 """Vectors carried elsewhere: what is in the file, and that it comes back."""
+
 import hashlib
 import json
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from medrep import contract
+from medrep import contract, storage
 from medrep.vectors import concept_vectors as shared
 from representation import concepts, definitions, description, edges, encoder, export, graph
 
@@ -19,7 +20,7 @@ def vectors(athena):
     random = np.random.default_rng(0)
     array = (random.normal(size=(len(IDS), 16)) * 10.0 ** random.integers(-3, 3, (len(IDS), 1))).astype(np.float32)
     array[3] = 0
-    contract.write_array(contract.concept_array_file("medrep"), array)
+    storage.write_array(contract.concept_array_file("medrep"), array)
     return athena, array
 
 
@@ -27,9 +28,15 @@ def ids_in(file):
     return [f"{plain}_{decile}" if decile >= 0 else str(plain) for plain, decile in load_file(file)["ids"].tolist()]
 
 
-@pytest.mark.parametrize("which, expected", [
-    (["--vocabulary", "RxNorm"], ["10", "11"]), (["--vocabulary", "RxNorm", "LOINC"], ["10", "11", "20", "20_0", "20_7"]),
-    (["--hospital", "mimic"], ["2", "11", "20", "20_7", "30"]), (["--ids", "LIST"], ["1", "20_0"])])
+@pytest.mark.parametrize(
+    "which, expected",
+    [
+        (["--vocabulary", "RxNorm"], ["10", "11"]),
+        (["--vocabulary", "RxNorm", "LOINC"], ["10", "11", "20", "20_0", "20_7"]),
+        (["--hospital", "mimic"], ["2", "11", "20", "20_7", "30"]),
+        (["--ids", "LIST"], ["1", "20_0"]),
+    ],
+)
 def test_subsets(vectors, tmp_path, which, expected, capsys):
     (tmp_path / "list").write_text("concept_id\n20_0\n1\n4711\n")
     export.main([str(tmp_path / "out.safetensors"), *[str(tmp_path / "list") if w == "LIST" else w for w in which]])
@@ -83,7 +90,7 @@ def forge(file, tensors=None, inside=None, **facts):
     said = json.loads(export.beside(file).read_text()) | facts
     said.pop("sha256")
     save_file(tensors or load_file(file), file, metadata={"manifest": json.dumps(said) if inside is None else inside})
-    export.beside(file).write_text(json.dumps({"sha256": contract.sha256_of(file), **said}))
+    export.beside(file).write_text(json.dumps({"sha256": storage.sha256_of(file), **said}))
 
 
 def refuse(file, words):
@@ -111,8 +118,10 @@ def test_a_manifest_that_is_none_is_refused(elsewhere, text):
     refuse(elsewhere, "out.safetensors.json is no manifest of export.py")
 
 
-@pytest.mark.parametrize("name, value", [("rep", ["medrep"]), ("rep", None), ("concepts", "3"), ("width", 16.0), ("release", 7), ("writer", []),
-                                         ("settings", "none"), ("dtype", {})])
+@pytest.mark.parametrize(
+    "name, value",
+    [("rep", ["medrep"]), ("rep", None), ("concepts", "3"), ("width", 16.0), ("release", 7), ("writer", []), ("settings", "none"), ("dtype", {})],
+)
 def test_a_fact_of_another_type_or_none_is_refused(elsewhere, name, value):
     forge(elsewhere, **{name: value})
     refuse(elsewhere, rf"is no manifest of export.py \({name} missing or of another type\)")
@@ -133,30 +142,37 @@ def test_the_sum_covers_the_manifest(elsewhere):
 def test_vectors_that_are_not_those_of_the_manifest_are_refused(elsewhere):
     tensors = load_file(elsewhere)
     lacking_scale = {name: tensor for name, tensor in tensors.items() if name != "scale"}
-    for change in ({"dtype": "float32"}, {"dtype": "bfloat16"}, {"concepts": 4}, {"width": 8}, {"tensors": lacking_scale},
-                   {"tensors": tensors | {"ids": tensors["ids"].astype(np.float32)}}, {"tensors": tensors | {"scale": tensors["scale"][:1]}}):
+    for change in (
+        {"dtype": "float32"},
+        {"dtype": "bfloat16"},
+        {"concepts": 4},
+        {"width": 8},
+        {"tensors": lacking_scale},
+        {"tensors": tensors | {"ids": tensors["ids"].astype(np.float32)}},
+        {"tensors": tensors | {"scale": tensors["scale"][:1]}},
+    ):
         right = elsewhere.read_bytes(), export.beside(elsewhere).read_bytes()
         forge(elsewhere, **change)
         refuse(elsewhere, "vectors that its manifest tells of")
         elsewhere.write_bytes(right[0])
         export.beside(elsewhere).write_bytes(right[1])
     elsewhere.write_bytes(b"no tensors")
-    export.beside(elsewhere).write_text(json.dumps(json.loads(right[1]) | {"sha256": contract.sha256_of(elsewhere)}))
+    export.beside(elsewhere).write_text(json.dumps(json.loads(right[1]) | {"sha256": storage.sha256_of(elsewhere)}))
     refuse(elsewhere, "is not a safetensors file")
 
 
 def test_an_import_killed_between_its_two_files_is_finished_by_the_same_command(elsewhere, monkeypatch):
-    put_in_place = contract.put_in_place
+    put_in_place = storage.move_into_place
 
     def kill_after(part, path):
         put_in_place(part, path)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(contract, "put_in_place", kill_after)
+    monkeypatch.setattr(storage, "move_into_place", kill_after)
     with pytest.raises(KeyboardInterrupt):
         export.main(["--import", str(elsewhere)])
     assert len(list(contract.representation_folder().iterdir())) == 1
-    monkeypatch.setattr(contract, "put_in_place", put_in_place)
+    monkeypatch.setattr(storage, "move_into_place", put_in_place)
     export.main(["--import", str(elsewhere)])
     assert shared.published() == ["medrep"] and shared.read_index().to_pylist() == ids_in(elsewhere)
 
@@ -164,7 +180,8 @@ def test_an_import_killed_between_its_two_files_is_finished_by_the_same_command(
 def test_the_manifest_says_release_writer_encoder_and_settings(athena, tmp_path):
     (athena / "data" / "concepts" / "VOCABULARY.csv").write_text(
         "vocabulary_id\tvocabulary_name\tvocabulary_reference\tvocabulary_version\tvocabulary_concept_id\n"
-        "SNOMED\tSNOMED\tx\t2023\t1\nNone\tOMOP Standardized Vocabularies\tx\tv5.0 31-AUG-23\t44819096\n")
+        "SNOMED\tSNOMED\tx\t2023\t1\nNone\tOMOP Standardized Vocabularies\tx\tv5.0 31-AUG-23\t44819096\n"
+    )
     for stage in (concepts, definitions, encoder, description, edges, graph):
         stage.main([])
     export.main([str(tmp_path / "out.safetensors"), "--hospital", "mimic"])
@@ -179,9 +196,14 @@ def test_a_name_of_another_kind_of_file_is_refused(vectors, tmp_path):
     assert not list(tmp_path.glob("out.*"))
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--vocabulary", "ICD11"], "no concepts of ICD11; it has some of LOINC, RxNorm, SNOMED"), (["--ids", "/nowhere"], "--ids /nowhere is not there"),
-    (["--hospital", "seoul"], "usedata/seoul/vocabulary.json is missing")])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--vocabulary", "ICD11"], "no concepts of ICD11; it has some of LOINC, RxNorm, SNOMED"),
+        (["--ids", "/nowhere"], "--ids /nowhere is not there"),
+        (["--hospital", "seoul"], "usedata/seoul/vocabulary.json is missing"),
+    ],
+)
 def test_mistakes_are_named(vectors, tmp_path, arguments, words):
     with pytest.raises(SystemExit, match=words):
         export.main([str(tmp_path / "out.safetensors"), *arguments])

@@ -1,4 +1,5 @@
 """GRACE's losses and convolutions, against slow second implementations."""
+
 import errno
 import os
 
@@ -9,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch_geometric.data import Data
 
-from medrep import contract
-from medrep.config import Graph
+from medrep import contract, stamps, storage
+from medrep.settings import GraphConfig
 from medrep.vectors import concept_vectors as shared
 from medrep.vectors import graphs
 from representation import concepts, edges, graph
@@ -122,12 +123,11 @@ def test_only_seeds_have_a_loss():
     data = data_of(x, edges)
     batch = next(iter(graphs.loader_of(data, [2, 2], 4, torch.arange(len(x)), shuffle=False)))
     assert batch.batch_size == 4 and batch.num_nodes > 4
-    model, settings = graph.Grace(16, 24, True), Graph(drop_edges=0.0, drop_features=0.0)
+    model, settings = graph.Grace(16, 24, True), GraphConfig(drop_edges=0.0, drop_features=0.0)
     plain = [loss.item() for loss in graph.losses(model, batch, settings, torch.Generator().manual_seed(0))]
     batch.x = batch.x.clone()
     one_hop = set(batch.edge_index[0][torch.isin(batch.edge_index[1], torch.arange(4))].tolist())
-    far = [i for i in range(4, batch.num_nodes) if i not in one_hop and
-           not any(int(t) in one_hop and int(s) == i for s, t in batch.edge_index.T)]
+    far = [i for i in range(4, batch.num_nodes) if i not in one_hop and not any(int(t) in one_hop and int(s) == i for s, t in batch.edge_index.T)]
     for i in far:
         batch.x[i] += 100
     assert [loss.item() for loss in graph.losses(model, batch, settings, torch.Generator().manual_seed(0))] == pytest.approx(plain)
@@ -141,7 +141,7 @@ def test_rows_that_the_seeds_do_not_need_change_neither_loss_nor_gradients(neigh
     assert seeds == 6 < inner < batch.num_nodes
     # the rows are those of the seeds and of their neighbours
     assert set(range(inner)) == set(range(6)) | set(batch.edge_index[0][batch.edge_index[1] < 6].tolist())
-    settings, found = Graph(), []
+    settings, found = GraphConfig(), []
     for needed in (graphs.rows_needed, lambda batch: (batch.batch_size, batch.num_nodes)):
         torch.manual_seed(0)
         model = graph.Grace(16, 24, True)
@@ -158,18 +158,21 @@ def test_a_batch_without_edges_is_its_seeds():
     x, edges = random_graph()
     batch = next(iter(graphs.loader_of(data_of(x, edges), [2, 2], 2, torch.tensor([38, 39]), shuffle=False)))
     assert graphs.rows_needed(batch) == (2, 2)
-    assert torch.isfinite(sum(graph.losses(graph.Grace(16, 24, True), batch, Graph(), torch.Generator().manual_seed(0))))
+    assert torch.isfinite(sum(graph.losses(graph.Grace(16, 24, True), batch, GraphConfig(), torch.Generator().manual_seed(0))))
 
 
 def test_vectors_and_edges_stay_on_the_disk(small_root):
     x, edges = random_graph()
-    with contract.unfinished(contract.concept_array_file("description")) as part, open(part, "wb") as file:
+    with storage.atomic_write(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.save(file, x)
-    contract.write_array(contract.edges_file(), edges)
+    storage.write_array(contract.edges_file(), edges)
     data = graphs.open_graph(contract.concept_array_file("description"))
     loader = graphs.loader_of(data, [2, 2], 4, torch.arange(len(x)), shuffle=False)
-    maps = [line.split() for line in open("/proc/self/maps") if line.rstrip().endswith((contract.concept_array_file("description").name,
-                                                                                        contract.edges_file().name))]
+    maps = [
+        line.split()
+        for line in open("/proc/self/maps")
+        if line.rstrip().endswith((contract.concept_array_file("description").name, contract.edges_file().name))
+    ]
     ranges = [[int(end, 16) for end in line[0].split("-")] for line in maps]
     for tensor in (data.x, data.edge_index, loader.node_sampler.row):
         assert any(low <= tensor.data_ptr() < high for low, high in ranges)
@@ -178,11 +181,11 @@ def test_vectors_and_edges_stay_on_the_disk(small_root):
 
 def test_the_best_weights_are_kept_and_the_seed_gives_the_same(tmp_path):
     x, edges = random_graph(nodes=60)
-    settings = Graph(hidden_size=24, batch_size=16, epochs=8, patience=3, learning_rate=0.05)
+    settings = GraphConfig(hidden_size=24, batch_size=16, epochs=8, patience=3, learning_rate=0.05)
     (one, epochs), (other, again) = (graph.fit(data_of(x, edges), settings, "cpu") for _ in range(2))
     assert epochs == again and all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
     best = min(range(len(epochs)), key=lambda i: epochs[i]["held_out"])
-    short, _ = graph.fit(data_of(x, edges), Graph(**{**settings.__dict__, "epochs": best + 1}), "cpu")
+    short, _ = graph.fit(data_of(x, edges), GraphConfig(**{**settings.__dict__, "epochs": best + 1}), "cpu")
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), short.state_dict().values(), strict=True))
     assert best + 1 < len(epochs)  # otherwise this test says nothing: raise the learning rate
 
@@ -192,7 +195,7 @@ def test_the_stage_writes_one_vector_a_concept(small_root, capsys):
     shared.write_index([str(i) for i in range(len(x))])
     with shared.ours(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.save(file, x)
-    contract.write_array(contract.edges_file(), edges)
+    storage.write_array(contract.edges_file(), edges)
     graph.main([])
     first = contract.concept_array_file("medrep").read_bytes()
     array = shared.open_array("medrep")
@@ -206,7 +209,7 @@ def test_the_stage_writes_one_vector_a_concept(small_root, capsys):
 
 
 def test_edges_of_another_index_are_refused(athena):
-    contract.write_array(contract.edges_file(), np.array([[0], [5]]))
+    storage.write_array(contract.edges_file(), np.array([[0], [5]]))
     with pytest.raises(SystemExit, match="names row 5, but there are 5 vectors: run representation/run.sh"):
         graphs.open_edges(5)
     for stage in (concepts, edges):
@@ -220,9 +223,9 @@ def test_edges_of_another_index_are_refused(athena):
 
 @pytest.mark.parametrize("content", [b"", b"garbage", "a table"])
 def test_edges_that_are_none_are_refused(small_root, content):
-    contract.make_folder(contract.representation_folder())
+    storage.make_folder(contract.representation_folder())
     if content == "a table":
-        contract.write_array(contract.edges_file(), np.zeros((3, 3)))
+        storage.write_array(contract.edges_file(), np.zeros((3, 3)))
     else:
         contract.edges_file().write_bytes(content)
     with pytest.raises(SystemExit, match="edges.npy is not an array of int64 .2, edges.: remove it"):
@@ -251,7 +254,7 @@ def test_siblings_that_differ_stay_apart_only_with_the_neighbours_text_added():
 
     found = {}
     for skip in (True, False):
-        settings = Graph(hidden_size=32, epochs=30, batch_size=256, skip=skip)
+        settings = GraphConfig(hidden_size=32, epochs=30, batch_size=256, skip=skip)
         model, _ = graph.fit(data_of(x, edges), settings, "cpu")
         graphs.embed(model.encoder, x, edges, out := np.zeros_like(x), None)
         found[skip] = told_apart(out)
@@ -283,7 +286,7 @@ def graph_root(small_root):
     shared.write_index([str(i) for i in range(len(x))])
     with shared.ours(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.save(file, x)
-    contract.write_array(contract.edges_file(), edges)
+    storage.write_array(contract.edges_file(), edges)
     return small_root
 
 
@@ -291,7 +294,7 @@ def test_a_stage_that_is_stopped_ends_with_the_same_bytes(graph_root, capsys, mo
     flags = ["--set", "graph.epochs=6"]
     graph.main(flags)
     whole = contract.concept_array_file("medrep").read_bytes()
-    contract.discard(contract.concept_array_file("medrep"))
+    storage.remove_path(contract.concept_array_file("medrep"))
     for epochs in (2, 1):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             stop_after(epochs, patch)
@@ -329,7 +332,7 @@ def test_a_full_disk_is_said_before_the_map_is_written(graph_root, monkeypatch):
 def test_killed_between_the_array_and_its_stamp_the_array_is_made_again(graph_root, monkeypatch, capsys):
     graph.main(["--set", "graph.epochs=2"])
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(contract.Made, "record", stop)
+        patch.setattr(stamps.Stamp, "record", stop)
         graph.main(["--set", "graph.epochs=2", "--set", "graph.seed=1"])
     other = contract.concept_array_file("medrep").read_bytes()
     capsys.readouterr()
@@ -357,6 +360,6 @@ def test_a_graph_of_hardly_anything_and_without_edges_has_vectors(small_root, no
     shared.write_index([str(i) for i in range(nodes)])
     with shared.ours(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.save(file, x)
-    contract.write_array(contract.edges_file(), np.zeros((2, 0), dtype=np.int64))
+    storage.write_array(contract.edges_file(), np.zeros((2, 0), dtype=np.int64))
     graph.main([])
     assert shared.open_array("medrep").shape == x.shape and np.isfinite(shared.open_array("medrep")).all()

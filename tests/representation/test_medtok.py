@@ -1,4 +1,5 @@
 """MedTok's tokens, losses and training, against slow second implementations."""
+
 import json
 import tempfile
 
@@ -8,14 +9,24 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch_geometric.data import Data
 
-from medrep import contract
-from medrep.config import MedTok
+from medrep import contract, storage
+from medrep.settings import MedTokConfig
 from medrep.vectors import concept_vectors as shared
 from medrep.vectors import graphs
 from representation import medtok
 
-SMALL = MedTok(text_codes=12, graph_codes=8, shared_codes=10, codes_per_part=3, hidden_size=24, batch_size=16, epochs=3, decay=0.9,
-               learning_rate=0.01, neighbors=[30, 20])
+SMALL = MedTokConfig(
+    text_codes=12,
+    graph_codes=8,
+    shared_codes=10,
+    codes_per_part=3,
+    hidden_size=24,
+    batch_size=16,
+    epochs=3,
+    decay=0.9,
+    learning_rate=0.01,
+    neighbors=[30, 20],
+)
 RANGES = [(0, 12), (12, 20), (20, 30), (20, 30)]  # SMALL's, of each part
 
 
@@ -60,15 +71,19 @@ def nearest_by_loops(parts, codebook, k):
 
 
 def compose_by_loops(tokens, weights, codebook):
-    return np.array([np.concatenate([sum(w * codebook[t] for t, w in zip(*part, strict=True)) for part in zip(*row, strict=True)])
-                     for row in zip(tokens, weights, strict=True)])
+    return np.array(
+        [
+            np.concatenate([sum(w * codebook[t] for t, w in zip(*part, strict=True)) for part in zip(*row, strict=True)])
+            for row in zip(tokens, weights, strict=True)
+        ]
+    )
 
 
 def put_inputs(x, edges):
     shared.write_index([str(i) for i in range(len(x))])
     with shared.ours(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.save(file, x)
-    contract.write_array(contract.edges_file(), edges)
+    storage.write_array(contract.edges_file(), edges)
 
 
 def written():
@@ -155,7 +170,7 @@ def test_only_the_nearest_code_of_each_part_counts():
 
 def test_losses_agree_with_loops():
     parts, quantized, noised = np.random.default_rng(0).normal(size=(3, 6, 4, 5))
-    found = medtok.losses(*map(torch.from_numpy, (parts, quantized, noised)), MedTok(commitment=0.25, separation=0.3, temperature=0.2))
+    found = medtok.losses(*map(torch.from_numpy, (parts, quantized, noised)), MedTokConfig(commitment=0.25, separation=0.3, temperature=0.2))
     cos = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)  # noqa: E731
 
     def contrast(one, other):
@@ -165,15 +180,17 @@ def test_losses_agree_with_loops():
     beside = lambda part, condition: np.concatenate([part, condition], axis=1)  # noqa: E731
     assert found["commitment"].item() == pytest.approx(0.25 * np.mean([np.sum((parts[i] - quantized[i]) ** 2) for i in range(6)]))
     assert found["agreement"].item() == pytest.approx(contrast(shared_text, shared_graph) + contrast(shared_graph, shared_text))
-    assert found["specific"].item() == pytest.approx(contrast(beside(text, shared_graph), beside(noised[:, 0], shared_graph))
-                                                     + contrast(beside(graph, shared_text), beside(noised[:, 1], shared_text)))
+    assert found["specific"].item() == pytest.approx(
+        contrast(beside(text, shared_graph), beside(noised[:, 0], shared_graph))
+        + contrast(beside(graph, shared_text), beside(noised[:, 1], shared_text))
+    )
     common = [sum(np.outer(one[i], other[i]) for i in range(6)) for one, other in ((text, shared_text), (graph, shared_graph))]
     assert found["separation"].item() == pytest.approx(0.3 * sum(np.sqrt((c**2).sum()) for c in common))
 
 
 def test_parts_that_are_the_same_for_all_concepts_have_the_loss_of_a_blind_guess():
     same = torch.ones(8, 4, 5)
-    found = medtok.losses(same, same, same, MedTok())
+    found = medtok.losses(same, same, same, MedTokConfig())
     assert found["agreement"].item() == pytest.approx(2 * np.log(8)) and found["specific"].item() == pytest.approx(2 * np.log(8))
 
 
@@ -190,7 +207,7 @@ def test_the_encoders_learn_through_the_quantization_and_codes_by_averages_only(
 
 def test_only_seeds_have_a_loss(started):
     model, x, edges = started
-    settings = MedTok(**{**SMALL.__dict__, "drop_edges": 0.0, "drop_features": 0.0})
+    settings = MedTokConfig(**{**SMALL.__dict__, "drop_edges": 0.0, "drop_features": 0.0})
 
     def read(batch):
         parts, tokens, found = medtok.read_batch(model, batch, settings, torch.Generator().manual_seed(0))
@@ -229,13 +246,13 @@ def test_a_view_keeps_all_or_drops_that_share():
 
 def test_the_best_weights_and_codes_are_kept_and_the_seed_gives_the_same():
     x, edges = random_graph(nodes=100)
-    settings = MedTok(**{**SMALL.__dict__, "epochs": 12, "patience": 3, "learning_rate": 0.3})
+    settings = MedTokConfig(**{**SMALL.__dict__, "epochs": 12, "patience": 3, "learning_rate": 0.3})
     (one, epochs), (other, again) = (medtok.fit(data_of(x, edges), settings, "cpu") for _ in range(2))
     same = lambda a, b: all(torch.equal(a.state_dict()[name], w) for name, w in b.state_dict().items())  # noqa: E731
     assert epochs == again and same(one, other)
     assert any("embed" in name for name in one.state_dict())
     best = min(range(len(epochs)), key=lambda i: epochs[i]["held_out"])
-    short, _ = medtok.fit(data_of(x, edges), MedTok(**{**settings.__dict__, "epochs": best + 1}), "cpu")
+    short, _ = medtok.fit(data_of(x, edges), MedTokConfig(**{**settings.__dict__, "epochs": best + 1}), "cpu")
     assert same(one, short)
     assert best + 1 < len(epochs) == best + 1 + settings.patience  # otherwise this test says nothing: raise the learning rate
 
@@ -254,8 +271,19 @@ def crossed():
     child, parent = (np.tile(np.arange(children), 3), np.concatenate([children + 3 * family + i for i in range(3)]))
     edges = np.concatenate([np.stack([child, parent]), np.stack([parent, child])], axis=1)
     edges = edges[:, np.lexsort(edges)].copy()
-    settings = MedTok(text_codes=64, graph_codes=64, shared_codes=64, codes_per_part=2, hidden_size=64, batch_size=256, epochs=20,
-                      patience=20, decay=0.9, learning_rate=3e-3, neighbors=[20, 20])
+    settings = MedTokConfig(
+        text_codes=64,
+        graph_codes=64,
+        shared_codes=64,
+        codes_per_part=2,
+        hidden_size=64,
+        batch_size=256,
+        epochs=20,
+        patience=20,
+        decay=0.9,
+        learning_rate=3e-3,
+        neighbors=[20, 20],
+    )
     model, _ = medtok.fit(data_of(x, edges), settings, "cpu")
     standard = medtok.standardized(x, model, tempfile.TemporaryFile())
     graphs.embed(model.encoder, standard, edges, out := np.zeros_like(x), None)
@@ -405,7 +433,7 @@ def test_a_stage_that_is_stopped_ends_with_the_same_bytes(stage_root, capsys, mo
     medtok.main([])
     whole = written()
     for path in (contract.concept_array_file("medtok"), *contract.medtok_files().values()):
-        contract.discard(path)
+        storage.remove_path(path)
     save = graphs.Continued.save
 
     def save_then_die(*arguments):

@@ -1,8 +1,9 @@
 """The command: by id, by name, and what it says if that is not clear."""
+
 import numpy as np
 import pytest
 
-from medrep import contract
+from medrep import contract, storage
 from medrep.vectors import concept_vectors as shared
 from representation import neighbours
 
@@ -16,7 +17,7 @@ def vectors(athena):
     array[at["3"]] = array[at["2"]] + 0.5 * array[at["3"]]
     array[at["1"]] = array[at["2"]] + 2 * array[at["1"]]
     array[at["20_1"]] = array[at["20_0"]] * 3
-    contract.write_array(contract.concept_array_file("medrep"), array)
+    storage.write_array(contract.concept_array_file("medrep"), array)
 
 
 def lines(capsys):
@@ -26,8 +27,11 @@ def lines(capsys):
 def test_nearest_by_id_and_by_name_in_any_case(vectors, capsys):
     neighbours.main(["2", "-k", "2"])
     by_id = lines(capsys)
-    assert by_id == ["nearest to 2, Pneumonia (Condition), in medrep:", "3 Viral pneumonia (Condition) 0.8944",
-                     "1 Disorder of lung (Condition) 0.4472"]
+    assert by_id == [
+        "nearest to 2, Pneumonia (Condition), in medrep:",
+        "3 Viral pneumonia (Condition) 0.8944",
+        "1 Disorder of lung (Condition) 0.4472",
+    ]
     neighbours.main(["pNEUmonia", "-k", "2", "--rep", "medrep"])
     assert lines(capsys) == by_id
 
@@ -36,8 +40,10 @@ def test_part_of_a_name_and_a_decile(vectors, capsys):
     neighbours.main(["viral", "-k", "1"])
     assert lines(capsys)[1] == "2 Pneumonia (Condition) 0.8944"
     neighbours.main(["20_0", "-k", "1"])
-    assert lines(capsys) == ["nearest to 20_0, Hemoglobin A1c (1st decile) (Measurement), in medrep:",
-                             "20_1 Hemoglobin A1c (2nd decile) (Measurement) 1.0000"]
+    assert lines(capsys) == [
+        "nearest to 20_0, Hemoglobin A1c (1st decile) (Measurement), in medrep:",
+        "20_1 Hemoglobin A1c (2nd decile) (Measurement) 1.0000",
+    ]
 
 
 def test_several_matches_are_listed(vectors, capsys):
@@ -60,10 +66,15 @@ def test_an_index_with_a_duplicate_id_is_refused(vectors):
         neighbours.main(["2"])
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["xyz"], "no concept of the index is called 'xyz'"), (["50"], "concept 50 is not in the index"), (["2", "-k", "0"], "-k 0: ask for 1"),
-    (["2", "--rep", "medtok"], "medtok.npy is missing: representation/medtok.py"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["xyz"], "no concept of the index is called 'xyz'"),
+        (["50"], "concept 50 is not in the index"),
+        (["2", "-k", "0"], "-k 0: ask for 1"),
+        (["2", "--rep", "medtok"], "medtok.npy is missing: representation/medtok.py"),
+    ],
+)
 def test_mistakes_are_named(vectors, arguments, words):
     with pytest.raises(SystemExit, match=words):
         neighbours.main(arguments)

@@ -1,4 +1,5 @@
 """Published files are used as they are; half a set is refused by name."""
+
 import numpy as np
 import pytest
 
@@ -20,14 +21,17 @@ def test_every_stage_leaves_published_files_alone(put_published, reps, capsys):
     assert vectors[:, 0].tolist() == [48, 16] and how.tolist() == ["own", "own"]
 
 
-@pytest.mark.parametrize("put, words", [
-    ({"reps": ()}, "concept_idx.csv was not written here and has no"),
-    ({"ids": None}, "concept_representation_description.npy, .*medrep.npy came without concept_idx.csv"),
-    ({"rows": 5}, "description.npy has 5 rows, but concept_idx.csv 4; .*medrep.npy has 5"),
-    ({"width": 8}, "medrep.npy is 8 wide, but model.hidden_size of configs/models/behrt.yaml is 16"),
-    ({"kind": np.float64}, "is float64"),
-    ({"ids": ("1", "2", "2", "20_7")}, "1 duplicate ids"),
-])
+@pytest.mark.parametrize(
+    "put, words",
+    [
+        ({"reps": ()}, "concept_idx.csv was not written here and has no"),
+        ({"ids": None}, "concept_representation_description.npy, .*medrep.npy came without concept_idx.csv"),
+        ({"rows": 5}, "description.npy has 5 rows, but concept_idx.csv 4; .*medrep.npy has 5"),
+        ({"width": 8}, "medrep.npy is 8 wide, but model.hidden_size of configs/models/behrt.yaml is 16"),
+        ({"kind": np.float64}, "is float64"),
+        ({"ids": ("1", "2", "2", "20_7")}, "1 duplicate ids"),
+    ],
+)
 def test_half_a_set_is_refused_by_name(put_published, put, words):
     put_published(**put)
     for stage in STAGES:
@@ -51,8 +55,9 @@ def test_published_files_copied_over_ours_are_not_taken_for_ours(athena, put_pub
     assert shared.published() == ["description", "medrep"]
     for stage in STAGES:
         stage.main([])
-    assert {p.name: p.read_bytes() for p in contract.representation_folder().iterdir() if p.is_file()} == \
-        {name: content for name, content in before.items()}
+    assert {p.name: p.read_bytes() for p in contract.representation_folder().iterdir() if p.is_file()} == {
+        name: content for name, content in before.items()
+    }
     contract.concept_array_file("medrep").unlink()
     assert shared.published() == ["description"]
 

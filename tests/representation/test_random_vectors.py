@@ -1,4 +1,5 @@
 """The arm that knows nothing."""
+
 import numpy as np
 import pytest
 from scipy.stats import kstest

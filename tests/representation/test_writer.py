@@ -1,4 +1,5 @@
 """The openai writer, against a real HTTP server that misbehaves."""
+
 import csv
 import json
 import os
@@ -13,8 +14,8 @@ import pytest
 
 from medrep import config, contract
 from medrep.cdm.engine import connect
-from medrep.contract import DEFINITIONS
 from medrep.llm import chat
+from medrep.tables import DEFINITIONS
 from representation import concepts, definitions
 
 from .model_server import ModelServer, completion
@@ -22,8 +23,18 @@ from .model_server import ModelServer, completion
 SECRET = "sk-the-key-that-nobody-may-see"
 QUICK = {"first_wait_s": 0.01, "longest_wait_s": 0.02, "retries": 3, "timeout_s": 20}
 # the athena fixture's index: these names, 13 rows of them deciles or plain of Hemoglobin A1c
-NAMES = {"Disorder of lung", "Pneumonia", "Viral pneumonia", "aspirin", "aspirin 100 MG Oral Tablet", "Oral Tablet", "Hemoglobin A1c", "NA",
-         '"Quoted', "Smoker"}
+NAMES = {
+    "Disorder of lung",
+    "Pneumonia",
+    "Viral pneumonia",
+    "aspirin",
+    "aspirin 100 MG Oral Tablet",
+    "Oral Tablet",
+    "Hemoglobin A1c",
+    "NA",
+    '"Quoted',
+    "Smoker",
+}
 
 
 @pytest.fixture
@@ -58,10 +69,16 @@ def failed():
 def test_every_concept_is_defined_and_a_decile_is_composed(index, server):
     write()
     found = rows()
-    assert found["2"] == {"concept_id": "2", "text": "Pneumonia is known by its features.", "writer": "openai",
-                          "model": "gpt-4o-mini-2024-07-18", "key": found["2"]["key"]}
-    assert found["20_7"]["text"] == ("Hemoglobin A1c (8th decile). A value in the 8th of ten tenths of all values: above usual. "
-                                     "Hemoglobin A1c is known by its features.")
+    assert found["2"] == {
+        "concept_id": "2",
+        "text": "Pneumonia is known by its features.",
+        "writer": "openai",
+        "model": "gpt-4o-mini-2024-07-18",
+        "key": found["2"]["key"],
+    }
+    assert found["20_7"]["text"] == (
+        "Hemoglobin A1c (8th decile). A value in the 8th of ten tenths of all values: above usual. Hemoglobin A1c is known by its features."
+    )
     assert set(server.names) == NAMES and set(server.names.values()) == {1} and len(found) == 20
     assert len({row["key"] for row in found.values()}) == len(found)
 
@@ -125,8 +142,20 @@ def test_no_more_requests_at_a_time_than_allowed(index, server):
     assert server.most == 3
 
 
-@pytest.mark.parametrize("trouble", [{"status": 429}, {"status": 500}, {"status": 503}, {"status": 408}, {"broken": True}, {"body": b"{not JSON"},
-                                     {"body": {"choices": []}}, {"body": {"error": {"message": "overloaded"}}}, {"body": b"[]"}])
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"status": 429},
+        {"status": 500},
+        {"status": 503},
+        {"status": 408},
+        {"broken": True},
+        {"body": b"{not JSON"},
+        {"body": {"choices": []}},
+        {"body": {"error": {"message": "overloaded"}}},
+        {"body": b"[]"},
+    ],
+)
 def test_trouble_is_tried_again(index, server, trouble):
     server.behave = lambda name, times: trouble if times < 3 else f"{name} is known."
     write()
@@ -204,9 +233,14 @@ def test_after_the_last_retry_a_concept_is_failed_and_listed(index, server, caps
 
 
 USELESS = {
-    "empty": completion(""), "null": completion(None), "refused": completion("", refusal="No."), "filtered": completion("A", "content_filter"),
-    "in words": completion("I'm sorry, but I can't assist with that."), "cut": completion("Pneumonia is", "length"),
-    "sentences": completion("One is. Two is. Three is. Four is. Five is."), "characters": completion("word " * 300),
+    "empty": completion(""),
+    "null": completion(None),
+    "refused": completion("", refusal="No."),
+    "filtered": completion("A", "content_filter"),
+    "in words": completion("I'm sorry, but I can't assist with that."),
+    "cut": completion("Pneumonia is", "length"),
+    "sentences": completion("One is. Two is. Three is. Four is. Five is."),
+    "characters": completion("word " * 300),
 }
 
 
@@ -226,17 +260,35 @@ def test_a_useless_answer_is_tried_again_then_failed_or_filled_if_asked(index, s
 
 
 REFUSED = [
-    "Unfortunately, I cannot define this concept.", "I apologize, but I can't help.", "I do not have enough information.",
-    "Please provide more context about this concept.", "Apologies, but this is unclear.", "My apologies, there is no such name.",
-    "I don’t have specific information on it.", "Could you please clarify the term?", "I’m very sorry, no.", "I need more context.",
-    "I don't know what this is.", "I could not find this concept.", "Without further details, it is unclear.", "As an AI model, I do not."]
+    "Unfortunately, I cannot define this concept.",
+    "I apologize, but I can't help.",
+    "I do not have enough information.",
+    "Please provide more context about this concept.",
+    "Apologies, but this is unclear.",
+    "My apologies, there is no such name.",
+    "I don’t have specific information on it.",
+    "Could you please clarify the term?",
+    "I’m very sorry, no.",
+    "I need more context.",
+    "I don't know what this is.",
+    "I could not find this concept.",
+    "Without further details, it is unclear.",
+    "As an AI model, I do not.",
+]
 DEFINED = [
-    "Inability to swallow is a failure to move food to the stomach.", "A patient who cannot swallow has dysphagia.",
-    "Unable to swallow is dysphagia.", "I-cell disease is a lysosomal storage disease.", "I don't know is an answer of a survey.",
-    "Please specify the type of cancer is an item of a survey.", "I do not have enough energy is an item of a survey.",
-    "Information not available is an answer.", "Sorrow is a mood.", "Insufficient information is a finding without enough context.",
+    "Inability to swallow is a failure to move food to the stomach.",
+    "A patient who cannot swallow has dysphagia.",
+    "Unable to swallow is dysphagia.",
+    "I-cell disease is a lysosomal storage disease.",
+    "I don't know is an answer of a survey.",
+    "Please specify the type of cancer is an item of a survey.",
+    "I do not have enough energy is an item of a survey.",
+    "Information not available is an answer.",
+    "Sorrow is a mood.",
+    "Insufficient information is a finding without enough context.",
     "One is. Two is. Three is. Four is.",
-    "St. John's wort is a herb. It is given at approx. 5 mg vs. Placebo. Spores of Candida spp. Are not. It treats E. coli at 0.5 mg (e.g. Fever)."]
+    "St. John's wort is a herb. It is given at approx. 5 mg vs. Placebo. Spores of Candida spp. Are not. It treats E. coli at 0.5 mg (e.g. Fever).",
+]
 
 
 @pytest.mark.parametrize(("texts", "failed"), [(REFUSED, "refused"), (DEFINED, None)])
@@ -256,9 +308,15 @@ def test_a_useful_second_answer_is_taken(index, server):
     assert rows()["2"]["text"] == "Pneumonia is known."
 
 
-@pytest.mark.parametrize(("status", "code", "words"), [
-    (401, None, "127.0.0.1 does not accept the key in OPENAI_API_KEY"), (403, None, "does not allow gpt-4o-mini"),
-    (404, None, "has no model gpt-4o-mini"), (429, "insufficient_quota", "quota at 127.0.0.1 is used up")])
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (401, None, "127.0.0.1 does not accept the key in OPENAI_API_KEY"),
+        (403, None, "does not allow gpt-4o-mini"),
+        (404, None, "has no model gpt-4o-mini"),
+        (429, "insufficient_quota", "quota at 127.0.0.1 is used up"),
+    ],
+)
 def test_what_no_retry_mends_ends_the_run_at_once(index, server, status, code, words, capfd):
     server.behave = lambda name, times: {"status": status, "body": {"error": {"message": f"the key {SECRET} is wrong", "code": code}}}
     with pytest.raises(SystemExit, match=words) as ended:
@@ -281,8 +339,9 @@ def test_a_dead_service_ends_the_run(index, server):
 
 
 def test_the_key_is_in_no_file_and_no_output(index, server, capfd):
-    answers = iter([{"status": 500, "body": {"error": {"message": SECRET}}}, {"status": 400, "body": {"error": {"message": SECRET}}},
-                    f"The key is {SECRET}."])
+    answers = iter(
+        [{"status": 500, "body": {"error": {"message": SECRET}}}, {"status": 400, "body": {"error": {"message": SECRET}}}, f"The key is {SECRET}."]
+    )
     server.behave = lambda name, times: next(answers, f"{name} is known.")
     with pytest.raises(SystemExit) as ended:
         write()
@@ -322,11 +381,15 @@ def test_a_dry_run_counts_what_is_answered(index, server, capsys):
     assert (figures["calls"], figures["answered"], figures["output_tokens"]) == (10, 10, 500)
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    (["--batch", "--concurrency", "2"], "--concurrency, --batch: only --writer openai takes that"),
-    (["--writer", "openai", "--price", "1,2"], "--price goes with --dry-run"),
-    (["--writer", "openai", "--dry-run", "--batch-results", "x"], "give one of the two"),
-    (["--writer", "openai", "--concurrency", "0"], "1 or more")])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--batch", "--concurrency", "2"], "--concurrency, --batch: only --writer openai takes that"),
+        (["--writer", "openai", "--price", "1,2"], "--price goes with --dry-run"),
+        (["--writer", "openai", "--dry-run", "--batch-results", "x"], "give one of the two"),
+        (["--writer", "openai", "--concurrency", "0"], "1 or more"),
+    ],
+)
 def test_flags_that_do_not_go_together_are_refused(index, flags, words):
     with pytest.raises(SystemExit, match=words):
         definitions.main(flags)
@@ -352,9 +415,14 @@ def start_writer(root, server, *flags):
     """The writer in a process of its own."""
     environment = os.environ | {"MEDREP_ROOT": str(root), "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": SECRET}
     sets = [part for name, value in QUICK.items() for part in ("--set", f"definitions.{name}={value}")]
-    return subprocess.Popen([sys.executable, "representation/definitions.py", "--writer", "openai", "--concurrency", "2", *sets, *flags],
-                            cwd=contract.REPOSITORY / "codes", env=environment | {"PYTHONPATH": str(contract.REPOSITORY / "codes")},
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "representation/definitions.py", "--writer", "openai", "--concurrency", "2", *sets, *flags],
+        cwd=contract.REPOSITORY / "codes",
+        env=environment | {"PYTHONPATH": str(contract.REPOSITORY / "codes")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wait_for(condition, seconds=60):
@@ -394,12 +462,20 @@ def test_only_one_writer_at_a_time(index, server):
 
 
 def test_run_sh_passes_each_flag_to_its_stage(index, server, tmp_path):
-    environment = os.environ | {"MEDREP_ROOT": str(index), "PYTHONPATH": str(contract.REPOSITORY / "codes"),
-                                "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"}
+    environment = os.environ | {
+        "MEDREP_ROOT": str(index),
+        "PYTHONPATH": str(contract.REPOSITORY / "codes"),
+        "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}",
+    }
 
     def run(*flags):
-        return subprocess.run(["bash", contract.REPOSITORY / "codes" / "representation" / "run.sh", "--scope", "used", "--writer=openai", *flags],
-                              cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            ["bash", contract.REPOSITORY / "codes" / "representation" / "run.sh", "--scope", "used", "--writer=openai", *flags],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
 
     done = run("--dry-run", "--price", "1,1", "--model", "m-1", "--memory", "2GB")
     assert done.returncode == 0 and "5 calls of m-1" in done.stdout and "cost at 1 and 1" in done.stdout and "encoder" not in done.stdout
@@ -434,8 +510,12 @@ def test_batch_files_go_out_and_come_back_shuffled_with_failures(index, server, 
     assert not DEFINITIONS.at().exists()
     names = [line["body"]["messages"][1]["content"].split(": ")[1].split("\n")[0] for line in lines]
     results = [result_of(line, completion(f"{name} is known.")) for line, name in zip(lines, names, strict=True)]
-    bad = {0: result_of(lines[0], completion("", "content_filter")), 1: result_of(lines[1], error={"code": "batch_expired", "message": "late"}),
-           2: result_of(lines[2], {"error": {"code": "server_error", "message": "x"}}, status=500), 3: result_of(lines[3], {"choices": []})}
+    bad = {
+        0: result_of(lines[0], completion("", "content_filter")),
+        1: result_of(lines[1], error={"code": "batch_expired", "message": "late"}),
+        2: result_of(lines[2], {"error": {"code": "server_error", "message": "x"}}, status=500),
+        3: result_of(lines[3], {"choices": []}),
+    }
     first = [bad.get(i, result) for i, result in enumerate(results)] + ["half a li\n", '{"custom_id": "request-1", "response": null}\n', "[1]\n"]
     random.Random(0).shuffle(first)
     out, errors = tmp_path / "output.jsonl", tmp_path / "errors.jsonl"
@@ -445,7 +525,11 @@ def test_batch_files_go_out_and_come_back_shuffled_with_failures(index, server, 
         write("--batch-results", str(errors), str(out))
     assert "are no results of our batches" in capsys.readouterr().out
     assert sorted(reason for _, reason in failed().values()) == [
-        "batch: an answer that is no chat completion", "batch: batch_expired", "batch: server_error", "refused"]
+        "batch: an answer that is no chat completion",
+        "batch: batch_expired",
+        "batch: server_error",
+        "refused",
+    ]
     write("--batch")
     assert {line["custom_id"] for line in batch_lines()} == {line["custom_id"] for line in lines[:4]}
     out.write_text("".join(random.Random(1).sample(results, 10)).replace("is known", "is known otherwise"))
@@ -497,8 +581,17 @@ def test_files_that_are_no_results_are_refused(index, tmp_path):
         write("--batch-results", str(tmp_path / "absent"))
 
 
-@pytest.mark.parametrize(("text", "sentences"), [
-    ("Infection by E. coli at 0.5 mg. It shows (e.g. fever).", 2), ("One", 0), ("One.", 1), ('He said "no." Then 5 came!', 2), ("a.b.c. d", 0),
-    ("St. John's wort vs. Placebo, approx. 5 mg, e.g. Fever. It is in the U.S. Pharmacopoeia.", 2), ("It is seen. It grows?) Yes!", 3)])
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("Infection by E. coli at 0.5 mg. It shows (e.g. fever).", 2),
+        ("One", 0),
+        ("One.", 1),
+        ('He said "no." Then 5 came!', 2),
+        ("a.b.c. d", 0),
+        ("St. John's wort vs. Placebo, approx. 5 mg, e.g. Fever. It is in the U.S. Pharmacopoeia.", 2),
+        ("It is seen. It grows?) Yes!", 3),
+    ],
+)
 def test_sentences_are_counted_as_a_reader_does(text, sentences):
     assert len(chat.END_OF_SENTENCE.findall(text)) == sentences

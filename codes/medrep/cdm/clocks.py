@@ -1,4 +1,5 @@
 """Parquet files whose times carry a zone, read as the clock on the wall showed."""
+
 import re
 from pathlib import Path
 

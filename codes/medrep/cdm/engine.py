@@ -3,26 +3,21 @@
 Stages are written once, as Ibis expressions. DuckDB is the default: it needs no server and
 spills to disk when a table outgrows its memory limit. Spark takes over where one machine ends.
 """
+
 import argparse
 import functools
 import math
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import ibis
 
-from medrep import contract, parquet
-from medrep.contract import make_folder
+from medrep import parquet
+from medrep.cdm.spill import spill_folder, temporary_folder
 from medrep.errors import UserError
 
 ENGINES = ("duckdb", "spark")
-PARKED: list[tempfile.TemporaryDirectory] = []  # removed when the process ends
-
-
-def spill_folder() -> Path:
-    return Path(os.environ.get("MEDREP_SPILL") or contract.ROOT / "usedata" / ".spill")
 
 
 def add_arguments(parser: argparse.ArgumentParser):
@@ -59,22 +54,23 @@ def connect(name: str = "duckdb", memory: str = "8GB", threads: int | None = Non
 # ---- files ---------------------------------------------------------------------------------------------------
 
 
-def reader(con: ibis.BaseBackend) -> ibis.BaseBackend:
+def file_reader(con: ibis.BaseBackend) -> ibis.BaseBackend:
     """The engine that reads files for `con`: DuckDB for all, so that a field means the same whichever engine works with it."""
     return con if con.name == "duckdb" else con.reader
 
 
-def hand_over(con: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
+def transfer(con: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
     """A table of reader(con) for `con` to work with."""
-    return table if con.name == "duckdb" else con.read_parquet(f"{parked(reader(con), table)}/*.parquet")
+    return table if con.name == "duckdb" else con.read_parquet(f"{write_temporary_parquet(file_reader(con), table)}/*.parquet")
 
 
-def read_by_reader(read: Callable[..., ibis.Table | None]) -> Callable[..., ibis.Table | None]:
+def reads_with_duckdb(read: Callable[..., ibis.Table | None]) -> Callable[..., ibis.Table | None]:
     """Decorator of a function from an engine's reader, and whatever else, to a table: one from the engine to a table of its own."""
+
     @functools.wraps(read)
     def read_for(con: ibis.BaseBackend, *args, **kwargs) -> ibis.Table | None:
-        table = read(reader(con), *args, **kwargs)
-        return table if table is None else hand_over(con, table)
+        table = read(file_reader(con), *args, **kwargs)
+        return table if table is None else transfer(con, table)
 
     return read_for
 
@@ -89,17 +85,23 @@ def read_csv_as_text(duckdb: ibis.BaseBackend, path: Path, columns: list[str], d
     aside = {"store_rejects": True, "rejects_table": malformed, "rejects_scan": f"{malformed}_scans"} if malformed else {}
     for table in aside and (malformed, f"{malformed}_scans"):  # a second reading of the file starts over
         duckdb.raw_sql(f'DROP TABLE IF EXISTS "{table}"')
-    return duckdb.read_csv(str(path), columns=dict.fromkeys(columns, "VARCHAR"), auto_detect=False, header=True,
-                           delim=delimiter, quote=quote, escape=quote, **aside)
+    return duckdb.read_csv(
+        str(path), columns=dict.fromkeys(columns, "VARCHAR"), auto_detect=False, header=True, delim=delimiter, quote=quote, escape=quote, **aside
+    )
 
 
 def malformed_rows(con: ibis.BaseBackend, name: str) -> list[dict]:
     """line (1 is the header), reason and raw text of the lines that read_csv_as_text set aside, once the table was computed."""
-    duckdb = reader(con)
+    duckdb = file_reader(con)
     if not duckdb.raw_sql(f"SELECT 1 FROM duckdb_tables() WHERE table_name = '{name}'").fetchall():
         return []
-    words = {"MISSING COLUMNS": "too few fields", "TOO MANY COLUMNS": "too many fields", "UNQUOTED VALUE": "broken quotes",
-             "INVALID ENCODING": "not UTF-8", "LINE SIZE OVER MAXIMUM": "line too long"}
+    words = {
+        "MISSING COLUMNS": "too few fields",
+        "TOO MANY COLUMNS": "too many fields",
+        "UNQUOTED VALUE": "broken quotes",
+        "INVALID ENCODING": "not UTF-8",
+        "LINE SIZE OVER MAXIMUM": "line too long",
+    }
     rows = duckdb.raw_sql(f'SELECT line, min(error_type), any_value(csv_line) FROM "{name}" GROUP BY line ORDER BY line').fetchall()
     return [{"line": line, "reason": words.get(error, str(error).lower()), "raw": raw or ""} for line, error, raw in rows]
 
@@ -112,44 +114,38 @@ def number_rows(table: ibis.Table) -> ibis.Table:
 # ---- tables that are computed once -----------------------------------------------------------------------------
 
 
-def hold(con: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
+def materialize(con: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
     """A small `table`, computed once and kept until it is dropped or the engine is closed."""
     if con.name == "duckdb":  # Ibis 12's own cache() ends in DROP statements that this DuckDB does not parse
         return con.create_table(ibis.util.gen_name("held"), table, temp=True)
-    return park(con, table)
+    return materialize_as_parquet(con, table)
 
 
-def drop(con: ibis.BaseBackend, *tables: ibis.Table):
+def drop_tables(con: ibis.BaseBackend, *tables: ibis.Table):
     """Give back what `tables`, which hold() gave, take of memory."""
     for table in tables:
         if con.name == "duckdb":
             con.raw_sql(f'DROP TABLE "{table.op().name}"')
 
 
-def parking_place() -> str:
-    """A folder beside what the engine spills; it goes when this process ends."""
-    PARKED.append(tempfile.TemporaryDirectory(prefix="parked_", dir=make_folder(spill_folder()), ignore_cleanup_errors=True))
-    return PARKED[-1].name
-
-
-def parked(con: ibis.BaseBackend, table: ibis.Table) -> Path:
+def write_temporary_parquet(con: ibis.BaseBackend, table: ibis.Table) -> Path:
     """The folder of parquet files that `table` was computed into."""
-    folder = Path(parking_place())
+    folder = Path(temporary_folder())
     parquet.write(con, table, folder)
     return folder
 
 
-def park(con: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
+def materialize_as_parquet(con: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
     """A large `table`, computed once into parquet files.
 
     Rows read from parquet are counted beforehand: of a CSV file the engine guesses, and builds its joins on the wrong side.
     """
-    return con.read_parquet(f"{parked(con, table)}/*.parquet")
+    return con.read_parquet(f"{write_temporary_parquet(con, table)}/*.parquet")
 
 
-def park_by(con: ibis.BaseBackend, table: ibis.Table, column: str) -> Callable[[int], ibis.Table]:
+def partition_by(con: ibis.BaseBackend, table: ibis.Table, column: str) -> Callable[[int], ibis.Table]:
     """A large `table`, computed once into parquet files apart by an integer `column`; gives the rows with one value of it."""
-    folder, schema = Path(parking_place()), (table.drop(column)).schema()
+    folder, schema = Path(temporary_folder()), (table.drop(column)).schema()
     parquet.write_by(con, table, folder, column)
 
     def rows(value: int) -> ibis.Table:
@@ -161,6 +157,6 @@ def park_by(con: ibis.BaseBackend, table: ibis.Table, column: str) -> Callable[[
     return rows
 
 
-def parts_of(con: ibis.BaseBackend, size: int, of_size: int) -> int:
+def number_of_parts(con: ibis.BaseBackend, size: int, of_size: int) -> int:
     """In how many parts, each of about `of_size`, work of `size` is done one after the other; Spark divides work itself."""
     return max(1, math.ceil(size / of_size)) if con.name == "duckdb" else 1

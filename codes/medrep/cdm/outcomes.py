@@ -8,6 +8,7 @@ Concept sets are what ATLAS exports (https://github.com/OHDSI/circe-be). Two add
 VOCABULARY_ID and CONCEPT_CODE without its CONCEPT_ID, and `followRelationship` takes an item's concepts along a relationship
 of the vocabulary: closed fractures are the disorders that "Asso morph of" leads to from the morphology.
 """
+
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +18,18 @@ import yaml
 
 from medrep import config
 from medrep.cdm import engine
-from medrep.cdm.sources import omop
+from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.progress import say
 
 STAYS = ("MT", "LLOS", "RA")
 """What a stay itself tells; no concept set is needed."""
 LABEL_COLUMNS = {"subject_id", "prediction_time", "boolean_value"}
-NEEDED = {"concept": ["concept_id", "vocabulary_id", "concept_code"], "concept_relationship": ["concept_id_1", "concept_id_2", "relationship_id"],
-          "concept_ancestor": ["ancestor_concept_id", "descendant_concept_id"]}
+NEEDED = {
+    "concept": ["concept_id", "vocabulary_id", "concept_code"],
+    "concept_relationship": ["concept_id_1", "concept_id_2", "relationship_id"],
+    "concept_ancestor": ["ancestor_concept_id", "descendant_concept_id"],
+}
 MAX_STEPS = 40  # "Is a" steps downwards; SNOMED CT has fewer than 20 levels
 
 
@@ -40,7 +44,7 @@ class Outcome:
 
 def built_in() -> dict[str, Outcome]:
     found = {name: Outcome(name, name) for name in STAYS}
-    for folder in config.folders():
+    for folder in config.config_folders():
         for path in sorted((folder / "outcomes").glob("*")):
             if path.suffix in (".json", ".yaml"):
                 found[path.stem] = Outcome(path.stem, "onset" if path.suffix == ".json" else "phenotypes", path)
@@ -56,8 +60,10 @@ def find(text: str) -> Outcome:
     if not path.exists() and ("/" in text or path.suffix):
         raise UserError(f"--outcome {text}: this file is not there; give the path of one that is")
     if not path.exists():
-        raise UserError(f"--outcome {text} is unknown; known are {', '.join(known)}, or give the path of an ATLAS concept set (.json) "
-                        "or of a MEDS label file (.parquet, .csv)")
+        raise UserError(
+            f"--outcome {text} is unknown; known are {', '.join(known)}, or give the path of an ATLAS concept set (.json) "
+            "or of a MEDS label file (.parquet, .csv)"
+        )
     kind = "onset" if path.suffix == ".json" else "meds" if path.is_dir() or path.suffix in (".parquet", ".csv") else None
     if kind is None:
         raise UserError(f"--outcome {text}: give an ATLAS concept set (.json) or a MEDS label file (.parquet, .csv, or a folder of .parquet)")
@@ -79,8 +85,9 @@ def read_items(path: Path) -> list[dict]:
             if "CONCEPT_ID" not in concept and not {"VOCABULARY_ID", "CONCEPT_CODE"} <= set(concept):
                 raise KeyError("CONCEPT_ID")
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as problem:
-        raise UserError(f"{path} is not an ATLAS concept set ({problem!r}): export it again as JSON, with items that each hold a concept "
-                        "with its CONCEPT_ID") from None
+        raise UserError(
+            f"{path} is not an ATLAS concept set ({problem!r}): export it again as JSON, with items that each hold a concept with its CONCEPT_ID"
+        ) from None
     return items
 
 
@@ -94,10 +101,10 @@ class Terminology:
     def table(self, name: str) -> ibis.Table | None:
         """A table of data/concepts, its valid rows if it is the relationships'; None where it is absent."""
         if name not in self.tables:
-            table = omop.vocabulary(self.con, name)
+            table = athena.read_vocabulary(self.con, name)
             if name == "concept_relationship":
-                table = omop.valid(table)
-            self.tables[name] = None if table is None else engine.park(self.con, table.select(*NEEDED[name]))
+                table = athena.valid_rows(table)
+            self.tables[name] = None if table is None else engine.materialize_as_parquet(self.con, table.select(*NEEDED[name]))
         return self.tables[name]
 
 
@@ -180,7 +187,7 @@ def below_by_table(table: ibis.Table, roots: set[int]) -> dict[int, set[int]]:
 def below_by_closing(words: Terminology, roots: set[int]) -> dict[int, set[int]]:
     table = words.table("concept_relationship")
     pairs = table.filter((table.relationship_id == "Is a") & (table.concept_id_1 != table.concept_id_2))
-    pairs = engine.hold(words.con, pairs.select(child="concept_id_1", parent="concept_id_2").distinct())
+    pairs = engine.materialize(words.con, pairs.select(child="concept_id_1", parent="concept_id_2").distinct())
     children: dict[int, set[int]] = {}
     frontier = set(roots)
     for _ in range(MAX_STEPS):

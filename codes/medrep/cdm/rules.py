@@ -3,18 +3,19 @@
 A row that can't be read is rejected: it is also written to usedata/{hospital}/rejects, with its line and its text. Too
 many of them stop the stage. Kept, left out and rejected add up to the rows of the file.
 """
+
 from collections.abc import Callable
 
 import ibis
 import numpy as np
 import pyarrow as pa
 
-from medrep import contract
-from medrep.cdm import engine
+from medrep import contract, storage
+from medrep.cdm import engine, table_files
 from medrep.cdm.sources import meds, omop
-from medrep.contract import REJECTS
 from medrep.errors import UserError
 from medrep.progress import report_kept
+from medrep.tables import REJECTS
 
 KEPT = "kept"
 MOST_REFUSED = 10_000  # rejects that are written of a table that is refused: enough to see what is wrong
@@ -41,8 +42,16 @@ def report(what: str, table: ibis.Table, order: list[str]) -> dict[str, int]:
     return {"read": read, "kept": kept, **left_out}
 
 
-def settle(con: ibis.BaseBackend, hospital: str, table: str, counts: dict[str, int], rejects: Callable[[], ibis.Table], left_out: list[str],
-           most: float, lines: int | None = None) -> dict[str, int]:
+def settle(
+    con: ibis.BaseBackend,
+    hospital: str,
+    table: str,
+    counts: dict[str, int],
+    rejects: Callable[[], ibis.Table],
+    left_out: list[str],
+    most: float,
+    lines: int | None = None,
+) -> dict[str, int]:
     """Say what became of the rows of a hospital's `table`, write its rejects, and stop if more than the share `most` are.
 
     `counts` is what count_reasons gives; reasons that are not in `left_out` reject. `rejects` reads the file again, with
@@ -55,27 +64,30 @@ def settle(con: ibis.BaseBackend, hospital: str, table: str, counts: dict[str, i
         rejected[row["reason"]] = rejected.get(row["reason"], 0) + 1
     read, total = sum(counts.values()) + len(malformed), sum(rejected.values())
     if not meds.is_dataset(hospital):
-        path = omop.table_file(hospital, table)
-        omop.check_quotes(path, omop.count_lines(path) if lines is None else lines, read)
+        path = table_files.table_file(hospital, table)
+        table_files.check_quotes(path, table_files.count_lines(path) if lines is None else lines, read)
     went = {reason: counts[reason] for reason in left_out if reason in counts}
     report_kept(f"{hospital} {table}", read, went, counts[KEPT], rejected)
-    contract.write_json(contract.counts_file(hospital, table), {"read": read, "kept": counts[KEPT], "left out": went, "rejected": rejected})
+    storage.write_json(contract.counts_file(hospital, table), {"read": read, "kept": counts[KEPT], "left out": went, "rejected": rejected})
     too_many = total > most * read
     written = write_rejects(con, hospital, table, rejects, of_rows, malformed, MOST_REFUSED if too_many else None)
     if too_many:
         worst = sorted(rejected.items(), key=lambda item: -item[1])[:3]
-        raise UserError(f"{hospital} {table}: {total / read:.1%} of {read:,} rows can't be read ({', '.join(f'{n:,} {r}' for r, n in worst)}), "
-                        f"more than cohort.max_rejects allows ({most:.0%}): see {contract.show(REJECTS.at(hospital=hospital, source=table))}, "
-                        "and mend the export")
+        raise UserError(
+            f"{hospital} {table}: {total / read:.1%} of {read:,} rows can't be read ({', '.join(f'{n:,} {r}' for r, n in worst)}), "
+            f"more than cohort.max_rejects allows ({most:.0%}): see {contract.display_path(REJECTS.at(hospital=hospital, source=table))}, "
+            "and mend the export"
+        )
     if written != total:
         raise AssertionError(f"{hospital} {table}: {written} rejects were written of {total}")
     return {"read": read, "kept": counts[KEPT], "rejected": total}
 
 
-def write_rejects(con: ibis.BaseBackend, hospital: str, table: str, rejects: Callable[[], ibis.Table], reasons: list[str], malformed: list[dict],
-                  most: int | None) -> int:
+def write_rejects(
+    con: ibis.BaseBackend, hospital: str, table: str, rejects: Callable[[], ibis.Table], reasons: list[str], malformed: list[dict], most: int | None
+) -> int:
     """Write the rows with `reasons`, and the malformed ones, some at a time; all, or about `most`. Gives how many."""
-    contract.discard(REJECTS.at(hospital=hospital, source=table))  # an earlier run's
+    storage.remove_path(REJECTS.at(hospital=hospital, source=table))  # an earlier run's
     if not reasons and not malformed:
         return 0
     written, schema = 0, REJECTS.schema.to_pyarrow()

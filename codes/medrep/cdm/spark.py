@@ -4,6 +4,7 @@ Where the user has not configured Spark (spark-submit, SPARK_CONF_DIR, SPARK_HOM
 configs/spark. SPARK_MASTER names a cluster; data/, usedata/ and MEDREP_SPILL must then be on a disk that its machines
 share. What a query means is set here, whatever the configuration says.
 """
+
 import os
 import re
 import shutil
@@ -16,8 +17,8 @@ import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medrep import config, contract, parquet
-from medrep.cdm import engine
+from medrep import config, parquet, storage
+from medrep.cdm import spill
 from medrep.errors import UserError
 
 # PySpark's conversions to and from pandas are not for pandas 3, and they make a float of an integer column with nulls: rows go by Arrow
@@ -66,7 +67,7 @@ def configure(memory: str, threads: int | None):
     if not {"SPARK_CONF_DIR", "SPARK_HOME"} & set(os.environ):
         os.environ["SPARK_CONF_DIR"] = str(config.CONFIGS / "spark")
         os.environ.setdefault("SPARK_DRIVER_MEMORY", megabytes(memory))
-        os.environ.setdefault("SPARK_LOCAL_DIRS", str(contract.make_folder(engine.spill_folder())))
+        os.environ.setdefault("SPARK_LOCAL_DIRS", str(storage.make_folder(spill.spill_folder())))
         if master.startswith("local"):  # a machine may not know its own name
             os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 
@@ -110,7 +111,7 @@ class Backend(ibis_pyspark.Backend):
 
     def to_pyarrow_batches(self, expr, /, *, params=None, limit=None, chunk_size=1_000_000, **_):
         """By way of files, so that the rows are never all in this process' memory; a sorted table's files are in its order."""
-        table, folder = expr.as_table(), Path(engine.parking_place())
+        table, folder = expr.as_table(), Path(spill.temporary_folder())
         parquet.write(self, table, folder)
         schema = table.schema().to_pyarrow()
         batches = (batch.cast(schema) for file in sorted(folder.glob("*.parquet")) for batch in pq.ParquetFile(file).iter_batches(chunk_size))

@@ -7,6 +7,7 @@
 
 `args` are those of experiments/finetune.py. What is finished is not done again: a run knows what it was made from.
 """
+
 import hashlib
 import json
 from dataclasses import asdict
@@ -15,13 +16,15 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from medrep import config, contract, progress
-from medrep.contract import LABELS, PERSONS, Made
+from medrep import contract, progress, stamps, storage
 from medrep.errors import UserError
 from medrep.evaluation import counts, features, learners, metrics, results
 from medrep.patients import training
 from medrep.patients.examples import Examples, few, split_persons
 from medrep.progress import say
+from medrep.settings import ExperimentConfig
+from medrep.stamps import Stamp
+from medrep.tables import LABELS, PERSONS
 from medrep.vectors import concept_vectors
 
 BASELINES = ("logreg", "gbm")
@@ -47,15 +50,17 @@ class Site:
     def __getitem__(self, hospital: str) -> Examples:
         if hospital not in self.opened:
             examples = self.opened[hospital] = Examples(hospital, self.outcome, self.max_length)
-            say(f"{hospital} {self.outcome}: {len(examples):,} prediction points of {len(set(examples.persons.tolist())):,} persons, "
-                f"{int(np.nansum(examples.truth)):,} positive")
+            say(
+                f"{hospital} {self.outcome}: {len(examples):,} prediction points of {len(set(examples.persons.tolist())):,} persons, "
+                f"{int(np.nansum(examples.truth)):,} positive"
+            )
         return self.opened[hospital]
 
 
 class Arm:
     """One way to learn: a model, its representation and head, and how it is trained otherwise (the variant)."""
 
-    def __init__(self, args, experiment: config.Experiment, home: str, rep: str, shots: int = 0, oracle: bool = False):
+    def __init__(self, args, experiment: ExperimentConfig, home: str, rep: str, shots: int = 0, oracle: bool = False):
         self.args, self.experiment, self.home, self.rep, self.shots, self.oracle = args, experiment, home, rep, shots, oracle
         self.model, self.head = args.model, "" if args.model in BASELINES else experiment.model.head
         said = {"frozen": args.frozen, f"shots{shots}": shots, f"aug{args.aug_times}x{args.aug_ratio:g}": args.aug_times, "oracle": oracle}
@@ -68,11 +73,15 @@ class Arm:
         self.oovs = args.oov if rep == "none" else [""]
         pretrained = contract.pretraining_folder(home, args.model, rep, self.head)
         if not (pretrained / "config.yaml").exists():
-            raise UserError(f"{contract.show(pretrained)} holds no finished model; python experiments/pretrain.py "
-                            f"--model {args.model} --rep-type {rep} --head {self.head} makes it")
+            raise UserError(
+                f"{contract.display_path(pretrained)} holds no finished model; python experiments/pretrain.py "
+                f"--model {args.model} --rep-type {rep} --head {self.head} makes it"
+            )
         training.require_unchanged(pretrained)
-        if rep != "none" and contract.show(array := contract.concept_array_file(rep)) not in training.inputs_of(pretrained):
-            raise UserError(f"{contract.show(pretrained)} was pretrained on another file than {contract.show(array)}: give that one, or rename yours")
+        if rep != "none" and contract.display_path(array := contract.concept_array_file(rep)) not in training.inputs_of(pretrained):
+            raise UserError(
+                f"{contract.display_path(pretrained)} was pretrained on another file than {contract.display_path(array)}: give that one, or rename yours"
+            )
         self.inputs = [pretrained / "config.yaml"]
         reader = learners.Reader(training.vocabulary_of(pretrained), rep)
         if args.frozen:
@@ -82,11 +91,11 @@ class Arm:
             self.learner = learners.Finetuned(pretrained, reader, experiment.finetuning, args.device, args.report_to, augment)
 
     @classmethod
-    def given(cls, args, experiment: config.Experiment, facts: dict, folder: Path, rep: str) -> "Arm":
+    def given(cls, args, experiment: ExperimentConfig, facts: dict, folder: Path, rep: str) -> "Arm":
         """The arm of a finetuned run that lies in `folder` with all it needs but the vectors; its weights are part of its name."""
         arm = cls.__new__(cls)
         arm.args, arm.experiment, arm.home, arm.rep, arm.shots, arm.oracle, arm.inputs = args, experiment, facts["home"], rep, 0, False, []
-        weights = contract.sha256_of(folder / "model.safetensors")[:8]
+        weights = storage.sha256_of(folder / "model.safetensors")[:8]
         arm.model, arm.head = facts["model"], facts["head"]
         arm.variant = "+".join(part for part in (facts["variant"], f"evaluated-{weights}") if part)
         arm.oovs = args.oov if rep == "none" else [""]
@@ -95,8 +104,15 @@ class Arm:
         return arm
 
     def facts(self, outcome: str, seed: int, trained_on: str) -> dict:
-        return {"trained_on": trained_on, "model": self.model, "head": self.head, "rep_type": contract.rep_name(self.rep), "variant": self.variant,
-                "outcome": outcome, "seed": seed}
+        return {
+            "trained_on": trained_on,
+            "model": self.model,
+            "head": self.head,
+            "rep_type": contract.rep_name(self.rep),
+            "variant": self.variant,
+            "outcome": outcome,
+            "seed": seed,
+        }
 
     def folder(self, trained_on: str, outcome: str, seed: int) -> Path:
         return contract.finetuning_folder(trained_on, self.model, self.rep, outcome, seed, self.head or "linear", self.variant)
@@ -121,7 +137,8 @@ class Run:
         self.arm, self.site, self.trained_on, self.seed = arm, site, trained_on, seed
         self.args, self.settings, self.learner = arm.args, arm.experiment.finetuning, arm.learner
         self.made_with = arm.settings() | training.made_from(
-            *arm.inputs, contract.trajectories_folder(trained_on), LABELS.at(hospital=trained_on, outcome=site.outcome), *arm.terminology("unk"))
+            *arm.inputs, contract.trajectories_folder(trained_on), LABELS.at(hospital=trained_on, outcome=site.outcome), *arm.terminology("unk")
+        )
         self.facts = arm.facts(site.outcome, seed, trained_on) | {"made_with": short(self.made_with)}
         self.folder = self.learned = arm.folder(trained_on, site.outcome, seed)
         self.parts = self.split()
@@ -154,7 +171,8 @@ class Run:
                 if not (examples.truth[part[:, 3]] == value).any():
                     raise CannotLearn(
                         f"{self.site.outcome} can't be learned at {self.trained_on}: of its {sum(map(len, self.parts.values())):,} examples too few "
-                        f"are {words}, none in the {name} part; a larger hospital or more test persons (cohort.split_shares) would give some")
+                        f"are {words}, none in the {name} part; a larger hospital or more test persons (cohort.split_shares) would give some"
+                    )
 
     def train(self):
         """Train, unless that is done already."""
@@ -167,11 +185,22 @@ class Run:
         self.in_memory = True
         chosen = thresholds(examples, valid, self.learner.predict(examples, valid, "unk"))
         of_part = {name: examples.truth[part[:, 3]] for name, part in self.parts.items()}
-        unlearned = [name for i, name in enumerate(examples.label_names)
-                     if len(set(of_part["train"][:, i]) & {0.0, 1.0}) < 2 or np.isnan(of_part["valid"][:, i]).all()]
-        training.finish(self.folder, self.made_with, **self.facts, home=self.arm.home, labels=examples.label_names, thresholds=chosen,
-                        unlearned=unlearned, vectors={} if self.arm.model in BASELINES else concept_vectors.identity(self.arm.rep))
-        say(f"{contract.show(self.folder)}: what was learned")
+        unlearned = [
+            name
+            for i, name in enumerate(examples.label_names)
+            if len(set(of_part["train"][:, i]) & {0.0, 1.0}) < 2 or np.isnan(of_part["valid"][:, i]).all()
+        ]
+        training.finish(
+            self.folder,
+            self.made_with,
+            **self.facts,
+            home=self.arm.home,
+            labels=examples.label_names,
+            thresholds=chosen,
+            unlearned=unlearned,
+            vectors={} if self.arm.model in BASELINES else concept_vectors.identity(self.arm.rep),
+        )
+        say(f"{contract.display_path(self.folder)}: what was learned")
 
     def run(self, hospitals: list[str]) -> list[dict]:
         self.train()
@@ -179,8 +208,10 @@ class Run:
         rows = []
         for hospital in hospitals:
             if self.site[hospital].label_names != self.known["labels"]:
-                raise UserError(f"{self.site.outcome} has labels {', '.join(self.site[hospital].label_names)} at {hospital}, and was learned with "
-                                f"{', '.join(self.known['labels'])}: label both hospitals with the same configs/outcomes")
+                raise UserError(
+                    f"{self.site.outcome} has labels {', '.join(self.site[hospital].label_names)} at {hospital}, and was learned with "
+                    f"{', '.join(self.known['labels'])}: label both hospitals with the same configs/outcomes"
+                )
             for oov in self.arm.oovs:
                 rows += self.test(hospital, oov)
                 if hospital != self.trained_on and self.site[hospital].single:
@@ -203,22 +234,28 @@ class Run:
     def inputs_of(self, hospital: str, oov: str) -> list[Path]:
         """All that a test of the run at `hospital` comes from."""
         vectors = [] if self.arm.rep in ("none", *counts.KINDS) else [contract.concept_array_file(self.arm.rep), contract.concept_index_file()]
-        return [self.learned / "config.yaml", contract.trajectories_folder(hospital), PERSONS.at(hospital=hospital),
-                LABELS.at(hospital=hospital, outcome=self.site.outcome), *vectors, *self.arm.terminology(oov)]
+        return [
+            self.learned / "config.yaml",
+            contract.trajectories_folder(hospital),
+            PERSONS.at(hospital=hospital),
+            LABELS.at(hospital=hospital, outcome=self.site.outcome),
+            *vectors,
+            *self.arm.terminology(oov),
+        ]
 
     def test(self, hospital: str, oov: str) -> list[dict]:
         """The rows of one test, computed anew if anything that it comes from changed."""
         name, examples, part = results.name_of(hospital, oov), self.site[hospital], self.part_at(hospital)
         file = contract.metrics_file(self.folder, name)
-        made = Made(file, settings={"replicates": self.settings.replicates}, inputs=self.inputs_of(hospital, oov))
+        stamp = Stamp(file, settings={"replicates": self.settings.replicates}, inputs=self.inputs_of(hospital, oov))
         there = all(path.exists() for path in results.prediction_files(contract.predictions_file(self.folder, name), examples))
-        if self.args.fresh or not there or not made.is_current():
+        if self.args.fresh or not there or not stamp.is_current():
             self.ready()
             readable = self.learner.readable(examples, part, oov)
             tested = self.tested(hospital, oov, self.learner.predict(examples, part, oov), {"readable_tokens": round(readable, 4)})
             results.write_predictions(tested)
-            contract.write_json(file, results.rows_of(tested, self.settings.replicates))
-            made.record()
+            storage.write_json(file, results.rows_of(tested, self.settings.replicates))
+            stamp.record()
         rows = results.read_rows(file)
         say(f"seed {self.seed}, tested on {name}: {progress.in_words({key: rows[0][key] for key in ('n', 'positives', 'auroc', 'auprc', 'reason')})}")
         return rows
@@ -227,18 +264,19 @@ class Run:
         examples = self.site[hospital]
         limits = np.array([np.nan if self.known["thresholds"][name] is None else self.known["thresholds"][name] for name in examples.label_names])
         file = contract.predictions_file(self.folder, results.name_of(hospital, oov))
-        return results.Tested(examples, self.part_at(hospital), probabilities, limits, file, self.facts | {"oov": oov} | more,
-                              tuple(self.known["unlearned"]))
+        return results.Tested(
+            examples, self.part_at(hospital), probabilities, limits, file, self.facts | {"oov": oov} | more, tuple(self.known["unlearned"])
+        )
 
     def recalibrate(self, hospital: str, oov: str, labels: int) -> list[dict]:
         name = results.name_of(hospital, oov)
         file = contract.metrics_file(self.folder, name, labels)
-        made = Made(file, inputs=[contract.metrics_file(self.folder, name)], settings={"replicates": self.settings.replicates, "labels": labels})
-        if not made.is_current():
+        stamp = Stamp(file, inputs=[contract.metrics_file(self.folder, name)], settings={"replicates": self.settings.replicates, "labels": labels})
+        if not stamp.is_current():
             saved = results.read_predictions(contract.predictions_file(self.folder, name)).predicted_boolean_probability.to_numpy()
             rows = results.recalibrated(self.tested(hospital, oov, saved[:, None]), labels, self.settings.replicates, self.seed)
-            contract.write_json(file, rows)
-            made.record()
+            storage.write_json(file, rows)
+            stamp.record()
         rows = results.read_rows(file)
         for row in rows:
             shown = {key: row.get(key) for key in ("n", "calibration_slope", "calibration_intercept", "brier", "reason")}
@@ -251,22 +289,28 @@ class Run:
         for hospital in hospitals:
             examples, part = self.site[hospital], self.part_at(hospital)
             file, top = contract.attention_file(self.folder, hospital), contract.features_file(self.folder, hospital)
-            made = Made(file, inputs=self.inputs_of(hospital, oov),
-                        settings={"steps": settings.attribution_steps, "examples": settings.attribution_examples, "oov": oov})
-            if self.args.fresh or not made.is_current() or not top.exists():
+            stamp = Stamp(
+                file,
+                inputs=self.inputs_of(hospital, oov),
+                settings={"steps": settings.attribution_steps, "examples": settings.attribution_examples, "oov": oov},
+            )
+            if self.args.fresh or not stamp.is_current() or not top.exists():
                 self.ready()
                 reading = self.learner.reader.swap(self.learner.model, hospital, oov)
                 # attention is of all labels together, a gradient of one: of several, none is attributed
                 attributed = settings.attribution_examples if examples.single else 0
-                found = features.write_events(file, self.learner.model, examples, part, reading, settings.batch_tokens, 0,
-                                              settings.attribution_steps, attributed)
-                with contract.unfinished(top) as path:
+                found = features.write_events(
+                    file, self.learner.model, examples, part, reading, settings.batch_tokens, 0, settings.attribution_steps, attributed
+                )
+                with storage.atomic_write(top) as path:
                     path.touch(mode=0o600)
                     first = features.important(file).head(FEATURES)
                     first.set_axis(first.index + 1).to_csv(path, index_label="rank")
-                made.record()
-                say(f"{contract.show(file)}: {progress.in_words({name: value for name, value in found.items() if value is not None})}; "
-                    f"{top.name}: the first {FEATURES} tokens")
+                stamp.record()
+                say(
+                    f"{contract.display_path(file)}: {progress.in_words({name: value for name, value in found.items() if value is not None})}; "
+                    f"{top.name}: the first {FEATURES} tokens"
+                )
 
 
 class Given(Run):
@@ -289,9 +333,11 @@ class Given(Run):
         if hospital != self.trained_on:
             return self.site[hospital].table
         for here in (contract.trajectories_folder(hospital), LABELS.at(hospital=hospital, outcome=self.site.outcome)):
-            if self.content["inputs"].get(contract.show(here)) != contract.fingerprint(here):
-                raise UserError(f"{contract.show(here)} is not what {self.learned} was trained on, so whom it saw of {hospital} can't be told: "
-                                "test it at another hospital")
+            if self.content["inputs"].get(contract.display_path(here)) != stamps.fingerprint(here):
+                raise UserError(
+                    f"{contract.display_path(here)} is not what {self.learned} was trained on, so whom it saw of {hospital} can't be told: "
+                    "test it at another hospital"
+                )
         return self.split(self.content["finetuning"]["split_shares"])["test"]
 
 
@@ -300,8 +346,10 @@ def agree(runs: list[Run], hospitals: list[str]):
     for hospital in hospitals:
         found = features.agreement([features.important(contract.attention_file(run.folder, hospital)) for run in runs])
         file = contract.agreement_file(runs[0].folder.parent, hospital)
-        contract.write_json(file, found)
-        say(f"{contract.show(file)}: rank correlation of {progress.in_words({name: value for name, value in found.items() if value is not None})}")
+        storage.write_json(file, found)
+        say(
+            f"{contract.display_path(file)}: rank correlation of {progress.in_words({name: value for name, value in found.items() if value is not None})}"
+        )
 
 
 def thresholds(examples: Examples, valid: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:

@@ -1,6 +1,6 @@
 """Counts of a person's tokens before the prediction time, and the two scikit-learn models that a reviewer asks for.
 
-    home = counts.expand(vocabulary.of_hospital("mimic").tokens, "rollup")        # what each token counts for; once a hospital
+    home = counts.expand(token_vocabulary.of_hospital("mimic").tokens, "rollup")        # what each token counts for; once a hospital
     space = counts.fit_space(trajectories, train, home)                          # train: (row, start, stop, ...) of examples
     model = counts.fit("logreg", space.matrix(trajectories, train, home), y_train, space.matrix(trajectories, valid, home), y_valid, seed)
     probabilities = counts.predict(model, space, elsewhere, slices, counts.expand(elsewhere_tokens, "rollup"))
@@ -13,6 +13,7 @@ nothing. `rollup`: a token counts for itself, for its concept without the decile
 a code which the home hospital never had is read through its ancestors. Age and sex stand beside both: the patient
 models read them, too.
 """
+
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from medrep import contract
+from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.patients.sequences import Trajectories
 from medrep.progress import bar, say
@@ -102,8 +103,9 @@ def count(trajectories: Trajectories, slices: np.ndarray, counted: sparse.csr_ar
         of_person = np.flatnonzero(~again)
         last = np.append(of_person[1:], len(row)) - 1
         tokens = np.concatenate([trajectories.token[a:b] for a, b in zip(first[of_person].tolist(), stop[last].tolist(), strict=True)])
-        fresh = sparse.csr_array((np.ones(len(tokens), dtype=np.float32), tokens, np.concatenate([[0], np.cumsum(stop - begin)])),
-                                 shape=(len(row), counted.shape[0]))
+        fresh = sparse.csr_array(
+            (np.ones(len(tokens), dtype=np.float32), tokens, np.concatenate([[0], np.cumsum(stop - begin)])), shape=(len(row), counted.shape[0])
+        )
         fresh.sum_duplicates()
         # summed as tokens, before each becomes many features: 3 times as fast as after
         whole = running_sums(np.repeat(of_person, last - of_person + 1)) @ fresh if again.any() else fresh
@@ -189,8 +191,10 @@ def fit_space(trajectories: Trajectories, slices: np.ndarray, expansion: Expansi
         persons += np.bincount(found.indices, minlength=len(persons))
     order = np.argsort(-persons, kind="stable")
     keep = order[persons[order] >= min_persons]
-    say(f"{expansion.kind} of {len(latest):,} training persons: {len(keep):,} of {int((persons > 0).sum()):,} features kept, "
-        f"which {min_persons:,} or more of them have")
+    say(
+        f"{expansion.kind} of {len(latest):,} training persons: {len(keep):,} of {int((persons > 0).sum()):,} features kept, "
+        f"which {min_persons:,} or more of them have"
+    )
     return Space(expansion.kind, min_persons, tuple(expansion.names[i] for i in keep), tuple(persons[keep].tolist()))
 
 
@@ -239,8 +243,14 @@ def dense(features: sparse.csr_array) -> np.ndarray:
     return features[:, : len(AGE_AND_SEX) + GBM_FEATURES].astype(np.float64).toarray()
 
 
-def fit(name: str, X_train: sparse.csr_array, y_train: np.ndarray, X_valid: sparse.csr_array, y_valid: np.ndarray,  # noqa: N803
-        seed: int) -> LogisticModel | BoostedModel:
+def fit(
+    name: str,
+    X_train: sparse.csr_array,
+    y_train: np.ndarray,
+    X_valid: sparse.csr_array,
+    y_valid: np.ndarray,  # noqa: N803
+    seed: int,
+) -> LogisticModel | BoostedModel:
     """The model `name`, one of MODELS, for one label, from matrices of one Space; it is the same for any number of threads.
 
     logreg takes of C_GRID what gives the best AUROC on the validation examples (the best loss if they have one class
@@ -249,8 +259,10 @@ def fit(name: str, X_train: sparse.csr_array, y_train: np.ndarray, X_valid: spar
     y_train, y_valid = np.asarray(y_train).astype(bool), np.asarray(y_valid).astype(bool)
     positives = int(y_train.sum())
     if positives in (0, len(y_train)) or not len(y_valid):
-        raise UserError(f"{name} can't be fitted: its {len(y_train):,} training examples hold {positives:,} positives, and there are "
-                        f"{len(y_valid):,} validation examples; a larger hospital or more test persons (cohort.split_shares) would give enough")
+        raise UserError(
+            f"{name} can't be fitted: its {len(y_train):,} training examples hold {positives:,} positives, and there are "
+            f"{len(y_valid):,} validation examples; a larger hospital or more test persons (cohort.split_shares) would give enough"
+        )
     return {"logreg": fit_logistic, "gbm": fit_boosted}[name](X_train, y_train, X_valid, y_valid, seed)
 
 
@@ -294,20 +306,26 @@ def predict(model: LogisticModel | BoostedModel, space: Space, trajectories: Tra
 
 def save(folder: Path, space: Space, model: LogisticModel):
     """Write logreg.json: each column's name, largest value in training and coefficient, and the rest that predict() needs."""
-    columns = [{"name": name, "persons": persons, "largest": largest, "coefficient": coefficient} for name, persons, largest, coefficient in zip(
-        space.columns, (None,) * len(AGE_AND_SEX) + space.persons, model.largest.tolist(), model.coefficients.tolist(), strict=True)]
-    contract.write_json(folder / "logreg.json", {"kind": space.kind, "min_persons": space.min_persons, "C": model.C, "intercept": model.intercept,
-                                                 "columns": columns})
+    columns = [
+        {"name": name, "persons": persons, "largest": largest, "coefficient": coefficient}
+        for name, persons, largest, coefficient in zip(
+            space.columns, (None,) * len(AGE_AND_SEX) + space.persons, model.largest.tolist(), model.coefficients.tolist(), strict=True
+        )
+    ]
+    storage.write_json(
+        folder / "logreg.json", {"kind": space.kind, "min_persons": space.min_persons, "C": model.C, "intercept": model.intercept, "columns": columns}
+    )
 
 
 def load(folder: Path) -> tuple[Space, LogisticModel]:
     """What save() wrote; it predicts to the last digit what it did."""
     path = folder / "logreg.json"
     if not path.exists():
-        raise UserError(f"{contract.show(path)} is missing; experiments/finetune.py --model logreg writes it")
+        raise UserError(f"{contract.display_path(path)} is missing; experiments/finetune.py --model logreg writes it")
     content = json.loads(path.read_text())
     columns = content["columns"]
     counted = columns[len(AGE_AND_SEX) :]
     space = Space(content["kind"], content["min_persons"], *(tuple(column[key] for column in counted) for key in ("name", "persons")))
-    return space, LogisticModel(content["C"], content["intercept"], *(
-        np.array([column[key] for column in columns], dtype=np.float64) for key in ("largest", "coefficient")))
+    return space, LogisticModel(
+        content["C"], content["intercept"], *(np.array([column[key] for column in columns], dtype=np.float64) for key in ("largest", "coefficient"))
+    )

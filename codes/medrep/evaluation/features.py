@@ -12,6 +12,7 @@ token: so an event's attribution is its code's, positive where the code raised t
 to logit - logit of the baseline (completeness). That a person came often, or lately, is in the baseline and attributed to no one;
 nor is an event that the model read as [UNK].
 """
+
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ import torch
 from scipy.stats import spearmanr
 from torch.nn import functional as F
 
-from medrep import contract, progress
+from medrep import progress, storage
 from medrep.cdm.engine import connect
 from medrep.patients import behrt, sequences, training
 from medrep.vectors import concept_vectors, texts
@@ -37,8 +38,16 @@ TOLERANCE = 0.05  # of a logit: 5 % of the odds
 ENOUGH = 10  # persons: the mean of fewer is mostly chance
 ROWS_AT_ONCE = 2**20  # a row group: some 30 MB while it is collected
 FIXED = 2**40  # sums in whole numbers are the same in any order, and DuckDB's threads come in any
-EVENTS = pa.schema({"subject_id": pa.int64(), "prediction_time": pa.timestamp("us"), "token": pa.dictionary(pa.int32(), pa.string()),
-                    "attention": pa.float32(), "top": pa.bool_(), "attribution": pa.float32()})
+EVENTS = pa.schema(
+    {
+        "subject_id": pa.int64(),
+        "prediction_time": pa.timestamp("us"),
+        "token": pa.dictionary(pa.int32(), pa.string()),
+        "attention": pa.float32(),
+        "top": pa.bool_(),
+        "attribution": pa.float32(),
+    }
+)
 """A row an event that was read. token: as the hospital has it; top: whether its attention is among its example's TOP highest (events
 of equal attention share their place); attribution: null for examples that were not attributed."""
 
@@ -46,8 +55,9 @@ of equal attention share their place); attribution: null for examples that were 
 # ---- one batch -----------------------------------------------------------------------------------------------
 
 
-def attribute(model: behrt.BehrtForPrediction, batch: dict, label: int = 0, steps: int = 20, tokens_at_once: int = 0,
-              tolerance: float = TOLERANCE) -> tuple[torch.Tensor, torch.Tensor]:
+def attribute(
+    model: behrt.BehrtForPrediction, batch: dict, label: int = 0, steps: int = 20, tokens_at_once: int = 0, tolerance: float = TOLERANCE
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Integrated gradients of a packed batch: (tokens,), and by sequence (sequences,) how far they are from adding up.
 
     `batch` is what the model reads, on its device. Sequences don't see one another: all are attributed in one go. Those that miss
@@ -91,8 +101,11 @@ def integrate(model: behrt.BehrtForPrediction, batch: dict, label: int, steps: i
 
     # to captum the packed batch is one example; the gradient of the sum of its sequences' logits is each one's own
     method = IntegratedGradients(lambda embeddings: logits_of(embeddings).sum(dim=1))
-    found = method.attribute(read[None], baseline[None], n_steps=steps, method="riemann_middle",
-                             internal_batch_size=max(1, tokens_at_once // tokens))[0].sum(dim=1).detach()  # (tokens,)
+    found = (
+        method.attribute(read[None], baseline[None], n_steps=steps, method="riemann_middle", internal_batch_size=max(1, tokens_at_once // tokens))[0]
+        .sum(dim=1)
+        .detach()
+    )  # (tokens,)
     with torch.no_grad():
         moved = (logits_of(read[None]) - logits_of(baseline[None]))[0].double()
     sequence = torch.repeat_interleave(torch.arange(len(edges) - 1, device=edges.device), edges.diff())
@@ -113,8 +126,9 @@ def drawn(persons: np.ndarray, count: int) -> np.ndarray:
 # ---- a hospital ----------------------------------------------------------------------------------------------
 
 
-def event_batches(model, examples, table: np.ndarray, reading: training.Reading, batch_tokens: int, label: int = 0, steps: int = 20,
-                  attributed: int = 0) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+def event_batches(
+    model, examples, table: np.ndarray, reading: training.Reading, batch_tokens: int, label: int = 0, steps: int = 20, attributed: int = 0
+) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
     """Of each packed batch of `table` the rows of EVENTS and the gaps (attributed sequences,); those that are attributed come first.
 
     `attributed` is how many examples are: each costs `steps` forward and backward passes.
@@ -140,10 +154,20 @@ def event_batches(model, examples, table: np.ndarray, reading: training.Reading,
             found = {name: values.float().cpu().numpy()[events] for name, values in columns.items()}
             token = np.concatenate([examples.trajectories.token[start:stop] for _, start, stop, _ in slices])
             example = np.repeat(slices[:, 3], lengths)
-            yield pa.record_batch([pa.array(persons[example], pa.int64()), pa.array(times[example], pa.timestamp("us")),
-                                   pa.DictionaryArray.from_arrays(pa.array(token, pa.int32()), names), pa.array(found["attention"]),
-                                   pa.array(highest(found["attention"], lengths)),
-                                   pa.array(found["attribution"]) if part else pa.nulls(len(events), pa.float32())], schema=EVENTS), gaps
+            yield (
+                pa.record_batch(
+                    [
+                        pa.array(persons[example], pa.int64()),
+                        pa.array(times[example], pa.timestamp("us")),
+                        pa.DictionaryArray.from_arrays(pa.array(token, pa.int32()), names),
+                        pa.array(found["attention"]),
+                        pa.array(highest(found["attention"], lengths)),
+                        pa.array(found["attribution"]) if part else pa.nulls(len(events), pa.float32()),
+                    ],
+                    schema=EVENTS,
+                ),
+                gaps,
+            )
 
 
 def highest(attention: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -152,8 +176,9 @@ def highest(attention: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([part >= np.partition(part, -TOP)[-TOP] if len(part) > TOP else np.ones(len(part), dtype=bool) for part in parts])
 
 
-def write_events(path: Path, model, examples, table: np.ndarray, reading: training.Reading, batch_tokens: int, label: int = 0, steps: int = 20,
-                 attributed: int = 0) -> dict:
+def write_events(
+    path: Path, model, examples, table: np.ndarray, reading: training.Reading, batch_tokens: int, label: int = 0, steps: int = 20, attributed: int = 0
+) -> dict:
     """Write event_batches to a parquet file that only its owner may read: it holds persons. Memory stays as it is at any number.
 
     Gives events, examples, attributed (examples) and largest_gap, by how much at most an example's attributions miss the
@@ -161,7 +186,7 @@ def write_events(path: Path, model, examples, table: np.ndarray, reading: traini
     """
     figures = {"events": 0, "examples": len(table), "attributed": 0, "largest_gap": None}
     bar = progress.bar(what=f"attention {examples.hospital}", total=int((table[:, 2] - table[:, 1]).sum()), unit="events")
-    with contract.unfinished(path) as part:
+    with storage.atomic_write(path) as part:
         part.touch(mode=0o600)
         with pq.ParquetWriter(part, EVENTS) as writer, bar:
             held: list[pa.RecordBatch] = []
@@ -200,8 +225,9 @@ def important(path: Path, con: ibis.BaseBackend | None = None) -> pd.DataFrame:
     t = t.mutate(token=t.token.cast("string"))
     top = t.filter(t.top).select("token", "subject_id", "prediction_time").distinct().group_by("token").aggregate(top=lambda s: s.count())
     numbers = {name: (t[name].cast("float64") * FIXED).round().cast("int64") for name in ("attention", "attribution")}
-    t = t.select("token", "subject_id", events=1, attributed=t.attribution.notnull().cast("int64"), **numbers,
-                 attribution_abs=numbers["attribution"].abs())
+    t = t.select(
+        "token", "subject_id", events=1, attributed=t.attribution.notnull().cast("int64"), **numbers, attribution_abs=numbers["attribution"].abs()
+    )
     sums = {name: t[name].sum() for name in ("events", "attributed", "attention", "attribution", "attribution_abs")}
     t = t.group_by("token", "subject_id").aggregate(**sums)  # a step that spills to disk where it must: a count of distinct persons does not
     t = t.group_by("token").aggregate(persons=t.count(), **{name: t[name].sum() for name in sums})
@@ -212,8 +238,22 @@ def important(path: Path, con: ibis.BaseBackend | None = None) -> pd.DataFrame:
     named = texts.describe(found.token.tolist(), con)
     found["name"], found["domain"] = [name for name, _ in named], [domain for _, domain in named]
     found = found.sort_values(["top", "attention", "token"], ascending=[False, False, True], ignore_index=True)
-    return found[["token", "name", "domain", "persons", "events", "top", "attention", "attention_mean", "attributed", "attribution",
-                  "attribution_mean", "attribution_abs"]]
+    return found[
+        [
+            "token",
+            "name",
+            "domain",
+            "persons",
+            "events",
+            "top",
+            "attention",
+            "attention_mean",
+            "attributed",
+            "attribution",
+            "attribution_mean",
+            "attribution_abs",
+        ]
+    ]
 
 
 def agreement(tables: Sequence[pd.DataFrame]) -> dict:
@@ -239,6 +279,9 @@ def agreement(tables: Sequence[pd.DataFrame]) -> dict:
         return float(np.mean(found)) if found else None
 
     pairs = list(itertools.combinations(ready, 2))
-    return {"seeds": len(ready), "attention": mean([between(a.attention_mean, b.attention_mean) for a, b in pairs]),
-            "attribution": mean([between(a.attribution_mean, b.attribution_mean) for a, b in pairs]),
-            "attention_with_attribution": mean([between(a.attention_mean, a["size"]) for a in ready])}
+    return {
+        "seeds": len(ready),
+        "attention": mean([between(a.attention_mean, b.attention_mean) for a, b in pairs]),
+        "attribution": mean([between(a.attribution_mean, b.attribution_mean) for a, b in pairs]),
+        "attention_with_attribution": mean([between(a.attention_mean, a["size"]) for a in ready]),
+    }

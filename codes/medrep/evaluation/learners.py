@@ -4,6 +4,7 @@ Each has `train(examples, parts, seed, folder)`, which leaves what was learned i
 examples.table, oov)` -> float64 (rows, labels); `readable`, the share of those rows' events that it makes something of; and,
 where it is read back and not trained again, `load(folder)`. All are given the same examples of the same split.
 """
+
 import json
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from medrep import config, contract
+from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import counts, metrics
 from medrep.patients import behrt, fitting, sequences, training
 from medrep.patients.examples import Examples
 from medrep.progress import bar
+from medrep.settings import FinetuningConfig
 from medrep.vectors import nearest
 from medrep.vocabulary import token_vocabulary
 
@@ -99,7 +101,7 @@ class Augmentation:
     Copies differ by epoch; what a copy is depends on seed, epoch, example and its number alone.
     """
 
-    def __init__(self, reader: Reader, hospital: str, times: int, ratio: float, settings: config.Finetuning):
+    def __init__(self, reader: Reader, hospital: str, times: int, ratio: float, settings: FinetuningConfig):
         self.times, self.ratio = times, ratio
         words = token_vocabulary.of_hospital(hospital)
         vectors = reader(hospital).vectors
@@ -138,8 +140,16 @@ class Augmentation:
 class Finetuned:
     """A patient model that is finetuned: everything of it but a frozen concept table, with a fresh head and optimizer for every seed."""
 
-    def __init__(self, pretrained: Path | None, reader: Reader, settings: config.Finetuning, device: str, report_to: list[str] = (),
-                 augment: tuple[int, float] | None = None, what: str = ""):
+    def __init__(
+        self,
+        pretrained: Path | None,
+        reader: Reader,
+        settings: FinetuningConfig,
+        device: str,
+        report_to: list[str] = (),
+        augment: tuple[int, float] | None = None,
+        what: str = "",
+    ):
         self.pretrained, self.reader, self.settings, self.device, self.report_to = pretrained, reader, settings, device, report_to
         self.augment, self.what, self.model = augment, what, None
 
@@ -160,10 +170,17 @@ class Finetuned:
         accelerator = training.open_device([self.device], settings.precision, self.report_to, folder)
         accelerator.init_trackers("tensorboard", {"seed": seed})
         self.model = fitting.fit(
-            model=model, accelerator=accelerator, settings=settings, seed=seed, folder=folder, make=make, losses=losses,
+            model=model,
+            accelerator=accelerator,
+            settings=settings,
+            seed=seed,
+            folder=folder,
+            make=make,
+            losses=losses,
             plan=lambda epoch: sequences.batches(train, settings.batch_tokens, (seed, epoch)),
             evaluate=lambda model: validation(examples, parts["valid"], self.probabilities(model, examples, parts["valid"], reading)),
-            what=f"{self.what} seed {seed}")
+            what=f"{self.what} seed {seed}",
+        )
         self.model.save_pretrained(folder)
         self.reader.known.save(folder / "vocabulary.json")
 
@@ -184,7 +201,7 @@ class Finetuned:
 class Probe:
     """A linear probe: the pretrained model's [CLS] state, frozen, standardized, and a logistic regression on it."""
 
-    def __init__(self, pretrained: Path, reader: Reader, settings: config.Finetuning, device: str):
+    def __init__(self, pretrained: Path, reader: Reader, settings: FinetuningConfig, device: str):
         self.pretrained, self.reader, self.settings, self.device, self.fitted = pretrained, reader, settings, device, None
         self.encoder, self.states, self.outcome = None, {}, ""
 
@@ -200,8 +217,14 @@ class Probe:
         new = table[[place not in kept for place in places]]
         if len(new):
             reading = self.reader.swap(self.encoder, examples.hospital, oov)
-            found = predict(self.encoder, examples, new, reading.translation, self.settings.batch_tokens,
-                            of=lambda model, **batch: model(**batch)[batch["boundaries"][:-1]])
+            found = predict(
+                self.encoder,
+                examples,
+                new,
+                reading.translation,
+                self.settings.batch_tokens,
+                of=lambda model, **batch: model(**batch)[batch["boundaries"][:-1]],
+            )
             kept.update(zip(new[:, 3].tolist(), found.astype(np.float32), strict=True))
         return np.stack([kept[place] for place in places]).astype(np.float64) if places else np.zeros((0, 1))
 
@@ -219,7 +242,7 @@ class Probe:
             fitted["intercepts"].append(float(chosen.intercept_[0]) if chosen else 0.0)
             fitted["c"].append(float(chosen.C) if chosen else 0.0)
         self.fitted = {name: np.asarray(value) for name, value in fitted.items()}
-        contract.write_json(folder / "probe.json", {name: value.tolist() for name, value in self.fitted.items()})
+        storage.write_json(folder / "probe.json", {name: value.tolist() for name, value in self.fitted.items()})
 
     def load(self, folder: Path):
         self.fitted = {name: np.array(value) for name, value in json.loads((folder / "probe.json").read_text()).items()}
@@ -252,7 +275,7 @@ def choose(x: dict[str, np.ndarray], y: dict[str, np.ndarray]) -> LogisticRegres
 class Counts:
     """logreg or gbm on counts of everything before the prediction time; a model a label (medrep.evaluation.counts)."""
 
-    def __init__(self, name: str, kind: str, settings: config.Finetuning):
+    def __init__(self, name: str, kind: str, settings: FinetuningConfig):
         self.name, self.kind, self.settings, self.expansions = name, kind, settings, {}
         self.space, self.models = None, []
 
@@ -276,12 +299,17 @@ class Counts:
             model = counts.fit(self.name, *(part for name in x for part in (x[name][known[name]], truth[name][known[name]] == 1)), seed)
             self.models.append(model)
             if self.name == "logreg":
-                counts.save(folder if examples.single else folder / "labels" / contract.file_name(label), self.space, model)
+                counts.save(folder if examples.single else folder / "labels" / contract.safe_file_name(label), self.space, model)
 
     def predict(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
         expansion = self.expansion(examples.hospital)
-        return np.stack([np.zeros(len(table)) if model is None else counts.predict(model, self.space, examples.trajectories, table, expansion)
-                         for model in self.models], axis=1)
+        return np.stack(
+            [
+                np.zeros(len(table)) if model is None else counts.predict(model, self.space, examples.trajectories, table, expansion)
+                for model in self.models
+            ],
+            axis=1,
+        )
 
     def readable(self, examples: Examples, table: np.ndarray, oov: str) -> float:
         return self.space.known_share(examples.trajectories, table, self.expansion(examples.hospital))

@@ -5,6 +5,7 @@ example is. A person may have several examples, and they are alike: so whole per
 persons, not examples, are summed over in every variance. No result is NaN: what can't be computed is None. None depends on
 the order of the rows, and one seed gives one answer.
 """
+
 import math
 from collections.abc import Iterator, Sequence
 from statistics import NormalDist
@@ -22,7 +23,7 @@ ENOUGH = 0.8
 no interval. With two, 14 % have none: there is one, wide as it is."""
 FEWEST = 20
 """Fewer replicates than this have no 2.5th percentile to speak of."""
-AT_ONCE = 2 ** 18
+AT_ONCE = 2**18
 """Weights held at a time, replicates x examples: 2 MiB an array stays in the cache, and 500,000 examples go one replicate at a time."""
 Z95 = NormalDist().inv_cdf(0.975)
 
@@ -30,8 +31,14 @@ Z95 = NormalDist().inv_cdf(0.975)
 # ---- one test ---------------------------------------------------------------------------------------------
 
 
-def describe(labels: np.ndarray, probabilities: np.ndarray, persons: np.ndarray | None = None, threshold: float | None = None,
-             replicates: int = 0, seed: int = 0) -> dict:
+def describe(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    persons: np.ndarray | None = None,
+    threshold: float | None = None,
+    replicates: int = 0,
+    seed: int = 0,
+) -> dict:
     """n, persons, positives and the figures of one test; with `replicates`, also {figure}_low and {figure}_high.
 
     auroc and auprc (average precision: no interpolation between thresholds), brier (mean squared error), calibration_slope and
@@ -198,11 +205,16 @@ def compare_means(pairs: Sequence[tuple], replicates: int = 0, seed: int = 0) ->
         a, b = np.mean(areas, axis=0).tolist()
         difference = float(np.mean([one - other for one, other in areas]))
         found |= {"a": a, "b": b, "difference": difference}
-        error = math.sqrt(math.fsum(move ** 2 for move in moves.values())) / len(kept) if known else None
+        error = math.sqrt(math.fsum(move**2 for move in moves.values())) / len(kept) if known else None
         if error:
             z = difference / error
-            found |= {"standard_error": error, "low": difference - Z95 * error, "high": difference + Z95 * error, "z": z,
-                      "p": math.erfc(abs(z) / math.sqrt(2))}
+            found |= {
+                "standard_error": error,
+                "low": difference - Z95 * error,
+                "high": difference + Z95 * error,
+                "z": z,
+                "p": math.erfc(abs(z) / math.sqrt(2)),
+            }
         elif error == 0 and difference == 0:
             found |= {"standard_error": 0.0, "p": 1.0}  # without a spread there is no interval to give
     if replicates:
@@ -252,6 +264,7 @@ def recalibrate(labels: np.ndarray, probabilities: np.ndarray, target: np.ndarra
     x = _logit(test.scores)
     slope, intercept = (values[0] for values in test.line(np.ones((1, len(x)))))
     if not slope > 0:  # NaN is not
+
         def excess(move):
             return np.sum(test.labels - special.expit(move + x)) + 0.5 - special.expit(move)
 
@@ -385,8 +398,9 @@ class _Test:
             _, intercept[mixed] = _maximise(_logit(self.scores), self.labels, weights[mixed], ones, start * ones, free=False)
         return intercept
 
-    def figures(self, weights: np.ndarray | None = None, point: dict | None = None, threshold: float | None = None,
-                names: Sequence[str] = FIGURES) -> dict[str, np.ndarray]:
+    def figures(
+        self, weights: np.ndarray | None = None, point: dict | None = None, threshold: float | None = None, names: Sequence[str] = FIGURES
+    ) -> dict[str, np.ndarray]:
         """Those of FIGURES in `names`, each (replicates,), NaN where not defined. Calibration starts from `point`'s, those without weights."""
         weights = np.ones((1, len(self.labels))) if weights is None else weights
         found = dict.fromkeys(names, np.full(len(weights), np.nan))
@@ -398,8 +412,10 @@ class _Test:
                 found["brier"] = weights @ (self.scores - self.labels) ** 2 / weights.sum(1)
             if threshold is not None:
                 called = self.scores >= threshold
-                found |= {"sensitivity": weights @ (self.labels & called) / (weights @ self.labels),
-                          "specificity": weights @ (~self.labels & ~called) / (weights @ ~self.labels)}
+                found |= {
+                    "sensitivity": weights @ (self.labels & called) / (weights @ self.labels),
+                    "specificity": weights @ (~self.labels & ~called) / (weights @ ~self.labels),
+                }
         if "calibration_slope" in names:
             start = (point["calibration_slope"][0], point["line"][0]) if point else (np.nan, np.nan)
             found["calibration_slope"], found["line"] = self.line(weights, None if np.isnan(start).any() else start)

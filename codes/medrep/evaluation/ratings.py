@@ -8,6 +8,7 @@ A model that finds everything important tells nothing. So features that the pati
 some drawn at random, and some as frequent as the top ones, because frequent codes come to the top, and sound important, anyway.
 A feature may be a control of both kinds: it is rated once.
 """
+
 import json
 import math
 import re
@@ -18,9 +19,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm, spearmanr
 
-from medrep.config import Rating
 from medrep.evaluation import features
 from medrep.llm import chat
+from medrep.settings import RatingConfig
 from medrep.vectors import texts
 
 WORDS = ("Low", "Moderate", "High")
@@ -54,8 +55,9 @@ def choose(important: pd.DataFrame, top: Sequence[str], seed: int, min_persons: 
     for wanted in sorted(chosen.drop_duplicates("key").persons, reverse=True)[: len(pool)]:
         matched.append(int(np.abs(persons - wanted).argmin()))
         persons[matched[-1]] = np.inf  # each is used once
-    return pd.concat([chosen, pool.iloc[np.sort(drawn)].assign(kind="random"), pool.iloc[np.sort(matched).astype(int)].assign(kind="matched")],
-                     ignore_index=True)
+    return pd.concat(
+        [chosen, pool.iloc[np.sort(drawn)].assign(kind="random"), pool.iloc[np.sort(matched).astype(int)].assign(kind="matched")], ignore_index=True
+    )
 
 
 # ---- asking --------------------------------------------------------------------------------------------------
@@ -89,8 +91,12 @@ class Rated:
 def schema(count: int) -> dict:
     """Of an answer to `count` features: their numbers and nothing else, each with one of WORDS."""
     numbers = [str(number) for number in range(1, count + 1)]
-    return {"type": "object", "properties": {number: {"type": "string", "enum": list(WORDS)} for number in numbers}, "required": numbers,
-            "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": {number: {"type": "string", "enum": list(WORDS)} for number in numbers},
+        "required": numbers,
+        "additionalProperties": False,
+    }
 
 
 def prompts(names: Iterable[str], batch: int, seed: Sequence[int]) -> list[list[str]]:
@@ -100,8 +106,14 @@ def prompts(names: Iterable[str], batch: int, seed: Sequence[int]) -> list[list[
     return [[names[i] for i in part] for part in np.array_split(order, math.ceil(len(names) / batch))] if names else []
 
 
-def rate(names: Sequence[str], question: Question, settings: Rating, seed: int, ask: Callable[[list[chat.Request], Callable], dict[str, str]],
-         **model) -> Rated:
+def rate(
+    names: Sequence[str],
+    question: Question,
+    settings: RatingConfig,
+    seed: int,
+    ask: Callable[[list[chat.Request], Callable], dict[str, str]],
+    **model,
+) -> Rated:
     """Have each name rated settings.repeats times. What an answer lacks is asked for again, and only that, settings.tries times in all.
 
     `ask(requests, readable)` gives the answers to requests by their keys; readable(key, text) says whether there is a rating in one.
@@ -250,8 +262,11 @@ def shares(by_kind: dict[str, np.ndarray], level: int) -> dict:
         top, other, difference = found["top"], found[kind], {"share": None, "low": None, "high": None}
         if top["share"] is not None and other["share"] is not None:
             share = top["share"] - other["share"]
-            difference = {"share": share, "low": share - math.hypot(top["share"] - top["low"], other["high"] - other["share"]),
-                          "high": share + math.hypot(top["high"] - top["share"], other["share"] - other["low"])}
+            difference = {
+                "share": share,
+                "low": share - math.hypot(top["share"] - top["low"], other["high"] - other["share"]),
+                "high": share + math.hypot(top["high"] - top["share"], other["share"] - other["low"]),
+            }
         found[f"top_minus_{kind}"] = difference
     return found
 
@@ -287,7 +302,14 @@ def summary(table: pd.DataFrame) -> dict:
         of = {"all": np.full(len(top), True), "top": top}
         correlations[name] = {which: rank_correlation(mean[rows], other[rows]) for which, rows in of.items()}
         counts[name] = {which: int((~np.isnan(mean + other))[rows].sum()) for which, rows in of.items()}
-    return {"features": {kind: len(rows) for kind, rows in by_kind.items()},
-            "persons_median": {kind: float(rows.persons.median()) if len(rows) else None for kind, rows in by_kind.items()},
-            "high": shares(rated, 2), "moderate_or_high": shares(rated, 1), "agreement": krippendorff(values),
-            "rank_correlation": correlations, "rank_correlation_n": counts, "ratings": int(values.size), "unparsed": int(np.isnan(values).sum())}
+    return {
+        "features": {kind: len(rows) for kind, rows in by_kind.items()},
+        "persons_median": {kind: float(rows.persons.median()) if len(rows) else None for kind, rows in by_kind.items()},
+        "high": shares(rated, 2),
+        "moderate_or_high": shares(rated, 1),
+        "agreement": krippendorff(values),
+        "rank_correlation": correlations,
+        "rank_correlation_n": counts,
+        "ratings": int(values.size),
+        "unparsed": int(np.isnan(values).sum()),
+    }

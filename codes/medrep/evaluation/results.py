@@ -4,6 +4,7 @@ A test is a run (a folder that finetune.py wrote) at a hospital. Its predictions
 metrics_{hospital}.json beside them; results/summary.csv is every such file's rows, made anew each time, so that it can be
 deleted or raced for without loss.
 """
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medrep import contract
+from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import metrics
 from medrep.patients.examples import Examples, hashed
@@ -25,9 +26,27 @@ ARM = ("model", "head", "rep_type", "variant", "oov")
 KEY = ["trained_on", *ARM]
 MODELS = ["behrt", "behrt-de", "medbert", "logreg", "gbm"]
 REPS = [*concept_vectors.ARMS, "tokens", "rollup"]
-COLUMNS = ["trained_on", "tested_on", *ARM, "outcome", "label", "subgroup", "seed", "made_with", "cohort", "data", "n", "persons", "positives",
-           *(f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")),
-           "threshold", "readable_tokens", "recalibration", "reason", "predictions"]
+COLUMNS = [
+    "trained_on",
+    "tested_on",
+    *ARM,
+    "outcome",
+    "label",
+    "subgroup",
+    "seed",
+    "made_with",
+    "cohort",
+    "data",
+    "n",
+    "persons",
+    "positives",
+    *(f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")),
+    "threshold",
+    "readable_tokens",
+    "recalibration",
+    "reason",
+    "predictions",
+]
 TEXTS = ("trained_on", "tested_on", *ARM, "outcome", "label", "subgroup", "made_with", "cohort", "data", "recalibration", "reason", "predictions")
 
 
@@ -60,7 +79,7 @@ def name_of(hospital: str, oov: str = "") -> str:
 
 def write_private(path: Path, table: pa.Table):
     """Write a parquet file that only its owner may read: it holds persons."""
-    with contract.unfinished(path) as part:
+    with storage.atomic_write(path) as part:
         part.touch(mode=0o600)
         pq.write_table(table, part)
 
@@ -72,12 +91,18 @@ def write_predictions(tested: Tested):
         known = ~np.isnan(truth)
         labels, p = tested.examples.labels.iloc[tested.part[known, 3]], tested.probabilities[known, i]
         threshold = 0.5 if np.isnan(tested.thresholds[i]) else tested.thresholds[i]
-        write_private(label_path(tested, label), pa.table({
-            "subject_id": pa.array(labels.subject_id.to_numpy(), pa.int64()),
-            "prediction_time": pa.array(labels.prediction_time.to_numpy().astype("datetime64[us]"), pa.timestamp("us")),
-            "boolean_value": pa.array(truth[known] == 1, pa.bool_()),
-            "predicted_boolean_value": pa.array(p >= threshold, pa.bool_()),
-            "predicted_boolean_probability": pa.array(p, pa.float64())}))
+        write_private(
+            label_path(tested, label),
+            pa.table(
+                {
+                    "subject_id": pa.array(labels.subject_id.to_numpy(), pa.int64()),
+                    "prediction_time": pa.array(labels.prediction_time.to_numpy().astype("datetime64[us]"), pa.timestamp("us")),
+                    "boolean_value": pa.array(truth[known] == 1, pa.bool_()),
+                    "predicted_boolean_value": pa.array(p >= threshold, pa.bool_()),
+                    "predicted_boolean_probability": pa.array(p, pa.float64()),
+                }
+            ),
+        )
 
 
 def label_path(tested: Tested, label: str) -> Path:
@@ -97,8 +122,14 @@ def read_predictions(path: Path) -> pd.DataFrame:
 
 def common_of(tested: Tested) -> dict:
     examples = tested.examples
-    return tested.facts | {"tested_on": examples.hospital, "outcome": examples.outcome, "cohort": examples.cohort, "data": examples.data,
-                           "subgroup": "", "recalibration": ""}
+    return tested.facts | {
+        "tested_on": examples.hospital,
+        "outcome": examples.outcome,
+        "cohort": examples.cohort,
+        "data": examples.data,
+        "subgroup": "",
+        "recalibration": "",
+    }
 
 
 def rows_of(tested: Tested, replicates: int, seed: int = 0) -> list[dict]:
@@ -117,7 +148,12 @@ def rows_of(tested: Tested, replicates: int, seed: int = 0) -> list[dict]:
             why = "fewer than two persons of a class"  # a mean over labels would hang on one person
         if why:
             found = dict.fromkeys(figures_and_ends(replicates)) | {
-                "n": len(who), "persons": len(np.unique(who)), "positives": int(labels.sum()), "threshold": None, "reason": why}
+                "n": len(who),
+                "persons": len(np.unique(who)),
+                "positives": int(labels.sum()),
+                "threshold": None,
+                "reason": why,
+            }
         else:
             threshold = None if np.isnan(tested.thresholds[i]) else float(tested.thresholds[i])
             found = metrics.describe(labels, tested.probabilities[chosen, i], who, threshold, replicates, seed)
@@ -125,10 +161,12 @@ def rows_of(tested: Tested, replicates: int, seed: int = 0) -> list[dict]:
 
     everyone = np.ones(len(part), dtype=bool)
     if not examples.single:
-        rows = [row(everyone, i, label=label, predictions=contract.show(label_path(tested, label)))
-                for i, label in enumerate(examples.label_names)]
+        rows = [
+            row(everyone, i, label=label, predictions=contract.display_path(label_path(tested, label)))
+            for i, label in enumerate(examples.label_names)
+        ]
         return [macro(common, rows, truth, tested.probabilities, persons, replicates, seed), *rows]
-    rows = [row(everyone, 0, predictions=contract.show(tested.file))]
+    rows = [row(everyone, 0, predictions=contract.display_path(tested.file))]
     for name, values in examples.subgroups.iloc[part[:, 3]].items():
         rows += [row((values == value).to_numpy(), 0, subgroup=f"{name}={value}") for value in sorted(values.dropna().unique())]
     return rows
@@ -138,8 +176,13 @@ def macro(common: dict, rows: list[dict], truth, probabilities, persons, replica
     """The mean over labels that have both classes; the others are named."""
     whole = [i for i, row in enumerate(rows) if row["auroc"] is not None]
     left_out = [f"{row['label']} ({row['reason']})" for row in rows if row["auroc"] is None]
-    found = {"n": len(persons), "persons": len(set(persons.tolist())), "positives": int(np.nansum(truth)), "threshold": None,
-             "reason": f"without {', '.join(left_out)}" if left_out else ""}
+    found = {
+        "n": len(persons),
+        "persons": len(set(persons.tolist())),
+        "positives": int(np.nansum(truth)),
+        "threshold": None,
+        "reason": f"without {', '.join(left_out)}" if left_out else "",
+    }
     for name in FIGURES:
         values = [rows[i][name] for i in whole if rows[i][name] is not None]
         found[name] = float(np.mean(values)) if values else None
@@ -159,12 +202,16 @@ def recalibrated(tested: Tested, labels: int, replicates: int, seed: int) -> lis
     rest = part[~local]
     common = common_of(tested) | {"label": "", "predictions": ""}
     if not len(rest):
-        return [common | {"n": 0, "positives": 0, "recalibration": f"{when} {labels}", "reason": f"no more than {labels} labels there"}
-                for when in ("before", "after")]
+        return [
+            common | {"n": 0, "positives": 0, "recalibration": f"{when} {labels}", "reason": f"no more than {labels} labels there"}
+            for when in ("before", "after")
+        ]
     before = tested.probabilities[~local, 0]
     after = metrics.recalibrate(truth[local], tested.probabilities[local, 0], before)
-    return [common | metrics.describe(truth[~local], p, persons[~local], None, replicates, seed) | {"recalibration": f"{when} {labels}"}
-            for when, p in (("before", before), ("after", after))]
+    return [
+        common | metrics.describe(truth[~local], p, persons[~local], None, replicates, seed) | {"recalibration": f"{when} {labels}"}
+        for when, p in (("before", before), ("after", after))
+    ]
 
 
 def read_rows(file: Path) -> list[dict]:
@@ -174,7 +221,7 @@ def read_rows(file: Path) -> list[dict]:
 def write_summary() -> pd.DataFrame:
     rows = [row for file in contract.metrics_files() for row in read_rows(file)]
     summary = pd.DataFrame(rows, columns=COLUMNS)
-    with contract.unfinished(contract.summary_file()) as part:
+    with storage.atomic_write(contract.summary_file()) as part:
         summary.to_csv(part, index=False)
     return summary
 
@@ -182,7 +229,7 @@ def write_summary() -> pd.DataFrame:
 def read_summary() -> pd.DataFrame:
     """Empty texts stay empty texts: pandas would make them NaN."""
     if not contract.summary_file().exists():
-        raise UserError(f"{contract.show(contract.summary_file())} is missing; experiments/finetune.py writes it")
+        raise UserError(f"{contract.display_path(contract.summary_file())} is missing; experiments/finetune.py writes it")
     summary = pd.read_csv(contract.summary_file(), dtype=dict.fromkeys(TEXTS, str), keep_default_na=False)
     return summary.assign(**{name: pd.to_numeric(summary[name], errors="coerce") for name in summary if name not in TEXTS})
 
@@ -199,8 +246,9 @@ def place(arm: tuple) -> tuple:
 
 def name_arm(arm: tuple) -> str:
     _, model, head, rep, variant, oov = arm
-    return " ".join(filter(None, [model + (f"/{head}" if head not in ("", "linear") else ""), rep, variant,
-                                  f"by {oov}" if oov not in ("", "unk") else ""]))
+    return " ".join(
+        filter(None, [model + (f"/{head}" if head not in ("", "linear") else ""), rep, variant, f"by {oov}" if oov not in ("", "unk") else ""])
+    )
 
 
 def find_reference(arms: list[tuple], against: str | None) -> tuple | None:

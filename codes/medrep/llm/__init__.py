@@ -1,2 +1,1 @@
-"""Language models: chat asks a service, local_model one on this machine; answers of both are kept alike. Read chat.py first.
-"""
+"""Language models: chat asks a service, local_model one on this machine; answers of both are kept alike. Read chat.py first."""

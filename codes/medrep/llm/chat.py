@@ -3,13 +3,14 @@
     with chat.Answers(path) as answers:
         chat.ask_all(requests, total, answers, settings)         # over the network, settings.concurrency at a time
         chat.collect_batch(files, answers, settings)             # or from the results of OpenAI's Batch service
-    generation.Model(settings).answer_all(requests, answers, what)           # or by a model on this machine (medrep/llm/local_model.py)
+    local_model.Model(settings).answer_all(requests, answers, what)           # or by a model on this machine (medrep/llm/local_model.py)
     chat.read_answers(con, path)                                 # key, time, text, failed, ...
 
 Any endpoint that speaks the protocol will do (OPENAI_BASE_URL or the caller's address, OPENAI_API_KEY). A request's key is a hash of
 all that is sent, so an answer is good for whoever asks the same again. Answers are kept as they come, as lines of JSON that are only
 ever appended: a killed run loses none. Nothing is sent but the requests; the key of the account is never shown or kept.
 """
+
 import asyncio
 import fcntl
 import hashlib
@@ -30,13 +31,20 @@ from urllib.parse import urlsplit
 
 import ibis
 
-from medrep import contract
-from medrep.config import Asking, Definitions
+from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.progress import bar, say
+from medrep.settings import ChatConfig, DefinitionsConfig
 
-ANSWER_COLUMNS = {"key": "VARCHAR", "time": "DOUBLE", "text": "VARCHAR", "ended": "VARCHAR", "failed": "VARCHAR", "input_tokens": "BIGINT",
-                  "output_tokens": "BIGINT"}
+ANSWER_COLUMNS = {
+    "key": "VARCHAR",
+    "time": "DOUBLE",
+    "text": "VARCHAR",
+    "ended": "VARCHAR",
+    "failed": "VARCHAR",
+    "input_tokens": "BIGINT",
+    "output_tokens": "BIGINT",
+}
 KEY = re.compile(r"[0-9a-f]{32}")
 SYNC_S = 0.5  # seconds between two fsyncs: a killed process loses nothing, a power cut at most this
 # Limits of one Batch input file: https://developers.openai.com/api/reference/resources/batches/methods/create
@@ -49,9 +57,15 @@ TOKENS_OF_ANSWER = 100  # of a definition of three or four sentences; the mean o
 # Models also refuse in plain words, or ask back. Whole phrases only: a definition begins with its concept's name, which may be
 # `Inability to swallow`, `I don't know` or `Please specify the type` (both of surveys).
 REFUSALS = (
-    r"(i['’]?m|i am) (very |so |truly )?(sorry|unable|not able)", r"(i['’]?m|i am) afraid (i|that|this)\b", r"sorry,",
-    r"i (do )?apologi[sz]e\b", r"((please accept )?my )?(sincere )?apologies\b", r"unfortunately\b", r"as an ai\b",
-    r"i can(no|['’])t", r"i could(n['’]t| not) (find|define|determine|identify)\b",
+    r"(i['’]?m|i am) (very |so |truly )?(sorry|unable|not able)",
+    r"(i['’]?m|i am) afraid (i|that|this)\b",
+    r"sorry,",
+    r"i (do )?apologi[sz]e\b",
+    r"((please accept )?my )?(sincere )?apologies\b",
+    r"unfortunately\b",
+    r"as an ai\b",
+    r"i can(no|['’])t",
+    r"i could(n['’]t| not) (find|define|determine|identify)\b",
     r"i (do not|don['’]t) have ((enough|sufficient|any|more|specific|the|access to) )?(\w+ )?(context|information|details|knowledge)\b",
     r"i (do not|don['’]t) (know|understand|recogni[sz]e) (what|which|of|this|the)\b",
     r"(i (would )?need|without) (more|additional|further) (context|information|details)\b",
@@ -60,8 +74,10 @@ REFUSALS = (
 )
 REFUSAL = re.compile("|".join(REFUSALS), re.IGNORECASE)
 # Neither `E. coli` nor `0.5 mg` nor `e.g. Fever` ends one, nor does `St. John's wort` or `approx. 5 mg`.
-END_OF_SENTENCE = re.compile(r"(?<=[^\s.]{2})(?<!\b(?:St|Dr|No|vs|ca|cf|sp))(?<!\b(?:spp|var))(?<!\bapprox)"
-                             r"[.!?][\"')\]]*(?=\s+[\"'(\[]?[A-Z0-9]|$)")
+END_OF_SENTENCE = re.compile(
+    r"(?<=[^\s.]{2})(?<!\b(?:St|Dr|No|vs|ca|cf|sp))(?<!\b(?:spp|var))(?<!\bapprox)"
+    r"[.!?][\"')\]]*(?=\s+[\"'(\[]?[A-Z0-9]|$)"
+)
 NO_SCHEMA = (400, 415, 422, 501)  # what services answer to a `response_format` that they do not know
 SHORTEST_SECRET = 16  # characters: services' keys have 32 and more; `none` or `ollama`, for endpoints that need none, is a word of definitions
 
@@ -93,16 +109,19 @@ class Request:
     """A JSON schema that the answer is to follow, sent to services that take one; the prompt says it in words."""
 
 
-def body_of(system: str, user: str, settings: Asking, schema: dict | None = None) -> dict:
+def body_of(system: str, user: str, settings: ChatConfig, schema: dict | None = None) -> dict:
     """What is sent: all that decides the answer."""
-    body = {"model": settings.model, "temperature": settings.temperature,
-            "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}]}
+    body = {
+        "model": settings.model,
+        "temperature": settings.temperature,
+        "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}],
+    }
     # not max_completion_tokens: vLLM, Ollama and OpenAI's own chat models all know the older name
     form = {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}} if schema else {}
     return body | ({"max_tokens": settings.max_tokens} if settings.max_tokens else {}) | form
 
 
-def key_of(system: str, user: str, settings: Asking, **more) -> str:
+def key_of(system: str, user: str, settings: ChatConfig, **more) -> str:
     """`more` tells apart what is sent more than once, and asks for an answer each time."""
     body = body_of(system, user, settings) | more
     return hashlib.sha256(json.dumps(body, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:32]
@@ -127,14 +146,14 @@ class Answers:
         self.path, self.mode = path, mode
 
     def __enter__(self):
-        contract.make_folder(self.path.parent)
-        with contract.in_words(self.path):
+        storage.make_folder(self.path.parent)
+        with storage.disk_errors_in_words(self.path):
             self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, self.mode)
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self.file)
-            raise UserError(f"another process is writing {contract.show(self.path)}: wait until it has ended") from None
+            raise UserError(f"another process is writing {contract.display_path(self.path)}: wait until it has ended") from None
         if (size := os.fstat(self.file).st_size) and os.pread(self.file, 1, size - 1) != b"\n":
             os.write(self.file, b"\n")  # a killed process left half a line: it stays alone, and readers pass over it
         self.dirty = True
@@ -151,7 +170,7 @@ class Answers:
             while line:
                 line = line[os.write(self.file, line) :]
         except OSError as problem:
-            raise Stop(f"{contract.show(self.path)} cannot be written ({problem.strerror})") from None
+            raise Stop(f"{contract.display_path(self.path)} cannot be written ({problem.strerror})") from None
         self.dirty = True
 
     def sync(self):
@@ -166,8 +185,18 @@ def read_answers(con: ibis.BaseBackend, path: Path) -> ibis.Table:
     A key may have several rows: of definitions the first with a text counts, of ratings the last.
     """
     if not path.exists():
-        return ibis.memtable([], schema={"key": "string", "time": "float64", "text": "string", "ended": "string", "failed": "string",
-                                         "input_tokens": "int64", "output_tokens": "int64"})
+        return ibis.memtable(
+            [],
+            schema={
+                "key": "string",
+                "time": "float64",
+                "text": "string",
+                "ended": "string",
+                "failed": "string",
+                "input_tokens": "int64",
+                "output_tokens": "int64",
+            },
+        )
     table = con.read_json(str(path), columns=ANSWER_COLUMNS, format="newline_delimited", ignore_errors=True)
     return table.filter(table.key.notnull())
 
@@ -190,8 +219,9 @@ def read_reply(body, keep: Callable[[str, str, bool], dict]) -> dict:
     return keep(str(text), ended, bool(refusal)) | tokens
 
 
-def definition(settings: Definitions) -> Callable[[str, str, bool], dict]:
+def definition(settings: DefinitionsConfig) -> Callable[[str, str, bool], dict]:
     """For read_reply: the text in one line, or why it is no definition."""
+
     def why(text: str, ended: str, refused: bool) -> str | None:
         if ended == "content_filter" or refused or REFUSAL.match(text):
             return "refused"
@@ -220,8 +250,15 @@ def as_it_came(text: str, ended: str | None, refused: bool) -> dict:
 # ---- asking ----------------------------------------------------------------------------------------------
 
 
-def ask_all(requests: Iterable[Request], total: int, answers: Answers, settings: Asking, keep: Callable[[str, str, bool], dict],
-            what: str = "definitions", address: str = "") -> Counter:
+def ask_all(
+    requests: Iterable[Request],
+    total: int,
+    answers: Answers,
+    settings: ChatConfig,
+    keep: Callable[[str, str, bool], dict],
+    what: str = "definitions",
+    address: str = "",
+) -> Counter:
     """Ask every request, settings.concurrency at a time, and keep what comes; gives how many were answered, and failed by reason.
 
     `address` is the service's, in place of OPENAI_BASE_URL. Ctrl-C and SIGTERM end it tidily, as does whatever makes further asking
@@ -239,7 +276,7 @@ def ask_all(requests: Iterable[Request], total: int, answers: Answers, settings:
 
 
 class Asker:
-    def __init__(self, answers: Answers, settings: Asking, keep, what: str, address: str):
+    def __init__(self, answers: Answers, settings: ChatConfig, keep, what: str, address: str):
         self.answers, self.settings, self.keep, self.what = answers, settings, keep, what
         self.secret, self.takes_schema = os.environ.get("OPENAI_API_KEY", ""), True
         given = address or os.environ.get("OPENAI_BASE_URL")
@@ -255,11 +292,11 @@ class Asker:
         import openai
 
         # The package would tell the service this machine's system, processor and Python.
-        silent = {f"X-Stainless-{name}": openai.Omit() for name in
-                  ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")}
+        silent = {f"X-Stainless-{name}": openai.Omit() for name in ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")}
         # Its retries stop at Retry-After over two minutes, wait 8 s at most and don't hold the other requests back: they are done here.
-        client = openai.AsyncOpenAI(base_url=self.address, api_key=self.secret or "none", max_retries=0, timeout=self.settings.timeout_s,
-                                    default_headers=silent)
+        client = openai.AsyncOpenAI(
+            base_url=self.address, api_key=self.secret or "none", max_retries=0, timeout=self.settings.timeout_s, default_headers=silent
+        )
         if urlsplit(self.address).hostname != "api.openai.com":
             client.organization = client.project = None  # of the account there, from OPENAI_ORG_ID: it is no one else's business
         return client
@@ -418,31 +455,36 @@ def seconds_to_wait(headers) -> float | None:
 # ---- OpenAI's Batch service --------------------------------------------------------------------------------
 
 
-def write_batch(requests: Iterable[Request], folder: Path, settings: Definitions) -> list[Path]:
+def write_batch(requests: Iterable[Request], folder: Path, settings: DefinitionsConfig) -> list[Path]:
     """Batch input files in `folder`, in place of those of before, each within the service's limits.
 
     Nothing else there is touched: users keep what the service gave them beside what they sent.
     """
-    for left in folder.glob(contract.part_of(folder / BATCH_FILES).name):  # of a killed process
-        contract.discard(left)
+    for left in folder.glob(storage.unfinished_path(folder / BATCH_FILES).name):  # of a killed process
+        storage.remove_path(left)
     with ExitStack() as stack:  # all files are renamed at the end
         paths, file, count, size = [], None, 0, 0
         for request in requests:
-            line = json.dumps({"custom_id": request.key, "method": "POST", "url": BATCH_URL,
-                               "body": body_of(request.system, request.user, settings)}, ensure_ascii=False).encode() + b"\n"
+            line = (
+                json.dumps(
+                    {"custom_id": request.key, "method": "POST", "url": BATCH_URL, "body": body_of(request.system, request.user, settings)},
+                    ensure_ascii=False,
+                ).encode()
+                + b"\n"
+            )
             if file is None or count == BATCH_REQUESTS or size + len(line) > BATCH_BYTES:
                 if file:
                     file.close()
                 paths.append(folder / f"requests_{len(paths):04d}.jsonl")
-                file, count, size = stack.enter_context(open(stack.enter_context(contract.unfinished(paths[-1])), "wb")), 0, 0
+                file, count, size = stack.enter_context(open(stack.enter_context(storage.atomic_write(paths[-1])), "wb")), 0, 0
             file.write(line)
             count, size = count + 1, size + len(line)
         for old in folder.glob(BATCH_FILES):
-            contract.discard(old)
+            storage.remove_path(old)
     return paths
 
 
-def collect_batch(files: Iterable[Path], answers: Answers, settings: Definitions) -> Counter:
+def collect_batch(files: Iterable[Path], answers: Answers, settings: DefinitionsConfig) -> Counter:
     """Keep what the output and error files of batches hold, in any order; gives how many were answered, and failed by reason."""
     counts: Counter = Counter()
     for path in files:
@@ -465,7 +507,7 @@ def collect_batch(files: Iterable[Path], answers: Answers, settings: Definitions
     return counts
 
 
-def read_result(line: str, settings: Definitions) -> tuple[str, dict] | None:
+def read_result(line: str, settings: DefinitionsConfig) -> tuple[str, dict] | None:
     """Key and what Answers keeps of one line of a batch's output or error file; None for a line that is no result of ours."""
     try:
         result = json.loads(line)

@@ -1,11 +1,12 @@
 """Answers prompts by a language model on this machine, as medrep.llm.chat does by a service.
 
-    model = generation.Model(settings)
+    model = local_model.Model(settings)
     model.answer_all(requests, answers, what="ratings")         # greedily, settings.prompts_at_once at a time
 
 Any causal model with a chat template, by its Hugging Face id or folder: MedGemma 27B text is a Gemma 3 (Gemma3ForCausalLM), 54 GB
 in bf16. It is spread over the GPUs that are there and, if they are too small, the main memory. Answers are kept as they come.
 """
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,10 +14,10 @@ import psutil
 import torch
 from jinja2 import TemplateError
 
-from medrep.config import Rating
 from medrep.errors import UserError
 from medrep.llm import chat
 from medrep.progress import bar, say
+from medrep.settings import RatingConfig
 from medrep.vectors import texts
 
 LONGEST_ANSWER = 8192  # tokens, where the settings give no limit
@@ -26,7 +27,7 @@ WORKING_SHARE = 0.1  # of the weights' bytes, for what is computed and remembere
 class Model:
     """Opened when it is first asked."""
 
-    def __init__(self, settings: Rating):
+    def __init__(self, settings: RatingConfig):
         self.settings, self.name = settings, settings.model
         self.opened = None
 
@@ -38,8 +39,10 @@ class Model:
     def open(self):
         """Tokenizer and model; whatever hinders it is said with the remedy."""
         transformers, name = texts.quiet_transformers(), self.name
-        remedy = (f"accept its licence at https://huggingface.co/{name} and run `hf auth login`, or bring a folder (`hf download`) and give it as "
-                  "--llm FOLDER, or name a server's address as --base-url")
+        remedy = (
+            f"accept its licence at https://huggingface.co/{name} and run `hf auth login`, or bring a folder (`hf download`) and give it as "
+            "--llm FOLDER, or name a server's address as --base-url"
+        )
         if Path(name).is_dir() or name.startswith(("/", ".", "~")):
             remedy = "--llm takes the folder of a causal language model, as `hf download` brings it, or its Hugging Face id"
             if not Path(name).is_dir():
@@ -71,9 +74,11 @@ class Model:
         gpus = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
         memory = psutil.virtual_memory().available
         if needed > gpus + memory:
-            raise UserError(f"the language model {self.name} needs {needed / 1e9:,.0f} GB in {self.settings.precision}, and here "
-                            f"{(gpus + memory) / 1e9:,.0f} GB are free: run it where a GPU has them, ask a server (--base-url), or give a "
-                            "smaller --llm")
+            raise UserError(
+                f"the language model {self.name} needs {needed / 1e9:,.0f} GB in {self.settings.precision}, and here "
+                f"{(gpus + memory) / 1e9:,.0f} GB are free: run it where a GPU has them, ask a server (--base-url), or give a "
+                "smaller --llm"
+            )
         if torch.cuda.is_available() and needed > gpus:
             say(f"{self.name} needs {needed / 1e9:,.0f} GB and {gpus / 1e9:,.0f} are free on the GPUs: a part stays in main memory, which is slow")
 
@@ -100,20 +105,30 @@ class Model:
         batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)  # the template has them
         try:
             # temperature and the like: Gemma's generation_config.json samples, and transformers warns of what it will not use
-            tokens = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], pad_token_id=tokenizer.pad_token_id,
-                                    max_new_tokens=self.settings.max_tokens or LONGEST_ANSWER, do_sample=False, temperature=None, top_p=None,
-                                    top_k=None)
+            tokens = model.generate(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                pad_token_id=tokenizer.pad_token_id,
+                max_new_tokens=self.settings.max_tokens or LONGEST_ANSWER,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+            )
         except torch.OutOfMemoryError:
-            raise UserError(f"the GPU's memory is full at {len(requests)} prompts: --set rating.prompts_at_once=1 or a smaller --batch "
-                            "takes less") from None
+            raise UserError(
+                f"the GPU's memory is full at {len(requests)} prompts: --set rating.prompts_at_once=1 or a smaller --batch takes less"
+            ) from None
         ends = model.generation_config.eos_token_id
         ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
         replies = []
         for asked, said in zip(batch["attention_mask"].sum(dim=1).tolist(), tokens[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
             end = next((i for i, token in enumerate(said) if token in ends), None)
             # marks of thoughts are special tokens to some models, and are needed to tell them from the answer
-            replies.append(chat.as_it_came(tokenizer.decode(said[:end]), "length" if end is None else "stop", refused=False)
-                           | {"input_tokens": asked, "output_tokens": len(said) if end is None else end + 1})
+            replies.append(
+                chat.as_it_came(tokenizer.decode(said[:end]), "length" if end is None else "stop", refused=False)
+                | {"input_tokens": asked, "output_tokens": len(said) if end is None else end + 1}
+            )
         return replies
 
     def in_template(self, request: chat.Request) -> str:

@@ -7,6 +7,7 @@ A batch is packed: hidden states are (1, tokens, width), `boundaries` says where
 attention runs within boundaries. Attention weights are not dropped out, unlike in the paper: the fused kernels
 don't offer it, and on the CPU it alone costs more than half of the step.
 """
+
 import numpy as np
 import torch
 from torch import nn
@@ -14,9 +15,9 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, BertConfig, PreTrainedModel
 from transformers.models.bert.modeling_bert import BertLayer
 
-from medrep.config import Model
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
+from medrep.settings import ModelConfig
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK
 
 SPECIAL = len(SPECIAL_TOKENS)
@@ -37,8 +38,10 @@ def packed_attention(module, query, key, value, attention_mask, scaling=None, dr
         return varlen_attn(q, k, v, *edges, *longest, scale=scaling)[None], None
     # split, not slices: the gradient of a slice is a tensor of the whole batch's size, filled with zeros
     lengths = [given.diff().tolist() for given in (asking, boundaries, boundaries)]
-    parts = [F.scaled_dot_product_attention(*qkv, scale=scaling)
-             for qkv in zip(*(x.split(sizes, dim=2) for x, sizes in zip((query, key, value), lengths, strict=True)), strict=True)]
+    parts = [
+        F.scaled_dot_product_attention(*qkv, scale=scaling)
+        for qkv in zip(*(x.split(sizes, dim=2) for x, sizes in zip((query, key, value), lengths, strict=True)), strict=True)
+    ]
     return torch.cat(parts, dim=2).transpose(1, 2), None  # (1, tokens, heads, size)
 
 
@@ -64,16 +67,28 @@ class BehrtConfig(BertConfig):
     """linear: a decoder of its own, whose rows are the pretraining vocabulary. tied: hidden states against the concept vectors."""
 
 
-def make_config(sizes: Model, vocabulary_size: int, frozen_concepts: bool, concept_width: int = 0) -> BehrtConfig:
+def make_config(sizes: ModelConfig, vocabulary_size: int, frozen_concepts: bool, concept_width: int = 0) -> BehrtConfig:
     return BehrtConfig(
-        vocab_size=vocabulary_size, concept_count=vocabulary_size - SPECIAL, frozen_concepts=frozen_concepts, concept_width=concept_width,
-        hidden_size=sizes.hidden_size, num_hidden_layers=sizes.num_layers, num_attention_heads=sizes.num_heads,
-        intermediate_size=sizes.intermediate_size, hidden_dropout_prob=sizes.dropout, attention_probs_dropout_prob=0.0,
-        max_age=sizes.max_age, max_rank=sizes.max_rank, domains=sizes.domains, prolonged_stay=sizes.prolonged_stay, head=sizes.head,
+        vocab_size=vocabulary_size,
+        concept_count=vocabulary_size - SPECIAL,
+        frozen_concepts=frozen_concepts,
+        concept_width=concept_width,
+        hidden_size=sizes.hidden_size,
+        num_hidden_layers=sizes.num_layers,
+        num_attention_heads=sizes.num_heads,
+        intermediate_size=sizes.intermediate_size,
+        hidden_dropout_prob=sizes.dropout,
+        attention_probs_dropout_prob=0.0,
+        max_age=sizes.max_age,
+        max_rank=sizes.max_rank,
+        domains=sizes.domains,
+        prolonged_stay=sizes.prolonged_stay,
+        head=sizes.head,
         tie_word_embeddings=False,
         # BERT's 0.02 is meant for 768: a layer's outcome is as large at any width. A narrow model started smaller stays
         # long at guessing by frequency.
-        initializer_range=0.02 * (768 / sizes.hidden_size) ** 0.5)
+        initializer_range=0.02 * (768 / sizes.hidden_size) ** 0.5,
+    )
 
 
 class PatientEmbeddings(nn.Module):
@@ -166,10 +181,13 @@ class BehrtEncoder(BehrtPreTrainedModel):
         h = self.through_layers(embeddings, boundaries, self.config.num_hidden_layers - 1)
         layer, first = self.layers[-1], h[boundaries[:-1]]
         own = layer.attention.self
-        query, key, value = (linear(x).view(1, len(x), own.num_attention_heads, own.attention_head_size).transpose(1, 2)
-                             for linear, x in ((own.query, first), (own.key, h), (own.value, h)))
-        context, _ = packed_attention(own, query, key, value, None, scaling=own.scaling, boundaries=boundaries,
-                                      asking=torch.arange(len(boundaries), device=boundaries.device))
+        query, key, value = (
+            linear(x).view(1, len(x), own.num_attention_heads, own.attention_head_size).transpose(1, 2)
+            for linear, x in ((own.query, first), (own.key, h), (own.value, h))
+        )
+        context, _ = packed_attention(
+            own, query, key, value, None, scaling=own.scaling, boundaries=boundaries, asking=torch.arange(len(boundaries), device=boundaries.device)
+        )
         first = layer.attention.output(context.reshape(first.shape), first)
         return layer.output(layer.intermediate(first), first)
 
@@ -184,8 +202,10 @@ class BehrtEncoder(BehrtPreTrainedModel):
         """
         table = self.embeddings.concepts
         if vectors.shape[1] != (self.config.concept_width or self.config.hidden_size):
-            raise UserError(f"concept vectors are {vectors.shape[1]} wide, and this model was made for "
-                            f"{self.config.concept_width or self.config.hidden_size}: give it vectors of the same representation")
+            raise UserError(
+                f"concept vectors are {vectors.shape[1]} wide, and this model was made for "
+                f"{self.config.concept_width or self.config.hidden_size}: give it vectors of the same representation"
+            )
         if rescale:
             # a concept without a vector is a row of zeros
             shift, turn = whitening(vectors[np.any(vectors != 0, axis=1)], self.config.hidden_size)
@@ -239,8 +259,9 @@ class BehrtForPretraining(BehrtPreTrainedModel):
     def __init__(self, config: BehrtConfig):
         super().__init__(config)
         self.encoder = BehrtEncoder(config)
-        self.transform = nn.Sequential(nn.Linear(config.hidden_size, config.hidden_size), nn.GELU(),
-                                       nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
+        self.transform = nn.Sequential(
+            nn.Linear(config.hidden_size, config.hidden_size), nn.GELU(), nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        )
         if config.head == "linear":
             self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
         if config.prolonged_stay:

@@ -1,4 +1,5 @@
 """A hospital's labelled prediction points, each with the events before it; how they are split, and drawn for few shots."""
+
 import hashlib
 from functools import cached_property
 
@@ -6,11 +7,11 @@ import ibis
 import numpy as np
 import pandas as pd
 
-from medrep import contract
+from medrep import contract, stamps
 from medrep.cdm.engine import connect
-from medrep.contract import LABELS, PERSONS
 from medrep.errors import UserError
 from medrep.patients import sequences
+from medrep.tables import LABELS, PERSONS
 
 AGE_BANDS = (18, 45, 65, 80)
 """Where subgroups by age begin; the last has no end."""
@@ -58,7 +59,7 @@ class Examples:
     @property
     def data(self) -> str | None:
         """What changes when the hospital's events do."""
-        return contract.fingerprint(contract.trajectories_folder(self.hospital))
+        return stamps.fingerprint(contract.trajectories_folder(self.hospital))
 
     @cached_property
     def subgroups(self) -> pd.DataFrame:
@@ -67,8 +68,10 @@ class Examples:
         age = self.labels.prediction_time.dt.year.to_numpy() - known.year_of_birth.to_numpy()
         bands = [f"{low}-{high - 1}" for low, high in zip(AGE_BANDS, AGE_BANDS[1:], strict=False)] + [f"{AGE_BANDS[-1]}+"]
         band = np.where(np.isnan(age.astype(float)), -1, np.digitize(age, AGE_BANDS) - 1)
-        found = {"sex": known.sex.where(known.sex.isin(["M", "F"])).to_numpy(),
-                 "age": np.where(band >= 0, np.array(bands, dtype=object)[band.clip(0)], None)}
+        found = {
+            "sex": known.sex.where(known.sex.isin(["M", "F"])).to_numpy(),
+            "age": np.where(band >= 0, np.array(bands, dtype=object)[band.clip(0)], None),
+        }
         if "race" in known and known.race.notna().any():
             found["race"] = known.race.to_numpy()
         return pd.DataFrame(found)

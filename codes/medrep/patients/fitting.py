@@ -4,6 +4,7 @@
 is kept, and when to stop. A run may be killed at any moment: the same command continues from the last whole checkpoint,
 with optimizer, schedule, random state, place in the epoch, best score and patience, and ends as if nothing had happened.
 """
+
 import json
 import math
 import shutil
@@ -23,7 +24,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import get_linear_schedule_with_warmup
 
-from medrep import contract, progress
+from medrep import contract, progress, storage
 from medrep.errors import UserError
 from medrep.patients.training import CHECKPOINTS, loader
 from medrep.progress import say
@@ -68,8 +69,19 @@ class State:
         return better
 
 
-def fit(*, model, accelerator: Accelerator, settings, seed: int, folder: Path, plan: Callable, make: Callable, losses: Callable,
-        evaluate: Callable, what: str):
+def fit(
+    *,
+    model,
+    accelerator: Accelerator,
+    settings,
+    seed: int,
+    folder: Path,
+    plan: Callable,
+    make: Callable,
+    losses: Callable,
+    evaluate: Callable,
+    what: str,
+):
     """Train `model` until `evaluate` gets no better; gives the best epoch's.
 
     plan(epoch) -> the epoch's batches of slices, whose first column is the person's row; make(slices, (epoch, step), rank,
@@ -95,7 +107,7 @@ def fit(*, model, accelerator: Accelerator, settings, seed: int, folder: Path, p
         say(f"{what}: continues after epoch {state.epoch}" + (f" and {state.step} batches" if state.step else ""))
     lines = read_log(log)[: state.epoch]  # one more if it was killed between its line and its checkpoint
     if progress.is_main_process():
-        contract.make_folder(folder)
+        storage.make_folder(folder)
         write_log(log, lines)
     with Signals() as signals:
         while state.epoch < settings.epochs and state.bad_epochs < settings.patience:
@@ -104,13 +116,18 @@ def fit(*, model, accelerator: Accelerator, settings, seed: int, folder: Path, p
             rate = state.tokens * accelerator.num_processes / max(state.seconds, 1e-9)
             score, figures = evaluate(accelerator.unwrap_model(model))
             better = state.next_epoch(score)
-            line |= {**figures, "learning_rate": schedule.get_last_lr()[0], "tokens_per_second": round(rate),
-                     "peak_gib": round(peak_gib(accelerator.device), 3), "best": bool(better)}
+            line |= {
+                **figures,
+                "learning_rate": schedule.get_last_lr()[0],
+                "tokens_per_second": round(rate),
+                "peak_gib": round(peak_gib(accelerator.device), 3),
+                "best": bool(better),
+            }
             if progress.is_main_process():
                 say(f"{what}: {progress.in_words(line)}")
                 with disk_of(folder):
                     if better:
-                        with contract.unfinished(best) as part:
+                        with storage.atomic_write(best) as part:
                             accelerator.unwrap_model(model).save_pretrained(part)
                     write_log(log, lines := [*lines, line])
                     draw_log(lines, folder / "loss.png", what)
@@ -138,8 +155,10 @@ def run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder
             values = {name: (torch.as_tensor(total).detach().item(), float(number)) for name, (total, number) in (found | shown).items()}
             if not all(math.isfinite(values[name][0]) for name in found):
                 rows = ", ".join(map(str, np.unique(plan[state.step][:, 0]).tolist()))
-                raise UserError(f"{what}: the loss is no longer finite in epoch {epoch + 1}, batch {state.step + 1}, with the persons at rows {rows} "
-                                "of the trajectories: a smaller learning_rate may help; the last checkpoint stays")
+                raise UserError(
+                    f"{what}: the loss is no longer finite in epoch {epoch + 1}, batch {state.step + 1}, with the persons at rows {rows} "
+                    "of the trajectories: a smaller learning_rate may help; the last checkpoint stays"
+                )
             numbers = [number for _, number in found.values()]
             due = accelerator.is_main_process and time.perf_counter() - saved > 60 * settings.checkpoint_minutes
             everyone = torch.tensor([*numbers, bool(signals.stop), due], dtype=torch.float32, device=accelerator.device)
@@ -178,8 +197,10 @@ def watched(state: State, schedule, settings, steps: int, accelerator) -> str:
     each = state.seconds / state.step
     left = each * (steps * (settings.epochs - state.epoch) - state.step)
     means = ", ".join(f"{name} {value:.4f}" for name, value in state.means().items())
-    return (f"{means}, {state.tokens * accelerator.num_processes / max(state.seconds, 1e-9):,.0f} tokens/s, lr {schedule.get_last_lr()[0]:.2g}, "
-            f"{peak_gib(accelerator.device):.1f} GiB, at most {progress.tqdm.format_interval(left)} left")
+    return (
+        f"{means}, {state.tokens * accelerator.num_processes / max(state.seconds, 1e-9):,.0f} tokens/s, lr {schedule.get_last_lr()[0]:.2g}, "
+        f"{peak_gib(accelerator.device):.1f} GiB, at most {progress.tqdm.format_interval(left)} left"
+    )
 
 
 def peak_gib(device: torch.device) -> float:
@@ -218,7 +239,7 @@ def read_log(log: Path) -> list[dict]:
 
 
 def write_log(log: Path, lines: list[dict]):
-    with contract.unfinished(log) as part:
+    with storage.atomic_write(log) as part:
         part.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -252,7 +273,7 @@ def draw_log(lines: list[dict], file: Path, title: str):
         axis.grid(alpha=0.3)
     axes[0].set_title(title)
     axes[-1].set_xlabel("epoch")
-    with contract.unfinished(file) as part:
+    with storage.atomic_write(file) as part:
         figure.savefig(part, format="png", dpi=120, metadata={"Software": None})
     pyplot.close(figure)
 
@@ -264,8 +285,9 @@ def disk_of(folder: Path):
         yield
     except Exception as problem:
         if getattr(problem, "errno", None) == 28 or "No space left" in str(problem) or shutil.disk_usage(folder).free < 2**20:
-            raise UserError(f"no space left for {contract.show(folder)}: the last checkpoint stays; free some, "
-                            "and the same command continues") from None
+            raise UserError(
+                f"no space left for {contract.display_path(folder)}: the last checkpoint stays; free some, and the same command continues"
+            ) from None
         raise
 
 
@@ -274,15 +296,15 @@ def save_checkpoint(accelerator: Accelerator, folder: Path):
     newest, previous = (folder / name for name in CHECKPOINTS)
     part = folder / "checkpoint.unfinished"
     if accelerator.is_main_process:
-        contract.discard(part)
+        storage.remove_path(part)
     accelerator.wait_for_everyone()
     with disk_of(folder):
         accelerator.save_state(str(part))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if newest.exists():
-            contract.discard(previous)
+            storage.remove_path(previous)
             newest.rename(previous)
         part.rename(newest)
-        contract.discard(previous)
+        storage.remove_path(previous)
     accelerator.wait_for_everyone()

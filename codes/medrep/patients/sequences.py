@@ -7,16 +7,24 @@ example is a slice (person, start, stop) of it, and a batch is the tokens of its
     example                 [start, stop) = the newest events strictly before it
     what is read      [CLS] sex e_start ... e_stop-1
 """
+
 from collections.abc import Sequence
 
 import numpy as np
 
-from medrep import contract
+from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.vocabulary.token_vocabulary import CLS, MASK, SPECIAL_TOKENS
 
-EVENT_ARRAYS = {"token": np.int32, "domain": np.int8, "age": np.int16, "time": np.int64, "visit_rank": np.int32, "record_rank": np.int32,
-                "long_visit": np.int8}
+EVENT_ARRAYS = {
+    "token": np.int32,
+    "domain": np.int8,
+    "age": np.int16,
+    "time": np.int64,
+    "visit_rank": np.int32,
+    "record_rank": np.int32,
+    "long_visit": np.int8,
+}
 """One entry an event, sorted by person, time, domain, concept id (then decile). token: number in the hospital's
 vocabulary; domain: place in contract.DOMAINS + 1; age: whole years at the event (its year minus the year of birth);
 time: seconds since 1970; visit_rank: 1, 2, ... by visit start within the person; record_rank: 1, 2, ... by distinct
@@ -24,7 +32,7 @@ time within the visit; long_visit: 1 if the event's visit lasts cohort.long_stay
 to tell. File {name}.npy."""
 
 PERSON_ARRAYS = {"person_id": np.int64, "sex": np.int8, "split": np.int8, "start": np.int64, "stop": np.int64}
-"""One entry a person, sorted by person_id. sex: vocabulary.SEX_TOKEN; split: place in contract.SPLITS; their events
+"""One entry a person, sorted by person_id. sex: token_vocabulary.SEX_TOKEN; split: place in contract.SPLITS; their events
 are [start, stop). File person_{name}.npy, but person_id.npy."""
 
 HEAD = 2  # [CLS] and the sex token stand before the events of every sequence
@@ -40,12 +48,12 @@ class Trajectories:
 
     def __init__(self, hospital: str):
         if not contract.trajectories_folder(hospital).exists():
-            raise UserError(f"{contract.show(contract.trajectories_folder(hospital))} is missing; preprocessing/trajectories.py writes it")
+            raise UserError(f"{contract.display_path(contract.trajectories_folder(hospital))} is missing; preprocessing/trajectories.py writes it")
         self.hospital = hospital
         for name in EVENT_ARRAYS | PERSON_ARRAYS:
             array = np.load(array_file(name, hospital), mmap_mode="r", allow_pickle=False)
             if name in EVENT_ARRAYS:  # batches read short stretches all over the file
-                contract.at_random(array)
+                storage.advise_random_access(array)
             setattr(self, "person_" + name if name in ("sex", "split", "start", "stop") else name, array)
 
     def __len__(self) -> int:

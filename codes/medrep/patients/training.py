@@ -2,6 +2,7 @@
 
 Alone knows what a device is.
 """
+
 import argparse
 import ctypes
 import json
@@ -24,7 +25,7 @@ from accelerate.utils import LoggerType
 from torch.utils.data import DataLoader, Dataset
 from transformers.utils import logging
 
-from medrep import config, contract, progress
+from medrep import config, contract, progress, stamps, storage
 from medrep.errors import UserError
 from medrep.patients import sequences
 from medrep.progress import say
@@ -54,8 +55,7 @@ def check_devices(devices: list[str], flag: str):
     cpu = [device for device in devices if device == "cpu"]
     missing = [device for device in devices if device != "cpu" and device not in there]
     if missing:
-        raise UserError(f"{flag} {' '.join(missing)}: there is no such GPU here (devices: {', '.join([*there, 'cpu'])}); "
-                        f"{flag} cpu runs on the CPU")
+        raise UserError(f"{flag} {' '.join(missing)}: there is no such GPU here (devices: {', '.join([*there, 'cpu'])}); {flag} cpu runs on the CPU")
     if cpu and len(cpu) < len(devices):
         raise UserError(f"{flag} {' '.join(devices)}: the CPU and GPUs can't train together; name one kind")
     if len(set(devices) - {"cpu"}) < len(devices) - len(cpu):
@@ -73,8 +73,13 @@ def asked_devices(args: argparse.Namespace) -> list[str]:
 
 
 def add_report_argument(parser: argparse.ArgumentParser):
-    parser.add_argument("--report-to", nargs="+", default=["tensorboard"], metavar="TRACKER",
-                        help="any that accelerate knows, or none; default tensorboard, in the run's folder")
+    parser.add_argument(
+        "--report-to",
+        nargs="+",
+        default=["tensorboard"],
+        metavar="TRACKER",
+        help="any that accelerate knows, or none; default tensorboard, in the run's folder",
+    )
 
 
 def is_worker() -> bool:
@@ -96,14 +101,24 @@ def start_processes(devices: list[str], script: str, arguments: list[str]) -> in
 
     logs.getLogger("torch.distributed.elastic").setLevel(logs.CRITICAL)  # the process that failed has said why
     with tempfile.TemporaryDirectory() as scratch:
-        given = {FAILED: str(Path(scratch) / "failed"),
-                 "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(devices))))}
+        given = {
+            FAILED: str(Path(scratch) / "failed"),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(devices)))),
+        }
         if devices[0] != "cpu":
             given["CUDA_VISIBLE_DEVICES"] = visible(devices)
         before = dict(os.environ)
         os.environ.update(given)
-        setup = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=len(devices), run_id=str(os.getpid()), rdzv_backend="c10d",
-                             rdzv_endpoint="localhost:0", max_restarts=0, shutdown_timeout=CHECKPOINT_SECONDS)
+        setup = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=len(devices),
+            run_id=str(os.getpid()),
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            shutdown_timeout=CHECKPOINT_SECONDS,
+        )
         try:
             elastic_launch(setup, sys.executable)(script, *arguments)
         except ChildFailedError as problem:
@@ -148,7 +163,7 @@ def cpu_has_bf16() -> bool:
 
 
 def open_device(devices: list[str], precision: str = "auto", report_to: list[str] = (), folder: Path | None = None) -> Accelerator:
-    """The accelerator of this process. `precision`: of config.PRECISIONS; `report_to`: trackers that accelerate knows, writing below `folder`."""
+    """The accelerator of this process. `precision`: of settings.PRECISIONS; `report_to`: trackers that accelerate knows, writing below `folder`."""
     report_to = [tracker for tracker in report_to if tracker != "none"]
     if unknown := [tracker for tracker in report_to if tracker not in KNOWN_TRACKERS]:
         raise UserError(f"--report-to {' '.join(unknown)}: accelerate knows {', '.join(sorted(KNOWN_TRACKERS))}; none reports nowhere")
@@ -158,7 +173,7 @@ def open_device(devices: list[str], precision: str = "auto", report_to: list[str
     on_gpu = devices[0] != "cpu"
     if on_gpu:
         take_device(devices)
-    mixed = "bf16" if config.precision(precision, on_gpu) == "bf16" else "no"
+    mixed = "bf16" if config.resolve_precision(precision, on_gpu) == "bf16" else "no"
     if mixed == "bf16" and not on_gpu and not cpu_has_bf16():
         say("this CPU has no instructions for bf16: fp32 is faster by far")
     return Accelerator(cpu=not on_gpu, mixed_precision=mixed, **trackers)
@@ -240,8 +255,9 @@ def loader(plan, make, accelerator: Accelerator | None = None) -> DataLoader:
     on_gpu = accelerator is not None and accelerator.device.type == "cuda"
     # batch_size None: an item is already a batch. Workers only where the device does not need the cores itself. A generator
     # of its own: a loader draws a number when it starts, which would move the model's dropout where a run is continued.
-    return DataLoader(Batches(plan, make, rank, world), batch_size=None, num_workers=2 if on_gpu else 0, pin_memory=on_gpu,
-                      generator=torch.Generator())
+    return DataLoader(
+        Batches(plan, make, rank, world), batch_size=None, num_workers=2 if on_gpu else 0, pin_memory=on_gpu, generator=torch.Generator()
+    )
 
 
 def model_input(batch: dict, device) -> dict[str, torch.Tensor]:
@@ -252,8 +268,8 @@ def model_input(batch: dict, device) -> dict[str, torch.Tensor]:
 
 
 def made_from(*inputs: Path) -> dict:
-    """What a run is made from, by contract.fingerprint: with remade data the old run is not its result any more."""
-    return {"inputs": {contract.show(path): contract.fingerprint(path) for path in inputs}}
+    """What a run is made from, by stamps.fingerprint: with remade data the old run is not its result any more."""
+    return {"inputs": {contract.display_path(path): stamps.fingerprint(path) for path in inputs}}
 
 
 def inputs_of(folder: Path) -> dict[str, str]:
@@ -263,8 +279,8 @@ def inputs_of(folder: Path) -> dict[str, str]:
 
 def require_unchanged(folder: Path):
     """Refuse a finished run whose inputs were remade: another split of persons would let it be tested on its own."""
-    if changed := [path for path, before in inputs_of(folder).items() if contract.fingerprint(contract.ROOT / path) != before]:
-        raise UserError(f"{', '.join(changed)} changed since {contract.show(folder)} was made from it: run pretrain.py again with --fresh")
+    if changed := [path for path, before in inputs_of(folder).items() if stamps.fingerprint(contract.ROOT / path) != before]:
+        raise UserError(f"{', '.join(changed)} changed since {contract.display_path(folder)} was made from it: run pretrain.py again with --fresh")
 
 
 def vocabulary_of(folder: Path, finetuned: bool = False) -> Vocabulary:
@@ -276,8 +292,10 @@ def vocabulary_of(folder: Path, finetuned: bool = False) -> Vocabulary:
     made = json.loads((folder / "config.json").read_text())
     made_for = made["vocab_size"]
     if made_for != len(known) and not (finetuned and made["frozen_concepts"]):
-        raise UserError(f"{contract.show(folder)}: vocabulary.json has {len(known):,} tokens, but the model was made for {made_for:,}: "
-                        "these are files of two runs; bring back the whole folder, or pretrain again with --fresh")
+        raise UserError(
+            f"{contract.display_path(folder)}: vocabulary.json has {len(known):,} tokens, but the model was made for {made_for:,}: "
+            "these are files of two runs; bring back the whole folder, or pretrain again with --fresh"
+        )
     return known
 
 
@@ -287,23 +305,27 @@ def already_done(folder: Path, settings: dict, fresh: bool) -> bool:
     A finished run is known by its config.yaml, which is written last.
     """
     if progress.is_main_process() and fresh:
-        contract.discard(folder)
+        storage.remove_path(folder)
     wanted, done, begun = settings, folder / "config.yaml", folder / "settings.yaml"
     for file in (done, begun):
         if not file.exists():
             continue
         found = yaml.safe_load(file.read_text())
-        differ = [f"{name} has changed since" if part == "inputs" else f"{part}.{name} was {found.get(part, {}).get(name)!r} and is {value!r}"
-                  for part, values in wanted.items() for name, value in values.items() if found.get(part, {}).get(name) != value]
+        differ = [
+            f"{name} has changed since" if part == "inputs" else f"{part}.{name} was {found.get(part, {}).get(name)!r} and is {value!r}"
+            for part, values in wanted.items()
+            for name, value in values.items()
+            if found.get(part, {}).get(name) != value
+        ]
         if differ:
-            raise UserError(f"{contract.show(folder)} was made with other settings or inputs ({'; '.join(differ)}): --fresh starts over")
+            raise UserError(f"{contract.display_path(folder)} was made with other settings or inputs ({'; '.join(differ)}): --fresh starts over")
         if file == done:
-            say(f"{contract.show(folder)} is finished; --fresh starts over")
+            say(f"{contract.display_path(folder)} is finished; --fresh starts over")
             return True
     if begun.exists() and not any((folder / name).exists() for name in CHECKPOINTS):
-        say(f"{contract.show(folder)} was begun, but has no checkpoint yet: it starts from the beginning")
+        say(f"{contract.display_path(folder)} was begun, but has no checkpoint yet: it starts from the beginning")
     if progress.is_main_process():
-        config.save(begun, **wanted)
+        config.save_settings(begun, **wanted)
     return False
 
 
@@ -321,6 +343,6 @@ def code_version() -> str | None:
 def finish(folder: Path, settings: dict, **facts):
     """Write config.yaml, which says that the run is whole and what code made it, and remove what only an unfinished run needs."""
     for name in (*CHECKPOINTS, "checkpoint.unfinished", "best", "settings.yaml"):
-        contract.discard(folder / name)
-    with contract.unfinished(folder / "config.yaml") as part:
-        config.save(part, run=facts | {"code": code_version()}, **settings)
+        storage.remove_path(folder / name)
+    with storage.atomic_write(folder / "config.yaml") as part:
+        config.save_settings(part, run=facts | {"code": code_version()}, **settings)

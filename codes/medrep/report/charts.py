@@ -5,6 +5,7 @@
 Text stays text: it is read aloud, found and selected, and has the page's font. Colours are the page's CSS variables (--ink, --faint, --c1 to
 --c8), lines also differ by their dashes. Every id carries `key`, so that many drawings lie in one page. The same input gives the same bytes.
 """
+
 import io
 import re
 from collections.abc import Sequence
@@ -24,10 +25,24 @@ VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)"} | {colour: f"var(--c{i})"
 DASHES = [(), (6, 2), (2, 2), (8, 2, 2, 2), (4, 1), (1, 1.5), (10, 3), (5, 2, 1, 2, 1, 2)]
 """In line widths, as SVG and matplotlib both count them."""
 STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "medrep", "text.parse_math": False, "font.size": 9, "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.linewidth": 0.8, "grid.color": FAINT, "grid.linewidth": 0.4, "axes.titlesize": 10,
-    "axes.titlelocation": "left", "axes.unicode_minus": True}
+    "svg.fonttype": "none",
+    "svg.hashsalt": "medrep",
+    "text.parse_math": False,
+    "font.size": 9,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.4,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.unicode_minus": True,
+}
 GUIDE = {"color": FAINT, "linewidth": 1, "linestyle": (0, (2, 2))}
 
 
@@ -61,9 +76,11 @@ def colour(style: int) -> str:
 def legend(names: dict[str, int], solid: bool = False) -> Markup:
     """A list for several drawings: {name: style}; `solid` for areas."""
     patterns = {style: "" if solid else " ".join(f"{2 * part:g}" for part in dashes(style)) for style in names.values()}
-    items = [f'<li><svg width="34" height="10" aria-hidden="true"><line x1="1" y1="5" x2="33" y2="5" stroke="{VARIABLES[colour(style)]}" '
-             f'stroke-width="{10 if solid else 2.5}" stroke-dasharray="{patterns[style]}"/></svg>{escape(name)}</li>'
-             for name, style in names.items()]
+    items = [
+        f'<li><svg width="34" height="10" aria-hidden="true"><line x1="1" y1="5" x2="33" y2="5" stroke="{VARIABLES[colour(style)]}" '
+        f'stroke-width="{10 if solid else 2.5}" stroke-dasharray="{patterns[style]}"/></svg>{escape(name)}</li>'
+        for name, style in names.items()
+    ]
     return Markup(f'<ul class="legend">{"".join(items)}</ul>')
 
 
@@ -73,7 +90,7 @@ def to_svg(figure, key: str, title: str, description: str) -> Markup:
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     plt.close(figure)
     text = file.getvalue()
-    text = text[text.index("<svg"):]
+    text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->\s*", "", text, flags=re.S)
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
     text = re.sub(r' id="([^"]+)"', lambda m: f' id="{key}-{m[1]}"' if m[1] in used else "", text)
@@ -85,13 +102,25 @@ def to_svg(figure, key: str, title: str, description: str) -> Markup:
     for stand_in, variable in VARIABLES.items():
         text = text.replace(stand_in, variable)
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
-    opening = (f'<svg viewBox="0 0 {box[1]} {box[2]}" width="{box[1]}" height="{box[2]}" role="img" aria-labelledby="{key}-title {key}-text">'
-               f'<title id="{key}-title">{escape(title)}</title><desc id="{key}-text">{escape(description)}</desc>')
-    return Markup(opening + re.sub(r"\n\s*", "\n", text[text.index(">") + 1:]).strip())
+    opening = (
+        f'<svg viewBox="0 0 {box[1]} {box[2]}" width="{box[1]}" height="{box[2]}" role="img" aria-labelledby="{key}-title {key}-text">'
+        f'<title id="{key}-title">{escape(title)}</title><desc id="{key}-text">{escape(description)}</desc>'
+    )
+    return Markup(opening + re.sub(r"\n\s*", "\n", text[text.index(">") + 1 :]).strip())
 
 
-def lines(drawn: Sequence[Line], key: str, title: str, description: str, labels: tuple[str, str], limits: tuple | None = None,
-          diagonal: bool = False, level: float | None = None, size: tuple[float, float] = (3.3, 2.9), whole_x: bool = False) -> Markup:
+def lines(
+    drawn: Sequence[Line],
+    key: str,
+    title: str,
+    description: str,
+    labels: tuple[str, str],
+    limits: tuple | None = None,
+    diagonal: bool = False,
+    level: float | None = None,
+    size: tuple[float, float] = (3.3, 2.9),
+    whole_x: bool = False,
+) -> Markup:
     """Curves; `limits` are of both axes, ((x0, x1), (y0, y1)); the diagonal and a level are there to compare with."""
     with plt.rc_context(STYLE):
         figure, axes = start(size, title)
@@ -101,9 +130,17 @@ def lines(drawn: Sequence[Line], key: str, title: str, description: str, labels:
         if level is not None:
             axes.axhline(level, **GUIDE)
         for line in drawn:
-            axes.plot(line.x, line.y, color=colour(line.style), linestyle=(0, dashes(line.style) or None), linewidth=1 if line.thin else 1.7,
-                      alpha=0.8 if line.thin else 1, marker=None if line.marked is False else "o", markersize=3.5,
-                      markevery=None if isinstance(line.marked, bool) else list(line.marked))
+            axes.plot(
+                line.x,
+                line.y,
+                color=colour(line.style),
+                linestyle=(0, dashes(line.style) or None),
+                linewidth=1 if line.thin else 1.7,
+                alpha=0.8 if line.thin else 1,
+                marker=None if line.marked is False else "o",
+                markersize=3.5,
+                markevery=None if isinstance(line.marked, bool) else list(line.marked),
+            )
         if limits:
             axes.set(xlim=limits[0], ylim=limits[1])
         if whole_x:
@@ -119,9 +156,17 @@ def name_rows(axes, names: Sequence[str]):
     axes.tick_params(axis="y", length=0)
 
 
-def intervals(rows: Sequence[tuple[str, float, float, float, int]], key: str, title: str, description: str, label: str,
-              marks: dict[int, float] | None = None, level: float | None = None, limits: tuple[float, float] | None = None,
-              width: float = 4.1) -> Markup:
+def intervals(
+    rows: Sequence[tuple[str, float, float, float, int]],
+    key: str,
+    title: str,
+    description: str,
+    label: str,
+    marks: dict[int, float] | None = None,
+    level: float | None = None,
+    limits: tuple[float, float] | None = None,
+    width: float = 4.1,
+) -> Markup:
     """A point and its interval a row, (name, value, low, high, style), the first on top; `marks` {row: another value of it}, as diamonds."""
     with plt.rc_context(STYLE):
         figure, axes = start((width, 0.62 + 0.23 * len(rows)), title)
@@ -142,8 +187,9 @@ def intervals(rows: Sequence[tuple[str, float, float, float, int]], key: str, ti
         return to_svg(figure, key, title, description)
 
 
-def bars(rows: Sequence[tuple[str, Sequence[float]]], styles: Sequence[int], key: str, title: str, description: str, label: str,
-         width: float = 4.1) -> Markup:
+def bars(
+    rows: Sequence[tuple[str, Sequence[float]]], styles: Sequence[int], key: str, title: str, description: str, label: str, width: float = 4.1
+) -> Markup:
     """Shares of 1, stacked to the right, a bar a row; `styles` are the colours of its shares."""
     with plt.rc_context(STYLE):
         figure, axes = start((width, 0.62 + 0.27 * len(rows)), title)

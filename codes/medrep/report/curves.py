@@ -2,6 +2,7 @@
 
 Where a class has fewer than `smallest` persons in one of the tests there is no curve: its steps would tell how many there are.
 """
+
 from collections.abc import Sequence
 
 import numpy as np

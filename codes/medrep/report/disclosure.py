@@ -12,6 +12,7 @@
 The rule is that of cell suppression in public tables (CMS cell size policy: 1 to 10 are never shown, 0 is). Each sum is protected by itself, in
 turn until none changes; whoever combines several sums by algebra may still narrow a hidden count down.
 """
+
 import math
 from collections.abc import Sequence
 

@@ -5,6 +5,7 @@
 
 A part knows its kind, by which the template draws it; what has not been run is a part as well (Missing), with the command that would.
 """
+
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -164,7 +165,7 @@ def read_json(file: Path):
     try:
         return json.loads(file.read_text()) if file.exists() else None
     except ValueError:
-        raise UserError(f"{contract.show(file)} is not whole JSON: remove it, and the stage that writes it does so anew") from None
+        raise UserError(f"{contract.display_path(file)} is not whole JSON: remove it, and the stage that writes it does so anew") from None
 
 
 def not_run(parts: Sequence) -> list[str]:
@@ -221,13 +222,21 @@ def cell(value) -> Cell:
 
 def render(template: str, **content) -> str:
     """The page. A file in $MEDREP_CONFIGS/report stands for that of configs/report."""
-    folders = [folder / "report" for folder in reversed(config.folders())]
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folders), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                                     undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    folders = [folder / "report" for folder in reversed(config.config_folders())]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
     environment.globals |= {"cell": cell, "inline": lambda name: Markup(source(name))}
     return environment.get_template(template).render(**content).lstrip()
 
 
 def source(name: str) -> str:
     """A style or script of ours, which goes into the page as it is."""
-    return Path([folder / "report" / name for folder in config.folders() if (folder / "report" / name).exists()][-1]).read_text(encoding="utf-8")
+    return Path([folder / "report" / name for folder in config.config_folders() if (folder / "report" / name).exists()][-1]).read_text(
+        encoding="utf-8"
+    )

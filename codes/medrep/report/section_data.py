@@ -3,6 +3,7 @@
 Each function reads what a stage wrote and gives a Section of medrep.report.pages; what is not there is a Missing part with the command. Numbers of
 persons, and of what persons have, go through medrep.report.disclosure.Counts; numbers of concepts do not.
 """
+
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from markupsafe import Markup
 from medrep import contract
 from medrep.cdm import outcomes
 from medrep.cdm.sources.omop import EVENT_TABLES, NO_UNIT
-from medrep.contract import DECILES, DEFINITIONS, DOMAINS, LABELS, PERSONS, RECORDS, REJECTS, VISITS
+from medrep.contract import DOMAINS
 from medrep.report import charts, disclosure
 from medrep.report.disclosure import Count, Counts, Share
 from medrep.report.pages import (
@@ -36,6 +37,7 @@ from medrep.report.pages import (
     read_json,
     slug,
 )
+from medrep.tables import DECILES, DEFINITIONS, LABELS, PERSONS, RECORDS, REJECTS, VISITS
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import token_vocabulary
 
@@ -85,8 +87,13 @@ def road(counts: Counts, hospitals: list[str]) -> Section:
     add("trajectories", "an event of a trajectory", of_events, lambda h: length(contract.trajectories_folder(h) / "token.npy"), RECORDS.row)
     add("vocabulary", "a token", of_events, vocabulary_size)
     for outcome in labelled_outcomes(hospitals):
-        add(f"labels/{outcome}", "a prediction point", f"labels.py --hospital {{hospital}} --outcome {outcome}",
-            lambda h, o=outcome: rows_in(LABELS.at(hospital=h, outcome=o)), f"{outcome} labelled")
+        add(
+            f"labels/{outcome}",
+            "a prediction point",
+            f"labels.py --hospital {{hospital}} --outcome {outcome}",
+            lambda h, o=outcome: rows_in(LABELS.at(hospital=h, outcome=o)),
+            f"{outcome} labelled",
+        )
     note = "A stage is the file that writes it: codes/preprocessing/persons.py and so on. Deciles and tokens are of concepts, not of persons."
     parts = [Table("Rows at every stage, by hospital", ["stage", *hospitals, "one row is"], rows, note)]
     parts += [Missing(f"Stages of {hospital}", "\n".join(dict.fromkeys(commands))) for hospital, commands in missing.items()]
@@ -108,10 +115,12 @@ def vocabulary_size(hospital: str) -> int | None:
 
 def shared_by_all() -> Table:
     index, files = contract.concept_index_file(), {rep: contract.concept_array_file(rep) for rep in concept_vectors.arms_there()}
-    found = [("concept_idx", "a concept, or a measurement's decile", sum(1 for _ in open(index)) - 1 if index.exists() else None),
-             ("definitions", DEFINITIONS.row, rows_in(DEFINITIONS.at())),
-             ("edges", "a relationship, in one direction", length(contract.edges_file(), 1)),
-             *((f"vectors: {rep}", f"a concept's vector of width {length(file, 1):,}", length(file)) for rep, file in files.items())]
+    found = [
+        ("concept_idx", "a concept, or a measurement's decile", sum(1 for _ in open(index)) - 1 if index.exists() else None),
+        ("definitions", DEFINITIONS.row, rows_in(DEFINITIONS.at())),
+        ("edges", "a relationship, in one direction", length(contract.edges_file(), 1)),
+        *((f"vectors: {rep}", f"a concept's vector of width {length(file, 1):,}", length(file)) for rep, file in files.items()),
+    ]
     return Table("Rows of what all hospitals share", ["stage", "rows", "one row is"], [[stage, plain(n), row] for stage, row, n in found])
 
 
@@ -128,16 +137,20 @@ def experiments() -> Table:
 
 
 def sites(counts: Counts, hospitals: list[str]) -> Section:
-    section = Section("hospitals", "Hospitals", "The hospitals",
-                      "What each hospital's tables hold once read: the first thing to look at when a new hospital comes.")
+    section = Section(
+        "hospitals", "Hospitals", "The hospitals", "What each hospital's tables hold once read: the first thing to look at when a new hospital comes."
+    )
     found = {hospital: read_json(contract.site_file(hospital)) for hospital in hospitals}
     facts = {hospital: people(counts, site) for hospital, site in found.items() if site}
     if facts:
         names = list(dict.fromkeys(name for of in facts.values() for name in of))
         section.parts.append(Table("Persons and visits", ["what", *facts], [[name, *(of.get(name, "") for of in facts.values())] for name in names]))
     for hospital, site in found.items():
-        section.parts.append(Part(slug("hospital", hospital), hospital, site_parts(counts, site)) if site else
-                             Missing(f"The site report of {hospital}", f"python preprocessing/site_report.py --hospital {hospital}"))
+        section.parts.append(
+            Part(slug("hospital", hospital), hospital, site_parts(counts, site))
+            if site
+            else Missing(f"The site report of {hospital}", f"python preprocessing/site_report.py --hospital {hospital}")
+        )
     return section
 
 
@@ -156,13 +169,17 @@ def site_parts(counts: Counts, site: dict) -> list:
         reasons += [[name, reason, kind, n, Share(n, rows)] for (kind, reason), n in went.items()]
     rejected = [row[-1] for row in tables]
     counts.add_up(of("rejects", sum(count.value for count in rejected)), rejected)
-    parts = [*(Text(f"Warning: {text}", warning=True) for text in warnings(site)),
-             Beside([Table(f"Tables of {hospital}", ["table", "rows", "kept", "left out", "rejected"], tables), domains_of(counts, site)])]
+    parts = [
+        *(Text(f"Warning: {text}", warning=True) for text in warnings(site)),
+        Beside([Table(f"Tables of {hospital}", ["table", "rows", "kept", "left out", "rejected"], tables), domains_of(counts, site)]),
+    ]
     if reasons:
         table = Table(f"Reasons at {hospital}", ["table", "reason", "what became of them", "rows", "of the table"], reasons)
         parts.append(Details("Why rows were left out", [table]))
-    if units := [[u["unit"], of("measurement without unit" if u["unit"] == NO_UNIT else f"unit {u['unit']}", u["values"]), plain(u["measurements"])]
-                 for u in site["units"]]:
+    if units := [
+        [u["unit"], of("measurement without unit" if u["unit"] == NO_UNIT else f"unit {u['unit']}", u["values"]), plain(u["measurements"])]
+        for u in site["units"]
+    ]:
         with_value = [of(f"{name} values", domain["with_value"]) for name, domain in site["domains"].items()]
         for whole in (with_value, [row[1] for row in units]):
             counts.add_up(of("values", sum(count.value for count in with_value)), whole)
@@ -174,18 +191,33 @@ def domains_of(counts: Counts, site: dict) -> Table:
     of, rows = counts.of(site["hospital"]), []
     for name, domain in site["domains"].items():
         table = site["tables"].get(EVENT_TABLES[name][0])
-        without = Share(of(f"{EVENT_TABLES[name][0]} no concept", table["left out"].get("no concept")),
-                        of(f"{EVENT_TABLES[name][0]} read", table["read"])) if table else ""
+        without = (
+            Share(of(f"{EVENT_TABLES[name][0]} no concept", table["left out"].get("no concept")), of(f"{EVENT_TABLES[name][0]} read", table["read"]))
+            if table
+            else ""
+        )
         events, with_value = of(f"{name} events", domain["events"]), of(f"{name} values", domain["with_value"])
         without_unit = of(f"{name} without unit", domain["without_unit"])
         counts.add_up(events, [with_value])
         counts.add_up(with_value, [without_unit])
-        rows.append([name, events, plain(domain["concepts"]), without, with_value, without_unit,
-                     "" if events.small else f"{domain['first'][:4]} to {domain['last'][:4]}"])
+        rows.append(
+            [
+                name,
+                events,
+                plain(domain["concepts"]),
+                without,
+                with_value,
+                without_unit,
+                "" if events.small else f"{domain['first'][:4]} to {domain['last'][:4]}",
+            ]
+        )
     events = [row[1] for row in rows]
     counts.add_up(of(RECORDS.row, sum(count.value for count in events)), events)
-    return Table(f"Events of {site['hospital']} by domain",
-                 ["domain", "events", "concepts", "rows without concept", "with a value", "without unit", "years"], rows)
+    return Table(
+        f"Events of {site['hospital']} by domain",
+        ["domain", "events", "concepts", "rows without concept", "with a value", "without unit", "years"],
+        rows,
+    )
 
 
 def warnings(site: dict) -> list[str]:
@@ -202,33 +234,56 @@ def people(counts: Counts, site: dict) -> dict:
     visits, admissions, overlapping = of(VISITS.row, v["visits"]), of("admissions of all", v["admissions"]), of("overlapping", v["overlapping"])
     by_concept = {f"visits of concept {c['concept_id']}": of(f"visits {c['concept_id']}", c["visits"]) for c in v["by_concept"]}
     admitted = [of(f"admissions {c['concept_id']}", c["admissions"]) for c in v["by_concept"]]
-    for whole, parts in [(everyone, [with_records]), (with_records, [women, men]), (with_records, [deaths]), (deaths, [after_death]),
-                         (visits, list(by_concept.values())), (visits, [admissions]), (admissions, admitted), (admissions, [overlapping]),
-                         *((n, [some]) for n, some in zip(by_concept.values(), admitted, strict=True))]:
+    for whole, parts in [
+        (everyone, [with_records]),
+        (with_records, [women, men]),
+        (with_records, [deaths]),
+        (deaths, [after_death]),
+        (visits, list(by_concept.values())),
+        (visits, [admissions]),
+        (admissions, admitted),
+        (admissions, [overlapping]),
+        *((n, [some]) for n, some in zip(by_concept.values(), admitted, strict=True)),
+    ]:
         counts.add_up(whole, parts)
     age, events = (Cell("") if with_records.small else number(p[f"median_{what}"], ",.0f") for what in ("age", "events"))
     days = Cell("") if admissions.small else number(v["median_days"], ".1f")
-    return {"persons": everyone, "persons with records": with_records, "women": women, "men": men, "died": deaths,
-            "median age at the first event": age, "median events of a person": events, "visits": visits, "admissions": admissions,
-            "median days of an admission": days, "admissions that overlap an earlier one": overlapping,
-            "persons with records more than a day after death": after_death,
-            "records far in time": of("far in time", site["records_far_in_time"]), **by_concept}
+    return {
+        "persons": everyone,
+        "persons with records": with_records,
+        "women": women,
+        "men": men,
+        "died": deaths,
+        "median age at the first event": age,
+        "median events of a person": events,
+        "visits": visits,
+        "admissions": admissions,
+        "median days of an admission": days,
+        "admissions that overlap an earlier one": overlapping,
+        "persons with records more than a day after death": after_death,
+        "records far in time": of("far in time", site["records_far_in_time"]),
+        **by_concept,
+    }
 
 
 # ---- cohorts -----------------------------------------------------------------------------------------------------
 
 
 def flows(counts: Counts, hospitals: list[str]) -> Section:
-    section = Section("cohorts", "Cohorts", "Cohorts",
-                      "What became of every visit on the way to a labelled prediction point, by outcome and hospital.")
+    section = Section(
+        "cohorts", "Cohorts", "Cohorts", "What became of every visit on the way to a labelled prediction point, by outcome and hospital."
+    )
     names = labelled_outcomes(hospitals)
     if not names:
         section.parts.append(Missing("Labels", f"python preprocessing/labels.py --hospital {hospitals[0]}"))
     for outcome in names:
         found = {hospital: read_json(contract.flow_file(hospital, outcome)) for hospital in hospitals}
         parts: list = [Beside([flow(counts, hospital, outcome, facts) for hospital, facts in found.items() if facts])]
-        parts += [Missing(f"{outcome} at {hospital}", f"python preprocessing/labels.py --hospital {hospital} --outcome {outcome}")
-                  for hospital, facts in found.items() if not facts]
+        parts += [
+            Missing(f"{outcome} at {hospital}", f"python preprocessing/labels.py --hospital {hospital} --outcome {outcome}")
+            for hospital, facts in found.items()
+            if not facts
+        ]
         parts += phenotypes(counts, outcome, {hospital: facts for hospital, facts in found.items() if facts and isinstance(facts["labelled"], dict)})
         section.parts.append(Part(slug("cohort", outcome), outcome, parts))
     return section
@@ -247,8 +302,11 @@ def flow(counts: Counts, hospital: str, outcome: str, facts: dict) -> Flow:
         reasons = {reason: of(reason, n) for reason, n in facts["no admissions"].items() if n}
         counts.add_up(visits, [recorded, without])
         counts.add_up(recorded, [admissions, *reasons.values()])
-        steps = [Step("visits", visits), Step("of persons with records", recorded, [("of persons without records", without)] if without else []),
-                 Step("admissions", admissions, list(reasons.items()))]
+        steps = [
+            Step("visits", visits),
+            Step("of persons with records", recorded, [("of persons without records", without)] if without else []),
+            Step("admissions", admissions, list(reasons.items())),
+        ]
     start = of("admissions" if all_admissions else f"{outcome} {unit}", facts[unit])
     if unit != "admissions" and not all_admissions:
         away = of(f"{outcome} merged", facts.get("admissions", facts[unit]) - facts[unit])
@@ -282,14 +340,21 @@ def phenotypes(counts: Counts, outcome: str, found: dict[str, dict]) -> list[Det
 
 
 def audits(counts: Counts, hospitals: list[str]) -> Section:
-    section = Section("leakage", "Leakage", "Leakage audit",
-                      "What stands before a prediction time in a stay that is not over, and the one token that tells most by being "
-                      "there. A single token that is nearly perfect is rarely medicine; a type of event that stands at the very start of its stay is "
-                      "often coded after discharge.")
+    section = Section(
+        "leakage",
+        "Leakage",
+        "Leakage audit",
+        "What stands before a prediction time in a stay that is not over, and the one token that tells most by being "
+        "there. A single token that is nearly perfect is rarely medicine; a type of event that stands at the very start of its stay is "
+        "often coded after discharge.",
+    )
     for hospital in hospitals:
-        section.parts += read(contract.audit_file(hospital),
-                              lambda file, h=hospital: [Part(slug("audit", h), h, audit_parts(counts, h, read_json(file)))],
-                              f"The audit of {hospital}", f"python preprocessing/audit.py --hospital {hospital}")
+        section.parts += read(
+            contract.audit_file(hospital),
+            lambda file, h=hospital: [Part(slug("audit", h), h, audit_parts(counts, h, read_json(file)))],
+            f"The audit of {hospital}",
+            f"python preprocessing/audit.py --hospital {hospital}",
+        )
     return section
 
 
@@ -308,34 +373,65 @@ def audit_parts(counts: Counts, hospital: str, found: dict) -> list:
             if few:  # the AUROC comes of all four
                 for count in has.values():
                     count.withheld = True
-            tokens.append([row["name"] or row["token"], row["label"], number(row["auroc"], ".1f" if few else ".3f"), has["positive"],
-                           everyone["positive"], has["negative"], everyone["negative"], verdict[row["suspect"]]])
+            tokens.append(
+                [
+                    row["name"] or row["token"],
+                    row["label"],
+                    number(row["auroc"], ".1f" if few else ".3f"),
+                    has["positive"],
+                    everyone["positive"],
+                    has["negative"],
+                    everyone["negative"],
+                    verdict[row["suspect"]],
+                ]
+            )
         for row in result["open_stays"]:
             events, at_start = (of(f"{outcome} {row['domain']} {row['type_id']} {name}", row[name]) for name in ("events", "at_start"))
             counts.add_up(events, [at_start])
-            stays.append([row["domain"], outcome, f"{row['type_id'] or ''} {row['type']}".strip(), events, at_start, Share(at_start, events),
-                          verdict[row["suspect"]]])
+            stays.append(
+                [
+                    row["domain"],
+                    outcome,
+                    f"{row['type_id'] or ''} {row['type']}".strip(),
+                    events,
+                    at_start,
+                    Share(at_start, events),
+                    verdict[row["suspect"]],
+                ]
+            )
     suspects = sum(row[-1] == verdict[True] for row in [*tokens, *stays])
     return [
         Text(f"{suspects} suspects: look into them before trusting a result." if suspects else "Nothing is suspect.", warning=bool(suspects)),
-        Table(f"The best single token at {hospital}", ["token", "label", "AUROC alone", "positives with it", "positives", "negatives with it",
-                                                       "negatives", "verdict"], tokens),
-        Details("Events before a prediction time in a stay that is not over",
-                [Table(f"Open stays at {hospital}",
-                       ["domain", "outcome", "type", "events", "at the start of the visit", "share", "verdict"], stays)])]
+        Table(
+            f"The best single token at {hospital}",
+            ["token", "label", "AUROC alone", "positives with it", "positives", "negatives with it", "negatives", "verdict"],
+            tokens,
+        ),
+        Details(
+            "Events before a prediction time in a stay that is not over",
+            [Table(f"Open stays at {hospital}", ["domain", "outcome", "type", "events", "at the start of the visit", "share", "verdict"], stays)],
+        ),
+    ]
 
 
 # ---- coverage ----------------------------------------------------------------------------------------------------------
 
 
 def coverage(counts: Counts, home: str, others: list[str]) -> Section:
-    section = Section("coverage", "Coverage", "What can be read",
-                      f"How much of another hospital's record a model trained at {home} can read. One of learned codes reads what {home} has, too, "
-                      "and may read the rest as the nearest ancestor that it knows; one of vectors reads whatever concept has a vector.")
+    section = Section(
+        "coverage",
+        "Coverage",
+        "What can be read",
+        f"How much of another hospital's record a model trained at {home} can read. One of learned codes reads what {home} has, too, "
+        "and may read the rest as the nearest ancestor that it knows; one of vectors reads whatever concept has a vector.",
+    )
     for external in others:
-        section.parts += read(contract.coverage_files(home, external)["shares"], lambda file, e=external: [
-            Part(slug("coverage", e), e, coverage_parts(counts, home, e, pd.read_csv(file, keep_default_na=False)))],
-            f"Coverage of {external}", f"python experiments/vocabulary_coverage.py --home {home} --external {external}")
+        section.parts += read(
+            contract.coverage_files(home, external)["shares"],
+            lambda file, e=external: [Part(slug("coverage", e), e, coverage_parts(counts, home, e, pd.read_csv(file, keep_default_na=False)))],
+            f"Coverage of {external}",
+            f"python experiments/vocabulary_coverage.py --home {home} --external {external}",
+        )
     return section
 
 
@@ -359,8 +455,9 @@ def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFram
                 values, texts = whole[reading].concepts_share.tolist(), [""] * len(kinds)
             bars.append((name if len(name) < 34 else "vectors", values))
             said.append(f"{name}: " + ", ".join(f"{kind} {text or f'{value:.0%}'}" for kind, text, value in zip(kinds, texts, values, strict=True)))
-        return charts.bars(bars, list(looks.values()), slug("coverage", external, what), f"Share of {what}",
-                           f"Of the {what} of {external}, {'; '.join(said)}.", "")
+        return charts.bars(
+            bars, list(looks.values()), slug("coverage", external, what), f"Share of {what}", f"Of the {what} of {external}, {'; '.join(said)}.", ""
+        )
 
     for of_part in columns.values():
         for by, parts in of_part.items():
@@ -368,8 +465,10 @@ def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFram
                 counts.add_up(of_part["all"][0], parts)
     headings = ["part", "by", "read by", "events", "as itself", "without decile", "as an ancestor", "not at all", "concepts", "concepts read"]
     drawn = [Later(lambda what=what: draw(what)) for what in ("events", "concepts")]
-    return [Figures(drawn, charts.legend(looks, solid=True), across=2),
-            Details("By domain and vocabulary", [Table(f"What {home} reads of {external}", headings, rows)])]
+    return [
+        Figures(drawn, charts.legend(looks, solid=True), across=2),
+        Details("By domain and vocabulary", [Table(f"What {home} reads of {external}", headings, rows)]),
+    ]
 
 
 def coverage_rows(counts: Counts, external: str, shares: pd.DataFrame, named: dict[str, str]) -> tuple[list, dict]:
@@ -386,6 +485,15 @@ def coverage_rows(counts: Counts, external: str, shares: pd.DataFrame, named: di
             counts.add_up(total, list(n.values()))
             for kind, count in {"all": total, **n}.items():
                 columns.setdefault((reading, kind), {}).setdefault(by, []).append(count)
-            rows.append([part, by, name, total, *(Share(count, total) for count in n.values()), plain(int(kinds.concepts.sum())),
-                         number(1 - kinds.concepts_share.get("lost", 0), ".1%")])
+            rows.append(
+                [
+                    part,
+                    by,
+                    name,
+                    total,
+                    *(Share(count, total) for count in n.values()),
+                    plain(int(kinds.concepts.sum())),
+                    number(1 - kinds.concepts_share.get("lost", 0), ".1%"),
+                ]
+            )
     return rows, columns

@@ -2,12 +2,13 @@
 
 Each function reads what an experiment wrote and gives a Section of medrep.report.pages; what is not there is a Missing part with the command.
 """
+
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from medrep import contract
+from medrep import contract, stamps
 from medrep.evaluation import ratings, results
 from medrep.progress import in_words
 from medrep.report import charts
@@ -59,9 +60,13 @@ def arms(table: pd.DataFrame) -> list[tuple]:
 
 
 def comparison(counts: Counts, home: str, published: dict) -> Section:
-    section = Section("comparison", "Comparison", "Comparison",
-                      "Every arm at every hospital: mean AUROC over seeds with its 95 % interval by person, the difference to the reference "
-                      "arm on the very same examples with p corrected by Holm, and the paper's figure where it gave one.")
+    section = Section(
+        "comparison",
+        "Comparison",
+        "Comparison",
+        "Every arm at every hospital: mean AUROC over seeds with its 95 % interval by person, the difference to the reference "
+        "arm on the very same examples with p corrected by Holm, and the paper's figure where it gave one.",
+    )
     table = read_comparison(counts.smallest)
     if table is None or table.empty:
         if not contract.summary_file().exists():
@@ -70,18 +75,26 @@ def comparison(counts: Counts, home: str, published: dict) -> Section:
         return section
     if without := later_tests(table):
         section.parts.append(Missing(f"The comparison of {', '.join(in_order(without, home))} with all arms", "python experiments/compare.py"))
-    section.parts.append(Text(
-        "Read is the share of events that the model could read; n and positive are means over seeds; slope is that of calibration, 1 if "
-        "probabilities can be believed: the median over seeds, and its range. Paper, a diamond in the drawings: arXiv 2504.08329 "
-        f"{published.get('version', '')}, MIMIC-IV and EHRSHOT; its medrep was finetuned with trajectory augmentation."))
+    section.parts.append(
+        Text(
+            "Read is the share of events that the model could read; n and positive are means over seeds; slope is that of calibration, 1 if "
+            "probabilities can be believed: the median over seeds, and its range. Paper, a diamond in the drawings: arXiv 2504.08329 "
+            f"{published.get('version', '')}, MIMIC-IV and EHRSHOT; its medrep was finetuned with trajectory augmentation."
+        )
+    )
     for outcome, of in groups(table, "outcome", home):
         tables = dict(groups(of, "tested_on", home))
         drawn = [figure for hospital, rows in tables.items() if (figure := forest(outcome, hospital, rows, home, limits_of(of)))]
         parts = [Figures(drawn, across=2)] * bool(drawn) + [compared(counts, outcome, hospital, rows, home) for hospital, rows in tables.items()]
         section.parts.append(Part(slug("comparison", outcome), outcome, parts))
     if mean := means(table, home, published):
-        section.parts.append(Part("comparison-means", "Over outcomes", [
-            mean, Text("The paper's means over external hospitals and over all are of one hospital more, and of more outcomes.")]))
+        section.parts.append(
+            Part(
+                "comparison-means",
+                "Over outcomes",
+                [mean, Text("The paper's means over external hospitals and over all are of one hospital more, and of more outcomes.")],
+            )
+        )
     return section
 
 
@@ -114,25 +127,59 @@ def forest(outcome: str, hospital: str, rows: pd.DataFrame, home: str, limits: t
                 marks[len(drawn)] = float(row["paper"])
             drawn.append((name, *(float(row[key] or "nan") for key in ("auroc", "auroc_low", "auroc_high")), style_of(arm[3])))
     said = in_words({name: value for name, value, *_ in drawn})
-    return charts.intervals(drawn, slug("forest", outcome, hospital), f"{outcome} at {hospital}", f"AUROC by arm: {said}.",
-                            "AUROC, 95 % interval", marks, level=0.5, limits=limits) if drawn else None
+    return (
+        charts.intervals(
+            drawn,
+            slug("forest", outcome, hospital),
+            f"{outcome} at {hospital}",
+            f"AUROC by arm: {said}.",
+            "AUROC, 95 % interval",
+            marks,
+            level=0.5,
+            limits=limits,
+        )
+        if drawn
+        else None
+    )
 
 
 def compared(counts: Counts, outcome: str, hospital: str, rows: pd.DataFrame, home: str) -> Table:
     against = next((row for row in rows.against if row), "")
-    headings = ["arm", "AUROC (95 %)", "paper", f"less {against}" if against else "difference", "p (Holm)", "AUPRC", "Brier", "slope", "read", "n",
-                "positive", "remarks"]
+    headings = [
+        "arm",
+        "AUROC (95 %)",
+        "paper",
+        f"less {against}" if against else "difference",
+        "p (Holm)",
+        "AUPRC",
+        "Brier",
+        "slope",
+        "read",
+        "n",
+        "positive",
+        "remarks",
+    ]
     seeds = sorted({number(row, ".0f").text for row in rows.seeds})
-    lines = [[name, with_interval(row["auroc"], row["auroc_low"], row["auroc_high"], ".2f" if row["few"] else ".3f"), number(row["paper"], ".3f"),
-              with_interval(row["difference"], row["low"], row["high"], "+.2f" if row["few"] else "+.3f"), p_value(row["p_holm"]),
-              number(row["auprc"], ".3f"), number(row["brier"], ".3f"),
-              with_interval(row["calibration_slope"], row.get("calibration_slope_low"), row.get("calibration_slope_high"), ".1f"),
-              number(row["readable_tokens"], ".0%"),
-              *test_counts(counts, hospital, outcome, row["n"], row["positives"], row["seeds"]), remarks(row, len(seeds) > 1, counts.smallest)]
-             for row, name in zip(rows.to_dict("records"), names_of(rows, home), strict=True)]
+    lines = [
+        [
+            name,
+            with_interval(row["auroc"], row["auroc_low"], row["auroc_high"], ".2f" if row["few"] else ".3f"),
+            number(row["paper"], ".3f"),
+            with_interval(row["difference"], row["low"], row["high"], "+.2f" if row["few"] else "+.3f"),
+            p_value(row["p_holm"]),
+            number(row["auprc"], ".3f"),
+            number(row["brier"], ".3f"),
+            with_interval(row["calibration_slope"], row.get("calibration_slope_low"), row.get("calibration_slope_high"), ".1f"),
+            number(row["readable_tokens"], ".0%"),
+            *test_counts(counts, hospital, outcome, row["n"], row["positives"], row["seeds"]),
+            remarks(row, len(seeds) > 1, counts.smallest),
+        ]
+        for row, name in zip(rows.to_dict("records"), names_of(rows, home), strict=True)
+    ]
     kept = [i for i in range(len(headings)) if any(getattr(line[i], "text", line[i]) != "" for line in lines)]  # a column of nothing goes
-    return Table(f"{outcome} at {hospital}, means over {' or '.join(seeds)} seeds", [headings[i] for i in kept],
-                 [[line[i] for i in kept] for line in lines])
+    return Table(
+        f"{outcome} at {hospital}, means over {' or '.join(seeds)} seeds", [headings[i] for i in kept], [[line[i] for i in kept] for line in lines]
+    )
 
 
 def remarks(row: dict, seeds_differ: bool, smallest: int) -> str:
@@ -172,10 +219,14 @@ def test_counts(counts: Counts, hospital: str, outcome: str, n, positives, seeds
 
 
 def features(counts: Counts, home: str, hospitals: list[str], most: int) -> Section:
-    section = Section("features", "Features", "What the model looked at",
-                      "The features that are most often among an example's ten events of highest attention, with how much they moved the answer "
-                      "(attribution, in logits an event; above 0 towards the outcome) and how a medical language model rated them. Attention says "
-                      "where the model looked, not what for; what a model uses is not a cause.")
+    section = Section(
+        "features",
+        "Features",
+        "What the model looked at",
+        "The features that are most often among an example's ten events of highest attention, with how much they moved the answer "
+        "(attribution, in logits an event; above 0 towards the outcome) and how a medical language model rated them. Attention says "
+        "where the model looked, not what for; what a model uses is not a cause.",
+    )
     runs: dict[str, list] = {}
     without: dict[str, str] = {}  # outcomes that were finetuned, and a representation that is worth looking into
     for folder, content in read_runs("finetuning/*/*/seed_*"):
@@ -207,8 +258,12 @@ def features(counts: Counts, home: str, hospitals: list[str], most: int) -> Sect
 
 
 def feature_parts(counts: Counts, folder: Path, hospital: str, most: int) -> list:
-    table = pd.read_csv(contract.features_file(folder, hospital), dtype={"token": str, "name": str, "domain": str}, keep_default_na=False,
-                        na_values={name: [""] for name in ("attribution_mean", "attention_mean", "attribution", "attributed")})
+    table = pd.read_csv(
+        contract.features_file(folder, hospital),
+        dtype={"token": str, "name": str, "domain": str},
+        keep_default_na=False,
+        na_values={name: [""] for name in ("attribution_mean", "attention_mean", "attribution", "attributed")},
+    )
     rated = read_ratings(contract.rating_files(folder, hospital)["ratings"])
     rows = []
     for place, row in enumerate(table.to_dict("records"), 1):
@@ -218,8 +273,17 @@ def feature_parts(counts: Counts, folder: Path, hospital: str, most: int) -> lis
         persons = counts.of(hospital)(f"{folder.parent.name} {row['token']} persons", row["persons"])
         rating = [rated.get(row["token"], "")] if rated else []
         rows.append([row["name"] or row["token"], number(place, ".0f"), among, *means, *rating, persons, events, row["domain"]])
-    headings = ["feature", "rank", "among the ten", "attention an event", "attribution an event", *(["rating"] if rated else []), "persons",
-                "events", "domain"]
+    headings = [
+        "feature",
+        "rank",
+        "among the ten",
+        "attention an event",
+        "attribution an event",
+        *(["rating"] if rated else []),
+        "persons",
+        "events",
+        "domain",
+    ]
     caption = f"Features at {hospital}"
     first = Table(f"{caption}, the first {min(most, len(rows))}", headings, rows[:most])
     return [first, Details(f"All {len(rows)}", [Table(caption, headings, rows)])] if len(rows) > most else [first]
@@ -229,8 +293,10 @@ def agreement_parts(file: Path, hospital: str) -> list[Text]:
     found = read_json(file) or {}
     between = {name: round(found[name], 2) for name in ("attention", "attribution") if known(found.get(name))}
     within = found.get("attention_with_attribution")
-    said = [f"Rank correlation between seeds at {hospital}: {in_words(between)}." if between else "",
-            f"Within a seed, of attention with the size of attribution: {within:.2f}." if known(within) else ""]
+    said = [
+        f"Rank correlation between seeds at {hospital}: {in_words(between)}." if between else "",
+        f"Within a seed, of attention with the size of attribution: {within:.2f}." if known(within) else "",
+    ]
     return [Text(" ".join(filter(None, said)))] if any(said) else []
 
 
@@ -267,17 +333,24 @@ def rating_parts(counts: Counts, folder: Path, hospital: str, arm: tuple, outcom
         rows.append([name, plain(found["features"].get(kind)), often, *intervals])
     meant = {"attention": "attention an event", "attribution": "the size of attribution an event"}
     which = {"all": "features", "top": "top features"}
-    correlations = [f"{number(value, '.2f').text} with {meant[what]} over {found['rank_correlation_n'][what][of]} {which[of]}"
-                    for of in which for what in meant if known(value := found["rank_correlation"][what][of])]
+    correlations = [
+        f"{number(value, '.2f').text} with {meant[what]} over {found['rank_correlation_n'][what][of]} {which[of]}"
+        for of in which
+        for what in meant
+        if known(value := found["rank_correlation"][what][of])
+    ]
     unread = f"{found['unparsed']:,} of {found['ratings']:,} ratings could not be read." if found.get("unparsed") else ""
     if unread and found["unparsed"] == found["ratings"]:
         return [Text(f"Rated by {shorten(str(found['model']))} at {hospital}: {unread}", warning=True)]
-    said = [f"Rated {found['repeats']} times each by {shorten(str(found['model']))}, controls among them unmarked. Agreement over repeats "
-            f"(Krippendorff's alpha): {number(found.get('agreement'), '.2f').text or 'not defined'}.",
-            f"Rank correlation of ratings, of features that 10 persons have or more: {', '.join(correlations)}." if correlations else "",
-            unread, "What tells is the difference to controls as frequent: common codes come to the top of any model's list."]
-    stamp, file = contract.read_stamp(files["summary"]), contract.features_file(folder, hospital)
-    stale = stamp and stamp["inputs"].get(contract.show(file)) != contract.fingerprint(file)
+    said = [
+        f"Rated {found['repeats']} times each by {shorten(str(found['model']))}, controls among them unmarked. Agreement over repeats "
+        f"(Krippendorff's alpha): {number(found.get('agreement'), '.2f').text or 'not defined'}.",
+        f"Rank correlation of ratings, of features that 10 persons have or more: {', '.join(correlations)}." if correlations else "",
+        unread,
+        "What tells is the difference to controls as frequent: common codes come to the top of any model's list.",
+    ]
+    stamp, file = stamps.read_stamp(files["summary"]), contract.features_file(folder, hospital)
+    stale = stamp and stamp["inputs"].get(contract.display_path(file)) != stamps.fingerprint(file)
     warning = [Text("These features have changed since they were rated: medgemma.py rates them again.", warning=True)] * bool(stale)
     headings = ["features", "how many", "persons, median", "share High (95 %)", "share Moderate or High (95 %)"]
     return [*warning, Table(f"How features at {hospital} were rated", headings, rows), Text(" ".join(filter(None, said)))]

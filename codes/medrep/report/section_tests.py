@@ -2,6 +2,7 @@
 
 Predictions are read here and stay here: the page has means over seeds, and no curve or figure of so few persons that it would tell them.
 """
+
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +32,19 @@ def read_tests(rows: pd.DataFrame) -> list[tuple]:
     """(labels, probabilities, persons) of every seed whose predictions are there."""
     files = [contract.ROOT / file for file in rows.sort_values("seed").predictions]
     tables = [results.read_predictions(file) for file in files if file.exists()]
-    return [(table.boolean_value.to_numpy(bool), table.predicted_boolean_probability.to_numpy(float), table.subject_id.to_numpy())
-            for table in tables]
+    return [
+        (table.boolean_value.to_numpy(bool), table.predicted_boolean_probability.to_numpy(float), table.subject_id.to_numpy()) for table in tables
+    ]
 
 
 def curve_section(home: str, smallest: int, most: int) -> Section:
-    section = Section("curves", "Curves", "Curves",
-                      "How well plain arms rank and how far their probabilities can be believed, at home and elsewhere. ROC and precision-recall "
-                      "curves are means over seeds; calibration groups the predictions of all seeds, each group large enough to hide single persons.")
+    section = Section(
+        "curves",
+        "Curves",
+        "Curves",
+        "How well plain arms rank and how far their probabilities can be believed, at home and elsewhere. ROC and precision-recall "
+        "curves are means over seeds; calibration groups the predictions of all seeds, each group large enough to hide single persons.",
+    )
     if not contract.summary_file().exists():
         section.parts.append(Missing(TESTS, f"{FINETUNE} --rep-type none medrep --outcome MT"))
         return section
@@ -82,22 +88,48 @@ def curve_figures(outcome: str, hospital: str, tests: dict, style: dict, smalles
     calibrated = lines(lambda of: curves.calibration(of, smallest), marked=True)
     end = min(1.0, 1.08 * max([float(np.max(v)) for line in calibrated for v in (line.x, line.y) if len(v)], default=1.0))
     groups_said = "; ".join(f"{line.name} {', '.join(f'{x:.2f} {y:.2f}' for x, y in zip(line.x, line.y, strict=True))}" for line in calibrated)
-    return [charts.lines(roc, slug("roc", outcome, hospital), f"ROC at {hospital}", f"Sensitivity where specificity is 0.8: {at(roc, 0.2)}.",
-                         ("1 − specificity", "sensitivity"), square, diagonal=True),
-            charts.lines(precision, slug("precision", outcome, hospital), f"Precision and recall at {hospital}",
-                         f"Precision at recall 0.5: {at(precision, 0.5)}.", ("recall", "precision"), square, level=prevalence),
-            charts.lines(calibrated, slug("calibration", outcome, hospital), f"Calibration at {hospital}",
-                         f"Share of positives against mean predicted probability: {groups_said}.", ("predicted", "observed"),
-                         ((0, end), (0, end)), diagonal=True)]
+    return [
+        charts.lines(
+            roc,
+            slug("roc", outcome, hospital),
+            f"ROC at {hospital}",
+            f"Sensitivity where specificity is 0.8: {at(roc, 0.2)}.",
+            ("1 − specificity", "sensitivity"),
+            square,
+            diagonal=True,
+        ),
+        charts.lines(
+            precision,
+            slug("precision", outcome, hospital),
+            f"Precision and recall at {hospital}",
+            f"Precision at recall 0.5: {at(precision, 0.5)}.",
+            ("recall", "precision"),
+            square,
+            level=prevalence,
+        ),
+        charts.lines(
+            calibrated,
+            slug("calibration", outcome, hospital),
+            f"Calibration at {hospital}",
+            f"Share of positives against mean predicted probability: {groups_said}.",
+            ("predicted", "observed"),
+            ((0, end), (0, end)),
+            diagonal=True,
+        ),
+    ]
 
 
 # ---- subgroups -----------------------------------------------------------------------------------------------------
 
 
 def subgroups(counts: Counts, home: str) -> Section:
-    section = Section("subgroups", "Subgroups", "Subgroups",
-                      "The reference arm by sex, age and race: AUROC as mean over seeds and its range. Groups with few persons on either side "
-                      "of the outcome have no figure.")
+    section = Section(
+        "subgroups",
+        "Subgroups",
+        "Subgroups",
+        "The reference arm by sex, age and race: AUROC as mean over seeds and its range. Groups with few persons on either side "
+        "of the outcome have no figure.",
+    )
     if not contract.summary_file().exists():
         section.parts.append(Missing(TESTS, f"{FINETUNE} --rep-type medrep --outcome MT"))
         return section
@@ -122,8 +154,9 @@ def subgroup_rows(counts: Counts, outcome: str, hospital: str, rows: pd.DataFram
     for group, part in rows[rows.subgroup != ""].groupby("subgroup"):
         parts = {"n": part.n, "positive": part.positives, "negative": part.n - part.positives}
         small = part.n.min() < counts.smallest  # of few, that none has the outcome is as telling as that some have
-        n, positive, negative = (counts.of(hospital)(f"{outcome} {group} {what}", values.sum() / seeds, 1 if small else values.min())
-                                 for what, values in parts.items())
+        n, positive, negative = (
+            counts.of(hospital)(f"{outcome} {group} {what}", values.sum() / seeds, 1 if small else values.min()) for what, values in parts.items()
+        )
         counts.add_up(n, [positive, negative])
         few = min(values.min() for values in parts.values()) < counts.smallest
         values = part.auroc.dropna()
@@ -141,13 +174,20 @@ def subgroup_rows(counts: Counts, outcome: str, hospital: str, rows: pd.DataFram
 
 
 def unknown(counts: Counts, home: str, others: list[str], most: int) -> Section:
-    section = Section("unknown", "Unknown codes", "AUROC by unknown share",
-                      f"Persons of another hospital in quarters, by the share of their events whose codes {home} does not know: an arm "
-                      "that reads meanings should hold where codes run out.")
+    section = Section(
+        "unknown",
+        "Unknown codes",
+        "AUROC by unknown share",
+        f"Persons of another hospital in quarters, by the share of their events whose codes {home} does not know: an arm "
+        "that reads meanings should hold where codes run out.",
+    )
     for external in others:
-        section.parts += read(contract.coverage_files(home, external)["auroc"], lambda file, e=external: [
-            Part(slug("unknown", e), e, unknown_parts(counts, e, read_unknown(file, home), most))],
-            f"AUROC by unknown share at {external}", f"python experiments/vocabulary_coverage.py --home {home} --external {external}")
+        section.parts += read(
+            contract.coverage_files(home, external)["auroc"],
+            lambda file, e=external: [Part(slug("unknown", e), e, unknown_parts(counts, e, read_unknown(file, home), most))],
+            f"AUROC by unknown share at {external}",
+            f"python experiments/vocabulary_coverage.py --home {home} --external {external}",
+        )
     return section
 
 
@@ -174,18 +214,35 @@ def unknown_parts(counts: Counts, external: str, table: pd.DataFrame, most: int)
                 n, positive = (of(f"{outcome} quarter {row.quartile} of {len(part)} {what}", getattr(row, what)) for what in ("n", "positives"))
                 counts.add_up(n, [positive])
                 quarters.append((n, positive))
-                cells.append([results.name_arm(arm), outcome, number(row.quartile, ".0f"),
-                              f"{row.share_from:.0%} to {row.share_to:.0%}" if known(row.share_from) and row.n >= counts.smallest else "",
-                              Cell("too few") if hide and row.n else number(row.auroc, ".3f"), n, positive])
+                cells.append(
+                    [
+                        results.name_arm(arm),
+                        outcome,
+                        number(row.quartile, ".0f"),
+                        f"{row.share_from:.0%} to {row.share_to:.0%}" if known(row.share_from) and row.n >= counts.smallest else "",
+                        Cell("too few") if hide and row.n else number(row.auroc, ".3f"),
+                        n,
+                        positive,
+                    ]
+                )
             both = list(zip(*quarters, strict=True))
             everyone = test_counts(counts, external, outcome, *(sum(count.value for count in of_all) for of_all in both), int(part.seeds.max()))
             for whole, quarter_counts in zip(everyone, both, strict=True):
                 counts.add_up(whole, quarter_counts)
         if lines:
             said = "; ".join(f"{line.name} " + ", ".join(f"{y:.2f}" for y in line.y) for line in lines)
-            drawn.append(charts.lines(lines, slug("unknown", outcome, external), outcome,
-                                      f"AUROC from the quarter with the fewest unknown events to that with the most: {said}.",
-                                      ("quarter by unknown share", "AUROC"), whole_x=True))
+            drawn.append(
+                charts.lines(
+                    lines,
+                    slug("unknown", outcome, external),
+                    outcome,
+                    f"AUROC from the quarter with the fewest unknown events to that with the most: {said}.",
+                    ("quarter by unknown share", "AUROC"),
+                    whole_x=True,
+                )
+            )
     headings = ["arm", "outcome", "quarter", "unknown share", "AUROC", "n", "positive"]
-    return [Figures(drawn, charts.legend(names), across=3) if drawn else Text("Too few persons in every quarter to draw."),
-            Details("As a table", [Table(f"AUROC by unknown share at {external}", headings, cells)])]
+    return [
+        Figures(drawn, charts.legend(names), across=3) if drawn else Text("Too few persons in every quarter to draw."),
+        Details("As a table", [Table(f"AUROC by unknown share at {external}", headings, cells)]),
+    ]

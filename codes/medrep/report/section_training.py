@@ -2,6 +2,7 @@
 
 Each function reads what a stage wrote and gives a Section of medrep.report.pages; what is not there is a Missing part with the command.
 """
+
 import base64
 import json
 import struct
@@ -26,7 +27,8 @@ MEASURES = {
     "retrieval_recall_at_10": ("Found the {} in the first 10", "share of {} concepts whose {} was held out"),
     "neighbours_same_domain": ("Nearest 10 of the same domain", "share, {} concepts"),
     "neighbours_share_parent": ("Nearest 10 that share a parent", "share, {} concepts with siblings"),
-    "decile_order": ("Order of deciles", "rank correlation, {} measurements")}
+    "decile_order": ("Order of deciles", "rank correlation, {} measurements"),
+}
 """What a drawing is called, and what its figures are of."""
 MAPS = {"pca": "principal components", "tsne": "t-SNE"}
 FINETUNE, PRETRAIN = "python experiments/finetune.py -d 0 --model behrt", "python experiments/pretrain.py --model behrt"
@@ -81,9 +83,14 @@ def arm_of(run: dict) -> tuple:
 
 def quality() -> Section:
     parts = read(contract.quality_file(), quality_parts, "The quality of concept vectors", "python representation/evaluate.py")
-    return Section("vectors", "Vectors", "Concept vectors",
-                   "What each representation knows before any patient model sees it: held-out relationships, retrieval, "
-                   "neighbourhoods and the order of a measurement's deciles, of vectors as the patient model reads them.", parts)
+    return Section(
+        "vectors",
+        "Vectors",
+        "Concept vectors",
+        "What each representation knows before any patient model sees it: held-out relationships, retrieval, "
+        "neighbourhoods and the order of a measurement's deciles, of vectors as the patient model reads them.",
+        parts,
+    )
 
 
 def quality_parts(file: Path) -> list:
@@ -96,20 +103,39 @@ def quality_parts(file: Path) -> list:
         title, caption = MEASURES.get(measure) or MEASURES.get((measure, kind)) or (f"{measure} {kind}", "{}")
         title = title.format(kind)
         said = in_words({row.arm: float(row.value) for row in rows})
-        drawn.append(charts.intervals([(row.arm, row.value, row.low, row.high, style_of(row.arm)) for row in rows], slug("quality", measure, kind),
-                                      title, f"{title}: {said}.", "", level=0.5 if measure == "link_auroc" else None, width=3.7))
+        drawn.append(
+            charts.intervals(
+                [(row.arm, row.value, row.low, row.high, style_of(row.arm)) for row in rows],
+                slug("quality", measure, kind),
+                title,
+                f"{title}: {said}.",
+                "",
+                level=0.5 if measure == "link_auroc" else None,
+                width=3.7,
+            )
+        )
         captions.append(caption.format(f"{rows[0].n:,}", kind))
-    rows = [[row.arm, row.measure, row.kind, row.space, number(row.value, ".3f"), between(row.low, row.high, ".3f"), plain(row.n)]
-            for row in table.itertuples()]
+    rows = [
+        [row.arm, row.measure, row.kind, row.space, number(row.value, ".3f"), between(row.low, row.high, ".3f"), plain(row.n)]
+        for row in table.itertuples()
+    ]
     maps = {method: contract.map_file(method) for method in MAPS if contract.map_file(method).exists()}
-    alternative = ("Every concept as a point in two dimensions ({}), a panel an arm, coloured by domain: where domains lie "
-                   "apart, the vectors tell them apart.")
-    pictures = Figures([picture(file, alternative.format(MAPS[method])) for method, file in maps.items()], across=1,
-                       captions=[f"Concepts on a map: {MAPS[method]}" for method in maps])
-    return [Figures(drawn, across=3, captions=captions),
-            Details("Every measure and relationship",
-                    [Table("Quality of concept vectors", ["arm", "measure", "of", "space", "value", "95 % interval", "n"], rows)]),
-            Part("maps", "Maps", [pictures if maps else Missing("The maps", "python representation/evaluate.py")])]
+    alternative = (
+        "Every concept as a point in two dimensions ({}), a panel an arm, coloured by domain: where domains lie apart, the vectors tell them apart."
+    )
+    pictures = Figures(
+        [picture(file, alternative.format(MAPS[method])) for method, file in maps.items()],
+        across=1,
+        captions=[f"Concepts on a map: {MAPS[method]}" for method in maps],
+    )
+    return [
+        Figures(drawn, across=3, captions=captions),
+        Details(
+            "Every measure and relationship",
+            [Table("Quality of concept vectors", ["arm", "measure", "of", "space", "value", "95 % interval", "n"], rows)],
+        ),
+        Part("maps", "Maps", [pictures if maps else Missing("The maps", "python representation/evaluate.py")]),
+    ]
 
 
 def picture(file: Path, alternative: str) -> Picture:
@@ -122,10 +148,14 @@ def picture(file: Path, alternative: str) -> Picture:
 
 
 def training(home: str) -> Section:
-    return Section("training", "Training", "Training",
-                   "Loss by epoch in pretraining (train persons drawn thin, valid persons thick), and the validation AUROC in finetuning, "
-                   "a line a seed, with a point at the epoch that was kept. Training stops when validation no longer gets better.",
-                   [Part("pretraining", "Pretraining", pretraining_parts()), Part("finetuning", "Finetuning", finetuning_parts(home))])
+    return Section(
+        "training",
+        "Training",
+        "Training",
+        "Loss by epoch in pretraining (train persons drawn thin, valid persons thick), and the validation AUROC in finetuning, "
+        "a line a seed, with a point at the epoch that was kept. Training stops when validation no longer gets better.",
+        [Part("pretraining", "Pretraining", pretraining_parts()), Part("finetuning", "Finetuning", finetuning_parts(home))],
+    )
 
 
 def pretraining_parts() -> list:
@@ -142,13 +172,29 @@ def pretraining_parts() -> list:
         names |= {rep: style_of(rep) for rep, _ in runs}
         for measure in ("loss", "accuracy"):
             label = f"{measure} of masked tokens"
-            lines = [charts.Line(rep, *zip(*((line["epoch"], line[name]) for line in log if name in line), strict=True), style_of(rep),
-                                 marked=len(log) == 1, thin=name == measure)
-                     for rep, log in runs for name in (measure, f"valid_{measure}") if any(name in line for line in log)]
+            lines = [
+                charts.Line(
+                    rep,
+                    *zip(*((line["epoch"], line[name]) for line in log if name in line), strict=True),
+                    style_of(rep),
+                    marked=len(log) == 1,
+                    thin=name == measure,
+                )
+                for rep, log in runs
+                for name in (measure, f"valid_{measure}")
+                if any(name in line for line in log)
+            ]
             said = in_words({rep: log[-1].get(f"valid_{measure}", "") for rep, log in runs})
-            drawn.append(charts.lines(lines, slug("pretraining", hospital, model, head, measure),
-                                      f"{model}{'' if head == 'linear' else f', {head} head'}, {hospital}",
-                                      f"{label} by epoch; in the last one: {said}.", ("epoch", label), whole_x=True))
+            drawn.append(
+                charts.lines(
+                    lines,
+                    slug("pretraining", hospital, model, head, measure),
+                    f"{model}{'' if head == 'linear' else f', {head} head'}, {hospital}",
+                    f"{label} by epoch; in the last one: {said}.",
+                    ("epoch", label),
+                    whole_x=True,
+                )
+            )
     return [Figures(drawn, charts.legend(names), across=3)]
 
 
@@ -165,15 +211,32 @@ def finetuning_parts(home: str) -> list:
         runs = sorted(found[outcome], key=lambda run: (results.place(run[0]), run[1]))
         names |= {results.name_arm(arm): style_of(arm[3]) for arm, _, _ in runs}
         # of few positives more digits would tell how many
-        lines = [charts.Line("", [line["epoch"] for line in log], [round(line["valid_auroc"], 2) for line in log], style_of(arm[3]), thin=True,
-                             marked=[max(range(len(log)), key=lambda i, log=log: log[i]["valid_auroc"])])
-                 for arm, _, log in runs if all(known(line.get("valid_auroc")) for line in log)]
+        lines = [
+            charts.Line(
+                "",
+                [line["epoch"] for line in log],
+                [round(line["valid_auroc"], 2) for line in log],
+                style_of(arm[3]),
+                thin=True,
+                marked=[max(range(len(log)), key=lambda i, log=log: log[i]["valid_auroc"])],
+            )
+            for arm, _, log in runs
+            if all(known(line.get("valid_auroc")) for line in log)
+        ]
         best: dict[str, list] = {}
         for arm, _, log in runs:
             best.setdefault(results.name_arm(arm), []).append(max(line.get("valid_auroc") or 0 for line in log))
         said = in_words({name: round(float(np.mean(values)), 2) for name, values in best.items()})
-        drawn.append(charts.lines(lines, slug("finetuning", outcome), outcome, f"Validation AUROC by epoch; best, mean over seeds: {said}.",
-                                  ("epoch", "validation AUROC"), whole_x=True))
+        drawn.append(
+            charts.lines(
+                lines,
+                slug("finetuning", outcome),
+                outcome,
+                f"Validation AUROC by epoch; best, mean over seeds: {said}.",
+                ("epoch", "validation AUROC"),
+                whole_x=True,
+            )
+        )
     return [Figures(drawn, charts.legend(names), across=3)]
 
 
@@ -182,8 +245,9 @@ def finetuning_parts(home: str) -> list:
 
 def settings(code: str | None) -> Section:
     commit, _, changed = (code or "").partition(" ")
-    written = (f"This page was written by the code at commit {commit or 'unknown (not a git checkout)'}"
-               + (", with changes that are not committed." if changed else "."))
+    written = f"This page was written by the code at commit {commit or 'unknown (not a git checkout)'}" + (
+        ", with changes that are not committed." if changed else "."
+    )
     section = Section("settings", "Settings", "Settings and code", "What every run was made with, and by which commit of the code.", [Text(written)])
     runs = [(kind.partition("/")[0], content) for kind in ("pretraining/*", "finetuning/*/*/seed_*") for _, content in read_runs(kind)]
     if not runs:

@@ -1,14 +1,15 @@
 """Vectors by concept: opens the index and the memory-mapped arrays of usedata/representation and gathers rows.
 
-    ids, array = concepts.open_vectors("medrep")                # the concept of each row; float32 (concepts, width) on disk
-    rows = concepts.rows_of(ids, ["201826", "3004410_7"])       # the row of each, -1 where it has none
-    near, cosine = concepts.neighbours(array[rows], "medrep", k=10)
-    vectors, how = concepts.gather(tokens, "medrep")            # for a model
+    ids, array = concept_vectors.open_vectors("medrep")                # the concept of each row; float32 (concepts, width) on disk
+    rows = concept_vectors.rows_of(ids, ["201826", "3004410_7"])       # the row of each, -1 where it has none
+    near, cosine = concept_vectors.neighbours(array[rows], "medrep", k=10)
+    vectors, how = concept_vectors.gather(tokens, "medrep")            # for a model
 
 The last takes, for a token without a row of its own, its plain concept's (a decile), then the mean of its nearest
 ancestors that have one. Also owns the names of the arms (ARMS) and which edges are held out, and tells the published
 files of the MedRep release, which a user may put there, from those that stages wrote.
 """
+
 import argparse
 import hashlib
 import json
@@ -22,9 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from medrep import config, contract
+from medrep import config, contract, storage
 from medrep.errors import UserError
 from medrep.progress import bar, say
+from medrep.settings import ModelConfig
 from medrep.vectors import nearest
 from medrep.vocabulary.ancestors import ANCESTOR, HOW, NONE, OWN, PLAIN, nearest_ancestors
 
@@ -57,8 +59,9 @@ def add_rep_argument(parser: argparse.ArgumentParser, *flags: str, none: bool = 
             raise argparse.ArgumentTypeError(f"{text} would be taken for the arm {Path(text).stem} in results: give the file another name")
         return str(Path(text).resolve())
 
-    parser.add_argument(*flags, default=default, type=parse, nargs=nargs, metavar="REP",
-                        help=f"{', '.join(known)}, or the path of a .npy of your own")
+    parser.add_argument(
+        *flags, default=default, type=parse, nargs=nargs, metavar="REP", help=f"{', '.join(known)}, or the path of a .npy of your own"
+    )
 
 
 def arms_there() -> list[str]:
@@ -99,13 +102,15 @@ def read_index() -> pa.Array:
     """The concept of each row as text: `201826`, deciles `3004410_7`."""
     path = contract.concept_index_file()
     if not path.exists():
-        raise UserError(f"{contract.show(path)} is missing: representation/run.sh writes it, or put the published files there")
+        raise UserError(f"{contract.display_path(path)} is missing: representation/run.sh writes it, or put the published files there")
     options = csv.ConvertOptions(column_types={"concept_id": pa.string()}, include_columns=["concept_id"], strings_can_be_null=False)
     try:
         table = csv.read_csv(path, convert_options=options)
     except (pa.ArrowInvalid, pa.ArrowKeyError) as problem:
-        raise UserError(f"{contract.show(path)} must be CSV with a column concept_id ({problem}); download it again, "
-                        "or remove it and let representation/run.sh write it") from None
+        raise UserError(
+            f"{contract.display_path(path)} must be CSV with a column concept_id ({problem}); download it again, "
+            "or remove it and let representation/run.sh write it"
+        ) from None
     return table["concept_id"].combine_chunks()
 
 
@@ -120,16 +125,17 @@ def open_array(rep: str) -> np.ndarray:
     path = contract.concept_array_file(rep)
     if not path.exists():
         if rep not in ARMS:
-            raise UserError(f"{contract.show(path)} is missing: give the path of a .npy that is there")
+            raise UserError(f"{contract.display_path(path)} is missing: give the path of a .npy that is there")
         there = ", ".join(representations()) or "none"
-        raise UserError(f"{contract.show(path)} is missing: {ARMS[rep]} writes it, or put the published files there "
-                        f"(representations there: {there})")
+        raise UserError(
+            f"{contract.display_path(path)} is missing: {ARMS[rep]} writes it, or put the published files there (representations there: {there})"
+        )
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError):
-        raise UserError(f"{contract.show(path)} is not a whole .npy array: download it again, or let its stage write it anew") from None
+        raise UserError(f"{contract.display_path(path)} is not a whole .npy array: download it again, or let its stage write it anew") from None
     if array.dtype != np.float32 or array.ndim != 2:
-        raise UserError(f"{contract.show(path)} is {array.dtype} with {array.ndim} dimensions; it must be float32 (concepts, width)")
+        raise UserError(f"{contract.display_path(path)} is {array.dtype} with {array.ndim} dimensions; it must be float32 (concepts, width)")
     return array
 
 
@@ -137,21 +143,27 @@ def open_vectors(rep: str) -> tuple[pa.Array, np.ndarray]:
     """The concept of each row, and the array; refused if it was not made for this index."""
     ids, array, path = read_index(), open_array(rep), contract.concept_array_file(rep)
     if len(ids) != len(array):
-        raise UserError(f"{contract.show(path)} has {len(array):,} rows, but concept_idx.csv "
-                        f"{len(ids):,}: put the files of one release there, or run representation/run.sh")
+        raise UserError(
+            f"{contract.display_path(path)} has {len(array):,} rows, but concept_idx.csv "
+            f"{len(ids):,}: put the files of one release there, or run representation/run.sh"
+        )
     if is_ours(path) and not is_of_this_index(path):
-        raise UserError(f"{contract.show(path)} was written for another concept_idx.csv than the one that lies there: run representation/run.sh")
+        raise UserError(
+            f"{contract.display_path(path)} was written for another concept_idx.csv than the one that lies there: run representation/run.sh"
+        )
     return ids, array
 
 
-def check_vectors(rep: str, model: config.Model):
+def check_vectors(rep: str, model: ModelConfig):
     """Refuse, before any work, an arm that is not there or that a model of this width can't read."""
     if rep == "none":
         return
     width = open_array(rep).shape[1]
     if width != model.hidden_size and not model.project_vectors:
-        raise UserError(f"{contract.show(contract.concept_array_file(rep))} is {width} wide and the model {model.hidden_size}: "
-                        "set model.hidden_size to that, or model.project_vectors=true")
+        raise UserError(
+            f"{contract.display_path(contract.concept_array_file(rep))} is {width} wide and the model {model.hidden_size}: "
+            "set model.hidden_size to that, or model.project_vectors=true"
+        )
 
 
 def plain_and_decile(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -166,8 +178,10 @@ def plain_and_decile(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         plain[at] = pc.cast(pc.replace_substring_regex(texts, "_[0-9]$", ""), pa.int64())
         decile[at] = pc.cast(pc.utf8_slice_codeunits(texts, -1, None), pa.int64())
     except pa.ArrowInvalid as problem:
-        raise UserError(f"{contract.show(contract.concept_index_file())} has an id that is none ({problem}): ids are "
-                        "whole numbers, deciles such as 3004410_7") from None
+        raise UserError(
+            f"{contract.display_path(contract.concept_index_file())} has an id that is none ({problem}): ids are "
+            "whole numbers, deciles such as 3004410_7"
+        ) from None
     return plain, decile
 
 
@@ -178,16 +192,20 @@ def check_index(ids: pa.Array):
     twice = keys[1:][keys[1:] == keys[:-1]]
     if len(twice):
         first, tenth = divmod(int(twice[0]) + 1, 11)
-        raise UserError(f"{contract.show(contract.concept_index_file())} has {len(twice):,} duplicate ids, such as "
-                        f"{first}{f'_{tenth - 1}' if tenth else ''}: download it again, or let representation/run.sh write it")
+        raise UserError(
+            f"{contract.display_path(contract.concept_index_file())} has {len(twice):,} duplicate ids, such as "
+            f"{first}{f'_{tenth - 1}' if tenth else ''}: download it again, or let representation/run.sh write it"
+        )
 
 
 def check_finite(vectors: np.ndarray, names: Sequence[str], rep: str):
     """Refuse NaN and infinite numbers where rows are used: 22 GB are not read through for it."""
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
-        raise UserError(f"{contract.show(contract.concept_array_file(rep))} has NaN or infinite numbers in the vectors of {len(bad):,} "
-                        f"concepts, such as {names[bad[0]]}: download it again, or let its stage write it anew")
+        raise UserError(
+            f"{contract.display_path(contract.concept_array_file(rep))} has NaN or infinite numbers in the vectors of {len(bad):,} "
+            f"concepts, such as {names[bad[0]]}: download it again, or let its stage write it anew"
+        )
 
 
 class Finite:
@@ -237,21 +255,21 @@ def identity(rep: str) -> dict:
     """What tells the vectors of `rep` from others anywhere, without reading 22 GB: the array's size and beginning, and the index."""
     if rep == "none":
         return {}
-    return sample(contract.concept_array_file(rep)) | {"index": contract.sha256_of(contract.concept_index_file())}
+    return sample(contract.concept_array_file(rep)) | {"index": storage.sha256_of(contract.concept_index_file())}
 
 
 @contextmanager
 def ours(path: Path, made_from: dict | None = None) -> Iterator[Path]:
-    """contract.unfinished, and a mark of what we wrote: published files copied over ours later are not taken for ours.
+    """storage.atomic_write, and a mark of what we wrote: published files copied over ours later are not taken for ours.
 
-    With `made_from` contract.continued. The mark of an array also tells the index it was made for: `random` is written
+    With `made_from` storage.resumable_write. The mark of an array also tells the index it was made for: `random` is written
     beside published files, too.
     """
-    with contract.unfinished(path) if made_from is None else contract.continued(path, made_from) as part:
+    with storage.atomic_write(path) if made_from is None else storage.resumable_write(path, made_from) as part:
         yield part
         index = contract.concept_index_file()
-        beside = {"index": contract.sha256_of(index)} if path != index and index.exists() else {}
-        contract.write_json(mark_of(path), sample(part) | beside)
+        beside = {"index": storage.sha256_of(index)} if path != index and index.exists() else {}
+        storage.write_json(mark_of(path), sample(part) | beside)
 
 
 def is_ours(path: Path) -> bool:
@@ -259,7 +277,7 @@ def is_ours(path: Path) -> bool:
 
 
 def is_of_this_index(path: Path) -> bool:
-    return json.loads(mark_of(path).read_text()).get("index") == contract.sha256_of(contract.concept_index_file())
+    return json.loads(mark_of(path).read_text()).get("index") == storage.sha256_of(contract.concept_index_file())
 
 
 def published() -> list[str]:
@@ -271,15 +289,17 @@ def published() -> list[str]:
     theirs = [rep for rep in representations() if not is_ours(contract.concept_array_file(rep))]
     if not index.exists() or is_ours(index):
         if theirs:
-            names = ", ".join(contract.show(contract.concept_array_file(rep)) for rep in theirs)
+            names = ", ".join(contract.display_path(contract.concept_array_file(rep)) for rep in theirs)
             raise UserError(f"{names} came without {index.name}: put the concept_idx.csv of the same release beside it, or remove it")
         return []
     if not theirs:
-        raise UserError(f"{contract.show(index)} was not written here and has no concept_representation_*.npy beside it: "
-                        "put the published arrays there, or remove it")
+        raise UserError(
+            f"{contract.display_path(index)} was not written here and has no concept_representation_*.npy beside it: "
+            "put the published arrays there, or remove it"
+        )
     ours_there = [contract.concept_array_file(rep) for rep in representations() if rep not in theirs]
     if stale := [path for path in ours_there if not is_of_this_index(path)]:
-        names = ", ".join(map(contract.show, stale))
+        names = ", ".join(map(contract.display_path, stale))
         raise UserError(f"{names} was written here for another concept_idx.csv than the one that lies there: remove it")
     ids = read_index()
     check_published(ids, theirs)
@@ -296,11 +316,15 @@ def check_published(ids: pa.Array, reps: list[str]):
         if len(array) != len(ids):
             wrong.append(f"{name} has {len(array):,} rows, but concept_idx.csv {len(ids):,}")
         if array.shape[1] != model.hidden_size and not model.project_vectors:
-            wrong.append(f"{name} is {array.shape[1]} wide, but model.hidden_size of configs/models/behrt.yaml is {model.hidden_size} "
-                         "(model.project_vectors: true would project it)")
+            wrong.append(
+                f"{name} is {array.shape[1]} wide, but model.hidden_size of configs/models/behrt.yaml is {model.hidden_size} "
+                "(model.project_vectors: true would project it)"
+            )
     if wrong:
-        raise UserError(f"{contract.show(contract.representation_folder())}: {'; '.join(wrong)}; "
-                        "put the files of one release there, or remove them and run representation/run.sh")
+        raise UserError(
+            f"{contract.display_path(contract.representation_folder())}: {'; '.join(wrong)}; "
+            "put the files of one release there, or remove them and run representation/run.sh"
+        )
 
 
 # ---- gathering -------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 
 What graph.py and medtok.py share.
 """
+
 import json
 import os
 import tempfile
@@ -25,7 +26,7 @@ from torch_geometric.data import Data
 from torch_geometric.loader import NeighborLoader
 from torch_sparse import SparseTensor
 
-from medrep import contract
+from medrep import contract, stamps, storage
 from medrep.errors import UserError
 from medrep.progress import bar, say
 
@@ -121,19 +122,21 @@ def open_edges(nodes: int) -> np.ndarray:
     """int64 [2, edges], memory-mapped, sorted by target; refused if it is another index's."""
     path, index = contract.edges_file(), contract.concept_index_file()
     if not path.exists():
-        raise UserError(f"{contract.show(path)} is missing; representation/edges.py writes it")
+        raise UserError(f"{contract.display_path(path)} is missing; representation/edges.py writes it")
     try:
         edges = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError):
         edges = np.zeros(0)
     if edges.dtype != np.int64 or edges.ndim != 2 or len(edges) != 2:
-        raise UserError(f"{contract.show(path)} is not an array of int64 [2, edges]: remove it, and representation/edges.py writes it anew")
-    stamp = contract.read_stamp(path)
-    if stamp and stamp["inputs"].get(contract.show(index)) != contract.fingerprint(index):
-        raise UserError(f"{contract.show(path)} was written for another {index.name} than the one that lies there: run representation/run.sh")
+        raise UserError(f"{contract.display_path(path)} is not an array of int64 [2, edges]: remove it, and representation/edges.py writes it anew")
+    stamp = stamps.read_stamp(path)
+    if stamp and stamp["inputs"].get(contract.display_path(index)) != stamps.fingerprint(index):
+        raise UserError(f"{contract.display_path(path)} was written for another {index.name} than the one that lies there: run representation/run.sh")
     if edges.size and edges.max() >= nodes:
-        raise UserError(f"{contract.show(path)} names row {edges.max()}, but there are {nodes:,} vectors: "
-                        "run representation/run.sh, which writes both anew")
+        raise UserError(
+            f"{contract.display_path(path)} names row {edges.max()}, but there are {nodes:,} vectors: "
+            "run representation/run.sh, which writes both anew"
+        )
     return edges
 
 
@@ -156,7 +159,7 @@ def tensor_of(array: np.ndarray) -> torch.Tensor:
 
 def open_graph(text: Path) -> Data:
     """x (concepts, width) of the array `text`, edge_index and full_degree; vectors and edges stay on the disk."""
-    x = tensor_of(contract.at_random(np.load(text, mmap_mode="r", allow_pickle=False)))
+    x = tensor_of(storage.advise_random_access(np.load(text, mmap_mode="r", allow_pickle=False)))
     degree = np.diff(starts_of(open_edges(len(x)), len(x)))
     return Data(x=x, edge_index=mapped(contract.edges_file()), full_degree=torch.from_numpy(degree).to(torch.float32))
 
@@ -215,7 +218,7 @@ class Continued:
         tensors |= {"chance.torch": torch.get_rng_state(), "chance.own": random.get_state()}
         tensors |= {"chance.cuda": torch.cuda.get_rng_state()} if next(model.parameters()).is_cuda else {}
         facts = {"made_from": json.dumps(self.made_from, sort_keys=True, default=str), "course": json.dumps(asdict(course))}
-        with contract.unfinished(self.file) as part:
+        with storage.atomic_write(self.file) as part:
             safetensors.torch.save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, part, facts)
 
     def load(self, model, optimizer, random) -> tuple[Course, dict[str, torch.Tensor]] | None:
@@ -243,11 +246,19 @@ class Continued:
         return Course(**json.loads(facts["course"])), of("best.")
 
     def end(self):
-        contract.discard(self.file)
+        storage.remove_path(self.file)
 
 
-def train(what: str, model: nn.Module, optimizer: torch.optim.Optimizer, settings, random: torch.Generator, run_epoch: Callable[[], dict],
-          words: Callable[[dict], str], continued: Continued | None) -> list[dict]:
+def train(
+    what: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings,
+    random: torch.Generator,
+    run_epoch: Callable[[], dict],
+    words: Callable[[dict], str],
+    continued: Continued | None,
+) -> list[dict]:
     """Epochs until `held_out`, one of the figures that run_epoch gives of each, falls no more; leaves the best epoch's weights in `model`.
 
     `random` is what run_epoch draws from beside torch's own generator; `words` says the figures on the progress line.
@@ -296,8 +307,9 @@ def weighted_sums(x: torch.Tensor, edges: np.ndarray, root: torch.Tensor, starts
         for begin in range(starts[first], starts[last], EDGES_AT_ONCE):  # a hub's edges may be in several pieces
             source, target = (torch.from_numpy(end.copy()) for end in edges[:, begin : min(begin + EDGES_AT_ONCE, starts[last])])
             low = int(target[0])
-            adjacency = SparseTensor(row=target - low, col=source, value=root[source] * root[target], is_sorted=True,
-                                     sparse_sizes=(int(target[-1]) + 1 - low, len(x)))
+            adjacency = SparseTensor(
+                row=target - low, col=source, value=root[source] * root[target], is_sorted=True, sparse_sizes=(int(target[-1]) + 1 - low, len(x))
+            )
             summed[low - first : int(target[-1]) + 1 - first] += adjacency @ x
         yield first, summed
 
@@ -308,15 +320,15 @@ def embed(encoder: Encoder, x: np.ndarray, edges: np.ndarray, out: np.ndarray, s
     starts = starts_of(edges, len(x))
     root = torch.from_numpy(np.diff(starts) + 1).to(torch.float32).rsqrt()
     encoder = encoder.to("cpu").eval()
-    x = tensor_of(contract.at_random(x))
+    x = tensor_of(storage.advise_random_access(x))
     with tempfile.TemporaryFile(dir=scratch) as file:
         # between the layers as well the vectors lie in a file: millions of them do not fit the memory
-        contract.reserve(file, out.nbytes)
+        storage.reserve_disk(file, out.nbytes)
         middle = np.memmap(file, dtype=np.float32, mode="r+", shape=out.shape)
         for first, summed in weighted_sums(x, edges, root, starts):
             rows = slice(first, first + len(summed))
             out[rows], middle[rows] = summed.numpy(), encoder.below(summed).numpy()
-        for first, summed in weighted_sums(tensor_of(contract.at_random(middle)), edges, root, starts):
+        for first, summed in weighted_sums(tensor_of(storage.advise_random_access(middle)), edges, root, starts):
             rows = slice(first, first + len(summed))
             out[rows] = encoder.above(summed, torch.from_numpy(np.array(out[rows]))).numpy()
         del middle

@@ -3,13 +3,14 @@
 The index (faiss: inverted lists over product-quantized vectors, 96 bytes a row or less) only proposes candidates; their
 cosines are computed from the array itself. Its recall against the exact answer is in tests/medrep/vectors/test_nearest.py.
 """
+
 from pathlib import Path
 
 import numpy as np
 
-from medrep import contract
-from medrep.contract import Made
+from medrep import contract, storage
 from medrep.progress import bar, say
+from medrep.stamps import Stamp
 
 EXACT_UP_TO = 1_000_000  # rows; a query of a million rows of 768 float32 reads 3 GB
 CHUNK_BYTES = 2**27  # of the array held at a time
@@ -86,15 +87,15 @@ def through_index(array: np.ndarray, array_file: Path, index_file: Path, queries
     """As `exact`, nearly: the index proposes candidates. It is built anew if the array changed."""
     import faiss
 
-    made = Made(index_file, inputs=[array_file], settings={"candidates": "IVFPQ", "seed": SEED})
-    if made.is_current():
+    stamp = Stamp(index_file, inputs=[array_file], settings={"candidates": "IVFPQ", "seed": SEED})
+    if stamp.is_current():
         index = faiss.read_index(str(index_file))
     else:
-        say(f"{contract.show(array_file)} has {len(array):,} rows: an index of them is built, once")
-        with contract.unfinished(index_file) as part:
+        say(f"{contract.display_path(array_file)} has {len(array):,} rows: an index of them is built, once")
+        with storage.atomic_write(index_file) as part:
             index = build(array)
             faiss.write_index(index, str(part))
-        made.record()
+        stamp.record()
     index.nprobe = max(8, int(PROBED * index.nlist))
     _, candidates = index.search(unit(queries).astype(np.float32), min(len(array), CANDIDATES * k))
     rows, cosines = np.full((len(queries), k), -1, dtype=np.int64), np.full((len(queries), k), np.nan)

@@ -5,6 +5,7 @@ says of it. transformers looks both up with a gather for each pair. Here the dis
 ones of query q begin one place earlier than those of query q - 1: a view of the products with another stride, no copy.
 Other models read in their own way. For reading only: no dropout, no gradient.
 """
+
 from collections.abc import Sequence
 
 import numpy as np

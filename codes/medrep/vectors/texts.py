@@ -5,6 +5,7 @@
 
 The index may have millions of rows: no one holds the texts of more than a chunk.
 """
+
 import hashlib
 import os
 import urllib.error
@@ -22,8 +23,9 @@ import pyarrow.parquet as pq
 
 from medrep import contract
 from medrep.cdm import engine
-from medrep.cdm.sources import omop
+from medrep.cdm.sources import athena
 from medrep.errors import UserError
+from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import terminology
 
@@ -33,8 +35,13 @@ CHUNK = 20_000  # different texts: some MB of them, and minutes of work for a la
 LONGEST = 512  # tokens: what the models of this kind were trained on
 
 # Read when transformers is first imported: a hub that can't be reached is given up in seconds.
-for name, value in {"HF_HUB_ETAG_TIMEOUT": "5", "HF_HUB_DOWNLOAD_TIMEOUT": "15", "HF_HUB_DISABLE_TELEMETRY": "1",
-                    "DISABLE_SAFETENSORS_CONVERSION": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
+for name, value in {
+    "HF_HUB_ETAG_TIMEOUT": "5",
+    "HF_HUB_DOWNLOAD_TIMEOUT": "15",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DISABLE_SAFETENSORS_CONVERSION": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}.items():
     os.environ.setdefault(name, value)
 
 
@@ -44,18 +51,20 @@ for name, value in {"HF_HUB_ETAG_TIMEOUT": "5", "HF_HUB_DOWNLOAD_TIMEOUT": "15",
 def index_rows(local: ibis.BaseBackend) -> ibis.Table:
     """row and concept_id (text) of concept_idx.csv."""
     lines = engine.read_csv_as_text(local, contract.concept_index_file(), ["concept_id"], ",", '"')
-    return engine.park(local, engine.number_rows(lines).select("concept_id", row="line"))
+    return engine.materialize_as_parquet(local, engine.number_rows(lines).select("concept_id", row="line"))
 
 
 def definitions(local: ibis.BaseBackend) -> ibis.Table:
     """row and text of every row of the index; no text where DEFINITIONS has none."""
-    table = contract.DEFINITIONS.read(local).select("concept_id", "text")
+    table = DEFINITIONS.read(local).select("concept_id", "text")
     return index_rows(local).left_join(table, "concept_id").select("row", "text")
 
 
 def lacks_definitions(rows: list[int]) -> UserError:
-    return UserError(f"{contract.show(contract.DEFINITIONS.at())} lacks {len(rows):,} of the index's concepts, such as "
-                     f"{concept_vectors.read_index()[rows[0]]}; {contract.DEFINITIONS.written_by} writes it anew")
+    return UserError(
+        f"{contract.display_path(DEFINITIONS.at())} lacks {len(rows):,} of the index's concepts, such as "
+        f"{concept_vectors.read_index()[rows[0]]}; {DEFINITIONS.written_by} writes it anew"
+    )
 
 
 def names(local: ibis.BaseBackend) -> ibis.Table:
@@ -63,8 +72,10 @@ def names(local: ibis.BaseBackend) -> ibis.Table:
     rows = index_rows(local)
     rows = rows.mutate(plain=rows.concept_id.re_extract("^([0-9]+)", 1).try_cast("int64"), decile=rows.concept_id.re_extract("_([0-9])$", 1))
     rows = rows.mutate(which=rows.decile.cases(*((str(d), f" ({ordinal} decile)") for d, ordinal in enumerate(ORDINALS)), else_=""))
-    concept = omop.vocabulary(local, "concept")
-    concept = engine.park(local, concept.select(plain="concept_id", name=ibis.coalesce(concept.concept_name, concept.concept_id.cast("string"))))
+    concept = athena.read_vocabulary(local, "concept")
+    concept = engine.materialize_as_parquet(
+        local, concept.select(plain="concept_id", name=ibis.coalesce(concept.concept_name, concept.concept_id.cast("string")))
+    )
     named = rows.left_join(concept, "plain")
     return named.select("row", text=named.name + named.which)
 
@@ -82,8 +93,10 @@ def describe(ids: Sequence[str], con: ibis.BaseBackend) -> list[tuple[str, str]]
 
 
 def lacks_names(rows: list[int]) -> UserError:
-    return UserError(f"data/concepts/CONCEPT lacks {len(rows):,} concepts of the index, such as {concept_vectors.read_index()[rows[0]]}: "
-                     "representation/run.sh makes an index of what it has")
+    return UserError(
+        f"data/concepts/CONCEPT lacks {len(rows):,} concepts of the index, such as {concept_vectors.read_index()[rows[0]]}: "
+        "representation/run.sh makes an index of what it has"
+    )
 
 
 # ---- laid out by length ------------------------------------------------------------------------------------
@@ -121,7 +134,7 @@ def lay_out(local: ibis.BaseBackend, table: ibis.Table, lacking: Callable[[list[
 
     Chunks depend on the texts alone: whoever makes them, in how many processes, with whatever left from before, makes the same.
     """
-    ordered = engine.parked(local, table.order_by(table.text.length(), "text", "row"))  # rows without a text come last
+    ordered = engine.write_temporary_parquet(local, table.order_by(table.text.length(), "text", "row"))  # rows without a text come last
     (by_length,) = ordered.glob("*.parquet")
     file = file or ordered / "texts"
 
@@ -172,7 +185,7 @@ def hub_answers() -> bool:
 
 
 def check(settings):
-    """Refuse settings of the encoder (config.Encoder) that mean nothing, all at once."""
+    """Refuse settings of the encoder (settings.EncoderConfig) that mean nothing, all at once."""
     wrong = []
     if not 3 <= settings.max_length <= LONGEST:
         wrong.append(f"encoder.max_length is {settings.max_length}: it must be 3 to {LONGEST}")

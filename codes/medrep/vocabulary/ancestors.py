@@ -1,12 +1,13 @@
 """The ancestors of concepts: the nearest that are known, for concepts that are not, and all of them."""
+
 from collections.abc import Callable, Iterable
 
 import ibis
 import numpy as np
 
 from medrep import contract
-from medrep.cdm import engine
-from medrep.cdm.sources import omop
+from medrep.cdm import engine, table_files
+from medrep.cdm.sources import athena
 from medrep.progress import say
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, Vocabulary
 
@@ -81,7 +82,7 @@ def levels_above(concepts: list[int], rows_of: Callable[[list[str]], np.ndarray]
 
     With `rows_of` the latter goes up only to the first level where an ancestor has a row.
     """
-    with omop.named_mistakes():
+    with table_files.csv_errors_in_words():
         con = engine.connect()
         levels = ancestors_by_table(con, concepts)
         return levels | ancestors_by_climbing(con, [c for c in concepts if c not in levels], rows_of)
@@ -89,12 +90,17 @@ def levels_above(concepts: list[int], rows_of: Callable[[list[str]], np.ndarray]
 
 def ancestors_by_table(con, concepts: list[int]) -> dict[int, dict[int, list[int]]]:
     """{concept: {levels up: ancestors}} by CONCEPT_ANCESTOR, which may be absent and holds standard concepts only."""
-    table = omop.vocabulary(con, "concept_ancestor")
+    table = athena.read_vocabulary(con, "concept_ancestor")
     if table is None or "min_levels_of_separation" not in table.columns:
         return {}
     wanted = ibis.memtable({"descendant_concept_id": concepts}, schema={"descendant_concept_id": "int64"})
-    rows = table.filter(table.ancestor_concept_id != table.descendant_concept_id).semi_join(wanted, "descendant_concept_id").select(
-        "descendant_concept_id", "ancestor_concept_id", "min_levels_of_separation").distinct().to_pyarrow()
+    rows = (
+        table.filter(table.ancestor_concept_id != table.descendant_concept_id)
+        .semi_join(wanted, "descendant_concept_id")
+        .select("descendant_concept_id", "ancestor_concept_id", "min_levels_of_separation")
+        .distinct()
+        .to_pyarrow()
+    )
     levels: dict = {}
     for concept, ancestor, level in zip(*(column.to_pylist() for column in rows.columns), strict=True):
         levels.setdefault(concept, {}).setdefault(level, []).append(ancestor)
@@ -105,9 +111,9 @@ def ancestors_by_climbing(con, concepts: list[int], rows_of: Callable | None) ->
     """The same by "Is a", up to the first level where an ancestor has a row; without `rows_of` up to the top."""
     if not concepts:
         return {}
-    table = omop.vocabulary(con, "concept_relationship")
-    upward = omop.valid(table).filter(lambda t: (t.relationship_id == "Is a") & (t.concept_id_1 != t.concept_id_2))
-    upward = engine.hold(con, upward.select("concept_id_1", "concept_id_2"))
+    table = athena.read_vocabulary(con, "concept_relationship")
+    upward = athena.valid_rows(table).filter(lambda t: (t.relationship_id == "Is a") & (t.concept_id_1 != t.concept_id_2))
+    upward = engine.materialize(con, upward.select("concept_id_1", "concept_id_2"))
     levels: dict = {concept: {} for concept in concepts}
     frontier, seen = {concept: {concept} for concept in concepts}, {concept: {concept} for concept in concepts}
     for level in range(1, MAX_CLIMB):

@@ -4,6 +4,7 @@ A token is a concept id as text (`201826`) or a measurement's concept and decile
 tokens come first and have the same numbers in every vocabulary, so that a model can be given another
 hospital's vocabulary and keep its own special tokens.
 """
+
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medrep import contract
+from medrep import contract, storage
 from medrep.errors import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[MASK]", "[UNK]", "[CLS]", "[SEP]", "M", "F")
@@ -46,16 +47,16 @@ class Vocabulary:
         return Vocabulary(*(tuple(values[i] for i in keep) for values in (self.tokens, self.counts, self.pretraining_counts)))
 
     def save(self, path: Path):
-        contract.write_json(path, {"tokens": self.tokens, "counts": self.counts, "pretraining_counts": self.pretraining_counts})
+        storage.write_json(path, {"tokens": self.tokens, "counts": self.counts, "pretraining_counts": self.pretraining_counts})
 
 
 def load(path: Path, written_by: str = "preprocessing/trajectories.py") -> Vocabulary:
     if not path.exists():
-        raise UserError(f"{contract.show(path)} is missing; {written_by} writes it")
+        raise UserError(f"{contract.display_path(path)} is missing; {written_by} writes it")
     content = json.loads(path.read_text())
     vocabulary = Vocabulary(*(tuple(content[key]) for key in ("tokens", "counts", "pretraining_counts")))
     if vocabulary.tokens[: len(SPECIAL_TOKENS)] != SPECIAL_TOKENS:
-        raise UserError(f"{contract.show(path)} does not begin with the special tokens {SPECIAL_TOKENS}: {written_by} writes it anew")
+        raise UserError(f"{contract.display_path(path)} does not begin with the special tokens {SPECIAL_TOKENS}: {written_by} writes it anew")
     return vocabulary
 
 

@@ -1,4 +1,5 @@
 """Concept sets in a small vocabulary, by CONCEPT_ANCESTOR and without it; the built-in ones in the real vocabulary."""
+
 import json
 from pathlib import Path
 
@@ -6,15 +7,35 @@ import pytest
 
 from medrep import contract
 from medrep.cdm import engine, outcomes
-from medrep.cdm.sources import omop
+from medrep.cdm.sources import athena
 from medrep.errors import UserError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "concepts"
 # 1 disease > 2 lung disease > 3 pneumonia > 4 viral; 5 old pneumonia below 3; 9 morphology > 10; 8 ICD code that maps to 3; 7 closed by 10
-CONCEPTS = {1: ("SNOMED", "s1"), 2: ("SNOMED", "s2"), 3: ("SNOMED", "s3"), 4: ("SNOMED", "s4"), 5: ("SNOMED", "s5"), 7: ("SNOMED", "s7"),
-            8: ("ICD9CM", "481.0"), 9: ("SNOMED", "m9"), 10: ("SNOMED", "m10"), 11: ("ICD9Proc", "4810")}
-PAIRS = [(2, 1, "Is a"), (3, 2, "Is a"), (4, 3, "Is a"), (5, 3, "Is a"), (10, 9, "Is a"), (10, 7, "Asso morph of"), (8, 3, "Maps to"),
-         (3, 8, "Mapped from"), (11, 1, "Maps to"), (3, 3, "Maps to")]
+CONCEPTS = {
+    1: ("SNOMED", "s1"),
+    2: ("SNOMED", "s2"),
+    3: ("SNOMED", "s3"),
+    4: ("SNOMED", "s4"),
+    5: ("SNOMED", "s5"),
+    7: ("SNOMED", "s7"),
+    8: ("ICD9CM", "481.0"),
+    9: ("SNOMED", "m9"),
+    10: ("SNOMED", "m10"),
+    11: ("ICD9Proc", "4810"),
+}
+PAIRS = [
+    (2, 1, "Is a"),
+    (3, 2, "Is a"),
+    (4, 3, "Is a"),
+    (5, 3, "Is a"),
+    (10, 9, "Is a"),
+    (10, 7, "Asso morph of"),
+    (8, 3, "Maps to"),
+    (3, 8, "Mapped from"),
+    (11, 1, "Maps to"),
+    (3, 3, "Maps to"),
+]
 ANCESTORS = {1: [2, 3, 4, 5], 2: [3, 4, 5], 3: [4, 5], 9: [10]}
 
 
@@ -26,11 +47,11 @@ def vocabulary(root, request):
     (folder / "CONCEPT.csv").write_text(head + "".join(f"{i}\tname {i}\tCondition\t{v}\tx\tS\t{code}\t\n" for i, (v, code) in CONCEPTS.items()))
     rows = [(*pair, "") for pair in PAIRS] + [(7, 3, "Is a", "D")]  # a deleted relationship counts for nothing
     (folder / "CONCEPT_RELATIONSHIP.csv").write_text(
-        "concept_id_1\tconcept_id_2\trelationship_id\tinvalid_reason\n" + "".join("\t".join(map(str, row)) + "\n" for row in rows))
+        "concept_id_1\tconcept_id_2\trelationship_id\tinvalid_reason\n" + "".join("\t".join(map(str, row)) + "\n" for row in rows)
+    )
     if request.param == "with CONCEPT_ANCESTOR":
         pairs = [(a, d) for a, below in ANCESTORS.items() for d in below] + [(i, i) for i in CONCEPTS]
-        (folder / "CONCEPT_ANCESTOR.csv").write_text(
-            "ancestor_concept_id\tdescendant_concept_id\n" + "".join(f"{a}\t{d}\n" for a, d in pairs))
+        (folder / "CONCEPT_ANCESTOR.csv").write_text("ancestor_concept_id\tdescendant_concept_id\n" + "".join(f"{a}\t{d}\n" for a, d in pairs))
     return root
 
 
@@ -44,15 +65,18 @@ def concept_set(root, *items, wrap=False):
 BELOW, NOT = {"includeDescendants": True}, {"isExcluded": True}
 
 
-@pytest.mark.parametrize("items, expected", [
-    ([(3, {})], {3}),
-    ([(2, BELOW)], {2, 3, 4, 5}),
-    ([(2, BELOW), (5, NOT)], {2, 3, 4}),
-    ([(2, BELOW), (3, BELOW | NOT)], {2}),
-    ([(3, {"includeMapped": True})], {3, 8}),
-    ([({"VOCABULARY_ID": "SNOMED", "CONCEPT_CODE": "m9"}, BELOW | {"followRelationship": "Asso morph of"})], {7}),
-    ([(999, BELOW)], set()),
-])
+@pytest.mark.parametrize(
+    "items, expected",
+    [
+        ([(3, {})], {3}),
+        ([(2, BELOW)], {2, 3, 4, 5}),
+        ([(2, BELOW), (5, NOT)], {2, 3, 4}),
+        ([(2, BELOW), (3, BELOW | NOT)], {2}),
+        ([(3, {"includeMapped": True})], {3, 8}),
+        ([({"VOCABULARY_ID": "SNOMED", "CONCEPT_CODE": "m9"}, BELOW | {"followRelationship": "Asso morph of"})], {7}),
+        ([(999, BELOW)], set()),
+    ],
+)
 def test_a_concept_set_means_its_concepts(vocabulary, items, expected):
     for wrap in (False, True):
         assert outcomes.concepts_of(outcomes.Terminology(engine.connect()), concept_set(vocabulary, *items, wrap=wrap)) == expected
@@ -111,10 +135,10 @@ def test_the_built_in_sets_and_both_ways_in_the_real_vocabulary(root):
     phenotypes = outcomes.phenotypes_of(outcomes.Terminology(con), outcomes.find("Pheno").source)
     assert len(phenotypes) == 25 and all(phenotypes.values())
     # The files are merged from subsets of several releases, so steps are compared of concepts that both files know.
-    table = omop.vocabulary(con, "concept_ancestor").to_pandas()
-    relation = omop.valid(omop.vocabulary(con, "concept_relationship"))
+    table = athena.read_vocabulary(con, "concept_ancestor").to_pandas()
+    relation = athena.valid_rows(athena.read_vocabulary(con, "concept_relationship"))
     is_a = relation.filter(relation.relationship_id == "Is a").to_pandas()
-    snomed = omop.vocabulary(con, "concept").filter(lambda t: (t.vocabulary_id == "SNOMED") & (t.standard_concept == "S"))
+    snomed = athena.read_vocabulary(con, "concept").filter(lambda t: (t.vocabulary_id == "SNOMED") & (t.standard_concept == "S"))
     snomed = set(snomed.to_pandas().concept_id)
     by_closing = {pair for pair in zip(is_a.concept_id_2, is_a.concept_id_1, strict=True) if snomed.issuperset(pair)}
     pairs = table[["ancestor_concept_id", "descendant_concept_id", "min_levels_of_separation"]].itertuples(index=False, name=None)

@@ -1,4 +1,5 @@
 """Count features against loops over events and a dictionary of ancestors; what the two models find, keep and hand on."""
+
 import json
 import math
 import os
@@ -9,7 +10,7 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from medrep import contract
+from medrep import storage
 from medrep.evaluation import counts
 from medrep.patients import sequences
 from medrep.vocabulary import token_vocabulary
@@ -30,7 +31,7 @@ def examples_of(trajectories, seed, per_person=4, rows=None):
     """(row, start, stop, place) as for a patient model that reads 3 events, in random order; some see nothing, some all."""
     random = np.random.default_rng(seed)
     rows = np.repeat(np.arange(len(trajectories)) if rows is None else rows, per_person)
-    times = random.integers(-10**7, 10**8 + 10**7, len(rows))
+    times = random.integers(-(10**7), 10**8 + 10**7, len(rows))
     slices = np.column_stack([trajectories.examples(rows, times, max_length=5), np.arange(len(rows))])
     order = random.permutation(len(rows))
     return slices[order], times[order]
@@ -113,7 +114,7 @@ def test_events_at_or_after_the_prediction_time_change_nothing(small_hospital):
     for name in ("token", "age"):
         array = np.array(getattr(trajectories, name))
         array[np.asarray(trajectories.time) >= moment] = 7
-        contract.write_array(sequences.array_file(name, "mimic"), array)
+        storage.write_array(sequences.array_file(name, "mimic"), array)
     planted = sequences.Trajectories("mimic")
     assert counts.fit_space(planted, slices, expansion) == space
     assert np.array_equal(space.matrix(planted, slices, expansion).toarray(), before)
@@ -123,7 +124,7 @@ def rewrite_tokens(trajectories, change):
     """Let `change(tokens, person of each)` alter a hospital's tokens."""
     tokens = np.array(trajectories.token)
     change(tokens, np.repeat(np.arange(len(trajectories)), np.asarray(trajectories.person_stop) - trajectories.person_start))
-    contract.write_array(sequences.array_file("token", trajectories.hospital), tokens)
+    storage.write_array(sequences.array_file("token", trajectories.hospital), tokens)
     return sequences.Trajectories(trajectories.hospital)
 
 
@@ -133,8 +134,9 @@ def test_what_only_test_persons_have_never_enters(small_hospital, vocabulary_tab
     small_hospital("mimic", tokens=HOME)
     number = token_vocabulary.of_hospital("mimic").number
     train = np.arange(20)
-    trajectories = rewrite_tokens(sequences.Trajectories("mimic"), lambda tokens, person: tokens.__setitem__(
-        (tokens == number["3"]) & (person < 20), number["5"]))
+    trajectories = rewrite_tokens(
+        sequences.Trajectories("mimic"), lambda tokens, person: tokens.__setitem__((tokens == number["3"]) & (person < 20), number["5"])
+    )
     whole = np.column_stack([np.arange(30), trajectories.person_start, trajectories.person_stop])
     expansion = counts.expand(token_vocabulary.of_hospital("mimic").tokens, kind)
     names = set(counts.fit_space(trajectories, whole[train], expansion, min_persons=1).names)

@@ -1,4 +1,5 @@
 """Attention and attribution of events against plain loops, one example at a time, and their sums by token against dictionaries."""
+
 import stat
 from collections import defaultdict
 from types import SimpleNamespace
@@ -13,12 +14,13 @@ from scipy.stats import rankdata
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from medrep import config, contract
+from medrep import contract, storage
 from medrep.evaluation import features
 from medrep.patients import behrt, sequences, training
+from medrep.settings import ModelConfig
 from medrep.vocabulary import token_vocabulary
 
-SIZES = config.Model(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24, max_length=64)
+SIZES = ModelConfig(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24, max_length=64)
 SPECIAL = len(token_vocabulary.SPECIAL_TOKENS)
 UNKNOWN = 11  # a token that the model can't read
 
@@ -50,8 +52,9 @@ def hospital(small_hospital):
     labels = pd.DataFrame({"subject_id": np.asarray(trajectories.person_id)[rows], "prediction_time": times})
     reading = training.Reading(np.where(np.arange(len(known)) == UNKNOWN, token_vocabulary.UNK, np.arange(len(known))), None)
     table = np.column_stack([rows, start, stop, np.arange(13)]).astype(np.int64)[::-1]
-    return SimpleNamespace(examples=SimpleNamespace(hospital="mimic", trajectories=trajectories, labels=labels), table=table, reading=reading,
-                           tokens=known.tokens)
+    return SimpleNamespace(
+        examples=SimpleNamespace(hospital="mimic", trajectories=trajectories, labels=labels), table=table, reading=reading, tokens=known.tokens
+    )
 
 
 def batch_of(hospital, table):
@@ -60,8 +63,9 @@ def batch_of(hospital, table):
 
 
 def events_of(hospital, model, batch_tokens=128, **options):
-    return pa.Table.from_batches([rows for rows, _ in features.event_batches(
-        model, hospital.examples, hospital.table, hospital.reading, batch_tokens, **options)]).to_pandas()
+    return pa.Table.from_batches(
+        [rows for rows, _ in features.event_batches(model, hospital.examples, hospital.table, hospital.reading, batch_tokens, **options)]
+    ).to_pandas()
 
 
 # ---- plain second ways ---------------------------------------------------------------------------------------
@@ -198,7 +202,7 @@ def test_the_file_is_its_owners_alone_and_its_row_groups_are_large(hospital, roo
     monkeypatch.setattr(features, "ROWS_AT_ONCE", 100)
     model, path = make_model(), root / "results" / "attention_mimic.parquet"
     figures = features.write_events(path, model, hospital.examples, hospital.table, hospital.reading, 64, steps=8, attributed=4)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and not contract.part_of(path).exists()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and not storage.unfinished_path(path).exists()
     file, expected = pq.ParquetFile(path), events_of(hospital, model, 64, steps=8, attributed=4)
     groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     assert len(groups) > 1 and min(groups[:-1]) >= 100 and file.schema_arrow.names == features.EVENTS.names
@@ -228,13 +232,26 @@ def write_random_events(path, seed=0, persons=40):
             weights = random.integers(1, 6, random.integers(1, 40))
             top = features.highest(weights, np.array([len(weights)]))
             for weight, is_top in zip(weights, top, strict=True):
-                rows.append((person, np.datetime64("2150-01-01", "us") + np.timedelta64(example, "D"),
-                             random.choice(["10", "20", "30", "40_0", "40_7", "50"]), weight / weights.sum(), bool(is_top),
-                             None if example == 1 else random.normal()))
+                rows.append(
+                    (
+                        person,
+                        np.datetime64("2150-01-01", "us") + np.timedelta64(example, "D"),
+                        random.choice(["10", "20", "30", "40_0", "40_7", "50"]),
+                        weight / weights.sum(),
+                        bool(is_top),
+                        None if example == 1 else random.normal(),
+                    )
+                )
     random.shuffle(rows)
-    table = pa.table([pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), [
-        pa.int64(), pa.timestamp("us"), pa.string(), pa.float32(), pa.bool_(), pa.float32()], strict=True)], schema=pa.schema(
-            {name: pa.string() if name == "token" else features.EVENTS.field(name).type for name in features.EVENTS.names}))
+    table = pa.table(
+        [
+            pa.array(column, kind)
+            for column, kind in zip(
+                zip(*rows, strict=True), [pa.int64(), pa.timestamp("us"), pa.string(), pa.float32(), pa.bool_(), pa.float32()], strict=True
+            )
+        ],
+        schema=pa.schema({name: pa.string() if name == "token" else features.EVENTS.field(name).type for name in features.EVENTS.names}),
+    )
     pq.write_table(table, path)
     return table.to_pylist()
 
@@ -269,7 +286,7 @@ CONCEPT = """concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_i
 
 
 def write_concepts():
-    folder = contract.make_folder(contract.data_folder("concepts"))
+    folder = storage.make_folder(contract.data_folder("concepts"))
     (folder / "CONCEPT.csv").write_text(CONCEPT)
 
 
@@ -285,8 +302,14 @@ def test_sums_by_token_are_those_of_dictionaries_with_names(root):
         assert row["attribution_mean"] == pytest.approx(row["attribution"] / row["attributed"])
     assert found.top.is_monotonic_decreasing
     names = dict(zip(found.token, zip(found.name, found.domain, strict=True), strict=True))
-    assert names == {"10": ("Sepsis", "Condition"), "20": ("Heparin", "Drug"), "30": ("(not in CONCEPT)", ""), "50": ("Intubation", "Procedure"),
-                     "40_0": ("Lactate (1st decile)", "Measurement"), "40_7": ("Lactate (8th decile)", "Measurement")}
+    assert names == {
+        "10": ("Sepsis", "Condition"),
+        "20": ("Heparin", "Drug"),
+        "30": ("(not in CONCEPT)", ""),
+        "50": ("Intubation", "Procedure"),
+        "40_0": ("Lactate (1st decile)", "Measurement"),
+        "40_7": ("Lactate (8th decile)", "Measurement"),
+    }
     again = features.important(root / "events.parquet")
     pd.testing.assert_frame_equal(found, again, check_exact=True)
 
@@ -294,7 +317,10 @@ def test_sums_by_token_are_those_of_dictionaries_with_names(root):
 def test_without_a_vocabulary_tokens_have_no_names(root):
     write_random_events(root / "events.parquet")
     assert set(features.important(root / "events.parquet").name) == {
-        "(data/concepts is missing)", "(data/concepts is missing) (1st decile)", "(data/concepts is missing) (8th decile)"}
+        "(data/concepts is missing)",
+        "(data/concepts is missing) (1st decile)",
+        "(data/concepts is missing) (8th decile)",
+    }
 
 
 def test_agreement_is_the_correlation_of_ranks_over_tokens_that_enough_persons_have(root):
@@ -314,8 +340,9 @@ def test_agreement_is_the_correlation_of_ranks_over_tokens_that_enough_persons_h
         sides = [(t, t.set_index("token")[f"{name}_mean"]) for t in tables]
         pairs = [by_hand(a, b, of_a, of_b) for i, (a, of_a) in enumerate(sides) for b, of_b in sides[i + 1 :]]
         assert found[name] == pytest.approx(np.mean(pairs))
-    within = [by_hand(t, t, t.set_index("token").attention_mean, t.set_index("token").attribution_abs / t.set_index("token").attributed)
-              for t in tables]
+    within = [
+        by_hand(t, t, t.set_index("token").attention_mean, t.set_index("token").attribution_abs / t.set_index("token").attributed) for t in tables
+    ]
     assert found["attention_with_attribution"] == pytest.approx(np.mean(within)) and found["seeds"] == 3
     same = features.agreement([tables[1], tables[1]])
     assert same["attention"] == pytest.approx(1) and same["attribution"] == pytest.approx(1)
@@ -341,8 +368,9 @@ def test_the_code_that_alone_decides_is_the_first_by_attribution(small_hospital,
     assert (torch.sigmoid(model(**batch)[:, 0]) > 0.5).float().eq(truth).float().mean() > 0.97 and 10 < truth.sum() < 40
     labels = pd.DataFrame({"subject_id": np.asarray(trajectories.person_id), "prediction_time": np.datetime64("2150-01-01", "us")})
     examples = SimpleNamespace(hospital="mimic", trajectories=trajectories, labels=labels)
-    figures = features.write_events(root / "events.parquet", model, examples, table, training.Reading(np.arange(len(known)), None), 512,
-                                    attributed=80)
+    figures = features.write_events(
+        root / "events.parquet", model, examples, table, training.Reading(np.arange(len(known)), None), 512, attributed=80
+    )
     found = features.important(root / "events.parquet").sort_values("attribution", ascending=False)
     assert found.token.iloc[0] == known.tokens[planted] and found.attribution.iloc[0] > 5 * found.attribution.iloc[1]
     assert figures["attributed"] == 80 and figures["largest_gap"] < features.TOLERANCE

@@ -1,4 +1,5 @@
 """Every figure against a slow, plain second implementation, and DeLong's test against published values."""
+
 import itertools
 import math
 
@@ -15,14 +16,18 @@ from medrep.evaluation import metrics
 # pROC 1.18.0 (Robin et al. 2011, BMC Bioinformatics 12:77): poor outcome, WFNS grade, S100B and NDKA in hundredths of µg/l
 POOR = "00001101001011001011101000000000100110110000000001100010001010011101101111000110100000010000000000001111110001000"
 WFNS = "11113254125255125225211112121134214541425511241125521251222151125214524414121421232421451154221113125225552445111"
-S100B = ("13 14 10 4 13 10 47 16 18 10 12 10 44 71 4 8 49 4 7 33 9 9 7 11 7 17 7 11 13 19 5 16 41 14 34 35 48 9 96 25 50 46 16 7 43 45 11 8 "
-         "9 86 52 8 6 13 207 10 14 15 7 6 77 5 9 30 3 9 4 23 70 9 27 71 8 26 8 16 9 13 10 8 11 33 11 28 7 10 32 22 7 5 24 38 10 15 8 14 10 7 "
-         "4 19 56 14 58 32 82 74 15 47 17 44 15 50 48")
-NDKA = ("301 854 809 1042 1740 1275 600 1320 1554 601 1596 1786 518 890 1341 2075 1160 1611 3237 5482 3241 4994 4034 947 629 1253 654 630 "
-        "8030 1280 980 981 985 1821 503 1404 2193 802 742 838 659 963 1312 796 1434 4143 763 706 1259 1356 387 944 766 1298 41919 2719 2227 "
-        "995 2122 1173 1040 5883 639 1109 1222 1367 1721 2263 1290 970 2157 823 7257 1554 1051 1060 1457 519 963 461 2148 1730 1271 944 "
-        "1107 1946 1083 537 1197 775 983 1055 2849 853 1257 1290 4683 1168 1267 901 957 3406 1172 1426 4761 1167 2458 1033 1387 1589 2243 "
-        "679 1345")
+S100B = (
+    "13 14 10 4 13 10 47 16 18 10 12 10 44 71 4 8 49 4 7 33 9 9 7 11 7 17 7 11 13 19 5 16 41 14 34 35 48 9 96 25 50 46 16 7 43 45 11 8 "
+    "9 86 52 8 6 13 207 10 14 15 7 6 77 5 9 30 3 9 4 23 70 9 27 71 8 26 8 16 9 13 10 8 11 33 11 28 7 10 32 22 7 5 24 38 10 15 8 14 10 7 "
+    "4 19 56 14 58 32 82 74 15 47 17 44 15 50 48"
+)
+NDKA = (
+    "301 854 809 1042 1740 1275 600 1320 1554 601 1596 1786 518 890 1341 2075 1160 1611 3237 5482 3241 4994 4034 947 629 1253 654 630 "
+    "8030 1280 980 981 985 1821 503 1404 2193 802 742 838 659 963 1312 796 1434 4143 763 706 1259 1356 387 944 766 1298 41919 2719 2227 "
+    "995 2122 1173 1040 5883 639 1109 1222 1367 1721 2263 1290 970 2157 823 7257 1554 1051 1060 1457 519 963 461 2148 1730 1271 944 "
+    "1107 1946 1083 537 1197 775 983 1055 2849 853 1257 1290 4683 1168 1267 901 957 3406 1172 1426 4761 1167 2458 1033 1387 1589 2243 "
+    "679 1345"
+)
 
 examples = st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 5), st.integers(0, 6)), min_size=1, max_size=30)
 """Label, two scores with many ties, person."""
@@ -142,7 +147,7 @@ def plain_calibration(labels, probabilities, weights=1.0):
 @pytest.mark.parametrize("seed", range(8))
 def test_calibration_is_the_maximum_that_a_general_minimiser_finds(seed):
     labels, a, b, _ = clustered(40, seed)
-    for scores in (a, np.clip(b ** 4, 0, 1)):
+    for scores in (a, np.clip(b**4, 0, 1)):
         figures = metrics.describe(labels, scores)
         slope, _, large = plain_calibration(labels, scores)
         assert figures["calibration_slope"] == pytest.approx(slope, abs=1e-5)
@@ -212,9 +217,15 @@ def test_intervals_are_those_of_drawn_persons_rows_put_together(people, seed):
     for rows in plain_draws(persons, replicates, seed=7):
         y, s = labels[rows], scores[rows]
         slope, _, large = plain_calibration(y, s)
-        for name, value in (("auroc", roc_auc_score(y, s)), ("auprc", average_precision_score(y, s)), ("brier", brier_score_loss(y, s)),
-                            ("calibration_slope", slope), ("calibration_intercept", large),
-                            ("sensitivity", np.mean(s[y] >= threshold)), ("specificity", np.mean(s[~y] < threshold))):
+        for name, value in (
+            ("auroc", roc_auc_score(y, s)),
+            ("auprc", average_precision_score(y, s)),
+            ("brier", brier_score_loss(y, s)),
+            ("calibration_slope", slope),
+            ("calibration_intercept", large),
+            ("sensitivity", np.mean(s[y] >= threshold)),
+            ("specificity", np.mean(s[~y] < threshold)),
+        ):
             found[name].append(value)
     for name in metrics.FIGURES:
         assert (figures[f"{name}_low"], figures[f"{name}_high"]) == pytest.approx(plain_interval(found[name], replicates), abs=1e-5), name
@@ -279,7 +290,7 @@ def test_intervals_by_person_hold_what_they_should_where_intervals_by_example_do
             figures = metrics.describe(labels, scores, who, replicates=200, seed=hospital)
             held[unit] += figures["auroc_low"] <= truth <= figures["auroc_high"]
         area, _, moves = metrics.influence(labels, scores, persons)
-        held["influence"] += abs(area - truth) <= 1.96 * math.sqrt(np.sum(moves ** 2))
+        held["influence"] += abs(area - truth) <= 1.96 * math.sqrt(np.sum(moves**2))
     assert 0.88 <= held["person"] / 120 <= 0.99 and 0.88 <= held["influence"] / 120 <= 0.99, held
     assert held["example"] / 120 < 0.75, held
 
@@ -346,7 +357,8 @@ def test_with_one_example_a_person_it_is_delongs_test(rows):
     assert found["z"] == pytest.approx((area_a - area_b) / math.sqrt(variance), abs=1e-9)
     assert found["p"] == pytest.approx(math.erfc(abs(found["z"]) / math.sqrt(2)))
     assert (found["low"], found["high"]) == pytest.approx(
-        (area_a - area_b - 1.959963985 * math.sqrt(variance), area_a - area_b + 1.959963985 * math.sqrt(variance)))
+        (area_a - area_b - 1.959963985 * math.sqrt(variance), area_a - area_b + 1.959963985 * math.sqrt(variance))
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -371,10 +383,10 @@ def test_delong_gives_the_published_values():
     assert round(found["z"], 3) == 2.209 and round(found["p"], 5) == 0.02718
     # var(roc(aSAH$outcome, aSAH$s100b)) is 0.002668682, its interval 0.6301 to 0.8326; Stata's roctab has the standard error 0.0517 for the same
     _, _, moves = metrics.influence(poor, s100b, np.arange(113))
-    assert round(float(np.sum(moves ** 2)), 9) == 0.002668682
+    assert round(float(np.sum(moves**2)), 9) == 0.002668682
     # ci.auc in pROC's tests, for ndka
     area, _, moves = metrics.influence(poor, ndka, np.arange(113))
-    half = 1.959963985 * math.sqrt(np.sum(moves ** 2))
+    half = 1.959963985 * math.sqrt(np.sum(moves**2))
     assert (area - half, area, area + half) == pytest.approx((0.501244999271703, 0.611957994579946, 0.722670989888189), abs=1e-9)
 
 
@@ -403,7 +415,7 @@ def seeds_of(people, seeds, first=0):
     pairs = []
     for seed in range(seeds):
         chance = np.random.default_rng(seed)
-        rows = np.isin(persons, chance.permutation(people)[:people // 2])
+        rows = np.isin(persons, chance.permutation(people)[: people // 2])
         pairs.append(tuple(x[rows] for x in (labels, a, np.round(b + chance.normal(0, 0.05, len(b)), 2), persons)))
     return pairs
 
@@ -502,8 +514,11 @@ def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_so_on(p_values)
     there = sorted(p for p in p_values if p is not None)
     for p, found in zip(p_values, adjusted, strict=True):
         # the step-down rule itself: the highest of all steps up to this one
-        assert found is None if p is None else found == pytest.approx(
-            min(1, max((len(there) - k) * q for k, q in enumerate(there) if q < p or q == p and k == there.index(p))))
+        assert (
+            found is None
+            if p is None
+            else found == pytest.approx(min(1, max((len(there) - k) * q for k, q in enumerate(there) if q < p or q == p and k == there.index(p))))
+        )
 
 
 def test_holm_of_the_textbook():
@@ -515,18 +530,26 @@ def test_holm_of_the_textbook():
 
 def test_recalibration_gives_slope_one_and_intercept_nought_on_what_it_was_fitted_to():
     labels, scores, _, _ = clustered(200, 0)
-    figures = metrics.describe(labels, metrics.recalibrate(labels, scores ** 3, scores ** 3))
+    figures = metrics.describe(labels, metrics.recalibrate(labels, scores**3, scores**3))
     assert figures["calibration_slope"] == pytest.approx(1, abs=1e-6) and figures["calibration_intercept"] == pytest.approx(0, abs=1e-6)
     assert figures["auroc"] == pytest.approx(metrics.auroc(labels, scores))  # the order stays
-    slope, intercept, _ = plain_calibration(labels, scores ** 3)
+    slope, intercept, _ = plain_calibration(labels, scores**3)
     target = np.array([0.1, 0.9])
     expected = 1 / (1 + np.exp(-intercept - slope * np.log(target / (1 - target))))
-    assert metrics.recalibrate(labels, scores ** 3, target) == pytest.approx(expected, abs=1e-5)
+    assert metrics.recalibrate(labels, scores**3, target) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("labels, probabilities", [
-    ([0, 0, 0, 0], [0.2, 0.3, 0.4, 0.5]), ([1, 1], [0.01, 0.02]), ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9]),
-    ([1, 0, 1, 0, 1, 0], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), ([0, 1], [0.5, 0.5]), ([0], [1.0])])
+@pytest.mark.parametrize(
+    "labels, probabilities",
+    [
+        ([0, 0, 0, 0], [0.2, 0.3, 0.4, 0.5]),
+        ([1, 1], [0.01, 0.02]),
+        ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9]),
+        ([1, 0, 1, 0, 1, 0], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]),
+        ([0, 1], [0.5, 0.5]),
+        ([0], [1.0]),
+    ],
+)
 def test_of_one_class_separated_or_turned_about_only_the_intercept_moves(labels, probabilities):
     labels, probabilities = np.array(labels, bool), np.array(probabilities)
     target = np.linspace(0.05, 0.95, 10)

@@ -1,4 +1,5 @@
 """Controls, prompts, reading of answers and figures of rated features, against plain second ways."""
+
 import json
 import math
 
@@ -8,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medrep import config
 from medrep.evaluation import ratings
 from medrep.llm import chat
+from medrep.settings import RatingConfig
 
 QUESTION = ratings.Question("You are kind.", "Rate for death:\n{features}\nIn JSON.", "All of them.")
 
@@ -88,26 +89,37 @@ READ = {
     '{"1": "Low", "2": "Low", "3": "Low"} no, rather {"1": "High", "3": "Low"}': {2: "Low", 3: "Low"},  # which of the two is for no one to guess
     '{"1": "Low", "2": "Low", "3": "Low"} or {"1": "High", "2": "High", "3": "Low"}': {3: "Low"},
     '{"1": "Low", "2": "Low", "3": "Low"} and then {"1": "High", "2": "Hi': {},
-    'The form will be {"1": "Low", "2": "Moderate"}. Now then': {}, 'So {"1": "High"}.': {},
+    'The form will be {"1": "Low", "2": "Moderate"}. Now then': {},
+    'So {"1": "High"}.': {},
     '[{"1": "High"}, {"2": "Low"},\n{"3": "Low"}]': {1: "High", 2: "Low", 3: "Low"},
     '```json\n{"1": "High"}\n{"2": "Low"}\n```': {1: "High", 2: "Low"},
     '{"1": "High", "2": "Low"} {"1": "Low"}': {2: "Low"},
     '<think>{"1": "Low", "2": "Low", "3": "Low"}</think>\n{"1": "High", "2": "High", "3": "High"}': {1: "High", 2: "High", 3: "High"},
     '<unused94>thought\n{"1": "Low", "2": "Low", "3": "Low"}<unused95>{"1": "High", "2": "High", "3": "High"}': {1: "High", 2: "High", 3: "High"},
     'all Low {"1": "Low", "2": "Low", "3": "Low"}</think>{"2": "High"}': {2: "High"},
-    '<think>{"1": "Low", "2": "Low", "3": "Low"}, but then again': {}, 'Well, <unused94>thought {"1": "Low", "2": "Low", "3": "Low"}': {},
+    '<think>{"1": "Low", "2": "Low", "3": "Low"}, but then again': {},
+    'Well, <unused94>thought {"1": "Low", "2": "Low", "3": "Low"}': {},
     '<think>{"1": "Low", "2": "Low", "3": "Low"}</think> I cannot rate.': {},
-    '{"1": {"1": "Low"}, "2': {}, '{"1": "High",}': {},
-    '{"0": "High", "1": "Low", "2": "Low"}': {}, '{"1": "High", "2": "Low", "3": "Low", "4": "Low"}': {}, '{"01": "High", "2": "Low"}': {},
+    '{"1": {"1": "Low"}, "2': {},
+    '{"1": "High",}': {},
+    '{"0": "High", "1": "Low", "2": "Low"}': {},
+    '{"1": "High", "2": "Low", "3": "Low", "4": "Low"}': {},
+    '{"01": "High", "2": "Low"}': {},
     '{"ratings": {"1": "High", "2": "Low"}, "notes": "none"}': {1: "High", 2: "Low"},
     '{"1": "High", "2": "Very high", "3": 3}': {1: "High"},
     '{"1": "High", "1": "Low", "2": "Low"}': {2: "Low"},
     '{"1": "High", "1": "High"}': {},
     '{"Fever": "Low", "1 ": "High", "2": "Low"}': {2: "Low"},
     '{"1": null, "2": ["High"], "3": {"4": "High"}}': {},
-    '{"1": "High", "2": "Lo': {}, "": {}, "High, Low, Low": {}, "{" * 5000: {}, '{"1":' * 3000: {}, '["High", "Low"]': {},
+    '{"1": "High", "2": "Lo': {},
+    "": {},
+    "High, Low, Low": {},
+    "{" * 5000: {},
+    '{"1":' * 3000: {},
+    '["High", "Low"]': {},
     '{"1": "High"} {"x": "y"} {}': {1: "High"},
-    '{"ratings": ["High"]} {"2": "High"}': {2: "High"}, '{"١": "High", "²": "Low"}': {},
+    '{"ratings": ["High"]} {"2": "High"}': {2: "High"},
+    '{"١": "High", "²": "Low"}': {},
 }
 
 
@@ -119,10 +131,15 @@ def test_of_an_answer_counts_what_it_says_of_a_number_once_in_one_of_the_three_w
 WORD = st.sampled_from(ratings.WORDS)
 
 
-@given(st.lists(WORD, min_size=1, max_size=5), st.lists(WORD, min_size=5, max_size=5), st.sampled_from(["", "<think>", "<unused94>thought\n"]),
-       st.sampled_from(["", "Here you are:\n", "```json\n"]),
-       st.sampled_from(["", "\n```", "\nLow means {low}.", '\nAs said, {"1": "Low"} was close.']),
-       st.integers(0, 300), st.booleans())
+@given(
+    st.lists(WORD, min_size=1, max_size=5),
+    st.lists(WORD, min_size=5, max_size=5),
+    st.sampled_from(["", "<think>", "<unused94>thought\n"]),
+    st.sampled_from(["", "Here you are:\n", "```json\n"]),
+    st.sampled_from(["", "\n```", "\nLow means {low}.", '\nAs said, {"1": "Low"} was close.']),
+    st.integers(0, 300),
+    st.booleans(),
+)
 @settings(max_examples=400, deadline=None)
 def test_whatever_stands_around_an_answer_and_wherever_it_breaks_off_no_other_word_is_read(said, draft, thought, before, after, cut, lines):
     def written(words):
@@ -160,7 +177,7 @@ def answered(said, names, **changes):
         assert all(readable(key, text) == bool(ratings.read(text, len(listed[key]))) for key, text in answers.items())
         return answers
 
-    return ratings.rate(names, QUESTION, config.Rating(**({"batch": 4} | changes)), 100, ask), asked
+    return ratings.rate(names, QUESTION, RatingConfig(**({"batch": 4} | changes)), 100, ask), asked
 
 
 def all_high(part, attempt):
@@ -169,8 +186,11 @@ def all_high(part, attempt):
 
 def test_what_is_missing_is_asked_for_again_and_only_that():
     names = ["Ache", "Burn", "Cough", "Dizziness", "Edema", "Fever"]
-    found, asked = answered(lambda part, attempt: json.dumps(
-        {str(i + 1): "Low" for i, name in enumerate(part) if name != "Edema" or attempt > 1} | {"Edema": "High"}), names, repeats=2)
+    found, asked = answered(
+        lambda part, attempt: json.dumps({str(i + 1): "Low" for i, name in enumerate(part) if name != "Edema" or attempt > 1} | {"Edema": "High"}),
+        names,
+        repeats=2,
+    )
     assert [len(prompts) for prompts in asked] == [4, 2] and found.requests == 6
     assert asked[1] == ["Rate for death:\n1. Edema\nIn JSON.\n\nAll of them."] * 2 and "All of them" not in asked[0][0]
     assert found.words == {(repeat, name): "Low" for repeat in (0, 1) for name in names}
@@ -179,7 +199,7 @@ def test_what_is_missing_is_asked_for_again_and_only_that():
 def test_what_stays_unread_after_all_tries_is_not_guessed():
     found, asked = answered(lambda part, attempt: "High, all of them!", ["Ache", "Burn"], tries=3, repeats=1)
     assert len(asked) == 3 and found.words == {} and set(found.last) == {(0, "Ache"), (0, "Burn")}
-    assert found.last[0, "Ache"] != chat.key_of("", "", config.Rating())
+    assert found.last[0, "Ache"] != chat.key_of("", "", RatingConfig())
 
 
 def test_a_name_that_looks_like_the_prompt_is_a_name():
@@ -208,8 +228,22 @@ def alpha_by_pairs(values):
 
 def test_alpha_is_the_published_one_of_krippendorffs_example():
     nan = np.nan
-    values = np.array([[1, 1, nan, 1], [2, 2, 3, 2], [3, 3, 3, 3], [3, 3, 3, 3], [2, 2, 2, 2], [1, 2, 3, 4], [4, 4, 4, 4], [1, 1, 2, 1],
-                       [2, 2, 2, 2], [nan, 5, 5, 5], [nan, nan, 1, 1], [nan, 3, nan, nan]])
+    values = np.array(
+        [
+            [1, 1, nan, 1],
+            [2, 2, 3, 2],
+            [3, 3, 3, 3],
+            [3, 3, 3, 3],
+            [2, 2, 2, 2],
+            [1, 2, 3, 4],
+            [4, 4, 4, 4],
+            [1, 1, 2, 1],
+            [2, 2, 2, 2],
+            [nan, 5, 5, 5],
+            [nan, nan, 1, 1],
+            [nan, 3, nan, nan],
+        ]
+    )
     assert round(ratings.krippendorff(values), 3) == 0.815
 
 
@@ -220,9 +254,18 @@ def test_alpha_is_what_all_pairs_give(rows):
     assert found is None and expected is None or found == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("row", "word"), [
-    ([2, 2, 0], "High"), ([0, 1, 2], "Moderate"), ([0, 2], "Low"), ([1, 2], "Moderate"), ([0, 0, 2, 2, 1], "Low"), ([np.nan, 2, np.nan], "High"),
-    ([np.nan], None)])
+@pytest.mark.parametrize(
+    ("row", "word"),
+    [
+        ([2, 2, 0], "High"),
+        ([0, 1, 2], "Moderate"),
+        ([0, 2], "Low"),
+        ([1, 2], "Moderate"),
+        ([0, 0, 2, 2, 1], "Low"),
+        ([np.nan, 2, np.nan], "High"),
+        ([np.nan], None),
+    ],
+)
 def test_the_most_common_rating(row, word):
     assert ratings.most_common(np.array([row], dtype=float)) == [word]
 
@@ -233,8 +276,18 @@ def rated(top, random, matched, **more):
     table = pd.DataFrame(rows, columns=ratings.columns(len(rows[0]))).replace({0: "Low", 1: "Moderate", 2: "High", None: np.nan}).astype(object)
     table["kind"] = ["top"] * len(top) + ["random"] * len(random) + ["matched"] * len(matched)
     n = len(rows)
-    return table.assign(**({"key": [f"k{i}" for i in range(n)], "rank": range(n), "persons": 10 + np.arange(n),
-                            "attention_mean": np.arange(n, 0.0, -1), "attribution_abs_mean": np.arange(n) * 1.0} | more))
+    return table.assign(
+        **(
+            {
+                "key": [f"k{i}" for i in range(n)],
+                "rank": range(n),
+                "persons": 10 + np.arange(n),
+                "attention_mean": np.arange(n, 0.0, -1),
+                "attribution_abs_mean": np.arange(n) * 1.0,
+            }
+            | more
+        )
+    )
 
 
 def wilson_by_search(share, n):
@@ -258,6 +311,7 @@ def test_shares_are_of_a_features_own_repeats_and_intervals_are_of_features():
 
 def test_the_difference_has_the_interval_that_newcombe_published():
     """Statistics in Medicine 17:873 (1998), Table II: 56/70 less 48/80, and 10/10 less 0/10, by method 10."""
+
     def column(high, n):
         return np.array([[2.0]] * high + [[0.0]] * (n - high))
 
@@ -320,6 +374,7 @@ def test_without_controls_there_is_no_difference():
 
 def test_every_repeat_and_try_is_a_question_of_its_own_and_so_is_every_model():
     """Of one name all prompts are the same: one answer must not stand for several."""
+
     def keys(**model):
         found = []
 
@@ -327,7 +382,7 @@ def test_every_repeat_and_try_is_a_question_of_its_own_and_so_is_every_model():
             found.extend(request.key for request in requests)
             return {request.key: "no" for request in requests}
 
-        ratings.rate(["Ache"], QUESTION, config.Rating(repeats=2, tries=3), 100, ask, **model)
+        ratings.rate(["Ache"], QUESTION, RatingConfig(repeats=2, tries=3), 100, ask, **model)
         return found
 
     assert len(keys()) == len(set(keys())) == 6 and keys() == keys() and not set(keys()) & set(keys(precision="bf16"))

@@ -1,4 +1,5 @@
 """Packed equals one sequence at a time and the padded way; another hospital's vectors take the concept table's place."""
+
 import copy
 from dataclasses import replace
 
@@ -10,8 +11,9 @@ from transformers.models.bert.modeling_bert import BertLayer
 from medrep import config
 from medrep.errors import UserError
 from medrep.patients import behrt, training
+from medrep.settings import ModelConfig
 
-SIZES = config.Model(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24, max_length=64)
+SIZES = ModelConfig(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24, max_length=64)
 LENGTHS = [5, 1, 17, 9]
 
 
@@ -19,8 +21,14 @@ LENGTHS = [5, 1, 17, 9]
 def batch():
     random = np.random.default_rng(0)
     n = sum(LENGTHS)
-    columns = {"token": random.integers(0, 50, n), "age": random.integers(0, 200, n), "visit_rank": random.integers(0, 9, n),
-               "record_rank": random.integers(0, 9, n), "domain": random.integers(0, 5, n), "boundaries": np.concatenate([[0], np.cumsum(LENGTHS)])}
+    columns = {
+        "token": random.integers(0, 50, n),
+        "age": random.integers(0, 200, n),
+        "visit_rank": random.integers(0, 9, n),
+        "record_rank": random.integers(0, 9, n),
+        "domain": random.integers(0, 5, n),
+        "boundaries": np.concatenate([[0], np.cumsum(LENGTHS)]),
+    }
     return {name: torch.from_numpy(values) for name, values in columns.items()}
 
 

@@ -1,4 +1,5 @@
 """A training run that is killed, stopped, starved or poisoned; the real script in processes of its own."""
+
 import hashlib
 import json
 import os
@@ -13,21 +14,36 @@ import pytest
 import torch
 
 from experiments import pretrain
-from medrep import config, contract
+from medrep import config, contract, storage
 from medrep.errors import UserError
 from medrep.patients import fitting
+from medrep.settings import PretrainingConfig
 
 SCRIPT = str(contract.REPOSITORY / "codes" / "experiments" / "pretrain.py")
 SMALL = ["--rep-type", "none", "--gpu-devices", "cpu", "--report-to", "none"]
-for setting in ("model.hidden_size=16", "model.num_heads=2", "model.num_layers=2", "model.max_length=32", "pretraining.batch_tokens=64",
-                "pretraining.epochs=9", "pretraining.patience=9", "pretraining.learning_rate=0.01", "pretraining.checkpoint_minutes=0.0"):
+for setting in (
+    "model.hidden_size=16",
+    "model.num_heads=2",
+    "model.num_layers=2",
+    "model.max_length=32",
+    "pretraining.batch_tokens=64",
+    "pretraining.epochs=9",
+    "pretraining.patience=9",
+    "pretraining.learning_rate=0.01",
+    "pretraining.checkpoint_minutes=0.0",
+):
     SMALL += ["--set", setting]
 SAME = ("epoch", "loss", "accuracy", "valid_loss", "valid_accuracy", "learning_rate", "best")  # of a line of log.jsonl
 
 
 def start(root, *flags):
-    return subprocess.Popen([sys.executable, SCRIPT, *SMALL, *flags], env=os.environ | {"MEDREP_ROOT": str(root)},
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, *SMALL, *flags],
+        env=os.environ | {"MEDREP_ROOT": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def checkpointed(folder):
@@ -62,7 +78,7 @@ def test_killed_and_stopped_at_any_moment_it_ends_as_if_nothing_had_happened(fol
     assert whole.wait(300) == 0, whole.stderr.read()[-2000:]
     expected = result(folder)
     assert len(expected[1]) >= 2 and (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
-    contract.discard(folder)
+    storage.remove_path(folder)
 
     random, seen = np.random.default_rng(), 0
     for _ in range(3):
@@ -161,7 +177,7 @@ def test_what_a_user_watches_is_there(folder, capsys):
     state = fitting.State(epoch=1, step=2, sums={"loss": 6.0}, numbers={"loss": 3}, tokens=100, seconds=4.0)
     schedule = type("Schedule", (), {"get_last_lr": lambda self: [1e-3]})()
     accelerator = type("One", (), {"num_processes": 2, "device": torch.device("cpu")})()
-    words = fitting.watched(state, schedule, config.Pretraining(epochs=3), 10, accelerator)
+    words = fitting.watched(state, schedule, PretrainingConfig(epochs=3), 10, accelerator)
     assert words.startswith("loss 2.0000, 50 tokens/s, lr 0.001, ") and words.endswith("at most 00:36 left")  # 18 batches of 2 s
 
 
@@ -182,7 +198,8 @@ def test_if_one_process_fails_all_stop_and_the_first_to_fail_says_why(tmp_path):
         "    dist.barrier()\n    raise ValueError('the second')\n"
         "if __name__ == '__main__':\n"
         "    if training.is_worker():\n        training.run(main)\n"
-        "    else:\n        sys.exit(training.start_processes(['cpu', 'cpu'], __file__, []))\n")
+        "    else:\n        sys.exit(training.start_processes(['cpu', 'cpu'], __file__, []))\n"
+    )
     environment = os.environ | {"PYTHONPATH": str(contract.REPOSITORY / "codes")}
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and done.stderr.count("Traceback") == 1 and "ValueError: the first to fail" in done.stderr
@@ -190,6 +207,10 @@ def test_if_one_process_fails_all_stop_and_the_first_to_fail_says_why(tmp_path):
 
 
 def test_ctrl_c_is_one_sentence():
-    done = subprocess.run([sys.executable, "-c", "from medrep import progress\nraise KeyboardInterrupt"], capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": str(contract.REPOSITORY / "codes")})
+    done = subprocess.run(
+        [sys.executable, "-c", "from medrep import progress\nraise KeyboardInterrupt"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(contract.REPOSITORY / "codes")},
+    )
     assert done.returncode != 0 and done.stderr.strip() == "interrupted: the same command continues, or makes again what was not finished"

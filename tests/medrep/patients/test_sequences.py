@@ -1,4 +1,5 @@
 """Slices and packed batches against a plain walk over one person's events."""
+
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep import contract
+from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.patients import sequences
 from medrep.vocabulary.token_vocabulary import CLS, MASK, SPECIAL_TOKENS
@@ -56,7 +57,8 @@ def test_windows_are_those_of_a_walk_backwards(counts, max_length):
 SCRIPT = """
 import json, re, sys, time
 from pathlib import Path
-from medrep import contract, sequences
+from medrep import contract
+from medrep.patients import sequences
 contract.ROOT = Path(sys.argv[1])
 def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
@@ -78,17 +80,23 @@ def test_start_takes_seconds_and_the_same_memory_at_any_number_of_events(root, e
     stop = np.arange(1, persons + 1, dtype=np.int64) * 1000
     people = {"person_id": stop, "sex": np.full(persons, 5), "split": np.arange(persons) % 3, "start": stop - 1000, "stop": stop}
     for name, kind in sequences.PERSON_ARRAYS.items():
-        contract.write_array(sequences.array_file(name, "mimic"), people[name].astype(kind))
+        storage.write_array(sequences.array_file(name, "mimic"), people[name].astype(kind))
     for name, kind in sequences.EVENT_ARRAYS.items():
         with open(sequences.array_file(name, "mimic"), "wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False,
-                                                        "shape": (events,)})
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": (events,)}
+            )
             try:
                 file.truncate(file.tell() + events * np.dtype(kind).itemsize)
             except OSError as problem:
                 pytest.skip(f"the filesystem has no sparse files ({problem.strerror})")
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(root)], capture_output=True, text=True, check=True,
-                          env=os.environ | {"PYTHONPATH": str(contract.REPOSITORY / "codes")})
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(root)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(contract.REPOSITORY / "codes")},
+    )
     found = json.loads(done.stdout)
     assert found["windows"] == len(np.flatnonzero(np.arange(persons) % 3 == 0)) and 0 < found["packed"] <= 16384
     assert found["seconds"] < 5 and found["grown"] < 300e6, found  # 25 GB of events; persons and windows are in memory

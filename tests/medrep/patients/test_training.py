@@ -1,4 +1,5 @@
 """Devices that are not there; two processes take the steps of one."""
+
 import json
 import os
 import socket
@@ -12,8 +13,10 @@ from medrep.errors import UserError
 from medrep.patients import training
 
 
-@pytest.mark.parametrize(("devices", "words"), [(["99"], r"no such GPU here \(devices: .*cpu\); -d cpu runs on the CPU"),
-                                                (["gpu"], "no such GPU"), (["cpu", "99"], "no such GPU")])
+@pytest.mark.parametrize(
+    ("devices", "words"),
+    [(["99"], r"no such GPU here \(devices: .*cpu\); -d cpu runs on the CPU"), (["gpu"], "no such GPU"), (["cpu", "99"], "no such GPU")],
+)
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(devices, words):
     with pytest.raises(UserError, match=words):
         training.check_devices(devices, "-d")
@@ -45,15 +48,36 @@ def test_two_machines_take_the_steps_of_one(small_hospital, root):
     small_hospital("mimic", persons=40)
     script = str(contract.REPOSITORY / "codes/experiments/pretrain.py")
     flags = ["--rep-type", "none", "--gpu-devices", "cpu", "--report-to", "none"]
-    for setting in ("model.hidden_size=16", "model.num_heads=2", "model.num_layers=2", "model.max_length=32", "model.dropout=0.0",
-                    "pretraining.batch_tokens=300", "pretraining.epochs=2", "pretraining.learning_rate=0.01"):
+    for setting in (
+        "model.hidden_size=16",
+        "model.num_heads=2",
+        "model.num_layers=2",
+        "model.max_length=32",
+        "model.dropout=0.0",
+        "pretraining.batch_tokens=300",
+        "pretraining.epochs=2",
+        "pretraining.learning_rate=0.01",
+    ):
         flags += ["--set", setting]
     environment = os.environ | {"MEDREP_ROOT": str(root), "OMP_NUM_THREADS": "1"}
     with socket.socket() as free:
         free.bind(("localhost", 0))
         endpoint = f"localhost:{free.getsockname()[1]}"
-    node = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d",
-            "--rdzv-endpoint", endpoint, script, *flags]
+    node = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes",
+        "2",
+        "--nproc-per-node",
+        "1",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        endpoint,
+        script,
+        *flags,
+    ]
     nodes = [subprocess.Popen(node, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
     said = [process.communicate(timeout=300)[0] for process in nodes]
     assert [process.returncode for process in nodes] == [0, 0], said[0][-2000:] + said[1][-2000:]
@@ -69,8 +93,16 @@ def test_two_processes_take_the_steps_of_one(small_hospital, root, model):
     """Same batches, same masks, the mean over all of them: the losses agree (dropout off, it is drawn per process)."""
     small_hospital("mimic", persons=40)
     command = [sys.executable, str(contract.REPOSITORY / "codes/experiments/pretrain.py"), "--model", model, "--rep-type", "none", "--fresh"]
-    for setting in ("model.hidden_size=16", "model.num_heads=2", "model.num_layers=2", "model.max_length=32", "model.dropout=0.0",
-                    "pretraining.batch_tokens=300", "pretraining.epochs=3", "pretraining.learning_rate=0.01"):
+    for setting in (
+        "model.hidden_size=16",
+        "model.num_heads=2",
+        "model.num_layers=2",
+        "model.max_length=32",
+        "model.dropout=0.0",
+        "pretraining.batch_tokens=300",
+        "pretraining.epochs=3",
+        "pretraining.learning_rate=0.01",
+    ):
         command += ["--set", setting]
     losses = []
     for devices in (["cpu"], ["cpu", "cpu"]):

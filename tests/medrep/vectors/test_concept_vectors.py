@@ -1,18 +1,19 @@
 """Vectors by concept id, and the fallback to ancestors against a plain search."""
+
 import argparse
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from medrep import contract
+from medrep import contract, storage
 from medrep.vectors import concept_vectors
 
 
 def write(ids, width=4, rep="medrep", rows=None):
     concept_vectors.write_index(ids)
     array = np.random.default_rng(0).normal(size=(rows or len(ids), width)).astype(np.float32)
-    contract.write_array(contract.concept_array_file(rep), array)
+    storage.write_array(contract.concept_array_file(rep), array)
     return dict(zip(ids, array, strict=False))
 
 
@@ -77,8 +78,13 @@ def test_what_is_missing_or_wrong_is_named(root):
 
 
 def test_an_index_with_an_id_twice_or_one_that_is_none_is_refused_by_name(root):
-    for ids, words in ((["3", "4", "3"], "concept_idx.csv has 1 duplicate ids, such as 3:"), (["3_7", "4", "3_7"], "duplicate ids, such as 3_7"),
-                       (["3", "abc"], "has an id that is none .*'abc'"), (["3", "4_77"], "'4_77'"), (["3", "_1"], "an id that is none")):
+    for ids, words in (
+        (["3", "4", "3"], "concept_idx.csv has 1 duplicate ids, such as 3:"),
+        (["3_7", "4", "3_7"], "duplicate ids, such as 3_7"),
+        (["3", "abc"], "has an id that is none .*'abc'"),
+        (["3", "4_77"], "'4_77'"),
+        (["3", "_1"], "an id that is none"),
+    ):
         write(ids)
         with pytest.raises(SystemExit, match=words) as problem:
             concept_vectors.gather(["3"], "medrep")
@@ -90,7 +96,7 @@ def test_nan_and_infinite_vectors_are_refused_where_they_are_used(root, value):
     write(["3", "4", "5"])
     array = np.array(concept_vectors.open_array("medrep"))
     array[1, 2] = value
-    contract.write_array(contract.concept_array_file("medrep"), array)
+    storage.write_array(contract.concept_array_file("medrep"), array)
     concept_vectors.gather(["3", "5"], "medrep")
     with pytest.raises(SystemExit, match="medrep.npy has NaN or infinite numbers in the vectors of 1 concepts, such as 4:"):
         concept_vectors.gather(["3", "4"], "medrep")
@@ -139,15 +145,25 @@ def test_arms_are_accepted_by_name_or_path_and_others_are_named(capsys, tmp_path
         assert parser.parse_args(["--rep-type", arm]).rep_type == arm
     path = parser.parse_args(["--rep-type", "some/mine.npy"]).rep_type
     assert path.endswith("/some/mine.npy") and contract.rep_name(path) == "mine" and str(contract.concept_array_file(path)) == path
-    for wrong, words in (("word2vec", "choose from none, random, name, description, medrep, medtok, or give the path"),
-                         ("some/medrep.npy", "would be taken for the arm medrep")):
+    for wrong, words in (
+        ("word2vec", "choose from none, random, name, description, medrep, medtok, or give the path"),
+        ("some/medrep.npy", "would be taken for the arm medrep"),
+    ):
         with pytest.raises(SystemExit):
             parser.parse_args(["--rep-type", wrong])
         assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arm, stage", [("random", "random_vectors.py"), ("name", "description.py --text name"), ("description", "description.py"),
-                                        ("medrep", "graph.py"), ("medtok", "medtok.py")])
+@pytest.mark.parametrize(
+    "arm, stage",
+    [
+        ("random", "random_vectors.py"),
+        ("name", "description.py --text name"),
+        ("description", "description.py"),
+        ("medrep", "graph.py"),
+        ("medtok", "medtok.py"),
+    ],
+)
 def test_an_arm_that_is_missing_names_its_stage(root, arm, stage):
     with pytest.raises(SystemExit, match=f"concept_representation_{arm}.npy is missing: representation/{stage} writes it"):
         concept_vectors.open_array(arm)

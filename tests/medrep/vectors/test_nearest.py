@@ -1,13 +1,15 @@
 """Nearest rows against a slow search, and the index's recall against the exact answer."""
+
 import numpy as np
 import pytest
 
-from medrep import contract
+from medrep import contract, storage
 from medrep.vectors import concept_vectors, nearest
 
 
 def slow(array, query, k, among=None):
     """Plain Python: cosines one by one, sorted by cosine and then by row."""
+
     def cosine(a, b):
         lengths = (sum(x * x for x in a) * sum(x * x for x in b)) ** 0.5
         return round(sum(x * y for x, y in zip(a, b, strict=True)) / lengths, 6) if lengths else 0.0
@@ -41,7 +43,7 @@ def test_beyond_a_million_rows_an_index_finds_nearly_all_and_is_built_once(root,
     monkeypatch.setattr(nearest, "EXACT_UP_TO", 1000)
     array = clustered(20_000, 32)
     concept_vectors.write_index([str(i) for i in range(20_000)])
-    contract.write_array(contract.concept_array_file("medrep"), array)
+    storage.write_array(contract.concept_array_file("medrep"), array)
     exact, cosines = nearest.exact(array, array[:200], 10)
     found, near = concept_vectors.neighbours(array[:200], "medrep", 10)
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact.tolist(), found.tolist(), strict=True)])
@@ -51,5 +53,5 @@ def test_beyond_a_million_rows_an_index_finds_nearly_all_and_is_built_once(root,
     again, _ = concept_vectors.neighbours(array[:200], "medrep", 10)
     assert np.array_equal(again, found) and "up to date" in capsys.readouterr().out
     concept_vectors.write_index([str(i) for i in range(3000)])
-    contract.write_array(contract.concept_array_file("medrep"), clustered(3000, 32, seed=1))
+    storage.write_array(contract.concept_array_file("medrep"), clustered(3000, 32, seed=1))
     assert concept_vectors.neighbours(array[:3], "medrep", 10)[0].max() < 3000 and "is built, once" in capsys.readouterr().out

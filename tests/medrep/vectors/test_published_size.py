@@ -1,4 +1,5 @@
 """Files of the published size, sparse on disk: opened at once, in little memory, and a hospital's rows in seconds."""
+
 import json
 import os
 import subprocess
@@ -7,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from medrep import contract
+from medrep import contract, storage
 
 PLAIN, WITH_DECILES, WIDTH = 5_000_000, 220_000, 768  # 7.2 million rows
 ROWS = PLAIN + 10 * WITH_DECILES
@@ -16,14 +17,15 @@ SCRIPT = """
 import json, re, sys, time
 from pathlib import Path
 import numpy as np
-from medrep import concepts, contract
+from medrep import contract
+from medrep.vectors import concept_vectors
 contract.ROOT = Path(sys.argv[1])
 start = time.perf_counter()
-ids, array = concepts.open_vectors("medrep")
+ids, array = concept_vectors.open_vectors("medrep")
 opened = time.perf_counter()
 tokens = ids.take(np.random.default_rng(0).permutation(len(ids))[:30_000]).to_pylist()
 asked = time.perf_counter()
-vectors, how = concepts.gather(tokens, "medrep")
+vectors, how = concept_vectors.gather(tokens, "medrep")
 gathered = time.perf_counter()
 # not ru_maxrss: that remembers the process which started this one
 peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
@@ -36,7 +38,7 @@ print(json.dumps({"rows": len(ids), "shape": array.shape, "open": opened - start
 def sparse_release(root):
     base = np.arange(1, PLAIN + 1) * 9 + 10**6
     ids = [*map(str, base.tolist()), *(f"{i}_{d}" for i in base[:WITH_DECILES].tolist() for d in range(10))]
-    contract.make_folder(contract.representation_folder())
+    storage.make_folder(contract.representation_folder())
     contract.concept_index_file().write_text("concept_id\n" + "\n".join(ids) + "\n")
     path = contract.concept_array_file("medrep")
     with open(path, "wb") as file:
@@ -53,8 +55,13 @@ def sparse_release(root):
 
 def test_the_published_files_open_at_once_and_a_hospitals_rows_are_gathered_in_seconds(sparse_release):
     assert contract.concept_array_file("medrep").stat().st_size > 22e9 and contract.concept_index_file().stat().st_size > 60e6
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(sparse_release)], capture_output=True, text=True, check=True,
-                          env=os.environ | {"PYTHONPATH": str(contract.REPOSITORY / "codes")})
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(sparse_release)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(contract.REPOSITORY / "codes")},
+    )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["rows"] == ROWS and found["own"] == 30_000
     assert found["open"] < 2, found

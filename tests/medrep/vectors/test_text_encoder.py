@@ -1,4 +1,5 @@
 """The pass for reading gives what transformers' own gives."""
+
 import pytest
 import torch
 
@@ -9,9 +10,19 @@ def small_model(**more):
     transformers = texts.quiet_transformers()
     torch.manual_seed(0)
     shape = {"position_biased_input": False, "type_vocab_size": 0, "pos_att_type": ["c2p", "p2c"]} | more
-    model = transformers.DebertaModel(transformers.DebertaConfig(
-        vocab_size=50, hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=32, max_position_embeddings=20,
-        relative_attention=True, pad_token_id=0, **shape)).eval()
+    model = transformers.DebertaModel(
+        transformers.DebertaConfig(
+            vocab_size=50,
+            hidden_size=24,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            intermediate_size=32,
+            max_position_embeddings=20,
+            relative_attention=True,
+            pad_token_id=0,
+            **shape,
+        )
+    ).eval()
     for weights in model.parameters():  # what starts as zeros or ones must count, too
         weights.data += 0.3 * torch.randn_like(weights)
     return model

@@ -1,4 +1,5 @@
 """Texts in chunks, tokens, batches."""
+
 import ibis
 import numpy as np
 import pytest

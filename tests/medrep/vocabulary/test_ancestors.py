@@ -1,4 +1,5 @@
 """All ancestors, and a vocabulary read through them, against plain searches in a dictionary."""
+
 import numpy as np
 import pytest
 
@@ -65,8 +66,13 @@ def test_an_unknown_token_becomes_what_a_plain_search_finds(above, capsys, seed)
 
 def test_an_ancestors_decile_goes_before_the_ancestor_and_a_nearer_ancestor_before_both(vocabulary_tables):
     vocabulary_tables([], [(20, 1, 1), (30, 1, 2), (25, 1, 1)])
-    for known, wanted in ((["30_4", "25", "20"], "20"), (["20", "20_4"], "20_4"), (["30_4", "25"], "25"),
-                          (["30_4", "30"], "30_4"), (["30_5"], "[UNK]")):
+    for known, wanted in (
+        (["30_4", "25", "20"], "20"),
+        (["20", "20_4"], "20_4"),
+        (["30_4", "25"], "25"),
+        (["30_4", "30"], "30_4"),
+        (["30_5"], "[UNK]"),
+    ):
         home = make(*known)
         assert home.tokens[ancestors.translation_by_ancestors(make("1_4"), home)[0][7]] == wanted
 

@@ -1,4 +1,5 @@
 """Numbers of tokens from one vocabulary to another."""
+
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK, Vocabulary
 
 

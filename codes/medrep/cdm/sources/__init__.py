@@ -1,2 +1,1 @@
-"""Where tables come from, all in one form: OMOP files and MEDS datasets. Read omop.py first.
-"""
+"""Where tables come from, all in one form: OMOP files and MEDS datasets. Read omop.py first."""

@@ -8,6 +8,7 @@ A code is a concept id (`201826`), `{vocabulary_id}/{concept_code}` (also with /
 preprocessing/export_meds.py adds are used where they are there: table, concept_id, type_id, visit_id, end, value (64 bits), unit.
 A visit without an end lasts to the end of its first day. Format: https://github.com/Medical-Event-Data-Standard/meds
 """
+
 from pathlib import Path
 
 import ibis
@@ -38,7 +39,7 @@ def is_dataset(hospital: str) -> bool:
 
 
 def files(hospital: str) -> list[Path]:
-    """What the tables depend on, for contract.Made: the vocabulary too, where it is there, as it says what codes mean."""
+    """What the tables depend on, for stamps.Stamp: the vocabulary too, where it is there, as it says what codes mean."""
     splits = contract.data_folder(hospital) / "metadata" / "subject_splits.parquet"
     concepts = contract.data_folder("concepts")
     return [folder_of(hospital), *(path for path in (splits, concepts) if path.exists())]
@@ -49,7 +50,7 @@ def rows(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.T
     parts = sorted(folder_of(hospital).rglob("*.parquet"))
     columns = pyarrow.parquet.read_schema(parts[0]).names
     if missing := [name for name in NEEDED if name not in columns]:
-        raise UserError(f"{contract.show(parts[0])} lacks {', '.join(missing)}: a MEDS dataset has subject_id, time and code")
+        raise UserError(f"{contract.display_path(parts[0])} lacks {', '.join(missing)}: a MEDS dataset has subject_id, time and code")
     t = read_wall_clocks(con, parts)
     kinds = {"numeric_value": "float64", **EXTRA}
     there = {name: t[name].cast(kind) if name in columns else ibis.null(kind) for name, kind in kinds.items()}
@@ -68,7 +69,7 @@ def meanings(con: ibis.BaseBackend, hospital: str, concept: ibis.Table | None, r
     schema = ibis.schema({"code": "string", "meant": "int64", "domain": "string"})
     if concept is None:
         return ibis.memtable([], schema=schema)
-    codes = engine.hold(con, rows(con, hospital).select("code").distinct())
+    codes = engine.materialize(con, rows(con, hospital).select("code").distinct())
     named = concept.select("concept_id", "standard_concept", name=concept.vocabulary_id + "/" + concept.concept_code)
     by_name = codes.mutate(name=codes.code.replace("//", "/")).join(named, "name")
     by_number = codes.mutate(concept_id=codes.code.try_cast("int64")).join(named.drop("name"), "concept_id")
@@ -80,7 +81,7 @@ def meanings(con: ibis.BaseBackend, hospital: str, concept: ibis.Table | None, r
     meant = ibis.ifelse(found.standard_concept == "S", found.concept_id, ibis.coalesce(found.standard, found.concept_id))
     found = found.select("code", meant=meant)
     found = found.join(concept.select(meant="concept_id", domain=concept.domain_id.lower()), "meant").select("code", "meant", "domain")
-    return engine.hold(con, found.group_by("code").agg(meant=found.meant.min(), domain=found.domain.min()).select(*schema.names))
+    return engine.materialize(con, found.group_by("code").agg(meant=found.meant.min(), domain=found.domain.min()).select(*schema.names))
 
 
 def with_meaning(t: ibis.Table, meaning: ibis.Table) -> ibis.Table:
@@ -89,8 +90,12 @@ def with_meaning(t: ibis.Table, meaning: ibis.Table) -> ibis.Table:
     own = ibis.coalesce(t.concept_id, t.meant, t.code.try_cast("int64"))
     stated = t["table"].lower().substitute(OMOP_NAMES)
     kind = ibis.cases(
-        (stated.isin(KINDS), stated), (t.code.isin([BIRTH]) | t.code.upper().re_search("^(GENDER|SEX|RACE)/"), "person"), (t.code == DEATH, "death"),
-        (t.domain.isin([*DOMAINS, "visit"]), t.domain), else_=ibis.null("string"))
+        (stated.isin(KINDS), stated),
+        (t.code.isin([BIRTH]) | t.code.upper().re_search("^(GENDER|SEX|RACE)/"), "person"),
+        (t.code == DEATH, "death"),
+        (t.domain.isin([*DOMAINS, "visit"]), t.domain),
+        else_=ibis.null("string"),
+    )
     return t.mutate(kind=kind, concept_id=own)
 
 
@@ -106,21 +111,31 @@ def persons(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibi
     t = rows(con, hospital)
     gender = t.code.upper().re_extract(r"^(?:GENDER|SEX)/+(M|MALE|8507|F|FEMALE|8532)$", 1)
     told = t.code.re_extract(r"^(?i:RACE)/+([^/].*)$", 1).nullif("")
-    t = t.mutate(race=told, man=gender.isin(["M", "MALE", "8507"]), woman=gender.isin(["F", "FEMALE", "8532"]),
-                 birth=ibis.ifelse(t.code == BIRTH, t.time.year(), ibis.null("int32")))
-    people = t.group_by("subject_id").agg(man=t.man.any(), woman=t.woman.any(), year_of_birth=t.birth.min().cast("int64"),
-                                          race=t.race.min(), other_race=t.race.max())
+    t = t.mutate(
+        race=told,
+        man=gender.isin(["M", "MALE", "8507"]),
+        woman=gender.isin(["F", "FEMALE", "8532"]),
+        birth=ibis.ifelse(t.code == BIRTH, t.time.year(), ibis.null("int32")),
+    )
+    people = t.group_by("subject_id").agg(
+        man=t.man.any(), woman=t.woman.any(), year_of_birth=t.birth.min().cast("int64"), race=t.race.min(), other_race=t.race.max()
+    )
     race = ibis.ifelse(people.race == people.other_race, people.race, ibis.null("string"))
     race_id = race.try_cast("int64")
     people = people.select(
-        race_id=race_id.nullif(0), race=ibis.cases((race_id.isnull(), race), (race_id != 0, ibis.literal("concept ") + race_id.cast("string"))),
-        person_id=people.subject_id, sex=ibis.cases((people.man & ~people.woman, "M"), (people.woman & ~people.man, "F"), else_="U"),
-        year_of_birth=people.year_of_birth, source_id=ibis.null("string"), trace_id=ibis.null("string"),
-        unreadable=ibis.ifelse(people.subject_id.isnull(), "unreadable subject_id", ibis.null("string")))
+        race_id=race_id.nullif(0),
+        race=ibis.cases((race_id.isnull(), race), (race_id != 0, ibis.literal("concept ") + race_id.cast("string"))),
+        person_id=people.subject_id,
+        sex=ibis.cases((people.man & ~people.woman, "M"), (people.woman & ~people.man, "F"), else_="U"),
+        year_of_birth=people.year_of_birth,
+        source_id=ibis.null("string"),
+        trace_id=ibis.null("string"),
+        unreadable=ibis.ifelse(people.subject_id.isnull(), "unreadable subject_id", ibis.null("string")),
+    )
     return people.mutate(line=ibis.literal(0, "int64"), raw=people.person_id.cast("string").fill_null("")) if numbered else people
 
 
-@engine.read_by_reader
+@engine.reads_with_duckdb
 def given_splits(con: ibis.BaseBackend, hospital: str) -> ibis.Table | None:
     """person_id and split of metadata/subject_splits.parquet; None where there is none."""
     path = contract.data_folder(hospital) / "metadata" / "subject_splits.parquet"
@@ -137,8 +152,13 @@ def deaths(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis
     t = t.filter(t.code == DEATH)
     # as the tables of OMOP: a midnight is a day
     time = ibis.ifelse(t.time == t.time.truncate("D"), ibis.null("timestamp"), t.time)
-    return t.select(person_id=t.subject_id, date=t.time.date(), time=time,
-                    unreadable=ibis.ifelse(t.time.isnull(), "unreadable date", ibis.null("string")), **carried(t))
+    return t.select(
+        person_id=t.subject_id,
+        date=t.time.date(),
+        time=time,
+        unreadable=ibis.ifelse(t.time.isnull(), "unreadable date", ibis.null("string")),
+        **carried(t),
+    )
 
 
 def visits(con: ibis.BaseBackend, hospital: str, meaning: ibis.Table, numbered: bool = False) -> ibis.Table:
@@ -148,8 +168,18 @@ def visits(con: ibis.BaseBackend, hospital: str, meaning: ibis.Table, numbered: 
     made = ibis.dense_rank().over(order_by=[t.subject_id, t.time, t.concept_id, t["end"]]).cast("int64") + 1
     visit = ibis.coalesce(t.visit_id, made)
     broken = ibis.cases((t.subject_id.isnull(), "unreadable subject_id"), (t.time.isnull(), "unreadable time"), else_=ibis.null("string"))
-    return t.select(visit_id=visit, person_id=t.subject_id, concept_id=t.concept_id, source_value=ibis.null("string"), start_date=t.time.date(),
-                    start_time=t.time, end_date=t["end"].date(), end_time=t["end"], unreadable=broken, **carried(t))
+    return t.select(
+        visit_id=visit,
+        person_id=t.subject_id,
+        concept_id=t.concept_id,
+        source_value=ibis.null("string"),
+        start_date=t.time.date(),
+        start_time=t.time,
+        end_date=t["end"].date(),
+        end_time=t["end"],
+        unreadable=broken,
+        **carried(t),
+    )
 
 
 def events(con: ibis.BaseBackend, hospital: str, domain: str, meaning: ibis.Table, numbered: bool = False) -> ibis.Table:
@@ -157,8 +187,18 @@ def events(con: ibis.BaseBackend, hospital: str, domain: str, meaning: ibis.Tabl
     t = t.filter(t.kind == domain)
     value = ibis.coalesce(t.value, t.numeric_value) if domain == "measurement" else ibis.null("float64")
     broken = ibis.cases((t.subject_id.isnull(), "unreadable subject_id"), (t.time.isnull(), "unreadable time"), else_=ibis.null("string"))
-    return t.select(person_id=t.subject_id, concept_id=t.concept_id, type_id=t.type_id, visit_id=t.visit_id, date=t.time.date(), time=t.time,
-                    value=value, unit=ibis.ifelse(value.notnull(), t.unit.fill_null("none"), ibis.null("string")), unreadable=broken, **carried(t))
+    return t.select(
+        person_id=t.subject_id,
+        concept_id=t.concept_id,
+        type_id=t.type_id,
+        visit_id=t.visit_id,
+        date=t.time.date(),
+        time=t.time,
+        value=value,
+        unit=ibis.ifelse(value.notnull(), t.unit.fill_null("none"), ibis.null("string")),
+        unreadable=broken,
+        **carried(t),
+    )
 
 
 def of_no_table(con: ibis.BaseBackend, hospital: str, meaning: ibis.Table) -> dict[str, int]:

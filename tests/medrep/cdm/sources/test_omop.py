@@ -1,4 +1,5 @@
 """The same two rows in every dialect that hospitals export."""
+
 import gzip
 from datetime import date, datetime
 
@@ -8,19 +9,40 @@ import pyarrow.parquet as pq
 import pytest
 
 from medrep import contract
+from medrep.cdm import table_files
 from medrep.cdm.engine import connect
-from medrep.cdm.sources import omop
+from medrep.cdm.sources import athena, omop
 from medrep.errors import UserError
 
-CONDITIONS = (b"condition_occurrence_id,person_id,condition_concept_id,condition_start_date,condition_start_datetime,"
-              b"condition_type_concept_id,visit_occurrence_id\n"
-              b"1,-9007199254740993,444239,2150-03-04,2150-03-04 09:20:00,32817,7\n"
-              b"2,5,201826,2150-03-05,,32817,\n")
+CONDITIONS = (
+    b"condition_occurrence_id,person_id,condition_concept_id,condition_start_date,condition_start_datetime,"
+    b"condition_type_concept_id,visit_occurrence_id\n"
+    b"1,-9007199254740993,444239,2150-03-04,2150-03-04 09:20:00,32817,7\n"
+    b"2,5,201826,2150-03-05,,32817,\n"
+)
 EXPECTED = [
-    {"person_id": -9007199254740993, "concept_id": 444239, "type_id": 32817, "visit_id": 7, "date": date(2150, 3, 4),
-     "time": datetime(2150, 3, 4, 9, 20), "value": None, "unit": None, "unreadable": None},
-    {"person_id": 5, "concept_id": 201826, "type_id": 32817, "visit_id": None, "date": date(2150, 3, 5), "time": None,
-     "value": None, "unit": None, "unreadable": None},
+    {
+        "person_id": -9007199254740993,
+        "concept_id": 444239,
+        "type_id": 32817,
+        "visit_id": 7,
+        "date": date(2150, 3, 4),
+        "time": datetime(2150, 3, 4, 9, 20),
+        "value": None,
+        "unit": None,
+        "unreadable": None,
+    },
+    {
+        "person_id": 5,
+        "concept_id": 201826,
+        "type_id": 32817,
+        "visit_id": None,
+        "date": date(2150, 3, 5),
+        "time": None,
+        "value": None,
+        "unit": None,
+        "unreadable": None,
+    },
 ]
 
 
@@ -37,22 +59,42 @@ def read(domain="condition", **options):
     return omop.events(connect(), "h", domain, **options).order_by("date").to_pyarrow().to_pylist()
 
 
-@pytest.mark.parametrize("name, change", [
-    ("condition_occurrence.csv", lambda text: text),
-    ("CONDITION_OCCURRENCE.CSV", lambda text: text),
-    ("condition_occurrence.csv", lambda text: text.replace(b"condition_start_date,", b"condition_start_DATE,").replace(b"person_id", b"PERSON_ID")),
-    ("condition_occurrence.csv", lambda text: text.replace(b"\n", b"\r\n")),
-    ("condition_occurrence.csv", lambda text: b"\xef\xbb\xbf" + text),
-    ("condition_occurrence.csv", lambda text: text.replace(b",444239,", b",444239.0,").replace(b"32817,7", b'"32817.0", 7.0 ')),
-    ("condition_occurrence.csv", lambda text: text.replace(b"04 09:20:00", b"04T09:20:00.123456")),
-    ("condition_occurrence.csv", lambda text: text.replace(b"04 09:20:00", b"04T09:20:00+05:00")),
-    ("condition_occurrence.csv", lambda text: text.replace(b"04 09:20:00", b"04T09:20Z")),
-    ("condition_occurrence.csv", lambda text: text.replace(b"04 09:20:00", b"04 09:20+05:00")),
-    ("condition_occurrence.csv", lambda text: text.replace(b"2150-03-05,,", b"2150-03-05,2150-03-05,")),
-    ("condition_occurrence.csv", lambda text: text.replace(b"2150-03-05,,", b"2150-03-05,later,")),
-    ("condition_occurrence.csv.gz", gzip.compress),
-], ids=["plain", "upper file", "header case", "CRLF", "BOM", "x.0", "T and fraction", "zone", "Z", "zone, no seconds", "bare datetime",
-        "unreadable datetime", "gzip"])
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("condition_occurrence.csv", lambda text: text),
+        ("CONDITION_OCCURRENCE.CSV", lambda text: text),
+        (
+            "condition_occurrence.csv",
+            lambda text: text.replace(b"condition_start_date,", b"condition_start_DATE,").replace(b"person_id", b"PERSON_ID"),
+        ),
+        ("condition_occurrence.csv", lambda text: text.replace(b"\n", b"\r\n")),
+        ("condition_occurrence.csv", lambda text: b"\xef\xbb\xbf" + text),
+        ("condition_occurrence.csv", lambda text: text.replace(b",444239,", b",444239.0,").replace(b"32817,7", b'"32817.0", 7.0 ')),
+        ("condition_occurrence.csv", lambda text: text.replace(b"04 09:20:00", b"04T09:20:00.123456")),
+        ("condition_occurrence.csv", lambda text: text.replace(b"04 09:20:00", b"04T09:20:00+05:00")),
+        ("condition_occurrence.csv", lambda text: text.replace(b"04 09:20:00", b"04T09:20Z")),
+        ("condition_occurrence.csv", lambda text: text.replace(b"04 09:20:00", b"04 09:20+05:00")),
+        ("condition_occurrence.csv", lambda text: text.replace(b"2150-03-05,,", b"2150-03-05,2150-03-05,")),
+        ("condition_occurrence.csv", lambda text: text.replace(b"2150-03-05,,", b"2150-03-05,later,")),
+        ("condition_occurrence.csv.gz", gzip.compress),
+    ],
+    ids=[
+        "plain",
+        "upper file",
+        "header case",
+        "CRLF",
+        "BOM",
+        "x.0",
+        "T and fraction",
+        "zone",
+        "Z",
+        "zone, no seconds",
+        "bare datetime",
+        "unreadable datetime",
+        "gzip",
+    ],
+)
 def test_every_dialect_reads_as_the_same_rows(hospital, name, change):
     hospital(name, change(CONDITIONS))
     assert read() == EXPECTED
@@ -69,13 +111,26 @@ def test_parquet_of_typed_columns_reads_as_the_same_rows(hospital, tmp_path):
 
 def test_without_a_datetime_column_only_the_day_is_known(hospital):
     hospital("condition_occurrence.csv", "person_id,condition_concept_id,condition_start_date\n1,2,2150-03-04\n")
-    assert read() == [{"person_id": 1, "concept_id": 2, "type_id": None, "visit_id": None, "date": date(2150, 3, 4), "time": None,
-                       "value": None, "unit": None, "unreadable": None}]
+    assert read() == [
+        {
+            "person_id": 1,
+            "concept_id": 2,
+            "type_id": None,
+            "visit_id": None,
+            "date": date(2150, 3, 4),
+            "time": None,
+            "value": None,
+            "unit": None,
+            "unreadable": None,
+        }
+    ]
 
 
 def test_what_cannot_be_read_is_null(hospital):
-    hospital("condition_occurrence.csv", "person_id,condition_concept_id,condition_start_date,visit_occurrence_id\n"
-             "1.5,1e5,04/03/2150,99999999999999999999\n")
+    hospital(
+        "condition_occurrence.csv",
+        "person_id,condition_concept_id,condition_start_date,visit_occurrence_id\n1.5,1e5,04/03/2150,99999999999999999999\n",
+    )
     (row,) = read()
     assert (row["person_id"], row["concept_id"], row["date"], row["visit_id"]) == (None, None, None, None)
 
@@ -86,18 +141,24 @@ def test_midnight_is_a_time_unless_the_hospital_says_it_is_not(hospital, midnigh
     assert read(midnight_is_a_time=midnight_is_a_time)[0]["time"] == time
 
 
-@pytest.mark.parametrize("number, text, unit_id, unit_text, value, unit", [
-    ("7.9", "8", "8554", "%", 7.9, "8554"),   # the number, and the unit's concept, come first
-    ("", " 7.9 ", "0", " % ", 7.9, "%"),
-    ("", "1e1", "", "", 10.0, "none"),
-    ("NaN", "8", "", "", 8.0, "none"),
-    ("", ">10", "8554", "%", None, None),     # no number: an event all the same, without a unit
-    ("inf", "1_000", "8554", "%", None, None),
-    ("1e400", "", "", "", None, None),
-])
+@pytest.mark.parametrize(
+    "number, text, unit_id, unit_text, value, unit",
+    [
+        ("7.9", "8", "8554", "%", 7.9, "8554"),  # the number, and the unit's concept, come first
+        ("", " 7.9 ", "0", " % ", 7.9, "%"),
+        ("", "1e1", "", "", 10.0, "none"),
+        ("NaN", "8", "", "", 8.0, "none"),
+        ("", ">10", "8554", "%", None, None),  # no number: an event all the same, without a unit
+        ("inf", "1_000", "8554", "%", None, None),
+        ("1e400", "", "", "", None, None),
+    ],
+)
 def test_value_and_unit(hospital, number, text, unit_id, unit_text, value, unit):
-    hospital("measurement.csv", "person_id,measurement_concept_id,measurement_date,value_as_number,value_source_value,unit_concept_id,"
-             f"unit_source_value\n1,3004410,2150-03-04,{number},{text},{unit_id},{unit_text}\n")
+    hospital(
+        "measurement.csv",
+        "person_id,measurement_concept_id,measurement_date,value_as_number,value_source_value,unit_concept_id,"
+        f"unit_source_value\n1,3004410,2150-03-04,{number},{text},{unit_id},{unit_text}\n",
+    )
     (row,) = read("measurement")
     assert (row["value"], row["unit"]) == (value, unit)
 
@@ -115,17 +176,21 @@ def test_death_and_measurement_may_be_absent_and_death_empty(hospital):
     assert omop.deaths(connect(), "h").count().execute() == 0
 
 
-@pytest.mark.parametrize("content, sentence", [
-    (None, "data/h/condition_occurrence.csv is missing"),
-    ("", "data/h/condition_occurrence.csv lacks the columns person_id, condition_concept_id, condition_start_date"),
-    ("person_id,condition_concept_id\n1,2\n", "lacks the column condition_start_date; it has person_id, condition_concept_id"),
-    ("person_id,condition_concept_id,condition_start_date\n", "has a header and no rows"),
-    ("person_id,PERSON_ID,condition_concept_id,condition_start_date\n1,1,2,2150-01-01\n", "names a column twice: person_id"),
-], ids=["no file", "nothing", "no column", "no rows", "twice"])
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (None, "data/h/condition_occurrence.csv is missing"),
+        ("", "data/h/condition_occurrence.csv lacks the columns person_id, condition_concept_id, condition_start_date"),
+        ("person_id,condition_concept_id\n1,2\n", "lacks the column condition_start_date; it has person_id, condition_concept_id"),
+        ("person_id,condition_concept_id,condition_start_date\n", "has a header and no rows"),
+        ("person_id,PERSON_ID,condition_concept_id,condition_start_date\n1,1,2,2150-01-01\n", "names a column twice: person_id"),
+    ],
+    ids=["no file", "nothing", "no column", "no rows", "twice"],
+)
 def test_a_bad_file_is_one_sentence(hospital, content, sentence):
     if content is not None:
         hospital("condition_occurrence.csv", content)
-    with pytest.raises(UserError, match=sentence.replace(".", r"\.")), omop.named_mistakes():
+    with pytest.raises(UserError, match=sentence.replace(".", r"\.")), table_files.csv_errors_in_words():
         read()
 
 
@@ -133,8 +198,8 @@ def test_a_short_line_of_the_vocabulary_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(contract, "ROOT", tmp_path)
     (tmp_path / "data" / "concepts").mkdir(parents=True)
     (tmp_path / "data" / "concepts" / "CONCEPT_ANCESTOR.csv").write_text("ancestor_concept_id\tdescendant_concept_id\n1\t2\n3\n")
-    with pytest.raises(UserError, match="CONCEPT_ANCESTOR.csv is malformed at line 3"), omop.named_mistakes():
-        omop.vocabulary(connect(), "concept_ancestor").to_pyarrow()
+    with pytest.raises(UserError, match="CONCEPT_ANCESTOR.csv is malformed at line 3"), table_files.csv_errors_in_words():
+        athena.read_vocabulary(connect(), "concept_ancestor").to_pyarrow()
 
 
 def test_two_files_of_one_table_and_a_broken_archive_are_named(hospital):
@@ -148,19 +213,22 @@ def test_two_files_of_one_table_and_a_broken_archive_are_named(hospital):
 
 def test_a_hospital_that_is_not_there_names_those_that_are(hospital):
     with pytest.raises(UserError, match="data/seoul is missing.*name a hospital that is there: h$"):
-        omop.require_hospital("seoul")
+        table_files.require_hospital("seoul")
 
 
 def test_athena_names_are_never_quoted_and_na_is_a_name(tmp_path, monkeypatch):
     monkeypatch.setattr(contract, "ROOT", tmp_path)
     (tmp_path / "data" / "concepts").mkdir(parents=True)
-    columns = ["CONCEPT_ID", *(name.upper() for name in omop.VOCABULARY_COLUMNS["concept"][1:])]
-    rows = [["1", '"Bad" air', "Condition", "SNOMED", "Clinical Finding", "1"], ["2", "NA", "Drug", "RxNorm", "Ingredient", "2"],
-            ["2000000001", 'open " quote', "Drug", "local", "x", "3"]]
+    columns = ["CONCEPT_ID", *(name.upper() for name in athena.REQUIRED_COLUMNS["concept"][1:])]
+    rows = [
+        ["1", '"Bad" air', "Condition", "SNOMED", "Clinical Finding", "1"],
+        ["2", "NA", "Drug", "RxNorm", "Ingredient", "2"],
+        ["2000000001", 'open " quote', "Drug", "local", "x", "3"],
+    ]
     (tmp_path / "data" / "concepts" / "CONCEPT.csv").write_text("\n".join("\t".join(row) for row in [columns, *rows]) + "\n")
-    found = omop.vocabulary(connect(), "concept").order_by("concept_id").to_pyarrow().to_pylist()
+    found = athena.read_vocabulary(connect(), "concept").order_by("concept_id").to_pyarrow().to_pylist()
     assert [(row["concept_id"], row["concept_name"]) for row in found] == [(1, '"Bad" air'), (2, "NA"), (2000000001, 'open " quote')]
-    assert omop.vocabulary(connect(), "concept_ancestor") is None
+    assert athena.read_vocabulary(connect(), "concept_ancestor") is None
 
 
 # ---- what no count of rows would tell ----------------------------------------------------------------------------
@@ -174,8 +242,10 @@ def test_what_is_no_date_is_none(hospital, word):
 
 
 def test_a_time_of_twelve_hours_is_known_by_its_day_only(hospital):
-    hospital("condition_occurrence.csv", "person_id,condition_concept_id,condition_start_date,condition_start_datetime\n"
-                                         "1,2,2150-03-05,2150-03-05 09:20:00 PM\n")
+    hospital(
+        "condition_occurrence.csv",
+        "person_id,condition_concept_id,condition_start_date,condition_start_datetime\n1,2,2150-03-05,2150-03-05 09:20:00 PM\n",
+    )
     (row,) = read()
     assert (row["date"], row["time"], row["unreadable"]) == (date(2150, 3, 5), None, None)
 
@@ -197,31 +267,35 @@ def with_lines(changes):
 
 
 @pytest.mark.parametrize("pack", [lambda text: text, gzip.compress], ids=["plain", "gzip"])
-@pytest.mark.parametrize("changes, rows", [
-    ({10: '10,"open,10\n'}, 11),                                   # never closed
-    ({10: '10,"open,10\n', 20: '20,closed",20\n'}, 40),            # ten rows are one
-    ({10: '10,"open,10\n', 11: '11,closed",11\n'}, 49),
-])
+@pytest.mark.parametrize(
+    "changes, rows",
+    [
+        ({10: '10,"open,10\n'}, 11),  # never closed
+        ({10: '10,"open,10\n', 20: '20,closed",20\n'}, 40),  # ten rows are one
+        ({10: '10,"open,10\n', 11: '11,closed",11\n'}, 49),
+    ],
+)
 def test_a_quote_that_takes_rows_for_text_is_named_with_its_line(hospital, tmp_path, changes, rows, pack):
     name = "x.csv" + ".gz" * (pack is gzip.compress)
     hospital(name, pack(with_lines(changes).encode()))
     path = tmp_path / "data" / "h" / name
     with pytest.raises(UserError, match="a quote that opens at line 12 makes text of the rows behind it"):
-        omop.check_quotes(path, omop.count_lines(path), rows)
+        table_files.check_quotes(path, table_files.count_lines(path), rows)
 
 
-@pytest.mark.parametrize("changes, rows", [
-    ({}, 50), ({10: '10,"two\nlines, and a comma",10\n'}, 50), ({10: "\n"}, 49), ({49: "49,no line end,49"}, 50)])
+@pytest.mark.parametrize(
+    "changes, rows", [({}, 50), ({10: '10,"two\nlines, and a comma",10\n'}, 50), ({10: "\n"}, 49), ({49: "49,no line end,49"}, 50)]
+)
 def test_line_breaks_within_a_text_and_empty_lines_are_no_mistake(hospital, tmp_path, changes, rows):
     hospital("x.csv", with_lines(changes))
     path = tmp_path / "data" / "h" / "x.csv"
-    omop.check_quotes(path, omop.count_lines(path), rows)
+    table_files.check_quotes(path, table_files.count_lines(path), rows)
 
 
 def test_a_byte_that_is_not_utf_8_is_named_with_its_line(hospital, tmp_path):
     path = tmp_path / "data" / "h" / "x.csv"
     hospital("x.csv", with_lines({10: "10,café,10\n"}))
-    assert omop.count_lines(path) == 51
+    assert table_files.count_lines(path) == 51
     hospital("x.csv", with_lines({10: "10,café,10\n"}).encode("latin-1"))
     with pytest.raises(UserError, match="x.csv has a byte at line 12 that is not UTF-8: .*iconv"):
-        omop.count_lines(path)
+        table_files.count_lines(path)

@@ -1,0 +1,192 @@
+"""A hospital's and Athena's files: which there are, and their rows as text.
+
+Everything is read as text first and then parsed (parsing.py), because exports write ids as `444239.0`, dates with a `T`, and ids
+beyond 2^53 that a float column would destroy.
+"""
+
+import codecs
+import csv
+import gzip
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import ibis
+import pyarrow.parquet
+
+from medrep import contract
+from medrep.cdm.clocks import read_wall_clocks
+from medrep.cdm.engine import number_rows, read_csv_as_text
+from medrep.errors import UserError
+
+MAY_BE_ABSENT = {"death", "measurement", "patients", "concept_ancestor", "concept_synonym"}
+MAY_BE_EMPTY = {"death", "patients", "concept_ancestor", "concept_synonym"}
+SUFFIXES = (".csv", ".csv.gz", ".parquet")
+COMPRESSION_RATIO = 12  # times as large is the text of a gzip-compressed or parquet table
+
+
+def require_hospital(hospital: str) -> Path:
+    folder = contract.data_folder(hospital)
+    if not folder.is_dir():
+        known = ", ".join(contract.hospitals_with_data()) or "none"
+        raise UserError(
+            f"{contract.display_path(folder)} is missing: put the hospital's OMOP tables there (person.csv, visit_occurrence.csv, "
+            f"condition_occurrence.csv, ...; also .csv.gz or .parquet), or name a hospital that is there: {known}"
+        )
+    return folder
+
+
+def table_file(folder: str, table: str) -> Path | None:
+    """The file that holds `table` in data/{folder}; None where it is absent and may be."""
+    place = contract.data_folder(folder)
+    found = sorted(p for p in place.iterdir() if p.name.lower() in [table + suffix for suffix in SUFFIXES]) if place.is_dir() else []
+    if len(found) > 1:
+        raise UserError(f"{contract.display_path(place)} has {' and '.join(p.name for p in found)}: keep one of them")
+    if not found and table not in MAY_BE_ABSENT:
+        raise UserError(f"{contract.display_path(place)}/{table}.csv is missing (.csv.gz and .parquet are read too)")
+    return found[0] if found else None
+
+
+def text_size(path: Path) -> int:
+    """About how many bytes a file, or a folder of files, has as plain CSV."""
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return sum(p.stat().st_size * (1 if p.name.lower().endswith(".csv") else COMPRESSION_RATIO) for p in files)
+
+
+def count_lines(path: Path) -> int:
+    """The lines of a CSV file that is UTF-8; 0 for parquet, which has none."""
+    if path.name.lower().endswith(".parquet"):
+        return 0
+    lines, last, decoder = 0, b"\n", codecs.getincrementaldecoder("utf-8")()
+    with open_file(path, "rb") as file:
+        while piece := file.read(2**24):
+            try:
+                if not piece.isascii() or decoder.getstate()[0]:
+                    decoder.decode(piece)
+            except UnicodeDecodeError as problem:
+                line = lines + piece[: problem.start].count(b"\n") + 1
+                raise UserError(
+                    f"{contract.display_path(path)} has a byte at line {line:,} that is not UTF-8: convert the file, for example with "
+                    "iconv -f WINDOWS-1252 -t UTF-8"
+                ) from None
+            lines, last = lines + piece.count(b"\n"), piece[-1:]
+    return lines + (last != b"\n")
+
+
+def check_quotes(path: Path, lines: int, rows: int):
+    """Refuse a CSV file with a quote that is never closed, or closed lines later: it makes one row, or none, of all rows behind it.
+
+    lines: of the file; rows: how many rows were read of it, unreadable ones among them. Lines without a row may rightly be
+    empty, or the line breaks of a text: then the file is looked through once more.
+    """
+    if lines <= rows + 1:
+        return
+    taken: list[str] = []  # the lines of one record
+
+    def each(file):
+        for line in file:
+            taken.append(line)
+            yield line
+
+    with open_file(path, "rt", encoding="utf-8-sig", newline="") as file:
+        records = csv.reader(each(file))
+        try:
+            commas = len(next(records)) - 1
+            while True:
+                start = records.line_num
+                taken.clear()
+                if next(records, None) is None:
+                    return
+                # a text with line breaks leaves its row's other fields to the last line; lines that were rows have all their commas
+                if len(taken) > 1 and all(line.count(",") >= commas for line in taken):
+                    break
+        except csv.Error:  # a text longer than any is
+            pass
+    raise UserError(
+        f"{contract.display_path(path)}: a quote that opens at line {start + 1:,} makes text of the rows behind it: "
+        "close it there, or double each quote within a text"
+    )
+
+
+@contextmanager
+def csv_errors_in_words() -> Iterator[None]:
+    """A malformed line, met while the engine reads a CSV file, becomes a sentence with the file and the line."""
+    try:
+        yield
+    except duckdb.Error as problem:
+        text = " ".join(str(problem).split())
+        if "CSV Parser" in text:
+            raise UserError("a CSV file ends some lines in CRLF and others in LF: convert it, for example with dos2unix, and run again") from None
+        if "CSV Error" not in text:
+            raise
+        line, file = re.search(r"on Line: (\d+)", text), re.search(r"file = (\S+)", text)
+        raise UserError(
+            f"{contract.display_path(Path(file[1])) if file else 'a CSV file'} is malformed at line {line[1] if line else '?'} "
+            f"(too few or too many fields, or an open quote): mend that line and run again"
+        ) from None
+
+
+def open_file(path: Path, mode: str, **options):
+    return (gzip.open if path.name.lower().endswith(".gz") else open)(path, mode, **options)
+
+
+def read_header(path: Path, delimiter: str, quote: str) -> tuple[list[str], bool]:
+    """The columns in lower case, and whether there is a row below them."""
+    if path.name.lower().endswith(".parquet"):
+        facts = pyarrow.parquet.ParquetDataset(path)
+        return [name.lower() for name in facts.schema.names], any(f.count_rows() for f in facts.fragments)
+    with open_file(path, "rt", encoding="utf-8-sig", newline="") as file:
+        try:
+            first, second = file.readline(), file.readline()
+        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError):
+            raise UserError(
+                f"{contract.display_path(path)} cannot be read as {'gzip-compressed ' if path.name.lower().endswith('.gz') else ''}"
+                "UTF-8 text: export it again, or convert it, for example with iconv -f WINDOWS-1252 -t UTF-8"
+            ) from None
+    options = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
+    names = next(csv.reader([first.rstrip("\r\n")], delimiter=delimiter, **options), [])
+    return [name.strip().lower() for name in names], bool(second.strip())
+
+
+def read_as_text(
+    engine: ibis.BaseBackend,
+    path: Path,
+    table: str,
+    required: list[str],
+    delimiter: str = ",",
+    quote: str = '"',
+    numbered: bool = False,
+    malformed: str = "",
+) -> ibis.Table:
+    """All columns of `path` as trimmed text under lower-case names; empty text is null.
+
+    With `numbered` also `line` (its line in a CSV file, 1 being the header, if all lines are whole) and `raw` (the row's
+    fields as text). With a name in `malformed`, engine.malformed_rows gives the lines that could not be cut into fields.
+    """
+    columns, has_rows = read_header(path, delimiter, quote)
+    if missing := [name for name in required if name not in columns]:
+        raise UserError(
+            f"{contract.display_path(path)} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has {', '.join(columns) or 'none'}"
+        )
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{contract.display_path(path)} names a column twice: {', '.join(sorted(c for c in columns if columns.count(c) > 1))}")
+    if not has_rows and table not in MAY_BE_EMPTY:
+        raise UserError(f"{contract.display_path(path)} has a header and no rows: export the table again")
+    if path.name.lower().endswith(".parquet"):
+        raw = read_wall_clocks(engine, [path])
+        raw = raw.rename(dict(zip(columns, raw.columns, strict=True))).cast(dict.fromkeys(columns, "string"))
+    else:
+        raw = read_csv_as_text(engine, path, columns, delimiter, quote, malformed)
+    text = {name: trim(raw[name]).nullif("") for name in columns}
+    if numbered:
+        raw = number_rows(raw)
+        text |= {"line": raw.line + 2, "raw": ibis.literal(delimiter).join([raw[name].fill_null("") for name in columns])}
+    return raw.select(**text)
+
+
+def trim(text: ibis.Value) -> ibis.Value:
+    """Without white space around it. Stripping each field took half of the time of reading; hardly one needs it."""
+    around = (text < "!") | text.endswith(" ") | text.endswith("\t")  # all white space sorts before "!"
+    return ibis.ifelse(around, text.strip(), text)

@@ -1,0 +1,155 @@
+"""Writing that a reader sees all of or nothing of: files and folders get their name when they are finished.
+
+`atomic_write` is for what is written in one go, `resumable_write` for what takes hours and goes on where it broke off. What a disk
+refuses is said in one sentence.
+"""
+
+import errno
+import hashlib
+import json
+import mmap
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from medrep.contract import display_path
+from medrep.errors import UserError
+from medrep.progress import say
+
+
+def make_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise UserError(
+            f"cannot write {folder} ({problem.strerror}): give it write permission, or point MEDREP_ROOT at a folder that has it"
+        ) from None
+    return folder
+
+
+def remove_path(path: Path):
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def unfinished_path(path: Path) -> Path:
+    """The name that `path` has while it is written."""
+    return path.with_name(path.name + ".unfinished")
+
+
+def progress_path(part: Path) -> Path:
+    """Where whoever writes `part` with `continued` may note what of it is done; it goes with `part`."""
+    return part.with_name(f".{part.name}.progress")
+
+
+def move_into_place(part: Path, path: Path):
+    if part.is_dir() and path.exists():
+        remove_path(path)  # rename replaces a file, but not a folder that has something in it
+    part.rename(path)
+
+
+@contextmanager
+def disk_errors_in_words(path: Path) -> Iterator[None]:
+    """What a disk refuses is said in one sentence."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"cannot write {path}: give it write permission, or point MEDREP_ROOT elsewhere") from None
+        if problem.errno == errno.ENOSPC:
+            raise UserError(f"no space left for {path}: free some, or point MEDREP_ROOT at another disk") from None
+        raise
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A name to write to; it becomes `path` (a file or a folder) when the block ends well, and is removed when it fails.
+
+    A killed process leaves NAME.unfinished behind, which no one reads and the next write removes.
+    """
+    make_folder(path.parent)
+    part = unfinished_path(path)
+    try:
+        with disk_errors_in_words(path):
+            remove_path(part)
+            yield part
+            move_into_place(part, path)
+    finally:
+        if part.exists():
+            remove_path(part)
+
+
+@contextmanager
+def resumable_write(path: Path, made_from: dict) -> Iterator[Path]:
+    """`unfinished` for what takes hours: however the block ends early, NAME.unfinished stays, and the next run goes on with it.
+
+    Its stamp says what it is made from; a left-over of anything else is discarded, which is said. MEDREP_FRESH=1 discards any.
+    """
+    make_folder(path.parent)
+    part, made_from = unfinished_path(path), json.loads(json.dumps(made_from, default=str))
+    stamp = stamp_path(part)
+    with disk_errors_in_words(path):
+        if part.exists():
+            if os.environ.get("MEDREP_FRESH") == "1":
+                remove_path(part)
+            elif not stamp.exists() or json.loads(stamp.read_text()) != made_from:
+                say(f"{display_path(part)} was left of other inputs or settings: it is discarded")
+                remove_path(part)
+            else:
+                say(f"{display_path(part)} was left unfinished: it is continued")
+        if not part.exists():
+            remove_path(progress_path(part))
+        write_json(stamp, made_from)
+        try:
+            yield part
+            move_into_place(part, path)
+        finally:
+            if not part.exists():  # done, or nothing of it was worth keeping
+                remove_path(progress_path(part))
+                remove_path(stamp)
+
+
+def write_json(path: Path, content):
+    with atomic_write(path) as part:
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def stamp_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.made.json")
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_array(path: Path, array: np.ndarray):
+    with atomic_write(path) as part, open(part, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def create_array(part: Path, shape: tuple[int, ...], dtype=np.float32) -> np.memmap:
+    """An .npy of zeros to write into, memory-mapped."""
+    array = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
+    with open(part, "r+b") as file:
+        reserve_disk(file, part.stat().st_size)
+    return array
+
+
+def advise_random_access(array: np.ndarray) -> np.ndarray:
+    """`array`; if it is memory-mapped, the disk reads what is asked for, and not what lies around it (8 MB, as some systems are set)."""
+    if isinstance(array.base, mmap.mmap):
+        array.base.madvise(mmap.MADV_RANDOM)
+    return array
+
+
+def reserve_disk(file, size: int):
+    """Take `size` bytes of the disk for an open file: where a map is written to and none is left, the process dies of SIGBUS."""
+    if size:
+        os.posix_fallocate(file.fileno(), 0, size)
