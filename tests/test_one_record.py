@@ -138,7 +138,7 @@ def test_one_measurement_from_csv_to_prediction_and_rating(road, monkeypatch):
     token = f"{HBA1C}_{decile}"
 
     # trajectories: that token, at 64, in the stay (after ten days of outpatient visits of their own), third moment of it
-    trajectories, words = sequences.Trajectories("mimic"), token_vocabulary.of_hospital("mimic")
+    trajectories, words = sequences.Trajectories("mimic"), token_vocabulary.load_hospital_vocabulary("mimic")
     (row,) = trajectories.rows_of(np.array([7]))
     events = range(trajectories.person_start[row], trajectories.person_stop[row])
     (event,) = [i for i in events if trajectories.time[i] == moment.timestamp()]

@@ -36,7 +36,7 @@ def test_a_patient_is_embedded_as_readme_shows(small_hospital):
     assert code.count('"medrep"') == 1
     found = {}
     exec(code.replace('"medrep"', '"none"'), found)
-    patients, words = sequences.Trajectories("mimic"), token_vocabulary.of_hospital("mimic")
+    patients, words = sequences.Trajectories("mimic"), token_vocabulary.load_hospital_vocabulary("mimic")
     assert found["patient"].shape == (1, 16) and torch.isfinite(found["patient"]).all()
     # the model was pretrained on train and valid persons' tokens; one token more at the end changes the vector, as it must
     row, start, stop = found["newest"][0]
@@ -44,5 +44,5 @@ def test_a_patient_is_embedded_as_readme_shows(small_hospital):
     shorter = patients.pack(found["newest"] - [0, 0, 1], words.translation_to(found["known"]))
     shorter = {name: torch.from_numpy(values) for name, values in shorter.items()}
     with torch.inference_mode():
-        other = found["model"].encoder(**found["training"].model_input(shorter, "cpu"))[0]
+        other = found["model"].encoder(**found["training"].to_tensors(shorter, "cpu"))[0]
     assert not torch.allclose(found["patient"][0], other)

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from benchmarks import ways
 from medrep import config
 from medrep.patients import behrt
-from medrep.progress import say
+from medrep.progress import print_line
 from medrep.settings import ModelConfig
 
 
@@ -49,7 +49,7 @@ def summed_loss(logits, truth):
     return F.binary_cross_entropy_with_logits(logits[:, 0], truth, reduction="sum")
 
 
-class Prediction:
+class PredictionVariant:
     """A way of predicting, timed as ways.Way times a training step."""
 
     def __init__(self, name: str, logits, model, parts):
@@ -73,15 +73,15 @@ def compare(args) -> dict:
     whole = [(batch, truth)]
     starts = range(0, args.sequences, args.at_once)
     pieces = [(ways.part_of(batch, i, min(i + args.at_once, args.sequences)), truth[i : i + args.at_once]) for i in starts]
-    say(
+    print_line(
         f"{args.sequences} sequences of {lengths.sum():,} tokens, padded {args.sequences * args.length:,}; {torch.get_num_threads()} threads, "
         f"load {os.getloadavg()[0]:.1f} before"
     )
 
     model = new_model(sizes)
     predictions = [
-        Prediction("packed", lambda batch: model(**batch), model, whole),
-        Prediction("padded", lambda batch: padded_logits(model, batch, args.length, 0.0), model, pieces),
+        PredictionVariant("packed", lambda batch: model(**batch), model, whole),
+        PredictionVariant("padded", lambda batch: padded_logits(model, batch, args.length, 0.0), model, pieces),
     ]
     packed, padded = (way.step() for way in predictions)
     assert torch.allclose(packed, padded, atol=1e-4), (packed, padded)
@@ -104,7 +104,7 @@ def compare(args) -> dict:
     )
     for what, seconds in (("finetuning", trained), ("prediction", predicted)):
         said = "; ".join(f"{name} {args.sequences / value:.2f} examples a second" for name, value in seconds.items())
-        say(f"{what}: {said}; load {os.getloadavg()[0]:.1f}")
+        print_line(f"{what}: {said}; load {os.getloadavg()[0]:.1f}")
     return {
         "ratio": round(trained["published"] / trained["packed"], 2),
         "ratio_no_dropout": round(trained["no_dropout"] / trained["packed"], 2),
@@ -117,7 +117,7 @@ def compare(args) -> dict:
 # ---- memory of attention -------------------------------------------------------------------------------------
 
 
-def measure_attention(args) -> dict:
+def measure_attention_memory(args) -> dict:
     """In a process of its own, which has done nothing else."""
     done = subprocess.run(
         [
@@ -137,7 +137,9 @@ def measure_attention(args) -> dict:
     found = json.loads(done.stdout.splitlines()[-1])
     sizes = config.load_experiment("behrt", args.overrides).model
     maps = 4 * args.attention * sizes.num_layers * sizes.num_heads * args.length**2 / 2**30
-    say(f"attention of {args.attention} sequences of {args.length:,} tokens: {found['gib']:.2f} GiB; the maps of all layers would be {maps:.1f} GiB")
+    print_line(
+        f"attention of {args.attention} sequences of {args.length:,} tokens: {found['gib']:.2f} GiB; the maps of all layers would be {maps:.1f} GiB"
+    )
     return {"attention_peak_gib": found["gib"], "attention_maps_gib": round(maps, 2)}
 
 
@@ -168,7 +170,7 @@ def main(argv=None):
     if args.one_extraction:
         one_extraction(args)
     else:
-        attention = measure_attention(args)
+        attention = measure_attention_memory(args)
         print(json.dumps(compare(args) | attention))
 
 

@@ -28,8 +28,8 @@ from pathlib import Path
 from medrep import storage
 
 CODES = Path(__file__).resolve().parents[1]
-BLOCK = 2**14  # rows that are drawn; the vectors repeat them, because only times are asked for
-HUBS = 5  # a partner is node rows * u^HUBS of a random order: the largest hub is in (1 / rows)^(1 / HUBS) of all pairs
+DISTINCT_ROWS = 2**14  # rows that are drawn; the vectors repeat them, because only times are asked for
+NUM_HUBS = 5  # a partner is node rows * u^HUBS of a random order: the largest hub is in (1 / rows)^(1 / HUBS) of all pairs
 
 
 # ---- the synthetic graph -----------------------------------------------------------------------------------
@@ -46,10 +46,10 @@ def make_graph(nodes: int, width: int):
     order, keys = random.permutation(nodes), []
     for first in range(0, nodes, 2**20):
         one = np.repeat(np.arange(first, min(first + 2**20, nodes)), random.integers(1, 7, min(2**20, nodes - first)))
-        other = order[(nodes * random.random(len(one)) ** HUBS).astype(np.int64)]
+        other = order[(nodes * random.random(len(one)) ** NUM_HUBS).astype(np.int64)]
         keys.append((np.minimum(one, other) * nodes + np.maximum(one, other))[one != other])
     edges.write_edges(edges.both_ways(edges.distinct(np.concatenate(keys)), nodes), nodes)
-    block = random.standard_normal((min(BLOCK, nodes), width), dtype=np.float32)
+    block = random.standard_normal((min(DISTINCT_ROWS, nodes), width), dtype=np.float32)
     with storage.atomic_write(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (nodes, width)})
         for first in range(0, nodes, len(block)):
@@ -61,7 +61,7 @@ def make_graph(nodes: int, width: int):
 # ---- measuring ---------------------------------------------------------------------------------------------
 
 
-class Memory(threading.Thread):
+class MemoryMonitor(threading.Thread):
     """The most resident GiB of this process, anonymous and of files, looked at twenty times a second."""
 
     def __init__(self):
@@ -78,7 +78,7 @@ class Memory(threading.Thread):
             time.sleep(0.05)
 
 
-def measure(nodes: int, steps: int, rows: int) -> dict:
+def benchmark_training(nodes: int, steps: int, rows: int) -> dict:
     """Figures of training steps and of a share of the final vectors on the graph below MEDREP_ROOT."""
     import numpy as np
     import torch
@@ -88,7 +88,7 @@ def measure(nodes: int, steps: int, rows: int) -> dict:
     from medrep.vectors import graphs
     from representation import graph
 
-    memory, settings, random = Memory(), GraphConfig(), torch.Generator().manual_seed(0)
+    memory, settings, random = MemoryMonitor(), GraphConfig(), torch.Generator().manual_seed(0)
     start = time.perf_counter()
     data = graphs.open_graph(contract.concept_array_file("description"))
     loader = graphs.loader_of(data, settings.neighbors, settings.batch_size, torch.arange(nodes), shuffle=True)
@@ -100,7 +100,7 @@ def measure(nodes: int, steps: int, rows: int) -> dict:
         start = time.perf_counter()
         batch = next(batches)
         sampling.append(time.perf_counter() - start)
-        step(model, optimizer, batch, settings, random)
+        train_step(model, optimizer, batch, settings, random)
         seconds.append(time.perf_counter() - start)
         sampled.append(batch.num_nodes)
         inner.append(graphs.rows_needed(batch)[1])
@@ -133,16 +133,16 @@ def measure(nodes: int, steps: int, rows: int) -> dict:
     }
 
 
-def step(model, optimizer, batch, settings, random):
+def train_step(model, optimizer, batch, settings, random):
     from representation import graph
 
-    contrast, kept = graph.losses(model, batch, settings, random)
+    contrast, kept = graph.compute_losses(model, batch, settings, random)
     optimizer.zero_grad()
     (contrast + settings.distillation * kept).backward()
     optimizer.step()
 
 
-def compare(nodes: int, repeats: int) -> dict:
+def compare_samplers(nodes: int, repeats: int) -> dict:
     """Seconds of a step, ours and the common way's, in turn."""
     import torch
 
@@ -164,7 +164,7 @@ def compare(nodes: int, repeats: int) -> dict:
             batch = next(loader)
             if way == "common":
                 batch.batch_size = batch.num_nodes  # every sampled node is a seed: all rows through both layers, a loss over all
-            step(model, optimizer, batch, settings, random)
+            train_step(model, optimizer, batch, settings, random)
             if turn:  # the first one warms up
                 seconds[way].append(time.perf_counter() - start)
             sampled[way] = batch.num_nodes
@@ -184,7 +184,11 @@ def main(argv=None):
     figures = {}
     for nodes in [args.small, *args.nodes]:
         with tempfile.TemporaryDirectory(prefix="benchmark_graph_", dir=args.folder) as root:
-            what = f"graph.compare({nodes}, {args.steps})" if nodes == args.small else f"graph.measure({nodes}, {args.steps}, {args.rows})"
+            what = (
+                f"graph.compare_samplers({nodes}, {args.steps})"
+                if nodes == args.small
+                else f"graph.benchmark_training({nodes}, {args.steps}, {args.rows})"
+            )
             for call in (f"graph.make_graph({nodes}, {args.width})", f"import json; print(json.dumps({what}))"):
                 start = time.perf_counter()
                 process = subprocess.run(

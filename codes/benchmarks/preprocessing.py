@@ -23,13 +23,13 @@ from pathlib import Path
 import psutil
 
 from medrep.errors import UserError
-from medrep.progress import say
+from medrep.progress import print_line
 
 CODES = Path(__file__).parents[1]
 STAGES = ("persons", "visits", "records", "site_report", "deciles", "trajectories", "labels", "audit")
 DISEASES = ("MI", "PNA", "Sepsis", "UTI", "Fx")
-CONCEPTS_OF_A_DISEASE = 20
-GENERATOR = """
+CONCEPTS_PER_DISEASE = 20
+GENERATOR_SCRIPT = """
 from demo import hospitals, terminology
 from medrep import contract
 words = terminology.build(0)
@@ -38,7 +38,7 @@ print(hospitals.write_hospital("mimic", None, {rows}, 0, words)["rows"])
 """
 
 
-def tree_bytes(process: psutil.Process) -> int:
+def process_tree_memory(process: psutil.Process) -> int:
     total = 0
     for one in [process, *process.children(recursive=True)]:
         try:
@@ -48,7 +48,7 @@ def tree_bytes(process: psutil.Process) -> int:
     return total
 
 
-def run(command: list, root: Path, **environment: str) -> tuple[str, float, int]:
+def run_measured(command: list, root: Path, **environment: str) -> tuple[str, float, int]:
     """Its output, seconds and largest resident bytes."""
     environment = {**os.environ, "MEDREP_ROOT": str(root), "PYTHONPATH": str(CODES), **environment}
     begun, peak = time.perf_counter(), [0]
@@ -58,7 +58,7 @@ def run(command: list, root: Path, **environment: str) -> tuple[str, float, int]
         try:
             watched = psutil.Process(process.pid)
             while process.poll() is None:
-                peak[0] = max(peak[0], tree_bytes(watched))
+                peak[0] = max(peak[0], process_tree_memory(watched))
                 time.sleep(0.05)
         except psutil.Error:
             return
@@ -72,14 +72,14 @@ def run(command: list, root: Path, **environment: str) -> tuple[str, float, int]
     return output, time.perf_counter() - begun, peak[0]
 
 
-def name_diseases(root: Path) -> dict[str, str]:
+def write_disease_concepts(root: Path) -> dict[str, str]:
     """The synthetic vocabulary has none of the concepts that mean a disease: give each disease some of its conditions."""
     with open(root / "data" / "concepts" / "CONCEPT.csv", encoding="utf-8") as file:
         conditions = [row["concept_id"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row["domain_id"] == "Condition"]
     folder = root / "configs" / "outcomes"
     folder.mkdir(parents=True)
     for place, name in enumerate(DISEASES):
-        chosen = conditions[place :: len(DISEASES)][:CONCEPTS_OF_A_DISEASE]
+        chosen = conditions[place :: len(DISEASES)][:CONCEPTS_PER_DISEASE]
         (folder / f"{name}.json").write_text(json.dumps({"items": [{"concept": {"CONCEPT_ID": int(concept)}} for concept in chosen]}))
     return {"MEDREP_CONFIGS": str(root / "configs")}
 
@@ -88,21 +88,21 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def measure(rows: int, memory: str, where: Path) -> dict:
+def benchmark_stages(rows: int, memory: str, where: Path) -> dict:
     """Figures of every stage on a hospital of about `rows` events."""
     with tempfile.TemporaryDirectory(prefix="benchmark_", dir=where) as root:
         root = Path(root)
-        output, seconds, _ = run([sys.executable, "-c", GENERATOR.format(rows=rows)], root)
+        output, seconds, _ = run_measured([sys.executable, "-c", GENERATOR_SCRIPT.format(rows=rows)], root)
         rows = int(output.split()[-1])
-        say(f"{rows:,} event rows, {folder_bytes(root / 'data') / 2**30:.2f} GiB of CSV, made in {seconds:.0f} s")
-        stages, overlay = {}, name_diseases(root)
+        print_line(f"{rows:,} event rows, {folder_bytes(root / 'data') / 2**30:.2f} GiB of CSV, made in {seconds:.0f} s")
+        stages, overlay = {}, write_disease_concepts(root)
         for stage in STAGES:
-            _, seconds, peak = run([sys.executable, f"preprocessing/{stage}.py", "--hospital", "mimic", "--memory", memory], root, **overlay)
+            _, seconds, peak = run_measured([sys.executable, f"preprocessing/{stage}.py", "--hospital", "mimic", "--memory", memory], root, **overlay)
             stages[stage] = {"seconds": round(seconds, 2), "rows_per_second": round(rows / seconds), "peak_gib": round(peak / 2**30, 3)}
-            say(f"{stage:<14}{seconds:>9.1f} s{rows / seconds:>14,.0f} rows/s{peak / 2**30:>9.2f} GiB")
+            print_line(f"{stage:<14}{seconds:>9.1f} s{rows / seconds:>14,.0f} rows/s{peak / 2**30:>9.2f} GiB")
         seconds = sum(figures["seconds"] for figures in stages.values())
         written = folder_bytes(root / "usedata")
-        say(
+        print_line(
             f"{'in all':<14}{seconds:>9.1f} s{rows / seconds:>14,.0f} rows/s{max(s['peak_gib'] for s in stages.values()):>9.2f} GiB; "
             f"{written / 2**30:.2f} GiB written"
         )
@@ -117,7 +117,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.rows < 100:
         raise UserError(f"--rows {args.rows}: give 100 or more")
-    small, large = (measure(rows, args.memory, args.folder) for rows in (args.rows // 10, args.rows))
+    small, large = (benchmark_stages(rows, args.memory, args.folder) for rows in (args.rows // 10, args.rows))
     growth = (large["seconds"] / large["rows"]) / (small["seconds"] / small["rows"])
     peak = max(figures["peak_gib"] for figures in large["stages"].values())
     print(

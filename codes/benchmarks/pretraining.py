@@ -30,13 +30,13 @@ from benchmarks import ways
 from benchmarks.ways import VOCABULARY, Way
 from medrep import config
 from medrep.patients import behrt, sequences, training
-from medrep.progress import say
+from medrep.progress import print_line
 from medrep.settings import ModelConfig
 
-PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # bf16 without sparsity, as the vendor gives it, FLOP/s
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # bf16 without sparsity, as the vendor gives it, FLOP/s
 
 
-class Padded(torch.nn.Module):
+class PaddedModel(torch.nn.Module):
     """The common way through the same weights."""
 
     def __init__(self, model: behrt.BehrtForPretraining, attention_dropout: float):
@@ -49,7 +49,7 @@ class Padded(torch.nn.Module):
         return self.model.decoder(self.model.transform(h)), real
 
 
-def draw(count: int, length: int):
+def draw_packed_batch(count: int, length: int):
     """A packed batch of `count` sequences with masks, the masked places and their true tokens."""
     random = np.random.default_rng(0)
     return make_batch(ways.draw_lengths(count, length, random), random)
@@ -58,11 +58,11 @@ def draw(count: int, length: int):
 def make_batch(lengths: np.ndarray, random):
     batch = ways.draw_batch(lengths, random)
     truth = batch["token"]
-    batch["token"], places = sequences.mask(truth, VOCABULARY, 0.3, (0,))
+    batch["token"], places = sequences.mask_tokens(truth, VOCABULARY, 0.3, (0,))
     return {name: torch.from_numpy(values) for name, values in batch.items()}, torch.from_numpy(places), torch.from_numpy(truth[places])
 
 
-def part_of(batch, places, truth, first, last):
+def slice_batch(batch, places, truth, first, last):
     """The sequences [first, last) of a packed batch."""
     start, stop = batch["boundaries"][[first, last]].tolist()
     own = (places >= start) & (places < stop)
@@ -87,7 +87,7 @@ def padded_loss(padded, length, batch, places, truth):
     return F.cross_entropy(logits.view(-1, VOCABULARY).float(), target.view(-1), reduction="sum")
 
 
-def flops(sizes: ModelConfig, lengths: np.ndarray) -> float:
+def count_flops(sizes: ModelConfig, lengths: np.ndarray) -> float:
     """Of a step on real tokens: 2 a weight and token forward, twice that backward, logits at 30 % of the places, attention by its lengths."""
     layer = 4 * sizes.hidden_size**2 + 2 * sizes.hidden_size * sizes.intermediate_size
     dense = sizes.num_layers * layer * lengths.sum() + 0.3 * lengths.sum() * sizes.hidden_size * (sizes.hidden_size + VOCABULARY)
@@ -97,11 +97,11 @@ def flops(sizes: ModelConfig, lengths: np.ndarray) -> float:
 def compare(args):
     sizes = config.load_experiment("behrt", args.overrides).model
     device = torch.device("cpu") if args.device == "cpu" else torch.device("cuda", int(args.device))
-    batch, places, truth = draw(args.sequences, args.length)
+    batch, places, truth = draw_packed_batch(args.sequences, args.length)
     lengths = np.diff(batch["boundaries"].numpy())
     whole = (*({name: v.to(device) for name, v in batch.items()},), places.to(device), truth.to(device))
-    pieces = [part_of(*whole, i, min(i + args.at_once, args.sequences)) for i in range(0, args.sequences, args.at_once)]
-    say(
+    pieces = [slice_batch(*whole, i, min(i + args.at_once, args.sequences)) for i in range(0, args.sequences, args.at_once)]
+    print_line(
         f"{args.sequences} sequences of {lengths.sum():,} tokens, padded {args.sequences * args.length:,}; {torch.get_num_threads()} threads, "
         f"load {os.getloadavg()[0]:.1f} before"
     )
@@ -116,7 +116,7 @@ def compare(args):
 
     def padded(name, dtype, dropout):
         model = new_model(sizes).to(device).train()
-        common = Padded(model, dropout)
+        common = PaddedModel(model, dropout)
         return Way(name, lambda *part: padded_loss(common, args.length, *part), model, pieces, dtype, device, len(truth))
 
     if device.type == "cpu":
@@ -124,14 +124,14 @@ def compare(args):
         if training.cpu_has_bf16():
             compared.append(packed("bf16", torch.bfloat16))
         else:
-            say("this CPU has no instructions for bf16: it is left out")
+            print_line("this CPU has no instructions for bf16: it is left out")
     else:
         compared = [packed("bf16", torch.bfloat16), padded("padded", torch.float16, 0.0)]
     if args.compile:
         compared.append(packed("compiled", torch.float32 if device.type == "cpu" else torch.bfloat16, compiled=True))
     seconds = ways.in_turns(compared, args.repeats, slow={"padded", "published", "no_dropout"})
     said = "; ".join(f"{name} {lengths.sum() / value:,.0f} tokens a second" for name, value in seconds.items())
-    say(f"{said}; load {os.getloadavg()[0]:.1f} after")
+    print_line(f"{said}; load {os.getloadavg()[0]:.1f} after")
     if device.type == "cpu":
         found = {
             f"{precision}_ratio{suffix}": round(seconds[common] / seconds[precision], 2) if precision in seconds else None
@@ -141,12 +141,12 @@ def compare(args):
         found["tokens_per_second"] = round(lengths.sum() / seconds["fp32"])
     else:
         name = torch.cuda.get_device_name(device)
-        peak = next((value for part, value in PEAK.items() if part in name), None)
+        peak = next((value for part, value in PEAK_FLOPS.items() if part in name), None)
         found = {
             "ratio": round(seconds["padded"] / seconds["bf16"], 2),
             "tokens_per_second": round(lengths.sum() / seconds["bf16"]),
             "device": name,
-            "share_of_peak": peak and round(flops(sizes, lengths) / seconds["bf16"] / peak, 3),
+            "share_of_peak": peak and round(count_flops(sizes, lengths) / seconds["bf16"] / peak, 3),
         }
     if args.compile:
         found["compiled_ratio"] = round(seconds["fp32" if device.type == "cpu" else "bf16"] / seconds["compiled"], 2)
@@ -156,7 +156,7 @@ def compare(args):
 def check_same_loss(sizes, device, part, length):
     model = new_model(sizes).to(device).eval()
     with torch.no_grad():
-        one, other = float(packed_loss(model, *part)), float(padded_loss(Padded(model, 0.0), length, *part))
+        one, other = float(packed_loss(model, *part)), float(padded_loss(PaddedModel(model, 0.0), length, *part))
     assert abs(one - other) < 1e-4 * abs(one), (one, other)
 
 
@@ -174,7 +174,7 @@ def measure_memory(args):
             check=True,
         )
         found[length] = json.loads(done.stdout.splitlines()[-1])
-        say(f"{length:,} tokens: {found[length]['gib']:.3f} GiB, {found[length]['kib_per_token']:.0f} KiB a token")
+        print_line(f"{length:,} tokens: {found[length]['gib']:.3f} GiB, {found[length]['kib_per_token']:.0f} KiB a token")
     print(json.dumps({"kib_per_token": {length: line["kib_per_token"] for length, line in found.items()}}))
 
 

@@ -28,12 +28,12 @@ import numpy as np
 import torch
 
 from medrep import contract, storage
-from medrep.progress import say
+from medrep.progress import print_line
 from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_vectors, text_encoder, texts
 
-BATCH, VOCABULARY = 16, 50265
-SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+BATCH_SIZE, VOCABULARY_SIZE = 16, 50265
+SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
 
 
 def peak_gib(process="self") -> float:
@@ -45,12 +45,12 @@ def make_tokenizer():
     """A word a token: `w17` is number 17."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    words = {token: i for i, token in enumerate(SPECIAL)} | {f"w{i}": i for i in range(len(SPECIAL), VOCABULARY)}
+    words = {token: i for i, token in enumerate(SPECIAL_TOKENS)} | {f"w{i}": i for i in range(len(SPECIAL_TOKENS), VOCABULARY_SIZE)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
     return texts.quiet_transformers().PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=512, **{f"{t.strip('[]').lower()}_token": t for t in SPECIAL}
+        tokenizer_object=tokenizer, model_max_length=512, **{f"{t.strip('[]').lower()}_token": t for t in SPECIAL_TOKENS}
     )
 
 
@@ -59,7 +59,7 @@ def make_model():
     torch.manual_seed(0)
     return transformers.DebertaForMaskedLM(
         transformers.DebertaConfig(
-            vocab_size=VOCABULARY,
+            vocab_size=VOCABULARY_SIZE,
             max_position_embeddings=512,
             relative_attention=True,
             position_biased_input=False,
@@ -73,7 +73,7 @@ def make_model():
 
 
 @torch.no_grad()
-def common_way(model, tokenizer, batch: list[str], longest: int) -> np.ndarray:
+def encode_baseline(model, tokenizer, batch: list[str], longest: int) -> np.ndarray:
     """The mean over the last layer's tokens, as scripts commonly get it: (texts, width)."""
     inputs = tokenizer(batch, padding="max_length", max_length=longest, truncation=True, return_tensors="pt", return_token_type_ids=False)
     out = model(**inputs, output_hidden_states=True)
@@ -85,32 +85,32 @@ def compare(args):
     random = np.random.default_rng(0)
     lengths = np.exp(random.normal(np.log(args.median), args.sigma, args.of)).clip(4, args.longest).astype(int)
     sample = lengths[random.permutation(args.of)[: args.texts]]
-    many = [" ".join(f"w{i}" for i in random.integers(len(SPECIAL), VOCABULARY, n - 2)) for n in sample]
-    say(
+    many = [" ".join(f"w{i}" for i in random.integers(len(SPECIAL_TOKENS), VOCABULARY_SIZE, n - 2)) for n in sample]
+    print_line(
         f"{args.of:,} texts, lognormal: median {np.median(lengths):.0f} tokens, longest {lengths.max()}; {len(many)} of them, drawn by chance, "
         f"are encoded: mean {sample.mean():.1f}, longest {sample.max()}; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} before"
     )
     tokenizer, model = make_tokenizer(), make_model()
     ours = {"fp32": model.base_model, "bf16": copy.deepcopy(model.base_model).to(torch.bfloat16)}
     for reader in ours.values():  # warm, and before the common way takes its memory
-        text_encoder.encode(reader, tokenizer, many, "mean", 512, text_encoder.CPU_TOKENS)
+        text_encoder.encode_texts(reader, tokenizer, many, "mean", 512, text_encoder.CPU_BATCH_TOKENS)
     peak = peak_gib()
     seconds, vectors = {"fp32": [], "bf16": [], "common": []}, {}
     common = []
-    for start in range(0, len(many), BATCH):  # in turns, so that all meet the same load of the machine
+    for start in range(0, len(many), BATCH_SIZE):  # in turns, so that all meet the same load of the machine
         for precision, reader in ours.items():
             begin = time.perf_counter()
-            vectors[precision], _ = text_encoder.encode(reader, tokenizer, many, "mean", 512, text_encoder.CPU_TOKENS)
+            vectors[precision], _ = text_encoder.encode_texts(reader, tokenizer, many, "mean", 512, text_encoder.CPU_BATCH_TOKENS)
             seconds[precision].append(time.perf_counter() - begin)
         begin = time.perf_counter()
-        common.append(common_way(model, tokenizer, many[start : start + BATCH], int(lengths.max())))
+        common.append(encode_baseline(model, tokenizer, many[start : start + BATCH_SIZE], int(lengths.max())))
         seconds["common"].append(time.perf_counter() - begin)
     common = np.concatenate(common)
     assert np.abs(vectors["fp32"] - common).max() < 1e-4 * np.abs(common).max(), np.abs(vectors["fp32"] - common).max()
     cosine = (vectors["bf16"] * common).sum(1) / np.linalg.norm(vectors["bf16"], axis=1) / np.linalg.norm(common, axis=1)
     assert cosine.min() > 0.999, cosine.min()
     rate = {"common": len(many) / sum(seconds["common"])} | {name: len(many) / np.mean(seconds[name]) for name in ours}
-    say(
+    print_line(
         f"the common way {rate['common']:.2f} texts a second, ours {rate['fp32']:.2f} in fp32 and {rate['bf16']:.2f} in bf16 "
         f"(cosine with the common way's at least {cosine.min():.5f}); load {os.getloadavg()[0]:.1f} after"
     )
@@ -142,7 +142,7 @@ def make_texts(count: int):
         con.execute(f"COPY (SELECT i AS concept_id FROM range(1, {count} + 1) t(i)) TO '{part}' (FORMAT csv, HEADER)")
 
 
-def peak_of(root: str, script: str, *flags: str) -> float:
+def peak_memory_of_script(root: str, script: str, *flags: str) -> float:
     """GiB at most of a stage's process, asked of the kernel ten times a second."""
     process = subprocess.Popen(
         [sys.executable, f"representation/{script}", "--gpu-devices", "cpu", *flags],
@@ -177,10 +177,10 @@ def measure_memory(counts: list[int], memory: str):
         with tempfile.TemporaryDirectory(prefix="medrep_text_") as root:
             contract.ROOT = Path(root)
             make_texts(1000)
-            peak_of(root, "encoder.py", *flags)
+            peak_memory_of_script(root, "encoder.py", *flags)
             make_texts(count)
             begin = time.perf_counter()
-            peak = peak_of(root, "description.py", *flags)
+            peak = peak_memory_of_script(root, "description.py", *flags)
             print(json.dumps({"concepts": count, "peak_gib": peak, "seconds": round(time.perf_counter() - begin, 1)}), flush=True)
 
 

@@ -28,12 +28,12 @@ from medrep.evaluation import metrics
 from medrep.stamps import Stamp
 from medrep.storage import stamp_path
 from medrep.errors import UserError
-from medrep.progress import say, stage
+from medrep.progress import print_line, timed_stage
 
 CHUNK = 500
 HOSPITALS = ("mimic", "ehrshot")
 VOCABULARY_FILES = ("CONCEPT.csv", "CONCEPT_RELATIONSHIP.csv", "CONCEPT_ANCESTOR.csv", "CONCEPT_SYNONYM.csv")
-MARK = ".synthetic"  # lies in data/ and in each of its folders that this script wrote
+SYNTHETIC_MARK = ".synthetic"  # lies in data/ and in each of its folders that this script wrote
 MIMIC_ADMISSIONS = (8870, 581385, 262, 9201)  # by MIMIC's admission_type, see omop.md
 EVENT_TABLES = {"condition": ("condition_occurrence", "condition_start"), "drug": ("drug_exposure", "drug_exposure_start"),
                 "measurement": ("measurement", "measurement"), "procedure": ("procedure_occurrence", "procedure")}
@@ -58,7 +58,7 @@ OTHER_CONCEPTS = [
 RACES = np.array([8527] * 6 + [8516] * 2 + [8515, 0])  # without a bearing on anything
 
 
-def hashed(text: str) -> int:
+def stable_hash(text: str) -> int:
     """A signed 64-bit id, as MIMIC's ETL makes them."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
 
@@ -119,7 +119,7 @@ def write_athena(path, table: pd.DataFrame):
 # ---- one chunk of a hospital -----------------------------------------------------------------------------------
 
 
-def concepts_of(events: pd.DataFrame, words, hospital: str, random) -> np.ndarray:
+def assign_concepts(events: pd.DataFrame, words, hospital: str, random) -> np.ndarray:
     """The concept that the hospital codes each event's fact with; 1 in 100 is unmapped (0)."""
     concept = np.zeros(len(events), dtype=np.int64)
     keys = events.domain.to_numpy() * 100_000 + events.system.to_numpy() * 1000 + events.severity.to_numpy() * 100 + events.fact.to_numpy()
@@ -134,13 +134,13 @@ def concepts_of(events: pd.DataFrame, words, hospital: str, random) -> np.ndarra
     return np.where(random.random(len(events)) < 0.01, 0, concept)
 
 
-def tables_of(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: int, random) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+def make_tables(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: int, random) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """The OMOP tables of one chunk and its truth. `first` is the number of the chunk's first person."""
     mimic = hospital == "mimic"
     persons, stays, events = chunk.persons, chunk.stays, chunk.events
     number = first + np.arange(len(persons))
     subject = 10_000_000 + number
-    person_id = np.array([hashed(f"person {s}") for s in subject]) if mimic else number + 115_000_000
+    person_id = np.array([stable_hash(f"person {s}") for s in subject]) if mimic else number + 115_000_000
     begin = stays.groupby("person").start.min().reindex(range(len(persons)), fill_value=5_000_000_000)
     birth = begin.to_numpy().astype("datetime64[s]").astype("datetime64[Y]").astype(int) + 1970 - persons.age.to_numpy()
     tables = {"person": pd.DataFrame({
@@ -152,7 +152,7 @@ def tables_of(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: in
                                            "anchor_year": birth + persons.age, "anchor_year_group": "2011 - 2013", "dod": ""})
     kept = stays[stays.kept]
     who = kept.person.to_numpy()
-    visit_of = np.array([hashed(f"visit {subject[p]} {i}") if mimic else int(number[p]) * 1000 + i % 1000
+    visit_of = np.array([stable_hash(f"visit {subject[p]} {i}") if mimic else int(number[p]) * 1000 + i % 1000
                          for i, p in enumerate(stays.person)], dtype=np.int64)
     source = [f"{subject[p]}|{20_000_000 + i}" if a else f"{subject[p]}|{d}" for i, p, a, d in
               zip(kept.index, who, kept.admission, day(kept.start), strict=True)]
@@ -176,7 +176,7 @@ def tables_of(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: in
         stay = events.stay.to_numpy()[at]
         table, prefix = EVENT_TABLES[domain]
         rows = pd.DataFrame({
-            f"{table}_id": hashed(f"{hospital} {domain} {first}") // 4 + np.arange(len(at)) if mimic else first * 1_000_000 + np.arange(len(at)),
+            f"{table}_id": stable_hash(f"{hospital} {domain} {first}") // 4 + np.arange(len(at)) if mimic else first * 1_000_000 + np.arange(len(at)),
             "person_id": person_id[stays.person.to_numpy()[stay]], f"{domain}_concept_id": concept[at], f"{prefix}_date": day(time[at]),
             f"{prefix}_datetime": moment(time[at]),
             f"{domain}_type_concept_id": np.where(events.billing.to_numpy()[at], 32821, 32817) if mimic else 32817,
@@ -200,7 +200,7 @@ def tables_of(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: in
     return tables, truth
 
 
-def as_written(rows: pd.DataFrame, table: str, hospital: str) -> pa.Table:
+def as_site_writes(rows: pd.DataFrame, table: str, hospital: str) -> pa.Table:
     """All columns of the hospital's file in their order; those that `rows` lacks are empty."""
     made = pa.Table.from_pandas(rows.astype(str), preserve_index=False)
     empty = pa.nulls(len(rows), pa.string())
@@ -211,15 +211,15 @@ def write_hospital(hospital: str, persons: int | None, rows_wanted: int | None, 
     """Draw and write chunk by chunk, for `persons` or else until there are `rows_wanted` events; gives rows, persons, the truth's figures."""
     folder = storage.make_folder(contract.data_folder(hospital))
     files, figures, truths, used = {}, {"rows": 0, "persons": 0}, [], {}
-    for first in progress.bar(itertools.count(0, CHUNK) if persons is None else range(0, persons, CHUNK), hospital, unit="chunks"):
+    for first in progress.progress_bar(itertools.count(0, CHUNK) if persons is None else range(0, persons, CHUNK), hospital, unit="chunks"):
         if persons is None and figures["rows"] >= rows_wanted:
             break
         size = CHUNK if persons is None else min(CHUNK, persons - first)
         random = np.random.default_rng([seed, HOSPITALS.index(hospital), first // CHUNK])
         # a whole chunk is always drawn, so that a person does not depend on how many there are
         chunk = course.draw_chunk(CHUNK, random)
-        concept = concepts_of(chunk.events, words, hospital, random)
-        tables, truth = tables_of(chunk, concept, hospital, first, random)
+        concept = assign_concepts(chunk.events, words, hospital, random)
+        tables, truth = make_tables(chunk, concept, hospital, first, random)
         wanted = set(tables["person"].person_id[:size])
         for name, rows in tables.items():
             rows = rows[:size] if name == "patients" else rows[rows.person_id.isin(wanted)]
@@ -227,7 +227,7 @@ def write_hospital(hospital: str, persons: int | None, rows_wanted: int | None, 
                 figures["rows"] += len(rows)
             if name not in files:
                 files[name] = open(folder / f"{name}.csv", "wb")  # noqa: SIM115
-            pyarrow.csv.write_csv(as_written(rows, name, hospital), files[name],
+            pyarrow.csv.write_csv(as_site_writes(rows, name, hospital), files[name],
                                   pyarrow.csv.WriteOptions(include_header=first == 0, quoting_style="none", quoting_header="none"))
         figures["persons"] += size
         truths.append(truth[truth.subject_id.isin(wanted)])
@@ -239,16 +239,16 @@ def write_hospital(hospital: str, persons: int | None, rows_wanted: int | None, 
     truth = pd.concat(truths)
     with storage.atomic_write(contract.ROOT / "truth" / f"{hospital}.parquet") as part:
         pq.write_table(pa.Table.from_pandas(truth.drop(columns="label"), preserve_index=False), part)
-    best = metrics.describe(truth.label.to_numpy(), truth.probability.to_numpy())
+    best = metrics.compute_metrics(truth.label.to_numpy(), truth.probability.to_numpy())
     return figures | {"mt_rate": round(float(truth.label.mean()), 4), "best_auroc": round(best["auroc"] or 0, 4), "used": used}
 
 
 def refuse_foreign_data(data: Path):
     """Nothing is written into a data/ that holds what this script did not write: a folder without its mark, or another file."""
-    own = {f"{table}.csv" for table in layouts.COLUMNS} | {"README.md", MARK, stamp_path(data / MARK).name} | set(VOCABULARY_FILES)
+    own = {f"{table}.csv" for table in layouts.COLUMNS} | {"README.md", SYNTHETIC_MARK, stamp_path(data / SYNTHETIC_MARK).name} | set(VOCABULARY_FILES)
     foreign = []
     for path in sorted(data.iterdir()) if data.is_dir() else []:
-        if (path / MARK).exists():
+        if (path / SYNTHETIC_MARK).exists():
             foreign += [f"{path.name}/{p.name}" for p in sorted(path.iterdir()) if p.name not in own]
         elif path.is_dir() or path.name not in own:
             foreign.append(path.name)
@@ -260,7 +260,7 @@ def refuse_foreign_data(data: Path):
 def mark_as_own(data: Path):
     """First of all, so that what a killed run leaves can be replaced by the next."""
     for folder in (data, *(contract.data_folder(name) for name in ("concepts", *HOSPITALS))):
-        with storage.atomic_write(folder / MARK) as part:
+        with storage.atomic_write(folder / SYNTHETIC_MARK) as part:
             part.write_text("Written by codes/demo/hospitals.py: synthetic, no one's data.\n")
 
 
@@ -276,11 +276,11 @@ def main(argv=None):
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
     data = contract.ROOT / "data"
     refuse_foreign_data(data)
-    stamp = Stamp(data / MARK, settings={name: value for name, value in vars(args).items() if value is not None})
+    stamp = Stamp(data / SYNTHETIC_MARK, settings={name: value for name, value in vars(args).items() if value is not None})
     if stamp.is_current():
         return
-    with stage("hospitals") as figures:
-        storage.remove_path(stamp_path(data / MARK))  # from here on what was there is no longer whole
+    with timed_stage("hospitals") as figures:
+        storage.remove_path(stamp_path(data / SYNTHETIC_MARK))  # from here on what was there is no longer whole
         mark_as_own(data)
         words = terminology.build(args.seed)
         write_vocabulary(words, contract.data_folder("concepts"))
@@ -290,7 +290,7 @@ def main(argv=None):
         unknown = sum(n for concept, n in other.items() if concept not in home) / sum(other.values())
         figures.update(concepts=len(words.concepts), unknown_share=round(unknown, 4), **found)
         counts = " and ".join(f"{found[h]['persons']:,} persons of {h}" for h in HOSPITALS)
-        say(f"{contract.display_path(data)}: {counts}; {unknown:.1%} of the second's events unknown to the first")
+        print_line(f"{contract.display_path(data)}: {counts}; {unknown:.1%} of the second's events unknown to the first")
         stamp.record()
 
 

@@ -22,9 +22,9 @@ from demo import terminology
 from experiments import medgemma
 from medrep.llm import chat
 
-LISTED = re.compile(r"^(\d+)\. (.*)$", re.MULTILINE)
+LISTED_FEATURE = re.compile(r"^(\d+)\. (.*)$", re.MULTILINE)
 HIGH_TENTHS = ("(8th decile)", "(9th decile)", "(10th decile)")
-NAME = "demo-physician"
+MODEL_NAME = "demo-physician"
 
 
 def severe_names(seed: int = 0) -> set[str]:
@@ -43,9 +43,9 @@ def serve(severe: set[str]) -> ThreadingHTTPServer:
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self):
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            ratings = {number: rate(name, severe) for number, name in LISTED.findall(asked["messages"][-1]["content"])}
+            ratings = {number: rate(name, severe) for number, name in LISTED_FEATURE.findall(asked["messages"][-1]["content"])}
             message = {"role": "assistant", "content": json.dumps(ratings)}
-            body = json.dumps({"id": "demo", "object": "chat.completion", "created": 0, "model": NAME,
+            body = json.dumps({"id": "demo", "object": "chat.completion", "created": 0, "model": MODEL_NAME,
                                "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
@@ -65,7 +65,7 @@ def main(argv=None):
     os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"]))  # the way to it is not through a proxy
     server = serve(severe_names())
     try:
-        medgemma.main([*(sys.argv[1:] if argv is None else argv), "--llm", NAME, "--base-url", f"http://127.0.0.1:{server.server_port}/v1"])
+        medgemma.main([*(sys.argv[1:] if argv is None else argv), "--llm", MODEL_NAME, "--base-url", f"http://127.0.0.1:{server.server_port}/v1"])
     finally:
         server.shutdown()
 

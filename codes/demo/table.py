@@ -18,7 +18,7 @@ from medrep.vectors import concept_vectors
 from medrep import config, contract
 from medrep.evaluation import metrics, results
 from medrep.errors import UserError
-from medrep.progress import say, stage
+from medrep.progress import print_line, timed_stage
 
 
 def best_reachable(hospital: str, outcome: str, predictions: pd.DataFrame) -> float | None:
@@ -28,7 +28,7 @@ def best_reachable(hospital: str, outcome: str, predictions: pd.DataFrame) -> fl
     known = predictions.merge(truth, on=["subject_id", "prediction_time"], how="left", validate="one_to_one")
     if lost := int(known.probability.isna().sum()):
         raise UserError(f"{lost} of {len(known)} test examples at {hospital} have no true probability: labels and generator disagree")
-    return metrics.describe(known.boolean_value.to_numpy(), known.probability.to_numpy())["auroc"]
+    return metrics.compute_metrics(known.boolean_value.to_numpy(), known.probability.to_numpy())["auroc"]
 
 
 def make_table(outcome: str, home: str, external: str) -> pd.DataFrame:
@@ -53,10 +53,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     home = config.load("cohort").home
     external = config.load_experiment("behrt").finetuning.external[0]
-    with stage("demo") as figures:
+    with timed_stage("demo") as figures:
         table = make_table(args.outcome, home, external)
-        say(f"\n{args.outcome}: trained at {home}, tested there and at {external}; AUROC, mean over the seeds\n")
-        say(table.to_string(index=False, float_format="{:.3f}".format), "\n")
+        print_line(f"\n{args.outcome}: trained at {home}, tested there and at {external}; AUROC, mean over the seeds\n")
+        print_line(table.to_string(index=False, float_format="{:.3f}".format), "\n")
         for row in table.to_dict("records"):
             figures[row["representation"]] = {name: round(value, 4) for name, value in row.items() if name != "representation"}
 

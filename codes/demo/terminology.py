@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-DIFFERENT = 0.28  # share of facts that the second hospital codes with concepts of its own
-RARE = 0.03  # share of a fact's records that some other sibling codes, at either hospital: the long tail of real codes
-GENERAL = 0.05  # share of a fact's records that are coded no more closely than by the siblings' parent, as real codes often are
+SITE_SPECIFIC_SHARE = 0.28  # share of facts that the second hospital codes with concepts of its own
+RARE_SHARE = 0.03  # share of a fact's records that some other sibling codes, at either hospital: the long tail of real codes
+PARENT_SHARE = 0.05  # share of a fact's records that are coded no more closely than by the siblings' parent, as real codes often are
 
 SYSTEMS = {
     "heart": (["Myocardium", "Pericardium", "Mitral valve", "Coronary artery"], ["failure", "ischemia", "inflammation", "fibrosis"]),
@@ -140,7 +140,7 @@ def usage(facts: dict, parents: dict, random: np.random.Generator) -> dict:
     used = {}
     for domain in DOMAINS:
         all_facts = [fact for (d, *_), found in facts.items() if d == domain for fact in found]
-        different = set(random.permutation(len(all_facts))[: round(DIFFERENT * len(all_facts))].tolist())
+        different = set(random.permutation(len(all_facts))[: round(SITE_SPECIFIC_SHARE * len(all_facts))].tolist())
         for i, fact in enumerate(all_facts):
             order = random.permutation(fact).tolist()
             home, other = order[:2], order[2:] if i in different else order[:2]
@@ -151,7 +151,7 @@ def usage(facts: dict, parents: dict, random: np.random.Generator) -> dict:
             used[fact[0]] = {}
             for hospital, main in (("mimic", home), ("ehrshot", other)):
                 tail = rest[hospital]
-                each = np.full(len(tail), RARE / max(1, len(tail)))
-                specific = np.concatenate([shares * (1 - RARE * bool(tail)), each])
-                used[fact[0]][hospital] = ([*main, *tail, parents[fact[0]]], np.append(specific * (1 - GENERAL), GENERAL))
+                each = np.full(len(tail), RARE_SHARE / max(1, len(tail)))
+                specific = np.concatenate([shares * (1 - RARE_SHARE * bool(tail)), each])
+                used[fact[0]][hospital] = ([*main, *tail, parents[fact[0]]], np.append(specific * (1 - PARENT_SHARE), PARENT_SHARE))
     return used

@@ -12,7 +12,7 @@ An arm is a model, its head and representation, how it was trained otherwise and
 over its seeds; of calibration's slope and intercept they are medians, and the slope has its range: one seed of three may be far off.
 Intervals are 95 % and by person: the persons are drawn with replacement, the same draws for every arm on the same persons and for all
 of an arm's seeds at once. Differences are of mean AUROCs, the arm's less the reference's, by DeLong's test with a person's influences
-summed over examples and seeds (medrep.evaluation.metrics.compare_means), and p is corrected by Holm for the arms of its table. How much other
+summed over examples and seeds (medrep.evaluation.metrics.compare_macro_aurocs), and p is corrected by Holm for the arms of its table. How much other
 seeds would have changed an arm is not in an interval: it holds for these trained models and persons like these.
 
 Arms are compared on the examples (subject_id, prediction_time) that both were tested on with one seed; where these are not all of
@@ -28,18 +28,18 @@ import pandas as pd
 from medrep import config, contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import metrics, results
-from medrep.evaluation.results import KEY, arms_of, find_reference, name_arm, place
-from medrep.progress import bar, say, stage
+from medrep.evaluation.results import KEY_COLUMNS, arm_label, arm_sort_key, find_reference_arm, list_arms
+from medrep.progress import print_line, progress_bar, timed_stage
 
-EXAMPLE = ["subject_id", "prediction_time"]
-LINE = ["calibration_slope", "calibration_intercept"]
-FEW = 10  # examples of a class, below which asymptotic tests are not to be leaned on
-PAPER_MEANS_OF = ["MT", "LLOS", "RA"]
+EXAMPLE_KEYS = ["subject_id", "prediction_time"]
+CALIBRATION_COLUMNS = ["calibration_slope", "calibration_intercept"]
+MIN_CLASS_SIZE = 10  # examples of a class, below which asymptotic tests are not to be leaned on
+PAPER_MEAN_OUTCOMES = ["MT", "LLOS", "RA"]
 """The outcomes that the paper gives for each hospital."""
-COLUMNS = [
+COMPARISON_COLUMNS = [
     "outcome",
     "tested_on",
-    *KEY,
+    *KEY_COLUMNS,
     "cohort",
     "seeds",
     "n",
@@ -72,7 +72,7 @@ COLUMNS = [
 # ---- what is compared -------------------------------------------------------------------------------------------
 
 
-def choose(summary: pd.DataFrame, outcomes: list[str] | None, variants: list[str] | None) -> pd.DataFrame:
+def filter_summary(summary: pd.DataFrame, outcomes: list[str] | None, variants: list[str] | None) -> pd.DataFrame:
     """Whole tests, as the models came out of finetuning, of these outcomes and variants."""
     for flag, wanted, column in (("--outcome", outcomes, "outcome"), ("--variant", variants, "variant")):
         if unknown := sorted(set(wanted or []) - set(summary[column])):
@@ -84,50 +84,50 @@ def choose(summary: pd.DataFrame, outcomes: list[str] | None, variants: list[str
     return rows[rows.outcome.isin(outcomes or rows.outcome) & rows.variant.isin(variants or rows.variant)]
 
 
-def check(rows: pd.DataFrame, against: str | None):
+def check_comparable(rows: pd.DataFrame, against: str | None):
     """All that forbids a comparison and can be seen before any work, in one complaint."""
     complaints = []
     for (outcome, hospital), table in rows.groupby(["outcome", "tested_on"]):
         for column, what in (("cohort", "different cohorts"), ("data", "different data")):
             if table[column].nunique() > 1:
-                which = "; ".join(f"{value}: {', '.join(name_arm(arm) for arm in arms_of(part))}" for value, part in table.groupby(column))
+                which = "; ".join(f"{value}: {', '.join(arm_label(arm) for arm in list_arms(part))}" for value, part in table.groupby(column))
                 complaints.append(f"{outcome} at {hospital} was tested on {what} ({which}): the same finetune.py commands test the older anew")
-    for (outcome, hospital, *arm), part in rows.groupby(["outcome", "tested_on", *KEY]):
+    for (outcome, hospital, *arm), part in rows.groupby(["outcome", "tested_on", *KEY_COLUMNS]):
         if part.made_with.nunique() > 1:
             seeds = "; ".join(f"{made}: seeds {', '.join(str(seed) for seed in sorted(set(of.seed)))}" for made, of in part.groupby("made_with"))
             complaints.append(
-                f"{name_arm(tuple(arm))} was trained in different ways for {outcome} at {hospital} ({seeds}): finetune.py with "
+                f"{arm_label(tuple(arm))} was trained in different ways for {outcome} at {hospital} ({seeds}): finetune.py with "
                 "the same settings and --fresh makes the older seeds anew"
             )
-    twice = rows[rows.duplicated(["outcome", "tested_on", *KEY, "seed", "label"])]
+    twice = rows[rows.duplicated(["outcome", "tested_on", *KEY_COLUMNS, "seed", "label"])]
     complaints += [
-        f"{name_arm(arm)} has two rows for one seed, outcome and hospital in {contract.display_path(contract.summary_file())}: "
+        f"{arm_label(arm)} has two rows for one seed, outcome and hospital in {contract.display_path(contract.summary_file())}: "
         "delete it, finetune.py writes it anew"
-        for arm in arms_of(twice)
+        for arm in list_arms(twice)
     ]
-    for row in tested(rows).itertuples():
+    for row in select_tests(rows).itertuples():
         if not row.predictions and row.label == "":
             complaints.append(f"{row.outcome} at {row.tested_on}, {row.model} {row.rep_type}, seed {row.seed}: no predictions are named")
         elif row.predictions and not (contract.ROOT / row.predictions).exists():
             complaints.append(f"{row.predictions} is missing; experiments/finetune.py writes it")
-    if against and rows.size and find_reference(arms_of(rows), against) is None:
-        complaints.append(f"--against {against}: no arm has these words; there are {'; '.join(name_arm(arm) for arm in arms_of(rows))}")
+    if against and rows.size and find_reference_arm(list_arms(rows), against) is None:
+        complaints.append(f"--against {against}: no arm has these words; there are {'; '.join(arm_label(arm) for arm in list_arms(rows))}")
     if complaints:
         shown = complaints[:20] + [f"and {len(complaints) - 20} more"] * (len(complaints) > 20)
         raise UserError("\n".join(shown))
 
 
-def tested(rows: pd.DataFrame) -> pd.DataFrame:
+def select_tests(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that are one test of one label, and came to something."""
     return rows[(rows.label != "macro") & rows.auroc.notna()]
 
 
 def read_predictions(row) -> pd.DataFrame:
     """subject_id, prediction_time, boolean_value, probability of a row of the summary, which they must agree with."""
-    found = pd.read_parquet(contract.ROOT / row.predictions, columns=[*EXAMPLE, "boolean_value", "predicted_boolean_probability"])
-    found = found.rename(columns={"predicted_boolean_probability": "probability"}).sort_values(EXAMPLE, ignore_index=True)
+    found = pd.read_parquet(contract.ROOT / row.predictions, columns=[*EXAMPLE_KEYS, "boolean_value", "predicted_boolean_probability"])
+    found = found.rename(columns={"predicted_boolean_probability": "probability"}).sort_values(EXAMPLE_KEYS, ignore_index=True)
     found["boolean_value"] = found.boolean_value.astype(bool)
-    if found.duplicated(EXAMPLE).any():
+    if found.duplicated(EXAMPLE_KEYS).any():
         raise UserError(f"{row.predictions} has an example twice: finetune.py --fresh makes it anew")
     area = metrics.auroc(found.boolean_value, found.probability)
     if (len(found), found.boolean_value.sum()) != (row.n, row.positives) or area is None or abs(area - row.auroc) > 1e-6:
@@ -150,11 +150,11 @@ def published_auroc(published: dict, arm: tuple, outcome: str, hospital: str) ->
     return published["auroc"].get(model, {}).get(rep, {}).get(outcome, {}).get(hospital)
 
 
-def shared_pairs(tests: dict, others: dict, what: Callable[[], str]) -> list[tuple]:
+def match_tests(tests: dict, others: dict, what: Callable[[], str]) -> list[tuple]:
     """(labels, probabilities, the other's, persons) of every seed and label that both were tested on, on the examples of both."""
     pairs = []
     for key in sorted(tests.keys() & others.keys()):
-        both = tests[key].merge(others[key], on=EXAMPLE, suffixes=("", "_other"), validate="one_to_one")
+        both = tests[key].merge(others[key], on=EXAMPLE_KEYS, suffixes=("", "_other"), validate="one_to_one")
         if differ := int((both.boolean_value != both.boolean_value_other).sum()):
             raise UserError(
                 f"{what()}: {differ} of {len(both)} shared examples have another label; the labels were made anew between the runs: "
@@ -164,51 +164,53 @@ def shared_pairs(tests: dict, others: dict, what: Callable[[], str]) -> list[tup
     return pairs
 
 
-def reasons(rows: pd.DataFrame) -> str:
+def missing_figure_reasons(rows: pd.DataFrame) -> str:
     """Why figures are empty, with how often where that is not always."""
     counts = rows.reason[rows.reason != ""].value_counts(sort=False)
     return "; ".join(reason if times == len(rows) else f"{reason} ({times} of {len(rows)} seeds)" for reason, times in counts.items())
 
 
-def compare(rows: pd.DataFrame, against: str | None, replicates: int, published: dict) -> pd.DataFrame:
+def compare_arms(rows: pd.DataFrame, against: str | None, replicates: int, published: dict) -> pd.DataFrame:
     """A row an arm (COLUMNS), for the rows of one outcome and tested hospital."""
     outcome, hospital = rows.outcome.iloc[0], rows.tested_on.iloc[0]
-    arms = arms_of(rows)
-    reference = find_reference(arms, against)
-    of_arm = {arm: part for arm, part in rows.groupby(KEY)}
+    arms = list_arms(rows)
+    reference = find_reference_arm(arms, against)
+    of_arm = {arm: part for arm, part in rows.groupby(KEY_COLUMNS)}
     tests = {
-        arm: {(row.seed, row.label): read_predictions(row) for row in tested(part).itertuples() if row.predictions} for arm, part in of_arm.items()
+        arm: {(row.seed, row.label): read_predictions(row) for row in select_tests(part).itertuples() if row.predictions}
+        for arm, part in of_arm.items()
     }
     found = []
-    for arm in bar(arms, f"compare {outcome} at {hospital}", unit="arms"):
+    for arm in progress_bar(arms, f"compare {outcome} at {hospital}", unit="arms"):
         whole = of_arm[arm][of_arm[arm].label.isin(["", "macro"])]
         if whole.empty:
-            raise UserError(f"{outcome} at {hospital}: {name_arm(arm)} has figures of phenotypes, but no macro row; finetune.py --fresh writes it")
+            raise UserError(f"{outcome} at {hospital}: {arm_label(arm)} has figures of phenotypes, but no macro row; finetune.py --fresh writes it")
         means = {
-            name: None if whole[name].isna().all() else float(whole[name].mean()) for name in ("n", "positives", *metrics.OF_MEANS, "readable_tokens")
+            name: None if whole[name].isna().all() else float(whole[name].mean())
+            for name in ("n", "positives", *metrics.THRESHOLD_FREE_METRICS, "readable_tokens")
         }
         row = (
-            dict(zip(KEY, arm, strict=True))
+            dict(zip(KEY_COLUMNS, arm, strict=True))
             | means
             | {
                 "outcome": outcome,
                 "tested_on": hospital,
                 "cohort": whole.cohort.iloc[0],
                 "seeds": whole.seed.nunique(),
-                "reason": reasons(whole),
+                "reason": missing_figure_reasons(whole),
                 "paper": published_auroc(published, arm, outcome, hospital),
-                "against": name_arm(reference) if reference else "",
+                "against": arm_label(reference) if reference else "",
             }
         )
         if tests[arm]:
-            row |= metrics.describe_means(
+            row |= metrics.compute_macro_metrics(
                 [(test.boolean_value, test.probability, test.subject_id) for test in tests[arm].values()], replicates, intervals=("auroc", "auprc")
             )
-        row |= {name: figure if len(whole[name].dropna()) else None for name, figure in whole[LINE].median().items()}
+        row |= {name: figure if len(whole[name].dropna()) else None for name, figure in whole[CALIBRATION_COLUMNS].median().items()}
         row |= {"calibration_slope_low": whole.calibration_slope.min(), "calibration_slope_high": whole.calibration_slope.max()}
         if reference and arm != reference:
-            pairs = shared_pairs(tests[arm], tests[reference], lambda arm=arm: f"{outcome} at {hospital}, {name_arm(arm)} and {name_arm(reference)}")
-            row |= metrics.compare_means(pairs, replicates)
+            pairs = match_tests(tests[arm], tests[reference], lambda arm=arm: f"{outcome} at {hospital}, {arm_label(arm)} and {arm_label(reference)}")
+            row |= metrics.compare_macro_aurocs(pairs, replicates)
             shared = sum(len(pair[0]) for pair in pairs)
             row |= {
                 "shared_seeds": len({seed for seed, _ in tests[arm].keys() & tests[reference].keys()}),
@@ -217,37 +219,37 @@ def compare(rows: pd.DataFrame, against: str | None, replicates: int, published:
                 "seeds": whole.seed.nunique(),
             }
             if tests[arm] and tests[reference] and not shared:
-                row["reason"] = "; ".join(filter(None, [row["reason"], f"no example in common with {name_arm(reference)}"]))
+                row["reason"] = "; ".join(filter(None, [row["reason"], f"no example in common with {arm_label(reference)}"]))
         found.append(row)
-    for row, p in zip(found, metrics.holm([row.get("p") for row in found]), strict=True):
+    for row, p in zip(found, metrics.holm_adjust([row.get("p") for row in found]), strict=True):
         row["p_holm"] = p
-    return pd.DataFrame(found).reindex(columns=COLUMNS).astype({"shared_seeds": "Int64", "shared_examples": "Int64"})
+    return pd.DataFrame(found).reindex(columns=COMPARISON_COLUMNS).astype({"shared_seeds": "Int64", "shared_examples": "Int64"})
 
 
 # ---- as text ------------------------------------------------------------------------------------------------------------
 
 
-def number(value, form: str) -> str:
+def format_number(value, form: str) -> str:
     return "" if value is None or pd.isna(value) else format(value, form)
 
 
-def with_interval(value, low, high, form: str) -> str:
+def format_with_interval(value, low, high, form: str) -> str:
     interval = "" if low is None or pd.isna(low) else f" ({low:{form}} {high:{form}})"
-    return number(value, form) + interval
+    return format_number(value, form) + interval
 
 
-def p_value(value) -> str:
+def format_p_value(value) -> str:
     return "" if value is None or pd.isna(value) else "<.001" if value < 0.001 else f"{value:.3f}"
 
 
-def names_of(table: pd.DataFrame) -> list[str]:
+def arm_labels(table: pd.DataFrame) -> list[str]:
     """The arms' names; where two would be one, the hospital that each was trained at is told."""
-    arms = list(table[KEY].itertuples(index=False, name=None))
-    names = [name_arm(arm) for arm in arms]
+    arms = list(table[KEY_COLUMNS].itertuples(index=False, name=None))
+    names = [arm_label(arm) for arm in arms]
     return [f"{name} @{arm[0]}" if names.count(name) > 1 else name for arm, name in zip(arms, names, strict=True)]
 
 
-def in_columns(columns: dict[str, list[str]]) -> str:
+def align_columns(columns: dict[str, list[str]]) -> str:
     """The first column to the left, the others to the right; a column without anything in it is left out."""
     kept = {name: cells for name, cells in columns.items() if any(cells)}
     widths = [max(map(len, [name, *cells])) for name, cells in kept.items()]
@@ -258,30 +260,30 @@ def in_columns(columns: dict[str, list[str]]) -> str:
     )
 
 
-def text_of(table: pd.DataFrame, replicates: int) -> str:
+def format_table(table: pd.DataFrame, replicates: int) -> str:
     """One table as people read it."""
-    rows, names = table.to_dict("records"), names_of(table)
+    rows, names = table.to_dict("records"), arm_labels(table)
     first = rows[0]
     marked = [row["same_examples"] is False and not pd.isna(row["difference"]) for row in rows]
     columns = {
         "arm": names,
-        "AUROC (95 %)": [with_interval(row["auroc"], row["auroc_low"], row["auroc_high"], ".3f") for row in rows],
-        "AUPRC": [number(row["auprc"], ".3f") for row in rows],
-        "Brier": [number(row["brier"], ".3f") for row in rows],
-        "slope": [number(row["calibration_slope"], ".2f") for row in rows],
-        "seeds": [number(row["seeds"], "d") for row in rows],
-        "n": [number(row["n"], ",.0f") for row in rows],
-        "pos.": [number(row["positives"], ",.0f") for row in rows],
-        "read": [number(row["readable_tokens"], ".0%") for row in rows],
+        "AUROC (95 %)": [format_with_interval(row["auroc"], row["auroc_low"], row["auroc_high"], ".3f") for row in rows],
+        "AUPRC": [format_number(row["auprc"], ".3f") for row in rows],
+        "Brier": [format_number(row["brier"], ".3f") for row in rows],
+        "slope": [format_number(row["calibration_slope"], ".2f") for row in rows],
+        "seeds": [format_number(row["seeds"], "d") for row in rows],
+        "n": [format_number(row["n"], ",.0f") for row in rows],
+        "pos.": [format_number(row["positives"], ",.0f") for row in rows],
+        "read": [format_number(row["readable_tokens"], ".0%") for row in rows],
         "difference (95 %)": [
-            with_interval(row["difference"], row["low"], row["high"], "+.3f") + ("*" if mark else " " * any(marked))
-            if number(row["difference"], "")
+            format_with_interval(row["difference"], row["low"], row["high"], "+.3f") + ("*" if mark else " " * any(marked))
+            if format_number(row["difference"], "")
             else ""
             for row, mark in zip(rows, marked, strict=True)
         ],
-        "p": [p_value(row["p"]) for row in rows],
-        "Holm": [p_value(row["p_holm"]) for row in rows],
-        "paper": [number(row["paper"], ".3f") for row in rows],
+        "p": [format_p_value(row["p"]) for row in rows],
+        "Holm": [format_p_value(row["p_holm"]) for row in rows],
+        "paper": [format_number(row["paper"], ".3f") for row in rows],
     }
     notes = [
         f"* {name}: on the {row['shared_examples']:,} examples of {row['shared_seeds']} seeds that both were tested on"
@@ -289,29 +291,29 @@ def text_of(table: pd.DataFrame, replicates: int) -> str:
         if mark
     ]
     notes += [f"{name}: {row['reason']}" for name, row in zip(names, rows, strict=True) if row["reason"]]
-    if 0 < first["positives"] < FEW or 0 < first["n"] - first["positives"] < FEW:
-        notes.append(f"fewer than {FEW} of a class: intervals and p are rough")
+    if 0 < first["positives"] < MIN_CLASS_SIZE or 0 < first["n"] - first["positives"] < MIN_CLASS_SIZE:
+        notes.append(f"fewer than {MIN_CLASS_SIZE} of a class: intervals and p are rough")
     against = f"differences to {first['against']}" if first["against"] else "no arm here to compare with"
     title = (
         f"{first['outcome']} at {first['tested_on']}, trained at {', '.join(sorted(set(table.trained_on)))}; "
         f"{against}; {replicates:,} draws of persons"
     )
-    return "\n".join([title, in_columns(columns), *notes])
+    return "\n".join([title, align_columns(columns), *notes])
 
 
-def mean_table(tables: pd.DataFrame, published: dict) -> str:
+def format_mean_table(tables: pd.DataFrame, published: dict) -> str:
     """Mean AUROC over PAPER_MEANS_OF at each hospital, of the arms that have them all, beside the mean of the paper's; "" without any."""
-    chosen = tables[tables.outcome.isin(PAPER_MEANS_OF) & tables.auroc.notna()]
+    chosen = tables[tables.outcome.isin(PAPER_MEAN_OUTCOMES) & tables.auroc.notna()]
     whole = {
         (arm, hospital): part
-        for (*arm, hospital), part in chosen.groupby([*KEY, "tested_on"])
+        for (*arm, hospital), part in chosen.groupby([*KEY_COLUMNS, "tested_on"])
         for arm in [tuple(arm)]
-        if len(part) == len(PAPER_MEANS_OF)
+        if len(part) == len(PAPER_MEAN_OUTCOMES)
     }
-    arms = sorted({arm for arm, _ in whole}, key=place)
+    arms = sorted({arm for arm, _ in whole}, key=arm_sort_key)
     if not arms:
         return ""
-    columns = {"arm": names_of(pd.DataFrame(arms, columns=KEY))}
+    columns = {"arm": arm_labels(pd.DataFrame(arms, columns=KEY_COLUMNS))}
     for hospital in sorted({hospital for _, hospital in whole}, key=lambda name: (name != published["trained_on"], name)):
         parts = [whole.get((arm, hospital)) for arm in arms]
         columns[hospital] = ["" if part is None else f"{part.auroc.mean():.3f}" for part in parts]
@@ -323,25 +325,29 @@ def mean_table(tables: pd.DataFrame, published: dict) -> str:
         for arm in arms
     ]
     for where in ("internal", "external", "all"):
-        columns[f"paper, {where}"] = [number(mean.get(where), ".3f") for mean in means]
-    return f"Mean AUROC over {', '.join(PAPER_MEANS_OF)}; the paper's external and all have a hospital and outcomes more\n{in_columns(columns)}"
+        columns[f"paper, {where}"] = [format_number(mean.get(where), ".3f") for mean in means]
+    return (
+        f"Mean AUROC over {', '.join(PAPER_MEAN_OUTCOMES)}; the paper's external and all have a hospital and outcomes more\n{align_columns(columns)}"
+    )
 
 
-def recalibration_table(summary: pd.DataFrame) -> str:
+def format_recalibration(summary: pd.DataFrame) -> str:
     """Calibration before and after a few local labels, over seeds (medians, of Brier the mean), of who gave none; "" without any."""
     rows = summary[(summary.recalibration != "") & summary.brier.notna()]
     if rows.empty:
         return ""
     rows = rows.assign(when=rows.recalibration.str.split().str[0], labels=rows.recalibration.str.split().str[1].astype(int))
-    how = dict.fromkeys(LINE, "median") | {"brier": "mean"}
-    means = rows.groupby(["outcome", "tested_on", *KEY, "labels", "when"]).agg(how).unstack("when")
+    how = dict.fromkeys(CALIBRATION_COLUMNS, "median") | {"brier": "mean"}
+    means = rows.groupby(["outcome", "tested_on", *KEY_COLUMNS, "labels", "when"]).agg(how).unstack("when")
     keys = means.index.to_frame(index=False)
-    columns = {"arm": names_of(keys), "outcome": keys.outcome.tolist(), "at": keys.tested_on.tolist(), "labels": [f"{n:,}" for n in keys.labels]}
+    columns = {"arm": arm_labels(keys), "outcome": keys.outcome.tolist(), "at": keys.tested_on.tolist(), "labels": [f"{n:,}" for n in keys.labels]}
     for name, figure in (("slope", "calibration_slope"), ("intercept", "calibration_intercept"), ("Brier", "brier")):
         columns |= {
-            f"{name} {when}": [number(value, ".3f") for value in means[figure, when]] for when in ("before", "after") if (figure, when) in means
+            f"{name} {when}": [format_number(value, ".3f") for value in means[figure, when]]
+            for when in ("before", "after")
+            if (figure, when) in means
         }
-    return f"Recalibration (perfect: slope 1, intercept 0)\n{in_columns(columns)}"
+    return f"Recalibration (perfect: slope 1, intercept 0)\n{align_columns(columns)}"
 
 
 def main(argv=None):
@@ -360,27 +366,29 @@ def main(argv=None):
         raise UserError(f"--replicates {args.replicates}: give 0 or more")
     published = config.read_merged_yaml("published.yaml")
     summary = results.read_summary()
-    rows = choose(summary, args.outcome, args.variant)
-    check(rows, args.against)
-    with stage("compare") as figures:
-        tables = [compare(part, args.against, args.replicates, published) for _, part in rows.groupby(["outcome", "tested_on"], sort=False)]
+    rows = filter_summary(summary, args.outcome, args.variant)
+    check_comparable(rows, args.against)
+    with timed_stage("compare") as figures:
+        tables = [compare_arms(part, args.against, args.replicates, published) for _, part in rows.groupby(["outcome", "tested_on"], sort=False)]
         for table in tables:
-            say(f"\n{text_of(table, args.replicates)}")
-        everything = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
-        if means := mean_table(everything, published):
-            say(f"\n{means}")
-        if recalibrated := recalibration_table(summary[summary.outcome.isin(rows.outcome) & summary.variant.isin(rows.variant)]):
-            say(f"\n{recalibrated}")
+            print_line(f"\n{format_table(table, args.replicates)}")
+        everything = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COMPARISON_COLUMNS)
+        if means := format_mean_table(everything, published):
+            print_line(f"\n{means}")
+        if recalibrated := format_recalibration(summary[summary.outcome.isin(rows.outcome) & summary.variant.isin(rows.variant)]):
+            print_line(f"\n{recalibrated}")
         if everything.paper.notna().any():
-            say(f"\npaper: arXiv 2504.08329 {published['version']}, MIMIC-IV and EHRSHOT; its medrep was finetuned with trajectory augmentation")
+            print_line(
+                f"\npaper: arXiv 2504.08329 {published['version']}, MIMIC-IV and EHRSHOT; its medrep was finetuned with trajectory augmentation"
+            )
         file = contract.comparison_file()
         if args.outcome or args.variant:
-            say(f"a part only, which is shown and not written: without --outcome and --variant {contract.display_path(file)} has all")
+            print_line(f"a part only, which is shown and not written: without --outcome and --variant {contract.display_path(file)} has all")
         else:
             with storage.atomic_write(file) as part:
                 everything.to_csv(part, index=False)
-            say(f"{contract.display_path(file)}: {len(everything)} rows, each an arm at a hospital")
-        figures |= {"tables": len(tables), "arms": len(arms_of(everything)), "rows": len(everything)}
+            print_line(f"{contract.display_path(file)}: {len(everything)} rows, each an arm at a hospital")
+        figures |= {"tables": len(tables), "arms": len(list_arms(everything)), "rows": len(everything)}
 
 
 if __name__ == "__main__":

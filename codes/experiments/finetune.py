@@ -33,18 +33,18 @@ from medrep.errors import UserError
 from medrep.evaluation import counts, results
 from medrep.evaluation.arms import BASELINES, Arm, CannotLearn, Given, Run, Site, agree
 from medrep.patients import training
-from medrep.progress import say, stage
+from medrep.progress import print_line, timed_stage
 from medrep.settings import ExperimentConfig, ModelConfig
 from medrep.tables import LABELS
 from medrep.vectors import concept_vectors
 
 
-def outcome_name(text: str, home: str) -> str:
+def parse_outcome(text: str, home: str) -> str:
     """The name under which labels.py wrote the outcome `text`, which may be a path."""
     labelled = LABELS.at(hospital=home, outcome="*")
-    if "/" not in text and "." not in text and (labelled.parent / text).is_dir() and text not in outcomes.built_in():
+    if "/" not in text and "." not in text and (labelled.parent / text).is_dir() and text not in outcomes.built_in_outcomes():
         return text  # the user's, by the name of its file
-    outcome = outcomes.find(text)
+    outcome = outcomes.find_outcome(text)
     stamp = stamps.read_stamp(LABELS.at(hospital=home, outcome=outcome.name))
     if outcome.source and stamp and stamp["inputs"].get(contract.display_path(outcome.source)) != stamps.fingerprint(outcome.source):
         raise UserError(
@@ -54,29 +54,29 @@ def outcome_name(text: str, home: str) -> str:
     return outcome.name
 
 
-def outcome_names(wanted: list[str], home: str) -> list[str]:
+def parse_outcomes(wanted: list[str], home: str) -> list[str]:
     """`all` stands for every outcome that labels.py has labelled at the home hospital."""
     if wanted != ["all"]:
-        return list(dict.fromkeys(outcome_name(text, home) for text in wanted))
+        return list(dict.fromkeys(parse_outcome(text, home) for text in wanted))
     folder = LABELS.at(hospital=home, outcome="*").parent
     there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if not there:
         raise UserError(f"{contract.display_path(folder)} has no labels; preprocessing/labels.py writes them")
-    if missing := [name for name in outcomes.built_in() if name not in there]:
-        say(f"{', '.join(missing)}: not labelled at {home} (preprocessing/labels.py says why)")
+    if missing := [name for name in outcomes.built_in_outcomes() if name not in there]:
+        print_line(f"{', '.join(missing)}: not labelled at {home} (preprocessing/labels.py says why)")
     return there
 
 
 # ---- the stage ----------------------------------------------------------------------------------------------------
 
 
-def arms_of(args, experiment: ExperimentConfig, home: str) -> list[Arm]:
+def build_arms(args, experiment: ExperimentConfig, home: str) -> list[Arm]:
     reps = args.counts if args.model in BASELINES else args.rep_type
     arms = [Arm(args, experiment, home, rep, shots) for rep in reps for shots in args.shots or [0]]
     return arms + [Arm(args, experiment, home, rep, oracle=True) for rep in reps if args.oracle]
 
 
-WITHOUT = {
+INAPPLICABLE_FLAGS = {
     "--rep-type": "logreg and gbm count codes (--counts)",
     "--counts": "it is for --model logreg and gbm",
     "--aug-ratio": "it is for --aug-times",
@@ -97,7 +97,7 @@ def check_arguments(args):
         ("--outcome", args.outcome, not args.evaluate_only),
     ):
         if given and not sensible:
-            raise UserError(f"{flag} has no meaning here: {WITHOUT[flag]}")
+            raise UserError(f"{flag} has no meaning here: {INAPPLICABLE_FLAGS[flag]}")
     args.rep_type, args.counts, args.oov = args.rep_type or ["medrep"], args.counts or list(counts.KINDS), args.oov or ["unk"]
     args.aug_ratio, args.outcome = args.aug_ratio or 0.8, args.outcome or ["MT"]
     for flag, given, sensible in (
@@ -118,7 +118,7 @@ def check_arguments(args):
         raise UserError(f"--shots and --recalibrate take numbers of examples, not {wrong[0]}")
 
 
-def hospitals_for(outcome: str, home: str, external: list[str], several: bool) -> list[str]:
+def test_hospitals(outcome: str, home: str, external: list[str], several: bool) -> list[str]:
     """Home and the external hospitals; where several outcomes were asked for, those that lack one are left out of it."""
     found = [home]
     LABELS.require(hospital=home, outcome=outcome)
@@ -127,7 +127,7 @@ def hospitals_for(outcome: str, home: str, external: list[str], several: bool) -
             there = ", ".join(contract.hospitals_with_trajectories()) or "none"
             raise UserError(f"{hospital} has no trajectories: preprocessing/run.sh writes them (those of {there} are there)")
         if several and not LABELS.at(hospital=hospital, outcome=outcome).exists():
-            say(f"{outcome} is not labelled at {hospital}: it is tested at home only")
+            print_line(f"{outcome} is not labelled at {hospital}: it is tested at home only")
         elif hospital != home:
             found.append(hospital)
     for hospital in found:
@@ -140,8 +140,8 @@ def hospitals_for(outcome: str, home: str, external: list[str], several: bool) -
 
 
 def run_all(args, experiment: ExperimentConfig, home: str, names: list[str]) -> list[dict]:
-    external, arms, rows, failed = args.external or experiment.finetuning.external, arms_of(args, experiment, home), [], {}
-    where = {outcome: hospitals_for(outcome, home, external, len(names) > 1) for outcome in names}  # what is missing is said before any work
+    external, arms, rows, failed = args.external or experiment.finetuning.external, build_arms(args, experiment, home), [], {}
+    where = {outcome: test_hospitals(outcome, home, external, len(names) > 1) for outcome in names}  # what is missing is said before any work
     for outcome, hospitals in where.items():
         site = Site(outcome, experiment.model.max_length)
         for arm in arms:
@@ -156,12 +156,12 @@ def run_all(args, experiment: ExperimentConfig, home: str, names: list[str]) -> 
                 except CannotLearn as problem:
                     if len(names) == 1 and not arm.oracle:
                         raise
-                    say(f"{problem}")
+                    print_line(f"{problem}")
                     failed[f"{outcome} at {trained_on}"] = str(problem)
                 finally:
                     results.write_summary()
     if failed:
-        say(f"not learned: {', '.join(failed)}; the reasons are above")
+        print_line(f"not learned: {', '.join(failed)}; the reasons are above")
     if not rows:
         raise UserError(f"nothing was learned: {'; '.join(failed.values())}")
     return rows
@@ -220,7 +220,7 @@ def main(argv=None):
     parser.add_argument(
         "--oov",
         nargs="+",
-        choices=training.OOV,
+        choices=training.OOV_STRATEGIES,
         help="how --rep-type none reads a code that it does not know: as [UNK], as its nearest known ancestor, or once each",
     )
     parser.add_argument("--frozen", action="store_true", help="a linear probe of the pretrained model")
@@ -233,32 +233,32 @@ def main(argv=None):
     parser.add_argument("--aug-ratio", type=float, metavar="SHARE", help="of a copy's tokens that are replaced; default 0.8")
     parser.add_argument("--evaluate-only", type=Path, metavar="RUN", help="train nothing: test this finetuned run at the external hospitals")
     parser.add_argument("--extract-attention-score", action="store_true", help="also write what the model attended to")
-    training.add_report_argument(parser)
+    training.add_tracker_argument(parser)
     parser.add_argument("--fresh", action="store_true", help="start over, even if there is a finished or unfinished run")
     config.add_arguments(parser)
     args = parser.parse_args(argv)
     check_arguments(args)
     home = config.load("cohort", args.overrides).home
     training.check_devices([args.device], "-d")
-    with stage("finetune") as figures:
+    with timed_stage("finetune") as figures:
         if args.evaluate_only:
             rows = evaluate_only(args)
         else:
             experiment = config.load_experiment("behrt" if args.model in BASELINES else args.model, args.overrides)
             if args.head:
                 experiment = replace(experiment, model=replace(experiment.model, head=args.head))
-            names = outcome_names(args.outcome, home)
+            names = parse_outcomes(args.outcome, home)
             for rep in [] if args.model in BASELINES else args.rep_type:
                 concept_vectors.check_vectors(rep, experiment.model)
             rows = run_all(args, experiment, home, names)
-        say(f"{contract.display_path(contract.summary_file())}: one row a test")
+        print_line(f"{contract.display_path(contract.summary_file())}: one row a test")
         figures.update(mean_auroc(rows))
 
 
 def mean_auroc(rows: list[dict]) -> dict[str, float | None]:
     """{auroc_{hospital}: mean over seeds}, of one arm and outcome; of several also by their names."""
     whole = [row for row in rows if row["subgroup"] == "" and row["label"] in ("", "macro") and row["recalibration"] == ""]
-    names = ("outcome", *results.ARM)
+    names = ("outcome", *results.ARM_COLUMNS)
     differ = [name for name in names if len({row[name] for row in whole}) > 1]
     found: dict = {}
     for row in whole:

@@ -39,13 +39,13 @@ from medrep.cdm.sources import omop
 from medrep.errors import UserError
 from medrep.evaluation import features, ratings
 from medrep.llm import chat, local_model
-from medrep.progress import say, stage
+from medrep.progress import print_line, timed_stage
 from medrep.settings import CohortConfig, RatingConfig
 from medrep.stamps import Stamp
 from medrep.tables import LABELS
 from medrep.vectors import concept_vectors
 
-COLUMNS = [
+RATING_COLUMNS = [
     "token",
     "name",
     "kind",
@@ -58,15 +58,15 @@ COLUMNS = [
     "attribution_mean",
     "attribution_abs_mean",
 ]
-ALIKE = 0.2  # by how much of the top features' the matched controls' median of persons may differ before that is said
-NONE = {"failed": "no reason"}
-WORDED = ("prediction_at", "prediction_hours", "long_stay_days", "readmission_days", "onset_at")  # settings that a question tells of
+MAX_FREQUENCY_GAP = 0.2  # by how much of the top features' the matched controls' median of persons may differ before that is said
+NO_ANSWER = {"failed": "no reason"}
+PROMPT_SETTINGS = ("prediction_at", "prediction_hours", "long_stay_days", "readmission_days", "onset_at")  # settings that a question tells of
 
 
 # ---- the words -----------------------------------------------------------------------------------------------
 
 
-def read_words() -> dict:
+def read_rating_prompt() -> dict:
     """configs/prompts/rating.yaml, checked."""
     words = config.read_merged_yaml("prompts/rating.yaml")
     wrong = [f"has no {name}" for name in ("system", "user", "again", "own", "outcomes") if not words.get(name)]
@@ -76,9 +76,9 @@ def read_words() -> dict:
     return words
 
 
-def in_words(words: dict, outcome: str, cohort: CohortConfig) -> str:
+def describe_outcome(words: dict, outcome: str, cohort: CohortConfig) -> str:
     """When and what is predicted, for someone who does not know the outcome's name here."""
-    known = outcomes.built_in().get(outcome)
+    known = outcomes.built_in_outcomes().get(outcome)
     name = outcome.replace("_", " ")
     by_hours = cohort.prediction_at == "hours"
     when = f"{cohort.prediction_hours:g} hours after admission" if by_hours else "one day after the midnight that follows admission"
@@ -97,10 +97,10 @@ def in_words(words: dict, outcome: str, cohort: CohortConfig) -> str:
     return text
 
 
-def as_labelled(outcome: str, cohort: CohortConfig) -> CohortConfig:
+def cohort_of_labels(outcome: str, cohort: CohortConfig) -> CohortConfig:
     """The settings that the home hospital's labels were made with, which may be others than today's."""
     stamp = stamps.read_stamp(LABELS.at(hospital=cohort.home, outcome=outcome))
-    return replace(cohort, **{name: stamp["settings"][name] for name in WORDED if name in stamp["settings"]}) if stamp else cohort
+    return replace(cohort, **{name: stamp["settings"][name] for name in PROMPT_SETTINGS if name in stamp["settings"]}) if stamp else cohort
 
 
 # ---- one outcome ---------------------------------------------------------------------------------------------
@@ -123,36 +123,36 @@ class Rater:
 
     def ask(self, requests: list[chat.Request], readable: Callable[[str, str], bool], file: Path) -> dict[str, str]:
         """The answers by key; ends with the reason if one of them has none. What an earlier run could not read is asked for again."""
-        answered = kept(file)
-        if lacking := [request for request in requests if not readable(request.key, rating_text(answered.get(request.key, {})))]:
+        answered = read_cached_answers(file)
+        if lacking := [request for request in requests if not readable(request.key, rateable_text(answered.get(request.key, {})))]:
             with chat.Answers(file, mode=0o600) as answers:
                 if self.local:
                     self.local.answer_all(lacking, answers, "ratings")
                 else:
                     chat.ask_all(lacking, len(lacking), answers, self.settings, chat.as_it_came, "ratings", self.address)
-            answered = kept(file)
-        if missing := [request.key for request in requests if answered.get(request.key, NONE).get("failed", "refused") != "refused"]:
-            why = answered.get(missing[0], NONE)["failed"]
+            answered = read_cached_answers(file)
+        if missing := [request.key for request in requests if answered.get(request.key, NO_ANSWER).get("failed", "refused") != "refused"]:
+            why = answered.get(missing[0], NO_ANSWER)["failed"]
             raise UserError(
                 f"{len(missing):,} of {len(requests):,} prompts got no answer, such as one with {why}: "
                 "the same command asks for them again, and all others are kept"
             )
-        return {request.key: rating_text(answered[request.key]) for request in requests}
+        return {request.key: rateable_text(answered[request.key]) for request in requests}
 
 
-def rating_text(answer: dict) -> str:
+def rateable_text(answer: dict) -> str:
     """What broke off or was refused is an answer in which there is no rating."""
     return "" if "ended" in answer else answer.get("text", "")
 
 
-def kept(file: Path) -> dict[str, dict]:
+def read_cached_answers(file: Path) -> dict[str, dict]:
     """By key what is on record of each prompt (text, ended, failed; what is null is not there): its last answer, or its last failure."""
     table = chat.read_answers(connect(), file).to_pandas().sort_values("time", kind="stable")
     rows = [{name: value for name, value in row.items() if pd.notna(value)} for row in table[["key", "text", "ended", "failed"]].to_dict("records")]
     return {row["key"]: row for row in sorted(rows, key=lambda row: "text" in row)}
 
 
-def choose(folder: Path, hospital: str, settings: RatingConfig, seed: int) -> pd.DataFrame:
+def choose_features(folder: Path, hospital: str, settings: RatingConfig, seed: int) -> pd.DataFrame:
     """The features to rate, with attribution_abs_mean (mean by event)."""
     important, count = features.important(contract.attention_file(folder, hospital)), settings.features
     top = pd.read_csv(contract.features_file(folder, hospital), dtype={"token": str}).token.head(count)
@@ -169,7 +169,7 @@ def choose(folder: Path, hospital: str, settings: RatingConfig, seed: int) -> pd
             f"each of the {len(top):,} top features of {contract.display_path(folder)} has fewer than {settings.min_persons} persons "
             "(rating.min_persons): there is nothing to rate"
         )
-    chosen = ratings.choose(important, top, seed, settings.min_persons)
+    chosen = ratings.select_features(important, top, seed, settings.min_persons)
     kinds, persons = chosen.kind.value_counts(), chosen.drop_duplicates(["kind", "key"]).groupby("kind").persons.median()
     if not kinds.get("top"):
         raise UserError(
@@ -182,21 +182,21 @@ def choose(folder: Path, hospital: str, settings: RatingConfig, seed: int) -> pd
         f"{len(top) - few - kinds['top']:,} without a name are left out": len(top) - few > kinds["top"],
         f"{kinds['top'] - names:,} have another's name and are rated with it": kinds["top"] > names,
     }
-    notes |= {f"{kinds.get(kind, 0):,} {kind} controls, as many as there are": kinds.get(kind, 0) < names for kind in ratings.KINDS[1:]}
+    notes |= {f"{kinds.get(kind, 0):,} {kind} controls, as many as there are": kinds.get(kind, 0) < names for kind in ratings.FEATURE_KINDS[1:]}
     if kinds.get("matched"):
         notes[
             f"the matched controls are not as frequent as the top features, for want of others ({persons['matched']:,.0f} persons against "
             f"{persons['top']:,.0f}, medians)"
-        ] = abs(persons["matched"] - persons["top"]) > ALIKE * persons["top"]
+        ] = abs(persons["matched"] - persons["top"]) > MAX_FREQUENCY_GAP * persons["top"]
     if said := [note for note, holds in notes.items() if holds]:
-        say(f"{hospital}: {'; '.join(said)}")
+        print_line(f"{hospital}: {'; '.join(said)}")
     return chosen.assign(attribution_abs_mean=chosen.attribution_abs / chosen.attributed.where(chosen.attributed > 0))
 
 
 def rate_outcome(folder: Path, outcome: str, args, settings: RatingConfig, rater: Rater, words: dict, cohort: CohortConfig) -> dict:
     """Rate one outcome's features, write the files, and give the figures; what is there already of the same inputs stays."""
-    files, described = contract.rating_files(folder, args.ex), in_words(words, outcome, as_labelled(outcome, cohort))
-    question = ratings.Question(words["system"], words["user"].replace("{outcome}", described), words["again"])
+    files, described = contract.rating_files(folder, args.ex), describe_outcome(words, outcome, cohort_of_labels(outcome, cohort))
+    question = ratings.RatingPrompt(words["system"], words["user"].replace("{outcome}", described), words["again"])
     prompt = hashlib.sha256("\n".join([question.system, question.user, question.again]).encode()).hexdigest()[:16]
     decisive = {
         name: value
@@ -206,28 +206,28 @@ def rate_outcome(folder: Path, outcome: str, args, settings: RatingConfig, rater
     stamp = Stamp(
         files["summary"],
         settings=decisive | rater.identity() | {"prompt": prompt, "seed": args.seed},
-        inputs=[contract.attention_file(folder, args.ex), contract.features_file(folder, args.ex), *omop.files("concepts", "concept")],
+        inputs=[contract.attention_file(folder, args.ex), contract.features_file(folder, args.ex), *omop.input_files("concepts", "concept")],
     )
     # all that is asked anew comes together beside what is there, which stays until it has
     before = json.loads(files["summary"].read_text()) if files["summary"].exists() and files["ratings"].exists() else None
     answers = storage.unfinished_path(files["answers"]) if args.fresh else files["answers"]
-    if not args.fresh and before and not nothing_read(before) and stamp.is_current():
+    if not args.fresh and before and not has_no_ratings(before) and stamp.is_current():
         found = before
         if found["where"] != rater.where:
-            say(f"{outcome}, {args.ex}: these are the answers of {found['where']}; --fresh asks {rater.where}")
+            print_line(f"{outcome}, {args.ex}: these are the answers of {found['where']}; --fresh asks {rater.where}")
         return found
-    chosen, start = choose(folder, args.ex, settings, args.seed), time.perf_counter()
+    chosen, start = choose_features(folder, args.ex, settings, args.seed), time.perf_counter()
     name_of = chosen.drop_duplicates("key").set_index("key").name
-    say(
+    print_line(
         f"{outcome}, {args.ex}: {len(name_of):,} names, {(chosen.kind == 'top').sum():,} of them top features, rated {settings.repeats} times by "
         f"{settings.model} ({rater.where})"
     )
-    rated = ratings.rate(name_of.tolist(), question, settings, args.seed, lambda *asked: rater.ask(*asked, answers), **rater.identity())
-    for repeat, column in enumerate(ratings.columns(settings.repeats)):
+    rated = ratings.rate_names(name_of.tolist(), question, settings, args.seed, lambda *asked: rater.ask(*asked, answers), **rater.identity())
+    for repeat, column in enumerate(ratings.rating_columns(settings.repeats)):
         chosen[column] = pd.Series([rated.words.get((repeat, name_of[key])) for key in chosen.key], index=chosen.index, dtype=object)
-    chosen["rating"] = ratings.most_common(ratings.scores(chosen))
+    chosen["rating"] = ratings.modal_rating(ratings.rating_matrix(chosen))
     unread = sorted({key for asked, key in rated.last.items() if asked not in rated.words})
-    broken_off = sum(answer.get("ended") == "length" for key, answer in kept(answers).items() if key in unread)
+    broken_off = sum(answer.get("ended") == "length" for key, answer in read_cached_answers(answers).items() if key in unread)
     found = {
         "outcome": outcome,
         "asked_about": described,
@@ -237,36 +237,36 @@ def rate_outcome(folder: Path, outcome: str, args, settings: RatingConfig, rater
         "prompt": prompt,
         "repeats": settings.repeats,
         "seed": args.seed,
-        **ratings.summary(chosen),
+        **ratings.summarize_ratings(chosen),
         "unparsed_answers": unread,
         "broken_off": broken_off,
         "answers": contract.display_path(files["answers"]),
-        "said": kept(answers).get(unread[0], {}).get("text", "")[:100] if unread else "",
+        "said": read_cached_answers(answers).get(unread[0], {}).get("text", "")[:100] if unread else "",
         "requests": rated.requests,
         "seconds": round(time.perf_counter() - start, 1),
     }
-    if before and nothing_read(found) and not nothing_read(before):
-        say(f"{contract.display_path(files['ratings'])} stays as it was, rated by {before['model']}")
+    if before and has_no_ratings(found) and not has_no_ratings(before):
+        print_line(f"{contract.display_path(files['ratings'])} stays as it was, rated by {before['model']}")
         return found | {"answers": contract.display_path(answers)}
     if before and before["model"] != settings.model:
-        say(
+        print_line(
             f"{contract.display_path(files['ratings'])} was of {before['model']}: it is replaced, and a run with --llm {before['model']} brings it back"
         )
     if args.fresh:
         storage.move_into_place(answers, files["answers"])
     with storage.atomic_write(files["ratings"]) as part:
         part.touch(mode=0o600)  # rare concepts may point to a person
-        chosen[[*COLUMNS[:3], *ratings.columns(settings.repeats), *COLUMNS[3:]]].to_csv(part, index=False)
+        chosen[[*RATING_COLUMNS[:3], *ratings.rating_columns(settings.repeats), *RATING_COLUMNS[3:]]].to_csv(part, index=False)
     storage.write_json(files["summary"], found)
     stamp.record()
     return found
 
 
-def nothing_read(found: dict) -> bool:
+def has_no_ratings(found: dict) -> bool:
     return found["unparsed"] == found["ratings"]
 
 
-def show(found: dict):
+def print_result(found: dict):
     """The figures as a short table."""
 
     def cell(share: dict) -> str:
@@ -276,41 +276,41 @@ def show(found: dict):
 
     rows = [("", "names", "High", "Moderate or High")]
     rows += [(kind, str(found["features"].get(kind, "")), cell(found["high"][kind]), cell(found["moderate_or_high"][kind])) for kind in found["high"]]
-    say(f"\n{found['outcome']}, {found['hospital']}: share of ratings by {found['model']}, 95 % intervals by feature")
+    print_line(f"\n{found['outcome']}, {found['hospital']}: share of ratings by {found['model']}, 95 % intervals by feature")
     for name, count, high, either in rows:
-        say(f"  {name.replace('_', ' '):<18}{count:>6}  {high:<22}{either}")
+        print_line(f"  {name.replace('_', ' '):<18}{count:>6}  {high:<22}{either}")
     figures = {"agreement of repeats (Krippendorff's alpha)": found["agreement"]} | {
         f"rank correlation with {what}": values["all"] for what, values in found["rank_correlation"].items()
     }
-    say("  " + progress.in_words({name: "-" if value is None else value for name, value in figures.items()}))
+    print_line("  " + progress.format_figures({name: "-" if value is None else value for name, value in figures.items()}))
     if found["unparsed"]:
-        say(
+        print_line(
             f"  warning: {found['unparsed']:,} of {found['ratings']:,} ratings could not be read in the answers and are left out; "
-            f"{found['answers']} has them as they came" + longer(found)
+            f"{found['answers']} has them as they came" + truncation_hint(found)
         )
 
 
-def longer(found: dict) -> str:
+def truncation_hint(found: dict) -> str:
     """What helps where answers broke off."""
     return f"; {found['broken_off']:,} answers broke off at rating.max_tokens, which --set makes more" if found["broken_off"] else ""
 
 
-def check_measured(found: dict[str, dict]):
+def check_any_rating(found: dict[str, dict]):
     """A model that gave no rating at all has measured nothing, which is an error, and one of its answers says why."""
-    nothing = [outcome for outcome, of in found.items() if nothing_read(of)]
+    nothing = [outcome for outcome, of in found.items() if has_no_ratings(of)]
     if nothing:
         said = " ".join(found[nothing[0]]["said"].split())
         raise UserError(
             f"{found[nothing[0]]['model']} gave no rating that could be read for {', '.join(nothing)}: it answered, for one, "
             f"{said!r}, and {found[nothing[0]]['answers']} has all answers as they came; --llm takes a model that is tuned to "
-            "instructions, as MedGemma's -it, and --base-url a server that has one" + longer(found[nothing[0]])
+            "instructions, as MedGemma's -it, and --base-url a server that has one" + truncation_hint(found[nothing[0]])
         )
 
 
 # ---- the stage -----------------------------------------------------------------------------------------------
 
 
-def folders_of(args, home: str, head: str) -> dict[str, Path]:
+def find_run_folders(args, home: str, head: str) -> dict[str, Path]:
     """{outcome: the run's folder}; whatever lacks is said with the command that writes it, before any work."""
 
     def folder_of(outcome: str) -> Path:
@@ -327,7 +327,7 @@ def folders_of(args, home: str, head: str) -> dict[str, Path]:
                 f"{contract.display_path(runs)} has no features of {args.ex} for seed {args.seed}; {command} --outcome all{more} writes them"
             )
     else:
-        there = [text if "/" not in text and folder_of(text).is_dir() else outcomes.find(text).name for text in args.outcome]
+        there = [text if "/" not in text and folder_of(text).is_dir() else outcomes.find_outcome(text).name for text in args.outcome]
     found = {outcome: folder_of(outcome) for outcome in there}
     missing = {
         outcome: path
@@ -345,7 +345,7 @@ def folders_of(args, home: str, head: str) -> dict[str, Path]:
     return found
 
 
-def settings_of(args) -> RatingConfig:
+def rating_settings(args) -> RatingConfig:
     settings = config.load("rating", args.overrides)
     given = {"model": args.llm, "features": args.features, "repeats": args.repeats, "batch": args.batch}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
@@ -383,18 +383,18 @@ def main(argv=None):
     parser.add_argument("--fresh", action="store_true", help="ask all again, even what is answered")
     config.add_arguments(parser)
     args = parser.parse_args(argv)
-    settings, words = settings_of(args), read_words()
+    settings, words = rating_settings(args), read_rating_prompt()
     cohort = config.load("cohort", args.overrides)
     head = args.head or config.load_experiment(args.model, args.overrides).model.head
-    with stage("medgemma") as figures:
-        folders, rater, all_found = folders_of(args, cohort.home, head), Rater(settings, args.base_url), {}
+    with timed_stage("medgemma") as figures:
+        folders, rater, all_found = find_run_folders(args, cohort.home, head), Rater(settings, args.base_url), {}
         for outcome, folder in folders.items():
             found = all_found[outcome] = rate_outcome(folder, outcome, args, settings, rater, words, cohort)
             files = contract.rating_files(folder, args.ex)
-            show(found)
-            say(f"  {contract.display_path(files['ratings'])}: a row a feature; {files['summary'].name}: the figures")
+            print_result(found)
+            print_line(f"  {contract.display_path(files['ratings'])}: a row a feature; {files['summary'].name}: the figures")
             figures[outcome] = {name: found[name] for name in ("ratings", "unparsed", "requests")}
-        check_measured(all_found)
+        check_any_rating(all_found)
 
 
 if __name__ == "__main__":

@@ -34,17 +34,17 @@ from medrep import config, contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import metrics
 from medrep.patients import behrt, fitting, sequences, training
-from medrep.progress import bar, in_words, is_main_process, say, stage
+from medrep.progress import format_figures, is_main_process, print_line, progress_bar, timed_stage
 from medrep.settings import ExperimentConfig, ModelConfig
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import token_vocabulary
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS
 
-SPECIAL = len(SPECIAL_TOKENS)
-VALID = 2**31  # in place of an epoch: the seed of the validation masks
+NUM_SPECIAL_TOKENS = len(SPECIAL_TOKENS)
+VALID_MASK_SEED = 2**31  # in place of an epoch: the seed of the validation masks
 
 
-def masked_batches(trajectories, translation, settings, vocabulary_size):
+def make_masked_batches(trajectories, translation, settings, vocabulary_size):
     """The function that packs and masks a batch's slices, the same for every number of processes."""
 
     def make(slices, step, rank=0, world=1):
@@ -55,7 +55,7 @@ def masked_batches(trajectories, translation, settings, vocabulary_size):
         edges, masked, places = batch["boundaries"], [], []
         for i, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
             # by the sequence's place in the whole batch: the same masks for any number of processes
-            tokens, at = sequences.mask(truth[start:stop], vocabulary_size, settings.mask_share, (settings.seed, *step, rank + i * world))
+            tokens, at = sequences.mask_tokens(truth[start:stop], vocabulary_size, settings.mask_share, (settings.seed, *step, rank + i * world))
             masked.append(tokens)
             places.append(start + at)
         batch["token"], places = np.concatenate(masked), np.concatenate(places)[: 0 if idle else None]
@@ -64,18 +64,18 @@ def masked_batches(trajectories, translation, settings, vocabulary_size):
     return make
 
 
-def read(model, batch):
+def masked_logits(model, batch):
     """Logits and truth of the masked tokens, and of the prolonged stay of each sequence (None, None for a model without)."""
     device = next(model.parameters()).device
     truth, prolonged = batch["truth"].to(device), batch["prolonged"].to(device).float()
-    logits, stay = model(places=batch["places"].to(device), **training.model_input(batch, device))
+    logits, stay = model(places=batch["places"].to(device), **training.to_tensors(batch, device))
     # a sequence that does not count stands last
     return logits.float(), truth, *((None, None) if stay is None else (stay[: len(prolonged)].float(), prolonged))
 
 
-def losses(model, batch):
+def compute_losses(model, batch):
     """{target: (sum of the losses, their number)} of the masked tokens and, for Med-BERT, of the prolonged stays; the masked accuracy."""
-    logits, truth, stay, prolonged = read(model, batch)
+    logits, truth, stay, prolonged = masked_logits(model, batch)
     found = {"loss": (F.cross_entropy(logits, truth, reduction="sum"), len(truth))}
     shown = {"accuracy": ((logits.argmax(1) == truth).sum(), len(truth)), **fitting.beyond_tables(model, batch)}
     if stay is not None:
@@ -91,8 +91,8 @@ def evaluate(model, plan, make):
     """
     model.eval()
     loss, right, count, stays, prolonged = 0.0, 0, 0, [], []
-    for batch in training.loader(plan, lambda slices, i, rank, world: make(slices, (VALID, i))):
-        logits, truth, stay, long = read(model, batch)
+    for batch in training.make_loader(plan, lambda slices, i, rank, world: make(slices, (VALID_MASK_SEED, i))):
+        logits, truth, stay, long = masked_logits(model, batch)
         loss += float(F.cross_entropy(logits, truth, reduction="sum"))
         right, count = right + int((logits.argmax(1) == truth).sum()), count + len(truth)
         if stay is not None:
@@ -101,13 +101,13 @@ def evaluate(model, plan, make):
     if stays:
         stay, long = torch.cat(stays), torch.cat(prolonged)
         loss += float(F.binary_cross_entropy_with_logits(stay, long))
-        figures["valid_stay_auroc"] = metrics.describe(long.numpy().astype(bool), stay.sigmoid().numpy())["auroc"]
+        figures["valid_stay_auroc"] = metrics.compute_metrics(long.numpy().astype(bool), stay.sigmoid().numpy())["auroc"]
     return -loss, {"valid_loss": round(loss, 5), **figures}
 
 
 @torch.no_grad()
-def zero_shot(
-    model, trajectories, whole: token_vocabulary.Vocabulary, known: token_vocabulary.Vocabulary, reading: training.Reading, experiment
+def evaluate_zero_shot(
+    model, trajectories, whole: token_vocabulary.Vocabulary, known: token_vocabulary.Vocabulary, reading: training.InputMapping, experiment
 ) -> dict:
     """How many masked events of `trajectories`' valid persons a model names rightly that was never trained there.
 
@@ -119,16 +119,16 @@ def zero_shot(
     settings, device = experiment.pretraining, next(model.parameters()).device
     # what the model names, as the hospital's number: with a representation its table is the hospital's, in its order
     named = np.arange(len(whole)) if model.config.head == "tied" and reading.vectors is not None else known.translation_to(whole)
-    can = np.isin(np.arange(len(whole)), named[SPECIAL:]) & (reading.translation != token_vocabulary.UNK)
-    favourite = SPECIAL + int(np.argmax(whole.pretraining_counts[SPECIAL:]))
-    plan = sequences.batches(trajectories.windows(trajectories.rows_in("valid"), experiment.model.max_length), settings.batch_tokens)
+    can = np.isin(np.arange(len(whole)), named[NUM_SPECIAL_TOKENS:]) & (reading.translation != token_vocabulary.UNK)
+    favourite = NUM_SPECIAL_TOKENS + int(np.argmax(whole.pretraining_counts[NUM_SPECIAL_TOKENS:]))
+    plan = sequences.token_budget_batches(trajectories.windows(trajectories.rows_in("valid"), experiment.model.max_length), settings.batch_tokens)
     total = Counter()
-    for step, slices in enumerate(bar(plan, "zero-shot", unit="batches")):
+    for step, slices in enumerate(progress_bar(plan, "zero-shot", unit="batches")):
         batch = trajectories.pack(slices)
         truth = batch["token"]
-        masked, places = sequences.mask(truth, len(whole), settings.mask_share, (settings.seed, VALID, step))
+        masked, places = sequences.mask_tokens(truth, len(whole), settings.mask_share, (settings.seed, VALID_MASK_SEED, step))
         batch = {name: torch.from_numpy(value) for name, value in (batch | {"token": reading.translation[masked]}).items()}
-        logits, _ = model(places=torch.from_numpy(places).to(device), **training.model_input(batch, device))
+        logits, _ = model(places=torch.from_numpy(places).to(device), **training.to_tensors(batch, device))
         found, truth = named[logits.argmax(1).cpu().numpy()], truth[places]
         total.update(n=len(truth), readable=int(can[truth].sum()), right=int((found == truth).sum()), most_frequent=int((truth == favourite).sum()))
     n = max(total["n"], 1)
@@ -141,7 +141,7 @@ def zero_shot(
     }
 
 
-class Start:
+class PretrainedStart:
     """The run that --from names: its model, and the vocabulary that it knows."""
 
     def __init__(self, folder: Path):
@@ -156,20 +156,20 @@ class Start:
         if "outcome" in self.facts["run"]:
             raise UserError(f"--from {folder} is a finetuned model: give a folder that pretrain.py has written")
         self.sizes = ModelConfig(**self.facts["model"])
-        self.known = training.vocabulary_of(folder)
+        self.known = training.load_model_vocabulary(folder)
 
-    def move(self, words: token_vocabulary.Vocabulary, reading: training.Reading) -> behrt.BehrtForPretraining:
+    def move(self, words: token_vocabulary.Vocabulary, reading: training.InputMapping) -> behrt.BehrtForPretraining:
         """The model, gone over to the vocabulary `words`."""
         model = behrt.BehrtForPretraining.from_pretrained(self.folder)
         model.move(words.translation_to(self.known), reading.vectors)
         return model
 
 
-def check_arguments(args) -> Start | None:
+def check_arguments(args) -> PretrainedStart | None:
     """What --from says of model, representation and head where flags don't; refuses flags that contradict it."""
     start = None
     if args.start:
-        start = Start(args.start)
+        start = PretrainedStart(args.start)
         for name, given in (("model", args.model), ("rep_type", args.rep_type and contract.rep_name(args.rep_type)), ("head", args.head)):
             if given not in (None, start.facts["run"][name]):
                 raise UserError(f"--from {args.start} was made with {name} {start.facts['run'][name]}, not {given}: leave the flag out")
@@ -192,7 +192,7 @@ def main(argv=None):
     parser.add_argument("--from", dest="start", type=Path, metavar="RUN", help="a pretrained model to go on with")
     parser.add_argument("--zero-shot", action="store_true", help="train nothing: measure RUN at the hospital")
     parser.add_argument("--gpu-devices", nargs="+", default=["0"], metavar="N", help="GPU numbers, or cpu")
-    training.add_report_argument(parser)
+    training.add_tracker_argument(parser)
     parser.add_argument("--fresh", action="store_true", help="start over, even if there is a finished or unfinished run")
     config.add_arguments(parser)
     args = parser.parse_args(argv)
@@ -206,43 +206,43 @@ def main(argv=None):
     training.check_devices(args.gpu_devices, "--gpu-devices")
     concept_vectors.check_vectors(args.rep_type, experiment.model)
     if args.zero_shot:
-        measure(args, start, experiment, hospital)
+        evaluate_checkpoint(args, start, experiment, hospital)
         return
     folder = contract.pretraining_folder(hospital, args.model, args.rep_type, experiment.model.head)
     inputs = [contract.trajectories_folder(hospital), contract.vocabulary_file(hospital)]
     inputs += [contract.concept_array_file(args.rep_type)] if args.rep_type != "none" else []
     inputs += [start.folder / "config.yaml"] if start else []
-    made_with = {"model": asdict(experiment.model), "pretraining": asdict(experiment.pretraining)} | training.made_from(*inputs)
-    if training.already_done(folder, made_with, args.fresh):
+    made_with = {"model": asdict(experiment.model), "pretraining": asdict(experiment.pretraining)} | training.input_fingerprints(*inputs)
+    if training.is_finished(folder, made_with, args.fresh):
         return
     arguments = [argument for argument in (sys.argv[1:] if argv is None else argv) if argument != "--fresh"]
-    status = training.start_processes(args.gpu_devices, __file__, arguments)
+    status = training.launch_workers(args.gpu_devices, __file__, arguments)
     if status is not None:
         sys.exit(status)
 
-    with stage("pretrain") as figures:
+    with timed_stage("pretrain") as figures:
         settings = experiment.pretraining
         trajectories = sequences.Trajectories(hospital)
-        whole = token_vocabulary.of_hospital(hospital)
+        whole = token_vocabulary.load_hospital_vocabulary(hospital)
         known = whole.seen_in_pretraining()
         plans = {split: trajectories.windows(trajectories.rows_in(split), experiment.model.max_length) for split in ("train", "valid")}
         if missing := [split for split in plans if not len(plans[split])]:
             raise UserError(
                 f"{hospital} has no {' and no '.join(missing)} persons with trajectories: cohort.split_shares or a larger hospital would give some"
             )
-        say(
+        print_line(
             f"pretraining {args.model} with {contract.rep_name(args.rep_type)} at {hospital}: {len(plans['train']):,} windows of train persons, "
             f"{len(plans['valid']):,} of valid persons; {len(known):,} tokens known of the hospital's {len(whole):,}"
         )
 
         fitting.set_seed(settings.seed)
-        reading = training.reading_of(known, args.rep_type, known)
+        reading = training.make_input_mapping(known, args.rep_type, known)
         model = start.move(known, reading) if start else new_model(experiment.model, len(known), reading)
         # hospital's number -> number among the known -> what the model can read of it
         translation = reading.translation[whole.translation_to(known)]
-        make = masked_batches(trajectories, translation, settings, len(known))
-        valid = sequences.batches(plans["valid"], settings.batch_tokens)
-        accelerator = training.open_device(args.gpu_devices, settings.precision, args.report_to, folder)
+        make = make_masked_batches(trajectories, translation, settings, len(known))
+        valid = sequences.token_budget_batches(plans["valid"], settings.batch_tokens)
+        accelerator = training.make_accelerator(args.gpu_devices, settings.precision, args.report_to, folder)
         accelerator.init_trackers("tensorboard", fitting.flat(made_with))
         model = fitting.fit(
             model=model,
@@ -251,15 +251,15 @@ def main(argv=None):
             seed=settings.seed,
             folder=folder,
             make=make,
-            losses=losses,
-            plan=lambda epoch: sequences.batches(plans["train"], settings.batch_tokens, (settings.seed, epoch)),
+            losses=compute_losses,
+            plan=lambda epoch: sequences.token_budget_batches(plans["train"], settings.batch_tokens, (settings.seed, epoch)),
             evaluate=lambda model: evaluate(model, valid, make),
             what=f"pretrain {contract.rep_name(args.rep_type)}",
         )
         if is_main_process():
             model.save_pretrained(folder)
             known.save(folder / "vocabulary.json")
-            training.finish(
+            training.mark_finished(
                 folder,
                 made_with,
                 model=args.model,
@@ -268,11 +268,11 @@ def main(argv=None):
                 home=hospital,
                 **({"from": contract.display_path(start.folder)} if start else {}),
             )
-            say(f"{contract.display_path(folder)}: the pretrained model")
+            print_line(f"{contract.display_path(folder)}: the pretrained model")
             figures.update(windows=len(plans["train"]), tokens=len(known), **fitting.best_line(folder))
 
 
-def new_model(sizes: ModelConfig, tokens: int, reading: training.Reading) -> behrt.BehrtForPretraining:
+def new_model(sizes: ModelConfig, tokens: int, reading: training.InputMapping) -> behrt.BehrtForPretraining:
     frozen = reading.vectors is not None
     model = behrt.BehrtForPretraining(behrt.make_config(sizes, tokens, frozen, reading.vectors.shape[1] if frozen else 0))
     if frozen:
@@ -280,18 +280,18 @@ def new_model(sizes: ModelConfig, tokens: int, reading: training.Reading) -> beh
     return model
 
 
-def measure(args, start: Start, experiment: ExperimentConfig, hospital: str):
-    with stage("zero_shot") as figures:
-        trajectories, whole = sequences.Trajectories(hospital), token_vocabulary.of_hospital(hospital)
-        reading = training.reading_of(whole, args.rep_type, start.known)
-        model = behrt.BehrtForPretraining.from_pretrained(start.folder).to(training.open_device(args.gpu_devices[:1]).device)
+def evaluate_checkpoint(args, start: PretrainedStart, experiment: ExperimentConfig, hospital: str):
+    with timed_stage("zero_shot") as figures:
+        trajectories, whole = sequences.Trajectories(hospital), token_vocabulary.load_hospital_vocabulary(hospital)
+        reading = training.make_input_mapping(whole, args.rep_type, start.known)
+        model = behrt.BehrtForPretraining.from_pretrained(start.folder).to(training.make_accelerator(args.gpu_devices[:1]).device)
         if reading.vectors is not None:
             model.encoder.set_concepts(reading.vectors, rescale=False)
         file = start.folder / f"zero_shot_{hospital}.json"
-        figures.update(zero_shot(model, trajectories, whole, start.known, reading, experiment))
+        figures.update(evaluate_zero_shot(model, trajectories, whole, start.known, reading, experiment))
         storage.write_json(file, figures)
-        say(f"{start.folder.name} at {hospital}, without training there: {in_words(figures)}; {contract.display_path(file)}")
+        print_line(f"{start.folder.name} at {hospital}, without training there: {format_figures(figures)}; {contract.display_path(file)}")
 
 
 if __name__ == "__main__":
-    training.run(main)
+    training.run_main(main)

@@ -35,35 +35,35 @@ from medrep.contract import DOMAINS
 from medrep.errors import UserError
 from medrep.evaluation import metrics, results
 from medrep.patients import sequences
-from medrep.progress import say, stage
+from medrep.progress import print_line, timed_stage
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import terminology, token_vocabulary
 from medrep.vocabulary.ancestors import translation_by_ancestors
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, Vocabulary
 
-CODES = "codes"
-KNOWN, OWN, PLAIN, ANCESTOR, LOST = "known", "own", "plain", "ancestor", "lost"
-KINDS_OF_CODES, KINDS_OF_VECTORS = (KNOWN, PLAIN, ANCESTOR, LOST), (OWN, PLAIN, ANCESTOR, LOST)
+CODE_INPUT = "codes"
+KNOWN, OWN_VECTOR, WITHOUT_DECILE, ANCESTOR, UNREADABLE = "known", "own", "plain", "ancestor", "lost"
+CODE_KINDS, VECTOR_KINDS = (KNOWN, WITHOUT_DECILE, ANCESTOR, UNREADABLE), (OWN_VECTOR, WITHOUT_DECILE, ANCESTOR, UNREADABLE)
 UNKNOWN = "unknown"
-EVENTS_AT_ONCE = 2**24
+EVENTS_PER_CHUNK = 2**24
 QUARTILES = (1, 2, 3, 4)
-ARM = ["outcome", "label", "model", "head", "rep_type", "variant", "oov", "cohort"]
+ARM_COLUMNS = ["outcome", "label", "model", "head", "rep_type", "variant", "oov", "cohort"]
 """What the seeds that are averaged have in common, of summary.csv's columns."""
-COLOURS = {KNOWN: "#1b7837", OWN: "#1b7837", PLAIN: "#7fbf7b", ANCESTOR: "#fdae61", LOST: "#bdbdbd"}
+COLOURS = {KNOWN: "#1b7837", OWN_VECTOR: "#1b7837", WITHOUT_DECILE: "#7fbf7b", ANCESTOR: "#fdae61", UNREADABLE: "#bdbdbd"}
 
 
 # ---- how tokens are read ---------------------------------------------------------------------------------------
 
 
-def plain_of(token: str) -> str:
+def strip_decile(token: str) -> str:
     return token.partition("_")[0]
 
 
-def kinds_of(reading: str) -> tuple[str, ...]:
-    return KINDS_OF_CODES if reading == CODES else KINDS_OF_VECTORS
+def kinds_of_input(reading: str) -> tuple[str, ...]:
+    return CODE_KINDS if reading == CODE_INPUT else VECTOR_KINDS
 
 
-def read_as_codes(theirs: Vocabulary, known: Vocabulary) -> np.ndarray:
+def classify_by_codes(theirs: Vocabulary, known: Vocabulary) -> np.ndarray:
     """How a model that knows the tokens of `known` reads each of `theirs`, special ones left out: KNOWN, PLAIN, ANCESTOR or LOST.
 
     As --oov ancestor of finetune.py does it; without data/concepts nothing is known of ancestors.
@@ -71,24 +71,29 @@ def read_as_codes(theirs: Vocabulary, known: Vocabulary) -> np.ndarray:
     special = len(SPECIAL_TOKENS)
     if contract.data_folder("concepts").is_dir():
         how = translation_by_ancestors(theirs, known)[1][special:]
-        return np.select([how == concept_vectors.OWN, how == concept_vectors.NONE], [KNOWN, LOST], how)
-    say("data/concepts is not there: no ancestors can be looked up")
-    return np.array([KNOWN if token in known.number else PLAIN if plain_of(token) in known.number else LOST for token in theirs.tokens[special:]])
+        return np.select([how == concept_vectors.OWN, how == concept_vectors.NONE], [KNOWN, UNREADABLE], how)
+    print_line("data/concepts is not there: no ancestors can be looked up")
+    return np.array(
+        [
+            KNOWN if token in known.number else WITHOUT_DECILE if strip_decile(token) in known.number else UNREADABLE
+            for token in theirs.tokens[special:]
+        ]
+    )
 
 
-def read_by_vectors(tokens: list[str], rep: str) -> np.ndarray:
+def classify_by_vectors(tokens: list[str], rep: str) -> np.ndarray:
     """How a model that reads the vectors of `rep` finds one for each of `tokens`: OWN, PLAIN, ANCESTOR or LOST."""
     _, how = concept_vectors.gather(tokens, rep)
-    return np.where(how == concept_vectors.NONE, LOST, how)
+    return np.where(how == concept_vectors.NONE, UNREADABLE, how)
 
 
-def vocabularies_of(tokens: list[str]) -> np.ndarray:
+def source_vocabularies(tokens: list[str]) -> np.ndarray:
     """The vocabulary_id of each token's concept; UNKNOWN where data/concepts does not say it."""
     if not contract.data_folder("concepts").is_dir():
         return np.full(len(tokens), UNKNOWN)
-    plain = [int(plain_of(token)) for token in tokens]
+    plain = [int(strip_decile(token)) for token in tokens]
     with table_files.csv_errors_in_words():
-        table = terminology.names(engine.connect(), np.unique(plain))
+        table = terminology.read_concept_names(engine.connect(), np.unique(plain))
     named = dict(zip(table["concept_id"].to_pylist(), table["vocabulary_id"].to_pylist(), strict=True))
     return np.array([named.get(concept) or UNKNOWN for concept in plain])
 
@@ -99,13 +104,13 @@ def vocabularies_of(tokens: list[str]) -> np.ndarray:
 def count_by_domain(trajectories: sequences.Trajectories, tokens: int) -> np.ndarray:
     """int64 (domains, tokens): the events of each of the hospital's tokens, special ones included, in each domain."""
     counts = np.zeros((len(DOMAINS) + 1) * tokens, dtype=np.int64)
-    for first in range(0, len(trajectories.token), EVENTS_AT_ONCE):  # some at a time: a hospital may have a billion
-        part = slice(first, first + EVENTS_AT_ONCE)
+    for first in range(0, len(trajectories.token), EVENTS_PER_CHUNK):  # some at a time: a hospital may have a billion
+        part = slice(first, first + EVENTS_PER_CHUNK)
         counts += np.bincount(trajectories.domain[part].astype(np.int64) * tokens + trajectories.token[part], minlength=len(counts))
     return counts.reshape(-1, tokens)[1:]
 
 
-def find_shares(counts: np.ndarray, vocabularies: np.ndarray, readings: dict[str, np.ndarray]) -> pd.DataFrame:
+def compute_shares(counts: np.ndarray, vocabularies: np.ndarray, readings: dict[str, np.ndarray]) -> pd.DataFrame:
     """A row for each part of the hospital, reading and kind: by, part, reading, kind, events, events_share, concepts, concepts_share.
 
     counts: (domains, tokens), of events; vocabularies, and the kinds in each of `readings`: (tokens,).
@@ -118,7 +123,7 @@ def find_shares(counts: np.ndarray, vocabularies: np.ndarray, readings: dict[str
         if not n.any():
             continue
         for reading, kinds in readings.items():
-            for kind in kinds_of(reading):
+            for kind in kinds_of_input(reading):
                 of = kinds == kind
                 events, distinct = int(n[of].sum()), int((n[of] > 0).sum())
                 rows.append(
@@ -136,27 +141,27 @@ def find_shares(counts: np.ndarray, vocabularies: np.ndarray, readings: dict[str
     return pd.DataFrame(rows)
 
 
-def unlike_readings(readings: dict[str, np.ndarray]) -> dict[str, str]:
+def merge_identical_inputs(readings: dict[str, np.ndarray]) -> dict[str, str]:
     """{reading: what to call it}, of those that read alike the first alone: arms of one index differ in their vectors, not in who has one."""
     named = {}
     for name, kinds in readings.items():
-        alike = next((other for other in named if CODES not in (other, name) and np.array_equal(readings[other], kinds)), name)
+        alike = next((other for other in named if CODE_INPUT not in (other, name) and np.array_equal(readings[other], kinds)), name)
         named[alike] = f"{named[alike]}, {name}" if alike in named else name
     return named
 
 
-def show_shares(shares: pd.DataFrame, names: dict[str, str]):
+def print_shares(shares: pd.DataFrame, names: dict[str, str]):
     """Print the shares of events and of concepts in the readings that `names` names."""
     shown = shares[shares.reading.isin(list(names))]
     for what in ("events", "concepts"):
-        say(f"\nshare of {what}")
+        print_line(f"\nshare of {what}")
         table = shown.pivot(index=["by", "part"], columns=["reading", "kind"], values=f"{what}_share")
-        table = table[[(reading, kind) for reading in names for kind in kinds_of(reading)]].map("{:.1%}".format).rename(columns=names, level=0)
-        table.insert(0, (what, ""), shown[shown.reading == CODES].groupby(["by", "part"])[what].sum().map("{:,}".format))
-        say(table.reindex(dict.fromkeys(zip(shown.by, shown.part, strict=True))).to_string())
+        table = table[[(reading, kind) for reading in names for kind in kinds_of_input(reading)]].map("{:.1%}".format).rename(columns=names, level=0)
+        table.insert(0, (what, ""), shown[shown.reading == CODE_INPUT].groupby(["by", "part"])[what].sum().map("{:,}".format))
+        print_line(table.reindex(dict.fromkeys(zip(shown.by, shown.part, strict=True))).to_string())
 
 
-def draw(shares: pd.DataFrame, names: dict[str, str], title: str, part: Path):
+def plot_shares(shares: pd.DataFrame, names: dict[str, str], title: str, part: Path):
     """Stacked bars of each domain and of all, a bar a reading; events on the left, distinct concepts on the right."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -167,7 +172,7 @@ def draw(shares: pd.DataFrame, names: dict[str, str], title: str, part: Path):
     for what, panel in zip(("events", "concepts"), panels, strict=True):
         for r, reading in enumerate(names):
             bottom = np.zeros(len(groups))
-            for kind in kinds_of(reading):
+            for kind in kinds_of_input(reading):
                 height = shown[(shown.reading == reading) & (shown.kind == kind)].set_index("part")[f"{what}_share"][groups].to_numpy()
                 # codes and vectors by the same colours: hatched is what vectors read
                 panel.bar(
@@ -177,7 +182,7 @@ def draw(shares: pd.DataFrame, names: dict[str, str], title: str, part: Path):
                     bottom=bottom,
                     color=COLOURS[kind],
                     edgecolor="white",
-                    hatch="" if reading == CODES else "//",
+                    hatch="" if reading == CODE_INPUT else "//",
                     label=f"{names[reading]}: {kind}",
                 )
                 bottom += height
@@ -192,7 +197,7 @@ def draw(shares: pd.DataFrame, names: dict[str, str], title: str, part: Path):
 # ---- AUROC by unknown share ----------------------------------------------------------------------------------------
 
 
-def find_quartiles(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def assign_quartiles(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The quartile (1 to 4) of each share, and the three shares that part them (each one that occurs).
 
     A share on an edge takes the lower quartile, so that equal shares stay together: quartiles may differ in size, or be empty.
@@ -211,11 +216,11 @@ def unknown_shares(trajectories: sequences.Trajectories, unknown: np.ndarray, pr
     if (rows < 0).any():
         return None
     times = predictions.prediction_time.to_numpy().astype("datetime64[us]").astype(np.int64) // 1_000_000
-    slices = trajectories.examples(rows, times, max_length or len(trajectories.token) + sequences.HEAD)
+    slices = trajectories.examples(rows, times, max_length or len(trajectories.token) + sequences.PREFIX_LENGTH)
     return np.array([unknown[trajectories.token[start:stop]].mean() if stop > start else 0.0 for _, start, stop in slices])
 
 
-def max_length_of(file: Path, model: str) -> int | None:
+def read_max_length(file: Path, model: str) -> int | None:
     """How long a sequence the model of `file` (its predictions) reads; None for baselines, which count all events."""
     settings = file.parent / "config.yaml"
     made_with = (yaml.safe_load(settings.read_text()).get("model") if settings.exists() else None) or {}
@@ -224,19 +229,19 @@ def max_length_of(file: Path, model: str) -> int | None:
     return None if model in ("logreg", "gbm") else config.load_experiment(model).model.max_length
 
 
-def tests_of(home: str, external: str) -> pd.DataFrame:
+def find_test_runs(home: str, external: str) -> pd.DataFrame:
     """The rows of results/summary.csv that test a model of `home` at `external`, all persons and one label, with their predictions."""
     table = results.read_summary()
     of = table[(table.trained_on == home) & (table.tested_on == external)]
     of = of[(of.subgroup == "") & (of.recalibration == "") & (of.label != "macro")]
     if lacking := int((of.predictions == "").sum()):
-        say(
+        print_line(
             f"{lacking:,} of {len(of):,} tests at {external} have no predictions in {contract.display_path(contract.summary_file())}: they are left out"
         )
     return of[of.predictions != ""]
 
 
-def find_aurocs(tests: pd.DataFrame, trajectories: sequences.Trajectories, unknown: np.ndarray) -> pd.DataFrame:
+def compute_aurocs(tests: pd.DataFrame, trajectories: sequences.Trajectories, unknown: np.ndarray) -> pd.DataFrame:
     """A row an arm and quartile: ARM, quartile, share_from, share_to, n, positives, seeds, auroc (their mean), auroc_seeds, reason.
 
     n and positives are means over the seeds, too, which are tested on the same examples unless one was made anew.
@@ -246,34 +251,36 @@ def find_aurocs(tests: pd.DataFrame, trajectories: sequences.Trajectories, unkno
     for test in tests.itertuples():
         file = contract.ROOT / test.predictions
         if not file.exists():
-            say(f"{test.predictions} is missing: its test is left out; finetune.py with --fresh writes it anew")
+            print_line(f"{test.predictions} is missing: its test is left out; finetune.py with --fresh writes it anew")
             continue
         table = pq.read_table(file).to_pandas()
-        shares = unknown_shares(trajectories, unknown, table, max_length_of(file, test.model)) if len(table) else None
+        shares = unknown_shares(trajectories, unknown, table, read_max_length(file, test.model)) if len(table) else None
         if shares is None:
-            say(f"{test.predictions} is of other persons than the hospital has now: its test is left out; finetune.py with --fresh writes it anew")
+            print_line(
+                f"{test.predictions} is of other persons than the hospital has now: its test is left out; finetune.py with --fresh writes it anew"
+            )
             continue
-        quartile, _ = find_quartiles(shares)
+        quartile, _ = assign_quartiles(shares)
         for q in QUARTILES:
             of = quartile == q
-            figures = metrics.describe(table.boolean_value.to_numpy()[of].astype(bool), table.predicted_boolean_probability.to_numpy()[of])
+            figures = metrics.compute_metrics(table.boolean_value.to_numpy()[of].astype(bool), table.predicted_boolean_probability.to_numpy()[of])
             rows.append(
                 {
-                    **{name: getattr(test, name) for name in ARM},
+                    **{name: getattr(test, name) for name in ARM_COLUMNS},
                     "quartile": q,
                     "share_from": shares[of].min() if of.any() else np.nan,
                     "share_to": shares[of].max() if of.any() else np.nan,
                     **{name: figures[name] for name in ("n", "positives", "auroc", "reason")},
                 }
             )
-    columns = [*ARM, "quartile", "share_from", "share_to", "n", "positives", "seeds", "auroc", "auroc_seeds", "reason"]
+    columns = [*ARM_COLUMNS, "quartile", "share_from", "share_to", "n", "positives", "seeds", "auroc", "auroc_seeds", "reason"]
     found = []
-    for key, of in pd.DataFrame(rows, columns=[*columns[:-4], "auroc", "reason"]).groupby([*ARM, "quartile"], sort=False):
+    for key, of in pd.DataFrame(rows, columns=[*columns[:-4], "auroc", "reason"]).groupby([*ARM_COLUMNS, "quartile"], sort=False):
         aurocs = of.auroc.dropna().astype(float)
         reasons = ", ".join(dict.fromkeys(reason for reason in of.reason if reason))
         found.append(
             {
-                **dict(zip([*ARM, "quartile"], key, strict=True)),
+                **dict(zip([*ARM_COLUMNS, "quartile"], key, strict=True)),
                 "share_from": of.share_from.min(),
                 "share_to": of.share_to.max(),
                 "n": of.n.mean(),
@@ -287,26 +294,26 @@ def find_aurocs(tests: pd.DataFrame, trajectories: sequences.Trajectories, unkno
     return pd.DataFrame(found, columns=columns)
 
 
-def show_aurocs(table: pd.DataFrame):
+def print_aurocs(table: pd.DataFrame):
     def cell(row) -> str:
         if pd.isna(row.auroc):
             return f"{row.reason} (n {row.n:g})" if row.n else "no examples"
         return f"{row.auroc:.3f} ({row.share_from:.0%}-{row.share_to:.0%}; n {row.n:g}, {row.positives:g} positive)"
 
-    named = [name for name in ARM if name != "cohort" and (table[name] != "").any()]
+    named = [name for name in ARM_COLUMNS if name != "cohort" and (table[name] != "").any()]
     shown = table.assign(cell=[cell(row) for row in table.itertuples()], quartile=[f"quartile {q}" for q in table.quartile])
-    say(shown.pivot(index=[*named, "cohort"], columns="quartile", values="cell").droplevel("cohort").to_string())
-    if (table.n == 0).any() or table.groupby(ARM).n.agg(lambda n: n.max() > n.min() + 1).any():
-        say("quartiles differ in size: examples with equal unknown shares, such as those that know all codes, stay in one quartile, the lower")
+    print_line(shown.pivot(index=[*named, "cohort"], columns="quartile", values="cell").droplevel("cohort").to_string())
+    if (table.n == 0).any() or table.groupby(ARM_COLUMNS).n.agg(lambda n: n.max() > n.min() + 1).any():
+        print_line("quartiles differ in size: examples with equal unknown shares, such as those that know all codes, stay in one quartile, the lower")
 
 
 # ---- the stage -------------------------------------------------------------------------------------------------------
 
 
-def cover(home: str, external: str, reps: list[str]) -> dict:
+def measure_coverage(home: str, external: str, reps: list[str]) -> dict:
     """Write and show everything of one pair of hospitals; gives the shares of events that are read, for the log."""
     files = contract.coverage_files(home, external)
-    known, theirs = token_vocabulary.of_hospital(home).seen_in_pretraining(), token_vocabulary.of_hospital(external)
+    known, theirs = token_vocabulary.load_hospital_vocabulary(home).seen_in_pretraining(), token_vocabulary.load_hospital_vocabulary(external)
     trajectories = sequences.Trajectories(external)
     counts = count_by_domain(trajectories, len(theirs))[:, len(SPECIAL_TOKENS) :]
     if counts.sum() != sum(theirs.counts):
@@ -315,38 +322,38 @@ def cover(home: str, external: str, reps: list[str]) -> dict:
             f"{counts.sum():,}: run preprocessing/trajectories.py again"
         )
     tokens = list(theirs.tokens[len(SPECIAL_TOKENS) :])
-    say(f"{external}: {counts.sum():,} events of {len(tokens):,} concepts; {home} knows {len(known) - len(SPECIAL_TOKENS):,}")
-    readings = {CODES: read_as_codes(theirs, known)} | {contract.rep_name(rep): read_by_vectors(tokens, rep) for rep in reps}
-    shares, names = find_shares(counts, vocabularies_of(tokens), readings), unlike_readings(readings)
+    print_line(f"{external}: {counts.sum():,} events of {len(tokens):,} concepts; {home} knows {len(known) - len(SPECIAL_TOKENS):,}")
+    readings = {CODE_INPUT: classify_by_codes(theirs, known)} | {contract.rep_name(rep): classify_by_vectors(tokens, rep) for rep in reps}
+    shares, names = compute_shares(counts, source_vocabularies(tokens), readings), merge_identical_inputs(readings)
     with storage.atomic_write(files["shares"]) as part:
         shares.to_csv(part, index=False)
     with storage.atomic_write(files["picture"]) as part:
-        draw(shares, names, f"what {home} can read of {external}", part)
-    show_shares(shares, names)
-    say(f"{contract.display_path(files['shares'])} and {files['picture'].name}: shares by domain and vocabulary")
+        plot_shares(shares, names, f"what {home} can read of {external}", part)
+    print_shares(shares, names)
+    print_line(f"{contract.display_path(files['shares'])} and {files['picture'].name}: shares by domain and vocabulary")
     write_aurocs(home, external, trajectories, np.array([token not in known.number for token in theirs.tokens]))
     everything = shares[shares.by == "all"].set_index(["reading", "kind"]).events_share
     return {
-        f"known_{external}": round(everything[CODES, KNOWN], 4),
-        **{f"{reading}_{external}": round(1 - everything[reading, LOST], 4) for reading in readings},
+        f"known_{external}": round(everything[CODE_INPUT, KNOWN], 4),
+        **{f"{reading}_{external}": round(1 - everything[reading, UNREADABLE], 4) for reading in readings},
     }
 
 
 def write_aurocs(home: str, external: str, trajectories: sequences.Trajectories, unknown: np.ndarray):
     file = contract.coverage_files(home, external)["auroc"]
     if not contract.summary_file().exists():
-        say(f"AUROC by unknown share comes after finetuning: there is no {contract.display_path(contract.summary_file())} yet")
+        print_line(f"AUROC by unknown share comes after finetuning: there is no {contract.display_path(contract.summary_file())} yet")
         return
-    table = find_aurocs(tests_of(home, external), trajectories, unknown)
+    table = compute_aurocs(find_test_runs(home, external), trajectories, unknown)
     if table.empty:
-        say(
+        print_line(
             f"AUROC by unknown share comes after finetuning: {contract.display_path(contract.summary_file())} has no test of a model of {home} at {external}"
         )
         return
     with storage.atomic_write(file) as part:
         table.to_csv(part, index=False)
-    show_aurocs(table)
-    say(f"{contract.display_path(file)}: AUROC by quartile of the share of an example's events that {home} does not know")
+    print_aurocs(table)
+    print_line(f"{contract.display_path(file)}: AUROC by quartile of the share of an example's events that {home} does not know")
 
 
 def main(argv=None):
@@ -358,11 +365,11 @@ def main(argv=None):
     args = parser.parse_args(argv)
     home = args.home or config.load("cohort", args.overrides).home
     reps = [rep for rep in dict.fromkeys(args.rep_type or concept_vectors.arms_there()) if rep != "none"]
-    with stage("vocabulary_coverage") as figures:
+    with timed_stage("vocabulary_coverage") as figures:
         if not reps:
-            say("no representation is asked for or there: codes only")
+            print_line("no representation is asked for or there: codes only")
         for external in args.external:
-            figures.update(cover(home, external, reps))
+            figures.update(measure_coverage(home, external, reps))
 
 
 if __name__ == "__main__":

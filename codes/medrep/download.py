@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medrep.contract import display_path
 from medrep.errors import UserError
-from medrep.progress import bar, say
+from medrep.progress import print_line, progress_bar
 from medrep.storage import atomic_write
 
 ATTEMPTS, WAIT_SECONDS, TIMEOUT_SECONDS = 6, 2.0, 60
@@ -30,7 +30,7 @@ def patiently(url: str, attempt, home: str):
             reason = str(getattr(problem, "reason", problem)) or type(problem).__name__
         if wait is None:
             raise UserError(f"{url} can't be had ({reason}): run the same command again, it continues where it stopped")
-        say(f"{url}: {reason}; again in {wait:.0f} s")
+        print_line(f"{url}: {reason}; again in {wait:.0f} s")
         time.sleep(wait)
 
 
@@ -86,7 +86,7 @@ def receive(answer, file: Path, name: str):
             f"{display_path(file.parent)} has no room for the {total - have:,} bytes that {name} still needs: "
             "free some, or point MEDREP_ROOT at another disk"
         )
-    with open(file, "ab") as opened, bar(what=name, total=total, unit="B") as progress:
+    with open(file, "ab") as opened, progress_bar(what=name, total=total, unit="B") as progress:
         progress.update(have)
         while piece := answer.read(PIECE):
             opened.write(piece)

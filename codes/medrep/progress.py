@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 
-def interrupted(kind, problem, trace):
+def quiet_interrupt_hook(kind, problem, trace):
     """Ctrl-C is no defect of ours: one sentence, not where it happened. Whatever is begun is continued or made again."""
     if not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, problem, trace)
@@ -18,14 +18,14 @@ def interrupted(kind, problem, trace):
         print("\ninterrupted: the same command continues, or makes again what was not finished", file=sys.stderr)
 
 
-sys.excepthook = interrupted
+sys.excepthook = quiet_interrupt_hook
 
 
 def is_main_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def say(*words):
+def print_line(*words):
     """Print from the main process only, at once, so that a log read during the run is up to date."""
     if is_main_process():
         try:
@@ -34,12 +34,12 @@ def say(*words):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def in_words(figures: dict) -> str:
+def format_figures(figures: dict) -> str:
     """`epoch 3, loss 0.2054, valid_auroc 0.831`: figures for people; files keep all digits."""
     return ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items() if value != "")
 
 
-def bar(items: Iterable | None = None, what: str = "", total: int | None = None, unit: str = "it") -> tqdm:
+def progress_bar(items: Iterable | None = None, what: str = "", total: int | None = None, unit: str = "it") -> tqdm:
     """One line with rate and time left. Where no one watches a terminal it moves every ten seconds only."""
     watched = sys.stderr.isatty()
     return tqdm(
@@ -55,7 +55,7 @@ def bar(items: Iterable | None = None, what: str = "", total: int | None = None,
     )
 
 
-def report_kept(what: str, read: int, left_out: dict[str, int], kept: int, rejected: dict[str, int] | None = None):
+def print_kept(what: str, read: int, left_out: dict[str, int], kept: int, rejected: dict[str, int] | None = None):
     """Say how many rows were read and kept and why the rest were not; they must add up.
 
     measurement: 308,361 rows; 223,396 kept; left out: 49,292 no concept, 21,033 same hour; rejected: 12 unreadable date
@@ -68,11 +68,11 @@ def report_kept(what: str, read: int, left_out: dict[str, int], kept: int, rejec
         for name, counts in (("left out", left_out), ("rejected", rejected))
         if any(counts.values())
     )
-    say(f"{what}: {read:,} rows; {kept:,} kept{words}")
+    print_line(f"{what}: {read:,} rows; {kept:,} kept{words}")
 
 
 @contextmanager
-def stage(name: str):
+def timed_stage(name: str):
     """Time a stage. The dictionary it gives is the stage's figures, printed at the end as one line of JSON.
 
     with stage("deciles") as figures:
@@ -81,4 +81,4 @@ def stage(name: str):
     figures: dict = {}
     start = time.perf_counter()
     yield figures
-    say(json.dumps({"stage": name, **figures, "seconds": round(time.perf_counter() - start, 2)}))
+    print_line(json.dumps({"stage": name, **figures, "seconds": round(time.perf_counter() - start, 2)}))

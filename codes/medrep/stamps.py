@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medrep import VERSION
 from medrep.contract import display_path
-from medrep.progress import say
+from medrep.progress import print_line
 from medrep.storage import stamp_path, write_json
 
 
@@ -40,7 +40,7 @@ class Stamp:
             return False
         if read_stamp(self.output) != self.content:
             return False
-        say(f"{display_path(self.output)} is up to date")
+        print_line(f"{display_path(self.output)} is up to date")
         return True
 
     def record(self):

@@ -18,7 +18,7 @@ import numpy as np
 
 from medrep.contract import display_path
 from medrep.errors import UserError
-from medrep.progress import say
+from medrep.progress import print_line
 
 
 def make_folder(folder: Path) -> Path:
@@ -99,10 +99,10 @@ def resumable_write(path: Path, made_from: dict) -> Iterator[Path]:
             if os.environ.get("MEDREP_FRESH") == "1":
                 remove_path(part)
             elif not stamp.exists() or json.loads(stamp.read_text()) != made_from:
-                say(f"{display_path(part)} was left of other inputs or settings: it is discarded")
+                print_line(f"{display_path(part)} was left of other inputs or settings: it is discarded")
                 remove_path(part)
             else:
-                say(f"{display_path(part)} was left unfinished: it is continued")
+                print_line(f"{display_path(part)} was left unfinished: it is continued")
         if not part.exists():
             remove_path(progress_path(part))
         write_json(stamp, made_from)

@@ -15,7 +15,7 @@ from ibis import Schema
 from medrep import contract, parquet
 from medrep.contract import display_path
 from medrep.errors import UserError
-from medrep.progress import say
+from medrep.progress import print_line
 from medrep.storage import atomic_write
 
 
@@ -63,14 +63,14 @@ class Table:
             def add(table: ibis.Table):
                 if missing := set(self.schema.names) - set(table.columns):
                     raise ValueError(f"{self.path} lacks {sorted(missing)}")
-                parquet.write(engine, table.select(*self.schema.names).cast(self.schema), part, f"{next(numbers):05d}")
+                parquet.write_parquet(engine, table.select(*self.schema.names).cast(self.schema), part, f"{next(numbers):05d}")
 
             yield add
 
     def say_rows(self, engine: ibis.BaseBackend, **names) -> int:
         """How many rows there are; says it."""
         rows = int(self.read(engine, **names).count().execute())
-        say(f"{display_path(self.at(**names))}: {rows:,} rows, each {self.row}")
+        print_line(f"{display_path(self.at(**names))}: {rows:,} rows, each {self.row}")
         return rows
 
 

@@ -26,25 +26,25 @@ from medrep.cdm import engine, table_files
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.patients import sequences
-from medrep.progress import bar, say, stage
+from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.stamps import Stamp
 from medrep.tables import LABELS, RECORDS, VISITS
 from medrep.vocabulary import token_vocabulary
 
 SUSPECT_AUROC = 0.95
-SUSPECT_AT_START, SUSPECT_EVENTS = 0.5, 100
-KEYS = ("subject_id", "prediction_time")
-POINTS = 4096  # prediction points whose tokens are counted at once
+SUSPECT_START_SHARE, MIN_SUSPECT_EVENTS = 0.5, 100
+EXAMPLE_KEYS = ("subject_id", "prediction_time")
+POINTS_PER_CHUNK = 4096  # prediction points whose tokens are counted at once
 
 
-def labelled_outcomes(hospital: str) -> list[str]:
+def list_labelled_outcomes(hospital: str) -> list[str]:
     return sorted(path.name.removesuffix(".flow.json") for path in contract.flow_file(hospital, "*").parent.glob("*.flow.json"))
 
 
 def read_labels(con: ibis.BaseBackend, hospital: str, outcome: str) -> pd.DataFrame:
     """KEYS and a column a label, in the order of persons and times."""
     table = con.read_parquet(f"{LABELS.at(hospital=hospital, outcome=outcome)}/*.parquet")
-    return table.order_by(*KEYS).to_pandas()
+    return table.order_by(*EXAMPLE_KEYS).to_pandas()
 
 
 def find_open_stays(records: ibis.Table, visits: ibis.Table, points: ibis.Table) -> ibis.Table:
@@ -61,7 +61,7 @@ def find_open_stays(records: ibis.Table, visits: ibis.Table, points: ibis.Table)
     return events.group_by("kind", "domain", "type_id").agg(events=events.count(), at_start=at_start.sum())
 
 
-def separate(presence: np.ndarray, of: np.ndarray) -> np.ndarray:
+def presence_auroc(presence: np.ndarray, of: np.ndarray) -> np.ndarray:
     """float64 (tokens,): the AUROC of each token's presence, whichever way round.
 
     presence: int64 (2, tokens), in how many examples without and with the label a token is; of: int64 (2,) of how many.
@@ -76,7 +76,7 @@ def count_presence(hospital: str, subject_id: np.ndarray, times: np.ndarray, exa
     subject_id, times (seconds since 1970), examples: a prediction point a row; examples (points, columns) says of how many
     examples of each kind a point is the prediction point.
     """
-    trajectories, tokens = sequences.Trajectories(hospital), len(token_vocabulary.of_hospital(hospital))
+    trajectories, tokens = sequences.Trajectories(hospital), len(token_vocabulary.load_hospital_vocabulary(hospital))
     rows = trajectories.rows_of(subject_id)
     if (rows < 0).any():
         raise UserError(
@@ -85,9 +85,9 @@ def count_presence(hospital: str, subject_id: np.ndarray, times: np.ndarray, exa
         )
     slices = trajectories.examples(rows, times, max_length)
     presence = np.zeros((tokens, examples.shape[1]))
-    with bar(what=f"{hospital} audit", total=len(slices), unit="points") as progress:
-        for at in range(0, len(slices), POINTS):
-            starts, stops = slices[at : at + POINTS, 1], slices[at : at + POINTS, 2]
+    with progress_bar(what=f"{hospital} audit", total=len(slices), unit="points") as progress:
+        for at in range(0, len(slices), POINTS_PER_CHUNK):
+            starts, stops = slices[at : at + POINTS_PER_CHUNK, 1], slices[at : at + POINTS_PER_CHUNK, 2]
             ends = np.cumsum(stops - starts)
             events = np.arange(ends[-1]) + np.repeat(starts - (ends - (stops - starts)), stops - starts)
             seen = scipy.sparse.csr_matrix(
@@ -95,45 +95,45 @@ def count_presence(hospital: str, subject_id: np.ndarray, times: np.ndarray, exa
             )
             seen.sum_duplicates()
             seen.data[:] = 1
-            presence += seen.T @ examples[at : at + POINTS].astype(np.float32)
+            presence += seen.T @ examples[at : at + POINTS_PER_CHUNK].astype(np.float32)
             progress.update(len(starts))
     return presence.T.astype(np.int64)
 
 
-def points_of(tables: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, np.ndarray]:
+def unique_prediction_points(tables: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, np.ndarray]:
     """The distinct prediction points (subject_id, prediction_time) of all outcomes' labels, each with its kind; and bool
     (kinds, outcomes): which outcomes have the points of a kind. Outcomes share most points: each is looked at once."""
-    points = pd.concat([table[list(KEYS)] for table in tables.values()]).drop_duplicates(ignore_index=True)
+    points = pd.concat([table[list(EXAMPLE_KEYS)] for table in tables.values()]).drop_duplicates(ignore_index=True)
     has = np.zeros((len(points), len(tables)), dtype=bool)
     for place, table in enumerate(tables.values()):
-        has[numbers_of(table, points), place] = True
+        has[point_indices(table, points), place] = True
     kinds, kind = np.unique(has, axis=0, return_inverse=True)
     return points.assign(kind=kind.reshape(-1)), kinds
 
 
-def numbers_of(table: pd.DataFrame, points: pd.DataFrame) -> np.ndarray:
+def point_indices(table: pd.DataFrame, points: pd.DataFrame) -> np.ndarray:
     """int64 (rows,): the row of `points` that is the prediction point of each row of `table`."""
-    keys = list(KEYS)
+    keys = list(EXAMPLE_KEYS)
     return table[keys].merge(points[keys].assign(point=np.arange(len(points))), on=keys, how="left").point.to_numpy()
 
 
-def find_best_tokens(hospital: str, tables: dict[str, pd.DataFrame], points: pd.DataFrame, max_length: int) -> dict[str, list[dict]]:
+def find_most_predictive_tokens(hospital: str, tables: dict[str, pd.DataFrame], points: pd.DataFrame, max_length: int) -> dict[str, list[dict]]:
     """{outcome: of each of its labels the token whose presence separates the classes best}."""
-    labels = [(outcome, name) for outcome, table in tables.items() for name in table.columns if name not in KEYS]
+    labels = [(outcome, name) for outcome, table in tables.items() for name in table.columns if name not in EXAMPLE_KEYS]
     examples = np.zeros((len(points), 2 * len(labels)), dtype=np.int16)
     for column, (outcome, name) in enumerate(labels):
-        number = numbers_of(tables[outcome], points)
+        number = point_indices(tables[outcome], points)
         for value in (False, True):
             np.add.at(examples, (number[(tables[outcome][name] == value).fillna(False).to_numpy(dtype=bool)], 2 * column + value), 1)
     times = points.prediction_time.to_numpy().astype("datetime64[s]").astype(np.int64)
     presence = count_presence(hospital, points.subject_id.to_numpy(), times, examples, max_length)
-    words, found = token_vocabulary.of_hospital(hospital).tokens, {outcome: [] for outcome in tables}
+    words, found = token_vocabulary.load_hospital_vocabulary(hospital).tokens, {outcome: [] for outcome in tables}
     for column, (outcome, name) in enumerate(labels):
         pair = [2 * column, 2 * column + 1]
         of = examples[:, pair].sum(0, dtype=np.int64)
         if of.min() == 0:
             continue
-        aurocs = separate(presence[pair], of)
+        aurocs = presence_auroc(presence[pair], of)
         token = int(aurocs.argmax())
         found[outcome].append(
             {
@@ -150,7 +150,9 @@ def find_best_tokens(hospital: str, tables: dict[str, pd.DataFrame], points: pd.
     return found
 
 
-def open_stays_of(con: ibis.BaseBackend, hospital: str, outcomes: list[str], points: pd.DataFrame, kinds: np.ndarray) -> dict[str, list[dict]]:
+def find_open_stays_by_outcome(
+    con: ibis.BaseBackend, hospital: str, outcomes: list[str], points: pd.DataFrame, kinds: np.ndarray
+) -> dict[str, list[dict]]:
     """{outcome: what find_open_stays finds of its points}."""
     moments = points.prediction_time.dt.floor("us").to_numpy().astype("datetime64[us]")
     table = ibis.memtable(pyarrow.table({"person_id": points.subject_id.to_numpy(), "prediction_time": moments, "kind": points.kind.to_numpy()}))
@@ -172,20 +174,20 @@ def open_stays_of(con: ibis.BaseBackend, hospital: str, outcomes: list[str], poi
     return rows
 
 
-def audit(con: ibis.BaseBackend, hospital: str, outcomes: list[str], max_length: int) -> dict[str, dict]:
+def audit_leakage(con: ibis.BaseBackend, hospital: str, outcomes: list[str], max_length: int) -> dict[str, dict]:
     """{outcome: open_stays (find_open_stays), best_tokens}, with the names of their concepts."""
     tables = {outcome: read_labels(con, hospital, outcome) for outcome in outcomes}
-    points, kinds = points_of(tables)
+    points, kinds = unique_prediction_points(tables)
     with ThreadPoolExecutor(max_workers=1) as beside:  # the engine goes through the records while NumPy counts tokens
-        open_stays = beside.submit(open_stays_of, con, hospital, outcomes, points, kinds)
-        best = find_best_tokens(hospital, tables, points, max_length)
+        open_stays = beside.submit(find_open_stays_by_outcome, con, hospital, outcomes, points, kinds)
+        best = find_most_predictive_tokens(hospital, tables, points, max_length)
         results = {outcome: {"open_stays": rows, "best_tokens": best[outcome]} for outcome, rows in open_stays.result().items()}
     stays = [row for result in results.values() for row in result["open_stays"]]
     tokens = [row for result in results.values() for row in result["best_tokens"]]
-    names = names_of(con, {row["type_id"] for row in stays} | {concept_of(row["token"]) for row in tokens})
+    names = read_concept_names(con, {row["type_id"] for row in stays} | {concept_of(row["token"]) for row in tokens})
     for row in stays:
         row["type"] = names.get(row["type_id"], "")
-        row["suspect"] = row["events"] >= SUSPECT_EVENTS and row["at_start"] > SUSPECT_AT_START * row["events"]
+        row["suspect"] = row["events"] >= MIN_SUSPECT_EVENTS and row["at_start"] > SUSPECT_START_SHARE * row["events"]
     for row in tokens:
         row["name"] = names.get(concept_of(row["token"]), "")
     return results
@@ -197,34 +199,34 @@ def concept_of(token: str) -> int | None:
     return int(concept) if concept.lstrip("-").isdigit() else None
 
 
-def names_of(con: ibis.BaseBackend, concepts: set[int | None]) -> dict[int, str]:
+def read_concept_names(con: ibis.BaseBackend, concepts: set[int | None]) -> dict[int, str]:
     """The concepts' names, where data/concepts is there."""
     if not contract.data_folder("concepts").is_dir():
         return {}
     wanted = ibis.memtable({"concept_id": sorted(concepts - {None})}, schema={"concept_id": "int64"})
     with table_files.csv_errors_in_words():
-        concept = athena.read_vocabulary(engine.file_reader(con), "concept")
+        concept = athena.read_vocabulary_table(engine.file_reader(con), "concept")
         rows = concept.semi_join(wanted, "concept_id").select("concept_id", "concept_name").to_pyarrow()
     return dict(zip(rows["concept_id"].to_pylist(), rows["concept_name"].to_pylist(), strict=True))
 
 
-def say_audit(hospital: str, outcome: str, result: dict):
+def print_audit(hospital: str, outcome: str, result: dict):
     """A line an outcome, and one for each suspect; the file has them all."""
     rows = result["open_stays"]
-    say(
+    print_line(
         f"{hospital} {outcome}: {sum(row['events'] for row in rows):,} events of {len(rows)} domains and types stand before a prediction time in a "
         "visit that ends after it"
     )
     for row in rows:
         if row["suspect"]:
             name = f"{row['type_id']} {row['type']}".strip()
-            say(
+            print_line(
                 f"warning: {row['at_start'] / row['events']:.0%} of the {row['events']:,} {row['domain']} events of type {name} among them stand at "
                 "the start of their visit: if they are coded after discharge, name the type in billing_types"
             )
     for place, row in enumerate(sorted(result["best_tokens"], key=lambda row: -row["auroc"])):
         if row["suspect"] or place == 0:
-            say(
+            print_line(
                 ("warning: " if row["suspect"] else "")
                 + f"{hospital} {row['label']}: the best single token is {row['token']} {row['name']}".rstrip()
                 + f", AUROC {row['auroc']:.3f} (in {row['with_token_positive']:,} of {row['positives']:,} "
@@ -241,7 +243,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     name = args.hospital
-    outcomes = labelled_outcomes(name)
+    outcomes = list_labelled_outcomes(name)
     if not outcomes:
         raise UserError(f"usedata/{name}/labels has no labels; preprocessing/labels.py writes them")
     max_length = config.load_experiment("behrt", args.overrides).model.max_length
@@ -250,17 +252,17 @@ def main(argv=None):
     stamp = Stamp(contract.audit_file(name), inputs=inputs, settings={"max_length": max_length})
     if stamp.is_current():
         return
-    with stage("audit") as figures:
+    with timed_stage("audit") as figures:
         con = engine.connect(args.engine, args.memory, args.threads)
-        results = audit(con, name, outcomes, max_length)
+        results = audit_leakage(con, name, outcomes, max_length)
         for outcome in outcomes:
-            say_audit(name, outcome, results[outcome])
+            print_audit(name, outcome, results[outcome])
         storage.write_json(contract.audit_file(name), results)
         types = {row["type_id"] for result in results.values() for row in result["open_stays"] if row["suspect"]}
         figures.update(
             outcomes=len(results), suspect_types=len(types), suspect_tokens=sum(row["suspect"] for r in results.values() for row in r["best_tokens"])
         )
-        say(
+        print_line(
             f"{contract.display_path(contract.audit_file(name))}: the leakage audit of {len(results)} outcomes found {len(types) or 'no'} suspect types and "
             f"{figures['suspect_tokens'] or 'no'} suspect tokens"
         )

@@ -20,7 +20,7 @@ import ibis
 from medrep import config
 from medrep.cdm import engine
 from medrep.cdm.sources import omop
-from medrep.progress import say, stage
+from medrep.progress import print_line, timed_stage
 from medrep.stamps import Stamp
 from medrep.tables import DECILES, PERSONS, RECORDS
 
@@ -52,7 +52,7 @@ def find_deciles(records: ibis.Table, min_values: int, without_unit: bool = True
     return ranked.group_by(unit).agg(n=ranked.n.max(), **edges)
 
 
-def combine(home: ibis.Table, own: ibis.Table, records: ibis.Table) -> ibis.Table:
+def combine_deciles(home: ibis.Table, own: ibis.Table, records: ibis.Table) -> ibis.Table:
     """The edges that a hospital with `records` uses: `home`'s of the measurements it has, `own` for the others."""
     unit = ["concept_id", "unit"]
     present = records.filter(records.value.notnull()).select(unit).distinct()
@@ -77,7 +77,7 @@ def main(argv=None):
     stamp = Stamp(DECILES.at(hospital=name), inputs=inputs, settings={"home": home, **{key: getattr(cohort, key) for key in choices}})
     if stamp.is_current():
         return
-    with stage("deciles") as figures:
+    with timed_stage("deciles") as figures:
         con = engine.connect(args.engine, args.memory, args.threads)
         records, persons = RECORDS.read(con, hospital=name), PERSONS.read(con, hospital=name)
         if cohort.decile_persons == "train":
@@ -86,10 +86,10 @@ def main(argv=None):
         deciles = engine.materialize(con, deciles)
         if of_home:
             own = deciles
-            deciles = engine.materialize(con, combine(DECILES.read(con, hospital=home), own, records))
+            deciles = engine.materialize(con, combine_deciles(DECILES.read(con, hospital=home), own, records))
             figures["own"] = int(own.anti_join(DECILES.read(con, hospital=home), ["concept_id", "unit"]).count().execute())
         figures["measurements"] = DECILES.write(con, deciles, hospital=name)
-        say(
+        print_line(
             f"{figures['measurements']:,} measurements in one unit have deciles, {figures.get('own', 0):,} of them {name}'s own "
             f"and the others {home}'s"
             if of_home

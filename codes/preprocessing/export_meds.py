@@ -8,7 +8,7 @@ Writes  usedata/{hospital}/meds: data/{train,tuning,held_out}/{n}.parquet, metad
 
 A row is an event: sex and race (without a time), MEDS_BIRTH (only the year is known: its first second), visits, the four domains'
 records at the time they can be known, MEDS_DEATH. A code is {vocabulary_id}/{concept_code}, or the concept id where
-data/concepts does not know it. Beyond MEDS there are the columns of medrep.cdm.sources.meds.EXTRA, so that the dataset, put into
+data/concepts does not know it. Beyond MEDS there are the columns of medrep.cdm.sources.meds.OPTIONAL_COLUMNS, so that the dataset, put into
 data/, gives the same trajectories. Format: https://github.com/Medical-Event-Data-Standard/meds (0.4)
 """
 
@@ -25,13 +25,13 @@ import pyarrow.parquet as pq
 from medrep import VERSION, config, contract, storage
 from medrep.cdm import engine, table_files
 from medrep.cdm.sources import athena, meds, omop
-from medrep.progress import bar, say, stage
+from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.stamps import Stamp
 from medrep.tables import PERSONS, RECORDS, VISITS
 
 SHARD_ROWS = 2_000_000  # a subject's rows are never in two files
 BATCH_ROWS = 500_000
-SCHEMA = pa.schema(
+MEDS_SCHEMA = pa.schema(
     [
         ("subject_id", pa.int64()),
         ("time", pa.timestamp("us")),
@@ -47,23 +47,23 @@ SCHEMA = pa.schema(
         ("unit", pa.string()),
     ]
 )
-RACE = "RACE//"
-ORDER = {"person": 0, RACE: 1, "visit": 2, "condition": 3, "drug": 4, "measurement": 5, "procedure": 6, "death": 7}  # at one time
+RACE_PREFIX = "RACE//"
+EVENT_ORDER = {"person": 0, RACE_PREFIX: 1, "visit": 2, "condition": 3, "drug": 4, "measurement": 5, "procedure": 6, "death": 7}  # at one time
 
 
-def code_table(con: ibis.BaseBackend, used: ibis.Table) -> ibis.Table:
+def make_code_table(con: ibis.BaseBackend, used: ibis.Table) -> ibis.Table:
     """concept_id, code, description of the concepts in `used`."""
     if not contract.data_folder("concepts").is_dir():
         return used.mutate(code=used.concept_id.cast("string"), description=ibis.null("string"))
-    concept = athena.read_vocabulary(con, "concept")
+    concept = athena.read_vocabulary_table(con, "concept")
     named = used.left_join(concept.select("concept_id", "concept_name", name=concept.vocabulary_id + "/" + concept.concept_code), "concept_id")
     return named.select("concept_id", code=ibis.coalesce(named.name, named.concept_id.cast("string")), description="concept_name")
 
 
-def find_rows(persons: ibis.Table, visits: ibis.Table, records: ibis.Table, codes: ibis.Table) -> ibis.Table:
+def make_meds_rows(persons: ibis.Table, visits: ibis.Table, records: ibis.Table, codes: ibis.Table) -> ibis.Table:
     """The rows of the dataset with `split`, in the order of the files."""
     codes = codes.select("concept_id", "code")
-    kinds = ibis.Schema.from_pyarrow(SCHEMA)
+    kinds = ibis.Schema.from_pyarrow(MEDS_SCHEMA)
 
     def row(t: ibis.Table, **values) -> ibis.Table:
         return t.select(**{name: (values[name] if name in values else ibis.null(kind)).cast(kind) for name, kind in kinds.items()})
@@ -75,9 +75,9 @@ def find_rows(persons: ibis.Table, visits: ibis.Table, records: ibis.Table, code
     v, r = visits.join(codes, "concept_id"), records.join(codes, "concept_id")
     parts = [
         row(sexed, subject_id=sexed.person_id, code=ibis.literal("GENDER//") + sexed.sex, table=ibis.literal("person")),
-        row(raced, subject_id=raced.person_id, code=ibis.literal(RACE) + raced.race, table=ibis.literal("person")),
-        row(persons, subject_id=persons.person_id, time=birth, code=ibis.literal(meds.BIRTH), table=ibis.literal("person")),
-        row(died, subject_id=died.person_id, time=died.death_time, code=ibis.literal(meds.DEATH), table=ibis.literal("death")),
+        row(raced, subject_id=raced.person_id, code=ibis.literal(RACE_PREFIX) + raced.race, table=ibis.literal("person")),
+        row(persons, subject_id=persons.person_id, time=birth, code=ibis.literal(meds.BIRTH_CODE), table=ibis.literal("person")),
+        row(died, subject_id=died.person_id, time=died.death_time, code=ibis.literal(meds.DEATH_CODE), table=ibis.literal("death")),
         row(
             v,
             subject_id=v.person_id,
@@ -103,7 +103,9 @@ def find_rows(persons: ibis.Table, visits: ibis.Table, records: ibis.Table, code
         ),
     ]
     every = ibis.union(*parts).join(persons.select(subject_id="person_id", split="split"), "subject_id")
-    order = ibis.cases((every.code.startswith(RACE), ORDER[RACE]), *((every["table"] == name, place) for name, place in ORDER.items()))
+    order = ibis.cases(
+        (every.code.startswith(RACE_PREFIX), EVENT_ORDER[RACE_PREFIX]), *((every["table"] == name, place) for name, place in EVENT_ORDER.items())
+    )
     keys = [
         every.split,
         every.subject_id,
@@ -115,7 +117,7 @@ def find_rows(persons: ibis.Table, visits: ibis.Table, records: ibis.Table, code
         every.visit_id.asc(nulls_first=True),
         every.type_id.asc(nulls_first=True),
     ]
-    return every.order_by(keys).select("split", *SCHEMA.names)
+    return every.order_by(keys).select("split", *MEDS_SCHEMA.names)
 
 
 def write_data(folder: Path, rows: ibis.Table, total: int):
@@ -123,11 +125,11 @@ def write_data(folder: Path, rows: ibis.Table, total: int):
     theirs = {ours: name for name, ours in meds.SPLITS.items()}
     writer, split, shard, written, last = None, None, 0, 0, None
     try:
-        with bar(what="meds", total=total, unit="rows") as progress:
+        with progress_bar(what="meds", total=total, unit="rows") as progress:
             for batch in rows.to_pyarrow_batches(chunk_size=BATCH_ROWS):
                 table = pa.Table.from_batches([batch])
                 subject, splits = table["subject_id"].to_numpy(), np.array(table["split"].to_pylist(), dtype=object)
-                content = table.drop_columns("split").cast(SCHEMA)
+                content = table.drop_columns("split").cast(MEDS_SCHEMA)
                 cuts = [0, *(np.flatnonzero((subject[1:] != subject[:-1]) | (splits[1:] != splits[:-1])) + 1).tolist(), len(subject)]
                 begun = 0
                 for start in cuts[:-1]:
@@ -140,7 +142,7 @@ def write_data(folder: Path, rows: ibis.Table, total: int):
                         shard = 0 if splits[start] != split else shard + 1
                         split, written, begun = splits[start], 0, start
                         path = storage.make_folder(folder / "data" / theirs[split]) / f"{shard}.parquet"
-                        writer = pq.ParquetWriter(path, SCHEMA)
+                        writer = pq.ParquetWriter(path, MEDS_SCHEMA)
                     last = subject[start]
                 writer.write_table(content.slice(begun))
                 written += len(content) - begun
@@ -156,15 +158,18 @@ def write_metadata(folder: Path, con: ibis.BaseBackend, hospital: str, persons: 
     by_id = {row["concept_id"]: row["code"] for row in rows}
     parents: dict[int, list[str]] = {}
     if contract.data_folder("concepts").is_dir():
-        concept, relationship = athena.read_vocabulary(con, "concept"), athena.valid_rows(athena.read_vocabulary(con, "concept_relationship"))
+        concept, relationship = (
+            athena.read_vocabulary_table(con, "concept"),
+            athena.valid_rows(athena.read_vocabulary_table(con, "concept_relationship")),
+        )
         up = relationship.filter((relationship.relationship_id == "Is a") & (relationship.concept_id_1 != relationship.concept_id_2))
         up = up.semi_join(codes, up.concept_id_1 == codes.concept_id).join(concept, up.concept_id_2 == concept.concept_id)
         up = up.select(child="concept_id_1", parent=concept.vocabulary_id + "/" + concept.concept_code).distinct().order_by("child", "parent")
         for row in up.to_pyarrow().to_pylist():
             parents.setdefault(row["child"], []).append(row["parent"])
-    fixed = [("GENDER//F", "female"), ("GENDER//M", "male"), (meds.BIRTH, "birth (its year)"), (meds.DEATH, "death")]
+    fixed = [("GENDER//F", "female"), ("GENDER//M", "male"), (meds.BIRTH_CODE, "birth (its year)"), (meds.DEATH_CODE, "death")]
     races = persons.filter(persons.race.notnull()).select("race").distinct().order_by("race").to_pyarrow()["race"].to_pylist()
-    fixed += [(f"{RACE}{race}", race) for race in races]
+    fixed += [(f"{RACE_PREFIX}{race}", race) for race in races]
     pq.write_table(
         pa.table(
             {
@@ -197,7 +202,7 @@ def write_metadata(folder: Path, con: ibis.BaseBackend, hospital: str, persons: 
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "raw_source_id_columns": ["visit_id"],
                 "code_modifier_columns": ["unit"],
-                "other_extension_columns": [name for name in SCHEMA.names if name in meds.EXTRA and name not in ("unit", "visit_id")],
+                "other_extension_columns": [name for name in MEDS_SCHEMA.names if name in meds.OPTIONAL_COLUMNS and name not in ("unit", "visit_id")],
             },
             indent=1,
         )
@@ -213,17 +218,17 @@ def main(argv=None):
 
     name, output = args.hospital, contract.meds_folder(args.hospital)
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)]
-    stamp = Stamp(output, inputs=inputs + (omop.files("concepts", "concept") if contract.data_folder("concepts").is_dir() else []))
+    stamp = Stamp(output, inputs=inputs + (omop.input_files("concepts", "concept") if contract.data_folder("concepts").is_dir() else []))
     if stamp.is_current():
         return
-    with stage("export_meds") as figures, table_files.csv_errors_in_words():
+    with timed_stage("export_meds") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
         records = RECORDS.read(con, hospital=name)
         persons, visits = PERSONS.read(con, hospital=name).semi_join(records, "person_id"), VISITS.read(con, hospital=name)
         visits = visits.semi_join(persons, "person_id").mutate(concept_id=lambda t: t.concept_id.fill_null(0))
         used = ibis.union(records.select("concept_id"), visits.select("concept_id"), distinct=True)
-        codes = engine.materialize(con, code_table(con, used))
-        rows = find_rows(persons, visits, records, codes)
+        codes = engine.materialize(con, make_code_table(con, used))
+        rows = make_meds_rows(persons, visits, records, codes)
         counts = {"persons": persons.count(), "visits": visits.count(), "records": records.count()}
         figures.update({what: int(count.execute()) for what, count in counts.items()})
         sexes, races, deaths = (
@@ -236,7 +241,7 @@ def main(argv=None):
         written = sum(pq.read_metadata(path).num_rows for path in output.rglob("data/**/*.parquet"))
         if written != total:
             raise AssertionError(f"{written} rows were written of {total}")
-        say(f"{contract.display_path(output)}: a MEDS dataset of {total:,} rows")
+        print_line(f"{contract.display_path(output)}: a MEDS dataset of {total:,} rows")
         figures["rows"] = total
         stamp.record()
 

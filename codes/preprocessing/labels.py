@@ -37,24 +37,36 @@ from medrep import config, contract, storage
 from medrep.cdm import engine, outcomes, parsing, rules, table_files
 from medrep.cdm.sources import omop
 from medrep.errors import UserError
-from medrep.progress import say, stage
+from medrep.progress import print_line, timed_stage
 from medrep.settings import CohortConfig
 from medrep.stamps import Stamp
 from medrep.tables import LABELS, PERSONS, RECORDS, VISITS, labels_table
 
-STILL_IN = ["not still in at the prediction time", "dead before the prediction time"]
-CHOSEN = "another admission of the person's was chosen"
-SAME_POINT = "another stay with the same prediction time"
-NOT_ADMISSIONS = ["not overnight", "age", "not a hospital stay by its concept or source"]
-RULES = {
-    "MT": [*STILL_IN, CHOSEN, SAME_POINT],
-    "LLOS": [*STILL_IN, "died in the stay before it was long", CHOSEN, SAME_POINT],
-    "RA": ["died in hospital", "died within the time to readmission", "not followed for the time to readmission", CHOSEN, SAME_POINT],
-    "onset": [*STILL_IN, "no record in the stay", "on record before the prediction time", CHOSEN, SAME_POINT],
-    "phenotypes": [*STILL_IN, CHOSEN, SAME_POINT],
+NOT_STILL_IN_REASONS = ["not still in at the prediction time", "dead before the prediction time"]
+OTHER_ADMISSION_CHOSEN = "another admission of the person's was chosen"
+DUPLICATE_PREDICTION_TIME = "another stay with the same prediction time"
+NOT_ADMISSION_REASONS = ["not overnight", "age", "not a hospital stay by its concept or source"]
+EXCLUSIONS = {
+    "MT": [*NOT_STILL_IN_REASONS, OTHER_ADMISSION_CHOSEN, DUPLICATE_PREDICTION_TIME],
+    "LLOS": [*NOT_STILL_IN_REASONS, "died in the stay before it was long", OTHER_ADMISSION_CHOSEN, DUPLICATE_PREDICTION_TIME],
+    "RA": [
+        "died in hospital",
+        "died within the time to readmission",
+        "not followed for the time to readmission",
+        OTHER_ADMISSION_CHOSEN,
+        DUPLICATE_PREDICTION_TIME,
+    ],
+    "onset": [
+        *NOT_STILL_IN_REASONS,
+        "no record in the stay",
+        "on record before the prediction time",
+        OTHER_ADMISSION_CHOSEN,
+        DUPLICATE_PREDICTION_TIME,
+    ],
+    "phenotypes": [*NOT_STILL_IN_REASONS, OTHER_ADMISSION_CHOSEN, DUPLICATE_PREDICTION_TIME],
     "meds": ["unreadable", "no record of the person", "both true and false for the person and time", "same person and time"],
 }
-SETTINGS = (
+LABEL_SETTINGS = (
     "billing",
     "admission_visit_concepts",
     "admissions",
@@ -80,25 +92,25 @@ def hours(n: float) -> ibis.Value:
     return ibis.interval(seconds=round(n * 3600))
 
 
-def with_prediction_time(admissions: ibis.Table, cohort: CohortConfig) -> ibis.Table:
+def add_prediction_time(admissions: ibis.Table, cohort: CohortConfig) -> ibis.Table:
     if cohort.prediction_at == "midnight":
         return admissions.mutate(prediction_time=admissions.start.truncate("D") + hours(48))
     return admissions.mutate(prediction_time=admissions.start + hours(cohort.prediction_hours))
 
 
-def died_in(stays: ibis.Table) -> ibis.Value:
+def died_in_stay(stays: ibis.Table) -> ibis.Value:
     """Whether death came before the end of a stay, or on the day it ends where only the day of death is known."""
     death = stays.death_time
     day_only = death == death.truncate("D") + ibis.interval(seconds=24 * 3600 - 1)
     return ((death <= stays.end) | (day_only & (death.date() <= stays.end.date()))).fill_null(False)
 
 
-def still_in(stays: ibis.Table) -> dict[str, ibis.Value]:
+def not_still_in_rules(stays: ibis.Table) -> dict[str, ibis.Value]:
     """The rules that all outcomes predicted during a stay share."""
-    return dict(zip(STILL_IN, [stays.end <= stays.prediction_time, stays.death_time < stays.prediction_time], strict=True))
+    return dict(zip(NOT_STILL_IN_REASONS, [stays.end <= stays.prediction_time, stays.death_time < stays.prediction_time], strict=True))
 
 
-def drawn(stays: ibis.Table, seed: int, *columns: str) -> ibis.Value:
+def hash_order(stays: ibis.Table, seed: int, *columns: str) -> ibis.Value:
     """Text that orders rows by chance, the same on every engine: a hash of the seed and `columns`."""
     text = ibis.literal(f"{seed}")
     for name in columns:
@@ -108,42 +120,45 @@ def drawn(stays: ibis.Table, seed: int, *columns: str) -> ibis.Value:
     return text.hexdigest("sha256").lower()
 
 
-def choose_one(stays: ibis.Table, cohort: CohortConfig, at_random: bool) -> ibis.Table:
+def choose_one_admission(stays: ibis.Table, cohort: CohortConfig, at_random: bool) -> ibis.Table:
     """With `admissions: one`, each person's last eligible admission, or one at random; the others get a reason."""
     if cohort.admissions == "all":
         return stays
-    order = [drawn(stays, cohort.split_seed, "person_id", "start")] if at_random else []
+    order = [hash_order(stays, cohort.split_seed, "person_id", "start")] if at_random else []
     order += [stays.start.desc(), stays.end.desc()] + ([stays.visit_id] if "visit_id" in stays.columns else [])
     place = ibis.row_number().over(group_by=[stays.person_id, stays.reason.isnull()], order_by=order)
-    return stays.mutate(reason=ibis.ifelse(stays.reason.isnull() & (place > 0), CHOSEN, stays.reason))
+    return stays.mutate(reason=ibis.ifelse(stays.reason.isnull() & (place > 0), OTHER_ADMISSION_CHOSEN, stays.reason))
 
 
-def one_a_point(stays: ibis.Table) -> ibis.Table:
+def drop_duplicate_prediction_times(stays: ibis.Table) -> ibis.Table:
     """Of a person's stays with one prediction time the one that ends last: a transfer that was written as a second stay."""
     order = [stays.end.desc()] + ([stays.visit_id] if "visit_id" in stays.columns else [])
     place = ibis.row_number().over(group_by=[stays.person_id, stays.prediction_time, stays.reason.isnull()], order_by=order)
-    return stays.mutate(reason=ibis.ifelse(stays.reason.isnull() & (place > 0), SAME_POINT, stays.reason))
+    return stays.mutate(reason=ibis.ifelse(stays.reason.isnull() & (place > 0), DUPLICATE_PREDICTION_TIME, stays.reason))
 
 
 # ---- what the stays themselves tell ------------------------------------------------------------------------------
 
 
 def label_mt(admissions: ibis.Table, cohort: CohortConfig) -> ibis.Table:
-    stays = with_prediction_time(admissions, cohort)
-    return choose_one(stays.mutate(boolean_value=died_in(stays), reason=rules.first_reason(still_in(stays))), cohort, at_random=False)
+    stays = add_prediction_time(admissions, cohort)
+    return choose_one_admission(
+        stays.mutate(boolean_value=died_in_stay(stays), reason=rules.first_reason(not_still_in_rules(stays))), cohort, at_random=False
+    )
 
 
 def label_llos(admissions: ibis.Table, cohort: CohortConfig) -> ibis.Table:
-    stays = with_prediction_time(admissions, cohort)
+    stays = add_prediction_time(admissions, cohort)
     stays = stays.mutate(long=stays.start + hours(24 * cohort.long_stay_days))
     # a death on the last day stands at that day's end, after a discharge before it: the stay ended at the sooner
-    died_before = died_in(stays) & (ibis.least(stays.death_time, stays.end) < stays.long)
+    died_before = died_in_stay(stays) & (ibis.least(stays.death_time, stays.end) < stays.long)
     if cohort.died_before == "negative":
         died_before = ibis.literal(False)
     stays = stays.mutate(
-        boolean_value=stays.end >= stays.long, reason=rules.first_reason({**still_in(stays), "died in the stay before it was long": died_before})
+        boolean_value=stays.end >= stays.long,
+        reason=rules.first_reason({**not_still_in_rules(stays), "died in the stay before it was long": died_before}),
     )
-    return choose_one(stays, cohort, at_random=False)
+    return choose_one_admission(stays, cohort, at_random=False)
 
 
 def merge_stays(admissions: ibis.Table, transfer_hours: float) -> ibis.Table:
@@ -170,19 +185,19 @@ def label_ra(admissions: ibis.Table, cohort: CohortConfig, last_time=None) -> ib
     reasons = {"not followed for the time to readmission": ~back & unseen}
     if cohort.died_before == "left_out":
         reasons = {
-            "died in hospital": died_in(stays),
+            "died in hospital": died_in_stay(stays),
             "died within the time to readmission": ~back & (stays.death_time <= stays.until).fill_null(False),
             **reasons,
         }
-    return choose_one(stays.mutate(boolean_value=back, reason=rules.first_reason(reasons)), cohort, at_random=True)
+    return choose_one_admission(stays.mutate(boolean_value=back, reason=rules.first_reason(reasons)), cohort, at_random=True)
 
 
-def last_time_of(records: ibis.Table, visits: ibis.Table) -> datetime | None:
-    """The hospital's last record or end of a visit; those that omop.FAR_YEARS tells for mistakes do not count."""
+def find_last_time(records: ibis.Table, visits: ibis.Table) -> datetime | None:
+    """The hospital's last record or end of a visit; those that omop.MAX_YEARS_AFTER_MEDIAN tells for mistakes do not count."""
     middle = records.time.epoch_seconds().median().execute()
     if middle is None or middle != middle:
         return None
-    latest = middle + omop.FAR_YEARS * omop.YEAR_SECONDS
+    latest = middle + omop.MAX_YEARS_AFTER_MEDIAN * omop.SECONDS_PER_YEAR
     # int64: for Ibis epoch seconds are int32, which end in 2038
     times = [(seconds := column.epoch_seconds().cast("int64")).max(where=seconds <= latest).execute() for column in (records.time, visits.end)]
     return datetime(1970, 1, 1) + timedelta(seconds=int(max(time for time in times if time is not None and time == time)))
@@ -191,7 +206,7 @@ def last_time_of(records: ibis.Table, visits: ibis.Table) -> datetime | None:
 # ---- what records of diseases tell -------------------------------------------------------------------------------
 
 
-def found_in(stays: ibis.Table, disease: ibis.Table, **figures) -> ibis.Table:
+def aggregate_disease_records(stays: ibis.Table, disease: ibis.Table, **figures) -> ibis.Table:
     """`stays` and, over the person's records in `disease`, whatever `figures` (functions of the joined table) say."""
     keys = ["person_id", "visit_id"]
     pairs = stays.select(*keys, "start", "end", "prediction_time").join(disease, "person_id")
@@ -211,28 +226,32 @@ def label_onset(admissions: ibis.Table, records: ibis.Table, disease: ibis.Table
     """`disease` (person_id, time): the records that mean it."""
     disease = disease.select("person_id", "time").distinct()
     if cohort.onset_at == "record":
-        return label_at_record(admissions, records, disease, cohort)
-    stays = found_in(
-        with_prediction_time(admissions, cohort), disease, before=lambda t: recorded_before(t).any(), after=lambda t: recorded_after(t).any()
+        return label_onset_at_record(admissions, records, disease, cohort)
+    stays = aggregate_disease_records(
+        add_prediction_time(admissions, cohort), disease, before=lambda t: recorded_before(t).any(), after=lambda t: recorded_after(t).any()
     )
-    reasons = still_in(stays)
+    reasons = not_still_in_rules(stays)
     if cohort.recorded_before == "left_out":
         reasons["on record before the prediction time"] = stays.before
-    return choose_one(stays.mutate(boolean_value=stays.after.fill_null(False), reason=rules.first_reason(reasons)), cohort, at_random=False)
+    return choose_one_admission(stays.mutate(boolean_value=stays.after.fill_null(False), reason=rules.first_reason(reasons)), cohort, at_random=False)
 
 
-def label_at_record(admissions: ibis.Table, records: ibis.Table, disease: ibis.Table, cohort: CohortConfig) -> ibis.Table:
+def label_onset_at_record(admissions: ibis.Table, records: ibis.Table, disease: ibis.Table, cohort: CohortConfig) -> ibis.Table:
     """As published: a case at the disease's last record in the stay, a control at a record of the stay that a hash draws."""
     stays = admissions.mutate(prediction_time=admissions.start)
-    stays = found_in(stays, disease, last=lambda t: t.time.max(where=(t.time >= t.start) & (t.time <= t.end)))
+    stays = aggregate_disease_records(stays, disease, last=lambda t: t.time.max(where=(t.time >= t.start) & (t.time <= t.end)))
     moments = records.select("person_id", "time").distinct()
     pairs = stays.select("person_id", "visit_id", "start", "end").join(moments, "person_id")
     pairs = pairs.filter((pairs.time >= pairs.start) & (pairs.time <= pairs.end))
-    place = ibis.row_number().over(group_by=["person_id", "visit_id"], order_by=[drawn(pairs, cohort.split_seed, "person_id", "time"), pairs.time])
+    place = ibis.row_number().over(
+        group_by=["person_id", "visit_id"], order_by=[hash_order(pairs, cohort.split_seed, "person_id", "time"), pairs.time]
+    )
     one = pairs.mutate(place=place).filter(ibis._.place == 0).select("person_id", "visit_id", any_time="time")
     stays = stays.left_join(one, ["person_id", "visit_id"]).drop("person_id_right", "visit_id_right")
     stays = stays.mutate(prediction_time=ibis.coalesce(stays["last"], stays.any_time), boolean_value=stays["last"].notnull())
-    return choose_one(stays.mutate(reason=rules.first_reason({"no record in the stay": stays.prediction_time.isnull()})), cohort, at_random=False)
+    return choose_one_admission(
+        stays.mutate(reason=rules.first_reason({"no record in the stay": stays.prediction_time.isnull()})), cohort, at_random=False
+    )
 
 
 def label_phenotypes(admissions: ibis.Table, diseases: ibis.Table, names: list[str], cohort: CohortConfig) -> ibis.Table:
@@ -242,18 +261,18 @@ def label_phenotypes(admissions: ibis.Table, diseases: ibis.Table, names: list[s
     for name in names:
         figures[f"{name}_before"] = lambda t, name=name: (recorded_before(t) & (t.phenotype == name)).any()
         figures[name] = lambda t, name=name: (recorded_after(t) & (t.phenotype == name)).any()
-    stays = found_in(with_prediction_time(admissions, cohort), diseases, **figures)
+    stays = aggregate_disease_records(add_prediction_time(admissions, cohort), diseases, **figures)
     values = {name: stays[name].fill_null(False) for name in names}
     if cohort.recorded_before == "left_out":
         values = {name: ibis.ifelse(stays[f"{name}_before"].fill_null(False), ibis.null("boolean"), value) for name, value in values.items()}
-    return choose_one(stays.mutate(**values, reason=rules.first_reason(still_in(stays))), cohort, at_random=False)
+    return choose_one_admission(stays.mutate(**values, reason=rules.first_reason(not_still_in_rules(stays))), cohort, at_random=False)
 
 
 # ---- labels that the user brings ---------------------------------------------------------------------------------
 
 
 @engine.reads_with_duckdb
-def read_meds(con: ibis.BaseBackend, source) -> ibis.Table:
+def read_meds_labels(con: ibis.BaseBackend, source) -> ibis.Table:
     """subject_id, prediction_time, boolean_value of a MEDS label file (https://github.com/Medical-Event-Data-Standard/meds)."""
     if source.suffix == ".csv":
         t = table_files.read_as_text(con, source, "labels", sorted(outcomes.LABEL_COLUMNS))
@@ -278,7 +297,7 @@ def read_meds(con: ibis.BaseBackend, source) -> ibis.Table:
     )
 
 
-def label_meds(labels: ibis.Table, records: ibis.Table) -> ibis.Table:
+def filter_meds_labels(labels: ibis.Table, records: ibis.Table) -> ibis.Table:
     known = records.select(subject_id="person_id").distinct().mutate(known=True)
     labels = labels.left_join(known, "subject_id").drop("subject_id_right")
     point = ["subject_id", "prediction_time"]
@@ -288,24 +307,24 @@ def label_meds(labels: ibis.Table, records: ibis.Table) -> ibis.Table:
     unreadable = labels.subject_id.isnull() | labels.prediction_time.isnull() | labels.boolean_value.isnull()
     return labels.mutate(
         person_id=labels.subject_id,
-        reason=rules.first_reason(dict(zip(RULES["meds"], [unreadable, labels.known.isnull(), both, place > 0], strict=True))),
+        reason=rules.first_reason(dict(zip(EXCLUSIONS["meds"], [unreadable, labels.known.isnull(), both, place > 0], strict=True))),
     )
 
 
 # ---- the stage -----------------------------------------------------------------------------------------------------
 
 
-def diseases_of(words: outcomes.Terminology, outcome: outcomes.Outcome) -> dict[str, set[int]]:
+def disease_concepts(words: outcomes.Terminology, outcome: outcomes.Outcome) -> dict[str, set[int]]:
     """{label: the concepts that mean it}; {} for an outcome that needs none, and where data/concepts is not there."""
     if outcome.kind not in ("onset", "phenotypes") or not contract.data_folder("concepts").is_dir():
         return {}
     with table_files.csv_errors_in_words():
         if outcome.kind == "onset":
-            return {outcome.name: outcomes.concepts_of(words, outcome.source)}
-        return outcomes.phenotypes_of(words, outcome.source)
+            return {outcome.name: outcomes.resolve_concept_set(words, outcome.source)}
+        return outcomes.read_phenotypes(words, outcome.source)
 
 
-def without_concepts(outcome: outcomes.Outcome, meant: dict[str, set[int]]) -> str:
+def missing_concepts_message(outcome: outcomes.Outcome, meant: dict[str, set[int]]) -> str:
     """Why the diseases of `outcome` can't be found here; empty if they can."""
     if outcome.kind not in ("onset", "phenotypes"):
         return ""
@@ -317,7 +336,7 @@ def without_concepts(outcome: outcomes.Outcome, meant: dict[str, set[int]]) -> s
 
 
 @dataclass
-class Tables:
+class LabelInputs:
     """What the labels of every outcome are made from, read once."""
 
     persons: ibis.Table
@@ -331,38 +350,38 @@ class Tables:
     """How many there are of each, and why the other visits are no admissions."""
 
 
-def read_tables(con: ibis.BaseBackend, hospital: str, cohort: CohortConfig) -> Tables:
+def read_tables(con: ibis.BaseBackend, hospital: str, cohort: CohortConfig) -> LabelInputs:
     persons, visits, records = (table.read(con, hospital=hospital) for table in (PERSONS, VISITS, RECORDS))
     of_kept = engine.materialize(con, visits.semi_join(records.select("person_id").distinct(), "person_id"))
     admissions = of_kept.filter(of_kept.is_admission).join(persons.select("person_id", "death_time"), "person_id")
     admissions = engine.materialize(con, admissions)
     tables = {"visits": visits, "visits of persons with records": of_kept, "admissions": admissions}
     flow = {name: int(table.count().execute()) for name, table in tables.items()}
-    counts = rules.count_reasons(why_no_admission(of_kept, persons, cohort))
-    return Tables(
+    counts = rules.count_reasons(not_admission_reason(of_kept, persons, cohort))
+    return LabelInputs(
         persons,
         visits,
         records,
         of_kept,
         admissions,
-        flow | {"no admissions": {reason: counts[reason] for reason in NOT_ADMISSIONS if reason in counts}},
+        flow | {"no admissions": {reason: counts[reason] for reason in NOT_ADMISSION_REASONS if reason in counts}},
     )
 
 
-def why_no_admission(visits: ibis.Table, persons: ibis.Table, cohort: CohortConfig) -> ibis.Table:
+def not_admission_reason(visits: ibis.Table, persons: ibis.Table, cohort: CohortConfig) -> ibis.Table:
     """`visits` with the first reason why each is no admission (visits.py), null for those that are."""
     visits = visits.join(persons.select("person_id", "year_of_birth"), "person_id")
     of_age = (visits.start.year() - visits.year_of_birth).between(cohort.min_age, cohort.max_age)
-    why = rules.first_reason(dict(zip(NOT_ADMISSIONS, [visits.end.date() <= visits.start.date(), ~of_age, ibis.literal(True)], strict=True)))
+    why = rules.first_reason(dict(zip(NOT_ADMISSION_REASONS, [visits.end.date() <= visits.start.date(), ~of_age, ibis.literal(True)], strict=True)))
     return visits.mutate(reason=ibis.ifelse(visits.is_admission, ibis.null("string"), why))
 
 
-def label(
+def label_outcome(
     con: ibis.BaseBackend,
     hospital: str,
     outcome: outcomes.Outcome,
     meant: dict[str, set[int]],
-    tables: Tables,
+    tables: LabelInputs,
     cohort: CohortConfig,
     follow_up_ends: str,
 ) -> tuple[ibis.Table, list[str], dict]:
@@ -370,12 +389,12 @@ def label(
     visits, records, admissions = tables.visits, tables.records, tables.admissions
     if outcome.kind == "meds":
         with table_files.csv_errors_in_words():
-            labels = read_meds(con, outcome.source)
-        return engine.materialize(con, label_meds(labels, records)), ["boolean_value"], {}
+            labels = read_meds_labels(con, outcome.source)
+        return engine.materialize(con, filter_meds_labels(labels, records)), ["boolean_value"], {}
     columns = ["boolean_value"]
     flow = dict(tables.flow)
     if outcome.kind == "RA":
-        last_time = last_time_of(records, visits) if follow_up_ends == "last_record" else None
+        last_time = find_last_time(records, visits) if follow_up_ends == "last_record" else None
         flow["followed until"] = last_time and last_time.isoformat(sep=" ")
         stays = label_ra(admissions, cohort, last_time)
     elif outcome.kind in ("MT", "LLOS"):
@@ -384,7 +403,7 @@ def label(
         pairs = [(concept, name) for name, concepts in meant.items() for concept in sorted(concepts)]
         meaning = ibis.memtable([{"concept_id": c, "phenotype": n} for c, n in pairs], schema={"concept_id": "int64", "phenotype": "string"})
         diseases = engine.materialize(con, records.join(meaning, "concept_id").select("person_id", "time", "phenotype").distinct())
-        say(
+        print_line(
             f"{hospital} {outcome.name}: {len({c for c, _ in pairs}):,} concepts mean it; {diseases.count().execute():,} moments of "
             f"{diseases.person_id.nunique().execute():,} persons have one on record"
         )
@@ -393,7 +412,7 @@ def label(
         else:
             columns = list(meant)
             stays = label_phenotypes(admissions, diseases, columns, cohort)
-    return engine.materialize(con, one_a_point(stays)), columns, flow
+    return engine.materialize(con, drop_duplicate_prediction_times(stays)), columns, flow
 
 
 def write_labels(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome, stays: ibis.Table, columns: list[str], flow: dict) -> dict:
@@ -402,8 +421,8 @@ def write_labels(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome
     if flow:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in flow["no admissions"].items())
         counts = "; ".join(f"{flow[name]:,} {name}" for name in ("visits", "visits of persons with records", "admissions"))
-        say(f"{hospital} {outcome.name}: {counts}" + (f" (the others: {reasons})" if reasons else ""))
-    counts = rules.report(f"{hospital} {outcome.name} {unit}", stays, RULES[outcome.kind])
+        print_line(f"{hospital} {outcome.name}: {counts}" + (f" (the others: {reasons})" if reasons else ""))
+    counts = rules.report_reasons(f"{hospital} {outcome.name} {unit}", stays, EXCLUSIONS[outcome.kind])
     if outcome.kind == "meds" and counts["read"] and not counts["kept"]:
         raise UserError(
             f"{outcome.source}: none of its {counts['read']:,} rows can be used (the reasons are above); subject_id must be "
@@ -419,11 +438,13 @@ def write_labels(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome
     )
     labelled = {name: sums[f"n{i}"] for i, name in enumerate(columns)}
     positive = {name: int(sums[f"sum{i}"] or 0) for i, name in enumerate(columns)}
-    eligible = counts["read"] - sum(counts.get(reason, 0) for reason in (*STILL_IN, "died in hospital", "unreadable", "no record of the person"))
+    eligible = counts["read"] - sum(
+        counts.get(reason, 0) for reason in (*NOT_STILL_IN_REASONS, "died in hospital", "unreadable", "no record of the person")
+    )
     single = columns == ["boolean_value"]
     flow |= {
         unit: counts["read"],
-        "left out": {reason: n for reason, n in counts.items() if reason in RULES[outcome.kind] and n},
+        "left out": {reason: n for reason, n in counts.items() if reason in EXCLUSIONS[outcome.kind] and n},
         "eligible": eligible,
         "labelled": labelled["boolean_value"] if single else labelled,
         "positive": positive["boolean_value"] if single else positive,
@@ -432,9 +453,9 @@ def write_labels(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome
     for name in columns:
         what = outcome.name if single else f"{outcome.name} {name}"
         share = f" ({positive[name] / labelled[name]:.2%})" if labelled[name] else ""
-        say(f"{hospital} {what}: {labelled[name]:,} labelled, {positive[name]:,} positive{share}")
+        print_line(f"{hospital} {what}: {labelled[name]:,} labelled, {positive[name]:,} positive{share}")
     if empty := [name for name in columns if not positive[name]]:
-        say(
+        print_line(
             f"warning: {contract.display_path(LABELS.at(hospital=hospital, outcome=outcome.name))} has no positives"
             + ("" if single else f" of {len(empty)} of its {len(columns)} phenotypes")
             + ": no AUROC can be computed from it"
@@ -449,40 +470,40 @@ def main(argv=None):
         "--outcome",
         nargs="+",
         metavar="OUTCOME",
-        help=f"among {', '.join(outcomes.built_in())} (default: all), or a path to a concept set or to MEDS labels",
+        help=f"among {', '.join(outcomes.built_in_outcomes())} (default: all), or a path to a concept set or to MEDS labels",
     )
     engine.add_arguments(parser)
     config.add_arguments(parser)
     args = parser.parse_args(argv)
 
-    wanted = [outcomes.find(text) for text in args.outcome] if args.outcome else list(outcomes.built_in().values())
+    wanted = [outcomes.find_outcome(text) for text in args.outcome] if args.outcome else list(outcomes.built_in_outcomes().values())
     name, cohort = args.hospital, config.load("cohort", args.overrides)
     hospital = config.load("hospital", args.overrides, hospital=name)
     if hospital.follow_up_ends not in ("last_record", "unknown"):
         raise UserError(f"hospital.follow_up_ends is {hospital.follow_up_ends!r}: give last_record or unknown")
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)]
-    settings = {"follow_up_ends": hospital.follow_up_ends, **{key: value for key, value in asdict(cohort).items() if key in SETTINGS}}
+    settings = {"follow_up_ends": hospital.follow_up_ends, **{key: value for key, value in asdict(cohort).items() if key in LABEL_SETTINGS}}
 
     con, tables = engine.connect(args.engine, args.memory, args.threads), None
     words = outcomes.Terminology(engine.file_reader(con))
     for outcome in wanted:
         sources = [outcome.source] if outcome.source else []
         if outcome.kind in ("onset", "phenotypes") and contract.data_folder("concepts").is_dir():
-            sources += omop.files("concepts", "concept", "concept_relationship", "concept_ancestor")
+            sources += omop.input_files("concepts", "concept", "concept_relationship", "concept_ancestor")
         stamp = Stamp(LABELS.at(hospital=name, outcome=outcome.name), inputs=[*inputs, *sources], settings=settings)
         if contract.flow_file(name, outcome.name).exists() and stamp.is_current():
             continue
-        meant = diseases_of(words, outcome)
-        if reason := without_concepts(outcome, meant):
+        meant = disease_concepts(words, outcome)
+        if reason := missing_concepts_message(outcome, meant):
             if args.outcome:
                 raise UserError(f"--outcome {outcome.name}: {reason}")
-            say(f"{name} {outcome.name}: not labelled, {reason}")
+            print_line(f"{name} {outcome.name}: not labelled, {reason}")
             for path in (LABELS.at(hospital=name, outcome=outcome.name), contract.flow_file(name, outcome.name)):  # of another vocabulary
                 storage.remove_path(path)
             continue
-        with stage("labels") as figures:
+        with timed_stage("labels") as figures:
             tables = tables or read_tables(con, name, cohort)
-            stays, columns, flow = label(con, name, outcome, meant, tables, cohort, hospital.follow_up_ends)
+            stays, columns, flow = label_outcome(con, name, outcome, meant, tables, cohort, hospital.follow_up_ends)
             figures.update(outcome=outcome.name, **write_labels(con, name, outcome, stays, columns, flow))
         stamp.record()
 

@@ -20,13 +20,13 @@ from medrep.cdm import engine, parsing, rules, table_files
 from medrep.cdm.sources import meds, omop
 from medrep.contract import SPLITS
 from medrep.errors import UserError
-from medrep.progress import say, stage
+from medrep.progress import print_line, timed_stage
 from medrep.settings import CohortConfig
 from medrep.stamps import Stamp
 from medrep.tables import PERSONS
 
-YEARS = (1000, 9999)
-SAME_PERSON, SAME_SUBJECT, LATER_DEATH = "same person_id", "same subject_id", "later death of the same person"
+YEAR_RANGE = (1000, 9999)
+DUPLICATE_PERSON, DUPLICATE_SUBJECT, LATER_DEATH_ROW = "same person_id", "same subject_id", "later death of the same person"
 
 
 def correct_birth_years(persons: ibis.Table, births: ibis.Table | None) -> ibis.Table:
@@ -41,9 +41,9 @@ def correct_birth_years(persons: ibis.Table, births: ibis.Table | None) -> ibis.
     return joined.mutate(corrected=year.notnull(), year_of_birth=ibis.coalesce(year, joined.year_of_birth))
 
 
-def with_reasons(persons: ibis.Table) -> ibis.Table:
+def add_exclusion_reasons(persons: ibis.Table) -> ibis.Table:
     """`persons` and the reason each is left out; of several rows of one person_id the least year, sex, source and race stay."""
-    no_year = ~persons.year_of_birth.between(*YEARS).fill_null(False)
+    no_year = ~persons.year_of_birth.between(*YEAR_RANGE).fill_null(False)
     usable = (persons.unreadable.isnull() & ~no_year).name("usable")
     order = [persons[name].asc(nulls_first=False) for name in ("year_of_birth", "sex", "source_id", "trace_id", "race")]
     place = ibis.row_number().over(group_by=[persons.person_id, usable], order_by=order)
@@ -51,7 +51,7 @@ def with_reasons(persons: ibis.Table) -> ibis.Table:
         reason=ibis.cases(
             (persons.unreadable.notnull(), persons.unreadable),
             (no_year, "unreadable year_of_birth"),
-            (place > 0, SAME_PERSON),
+            (place > 0, DUPLICATE_PERSON),
             else_=ibis.null("string"),
         )
     )
@@ -60,7 +60,7 @@ def with_reasons(persons: ibis.Table) -> ibis.Table:
 def births_with_reasons(births: ibis.Table) -> ibis.Table:
     """`births` and the reason each is left out; of several rows of one subject the least year stays."""
     place = ibis.row_number().over(group_by=[births.subject_id, births.unreadable.isnull()], order_by=births.year_of_birth.asc(nulls_first=False))
-    return births.mutate(reason=ibis.ifelse(births.unreadable.isnull() & (place > 0), SAME_SUBJECT, births.unreadable))
+    return births.mutate(reason=ibis.ifelse(births.unreadable.isnull() & (place > 0), DUPLICATE_SUBJECT, births.unreadable))
 
 
 def deaths_with_reasons(deaths: ibis.Table, persons: ibis.Table) -> ibis.Table:
@@ -70,10 +70,10 @@ def deaths_with_reasons(deaths: ibis.Table, persons: ibis.Table) -> ibis.Table:
     bad = ibis.cases((deaths.unreadable.notnull(), deaths.unreadable), (deaths.known.isnull(), "unknown person"), else_=ibis.null("string"))
     deaths = deaths.mutate(bad=bad)
     place = ibis.row_number().over(group_by=[deaths.person_id, deaths.bad.isnull()], order_by=deaths.death_time.asc(nulls_first=False))
-    return deaths.mutate(reason=ibis.ifelse(deaths.bad.isnull() & (place > 0), LATER_DEATH, deaths.bad)).drop("bad", "known")
+    return deaths.mutate(reason=ibis.ifelse(deaths.bad.isnull() & (place > 0), LATER_DEATH_ROW, deaths.bad)).drop("bad", "known")
 
 
-def split_of(source_id: ibis.Value, cohort: CohortConfig) -> ibis.Value:
+def assign_split(source_id: ibis.Value, cohort: CohortConfig) -> ibis.Value:
     """The split of a person: where the first 8 hex digits of sha256("seed:source_id") fall among the shares."""
     digits = (ibis.literal(f"{cohort.split_seed}:") + source_id).hexdigest("sha256").lower().substr(0, 8)
     branches, total = [], 0.0
@@ -91,7 +91,7 @@ def find_persons(persons: ibis.Table, deaths: ibis.Table | None, cohort: CohortC
     """
     shared = persons.source_id.count().over(group_by="source_id") > 1
     own_id = ibis.ifelse(persons.source_id.isnull() | shared, persons.person_id.cast("string"), persons.source_id)
-    persons = persons.mutate(split=split_of(own_id, cohort))
+    persons = persons.mutate(split=assign_split(own_id, cohort))
     if splits is not None:
         persons = persons.left_join(splits, "person_id").drop("person_id_right")
         persons = persons.mutate(split=ibis.coalesce(persons.given, persons.split))
@@ -101,7 +101,7 @@ def find_persons(persons: ibis.Table, deaths: ibis.Table | None, cohort: CohortC
     return persons.left_join(times, "person_id").drop("person_id_right")
 
 
-def check_shares(cohort: CohortConfig):
+def check_split_shares(cohort: CohortConfig):
     shares = cohort.split_shares
     if set(shares) != set(SPLITS) or any(s < 0 for s in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
         raise UserError(f"cohort.split_shares is {shares}: give {', '.join(SPLITS)} shares that are not negative and add up to 1")
@@ -115,11 +115,11 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     hospital, cohort = args.hospital, config.load("cohort", args.overrides)
-    check_shares(cohort)
+    check_split_shares(cohort)
     table_files.require_hospital(hospital)
     stamp = Stamp(
         PERSONS.at(hospital=hospital),
-        inputs=omop.files(hospital, "person", "death", "patients"),
+        inputs=omop.input_files(hospital, "person", "death", "patients"),
         settings={
             "shares": cohort.split_shares,
             "seed": cohort.split_seed,
@@ -132,32 +132,37 @@ def main(argv=None):
     )
     if stamp.is_current():
         return
-    with stage("persons") as figures, table_files.csv_errors_in_words():
+    with timed_stage("persons") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
 
         def settle(table: str, judged: ibis.Table, rejects: Callable[[], ibis.Table], left_out: str) -> dict[str, int]:
-            return rules.settle(con, hospital, table, rules.count_reasons(judged), rejects, [left_out], cohort.max_rejects)
+            return rules.settle_rejects(con, hospital, table, rules.count_reasons(judged), rejects, [left_out], cohort.max_rejects)
 
-        births = omop.birth_years(con, hospital)
+        births = omop.read_birth_years(con, hospital)
         if births is not None:
             births = engine.materialize(con, births_with_reasons(births))
-            settle("patients", births, lambda: births_with_reasons(omop.birth_years(con, hospital, numbered=True)), SAME_SUBJECT)
-        read = engine.materialize(con, with_reasons(correct_birth_years(omop.persons(con, hospital), births)))
+            settle("patients", births, lambda: births_with_reasons(omop.read_birth_years(con, hospital, numbered=True)), DUPLICATE_SUBJECT)
+        read = engine.materialize(con, add_exclusion_reasons(correct_birth_years(omop.read_persons(con, hospital), births)))
         figures.update(
-            settle("person", read, lambda: with_reasons(correct_birth_years(omop.persons(con, hospital, numbered=True), births)), SAME_PERSON)
+            settle(
+                "person",
+                read,
+                lambda: add_exclusion_reasons(correct_birth_years(omop.read_persons(con, hospital, numbered=True), births)),
+                DUPLICATE_PERSON,
+            )
         )
         kept = read.filter(read.reason.isnull())
         if figures["kept"] == 0:
             raise UserError(f"data/{hospital}/person has no readable row: person_id and year_of_birth must be whole numbers")
         if births is not None:
-            say(f"year of birth from patients.csv: {int(kept.corrected.sum().execute() or 0):,} persons; the others keep the table's")
-        deaths = omop.deaths(con, hospital)
+            print_line(f"year of birth from patients.csv: {int(kept.corrected.sum().execute() or 0):,} persons; the others keep the table's")
+        deaths = omop.read_deaths(con, hospital)
         if deaths is not None:
             deaths = engine.materialize(con, deaths_with_reasons(deaths, kept))
-            settle("death", deaths, lambda: deaths_with_reasons(omop.deaths(con, hospital, numbered=True), kept), LATER_DEATH)
-        splits = meds.given_splits(con, hospital)
+            settle("death", deaths, lambda: deaths_with_reasons(omop.read_deaths(con, hospital, numbered=True), kept), LATER_DEATH_ROW)
+        splits = meds.read_subject_splits(con, hospital)
         if splits is not None:
-            say(f"{hospital}: {int(splits.count().execute()):,} persons are in the splits that metadata/subject_splits.parquet gives them")
+            print_line(f"{hospital}: {int(splits.count().execute()):,} persons are in the splits that metadata/subject_splits.parquet gives them")
         PERSONS.write(con, find_persons(kept, deaths, cohort, splits), hospital=hospital)
         stamp.record()
 

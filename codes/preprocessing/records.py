@@ -32,16 +32,16 @@ from medrep.cdm import engine, parsing, rules, table_files
 from medrep.cdm.sources import meds, omop
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
-from medrep.progress import bar, say, stage
+from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.settings import CohortConfig, HospitalConfig
 from medrep.stamps import Stamp
 from medrep.tables import PERSONS, RECORDS, VISITS
 
-NO_CONCEPT, UNDER_AGE, SAME_HOUR, TOO_FEW = RULES = ["no concept", "under age", "same hour", "person with too few events"]
+NO_CONCEPT, UNDER_AGE, SAME_HOUR, TOO_FEW = EXCLUSIONS = ["no concept", "under age", "same hour", "person with too few events"]
 PART_BYTES = 800_000_000  # of text: some eight million events
 
 
-def place_in_visits(events: ibis.Table, visits: ibis.Table) -> ibis.Table:
+def assign_visits(events: ibis.Table, visits: ibis.Table) -> ibis.Table:
     """`events` (date, time, visit_id as stated) with low, high (the event is between them), visit_id and visit_end.
 
     The stated visit counts if it is one of the person's. Otherwise the visit that overlaps low..high: the latest start,
@@ -68,7 +68,7 @@ def place_in_visits(events: ibis.Table, visits: ibis.Table) -> ibis.Table:
     ).drop("person_id_right", "low_right", "high_right", "stated_id", "own_end", "found_id", "found_end")
 
 
-def time_known(events: ibis.Table, billing_types: list[int]) -> ibis.Value:
+def availability_time(events: ibis.Table, billing_types: list[int]) -> ibis.Value:
     """When an event can be known: its time, else the end of its day; a billing code at the end of its visit.
 
     A billing code without a visit, or stamped after the end of its visit, counts from the end of its day.
@@ -79,7 +79,7 @@ def time_known(events: ibis.Table, billing_types: list[int]) -> ibis.Value:
     return ibis.ifelse(events.type_id.isin(billing_types).fill_null(False), ibis.coalesce(billed, parsing.day_end(events.date)), events.high)
 
 
-def with_persons(events: ibis.Table, persons: ibis.Table) -> ibis.Table:
+def join_persons(events: ibis.Table, persons: ibis.Table) -> ibis.Table:
     """`events` with the person's year_of_birth, and the reason why an event goes whatever other events there are."""
     events = events.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
     return events.mutate(
@@ -96,16 +96,16 @@ def find_records(
     events: ibis.Table, persons: ibis.Table, visits: ibis.Table, domain: str, hospital: HospitalConfig, cohort: CohortConfig
 ) -> ibis.Table:
     """RECORDS of one domain and the reason each is left out, all rules but the last; clock: 0 no time, 1 midnight, 2 other."""
-    events = with_persons(events, persons)
+    events = join_persons(events, persons)
     midnight = (events.time == events.time.truncate("D")).fill_null(False)
     day_only = midnight & events.type_id.isin(hospital.date_only_types).fill_null(False) if hospital.date_only_types else ibis.literal(False)
     events = events.mutate(
         clock=ibis.cases((events.time.isnull(), 0), (midnight, 1), else_=2).cast("int8"),
         time=ibis.ifelse(day_only, ibis.null("timestamp"), events.time),
     )
-    events = place_in_visits(events, visits)
+    events = assign_visits(events, visits)
     billing_types = hospital.billing_types if cohort.billing == "at_discharge" else []
-    events = events.mutate(time=time_known(events, billing_types), domain=ibis.literal(domain))
+    events = events.mutate(time=availability_time(events, billing_types), domain=ibis.literal(domain))
     under_age = (events.time.year() - events.year_of_birth < cohort.min_age).fill_null(False)
     reason = ibis.ifelse(events.reason.isnull() & under_age, UNDER_AGE, events.reason)
     columns = ["person_id", "time", "domain", "concept_id", "value", "unit", "visit_id", "type_id", "date", "year_of_birth", "clock", "reason"]
@@ -119,7 +119,7 @@ def find_records(
     return events.mutate(reason=ibis.ifelse(events.reason.isnull() & (place > 0), SAME_HOUR, events.reason))
 
 
-def leave_out_short(events: ibis.Table, enough: ibis.Table) -> ibis.Table:
+def leave_out_short_histories(events: ibis.Table, enough: ibis.Table) -> ibis.Table:
     """The last rule: `enough` lists the persons with enough events."""
     joined = events.left_join(enough.select("person_id", has_enough=ibis.literal(True)), "person_id").drop("person_id_right")
     short = joined.reason.isnull() & joined.has_enough.isnull()
@@ -133,7 +133,7 @@ def persons_with_enough(tables: list[ibis.Table], min_events: int) -> ibis.Table
     return counts.group_by("person_id").agg(n=counts.n.sum()).filter(ibis._.n >= min_events)
 
 
-def ages_at_first(tables: list[ibis.Table]) -> list[int]:
+def ages_at_first_event(tables: list[ibis.Table]) -> list[int]:
     """Each person's age at the first event, left out or not."""
     tables = [t.filter(t.year_of_birth.notnull() & t.date.notnull()) for t in tables]
     first = [t.group_by("person_id", "year_of_birth").agg(date=t.date.min()) for t in tables]
@@ -142,30 +142,30 @@ def ages_at_first(tables: list[ibis.Table]) -> list[int]:
     return first.select(age=first.date.year() - first.year_of_birth).to_pyarrow()["age"].to_pylist()
 
 
-def warn_of_clocks(domain: str, clocks: Counter):
+def warn_of_missing_times(domain: str, clocks: Counter):
     if clocks[1] and not clocks[2]:
-        say(
+        print_line(
             f"warning: no {domain} has a time of day but 00:00:00; if that means the time is not known, set midnight_is_a_time: false "
             "in configs/hospitals/, or events will seem known before they happened"
         )
 
 
-def warn_of_ages(ages: list[int], of_patients: bool):
+def warn_of_implausible_ages(ages: list[int], of_patients: bool):
     """A year of birth that is really MIMIC's anchor_year shows in ages at the first event only."""
     if ages and not 10 <= statistics.median(ages) <= 100:
-        say(
+        print_line(
             f"warning: the median age at the first event is {statistics.median(ages):.0f}: is year_of_birth right?"
             + ("" if of_patients else " If it holds MIMIC's anchor_year, put patients.csv beside the tables")
         )
 
 
-def bounds_of(persons: ibis.Table, parts: int) -> list[int]:
+def part_bounds(persons: ibis.Table, parts: int) -> list[int]:
     """The person ids that divide `persons` into `parts` of like number; equal ones where there are fewer persons than parts."""
     ids = persons.select("person_id").order_by("person_id").to_pyarrow()["person_id"]
     return [ids[len(ids) * part // parts].as_py() for part in range(1, parts)] if len(ids) else []
 
 
-def part_of(person_id: ibis.Value, bounds: list[int]) -> ibis.Value:
+def part_number(person_id: ibis.Value, bounds: list[int]) -> ibis.Value:
     """Which part a person belongs to: how many bounds its id has reached; 0 without an id."""
 
     def among(low: int, high: int) -> ibis.Value:  # a row is compared with a few bounds, not with all
@@ -180,7 +180,7 @@ def part_of(person_id: ibis.Value, bounds: list[int]) -> ibis.Value:
 def read_events(
     con: ibis.BaseBackend, name: str, domain: str, hospital: HospitalConfig, cohort: CohortConfig, numbered: bool = False
 ) -> ibis.Table | None:
-    return omop.events(con, name, domain, hospital.midnight_is_a_time, numbered=numbered or cohort.first_measurement == "in_file")
+    return omop.read_events(con, name, domain, hospital.midnight_is_a_time, numbered=numbered or cohort.first_measurement == "in_file")
 
 
 def make_records(con: ibis.BaseBackend, name: str, hospital: HospitalConfig, cohort: CohortConfig, add: Callable[[ibis.Table], None]):
@@ -190,43 +190,43 @@ def make_records(con: ibis.BaseBackend, name: str, hospital: HospitalConfig, coh
     The tables are read once and their rows laid apart by ranges of person ids, each small enough for memory; everything
     else is done one range at a time, so that a hospital ten times as large takes ten times as long.
     """
-    sizes = [table_files.text_size(path) for path in omop.files(name, *(omop.EVENT_TABLES[domain][0] for domain in DOMAINS))]
+    sizes = [table_files.estimate_text_size(path) for path in omop.input_files(name, *(omop.EVENT_TABLES[domain][0] for domain in DOMAINS))]
     persons, visits = PERSONS.read(con, hospital=name), VISITS.read(con, hospital=name)
-    bounds = bounds_of(persons, engine.number_of_parts(con, sum(sizes), PART_BYTES))
+    bounds = part_bounds(persons, engine.number_of_parts(con, sum(sizes), PART_BYTES))
     reasons, clocks, ages, events, lines = {}, {}, [], {}, {}
     beside = ThreadPoolExecutor(max_workers=1)  # counts lines while the engine works
     for domain in DOMAINS:
         rows = read_events(con, name, domain, hospital, cohort)
         if rows is None:
-            say(f"{name} has no {domain} table")
+            print_line(f"{name} has no {domain} table")
             continue
-        say(f"reading {name} {omop.EVENT_TABLES[domain][0]}")
+        print_line(f"reading {name} {omop.EVENT_TABLES[domain][0]}")
         if not meds.is_dataset(name):
-            lines[domain] = beside.submit(table_files.count_lines, table_files.table_file(name, omop.EVENT_TABLES[domain][0]))
-        events[domain] = engine.partition_by(con, rows.mutate(part=part_of(rows.person_id, bounds)), "part")
+            lines[domain] = beside.submit(table_files.count_lines, table_files.find_table_file(name, omop.EVENT_TABLES[domain][0]))
+        events[domain] = engine.partition_by(con, rows.mutate(part=part_number(rows.person_id, bounds)), "part")
         reasons[domain], clocks[domain] = Counter({rules.KEPT: 0}), Counter()
     with_records = 0
-    for part in bar(range(len(bounds) + 1), f"{name} records", unit="parts"):
-        own = persons.filter(part_of(persons.person_id, bounds) == part)
-        stays = visits.filter(part_of(visits.person_id, bounds) == part)
+    for part in progress_bar(range(len(bounds) + 1), f"{name} records", unit="parts"):
+        own = persons.filter(part_number(persons.person_id, bounds) == part)
+        stays = visits.filter(part_number(visits.person_id, bounds) == part)
         found = {
             domain: engine.materialize(con, find_records(rows_of(part), own, stays, domain, hospital, cohort)) for domain, rows_of in events.items()
         }
         enough = engine.materialize(con, persons_with_enough(list(found.values()), cohort.min_events))
-        judged = {domain: leave_out_short(table, enough) for domain, table in found.items()}
+        judged = {domain: leave_out_short_histories(table, enough) for domain, table in found.items()}
         for domain, table in judged.items():
             for row in table.group_by("reason", "clock").agg(n=table.count()).to_pyarrow().to_pylist():
                 reasons[domain][row["reason"] or rules.KEPT] += row["n"]
                 clocks[domain][row["clock"]] += row["n"]
-        ages += ages_at_first(list(found.values()))
+        ages += ages_at_first_event(list(found.values()))
         kept = [t.filter(t.reason.isnull()).select(*RECORDS.schema.names).cast(RECORDS.schema) for t in judged.values()]
         add(ibis.union(*kept) if len(kept) > 1 else kept[0])
         with_records += int(enough.count().execute())
         engine.drop_tables(con, *found.values(), enough)
     for domain in reasons:
-        warn_of_clocks(domain, clocks[domain])
+        warn_of_missing_times(domain, clocks[domain])
     storage.write_json(contract.ages_file(name), {"median at the first event": statistics.median(ages) if ages else None})
-    warn_of_ages(ages, of_patients=not meds.is_dataset(name) and table_files.table_file(name, "patients") is not None)
+    warn_of_implausible_ages(ages, of_patients=not meds.is_dataset(name) and table_files.find_table_file(name, "patients") is not None)
     return reasons, with_records, {domain: count.result() for domain, count in lines.items()}
 
 
@@ -240,7 +240,7 @@ def main(argv=None):
     name, cohort = args.hospital, config.load("cohort", args.overrides)
     hospital = config.load("hospital", args.overrides, hospital=args.hospital)
     table_files.require_hospital(name)
-    tables = omop.files(name, *(omop.EVENT_TABLES[domain][0] for domain in DOMAINS))
+    tables = omop.input_files(name, *(omop.EVENT_TABLES[domain][0] for domain in DOMAINS))
     stamp = Stamp(
         RECORDS.at(hospital=name),
         inputs=[PERSONS.require(hospital=name), VISITS.require(hospital=name), *tables],
@@ -251,22 +251,24 @@ def main(argv=None):
     )
     if stamp.is_current():
         return
-    with stage("records") as figures, table_files.csv_errors_in_words():
+    with timed_stage("records") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
         with RECORDS.writing(con, hospital=name) as add:
             reasons, figures["persons"], lines = make_records(con, name, hospital, cohort, add)
             if meds.is_dataset(name):
-                others = meds.of_no_table(engine.file_reader(con), name, omop.meanings(engine.file_reader(con), name))
-                say(
+                others = meds.count_unmapped_codes(engine.file_reader(con), name, omop.map_meds_codes(engine.file_reader(con), name))
+                print_line(
                     f"{name}: {sum(others.values()):,} rows of {len(others):,} codes are of none of the four domains"
                     + (f" ({', '.join(list(others)[:5])}{', ...' if len(others) > 5 else ''})" if others else "")
                 )
             for domain, counts in reasons.items():
 
                 def rejects(domain=domain):
-                    return with_persons(read_events(con, name, domain, hospital, cohort, numbered=True), PERSONS.read(con, hospital=name))
+                    return join_persons(read_events(con, name, domain, hospital, cohort, numbered=True), PERSONS.read(con, hospital=name))
 
-                settled = rules.settle(con, name, omop.EVENT_TABLES[domain][0], counts, rejects, RULES, cohort.max_rejects, lines.get(domain))
+                settled = rules.settle_rejects(
+                    con, name, omop.EVENT_TABLES[domain][0], counts, rejects, EXCLUSIONS, cohort.max_rejects, lines.get(domain)
+                )
                 figures["rows"] = figures.get("rows", 0) + settled["read"]
             if figures["persons"] == 0:
                 raise UserError(

@@ -14,24 +14,24 @@ import ibis
 
 from medrep import config, contract, storage
 from medrep.cdm import engine
-from medrep.cdm.sources.omop import EVENT_TABLES, FAR_YEARS, NO_UNIT, YEAR_SECONDS
+from medrep.cdm.sources.omop import EVENT_TABLES, MAX_YEARS_AFTER_MEDIAN, NO_UNIT, SECONDS_PER_YEAR
 from medrep.contract import DOMAINS
-from medrep.progress import say, stage
+from medrep.progress import print_line, timed_stage
 from medrep.stamps import Stamp
 from medrep.tables import PERSONS, RECORDS, VISITS
 
 TABLES = ("person", "patients", "death", "visit_occurrence", *(table for table, _, _ in EVENT_TABLES.values()))
-MOST_CONCEPT_0, MOST_WITHOUT_UNIT, MOST_OVERLAPPING, MOST_AFTER_DEATH = 0.2, 0.5, 0.05, 0.05
+MAX_CONCEPT_0_SHARE, MAX_UNITLESS_SHARE, MAX_OVERLAPPING_SHARE, MAX_AFTER_DEATH_SHARE = 0.2, 0.5, 0.05, 0.05
 PLAUSIBLE_AGES = (10, 100)
 
 
-def one(table: ibis.Table) -> dict:
+def first_row(table: ibis.Table) -> dict:
     """The only row of an aggregate, as plain values."""
     (row,) = table.to_pyarrow().to_pylist()
     return {name: value.isoformat(sep=" ") if hasattr(value, "isoformat") else value for name, value in row.items()}
 
 
-def counts_of(hospital: str) -> dict[str, dict]:
+def read_counts(hospital: str) -> dict[str, dict]:
     """{table: read, kept, left out, rejected} as the stages that read them counted."""
     files = {table: contract.counts_file(hospital, table) for table in TABLES}
     return {table: json.loads(file.read_text()) for table, file in files.items() if file.exists()}
@@ -40,7 +40,7 @@ def counts_of(hospital: str) -> dict[str, dict]:
 def describe_persons(persons: ibis.Table, records: ibis.Table) -> dict:
     first = records.group_by("person_id").agg(first=records.time.min(), events=records.count())
     aged = first.join(persons, "person_id").mutate(age=lambda t: t["first"].year() - t.year_of_birth)
-    figures = one(
+    figures = first_row(
         aged.agg(
             with_records=aged.count(),
             women=(aged.sex == "F").sum(),
@@ -56,7 +56,7 @@ def describe_persons(persons: ibis.Table, records: ibis.Table) -> dict:
     return {"persons": int(persons.count().execute()), **figures}
 
 
-def median_age_of(hospital: str) -> float | None:
+def read_median_age(hospital: str) -> float | None:
     """At persons' first events, those under age among them, as records counted it: of kept events none is."""
     file = contract.ages_file(hospital)
     return json.loads(file.read_text())["median at the first event"] if file.exists() else None
@@ -99,23 +99,27 @@ def describe_visits(visits: ibis.Table) -> dict:
     stays = visits.filter(visits.is_admission)
     before = stays.end.max().over(ibis.window(group_by="person_id", order_by=[stays.start, stays.end, stays.visit_id], preceding=(None, 1)))
     stays = stays.mutate(overlaps=(stays.start < before).fill_null(False), days=(stays.end.epoch_seconds() - stays.start.epoch_seconds()) / 86400)
-    figures = one(stays.agg(admissions=stays.count(), overlapping=stays.overlaps.sum().fill_null(0), median_days=stays.days.median()))
+    figures = first_row(stays.agg(admissions=stays.count(), overlapping=stays.overlaps.sum().fill_null(0), median_days=stays.days.median()))
     return {"visits": int(visits.count().execute()), **figures, "by_concept": by_concept.to_pyarrow().to_pylist()}
 
 
-def after_death(persons: ibis.Table, records: ibis.Table) -> int:
+def count_after_death(persons: ibis.Table, records: ibis.Table) -> int:
     """Persons with a record more than a day after their death: a late result is no mistake, a later stay is."""
     last = records.group_by("person_id").agg(last=records.time.max()).join(persons, "person_id")
     return int(last.filter(last["last"] > last.death_time + ibis.interval(days=1)).count().execute())
 
 
-def far_in_time(records: ibis.Table) -> int:
+def count_implausible_dates(records: ibis.Table) -> int:
     """Records so far after the middle one that their year must be wrong."""
     middle = records.time.epoch_seconds().median().execute()
-    return 0 if middle is None else int(records.filter(records.time.epoch_seconds() > middle + FAR_YEARS * YEAR_SECONDS).count().execute())
+    return (
+        0
+        if middle is None
+        else int(records.filter(records.time.epoch_seconds() > middle + MAX_YEARS_AFTER_MEDIAN * SECONDS_PER_YEAR).count().execute())
+    )
 
 
-def warnings_of(site: dict) -> list[str]:
+def find_warnings(site: dict) -> list[str]:
     """What someone should look into before trusting the data."""
     found, persons, visits = [], site["persons"], site["visits"]
     age = persons["median_age_of_all"] if persons["median_age_of_all"] is not None else persons["median_age"]
@@ -129,24 +133,26 @@ def warnings_of(site: dict) -> list[str]:
         if facts["at_midnight"] == facts["events"]:
             found.append(f"every {domain} stands at 00:00:00: if the time of day is not known, set midnight_is_a_time: false")
         share = site["concept_0"].get(domain, 0)
-        if share > MOST_CONCEPT_0:
+        if share > MAX_CONCEPT_0_SHARE:
             found.append(f"{share:.0%} of {table} has no concept: is it mapped?")
-        if facts["with_value"] and facts["without_unit"] > MOST_WITHOUT_UNIT * facts["with_value"]:
+        if facts["with_value"] and facts["without_unit"] > MAX_UNITLESS_SHARE * facts["with_value"]:
             found.append(f"{facts['without_unit'] / facts['with_value']:.0%} of the values of {domain} have no unit")
     if site["records_far_in_time"]:
-        found.append(f"{site['records_far_in_time']:,} records stand more than {FAR_YEARS} years after the middle one: are their dates right?")
+        found.append(
+            f"{site['records_far_in_time']:,} records stand more than {MAX_YEARS_AFTER_MEDIAN} years after the middle one: are their dates right?"
+        )
     if not visits["admissions"]:
         found.append("no visit is an admission: see admission_visit_concepts and admission_source_pattern in configs/hospitals/")
-    elif visits["overlapping"] > MOST_OVERLAPPING * visits["admissions"]:
+    elif visits["overlapping"] > MAX_OVERLAPPING_SHARE * visits["admissions"]:
         found.append(f"{visits['overlapping']:,} of {visits['admissions']:,} admissions begin before an earlier one of the same person ended")
     if not persons["deaths"]:
         found.append("no person has died: MT has no positives")
-    elif site["records_after_death"] > MOST_AFTER_DEATH * persons["deaths"]:
+    elif site["records_after_death"] > MAX_AFTER_DEATH_SHARE * persons["deaths"]:
         found.append(f"{site['records_after_death']:,} of {persons['deaths']:,} persons who died have records more than a day after death")
     return found
 
 
-def table_of(site: dict) -> list[str]:
+def format_report(site: dict) -> list[str]:
     """The lines that people read."""
     p, v, m = site["persons"], site["visits"], site["domains"].get("measurement", {})
     ages = "" if p["median_age"] is None else f"; age at the first event {p['youngest']} to {p['oldest']}, median {p['median_age']:.0f}"
@@ -188,27 +194,27 @@ def main(argv=None):
     stamp = Stamp(contract.site_file(name), inputs=inputs, settings={"follow_up_ends": hospital.follow_up_ends})
     if stamp.is_current():
         return
-    with stage("site_report") as figures:
+    with timed_stage("site_report") as figures:
         con = engine.connect(args.engine, args.memory, args.threads)
         persons, visits, records = (table.read(con, hospital=name) for table in (PERSONS, VISITS, RECORDS))
-        tables = counts_of(name)
+        tables = read_counts(name)
         read = {domain: tables[table] for domain, (table, _, _) in EVENT_TABLES.items() if table in tables}
         site = {
             "hospital": name,
             "tables": tables,
-            "persons": describe_persons(persons, records) | {"median_age_of_all": median_age_of(name)},
+            "persons": describe_persons(persons, records) | {"median_age_of_all": read_median_age(name)},
             "domains": describe_domains(records),
             "concept_0": {domain: counts["left out"].get("no concept", 0) / max(1, counts["read"]) for domain, counts in read.items()},
             "units": describe_units(records),
             "visits": describe_visits(visits),
-            "records_after_death": after_death(persons, records),
+            "records_after_death": count_after_death(persons, records),
             # dates that are shifted by person are far apart rightly
-            "records_far_in_time": far_in_time(records) if hospital.follow_up_ends == "last_record" else 0,
+            "records_far_in_time": count_implausible_dates(records) if hospital.follow_up_ends == "last_record" else 0,
         }
-        site["warnings"] = warnings_of(site)
+        site["warnings"] = find_warnings(site)
         storage.write_json(contract.site_file(name), site)
-        say("\n".join(table_of(site)))
-        say(f"{contract.display_path(contract.site_file(name))}: the site report of {name}")
+        print_line("\n".join(format_report(site)))
+        print_line(f"{contract.display_path(contract.site_file(name))}: the site report of {name}")
         figures.update(
             persons=site["persons"]["with_records"], events=sum(d["events"] for d in site["domains"].values()), warnings=len(site["warnings"])
         )

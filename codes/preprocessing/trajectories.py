@@ -27,14 +27,14 @@ from medrep.cdm import engine, rules
 from medrep.contract import DOMAINS, SPLITS
 from medrep.errors import UserError
 from medrep.patients.sequences import EVENT_ARRAYS, PERSON_ARRAYS, array_file
-from medrep.progress import bar, say, stage
+from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.stamps import Stamp
 from medrep.storage import atomic_write
 from medrep.tables import DECILES, PERSONS, RECORDS, VISITS
 from medrep.vocabulary.token_vocabulary import SEX_TOKEN, SPECIAL_TOKENS, Vocabulary
 
 PART_EVENTS = 4_000_000
-CODES = 11  # of a concept: itself and its ten deciles
+TOKENS_PER_CONCEPT = 11  # of a concept: itself and its ten deciles
 
 
 def with_deciles(records: ibis.Table, deciles: ibis.Table) -> ibis.Table:
@@ -45,7 +45,7 @@ def with_deciles(records: ibis.Table, deciles: ibis.Table) -> ibis.Table:
     return joined.select(*records.columns, decile=ibis.ifelse(measured, decile, -1))
 
 
-def without_bare_values(records: ibis.Table) -> ibis.Table:
+def leave_out_values_without_decile(records: ibis.Table) -> ibis.Table:
     """`records` with deciles, and the reason why a value that has none is left out (cohort.without_deciles)."""
     bare = (records.domain == "measurement") & records.value.notnull() & (records.decile < 0)
     return records.mutate(reason=ibis.ifelse(bare, "value without deciles", ibis.null("string")))
@@ -63,7 +63,7 @@ def find_events(records: ibis.Table, persons: ibis.Table, visits: ibis.Table, co
         "person_id",
         "time",
         domain=ibis.cases(*((events.domain == name, place) for place, name in enumerate(DOMAINS, start=1))).cast("int8"),
-        code=(events.place * CODES + events.decile + 1).cast("int32"),
+        code=(events.place * TOKENS_PER_CONCEPT + events.decile + 1).cast("int32"),
         age=(events.time.year() - events.year_of_birth).cast("int64"),
         visit_start=ibis.coalesce(events.visit_start, events.time.truncate("D")),
         in_visit=events.visit_start.notnull(),
@@ -86,7 +86,9 @@ def count_within(new: np.ndarray, group: np.ndarray) -> np.ndarray:
     return total - (total[group] - 1)[np.cumsum(group) - 1]
 
 
-def rank(person: np.ndarray, time: np.ndarray, visit_start: np.ndarray, in_visit: np.ndarray, visit_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def rank_visits_and_records(
+    person: np.ndarray, time: np.ndarray, visit_start: np.ndarray, in_visit: np.ndarray, visit_id: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """int64 (rows,) twice: the visit rank and the record rank of events that are sorted by person and time.
 
     Visits of a person are ranked by start; of one start true visits come first, then by id. Records of a visit are ranked
@@ -112,7 +114,7 @@ def rank(person: np.ndarray, time: np.ndarray, visit_start: np.ndarray, in_visit
     return visit_rank, record_rank
 
 
-def token(concept_id: int, decile: int) -> str:
+def token_name(concept_id: int, decile: int) -> str:
     return str(concept_id) if decile < 0 else f"{concept_id}_{decile}"
 
 
@@ -126,7 +128,8 @@ def name_tokens(concepts: np.ndarray, counts: np.ndarray, pretraining: np.ndarra
     numbers = np.zeros(len(counts), dtype=np.int32)
     numbers[codes] = special + np.arange(len(codes))
     words = Vocabulary(
-        tokens=SPECIAL_TOKENS + tuple(token(int(concepts[code // CODES]), code % CODES - 1) for code in codes.tolist()),
+        tokens=SPECIAL_TOKENS
+        + tuple(token_name(int(concepts[code // TOKENS_PER_CONCEPT]), code % TOKENS_PER_CONCEPT - 1) for code in codes.tolist()),
         counts=(0,) * special + tuple(counts[codes].tolist()),
         pretraining_counts=(0,) * special + tuple(pretraining[codes].tolist()),
     )
@@ -148,7 +151,7 @@ def find_people(records: ibis.Table, persons: ibis.Table) -> dict[str, np.ndarra
     return {name: np.asarray(columns[name]).astype(kind) for name, kind in PERSON_ARRAYS.items()}
 
 
-def cut(stops: np.ndarray, most: int) -> list[tuple[int, int]]:
+def cut_into_parts(stops: np.ndarray, most: int) -> list[tuple[int, int]]:
     """(first, last) of stretches of persons, together all, each with about `most` events; a person's events end at `stops`."""
     edges = np.searchsorted(stops, np.arange(most, stops[-1], most)) + 1
     edges = np.unique(np.concatenate([[0], edges, [len(stops)]]))
@@ -167,12 +170,12 @@ def write_events(folder: Path, read: Callable[[int, int], pyarrow.Table], people
     """
     total = int(people["stop"][-1])
     arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=(total,)) for name, kind in EVENT_ARRAYS.items()}
-    counts, pretraining = np.zeros((2, len(concepts) * CODES), dtype=np.int64)
+    counts, pretraining = np.zeros((2, len(concepts) * TOKENS_PER_CONCEPT), dtype=np.int64)
     seen = people["split"] != SPLITS.index("test")
-    stretches = cut(people["stop"], PART_EVENTS)
+    stretches = cut_into_parts(people["stop"], PART_EVENTS)
     ids = people["person_id"]
     # the engine reads the next stretch while NumPy ranks this one
-    with ThreadPoolExecutor(max_workers=1) as ahead, bar(what="trajectories", total=total, unit="events") as progress:
+    with ThreadPoolExecutor(max_workers=1) as ahead, progress_bar(what="trajectories", total=total, unit="events") as progress:
         coming = deque(ahead.submit(read, int(ids[first]), int(ids[last - 1])) for first, last in stretches[:1])
         for place, (first, last) in enumerate(stretches):
             rows = columns_of(coming.popleft().result())
@@ -182,7 +185,7 @@ def write_events(folder: Path, read: Callable[[int, int], pyarrow.Table], people
             owner = np.repeat(np.arange(first, last), people["stop"][first:last] - people["start"][first:last])
             if len(rows["person_id"]) != stop - start or not np.array_equal(rows["person_id"], ids[owner]):
                 raise AssertionError(f"events {start} to {stop} are not those of the persons counted before")
-            visit_rank, record_rank = rank(*(rows[name] for name in ("person_id", "time", "visit_start", "in_visit", "visit_id")))
+            visit_rank, record_rank = rank_visits_and_records(*(rows[name] for name in ("person_id", "time", "visit_start", "in_visit", "visit_id")))
             counts += np.bincount(rows["code"], minlength=len(counts))
             pretraining += np.bincount(rows["code"][seen[owner]], minlength=len(counts))
             rows |= {"visit_rank": visit_rank, "record_rank": record_rank, "token": rows["code"]}
@@ -215,13 +218,13 @@ def main(argv=None):
     vocabulary_stamp, stamp = (Stamp(path, inputs=inputs, settings=settings) for path in (words_file, folder))
     if vocabulary_stamp.is_current() and stamp.is_current():
         return
-    with stage("trajectories") as figures:
+    with timed_stage("trajectories") as figures:
         con = engine.connect(args.engine, args.memory, args.threads)
         persons, visits, records, deciles = (table.read(con, hospital=name) for table in (PERSONS, VISITS, RECORDS, DECILES))
         records = with_deciles(records, deciles)
         if cohort.without_deciles == "left_out":
-            judged = without_bare_values(records)
-            rules.report(f"{name} records", judged, ["value without deciles"])
+            judged = leave_out_values_without_decile(records)
+            rules.report_reasons(f"{name} records", judged, ["value without deciles"])
             records = judged.filter(judged.reason.isnull()).drop("reason")
         people = find_people(records, persons)
         if not len(people["person_id"]):
@@ -242,7 +245,7 @@ def main(argv=None):
         words.save(words_file)
         lengths = people["stop"] - people["start"]
         figures.update(persons=len(lengths), events=int(lengths.sum()), tokens=len(words), median_length=float(np.median(lengths)))
-        say(
+        print_line(
             f"{contract.display_path(folder)}: {figures['events']:,} events of {figures['persons']:,} persons "
             f"(median {np.median(lengths):,.0f}, at most {lengths.max():,}), {len(words):,} tokens"
         )

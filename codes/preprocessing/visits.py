@@ -18,12 +18,12 @@ from medrep import config
 from medrep.cdm import engine, parsing, rules, table_files
 from medrep.cdm.sources import omop
 from medrep.errors import UserError
-from medrep.progress import say, stage
+from medrep.progress import print_line, timed_stage
 from medrep.settings import CohortConfig, HospitalConfig
 from medrep.stamps import Stamp
 from medrep.tables import PERSONS, VISITS
 
-SAME_VISIT = "same visit id"
+DUPLICATE_VISIT = "same visit id"
 
 
 def find_visits(visits: ibis.Table, persons: ibis.Table, hospital: HospitalConfig, cohort: CohortConfig) -> ibis.Table:
@@ -55,7 +55,7 @@ def find_visits(visits: ibis.Table, persons: ibis.Table, hospital: HospitalConfi
             (visits.unreadable.notnull(), visits.unreadable),
             (~known, "unknown person"),
             (end < start, "end before start"),
-            (place > 0, SAME_VISIT),
+            (place > 0, DUPLICATE_VISIT),
             else_=ibis.null("string"),
         ),
     )
@@ -73,7 +73,7 @@ def main(argv=None):
     table_files.require_hospital(name)
     stamp = Stamp(
         VISITS.at(hospital=name),
-        inputs=[PERSONS.require(hospital=name), *omop.files(name, "visit_occurrence")],
+        inputs=[PERSONS.require(hospital=name), *omop.input_files(name, "visit_occurrence")],
         settings={
             "ages": [cohort.min_age, cohort.max_age],
             "admissions": cohort.admission_visit_concepts,
@@ -83,16 +83,18 @@ def main(argv=None):
     )
     if stamp.is_current():
         return
-    with stage("visits") as figures, table_files.csv_errors_in_words():
+    with timed_stage("visits") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
         persons = PERSONS.read(con, hospital=name)
 
         def read(numbered=False):
-            return find_visits(omop.visits(con, name, hospital.midnight_is_a_time, numbered), persons, hospital, cohort)
+            return find_visits(omop.read_visits(con, name, hospital.midnight_is_a_time, numbered), persons, hospital, cohort)
 
         visits = engine.materialize(con, read())
         figures.update(
-            rules.settle(con, name, "visit_occurrence", rules.count_reasons(visits), lambda: read(numbered=True), [SAME_VISIT], cohort.max_rejects)
+            rules.settle_rejects(
+                con, name, "visit_occurrence", rules.count_reasons(visits), lambda: read(numbered=True), [DUPLICATE_VISIT], cohort.max_rejects
+            )
         )
         kept = visits.filter(visits.reason.isnull())
         if figures["kept"] == 0:
@@ -100,9 +102,9 @@ def main(argv=None):
         figures["admissions"] = int(kept.is_admission.sum().execute())
         endless = int((kept.end_date.isnull() & kept.end_time.isnull()).sum().execute())
         if endless:
-            say(f"{endless:,} visits without a readable end last to the end of their first day")
+            print_line(f"{endless:,} visits without a readable end last to the end of their first day")
         VISITS.write(con, kept, hospital=name)
-        say(f"{figures['admissions']:,} of them are hospital admissions (overnight, age {cohort.min_age} to {cohort.max_age})")
+        print_line(f"{figures['admissions']:,} of them are hospital admissions (overnight, age {cohort.min_age} to {cohort.max_age})")
         stamp.record()
 
 

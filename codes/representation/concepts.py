@@ -26,7 +26,7 @@ from medrep import config, contract
 from medrep.cdm import engine, table_files
 from medrep.cdm.sources import athena, omop
 from medrep.errors import UserError
-from medrep.progress import report_kept, say, stage
+from medrep.progress import print_kept, print_line, timed_stage
 from medrep.stamps import Stamp
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import token_vocabulary
@@ -35,13 +35,13 @@ SCOPES = ("used", "neighbours", "all")
 DOMAINS = ["Condition", "Drug", "Measurement", "Procedure"]  # OMOP's domain_id; the paper's four
 
 
-def used_concepts(tokens: Iterable[str]) -> tuple[set[int], set[int]]:
+def split_tokens(tokens: Iterable[str]) -> tuple[set[int], set[int]]:
     """The concepts of `tokens`, and those of them that have a decile token."""
     parts = [token.partition("_") for token in tokens]
     return {int(plain) for plain, _, _ in parts}, {int(plain) for plain, _, decile in parts if decile}
 
 
-def find_known(concept: ibis.Table, used: ibis.Table) -> ibis.Table:
+def find_known_concepts(concept: ibis.Table, used: ibis.Table) -> ibis.Table:
     """concept_id of the used concepts that CONCEPT has, whatever their domain."""
     return concept.semi_join(used, "concept_id").select("concept_id").distinct()
 
@@ -56,7 +56,7 @@ def find_neighbours(concept: ibis.Table, relationship: ibis.Table, known: ibis.T
     return four.semi_join(near, "concept_id").anti_join(known, "concept_id").select("concept_id").distinct()
 
 
-def find_all(concept: ibis.Table) -> ibis.Table:
+def find_all_concepts(concept: ibis.Table) -> ibis.Table:
     """concept_id and has_deciles (it is a measurement) of every valid concept of the four domains."""
     valid = athena.valid_rows(concept)
     four = valid.filter(valid.domain_id.isin(DOMAINS) & valid.concept_id.notnull())
@@ -73,7 +73,7 @@ def make_index(plain: np.ndarray, with_deciles: np.ndarray) -> pa.Array:
     return pc.if_else(pc.less(decile, 0), concept, pc.binary_join_element_wise(concept, pc.cast(decile, pa.string()), "_"))
 
 
-def table_of(ids: np.ndarray) -> ibis.Table:
+def id_table(ids: np.ndarray) -> ibis.Table:
     return ibis.memtable(pa.table({"concept_id": pa.array(ids, pa.int64())}))
 
 
@@ -89,52 +89,52 @@ def read_tokens(required: bool) -> dict[str, list[str]]:
     if not ready and required:
         raise UserError("no hospital under data/ has a usedata/{hospital}/vocabulary.json; preprocessing/run.sh writes it")
     if required and (late := sorted(set(hospitals) - set(ready))):
-        say(f"not preprocessed, so its concepts are left out: {', '.join(late)}")
+        print_line(f"not preprocessed, so its concepts are left out: {', '.join(late)}")
     special = len(token_vocabulary.SPECIAL_TOKENS)
-    return {h: list(token_vocabulary.of_hospital(h).tokens[special:]) for h in ready}
+    return {h: list(token_vocabulary.load_hospital_vocabulary(h).tokens[special:]) for h in ready}
 
 
-def choose_around(con, tokens: dict[str, list[str]], scope: str, figures: dict) -> pa.Array:
+def choose_used_or_neighbours(con, tokens: dict[str, list[str]], scope: str, figures: dict) -> pa.Array:
     """The index of what the hospitals use, and with scope `neighbours` what is related to it; fills `figures`."""
-    used, with_deciles = used_concepts(token for of_hospital in tokens.values() for token in of_hospital)
-    concept = athena.read_vocabulary(con, "concept")
-    known = ids_of(find_known(concept, table_of(sorted(used))))
+    used, with_deciles = split_tokens(token for of_hospital in tokens.values() for token in of_hospital)
+    concept = athena.read_vocabulary_table(con, "concept")
+    known = ids_of(find_known_concepts(concept, id_table(sorted(used))))
     missing = sorted(used - set(known.tolist()))
-    report_kept(f"concepts that {' and '.join(tokens)} use", len(used), {"missing from CONCEPT": len(missing)}, len(known))
+    print_kept(f"concepts that {' and '.join(tokens)} use", len(used), {"missing from CONCEPT": len(missing)}, len(known))
     if missing:
-        say("missing from CONCEPT, so without a row: " + ", ".join(map(str, missing[:20])) + (" ..." if len(missing) > 20 else ""))
+        print_line("missing from CONCEPT, so without a row: " + ", ".join(map(str, missing[:20])) + (" ..." if len(missing) > 20 else ""))
     if not len(known):
         raise UserError("data/concepts/CONCEPT has none of the concepts that the hospitals use: download the vocabularies they are coded in")
     near = known[:0]
     if scope == "neighbours":
-        near = ids_of(find_neighbours(concept, athena.read_vocabulary(con, "concept_relationship"), table_of(known)))
+        near = ids_of(find_neighbours(concept, athena.read_vocabulary_table(con, "concept_relationship"), id_table(known)))
     with_deciles = np.intersect1d(known, sorted(with_deciles))
     figures.update(used=len(known), missing=len(missing), neighbours=len(near), with_deciles=len(with_deciles))
-    say(f"{len(known):,} used, {len(near):,} neighbours, {10 * len(with_deciles):,} deciles")
+    print_line(f"{len(known):,} used, {len(near):,} neighbours, {10 * len(with_deciles):,} deciles")
     return make_index(np.concatenate([known, near]), with_deciles)
 
 
-def choose_all(con, tokens: dict[str, list[str]], figures: dict) -> pa.Array:
+def choose_all_concepts(con, tokens: dict[str, list[str]], figures: dict) -> pa.Array:
     """The index of every valid concept of the four domains; says what the hospitals use beside; fills `figures`."""
-    concept = athena.read_vocabulary(con, "concept")
+    concept = athena.read_vocabulary_table(con, "concept")
     if lost := int(concept.concept_id.isnull().sum().execute() or 0):
-        say(f"{lost:,} rows of data/concepts/CONCEPT have no readable concept_id: they are left out")
-    found = find_all(concept).to_pyarrow()
+        print_line(f"{lost:,} rows of data/concepts/CONCEPT have no readable concept_id: they are left out")
+    found = find_all_concepts(concept).to_pyarrow()
     plain = found["concept_id"].to_numpy()
     with_deciles = plain[found["has_deciles"].to_numpy()]
     if not len(plain):
         raise UserError(f"data/concepts/CONCEPT has no valid concept of the domains {', '.join(DOMAINS)}: download it again")
     if tokens:
-        used, _ = used_concepts(token for of_hospital in tokens.values() for token in of_hospital)
+        used, _ = split_tokens(token for of_hospital in tokens.values() for token in of_hospital)
         inside = int(np.isin(sorted(used), plain).sum())
-        report_kept(
+        print_kept(
             f"concepts that {' and '.join(tokens)} use",
             len(used),
             {"invalid, of another domain or missing from CONCEPT (read as their nearest ancestors)": len(used) - inside},
             inside,
         )
     figures.update(concepts=len(plain), with_deciles=len(with_deciles))
-    say(f"{len(plain):,} concepts, {10 * len(with_deciles):,} deciles")
+    print_line(f"{len(plain):,} concepts, {10 * len(with_deciles):,} deciles")
     return make_index(plain, with_deciles)
 
 
@@ -150,15 +150,15 @@ def main(argv=None):
     tokens = read_tokens(required=args.scope != "all")
     vocabularies = [contract.vocabulary_file(h) for h in tokens] if args.scope != "all" else []
     tables = ["concept", "concept_relationship"] if args.scope == "neighbours" else ["concept"]
-    stamp = Stamp(contract.concept_index_file(), inputs=[*vocabularies, *omop.files("concepts", *tables)], settings={"scope": args.scope})
+    stamp = Stamp(contract.concept_index_file(), inputs=[*vocabularies, *omop.input_files("concepts", *tables)], settings={"scope": args.scope})
     if stamp.is_current():
         return
-    with stage("concepts") as figures, table_files.csv_errors_in_words():
+    with timed_stage("concepts") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
-        index = choose_all(con, tokens, figures) if args.scope == "all" else choose_around(con, tokens, args.scope, figures)
+        index = choose_all_concepts(con, tokens, figures) if args.scope == "all" else choose_used_or_neighbours(con, tokens, args.scope, figures)
         concept_vectors.write_index(index)
         figures["rows"] = len(index)
-        say(f"{contract.display_path(contract.concept_index_file())}: {len(index):,} rows")
+        print_line(f"{contract.display_path(contract.concept_index_file())}: {len(index):,} rows")
         stamp.record()
 
 

@@ -41,7 +41,7 @@ from medrep.cdm import engine, spill, table_files
 from medrep.cdm.sources import athena, omop
 from medrep.errors import UserError
 from medrep.llm import chat
-from medrep.progress import bar, say, stage
+from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.settings import DefinitionsConfig
 from medrep.stamps import Stamp
 from medrep.tables import DEFINITIONS
@@ -50,7 +50,7 @@ from medrep.vectors.texts import ORDINALS
 
 WRITERS = ("template", "openai")
 TEMPLATE = "template-3"  # part of every key: raise it when the template changes
-MOST = 4  # names of one kind in a definition: the paper asks for minimal definitions, under five sentences
+MAX_NAMES_OF_A_KIND = 4  # names of one kind in a definition: the paper asks for minimal definitions, under five sentences
 ENGLISH = "4180186"
 DECILE_WORDS = (
     "very low",
@@ -64,8 +64,8 @@ DECILE_WORDS = (
     "high",
     "very high",
 )
-PART = 200_000  # rows of the index that are worked on at a time: what Python holds of them is about 0.5 GB
-LISTED = 20  # failed concepts that are named in the output; the file names all
+CONCEPTS_PER_PART = 200_000  # rows of the index that are worked on at a time: what Python holds of them is about 0.5 GB
+MAX_FAILURES_SHOWN = 20  # failed concepts that are named in the output; the file names all
 
 # What a relationship says of its first concept, in the order of the definition. Concepts' other relationships
 # (mappings, versions, brands, panels) join vocabularies rather than say what a concept means: they are edges only.
@@ -124,7 +124,7 @@ class Index:
 def cut_index(ids: pa.Array) -> Index:
     plain, decile = concept_vectors.plain_and_decile(ids)
     concept, first, place = np.unique(plain, return_index=True, return_inverse=True)
-    _, part = np.unique(first // PART, return_inverse=True)  # a part that holds deciles only is none
+    _, part = np.unique(first // CONCEPTS_PER_PART, return_inverse=True)  # a part that holds deciles only is none
     return Index(ids, plain, decile, part[place], pa.table({"concept_id": concept, "part": part}))
 
 
@@ -163,7 +163,7 @@ class Vocabulary:
     def __init__(self, con: ibis.BaseBackend):
         self.con = con
         self.concept = engine.materialize_as_parquet(
-            con, athena.read_vocabulary(con, "concept").select("concept_id", "concept_name", "domain_id", "concept_class_id")
+            con, athena.read_vocabulary_table(con, "concept").select("concept_id", "concept_name", "domain_id", "concept_class_id")
         )
 
     def names(self, wanted: pa.Table) -> Callable[[int], pa.Table]:
@@ -183,9 +183,11 @@ class Vocabulary:
 
     def facts(self, wanted: pa.Table) -> Callable[[int], dict[int, dict]]:
         """What gather_facts says of the wanted concepts, by part."""
-        table, synonym = ibis.memtable(wanted), athena.read_vocabulary(self.con, "concept_synonym")
+        table, synonym = ibis.memtable(wanted), athena.read_vocabulary_table(self.con, "concept_synonym")
         names = self.names(wanted)
-        features = engine.partition_by(self.con, find_features(athena.read_vocabulary(self.con, "concept_relationship"), self.concept, table), "part")
+        features = engine.partition_by(
+            self.con, find_features(athena.read_vocabulary_table(self.con, "concept_relationship"), self.concept, table), "part"
+        )
         synonyms = None if synonym is None else engine.partition_by(self.con, find_synonyms(synonym, table), "part")
         return lambda part: gather_facts(names(part), without_held_out(features(part).to_pyarrow()), synonyms and synonyms(part).to_pyarrow())
 
@@ -210,10 +212,10 @@ def define(facts: dict, decile: int = -1) -> str:
     if decile >= 0:
         sentences = [f"{name} ({ORDINALS[decile]} decile): {what}.", decile_sentence(decile)]
     if facts["features"]:
-        parts = [f"{phrase} {' and '.join(names[:MOST])}" for phrase, names in facts["features"].items()]
+        parts = [f"{phrase} {' and '.join(names[:MAX_NAMES_OF_A_KIND])}" for phrase, names in facts["features"].items()]
         sentences.append(f"It is {', '.join(parts)}.")
     if facts["synonyms"]:
-        sentences.append(f"Also called {', '.join(facts['synonyms'][:MOST])}.")
+        sentences.append(f"Also called {', '.join(facts['synonyms'][:MAX_NAMES_OF_A_KIND])}.")
     return " ".join(sentences)
 
 
@@ -373,7 +375,7 @@ def by_model(answers: dict, concept: int, decile: int, model: str) -> dict | Non
 
 def compose(con: ibis.BaseBackend, index: Index, write_part: Callable[[int], Callable[[int, int], dict]]) -> int:
     """Write DEFINITIONS part by part; `write_part` gives the function that defines (concept, decile) of a part."""
-    with DEFINITIONS.writing(con) as add, bar(what="definitions", total=len(index.ids), unit="texts") as progress:
+    with DEFINITIONS.writing(con) as add, progress_bar(what="definitions", total=len(index.ids), unit="texts") as progress:
         for part in index.parts:
             ids, plain, decile = index.rows(part)
             write = write_part(part)
@@ -398,7 +400,9 @@ def write_by_template(con, index: Index, figures: dict):
 
     rows = compose(con, index, write_part)
     figures.update(rows=rows, with_features=counts["with_features"], with_synonyms=counts["with_synonyms"])
-    say(f"of {counts['concepts']:,} concepts {counts['with_features']:,} have parents or other features, {counts['with_synonyms']:,} have synonyms")
+    print_line(
+        f"of {counts['concepts']:,} concepts {counts['with_features']:,} have parents or other features, {counts['with_synonyms']:,} have synonyms"
+    )
 
 
 def write_by_model(con, questions: Questions, vocabulary: Vocabulary, index: Index, figures: dict):
@@ -418,7 +422,7 @@ def write_by_model(con, questions: Questions, vocabulary: Vocabulary, index: Ind
         return write
 
     figures.update(rows=compose(con, index, write_part), by_openai=counts["openai"], by_template=counts["template"])
-    say(f"{counts['openai']:,} definitions by {questions.settings.model}, {counts['template']:,} by the template writer")
+    print_line(f"{counts['openai']:,} definitions by {questions.settings.model}, {counts['template']:,} by the template writer")
 
 
 # ---- the openai writer's run -------------------------------------------------------------------------------
@@ -432,13 +436,13 @@ def say_cost(questions: Questions, calls: int, requests: Iterator[chat.Request],
     known = seen is not None and seen == seen
     tokens_out = round(calls * (float(seen) if known else chat.TOKENS_OF_ANSWER))
     figures.update(calls=calls, answered=questions.distinct - calls, input_tokens=tokens_in, output_tokens=tokens_out)
-    say(
+    print_line(
         f"{calls:,} calls of {questions.settings.model}; about {tokens_in:,} tokens in and {tokens_out:,} out "
         f"({'as the answers so far' if known else 'estimated from the length of the prompts'})"
     )
     if price:
         figures["cost"] = round((tokens_in * price[0] + tokens_out * price[1]) / 1e6, 2)
-        say(f"cost at {price[0]:g} and {price[1]:g} per million tokens: {figures['cost']:,.2f}")
+        print_line(f"cost at {price[0]:g} and {price[1]:g} per million tokens: {figures['cost']:,.2f}")
 
 
 def report_failures(questions: Questions, prompts: int) -> str:
@@ -448,10 +452,10 @@ def report_failures(questions: Questions, prompts: int) -> str:
     with storage.atomic_write(file) as part:
         questions.local.to_csv(listed, part)
     counts = failures.group_by("reason").agg(n=failures.count()).order_by(ibis.desc("n"), "reason").to_pyarrow().to_pylist()
-    for row in listed.limit(LISTED).to_pyarrow().to_pylist():
-        say(f"  {row['concept_id']} {row['name']}: {row['reason']}")
+    for row in listed.limit(MAX_FAILURES_SHOWN).to_pyarrow().to_pylist():
+        print_line(f"  {row['concept_id']} {row['name']}: {row['reason']}")
     total, more = sum(row["n"] for row in counts), len(counts) - 5
-    say(f"  {f'... {total - LISTED:,} more: ' if total > LISTED else ''}{contract.display_path(file)} lists all")
+    print_line(f"  {f'... {total - MAX_FAILURES_SHOWN:,} more: ' if total > MAX_FAILURES_SHOWN else ''}{contract.display_path(file)} lists all")
     reasons = ", ".join(f"{row['n']:,} {row['reason']}" for row in counts[:5]) + (f", {more} other reasons" if more > 0 else "")
     return f"{prompts:,} prompts, for {total:,} concepts, have no usable answer ({reasons}); {contract.display_path(file)} lists them"
 
@@ -466,16 +470,16 @@ def answer(questions: Questions, args, figures: dict) -> bool:
                 f"{', '.join(map(str, args.batch_results))}: no line is the result of a batch of ours; "
                 "give the output and error files that the service wrote"
             )
-        say("collected: " + ", ".join(f"{n:,} {what}" for what, n in counts.most_common()))
+        print_line("collected: " + ", ".join(f"{n:,} {what}" for what, n in counts.most_common()))
     calls, requests = questions.to_ask()
-    say(f"{questions.distinct:,} different prompts, {questions.distinct - calls:,} of them answered")
+    print_line(f"{questions.distinct:,} different prompts, {questions.distinct - calls:,} of them answered")
     if args.dry_run:
         say_cost(questions, calls, requests(), args.price, figures)
         return False
     if calls and args.batch:
         files = chat.write_batch(requests(), contract.batch_folder(), questions.settings)
         figures.update(calls=calls, files=len(files))
-        say(
+        print_line(
             f"{contract.display_path(contract.batch_folder())}: {calls:,} requests in {len(files)} files. Upload each with the purpose `batch`, start it for "
             f"{chat.BATCH_URL}, and give what comes back to --batch-results (https://developers.openai.com/api/docs/guides/batch)"
         )
@@ -489,7 +493,7 @@ def answer(questions: Questions, args, figures: dict) -> bool:
         if not args.fill_failed:
             how = "--batch writes their requests again" if args.batch_results else "run again to ask those again"
             raise UserError(f"{words}; all other answers are kept: {how}, or add --fill-failed template to let the template writer define them")
-        say(words)
+        print_line(words)
     else:
         storage.remove_path(contract.failed_definitions_file())
     return True
@@ -562,11 +566,11 @@ def main(argv=None):
     stamp = Stamp(
         DEFINITIONS.at(),
         settings=made_with,
-        inputs=[contract.concept_index_file(), *omop.files("concepts", "concept", "concept_relationship", "concept_synonym")],
+        inputs=[contract.concept_index_file(), *omop.input_files("concepts", "concept", "concept_relationship", "concept_synonym")],
     )
     if not (args.dry_run or args.batch_results) and stamp.is_current():
         return
-    with stage("definitions") as figures, table_files.csv_errors_in_words():
+    with timed_stage("definitions") as figures, table_files.csv_errors_in_words():
         con, index = engine.connect(args.engine, args.memory, args.threads), cut_index(ids)
         if args.writer == "template":
             write_by_template(con, index, figures)

@@ -29,7 +29,7 @@ from medrep.cdm import engine, table_files
 from medrep.cdm.sources import omop
 from medrep.errors import UserError
 from medrep.patients import training
-from medrep.progress import bar, say, stage
+from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.settings import CHOICES, EncoderConfig
 from medrep.stamps import Stamp
 from medrep.tables import DEFINITIONS
@@ -65,31 +65,31 @@ def write_rows(array: Path, rows: list[list[int]], vectors: np.ndarray):
 
 def encode_share(plan: Plan, rank: int = 0, world: int = 1):
     """Encode every world-th of the chunks that are left, and note each when its rows are on the disk."""
-    transformers, device = texts.quiet_transformers(), training.device_of(plan.devices)
+    transformers, device = texts.quiet_transformers(), training.torch_device(plan.devices)
     tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
     model = transformers.AutoModel.from_pretrained(contract.encoder_folder(), dtype=torch.float32).eval()
     model.to(device, torch.bfloat16 if plan.precision == "bf16" else torch.float32)
-    max_length = texts.longest(model, tokenizer, plan.max_length)
-    laid_out, array = texts.Texts(Path(plan.texts)), Path(plan.array)
+    max_length = texts.max_input_length(model, tokenizer, plan.max_length)
+    laid_out, array = texts.TextFile(Path(plan.texts)), Path(plan.array)
     mine, threads = plan.left[rank::world], torch.get_num_threads()
     torch.set_num_threads(plan.threads)
-    with bar(what="texts encoded", total=len(mine) * texts.CHUNK, unit="texts") as line:
+    with progress_bar(what="texts encoded", total=len(mine) * texts.CHUNK_ROWS, unit="texts") as line:
         for chunk in mine:
             table = laid_out.read(chunk)
-            vectors, cut = text_encoder.encode(model, tokenizer, table["text"].to_pylist(), plan.pooling, max_length, plan.batch_tokens)
+            vectors, cut = text_encoder.encode_texts(model, tokenizer, table["text"].to_pylist(), plan.pooling, max_length, plan.batch_tokens)
             write_rows(array, table["rows"].to_pylist(), vectors)
-            note(array, chunk=chunk, cut=cut)
-            line.update(texts.CHUNK)
+            write_progress(array, chunk=chunk, cut=cut)
+            line.update(texts.CHUNK_ROWS)
     torch.set_num_threads(threads)
 
 
-def note(array: Path, **done):
+def write_progress(array: Path, **done):
     """One write adds one line, whoever else adds theirs, and a killed process adds all of it or nothing."""
     with open(storage.progress_path(array), "ab", buffering=0) as file:
         file.write(json.dumps(done).encode() + b"\n")
 
 
-def noted(array: Path) -> dict[int, int]:
+def read_progress(array: Path) -> dict[int, int]:
     """{chunk: texts cut} of the chunks that are done."""
     file = storage.progress_path(array)
     lines = map(json.loads, file.read_text().splitlines()) if file.exists() else ()
@@ -106,12 +106,12 @@ def make_array(part: Path, rows: int, width: int):
             storage.create_array(new, (rows, width)).flush()
 
 
-def encode_all(laid_out: texts.Texts, part: Path, devices: list[str], settings: EncoderConfig, figures: dict):
+def encode_all(laid_out: texts.TextFile, part: Path, devices: list[str], settings: EncoderConfig, figures: dict):
     """Encode what `part` still lacks, in a process for each device."""
     width = texts.quiet_transformers().AutoConfig.from_pretrained(contract.encoder_folder()).hidden_size
     make_array(part, laid_out.rows, width)
-    if done := noted(part):
-        say(f"{len(done):,} of {laid_out.chunks:,} chunks of {texts.CHUNK:,} texts are done")
+    if done := read_progress(part):
+        print_line(f"{len(done):,} of {laid_out.chunks:,} chunks of {texts.CHUNK_ROWS:,} texts are done")
     plan = Plan(
         texts=str(laid_out.file),
         array=str(part),
@@ -121,17 +121,17 @@ def encode_all(laid_out: texts.Texts, part: Path, devices: list[str], settings: 
         precision=settings.precision,
         max_length=settings.max_length,
         threads=torch.get_num_threads(),
-        batch_tokens=min(settings.batch_tokens, text_encoder.CPU_TOKENS) if devices[0] == "cpu" else settings.batch_tokens,
+        batch_tokens=min(settings.batch_tokens, text_encoder.CPU_BATCH_TOKENS) if devices[0] == "cpu" else settings.batch_tokens,
     )
     plan_file = laid_out.file.with_name("plan.json")
     storage.write_json(plan_file, asdict(plan))
-    status = training.start_processes(devices, __file__, ["--plan", str(plan_file)])
+    status = training.launch_workers(devices, __file__, ["--plan", str(plan_file)])
     if status is None:
         encode_share(plan)
     elif status:
         sys.exit(status)
-    if cut := sum(noted(part).values()):
-        say(f"{cut:,} of {laid_out.distinct:,} texts are longer than the model reads, and were cut")
+    if cut := sum(read_progress(part).values()):
+        print_line(f"{cut:,} of {laid_out.distinct:,} texts are longer than the model reads, and were cut")
     figures.update(rows=laid_out.rows, texts=laid_out.distinct, cut=cut, width=width, pooling=settings.pooling, precision=settings.precision)
 
 
@@ -151,15 +151,15 @@ def main(argv=None):
     settings = config.load("encoder", args.overrides)
     if args.pooling:
         settings = replace(settings, pooling=args.pooling)
-    texts.check(settings)
-    devices = training.asked_devices(args)
+    texts.check_encoder_settings(settings)
+    devices = training.requested_devices(args)
     if concept_vectors.published():
         return
     if not contract.encoder_folder().exists():
         raise UserError(f"{contract.display_path(contract.encoder_folder())} is missing; representation/encoder.py writes it")
     arm = "name" if args.text == "name" else "description"
     output = contract.concept_array_file(arm)
-    sources = omop.files("concepts", "concept") if arm == "name" else [DEFINITIONS.require()]
+    sources = omop.input_files("concepts", "concept") if arm == "name" else [DEFINITIONS.require()]
     stamp = Stamp(
         output,
         inputs=[contract.concept_index_file(), *sources, contract.encoder_folder()],
@@ -169,21 +169,21 @@ def main(argv=None):
         return
     on_gpu = devices[0] != "cpu"
     precision = config.resolve_precision(settings.precision, on_gpu)
-    with stage(arm) as figures:
+    with timed_stage(arm) as figures:
         local = engine.connect("duckdb", args.memory, args.threads)  # whichever engine is asked for: the index fits one machine
         with table_files.csv_errors_in_words():
             laid_out = (
-                texts.lay_out(local, texts.names(local), texts.lacks_names)
+                texts.write_distinct_texts(local, texts.read_names(local), texts.missing_names_error)
                 if arm == "name"
-                else texts.lay_out(local, texts.definitions(local), texts.lacks_definitions)
+                else texts.write_distinct_texts(local, texts.read_definitions(local), texts.missing_definitions_error)
             )
         with concept_vectors.ours(output, stamp.content | {"device": "gpu" if on_gpu else "cpu", "precision": precision}) as part:
             encode_all(laid_out, part, devices, replace(settings, precision=precision), figures)
-        say(
+        print_line(
             f"{contract.display_path(output)}: {laid_out.rows:,} vectors of width {figures['width']}, {settings.pooling} of the last layer, {precision}"
         )
         stamp.record()
 
 
 if __name__ == "__main__":
-    training.run(main)
+    training.run_main(main)

@@ -20,10 +20,10 @@ import numpy as np
 from medrep import config, contract, storage
 from medrep.download import bring
 from medrep.errors import UserError
-from medrep.progress import say, stage
+from medrep.progress import print_line, timed_stage
 from medrep.vectors import concept_vectors
 
-SERVER, HOME = "https://dl.dropboxusercontent.com", "https://arxiv.org/abs/2504.08329"
+RELEASE_SERVER, RELEASE_PAGE = "https://dl.dropboxusercontent.com", "https://arxiv.org/abs/2504.08329"
 LINKS = {
     "index": "scl/fi/n0iao7c9ftwxhr6pwl7ab/concept_idx.csv?rlkey=qubzngglvmensaq2dp5gyja3j&st=9io2obza",
     "medrep": "scl/fi/h4j36yphpctluxdm4wo2m/concept_representation_medrep.npy?rlkey=a2awq87n4x7m7fy45hs7e2a3r&st=x1thytgc",
@@ -41,47 +41,49 @@ def check_array(part: Path, url: str, rows: int):
             size = file.tell() + int(np.prod(shape)) * kind.itemsize
     except ValueError as problem:
         part.unlink()
-        raise UserError(f"{url} is not a .npy array ({problem}): nothing was kept; is the address still right? See {HOME}") from None
+        raise UserError(f"{url} is not a .npy array ({problem}): nothing was kept; is the address still right? See {RELEASE_PAGE}") from None
     if kind != np.float32 or len(shape) != 2 or part.stat().st_size != size or shape[0] != rows:
         found = f"{part.stat().st_size:,} bytes for {kind} {shape}, which are {size:,}"
         part.unlink()
         raise UserError(f"{url} is not the array of this index ({found}, and the index has {rows:,} concepts): nothing was kept, try again later")
 
 
-def fetch(what: str, server: str):
+def download_release(what: str, server: str):
     path = contract.concept_index_file() if what == "index" else contract.concept_array_file(what)
     if path.exists():
         if concept_vectors.is_ours(path):
             raise UserError(
                 f"{contract.display_path(path)} was written here: move usedata/representation away, or point MEDREP_ROOT at another folder"
             )
-        say(f"{contract.display_path(path)} is there already")
+        print_line(f"{contract.display_path(path)} is there already")
         return
     storage.make_folder(path.parent)
     url = f"{server}/{LINKS[what]}"
-    part = bring(url, path, HOME)
+    part = bring(url, path, RELEASE_PAGE)
     if what == "index":
         if not part.read_bytes()[:16].lstrip(b'\xef\xbb\xbf"').startswith(b"concept_id"):
             part.unlink()
-            raise UserError(f"{url} is not the index, a CSV file with a column concept_id: nothing was kept; is the address still right? See {HOME}")
+            raise UserError(
+                f"{url} is not the index, a CSV file with a column concept_id: nothing was kept; is the address still right? See {RELEASE_PAGE}"
+            )
     else:
         check_array(part, url, len(concept_vectors.read_index()))
     part.rename(path)
-    say(f"{contract.display_path(path)}: {path.stat().st_size:,} bytes")
+    print_line(f"{contract.display_path(path)}: {path.stat().st_size:,} bytes")
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", metavar="REP", help="medrep, description; both if none is named")
-    parser.add_argument("--base-url", default=SERVER, help="a mirror of dl.dropboxusercontent.com")
+    parser.add_argument("--base-url", default=RELEASE_SERVER, help="a mirror of dl.dropboxusercontent.com")
     config.add_arguments(parser)
     args = parser.parse_args(argv)
     if unknown := sorted(set(args.what) - {"medrep", "description"}):
         raise UserError(f"{', '.join(unknown)}: the release has medrep and description")
-    with stage("download") as figures:
+    with timed_stage("download") as figures:
         files = ["index", *(args.what or ["medrep", "description"])]
         for what in files:  # the index first: it says how many rows an array must have
-            fetch(what, args.base_url)
+            download_release(what, args.base_url)
         figures["files"] = len(files)
         concept_vectors.check_published(concept_vectors.read_index(), files[1:])
 

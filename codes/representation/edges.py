@@ -24,13 +24,13 @@ from medrep import config, contract, storage
 from medrep.cdm import engine, table_files
 from medrep.cdm.sources import athena, omop
 from medrep.errors import UserError
-from medrep.progress import say, stage
+from medrep.progress import print_line, timed_stage
 from medrep.stamps import Stamp
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import terminology
 
-AT_ONCE = 2**22  # pairs, where the work would otherwise hold further copies of all of them
-TOP = 8  # relationships that are said by name
+ROWS_PER_BATCH = 2**22  # pairs, where the work would otherwise hold further copies of all of them
+MAX_RELATIONSHIPS_SHOWN = 8  # relationships that are said by name
 
 
 def find_related(relationship: ibis.Table, index: ibis.Table) -> ibis.Table:
@@ -88,8 +88,8 @@ def both_ways(pairs: np.ndarray, rows: int) -> np.ndarray:
     """int64, sorted: target * rows + source of both directions of each pair. One number an edge: half the memory, and one sort."""
     edges = np.empty(2 * len(pairs), dtype=np.int64)
     edges[: len(pairs)] = pairs
-    for first in range(0, len(pairs), AT_ONCE):
-        low, high = np.divmod(pairs[first : first + AT_ONCE], rows)
+    for first in range(0, len(pairs), ROWS_PER_BATCH):
+        low, high = np.divmod(pairs[first : first + ROWS_PER_BATCH], rows)
         edges[len(pairs) + first :][: len(low)] = high * rows + low
     edges.sort()
     return edges
@@ -100,8 +100,8 @@ def write_edges(edges: np.ndarray, rows: int):
     with storage.atomic_write(contract.edges_file()) as part, open(part, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (2, len(edges))})
         for end in (np.remainder, np.floor_divide):
-            for first in range(0, len(edges), AT_ONCE):
-                file.write(end(edges[first : first + AT_ONCE], rows))
+            for first in range(0, len(edges), ROWS_PER_BATCH):
+                file.write(end(edges[first : first + ROWS_PER_BATCH], rows))
 
 
 def check_names(names: list[str], there: set[str]):
@@ -109,12 +109,14 @@ def check_names(names: list[str], there: set[str]):
     if unknown := [name for name in names if name not in there | {"all"}]:
         if len(unknown) == len(names):
             raise UserError(f"graph.relationships: no row of CONCEPT_RELATIONSHIP has any of {', '.join(names)}; it has {', '.join(sorted(there))}")
-        some = ", ".join(unknown[:TOP]) + (", ..." if len(unknown) > TOP else "")
-        say(f"of graph.relationships {len(unknown)} are in no row of CONCEPT_RELATIONSHIP: {some}")
+        some = ", ".join(unknown[:MAX_RELATIONSHIPS_SHOWN]) + (", ..." if len(unknown) > MAX_RELATIONSHIPS_SHOWN else "")
+        print_line(f"of graph.relationships {len(unknown)} are in no row of CONCEPT_RELATIONSHIP: {some}")
 
 
-def in_words(count: Counter) -> str:
-    return ", ".join(f"{name} {n:,}" for name, n in count.most_common(TOP)) + (", ..." if len(count) > TOP else "")
+def format_counts(count: Counter) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in count.most_common(MAX_RELATIONSHIPS_SHOWN)) + (
+        ", ..." if len(count) > MAX_RELATIONSHIPS_SHOWN else ""
+    )
 
 
 def main(argv=None):
@@ -129,15 +131,15 @@ def main(argv=None):
     ids = concept_vectors.read_index()
     stamp = Stamp(
         contract.edges_file(),
-        inputs=[contract.concept_index_file(), *omop.files("concepts", "concept", "concept_relationship")],
+        inputs=[contract.concept_index_file(), *omop.input_files("concepts", "concept", "concept_relationship")],
         settings={"relationships": names},
     )
     if stamp.is_current():
         return
-    with stage("edges") as figures, table_files.csv_errors_in_words():
+    with timed_stage("edges") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
-        terminology.check_ends(con)
-        relationship = athena.read_vocabulary(con, "concept_relationship")
+        terminology.check_relationship_ends(con)
+        relationship = athena.read_vocabulary_table(con, "concept_relationship")
         check_names(names, set(relationship.select("relationship_id").distinct().to_pyarrow()["relationship_id"].to_pylist()))
         plain, decile = concept_vectors.plain_and_decile(ids)
         rows = np.flatnonzero(decile < 0)
@@ -156,13 +158,13 @@ def main(argv=None):
             largest_degree=int(degrees.max(initial=0)),
             relationships={what: dict(count.most_common()) for what, count in counts["by_relationship"].items()},
         )
-        say(
+        print_line(
             f"{contract.display_path(contract.edges_file())}: {len(edges):,} edges in both directions, of {len(pairs):,} pairs of concepts and "
             f"{len(of_deciles):,} deciles; {figures['isolated']:,} of {len(ids):,} concepts have none, the most is {figures['largest_degree']:,}"
         )
-        say(f"{counts['held_out']:,} pairs are held out for evaluate.py")
+        print_line(f"{counts['held_out']:,} pairs are held out for evaluate.py")
         for what, count in counts["by_relationship"].items():
-            say(f"relationships {what}: {sum(count.values()):,} ({in_words(count) or 'none'})")
+            print_line(f"relationships {what}: {sum(count.values()):,} ({format_counts(count) or 'none'})")
         stamp.record()
 
 

@@ -34,16 +34,16 @@ from medrep import config, contract, storage
 from medrep.cdm import engine
 from medrep.errors import UserError
 from medrep.patients import training
-from medrep.progress import bar, in_words, is_main_process, say, stage
+from medrep.progress import format_figures, is_main_process, print_line, progress_bar, timed_stage
 from medrep.settings import EncoderConfig
 from medrep.stamps import Stamp
 from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_vectors, texts
 
-VALID = 2**31  # in place of an epoch: the seed of the validation masks
+VALID_MASK_SEED = 2**31  # in place of an epoch: the seed of the validation masks
 WARMUP_SHARE = 0.06  # of the steps, as DeBERTa's authors finetune
 FROM_NOTHING = "none"
-SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
+SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
 
 
 # ---- the model to start from -------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ def new_model(definitions: Iterable[list[str]], settings: EncoderConfig):
         definitions,
         trainers.BpeTrainer(
             vocab_size=settings.vocab_size,
-            special_tokens=list(SPECIAL),
+            special_tokens=list(SPECIAL_TOKENS),
             show_progress=False,
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         ),
@@ -72,7 +72,7 @@ def new_model(definitions: Iterable[list[str]], settings: EncoderConfig):
         single="[CLS] $A [SEP]", special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")]
     )
     tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=settings.max_length, **{f"{t.strip('[]').lower()}_token": t for t in SPECIAL}
+        tokenizer_object=tokenizer, model_max_length=settings.max_length, **{f"{t.strip('[]').lower()}_token": t for t in SPECIAL_TOKENS}
     )
     torch.manual_seed(settings.seed)
     # as microsoft/deberta-base, but small: positions are relative only
@@ -103,7 +103,7 @@ def open_model(name: str):
     )
     if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
         raise UserError(f"the encoder's folder {name} is not there: {remedy}")
-    here = {"local_files_only": Path(name).is_dir() or not texts.hub_answers()}  # what was downloaded before is found without the hub
+    here = {"local_files_only": Path(name).is_dir() or not texts.hub_reachable()}  # what was downloaded before is found without the hub
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **here)
         shape = transformers.AutoConfig.from_pretrained(name, **here)
@@ -123,11 +123,11 @@ def open_model(name: str):
 # ---- definitions as tokens ---------------------------------------------------------------------------------
 
 
-def write_tokens(laid_out: texts.Texts, tokenizer, max_length: int, valid_share: float, folder: Path) -> dict:
+def write_tokens(laid_out: texts.TextFile, tokenizer, max_length: int, valid_share: float, folder: Path) -> dict:
     """Every different text's tokens end to end, where each ends, and whether it is held out, as flat files; gives the counts."""
     counts = {"texts": laid_out.distinct, "held_out": 0, "cut": 0, "max_length": max_length}
     with (
-        bar(what="texts tokenized", total=laid_out.distinct, unit="texts") as line,
+        progress_bar(what="texts tokenized", total=laid_out.distinct, unit="texts") as line,
         open(folder / "tokens.int32", "wb") as tokens,
         open(folder / "ends.int64", "wb") as ends,
         open(folder / "held_out.bool", "wb") as held_out,
@@ -165,7 +165,7 @@ class Tokens:
         )
 
     def read(self, rows: np.ndarray, pad_number: int) -> tuple[np.ndarray, np.ndarray]:
-        return texts.pad([self.tokens[self.ends[i - 1] if i else 0 : self.ends[i]] for i in rows.tolist()], pad_number)
+        return texts.pad_sequences([self.tokens[self.ends[i - 1] if i else 0 : self.ends[i]] for i in rows.tolist()], pad_number)
 
 
 # ---- training ----------------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ class Steps(Dataset):
 
 
 @dataclass
-class Course:
+class TrainingState:
     """What a run must remember beside model and optimizer; it is written last into a checkpoint, and so says that it is whole."""
 
     epochs: list[dict] = field(default_factory=list)
@@ -232,12 +232,12 @@ class Course:
         return len(self.epochs) >= settings.epochs or self.bad_epochs >= settings.patience
 
 
-def last_checkpoint(folder: Path) -> tuple[Path | None, Course]:
+def last_checkpoint(folder: Path) -> tuple[Path | None, TrainingState]:
     """The last whole checkpoint, and its course."""
     whole = sorted((path.parent for path in folder.glob("checkpoint-*/course.json")), key=lambda path: int(path.name.partition("-")[2]))
     if not whole:
-        return None, Course()
-    return whole[-1], Course(**json.loads((whole[-1] / "course.json").read_text()))
+        return None, TrainingState()
+    return whole[-1], TrainingState(**json.loads((whole[-1] / "course.json").read_text()))
 
 
 def discard_others(folder: Path, kept: Path | None):
@@ -253,12 +253,12 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
     tokens = Tokens(work, settings.batch_tokens)
     checkpoint, course = last_checkpoint(work)
     if checkpoint and is_main_process():
-        say(f"continues after step {checkpoint.name.partition('-')[2]}")
+        print_line(f"continues after step {checkpoint.name.partition('-')[2]}")
         discard_others(work, checkpoint)
     if course.ends(settings):
         return
     on_cpu, of_epoch = devices[0] == "cpu", len(tokens.train)
-    training.take_device(devices)
+    training.set_visible_devices(devices)
     arguments = transformers.TrainingArguments(
         output_dir=str(work),
         num_train_epochs=1,
@@ -275,7 +275,7 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         use_cpu=on_cpu,
-        ddp_backend="gloo" if on_cpu and training.is_worker() else None,
+        ddp_backend="gloo" if on_cpu and training.is_worker_process() else None,
         bf16=config.resolve_precision(settings.precision, not on_cpu) == "bf16",
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs in one process would cut our packed items apart
@@ -312,7 +312,7 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
                 self.model.eval()
                 for batch in range(arguments.process_index, len(tokens.valid), arguments.world_size):
                     with self.compute_loss_context_manager():
-                        self.compute_loss(self.model, self._prepare_inputs(steps.masked(tokens.valid[batch], (VALID, batch))))
+                        self.compute_loss(self.model, self._prepare_inputs(steps.masked(tokens.valid[batch], (VALID_MASK_SEED, batch))))
                 loss, right, masked = self.of_all_processes()
                 line |= {"valid_loss": loss / max(1, masked), "valid_masked_accuracy": right / max(1, masked)}
             if not math.isfinite(line["loss"] + line.get("valid_loss", 0)):
@@ -323,7 +323,7 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
             course.best, course.bad_epochs = min(score, course.best), 0 if better else course.bad_epochs + 1
             course.epochs.append({name: round(value, 5) for name, value in line.items()} | {"best": better})
             if is_main_process():
-                say(f"encoder: {in_words(course.epochs[-1])}")
+                print_line(f"encoder: {format_figures(course.epochs[-1])}")
                 if better:
                     with storage.atomic_write(work / "best") as part:
                         self.model.save_pretrained(part)
@@ -344,7 +344,7 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
 
     class Report(transformers.TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
-            self.line = bar(what="encoder", total=state.max_steps, unit="steps")
+            self.line = progress_bar(what="encoder", total=state.max_steps, unit="steps")
             self.line.update(state.global_step)
 
         def on_step_end(self, args, state, control, **kwargs):
@@ -384,7 +384,7 @@ def prepare(work: Path, args, settings: EncoderConfig) -> dict:
     storage.remove_path(work)
     storage.make_folder(work)
     local = engine.connect("duckdb", args.memory, args.threads)  # whichever engine is asked for: the index fits one machine
-    laid_out = texts.lay_out(local, texts.definitions(local), texts.lacks_definitions)
+    laid_out = texts.write_distinct_texts(local, texts.read_definitions(local), texts.missing_definitions_error)
     if settings.model == FROM_NOTHING:
         model, tokenizer = new_model(laid_out, settings)
     else:
@@ -392,8 +392,8 @@ def prepare(work: Path, args, settings: EncoderConfig) -> dict:
     check_width(model.config.hidden_size, settings.model, args.overrides)
     model.save_pretrained(work / "start")
     tokenizer.save_pretrained(work / "start")
-    counts = write_tokens(laid_out, tokenizer, texts.longest(model, tokenizer, settings.max_length), settings.valid_share, work)
-    say(
+    counts = write_tokens(laid_out, tokenizer, texts.max_input_length(model, tokenizer, settings.max_length), settings.valid_share, work)
+    print_line(
         f"encoder {settings.model}: {sum(p.numel() for p in model.parameters()):,} weights; {counts['texts']:,} distinct definitions, "
         f"{counts['held_out']:,} of them held out, {counts['cut']:,} cut at {counts['max_length']} tokens"
     )
@@ -411,11 +411,11 @@ def main(argv=None):
     settings = config.load("encoder", args.overrides)
     if args.encoder:
         settings = replace(settings, model=args.encoder)
-    texts.check(settings)
-    devices = training.asked_devices(args)
+    texts.check_encoder_settings(settings)
+    devices = training.requested_devices(args)
     output = contract.encoder_folder()
     work = storage.unfinished_path(output) / "work"
-    if training.is_worker():
+    if training.is_worker_process():
         train(work, settings, devices)
         return
     if concept_vectors.published():
@@ -429,14 +429,14 @@ def main(argv=None):
     if stamp.is_current():
         return
     precision = config.resolve_precision(settings.precision, devices[0] != "cpu")
-    with stage("encoder") as figures, storage.resumable_write(output, stamp.content | {"precision": precision}) as part:
+    with timed_stage("encoder") as figures, storage.resumable_write(output, stamp.content | {"precision": precision}) as part:
         try:
             counts = prepare(work, args, settings)
         except BaseException:
             storage.remove_path(part)  # there is nothing to continue yet
             raise
         if settings.epochs:
-            status = training.start_processes(devices, __file__, sys.argv[1:] if argv is None else argv)
+            status = training.launch_workers(devices, __file__, sys.argv[1:] if argv is None else argv)
             if status is None:
                 train(work, settings, devices)
             elif status:
@@ -449,9 +449,9 @@ def main(argv=None):
             epochs = [json.loads(line) for line in (part / "log.jsonl").read_text().splitlines()]
         storage.remove_path(work)
         figures.update(texts=counts["texts"], cut=counts["cut"], epochs=len(epochs), **next((e for e in epochs[::-1] if e["best"]), {}))
-    say(f"{contract.display_path(output)}: a Hugging Face folder")
+    print_line(f"{contract.display_path(output)}: a Hugging Face folder")
     stamp.record()
 
 
 if __name__ == "__main__":
-    training.run(main)
+    training.run_main(main)

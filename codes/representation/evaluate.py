@@ -36,24 +36,24 @@ from medrep.cdm import engine, table_files
 from medrep.cdm.sources import omop
 from medrep.errors import UserError
 from medrep.patients.behrt import AsRead
-from medrep.progress import bar, say, stage
+from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.stamps import Stamp
 from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_vectors, nearest
 from medrep.vocabulary import terminology
 
 SEED, DRAWS = 0, 200
-MOST = 20_000  # held-out edges of a kind: an AUROC's interval is then under a hundredth wide
-MOST_QUERIES = 2_000  # concepts whose neighbours are looked up, edges whose end is retrieved, measurements
-FEWEST = 20  # edges of a kind, below which its AUROC says nothing; concepts on a map
+MAX_PAIRS = 20_000  # held-out edges of a kind: an AUROC's interval is then under a hundredth wide
+MAX_QUERIES = 2_000  # concepts whose neighbours are looked up, edges whose end is retrieved, measurements
+MIN_PAIRS = 20  # edges of a kind, below which its AUROC says nothing; concepts on a map
 NEGATIVES, K = 5, 10
-MAPPED, COLOURED = 1_000, 8  # concepts on a map; domains with a colour of their own
-RETRIEVED = {
+MAP_CONCEPTS, MAP_COLOURS = 1_000, 8  # concepts on a map; domains with a colour of their own
+RETRIEVAL_RELATIONSHIPS = {
     "ingredient": ("RxNorm has ing", "Has precise ing"),
     "class": ("RxNorm - ATC", "RxNorm - ATC pr lat", "RxNorm - ATC pr up", "RxNorm - ATC sec lat", "RxNorm - ATC sec up"),
     "parent": ("Is a", "RxNorm is a"),
 }
-FITTED_ON = 50_000  # concepts that the whitening is learned from
+WHITENING_ROWS = 50_000  # concepts that the whitening is learned from
 COLUMNS = ["arm", "measure", "kind", "value", "low", "high", "n"]
 
 
@@ -99,7 +99,7 @@ def read_vocabulary(ids, con) -> Vocabulary:
     plain, decile = concept_vectors.plain_and_decile(ids)
     rows = np.flatnonzero(decile < 0)
     rows = rows[np.argsort(plain[rows])]
-    table = terminology.names(con, np.unique(plain)).to_pandas()
+    table = terminology.read_concept_names(con, np.unique(plain)).to_pandas()
     if not len(table):
         raise UserError(
             f"data/concepts/CONCEPT has none of the concepts of {contract.display_path(contract.concept_index_file())}: "
@@ -108,7 +108,7 @@ def read_vocabulary(ids, con) -> Vocabulary:
     place = np.searchsorted(table.concept_id, plain).clip(max=max(0, len(table) - 1))
     known = table.concept_id.to_numpy()[place] == plain
     if lost := int((~known & (decile < 0)).sum()):
-        say(f"{lost:,} concepts of the index are not in data/concepts/CONCEPT, such as {plain[~known][0]}: they are left out")
+        print_line(f"{lost:,} concepts of the index are not in data/concepts/CONCEPT, such as {plain[~known][0]}: they are left out")
     domains = sorted(table.domain_id.unique())
     numbers = {"domain": np.searchsorted(domains, table.domain_id), "kind": table.groupby(["domain_id", "concept_class_id"]).ngroup().to_numpy()}
     domain, kind = (np.where(known, number[place], -1) for number in numbers.values())
@@ -133,21 +133,21 @@ def read_vocabulary(ids, con) -> Vocabulary:
 # ---- chance ------------------------------------------------------------------------------------------------
 
 
-def resampled(n: int) -> np.ndarray:
+def bootstrap_weights(n: int) -> np.ndarray:
     """int64 (DRAWS, n): how often each of n things is drawn; the same for all arms, so that they can be compared."""
     return np.random.default_rng((SEED, n)).multinomial(n, np.full(n, 1 / n), size=DRAWS)
 
 
-def row(arm: str, measure: str, kind: str, value: float, draws: np.ndarray, n: int) -> dict:
+def quality_row(arm: str, measure: str, kind: str, value: float, draws: np.ndarray, n: int) -> dict:
     low, high = np.percentile(draws, [2.5, 97.5])
     return dict(zip(COLUMNS, (arm, measure, kind, round(float(value), 4), round(float(low), 4), round(float(high), 4), n), strict=True))
 
 
 def mean_row(arm: str, measure: str, kind: str, values: np.ndarray) -> list[dict]:
-    return [row(arm, measure, kind, values.mean(), resampled(len(values)) @ values / len(values), len(values))] if len(values) else []
+    return [quality_row(arm, measure, kind, values.mean(), bootstrap_weights(len(values)) @ values / len(values), len(values))] if len(values) else []
 
 
-def drawn(things: np.ndarray, most: int) -> np.ndarray:
+def sample_rows(things: np.ndarray, most: int) -> np.ndarray:
     """At most `most` of them, in their order."""
     return things[np.sort(np.random.default_rng(SEED).permutation(len(things))[:most])]
 
@@ -155,7 +155,7 @@ def drawn(things: np.ndarray, most: int) -> np.ndarray:
 # ---- link prediction ---------------------------------------------------------------------------------------
 
 
-def named_both_ways(relationship: np.ndarray, source: np.ndarray, target: np.ndarray) -> dict[str, str]:
+def join_inverse_names(relationship: np.ndarray, source: np.ndarray, target: np.ndarray) -> dict[str, str]:
     """{`Subsumes`: `Is a / Subsumes`}: a relationship and what the same edges are mostly called the other way round."""
     edges = pd.DataFrame({"kind": relationship, "a": source, "b": target})
     both = edges.merge(edges.rename(columns={"a": "b", "b": "a", "kind": "back"}), on=["a", "b"])
@@ -164,7 +164,7 @@ def named_both_ways(relationship: np.ndarray, source: np.ndarray, target: np.nda
     return {kind: " / ".join(sorted({kind, back.get(kind, kind)})) for kind in pd.unique(relationship)}
 
 
-def draw_strangers(v: Vocabulary, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def draw_negatives(v: Vocabulary, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each pair (n, 2) the end that stays (n,) and NEGATIVES that take the other's place (n, NEGATIVES), -1 where none is found.
 
     A stranger has the other end's domain and class and no relationship with the end that stays; a coin says which end
@@ -188,14 +188,14 @@ def draw_strangers(v: Vocabulary, pairs: np.ndarray) -> tuple[np.ndarray, np.nda
     return stays, strangers
 
 
-def cosines(array: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def pairwise_cosines(array: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """float64 (n,): the cosine of each two rows, rounded so that equal vectors tie."""
     pieces = [slice(i, i + 4096) for i in range(0, len(one), 4096)]
-    found = [np.einsum("nw,nw->n", nearest.unit(array[one[piece]]), nearest.unit(array[other[piece]])) for piece in pieces]
+    found = [np.einsum("nw,nw->n", nearest.normalize(array[one[piece]]), nearest.normalize(array[other[piece]])) for piece in pieces]
     return np.round(np.concatenate(found), nearest.DECIMALS) if found else np.zeros(0)
 
 
-def aurocs(positive: np.ndarray, negative: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def weighted_aurocs(positive: np.ndarray, negative: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(draws,): P(positive > negative) + P(equal) / 2, each of n positives with its (n, m) negatives `weights` (draws, n) times."""
     _, group = np.unique(np.concatenate([positive, negative.ravel()]), return_inverse=True)
     above, below = group[: len(positive)], group[len(positive) :]
@@ -211,15 +211,15 @@ def held_out_pairs(v: Vocabulary, unsaid) -> dict[str, np.ndarray]:
     held = concept_vectors.held_out(v.plain[v.source], v.plain[v.target]) & v.asked[v.source] & v.asked[v.target]
     pairs = np.sort(np.column_stack([v.source, v.target])[held], axis=1)
     if not len(pairs):
-        say("no held-out edge joins two concepts of the index: there is no link prediction and no retrieval")
+        print_line("no held-out edge joins two concepts of the index: there is no link prediction and no retrieval")
         return {}
     kinds = np.array(v.relationships, dtype=object)[v.relationship[held]]
-    names = named_both_ways(kinds, v.source[held], v.target[held])
+    names = join_inverse_names(kinds, v.source[held], v.target[held])
     kinds = np.array([names[kind] for kind in kinds], dtype=object)
-    everything = drawn(np.unique(pairs, axis=0), MOST)
+    everything = sample_rows(np.unique(pairs, axis=0), MAX_PAIRS)
     found = {"all": everything, "all, unsaid": everything[unsaid(everything)] if unsaid else everything[:0]}
-    found |= {kind: drawn(np.unique(pairs[kinds == kind], axis=0), MOST) for kind in sorted(set(kinds))}
-    return {kind: pairs for kind, pairs in found.items() if len(pairs) >= FEWEST or kind == "all"}
+    found |= {kind: sample_rows(np.unique(pairs[kinds == kind], axis=0), MAX_PAIRS) for kind in sorted(set(kinds))}
+    return {kind: pairs for kind, pairs in found.items() if len(pairs) >= MIN_PAIRS or kind == "all"}
 
 
 def read_texts(con, concept_ids: np.ndarray) -> dict[str, str]:
@@ -229,7 +229,7 @@ def read_texts(con, concept_ids: np.ndarray) -> dict[str, str]:
     return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
-def unsaid_by(text: dict[str, str], v: Vocabulary):
+def make_unsaid_filter(text: dict[str, str], v: Vocabulary):
     """A function from pairs (n, 2) to bool (n,): neither end's definition names the other end."""
 
     def said(a, b) -> bool:
@@ -243,25 +243,25 @@ def link_rows(arm: str, array: np.ndarray, pairs: np.ndarray, stays: np.ndarray,
     pairs, stays, strangers = pairs[whole], stays[whole], strangers[whole]
     if not len(pairs):
         return []
-    positive = cosines(array, pairs[:, 0], pairs[:, 1])
-    negative = cosines(array, np.repeat(stays, NEGATIVES), strangers.ravel()).reshape(-1, NEGATIVES)
-    value = aurocs(positive, negative, np.ones((1, len(pairs))))[0]
-    return [row(arm, "link_auroc", kind, value, aurocs(positive, negative, resampled(len(pairs))), len(pairs))]
+    positive = pairwise_cosines(array, pairs[:, 0], pairs[:, 1])
+    negative = pairwise_cosines(array, np.repeat(stays, NEGATIVES), strangers.ravel()).reshape(-1, NEGATIVES)
+    value = weighted_aurocs(positive, negative, np.ones((1, len(pairs))))[0]
+    return [quality_row(arm, "link_auroc", kind, value, weighted_aurocs(positive, negative, bootstrap_weights(len(pairs))), len(pairs))]
 
 
 # ---- retrieval ---------------------------------------------------------------------------------------------
 
 
-def ranks(array: np.ndarray, query: np.ndarray, truth: np.ndarray, candidates: np.ndarray, answers: dict[int, set[int]]) -> np.ndarray:
+def rank_candidates(array: np.ndarray, query: np.ndarray, truth: np.ndarray, candidates: np.ndarray, answers: dict[int, set[int]]) -> np.ndarray:
     """float64 (queries,): the rank of `truth` among `candidates`, 1 the best; equals share the mean of their ranks.
 
     The query itself and its other right answers do not compete.
     """
-    own, asked = cosines(array, query, truth), nearest.unit(array[query])
+    own, asked = pairwise_cosines(array, query, truth), nearest.normalize(array[query])
     above, equal = np.zeros(len(query)), np.zeros(len(query))
     for first in range(0, len(candidates), 4096):
         some = candidates[first : first + 4096]
-        found = np.round(asked @ nearest.unit(array[some]).T, nearest.DECIMALS)  # (queries, candidates)
+        found = np.round(asked @ nearest.normalize(array[some]).T, nearest.DECIMALS)  # (queries, candidates)
         for i, (q, t) in enumerate(zip(query.tolist(), truth.tolist(), strict=True)):
             found[i, np.isin(some, [q, t, *answers[q]])] = -np.inf
         above += (found > own[:, None]).sum(axis=1)
@@ -271,16 +271,16 @@ def ranks(array: np.ndarray, query: np.ndarray, truth: np.ndarray, candidates: n
 
 def retrieval_rows(arm: str, array: np.ndarray, v: Vocabulary) -> list[dict]:
     rows = []
-    for what, kinds in RETRIEVED.items():
+    for what, kinds in RETRIEVAL_RELATIONSHIPS.items():
         everything = np.unique(v.related(kinds), axis=0)
-        edges = drawn(everything[concept_vectors.held_out(v.plain[everything[:, 0]], v.plain[everything[:, 1]])], MOST_QUERIES)
+        edges = sample_rows(everything[concept_vectors.held_out(v.plain[everything[:, 0]], v.plain[everything[:, 1]])], MAX_QUERIES)
         answers: dict[int, set[int]] = {}
         for a, b in everything[np.isin(everything[:, 0], edges[:, 0])].tolist():
             answers.setdefault(a, set()).add(b)
         found = np.zeros(len(edges))
         for kind in np.unique(v.kind[edges[:, 1]]):
             of_kind = v.kind[edges[:, 1]] == kind
-            found[of_kind] = ranks(array, *edges[of_kind].T, np.flatnonzero(v.asked & (v.kind == kind)), answers)
+            found[of_kind] = rank_candidates(array, *edges[of_kind].T, np.flatnonzero(v.asked & (v.kind == kind)), answers)
         rows += mean_row(arm, "retrieval_mrr", what, 1 / found) + mean_row(arm, f"retrieval_recall_at_{K}", what, (found <= K).astype(float))
     return rows
 
@@ -289,10 +289,10 @@ def retrieval_rows(arm: str, array: np.ndarray, v: Vocabulary) -> list[dict]:
 
 
 def neighbour_rows(arm: str, array: np.ndarray, v: Vocabulary) -> list[dict]:
-    query = drawn(np.flatnonzero(v.asked), MOST_QUERIES)
-    near, _ = nearest.exact(array, array[query], K + 1, among=v.asked)
+    query = sample_rows(np.flatnonzero(v.asked), MAX_QUERIES)
+    near, _ = nearest.search_exact(array, array[query], K + 1, among=v.asked)
     near = [n[n != q][:K] for n, q in zip(near, query, strict=True)]
-    up = v.related(RETRIEVED["parent"])
+    up = v.related(RETRIEVAL_RELATIONSHIPS["parent"])
     children = np.bincount(up[:, 1], minlength=len(v.plain))
     parents: dict[int, set[int]] = {}
     for child, parent in up[np.isin(up[:, 0], np.concatenate([query, *near]))].tolist():
@@ -314,7 +314,7 @@ def decile_orders(vectors: np.ndarray) -> np.ndarray:
     0 where all are equally far apart: there is no order.
     """
     one, other = np.triu_indices(10, 1)
-    unit = nearest.unit(vectors.reshape(-1, vectors.shape[-1])).reshape(vectors.shape)
+    unit = nearest.normalize(vectors.reshape(-1, vectors.shape[-1])).reshape(vectors.shape)
     far = np.round(1 - np.einsum("mpw,mpw->mp", unit[:, one], unit[:, other]), nearest.DECIMALS)
     a, b = rankdata(other - one), rankdata(far, axis=1)
     a, b = a - a.mean(), b - b.mean(axis=1, keepdims=True)
@@ -327,7 +327,7 @@ def decile_rows(arm: str, array: np.ndarray, v: Vocabulary) -> list[dict]:
     of = of[np.lexsort((v.decile[of], v.plain[of]))]
     measurement, count = np.unique(v.plain[of], return_counts=True)
     rows = of[np.isin(v.plain[of], measurement[count == 10])].reshape(-1, 10)
-    return mean_row(arm, "decile_order", "all", decile_orders(array[drawn(rows, MOST_QUERIES)])) if len(rows) else []
+    return mean_row(arm, "decile_order", "all", decile_orders(array[sample_rows(rows, MAX_QUERIES)])) if len(rows) else []
 
 
 # ---- maps --------------------------------------------------------------------------------------------------
@@ -341,11 +341,11 @@ def draw_maps(arms: list[str], arrays: dict[str, np.ndarray], v: Vocabulary):
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = drawn(np.flatnonzero(v.asked), MAPPED)
-    if len(rows) < FEWEST:  # scikit-learn's t-SNE of two points is a segmentation fault
-        say(f"no maps are drawn of {len(rows)} concepts")
+    rows = sample_rows(np.flatnonzero(v.asked), MAP_CONCEPTS)
+    if len(rows) < MIN_PAIRS:  # scikit-learn's t-SNE of two points is a segmentation fault
+        print_line(f"no maps are drawn of {len(rows)} concepts")
         return
-    common = np.argsort(-np.bincount(v.domain[rows], minlength=len(v.domains)), kind="stable")[:COLOURED]
+    common = np.argsort(-np.bincount(v.domain[rows], minlength=len(v.domains)), kind="stable")[:MAP_COLOURS]
     colours = {domain: plt.get_cmap("tab10")(i) for i, domain in enumerate(common.tolist())}
     for method, reduce in {
         "pca": PCA(2, random_state=SEED),
@@ -353,7 +353,7 @@ def draw_maps(arms: list[str], arrays: dict[str, np.ndarray], v: Vocabulary):
     }.items():
         figure, panels = plt.subplots(1, len(arms), figsize=(4 * len(arms), 4.6), squeeze=False)
         for arm, panel in zip(arms, panels[0], strict=True):
-            at = reduce.fit_transform(nearest.unit(arrays[arm][rows]).astype(np.float32))
+            at = reduce.fit_transform(nearest.normalize(arrays[arm][rows]).astype(np.float32))
             for domain in [-1, *colours]:
                 chosen = v.domain[rows] == domain if domain >= 0 else ~np.isin(v.domain[rows], common)
                 if chosen.any():
@@ -365,11 +365,11 @@ def draw_maps(arms: list[str], arrays: dict[str, np.ndarray], v: Vocabulary):
                         label=(v.domains[domain] or "no domain") if domain >= 0 else "others",
                     )
             panel.set(title=arm, xticks=[], yticks=[])
-        figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", ncols=COLOURED + 1, markerscale=4, frameon=False)
+        figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", ncols=MAP_COLOURS + 1, markerscale=4, frameon=False)
         with storage.atomic_write(contract.map_file(method)) as part:
             figure.savefig(part, format="png", dpi=120, metadata={"Software": None})
         plt.close(figure)
-        say(f"{contract.display_path(contract.map_file(method))}: {len(rows):,} concepts")
+        print_line(f"{contract.display_path(contract.map_file(method))}: {len(rows):,} concepts")
 
 
 # ---- the stage ---------------------------------------------------------------------------------------------
@@ -378,11 +378,11 @@ def draw_maps(arms: list[str], arrays: dict[str, np.ndarray], v: Vocabulary):
 def warn_of_seen_edges(v: Vocabulary):
     """Say it if the graph's edges hold held-out ones, or if nobody can know."""
     if not contract.edges_file().exists():
-        say("there is no edges.npy: vectors of others were made with all relationships, so that their links are not held out")
+        print_line("there is no edges.npy: vectors of others were made with all relationships, so that their links are not held out")
         return
     edges = np.load(contract.edges_file(), mmap_mode="r", allow_pickle=False)[:, : 2**20]
     if edges.max(initial=-1) < len(v.plain) and (seen := int(concept_vectors.held_out(v.plain[edges[0]], v.plain[edges[1]]).sum())):
-        say(
+        print_line(
             f"{contract.display_path(contract.edges_file())} has {seen:,} held-out edges among its first {edges.shape[1]:,}: unless graph.py left them out, "
             "link prediction and retrieval flatter medrep"
         )
@@ -411,23 +411,23 @@ def main(argv=None):
             contract.concept_index_file(),
             *map(contract.concept_array_file, reps.values()),
             DEFINITIONS.at(),
-            *omop.files("concepts", "concept", "concept_relationship"),
+            *omop.input_files("concepts", "concept", "concept_relationship"),
         ],
     )
     if stamp.is_current():
         return
-    with stage("evaluate") as figures, table_files.csv_errors_in_words():
+    with timed_stage("evaluate") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
         concept_vectors.check_index(ids)
-        terminology.check_ends(con)
+        terminology.check_relationship_ends(con)
         v = read_vocabulary(ids, con)
         warn_of_seen_edges(v)
-        unsaid = (lambda pairs: unsaid_by(read_texts(con, v.plain[np.unique(pairs)]), v)(pairs)) if DEFINITIONS.at().exists() else None
-        links = {kind: (pairs, *draw_strangers(v, pairs)) for kind, pairs in held_out_pairs(v, unsaid).items()}
+        unsaid = (lambda pairs: make_unsaid_filter(read_texts(con, v.plain[np.unique(pairs)]), v)(pairs)) if DEFINITIONS.at().exists() else None
+        links = {kind: (pairs, *draw_negatives(v, pairs)) for kind, pairs in held_out_pairs(v, unsaid).items()}
         rows = []
-        sample = drawn(np.flatnonzero(v.asked), FITTED_ON)
+        sample = sample_rows(np.flatnonzero(v.asked), WHITENING_ROWS)
         spaces = {"as_read": {arm: AsRead(array, sample) for arm, array in arrays.items()}, "raw": arrays}
-        for space, arm in bar([(space, arm) for space in spaces for arm in arms], "evaluate", unit="arms"):
+        for space, arm in progress_bar([(space, arm) for space in spaces for arm in arms], "evaluate", unit="arms"):
             array = spaces[space][arm]
             found = [r for kind, drawn_for in links.items() for r in link_rows(arm, array, *drawn_for, kind)]
             found += retrieval_rows(arm, array, v) + neighbour_rows(arm, array, v) + decile_rows(arm, array, v)
@@ -437,8 +437,8 @@ def main(argv=None):
         with storage.atomic_write(contract.quality_file()) as part:
             table.to_csv(part, index=False)
         main_rows = table[(table.measure != "link_auroc") | table.kind.isin(["all", "all, unsaid"])]
-        say(main_rows.pivot(index=["space", "measure", "kind", "n"], columns="arm", values="value")[arms].to_string())
-        say(f"{contract.display_path(contract.quality_file())}: {len(table):,} rows, with intervals and every relationship")
+        print_line(main_rows.pivot(index=["space", "measure", "kind", "n"], columns="arm", values="value")[arms].to_string())
+        print_line(f"{contract.display_path(contract.quality_file())}: {len(table):,} rows, with intervals and every relationship")
         overall = main_rows[(main_rows.measure == "link_auroc") & (main_rows.kind == "all") & (main_rows.space == "as_read")]
         figures.update({f"link_auroc_{r.arm}": r.value for r in overall.itertuples()})
         stamp.record()

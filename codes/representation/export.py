@@ -26,13 +26,13 @@ from safetensors.numpy import load_file, save_file
 from medrep import VERSION, config, contract, stamps, storage
 from medrep.cdm import engine, table_files
 from medrep.errors import UserError
-from medrep.progress import say, stage
+from medrep.progress import print_line, timed_stage
 from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import terminology, token_vocabulary
 
-DTYPES = {"float32": "F32", "float16": "F16", "int8": "I8"}  # as safetensors calls them
-FACTS = {
+SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16", "int8": "I8"}  # as safetensors calls them
+MANIFEST_FIELDS = {
     "sha256": str,
     "rep": str,
     "dtype": str,
@@ -45,7 +45,7 @@ FACTS = {
     "medrep": str,
 }
 """What a manifest must say; the file itself holds the same but for the sum, so that the sum covers it."""
-LONGEST_NAME = 100  # bytes of a rep: with what is put around it a file's name has at most 255
+MAX_NAME_LENGTH = 100  # bytes of a rep: with what is put around it a file's name has at most 255
 
 
 # ---- which concepts ----------------------------------------------------------------------------------------
@@ -57,12 +57,12 @@ def choose_rows(ids: pa.Array, args) -> np.ndarray:
         plain, _ = concept_vectors.plain_and_decile(ids)
         with table_files.csv_errors_in_words():
             con = engine.connect(args.engine, args.memory, args.threads)
-            table = terminology.names(con, np.unique(plain)).to_pandas()
+            table = terminology.read_concept_names(con, np.unique(plain)).to_pandas()
         if unknown := sorted(set(args.vocabulary) - set(table.vocabulary_id)):
             raise UserError(f"the index has no concepts of {', '.join(unknown)}; it has some of {', '.join(sorted(set(table.vocabulary_id)))}")
         return np.flatnonzero(np.isin(plain, table.concept_id[table.vocabulary_id.isin(args.vocabulary)]))
     if args.hospital:
-        wanted = token_vocabulary.of_hospital(args.hospital).tokens[len(token_vocabulary.SPECIAL_TOKENS) :]
+        wanted = token_vocabulary.load_hospital_vocabulary(args.hospital).tokens[len(token_vocabulary.SPECIAL_TOKENS) :]
         wanted = {*wanted, *(token.partition("_")[0] for token in wanted)}  # a decile without a vector takes its concept's
     else:
         if not args.ids.exists():
@@ -70,7 +70,7 @@ def choose_rows(ids: pa.Array, args) -> np.ndarray:
         wanted = set(args.ids.read_text().split()) - {"concept_id"}
     rows = concept_vectors.rows_of(ids, sorted(wanted))
     if lost := int((rows < 0).sum()):
-        say(f"{lost:,} of the {len(wanted):,} wanted concepts have no vector, such as {sorted(wanted)[int(np.argmin(rows))]}")
+        print_line(f"{lost:,} of the {len(wanted):,} wanted concepts have no vector, such as {sorted(wanted)[int(np.argmin(rows))]}")
     return np.sort(rows[rows >= 0])
 
 
@@ -95,13 +95,13 @@ def unpack(tensors: dict[str, np.ndarray]) -> np.ndarray:
 # ---- the manifest ------------------------------------------------------------------------------------------
 
 
-def made_with(*paths: Path) -> dict:
+def read_settings_used(*paths: Path) -> dict:
     """{name: settings} of what stages wrote and stamped; what a user put there has no stamp."""
     return {path.name: stamp["settings"] for path in paths if (stamp := stamps.read_stamp(path))}
 
 
 def manifest(rep: str, dtype: str, shape: tuple[int, int]) -> dict:
-    settings = made_with(
+    settings = read_settings_used(
         contract.concept_index_file(),
         DEFINITIONS.at(),
         contract.encoder_folder(),
@@ -114,7 +114,7 @@ def manifest(rep: str, dtype: str, shape: tuple[int, int]) -> dict:
         "dtype": dtype,
         "concepts": shape[0],
         "width": shape[1],
-        "release": terminology.release(),
+        "release": terminology.vocabulary_release(),
         "writer": (settings.get(DEFINITIONS.at().name) or {}).get("writer"),
         "encoder": (settings.get(contract.encoder_folder().name) or {}).get("model"),
         "settings": settings,
@@ -122,7 +122,7 @@ def manifest(rep: str, dtype: str, shape: tuple[int, int]) -> dict:
     }
 
 
-def write_out(args):
+def export_vectors(args):
     file = args.file.resolve()
     if file.suffix != ".safetensors":
         raise UserError(f"{args.file}: give it a name that ends in .safetensors")
@@ -143,19 +143,19 @@ def write_out(args):
         save_file(tensors, part, metadata={"manifest": json.dumps(facts)})
         part.chmod(mode)
         facts = {"sha256": storage.sha256_of(part), **facts}
-        storage.write_json(beside(file), facts)
-    say(f"{file}: {len(rows):,} vectors of width {vectors.shape[1]} as {args.dtype}, {file.stat().st_size:,} bytes")
+        storage.write_json(manifest_path(file), facts)
+    print_line(f"{file}: {len(rows):,} vectors of width {vectors.shape[1]} as {args.dtype}, {file.stat().st_size:,} bytes")
     return facts
 
 
-def beside(file: Path) -> Path:
+def manifest_path(file: Path) -> Path:
     return file.with_name(file.name + ".json")
 
 
 # ---- import ------------------------------------------------------------------------------------------------
 
 
-def parse(text: bytes | str) -> dict:
+def parse_manifest(text: bytes | str) -> dict:
     """A manifest's facts; {} for what is none."""
     try:
         facts = json.loads(text)
@@ -166,38 +166,40 @@ def parse(text: bytes | str) -> dict:
 
 def is_bare_name(rep: str) -> bool:
     """Whether this is what contract.rep_name gives: the name of an array in usedata/representation, and no path."""
-    return rep.isprintable() and "/" not in rep and not rep.endswith(".npy") and 0 < len(rep.encode()) <= LONGEST_NAME
+    return rep.isprintable() and "/" not in rep and not rep.endswith(".npy") and 0 < len(rep.encode()) <= MAX_NAME_LENGTH
 
 
-def read_in(file: Path) -> tuple[dict, dict[str, np.ndarray]]:
+def read_import(file: Path) -> tuple[dict, dict[str, np.ndarray]]:
     """The manifest and the tensors of a file that is what its manifest says."""
-    for path in (file, beside(file)):
+    for path in (file, manifest_path(file)):
         if not path.exists():
             raise UserError(f"{path} is missing: a file and its .json are carried together")
-    facts = parse(beside(file).read_bytes())
-    if wrong := [name for name, kind in FACTS.items() if not isinstance(facts.get(name, ...), kind)]:
-        raise UserError(f"{beside(file)} is no manifest of export.py ({', '.join(wrong)} missing or of another type): carry both files again")
+    facts = parse_manifest(manifest_path(file).read_bytes())
+    if wrong := [name for name, kind in MANIFEST_FIELDS.items() if not isinstance(facts.get(name, ...), kind)]:
+        raise UserError(f"{manifest_path(file)} is no manifest of export.py ({', '.join(wrong)} missing or of another type): carry both files again")
     if not is_bare_name(facts["rep"]):
-        raise UserError(f"{beside(file)} has rep {facts['rep']!r}, which is no name of a representation: export it again under a plain, short name")
+        raise UserError(
+            f"{manifest_path(file)} has rep {facts['rep']!r}, which is no name of a representation: export it again under a plain, short name"
+        )
     if storage.sha256_of(file) != facts["sha256"]:
-        raise UserError(f"{file} is not the file whose sha256 is in {beside(file).name}: carry both again")
+        raise UserError(f"{file} is not the file whose sha256 is in {manifest_path(file).name}: carry both again")
     try:
         with safe_open(file, "np") as content:
-            inside = parse((content.metadata() or {}).get("manifest", ""))
+            inside = parse_manifest((content.metadata() or {}).get("manifest", ""))
             found = {name: (part.get_dtype(), part.get_shape()) for name in content.keys() for part in [content.get_slice(name)]}
     except SafetensorError as problem:
         raise UserError(f"{file} is not a safetensors file ({problem}): carry it again") from None
     if facts != {"sha256": facts["sha256"], **inside}:
-        raise UserError(f"{beside(file).name} does not say what {file} itself says: carry both again")
+        raise UserError(f"{manifest_path(file).name} does not say what {file} itself says: carry both again")
     n = facts["concepts"]
-    told = {"ids": ("I64", [n, 2]), "vectors": (DTYPES.get(facts["dtype"]), [n, facts["width"]])}
+    told = {"ids": ("I64", [n, 2]), "vectors": (SAFETENSORS_DTYPES.get(facts["dtype"]), [n, facts["width"]])}
     if found != told | ({"scale": ("F32", [n])} if facts["dtype"] == "int8" else {}):
         raise UserError(f"{file} does not hold the {n:,} vectors that its manifest tells of: export it again")
     return facts, load_file(file)
 
 
-def put_in_place(file: Path):
-    facts, tensors = read_in(file)
+def import_vectors(file: Path):
+    facts, tensors = read_import(file)
     index, output = contract.concept_index_file(), contract.concept_array_file(facts["rep"])
     ids = [f"{plain}_{decile}" if decile >= 0 else str(plain) for plain, decile in tensors["ids"].tolist()]
     if output.exists():
@@ -211,7 +213,7 @@ def put_in_place(file: Path):
         with storage.atomic_write(index) as part:
             part.write_text("\n".join(["concept_id", *ids]) + "\n")
     storage.write_array(output, unpack(tensors))
-    say(
+    print_line(
         f"{contract.display_path(output)}: {len(ids):,} vectors, and {index.name}; writer {facts['writer']}, encoder {facts['encoder']}, "
         f"vocabulary {facts['release'] or 'of an unknown release'}"
     )
@@ -226,13 +228,13 @@ def main(argv=None):
     which.add_argument("--vocabulary", nargs="+", metavar="NAME", help="concepts of these vocabularies, as CONCEPT names them")
     which.add_argument("--hospital", help="the concepts that a preprocessed hospital has")
     which.add_argument("--ids", type=Path, metavar="LIST", help="a file with a concept id a line")
-    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    parser.add_argument("--dtype", default="float32", choices=SAFETENSORS_DTYPES)
     concept_vectors.add_rep_argument(parser, "--rep", none=False)
     engine.add_arguments(parser)
     config.add_arguments(parser)
     args = parser.parse_args(argv)
-    with stage("import" if args.bring else "export") as figures:
-        facts = put_in_place(args.file) if args.bring else write_out(args)
+    with timed_stage("import" if args.bring else "export") as figures:
+        facts = import_vectors(args.file) if args.bring else export_vectors(args)
         figures.update({name: facts[name] for name in ("rep", "dtype", "concepts", "width", "sha256")})
 
 

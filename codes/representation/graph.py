@@ -26,7 +26,7 @@ from torch_geometric.data import Data
 from medrep import config, contract, storage
 from medrep.cdm import engine
 from medrep.patients import training
-from medrep.progress import say, stage
+from medrep.progress import print_line, timed_stage
 from medrep.settings import GraphConfig
 from medrep.stamps import Stamp
 from medrep.vectors import concept_vectors, graphs
@@ -60,17 +60,17 @@ def info_nce(one: torch.Tensor, other: torch.Tensor, temperature: float) -> torc
     return (half(one @ one.T / temperature, between) + half(other @ other.T / temperature, between.T)) / 2
 
 
-def distillation(text: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:
+def distillation_loss(text: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:
     """KL(softmax(text) || softmax(graph)), the mean over nodes."""
     return functional.kl_div(functional.log_softmax(graph, dim=1), functional.log_softmax(text, dim=1), reduction="batchmean", log_target=True)
 
 
-def losses(model: Grace, batch: Data, settings: GraphConfig, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def compute_losses(model: Grace, batch: Data, settings: GraphConfig, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Contrastive and distillation loss over the batch's seeds; the others, whose neighbours were not all sampled, have none."""
     seeds, inner = graphs.rows_needed(batch)
     graph = [model.encoder(*graphs.view(batch, settings.drop_edges, settings.drop_features, random), seeds, inner) for _ in range(2)]
     contrast = info_nce(model.projection(graph[0]), model.projection(graph[1]), settings.temperature)
-    return contrast, (distillation(batch.x[:seeds], graph[0]) + distillation(batch.x[:seeds], graph[1])) / 2
+    return contrast, (distillation_loss(batch.x[:seeds], graph[0]) + distillation_loss(batch.x[:seeds], graph[1])) / 2
 
 
 # ---- training ----------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def fit(data: Data, settings: GraphConfig, device: torch.device, continued: grap
         total, seeds = np.zeros(2), 0
         for batch in loader:
             batch = batch.to(device)
-            contrast, kept = losses(model, batch, settings, random)
+            contrast, kept = compute_losses(model, batch, settings, random)
             if step:
                 optimizer.zero_grad()
                 (contrast + settings.distillation * kept).backward()
@@ -118,7 +118,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     settings = config.load("graph", args.overrides)
-    devices = training.asked_devices(args)
+    devices = training.requested_devices(args)
     if concept_vectors.published():
         return
     output = contract.concept_array_file("medrep")
@@ -127,13 +127,13 @@ def main(argv=None):
     stamp = Stamp(output, inputs=[contract.concept_array_file("description"), contract.edges_file()], settings=settings)
     if stamp.is_current():
         return
-    with stage("graph") as figures:
+    with timed_stage("graph") as figures:
         concept_vectors.check_whole("description")
         data = graphs.open_graph(contract.concept_array_file("description"))
         continued = graphs.Continued(output, stamp.content)
-        model, epochs = fit(data, settings, training.device_of(devices), continued)
+        model, epochs = fit(data, settings, training.torch_device(devices), continued)
         best = min(epochs, key=lambda e: e["held_out"])
-        say(
+        print_line(
             f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: contrastive loss {best['contrast']:.3f}, "
             f"distillation {best['distillation']:.3f}, held out {best['held_out']:.4f}"
         )
@@ -144,7 +144,7 @@ def main(argv=None):
         figures.update(
             rows=len(text), edges=edges.shape[1], epochs=len(epochs), **{name: round(float(v), 4) for name, v in best.items() if name != "epoch"}
         )
-        say(f"{contract.display_path(output)}: {len(text):,} vectors of width {text.shape[1]}")
+        print_line(f"{contract.display_path(output)}: {len(text):,} vectors of width {text.shape[1]}")
         stamp.record()
         continued.end()
 

@@ -51,7 +51,7 @@ from medrep import config, contract, storage
 from medrep.cdm import engine
 from medrep.errors import UserError
 from medrep.patients import training
-from medrep.progress import say, stage
+from medrep.progress import print_line, timed_stage
 from medrep.settings import MedTokConfig
 from medrep.stamps import Stamp
 from medrep.vectors import concept_vectors, graphs
@@ -59,9 +59,9 @@ from medrep.vectors import concept_vectors, graphs
 PARTS = ("text", "graph", "shared_text", "shared_graph")  # in this order in the vectors and the tokens
 REGIONS = {"text": [0], "graph": [1], "shared": [2, 3]}  # in this order in the codebook; whose codes each region has
 LOSSES = ("commitment", "agreement", "specific", "separation")
-MEASURED = 100_000  # vectors at most, or nearly, that mean and spread are taken from
-DEAD = 0.1  # a code chosen less often than this share of the mean is replaced
-START = 1  # vectors for each code, at least, that k-means begins from; with 10,000 codes a region it takes 3.7 GiB, measured
+MAX_MEASURED_ROWS = 100_000  # vectors at most, or nearly, that mean and spread are taken from
+DEAD_CODE_SHARE = 0.1  # a code chosen less often than this share of the mean is replaced
+INIT_VECTORS_PER_CODE = 1  # vectors for each code, at least, that k-means begins from; with 10,000 codes a region it takes 3.7 GiB, measured
 ROWS_AT_ONCE = 2**12  # of the final vectors: similarities to 10,000 codes are 164 MB
 
 
@@ -74,7 +74,7 @@ class Tokenizer(nn.Module):
     def __init__(self, x: torch.Tensor, settings: MedTokConfig):
         super().__init__()
         nodes, width = x.shape
-        some = x[:: max(1, nodes // MEASURED)]
+        some = x[:: max(1, nodes // MAX_MEASURED_ROWS)]
         self.register_buffer("mean", some.mean(dim=0))
         self.register_buffer("scale", some.std(dim=0, correction=0).clamp(min=1e-6))
         # without the text vector added: the text has parts of its own, and these are to tell what the neighbours say
@@ -86,7 +86,12 @@ class Tokenizer(nn.Module):
             codes = getattr(settings, f"{region}_codes")
             chosen = len(REGIONS[region]) * min(settings.batch_size, nodes) / codes  # how often a code is, in a step, on average
             return VectorQuantize(
-                width // len(PARTS), codes, use_cosine_sim=True, kmeans_init=True, decay=settings.decay, threshold_ema_dead_code=DEAD * chosen
+                width // len(PARTS),
+                codes,
+                use_cosine_sim=True,
+                kmeans_init=True,
+                decay=settings.decay,
+                threshold_ema_dead_code=DEAD_CODE_SHARE * chosen,
             )
 
         self.books = nn.ModuleDict({region: book(region) for region in REGIONS})
@@ -126,7 +131,7 @@ class Tokenizer(nn.Module):
             book(parts[None, :, REGIONS[region]].flatten(1, 2))
 
 
-def compose(tokens: torch.Tensor, weights: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+def compose_vectors(tokens: torch.Tensor, weights: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """(rows, 4, width / 4) of tokens and weights (rows, 4, K): the quantized parts; end to end they are the vectors."""
     return (weights[..., None] * codebook[tokens]).sum(dim=2)
 
@@ -134,13 +139,13 @@ def compose(tokens: torch.Tensor, weights: torch.Tensor, codebook: torch.Tensor)
 # ---- the losses --------------------------------------------------------------------------------------------
 
 
-def contrast(one: torch.Tensor, other: torch.Tensor, temperature: float) -> torch.Tensor:
+def contrastive_loss(one: torch.Tensor, other: torch.Tensor, temperature: float) -> torch.Tensor:
     """The mean over rows of -log softmax of the cosine with the same row of `other`, against all its rows."""
     cosine = functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T
     return functional.cross_entropy(cosine / temperature, torch.arange(len(one), device=one.device))
 
 
-def losses(parts: torch.Tensor, quantized: torch.Tensor, noised: torch.Tensor, settings: MedTokConfig) -> dict[str, torch.Tensor]:
+def compute_losses(parts: torch.Tensor, quantized: torch.Tensor, noised: torch.Tensor, settings: MedTokConfig) -> dict[str, torch.Tensor]:
     """Each loss, weighted, of the parts (rows, 4, width / 4), the same quantized, and those of the noised view quantized.
 
     separation is the Frobenius norm of a sum over rows, as in the published code: it grows with the batch.
@@ -148,29 +153,30 @@ def losses(parts: torch.Tensor, quantized: torch.Tensor, noised: torch.Tensor, s
     text, graph, shared_text, shared_graph = quantized.unbind(1)
     found = {
         "commitment": settings.commitment * (parts - quantized.detach()).square().sum(dim=(1, 2)).mean(),
-        "agreement": contrast(shared_text, shared_graph, settings.temperature) + contrast(shared_graph, shared_text, settings.temperature),
+        "agreement": contrastive_loss(shared_text, shared_graph, settings.temperature)
+        + contrastive_loss(shared_graph, shared_text, settings.temperature),
     }
     found["specific"] = found["separation"] = 0.0
     for part, own, others in ((0, shared_text, shared_graph), (1, shared_graph, shared_text)):
         one, other = (torch.cat([q[:, part], others.detach()], dim=1) for q in (quantized, noised))
-        found["specific"] = found["specific"] + contrast(one, other, settings.temperature)
+        found["specific"] = found["specific"] + contrastive_loss(one, other, settings.temperature)
         found["separation"] = found["separation"] + settings.separation * torch.linalg.matrix_norm(quantized[:, part].T @ own)
     return found
 
 
-def read_batch(model: Tokenizer, batch: Data, settings: MedTokConfig, random: torch.Generator):
+def forward_batch(model: Tokenizer, batch: Data, settings: MedTokConfig, random: torch.Generator):
     """The seeds' parts, tokens, and losses; the other nodes, whose neighbours were not all sampled, have none."""
 
     def seen(drop_edges, drop_features):
         parts = model.parts_of_seeds(batch, drop_edges, drop_features, random)
         tokens, weights = model.tokens(parts)
         # straight through: what is quantized hands its gradient to what was to be quantized
-        return parts, tokens, parts + (compose(tokens, weights, codebook) - parts).detach()
+        return parts, tokens, parts + (compose_vectors(tokens, weights, codebook) - parts).detach()
 
     codebook = model.codebook()
     parts, tokens, quantized = seen(0.0, 0.0)
     _, _, noised = seen(settings.drop_edges, settings.drop_features)
-    return parts, tokens, losses(parts, quantized, noised, settings)
+    return parts, tokens, compute_losses(parts, quantized, noised, settings)
 
 
 # ---- the use of the codebook -------------------------------------------------------------------------------
@@ -187,7 +193,7 @@ def perplexity(counts: np.ndarray) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-def use_of(model: Tokenizer, counts: np.ndarray) -> dict[str, float]:
+def codebook_usage(model: Tokenizer, counts: np.ndarray) -> dict[str, float]:
     """By region: the share of codes that are the nearest of some part, and the perplexity of the nearest codes."""
     found, first = {}, 0
     for region, book in model.books.items():
@@ -205,8 +211,8 @@ def start_codes(model: Tokenizer, loader, device: torch.device):
     """k-means of the untrained parts of some seeds; a batch alone would be fewer than the codes."""
     most, nodes = max(book.codebook_size for book in model.books.values()), len(loader.dataset)
     if nodes < most:
-        say(f"medtok: a region of {most:,} codes is more than there are concepts to learn them from ({nodes:,}): many will stay unused")
-    wanted, found = START * most, []
+        print_line(f"medtok: a region of {most:,} codes is more than there are concepts to learn them from ({nodes:,}): many will stay unused")
+    wanted, found = INIT_VECTORS_PER_CODE * most, []
     for batch in loader:
         found.append(model.parts_of_seeds(model.standardize(batch.to(device))))
         if sum(map(len, found)) >= wanted:
@@ -226,7 +232,7 @@ def fit(data: Data, settings: MedTokConfig, device: torch.device, continued: gra
         model.train(step)
         total, seeds, counts = {}, 0, 0
         for batch in loader:
-            parts, tokens, found = read_batch(model, model.standardize(batch.to(device)), settings, random)
+            parts, tokens, found = forward_batch(model, model.standardize(batch.to(device)), settings, random)
             if step:
                 optimizer.zero_grad()
                 sum(found.values()).backward()
@@ -241,7 +247,7 @@ def fit(data: Data, settings: MedTokConfig, device: torch.device, continued: gra
         found, counts = run(train, random, step=True)
         with graphs.held_out(settings.seed) as same:
             held_found, _ = run(valid, same, step=False)
-        return {**found, "held_out": sum(held_found.values()), **use_of(model, counts)}
+        return {**found, "held_out": sum(held_found.values()), **codebook_usage(model, counts)}
 
     def words(figures: dict) -> str:
         return f"loss {sum(figures[name] for name in LOSSES):.3f}, held out {figures['held_out']:.4f}, codes used " + ", ".join(
@@ -276,11 +282,11 @@ def quantize(model: Tokenizer, text: np.ndarray, vectors: np.ndarray, tokens: np
         token, weight = model.tokens(model.parts(*(torch.from_numpy(np.array(side[rows])).to(device) for side in (text, vectors))))
         counts = counts + count_nearest(token, len(codebook))
         tokens[rows], weights[rows] = token.cpu().numpy(), weight.cpu().numpy()
-        vectors[rows] = compose(token, weight, codebook).flatten(1).cpu().numpy()
+        vectors[rows] = compose_vectors(token, weight, codebook).flatten(1).cpu().numpy()
     return counts
 
 
-def check(width: int, settings: MedTokConfig):
+def check_settings(width: int, settings: MedTokConfig):
     """Every mistake at once."""
     wrong = [
         f"medtok.{region}_codes is {codes}: it must be as many as medtok.codes_per_part ({settings.codes_per_part}) or more"
@@ -306,24 +312,24 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     settings = config.load("medtok", args.overrides)
-    devices = training.asked_devices(args)
+    devices = training.requested_devices(args)
     if concept_vectors.published():
         return
     output, beside = contract.concept_array_file("medtok"), contract.medtok_files()
     _, text = concept_vectors.open_vectors("description")
     edges = graphs.open_edges(len(text))
-    check(text.shape[1], settings)
+    check_settings(text.shape[1], settings)
     stamp = Stamp(output, inputs=[contract.concept_array_file("description"), contract.edges_file()], settings=settings)
     if all(path.exists() for path in beside.values()) and stamp.is_current():
         return
-    with stage("medtok") as figures:
+    with timed_stage("medtok") as figures:
         concept_vectors.check_whole("description")
-        device = training.device_of(devices)
+        device = training.torch_device(devices)
         continued = graphs.Continued(output, stamp.content)
         model, epochs = fit(graphs.open_graph(contract.concept_array_file("description")), settings, device, continued)
         best = min(epochs, key=lambda e: e["held_out"])
         codes = len(model.codebook())
-        say(
+        print_line(
             f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: "
             + ", ".join(f"{name} {best[name]:.3f}" for name in (*LOSSES, "held_out"))
         )
@@ -338,7 +344,7 @@ def main(argv=None):
             ]
             standard = standardized(text, model, files.enter_context(tempfile.TemporaryFile(dir=part.parent)))
             graphs.embed(model.encoder, standard, edges, arrays[0], scratch=part.parent)
-            use = use_of(model, quantize(model, standard, *arrays, device))
+            use = codebook_usage(model, quantize(model, standard, *arrays, device))
             for array in arrays:
                 array.flush()
             with open(parts["codebook"], "wb") as file:
@@ -352,14 +358,14 @@ def main(argv=None):
             held_out=round(best["held_out"], 4),
             **{name: round(value, 4) for name, value in use.items()},
         )
-        say(
+        print_line(
             "of all concepts' nearest codes: "
             + "; ".join(
                 f"{region}: {use[f'use_{region}']:.1%} of {model.books[region].codebook_size:,} used, perplexity {use[f'perplexity_{region}']:,.0f}"
                 for region in REGIONS
             )
         )
-        say(f"{contract.display_path(output)}: {len(text):,} vectors of width {text.shape[1]}, of {codes:,} codes")
+        print_line(f"{contract.display_path(output)}: {len(text):,} vectors of width {text.shape[1]}, of {codes:,} codes")
         stamp.record()
         continued.end()
 

@@ -20,10 +20,10 @@ from medrep import config
 from medrep.cdm import engine, table_files
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
-from medrep.progress import say
+from medrep.progress import print_line
 from medrep.vectors import concept_vectors, texts
 
-LISTED = 20  # matches of a name
+MAX_MATCHES_SHOWN = 20  # matches of a name
 
 
 def find_matches(concept: ibis.Table, index: ibis.Table, text: str) -> pa.Table:
@@ -37,20 +37,20 @@ def find_matches(concept: ibis.Table, index: ibis.Table, text: str) -> pa.Table:
     return found
 
 
-def choose(text: str, ids: pa.Array, con) -> str:
+def choose_concept(text: str, ids: pa.Array, con) -> str:
     """The id that `text` means, itself an id or a name; several are listed for the user to choose from."""
     if concept_vectors.rows_of(ids, [text])[0] >= 0:
         return text
     if text.replace("_", "").isdigit():
         raise UserError(f"concept {text} is not in the index: it has no vector of its own")
     plain = np.unique(concept_vectors.plain_and_decile(ids)[0])
-    found = find_matches(athena.read_vocabulary(con, "concept"), ibis.memtable(pa.table({"concept_id": plain})), text)
+    found = find_matches(athena.read_vocabulary_table(con, "concept"), ibis.memtable(pa.table({"concept_id": plain})), text)
     if not len(found):
         raise UserError(f"no concept of the index is called {text!r}, or has it in its name: try a shorter word, or a concept id")
     if len(found) > 1:
-        for row in found.slice(0, LISTED).to_pylist():
-            say(f"{row['concept_id']:>12}  {row['concept_name']}  ({row['domain_id']})")
-        more = f", {LISTED} of them above" if len(found) > LISTED else ""
+        for row in found.slice(0, MAX_MATCHES_SHOWN).to_pylist():
+            print_line(f"{row['concept_id']:>12}  {row['concept_name']}  ({row['domain_id']})")
+        more = f", {MAX_MATCHES_SHOWN} of them above" if len(found) > MAX_MATCHES_SHOWN else ""
         raise UserError(f"{len(found):,} concepts match {text!r}{more}: give the id of the one you mean")
     return str(found["concept_id"][0].as_py())
 
@@ -70,7 +70,7 @@ def main(argv=None):
     concept_vectors.check_index(ids)
     with table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
-        query = choose(args.concept, ids, con)
+        query = choose_concept(args.concept, ids, con)
         own = concept_vectors.rows_of(ids, [query])
         vector = array[own]
         concept_vectors.check_finite(vector, [query], args.rep)
@@ -78,10 +78,10 @@ def main(argv=None):
         kept = (near[0] != own[0]) & (near[0] >= 0)
         near, cosine = near[0][kept][: args.k], cosine[0][kept][: args.k]
         names = ids.take(near).to_pylist()
-        (itself, *others) = texts.describe([query, *names], con)
-    say(f"nearest to {query}, {itself[0]} ({itself[1]}), in {args.rep}:")
+        (itself, *others) = texts.describe_concepts([query, *names], con)
+    print_line(f"nearest to {query}, {itself[0]} ({itself[1]}), in {args.rep}:")
     for concept, (name, domain), c in zip(names, others, cosine, strict=True):
-        say(f"{concept:>12}  {name}  ({domain})  {c:.4f}")
+        print_line(f"{concept:>12}  {name}  ({domain})  {c:.4f}")
 
 
 if __name__ == "__main__":

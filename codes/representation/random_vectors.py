@@ -17,7 +17,7 @@ from scipy.special import ndtri
 
 from medrep import config, contract, storage
 from medrep.cdm import engine
-from medrep.progress import bar, say, stage
+from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.stamps import Stamp
 from medrep.vectors import concept_vectors
 
@@ -25,7 +25,7 @@ SEED = 0
 ROWS_AT_ONCE = 2**15
 
 
-def draw(plain: np.ndarray, decile: np.ndarray, width: int, seed: int = SEED) -> np.ndarray:
+def draw_vectors(plain: np.ndarray, decile: np.ndarray, width: int, seed: int = SEED) -> np.ndarray:
     """float32 (concepts, width), each row uniform on the sphere: normal numbers by SplitMix64 from the concept's key."""
     key = concept_vectors.mix((plain * 11 + decile + 1).view(np.uint64) + concept_vectors.mix(np.array([seed])))
     numbers = concept_vectors.mix(key[:, None] + concept_vectors.GOLDEN * np.arange(1, width + 1, dtype=np.uint64))
@@ -48,16 +48,16 @@ def main(argv=None):
     stamp = Stamp(output, inputs=[contract.concept_index_file()], settings={"seed": SEED, "width": width})
     if output.exists() and concept_vectors.is_ours(output) and concept_vectors.is_of_this_index(output) and stamp.is_current():
         return
-    with stage("random") as figures:
+    with timed_stage("random") as figures:
         plain, decile = concept_vectors.plain_and_decile(ids)
         with concept_vectors.ours(output) as part:
             out = storage.create_array(part, (len(ids), width))
-            for first in bar(range(0, len(ids), ROWS_AT_ONCE), "random", unit="pieces"):
+            for first in progress_bar(range(0, len(ids), ROWS_AT_ONCE), "random", unit="pieces"):
                 rows = slice(first, first + ROWS_AT_ONCE)
-                out[rows] = draw(plain[rows], decile[rows], width)
+                out[rows] = draw_vectors(plain[rows], decile[rows], width)
             out.flush()
         figures.update(rows=len(ids), width=width)
-        say(f"{contract.display_path(output)}: {len(ids):,} random unit vectors of width {width}")
+        print_line(f"{contract.display_path(output)}: {len(ids):,} random unit vectors of width {width}")
         stamp.record()
 
 

@@ -170,7 +170,7 @@ def judged():
         random = np.random.default_rng([0, chunk])
         drawn = hospitals.course.draw_chunk(500, random)
         empty = hospitals.course.Chunk(drawn.persons, drawn.stays, drawn.events.head(0), drawn.truth)
-        _, truth = hospitals.tables_of(empty, hospitals.concepts_of(empty.events, words, "mimic", random), "mimic", chunk * 500, random)
+        _, truth = hospitals.make_tables(empty, hospitals.assign_concepts(empty.events, words, "mimic", random), "mimic", chunk * 500, random)
         found.append(truth)
     return pd.concat(found)
 
@@ -184,7 +184,7 @@ def test_deaths_come_as_often_as_their_probability_says(judged):
 
 
 def test_the_best_reachable_auroc_is_that_of_the_literature(judged):
-    assert 0.88 <= metrics.describe(judged.label.to_numpy(), judged.probability.to_numpy())["auroc"] <= 0.93
+    assert 0.88 <= metrics.compute_metrics(judged.label.to_numpy(), judged.probability.to_numpy())["auroc"] <= 0.93
 
 
 def test_the_first_day_does_not_tell_how_long_the_stay_will_be():
@@ -195,7 +195,7 @@ def test_the_first_day_does_not_tell_how_long_the_stay_will_be():
         seen = events[~events.billing & (events.time < stays.start.to_numpy()[events.stay] + hospitals.course.DAY)]
         full.append(np.bincount(seen.stay, minlength=len(stays))[drawn.truth.stay])
         long.append(((stays.end - stays.start) >= 7 * hospitals.course.DAY)[drawn.truth.stay])
-    assert 0.45 < metrics.describe(np.concatenate(long), np.concatenate(full).astype(float))["auroc"] < 0.57
+    assert 0.45 < metrics.compute_metrics(np.concatenate(long), np.concatenate(full).astype(float))["auroc"] < 0.57
 
 
 def test_the_truth_stands_at_24_hours_of_stays_still_going_on(made):

@@ -223,9 +223,9 @@ def write_tests(root):
                         rows.append(
                             common
                             | {"subgroup": group, "predictions": "" if group else contract.display_path(file)}
-                            | metrics.describe(examples.boolean_value[chosen], p[chosen], examples.subject_id[chosen])
+                            | metrics.compute_metrics(examples.boolean_value[chosen], p[chosen], examples.subject_id[chosen])
                         )
-    pd.DataFrame(rows, columns=results.COLUMNS).to_csv(contract.summary_file(), index=False)
+    pd.DataFrame(rows, columns=results.RESULT_COLUMNS).to_csv(contract.summary_file(), index=False)
     compare.main(["--replicates", "40"])
 
 
@@ -350,7 +350,7 @@ def write_features(small=0, rated=True):
         )
         rated.to_csv(files["ratings"], index=False)
         storage.write_json(
-            files["summary"], {"model": "/home/someone/models/gemma", "where": "/home/someone", "repeats": 3, **ratings.summary(rated)}
+            files["summary"], {"model": "/home/someone/models/gemma", "where": "/home/someone", "repeats": 3, **ratings.summarize_ratings(rated)}
         )
 
 

@@ -67,7 +67,7 @@ def write_persons(hospital):
     """Also gives every person events before and after the prediction time, and the home hospital's test persons a code of their own."""
     trajectories = sequences.Trajectories(hospital)
     if hospital == "mimic":
-        words, token = token_vocabulary.of_hospital(hospital), np.array(trajectories.token)
+        words, token = token_vocabulary.load_hospital_vocabulary(hospital), np.array(trajectories.token)
         for row in trajectories.rows_in("test"):
             token[trajectories.person_start[row]] = len(words)
         seen = list(words.counts)
@@ -203,12 +203,12 @@ def test_a_probe_leaves_the_model_as_it_was_and_few_shots_are_few(hospitals, mon
 
     run = contract.pretraining_folder("mimic", "behrt", "none")
     model, examples = behrt.BehrtForPretraining.from_pretrained(run).eval(), Examples("ehrshot", "MT", 32)
-    translation = token_vocabulary.of_hospital("ehrshot").translation_to(token_vocabulary.load(run / "vocabulary.json"))
+    translation = token_vocabulary.load_hospital_vocabulary("ehrshot").translation_to(token_vocabulary.load_vocabulary(run / "vocabulary.json"))
     predictions = results.read_predictions(folder / "predictions_ehrshot.parquet").predicted_boolean_probability
     for i in (0, 7):
         batch = {k: torch.from_numpy(v) for k, v in examples.trajectories.pack(examples.table[i : i + 1], translation).items()}
         with torch.inference_mode():
-            cls = model.encoder(**training.model_input(batch, "cpu"))[0].double().numpy()
+            cls = model.encoder(**training.to_tensors(batch, "cpu"))[0].double().numpy()
         z = (cls - np.array(probe["shift"])) / np.array(probe["scale"]) @ np.array(probe["weights"][0]) + probe["intercepts"][0]
         assert predictions[i] == pytest.approx(1 / (1 + np.exp(-z)), abs=1e-5)
 
@@ -295,13 +295,13 @@ def test_the_external_path_gives_the_home_figures_on_the_home_hospital(hospitals
         (contract.ROOT / "usedata" / "twin" / name).symlink_to(contract.ROOT / "usedata" / "mimic" / name)
     labels = pd.read_parquet(LABELS.at(hospital="mimic", outcome="MT"))
     labels = labels[labels.subject_id.isin(tested)]
-    known = len(token_vocabulary.load(run / "vocabulary.json"))
-    assert known < len(token_vocabulary.of_hospital("mimic"))  # pretraining did not see every code of the test persons
+    known = len(token_vocabulary.load_vocabulary(run / "vocabulary.json"))
+    assert known < len(token_vocabulary.load_hospital_vocabulary("mimic"))  # pretraining did not see every code of the test persons
     LABELS.write(connect(), ibis.memtable(labels, schema=LABELS.schema), hospital="twin", outcome="MT")
     finetune.main([*EVALUATE, str(run), "--external", "twin", "mimic", "ehrshot"])
     (evaluated,) = set(results.read_summary().variant) - {""}
     assert evaluated.startswith("evaluated-")
-    figures = [c for c in results.COLUMNS if c.startswith(results.FIGURES) or c in ("n", "positives", "threshold", "readable_tokens")]
+    figures = [c for c in results.RESULT_COLUMNS if c.startswith(results.METRICS) or c in ("n", "positives", "threshold", "readable_tokens")]
     for hospital in ("twin", "mimic"):
         again = rows(tested_on=hospital, variant=evaluated).iloc[0]
         assert again[figures].to_dict() == pytest.approx(home[figures].to_dict(), nan_ok=True)
@@ -380,8 +380,8 @@ def test_only_the_concept_table_is_frozen_and_only_with_a_representation(hospita
         after = load_file(contract.finetuning_folder("mimic", "behrt", rep, "MT", 100) / "model.safetensors")
         table = "encoder.embeddings.concepts.weight"
         if rep == "medrep":  # after it, also codes that only test persons have
-            known = token_vocabulary.load(contract.pretraining_folder("mimic", "behrt", rep) / "vocabulary.json")
-            words = token_vocabulary.of_hospital("mimic").translation_to(known)
+            known = token_vocabulary.load_vocabulary(contract.pretraining_folder("mimic", "behrt", rep) / "vocabulary.json")
+            words = token_vocabulary.load_hospital_vocabulary("mimic").translation_to(known)
             assert len(after[table]) == len(before[table]) + 1
             after[table] = after[table][words[SPECIAL:] != token_vocabulary.UNK]
         moved = {name for name in after if name in before and not torch.allclose(before[name], after[name], atol=1e-6)}
@@ -427,7 +427,7 @@ def test_the_threshold_is_of_validation(hospitals):
     finetune.main([*FINETUNE, "--rep-type", "none"])
     folder = contract.finetuning_folder("mimic", "behrt", "none", "MT", 100)
     run = yaml.safe_load((folder / "config.yaml").read_text())["run"]
-    examples, known = Examples("mimic", "MT", 32), token_vocabulary.load(folder / "vocabulary.json")
+    examples, known = Examples("mimic", "MT", 32), token_vocabulary.load_vocabulary(folder / "vocabulary.json")
     learner = learners.Finetuned(None, learners.Reader(known, "none"), FinetuningConfig(batch_tokens=512), "cpu")
     learner.load(folder)
     table = examples.held_out()
@@ -515,11 +515,11 @@ def test_copies_have_neighbours_in_place_of_tokens(hospitals):
     array = write_vectors()
     pretrain.main([*PRETRAIN, "--rep-type", "medrep"])
     run = contract.pretraining_folder("mimic", "behrt", "medrep")
-    known = token_vocabulary.load(run / "vocabulary.json")
+    known = token_vocabulary.load_vocabulary(run / "vocabulary.json")
     # a token that pretraining never saw is nobody's neighbour
     known = token_vocabulary.Vocabulary(*(values[:-1] for values in (known.tokens, known.counts, known.pretraining_counts)))
     reader = learners.Reader(known, "medrep")
-    words = token_vocabulary.of_hospital("mimic").tokens
+    words = token_vocabulary.load_hospital_vocabulary("mimic").tokens
     every = learners.Augmentation(reader, "mimic", 2, 0.5, FinetuningConfig(aug_neighbors=19, aug_from="vocabulary"))
     others = [set(range(SPECIAL, len(words))) - {SPECIAL + i} for i in range(len(words) - SPECIAL)]
     assert all(set(near) <= other and len(set(near)) == 19 for near, other in zip(every.neighbours.tolist(), others, strict=True))

@@ -100,7 +100,7 @@ def names_in(prompt):
 
 def opinion(name):
     """What the server's model thinks: the same of a name whenever it is asked."""
-    return ratings.WORDS[sum(name.encode()) % 3]
+    return ratings.RATING_LEVELS[sum(name.encode()) % 3]
 
 
 def right(prompt, but=lambda said: said):
@@ -130,14 +130,14 @@ def results(folder, hospital="mimic"):
 def test_features_and_controls_are_rated_and_measured(run, server, capsys):
     ask(server)
     table, found = results(run)
-    assert list(table.columns) == ["token", "name", "kind", "rating_1", "rating_2", "rating_3", *medgemma.COLUMNS[3:]]
+    assert list(table.columns) == ["token", "name", "kind", "rating_1", "rating_2", "rating_3", *medgemma.RATING_COLUMNS[3:]]
     whole = features.important(contract.attention_file(run, "mimic"))
     top = table[table.kind == "top"]
     assert top.token.tolist() == [token for token in whole.token[:8] if token != "4000006"] and "4000006" not in table.token.tolist()  # has no name
     assert (table["rank"] == [whole.token.tolist().index(token) + 1 for token in table.token]).all()
     assert all(table[column].tolist() == [opinion(name) for name in names_rated(table)] for column in ("rating_1", "rating_2", "rating_3", "rating"))
     high = table.assign(name=table.name.str.lower()).drop_duplicates("name").groupby("kind").rating.agg(lambda r: (r == "High").mean())
-    assert {kind: found["high"][kind]["share"] for kind in ratings.KINDS} == pytest.approx(high.to_dict())
+    assert {kind: found["high"][kind]["share"] for kind in ratings.FEATURE_KINDS} == pytest.approx(high.to_dict())
     assert found["agreement"] == 1 and found["unparsed"] == 0 and found["unparsed_answers"] == [] and found["model"] == "m-1"
     assert found["requests"] == len(server.requests) and found["where"].startswith("127.0.0.1:") and found["asked_about"] == DEATH
     assert -1 <= found["rank_correlation"]["attribution"]["all"] <= 1
@@ -204,8 +204,8 @@ def test_every_outcome_is_put_in_words(root):
     from medrep import config
     from medrep.cdm import outcomes
 
-    words, cohort = medgemma.read_words(), config.load("cohort")
-    said = {name: medgemma.in_words(words, name, cohort) for name in outcomes.built_in()}
+    words, cohort = medgemma.read_rating_prompt(), config.load("cohort")
+    said = {name: medgemma.describe_outcome(words, name, cohort) for name in outcomes.built_in_outcomes()}
     assert len(set(said.values())) == 9 and not [text for text in said.values() if "{" in text or "the outcome that is called" in text]
     assert said["RA"] == "at discharge whether the patient will be readmitted to hospital within 30 days"
     assert "Acute myocardial infarction, " in said["Pheno"] and "_" not in said["Pheno"] and said["Pheno"].count(",") >= 24
@@ -301,7 +301,7 @@ def test_nothing_but_names_the_outcome_and_the_prompt_leaves(run, server, monkey
     monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-another-service")
     server.behave = lambda prompt, times: right(prompt, lambda said: {} if len(server.requests) % 2 else said)  # so that some are asked again
     ask(server, "--features", "30")
-    words, names = medgemma.read_words(), set(features.important(contract.attention_file(run, "mimic")).name)
+    words, names = medgemma.read_rating_prompt(), set(features.important(contract.attention_file(run, "mimic")).name)
     assert any(words["again"] in body["messages"][1]["content"] for body in server.requests)
     for body in server.requests:
         again = body["messages"][1]["content"].endswith(words["again"])
@@ -316,7 +316,7 @@ def test_nothing_but_names_the_outcome_and_the_prompt_leaves(run, server, monkey
         assert user["content"] == (f"{whole}\n\n{words['again']}" if again else whole)
         assert again or body["response_format"] == {
             "type": "json_schema",
-            "json_schema": {"name": "answer", "strict": True, "schema": ratings.schema(len(listed))},
+            "json_schema": {"name": "answer", "strict": True, "schema": ratings.answer_schema(len(listed))},
         }
         without_numbers = LISTED.sub(r"\2", user["content"]).replace("(8th decile)", "")
         assert re.findall(r"\d+", without_numbers) == ["24", "1", "10", "1"]  # hours, and the deciles explained: no id, count or date
@@ -399,7 +399,7 @@ HARMLESS = {
 @pytest.mark.parametrize("how", [*MISBEHAVIOURS, *HARMLESS])
 def test_a_first_answer_that_is_wrong_is_asked_again_and_a_strange_one_is_understood(run, server, how):
     does = (MISBEHAVIOURS | HARMLESS)[how]
-    again = medgemma.read_words()["again"]
+    again = medgemma.read_rating_prompt()["again"]
     server.behave = lambda prompt, times: does(prompt) if again not in prompt else right(prompt)
     ask(server)
     table, found = results(run)

@@ -143,11 +143,11 @@ def plain_zero_shot(run, hospital, vectors, seed=0, share=0.3, max_length=32):
         model.encoder.set_concepts(vectors[[int(token) - 1000 for token in words[7:]]], rescale=False)
     names = words if vectors is not None and model.config.head == "tied" else known
     right = masked = readable = 0
-    for step, batch in enumerate(sequences.batches(trajectories.windows(trajectories.rows_in("valid"), max_length), 512)):
+    for step, batch in enumerate(sequences.token_budget_batches(trajectories.windows(trajectories.rows_in("valid"), max_length), 512)):
         whole = trajectories.pack(batch)
-        tokens, places = sequences.mask(whole["token"], len(words), share, (seed, pretrain.VALID, step))
+        tokens, places = sequences.mask_tokens(whole["token"], len(words), share, (seed, pretrain.VALID_MASK_SEED, step))
         for start, stop in zip(whole["boundaries"][:-1], whole["boundaries"][1:], strict=True):
-            one = {name: torch.from_numpy(whole[name][start:stop]) for name in training.READ[:-1]}
+            one = {name: torch.from_numpy(whole[name][start:stop]) for name in training.INPUT_ARRAYS[:-1]}
             seen = [words[i] for i in tokens[start:stop]]
             one["token"] = torch.tensor([words.index(t) if vectors is not None else known.index(t) if t in known else 2 for t in seen])
             mine = [p - start for p in places if start <= p < stop]
@@ -230,7 +230,7 @@ def test_bf16_learns_as_fp32_does_and_another_word_is_refused(hospitals):
 def test_what_contradicts_the_run_to_go_on_with_is_refused(hospitals):
     pretrain.main(PRETRAIN)
     run = str(contract.pretraining_folder("mimic", "behrt", "none"))
-    assert pretrain.Start(Path(contract.display_path(Path(run)))).folder == Path(run)  # as messages name it
+    assert pretrain.PretrainedStart(Path(contract.display_path(Path(run)))).folder == Path(run)  # as messages name it
     for flags, words in (
         [["--from", run, "--head", "tied"], "was made with head linear, not tied: leave the flag out"],
         [["--from", run, "--rep-type", "random"], "was made with rep_type none, not random"],

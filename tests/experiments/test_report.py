@@ -236,8 +236,8 @@ def test_arms_that_were_trained_elsewhere_say_where(at_study):
 def test_an_arm_looks_like_its_representation_wherever_it_is_drawn():
     plain = [("mimic", "behrt", "linear", rep, "", oov) for rep, oov in (("none", "unk"), ("description", ""), ("medrep", ""))]
     by_ancestor, frozen = ("mimic", "behrt", "linear", "none", "", "ancestor"), ("mimic", "behrt", "linear", "medrep", "frozen", "")
-    looks = section_training.styles([by_ancestor, frozen, *plain])
-    assert len(set(looks.values())) == 5 and all(looks[arm] == section_training.style_of(arm[3]) for arm in plain)
+    looks = section_training.arm_styles([by_ancestor, frozen, *plain])
+    assert len(set(looks.values())) == 5 and all(looks[arm] == section_training.rep_style(arm[3]) for arm in plain)
 
 
 def test_everything_is_escaped(at_study, evil):
@@ -258,21 +258,21 @@ def test_flows_of_phenotypes_and_of_labels_of_the_users_own():
         "labelled": {"a": 470, "b": 400},
         "positive": {"a": 40, "b": 5},
     }
-    drawn = section_data.flow(counts, "mimic", "Pheno", facts)
+    drawn = section_data.flow_chart(counts, "mimic", "Pheno", facts)
     assert [(step.name, str(step.count)) for step in drawn.steps] == [
         ("visits", "900"),
         ("of persons with records", "800"),
         ("admissions", "500"),
         ("labelled prediction points", "470"),
     ]
-    (details,) = section_data.phenotypes(counts, "Pheno", {"mimic": facts})
+    (details,) = section_data.phenotype_details(counts, "Pheno", {"mimic": facts})
     (table,) = details.parts
     assert [[str(value) for value in row] for row in table.rows] == [["a", "mimic", "470", "40"], ["b", "mimic", "400", "<11"]]
-    own = section_data.flow(
+    own = section_data.flow_chart(
         counts, "mimic", "icu", {"rows": 200, "left out": {"no record of the person": 20}, "eligible": 180, "labelled": 180, "positive": 50}
     )
     assert [str(step.count) for step in own.steps] == ["200", "180", "50"] and own.steps[1].out[0][0] == "no record of the person"
-    merged = section_data.flow(counts, "mimic", "RA", facts | {"stays": 480, "left out": {}, "labelled": 480, "positive": 60})
+    merged = section_data.flow_chart(counts, "mimic", "RA", facts | {"stays": 480, "left out": {}, "labelled": 480, "positive": 60})
     assert [(step.name, str(step.count)) for step in merged.steps][-3:] == [
         ("stays", "480"),
         ("labelled prediction points", "480"),
@@ -322,7 +322,7 @@ def shown(counts, *sections) -> list[str]:
         if part.kind == "flow":
             return [str(n) for step in part.steps for n in (step.count, *(out for _, out in step.out))]
         inside = [text for inner in getattr(part, "parts", ()) for text in texts_of(inner)]
-        return inside + [pages.cell(value).text for row in getattr(part, "rows", ()) for value in row]
+        return inside + [pages.to_cell(value).text for row in getattr(part, "rows", ()) for value in row]
 
     return [text for section in sections for part in section.parts for text in texts_of(part)]
 
@@ -348,7 +348,7 @@ def test_rows_kept_are_events_and_hidden_as_both(at_study):
         tables={"condition_occurrence": {"read": 4107, "kept": 4100, "left out": {"no concept": 7, "under age": 0}}},
         domains={"condition": {"events": 4100}},
     )
-    texts = shown(counts := disclosure.Counts(11), section_data.sites(counts, ["mimic"]))
+    texts = shown(counts := disclosure.Counts(11), section_data.sites_section(counts, ["mimic"]))
     assert "4,107" in texts and "4,100" not in texts
 
 
@@ -357,7 +357,7 @@ def test_labelled_rows_are_hidden_on_the_road_as_in_the_flow(at_study):
     change(contract.flow_file("mimic", "MT"), **{"left out": {"not still in at the prediction time": 7}, "labelled": 493})
     table_of(LABELS, 493, hospital="mimic", outcome="MT")
     counts = disclosure.Counts(11)
-    assert "493" not in shown(counts, section_data.road(counts, ["mimic"]), section_data.flows(counts, ["mimic"]))
+    assert "493" not in shown(counts, section_data.pipeline_section(counts, ["mimic"]), section_data.flow_section(counts, ["mimic"]))
 
 
 def test_rejected_rows_add_up_over_tables(at_study):
@@ -366,7 +366,7 @@ def test_rejected_rows_add_up_over_tables(at_study):
         change(contract.site_file("mimic"), tables={table: {"read": 2000 + n, "kept": 2000, "rejected": {"unreadable date": n}}})
     table_of(REJECTS, 37, hospital="mimic", source="person")
     counts = disclosure.Counts(11)
-    texts = shown(counts, section_data.road(counts, ["mimic"]), section_data.sites(counts, ["mimic"]))
+    texts = shown(counts, section_data.pipeline_section(counts, ["mimic"]), section_data.sites_section(counts, ["mimic"]))
     assert not {"30", "37"} <= set(texts)
 
 
@@ -380,7 +380,7 @@ def test_units_add_up_to_values_and_domains_to_records(at_study):
     )
     table_of(RECORDS, 12607, hospital="mimic")
     counts = disclosure.Counts(11)
-    texts = set(shown(counts, section_data.road(counts, ["mimic"]), section_data.sites(counts, ["mimic"])))
+    texts = set(shown(counts, section_data.pipeline_section(counts, ["mimic"]), section_data.sites_section(counts, ["mimic"])))
     assert not {"3,100", "3,093"} <= texts and not {"12,607", "4,100", "4,200", "4,300"} <= texts
 
 
@@ -396,7 +396,7 @@ def test_what_is_read_adds_up_over_domains(at_study):
     )
     table.to_csv(contract.coverage_files("mimic", "ehrshot")["shares"], index=False)
     counts = disclosure.Counts(11)
-    rows = shown(counts, section_data.coverage(counts, "mimic", ["ehrshot"]))
+    rows = shown(counts, section_data.coverage_section(counts, "mimic", ["ehrshot"]))
     percent = f"{50 / 55050:.1%}", f"{43 / 47343:.1%}"
     assert sum(text in percent for text in rows) < 2
 
@@ -458,7 +458,7 @@ def test_medians_and_years_of_few_are_not_shown(at_study):
         domains={"drug": {"events": 3, "first": "2151-01-05 22:38:40"}},
         warnings=["26% of drug_exposure has no concept", "3,001 records stand more than 30 years after the middle one", "3 of 4 persons"],
     )
-    texts = shown(counts := disclosure.Counts(11), section := section_data.sites(counts, ["mimic"]))
+    texts = shown(counts := disclosure.Counts(11), section := section_data.sites_section(counts, ["mimic"]))
     assert not {"43", "4,321", "77.7"} & set(texts) and not any("2151" in text for text in texts)
     said = [part.text for part in section.parts[-1].parts if part.kind == "text"]
     assert said == [

@@ -73,7 +73,7 @@ def run(*flags):
 
 def slow_shares():
     """{(by, part, reading, kind): (events, concepts)} counted event by event."""
-    trajectories, words = sequences.Trajectories("ehrshot"), token_vocabulary.of_hospital("ehrshot").tokens
+    trajectories, words = sequences.Trajectories("ehrshot"), token_vocabulary.load_hospital_vocabulary("ehrshot").tokens
     events, distinct = Counter(), {}
     for token, domain in zip(trajectories.token.tolist(), trajectories.domain.tolist(), strict=True):
         name = words[token]
@@ -86,13 +86,13 @@ def slow_shares():
 
 
 def test_shares_are_those_of_a_count_event_by_event_and_add_up_to_all(hospitals, monkeypatch, capsys):
-    monkeypatch.setattr(coverage, "EVENTS_AT_ONCE", 100)  # the events are taken some at a time: it must not show
+    monkeypatch.setattr(coverage, "EVENTS_PER_CHUNK", 100)  # the events are taken some at a time: it must not show
     table = run("--rep-type", "medrep", "none")
     found = {(r.by, r.part, r.reading, r.kind): (r.events, r.concepts) for r in table.itertuples() if r.events}
     assert found == slow_shares()
-    total = sum(token_vocabulary.of_hospital("ehrshot").counts)
+    total = sum(token_vocabulary.load_hospital_vocabulary("ehrshot").counts)
     for (by, part, reading), of in table.groupby(["by", "part", "reading"]):
-        assert set(of.kind) == set(coverage.kinds_of(reading))
+        assert set(of.kind) == set(coverage.kinds_of_input(reading))
         kept, lost = of[of.kind != "lost"], of[of.kind == "lost"]
         for what in ("events", "concepts"):
             assert kept[f"{what}_share"].sum() + lost[f"{what}_share"].sum() == pytest.approx(1), (by, part, reading)
@@ -131,7 +131,7 @@ def test_what_is_missing_or_does_not_fit_is_named(hospitals):
         run("--rep-type", "random")
     with pytest.raises(UserError, match="usedata/other/vocabulary.json is missing"):
         coverage.main(["--external", "other"])
-    theirs = token_vocabulary.of_hospital("ehrshot")
+    theirs = token_vocabulary.load_hospital_vocabulary("ehrshot")
     replace(theirs, counts=tuple(2 * n for n in theirs.counts)).save(contract.vocabulary_file("ehrshot"))
     with pytest.raises(UserError, match="run preprocessing/trajectories.py again"):
         run()
@@ -149,14 +149,14 @@ def slow_quartile(share, shares):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from([0.0, 0.0, 0.0, 1 / 3, 0.5, 0.75, 1.0]) | st.floats(0, 1), min_size=1, max_size=30))
 def test_quartiles_are_those_of_the_plain_definition_and_keep_equal_shares_together(shares):
-    quartile, _ = coverage.find_quartiles(np.array(shares))
+    quartile, _ = coverage.assign_quartiles(np.array(shares))
     assert quartile.tolist() == [slow_quartile(share, shares) for share in shares]
     assert len({(s, q) for s, q in zip(shares, quartile.tolist(), strict=True)}) == len(set(shares))
     assert all(q <= p for s, q in zip(shares, quartile, strict=True) for t, p in zip(shares, quartile, strict=True) if s <= t)
 
 
 def test_different_shares_make_quartiles_of_equal_size():
-    quartile, edges = coverage.find_quartiles(np.random.default_rng(0).permutation(40) / 40)
+    quartile, edges = coverage.assign_quartiles(np.random.default_rng(0).permutation(40) / 40)
     assert np.bincount(quartile).tolist() == [0, 10, 10, 10, 10] and edges.tolist() == [9 / 40, 19 / 40, 29 / 40]
 
 
@@ -228,7 +228,7 @@ def write_summary(*rows):
 
 
 def slow_unknown_share(person, time, max_length):
-    trajectories, words = sequences.Trajectories("ehrshot"), token_vocabulary.of_hospital("ehrshot").tokens
+    trajectories, words = sequences.Trajectories("ehrshot"), token_vocabulary.load_hospital_vocabulary("ehrshot").tokens
     row = np.asarray(trajectories.person_id).tolist().index(person)
     read = [words[trajectories.token[i]] for i in range(trajectories.person_start[row], trajectories.person_stop[row]) if trajectories.time[i] < time]
     read = read[-(max_length - 2) :] if max_length else read

@@ -7,7 +7,7 @@ from medrep import contract
 
 
 def test_whoever_reads_only_the_first_lines_does_not_stop_the_work(tmp_path):
-    words = "from medrep.progress import say\nfor i in range(20_000):\n    say('line', i)\nopen('done', 'w').write('yes')"
+    words = "from medrep.progress import print_line\nfor i in range(20_000):\n    print_line('line', i)\nopen('done', 'w').write('yes')"
     command = f'set -o pipefail; PYTHONPATH={contract.REPOSITORY / "codes"} {sys.executable} -c "{words}" | head -1'
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "line 0\n", "") and (tmp_path / "done").read_text() == "yes"

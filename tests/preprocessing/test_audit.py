@@ -73,8 +73,8 @@ def labels_of(outcome):
 
 def test_a_token_from_after_the_prediction_time_is_in_no_example_of_any_outcome(hospital):
     labels.main(["--hospital", "h"])
-    known = outcomes.built_in()
-    assert audit.labelled_outcomes("h") == sorted(known)
+    known = outcomes.built_in_outcomes()
+    assert audit.list_labelled_outcomes("h") == sorted(known)
     points = {outcome: labels_of(outcome) for outcome in known}
     for outcome, table in points.items():
         assert len(table) > 20, outcome
@@ -85,7 +85,7 @@ def test_a_token_from_after_the_prediction_time_is_in_no_example_of_any_outcome(
         )
         deciles.main(["--hospital", "h", "--home", "h"])
         trajectories.main(["--hospital", "h"])
-        data, words = sequences.Trajectories("h"), token_vocabulary.of_hospital("h")
+        data, words = sequences.Trajectories("h"), token_vocabulary.load_hospital_vocabulary("h")
         times = np.array([int((time - datetime(1970, 1, 1)).total_seconds()) for _, time in moments])
         slices = data.examples(data.rows_of(np.array([person for person, _ in moments])), times, 2048)
         before, after = words.number[str(BEFORE)], words.number[str(AFTER)]
@@ -143,7 +143,7 @@ def test_labels_of_persons_without_a_trajectory_are_refused_and_those_that_can_n
     labels.main(["--hospital", "h"])
     (root / "data" / "concepts").rename(root / "data" / "elsewhere")
     labels.main(["--hospital", "h"])
-    assert audit.labelled_outcomes("h") == ["LLOS", "MT", "RA", "mine"]
+    assert audit.list_labelled_outcomes("h") == ["LLOS", "MT", "RA", "mine"]
 
 
 def test_the_auroc_of_a_tokens_presence_is_scikit_learns():
@@ -152,6 +152,6 @@ def test_the_auroc_of_a_tokens_presence_is_scikit_learns():
     random = np.random.default_rng(1)
     truth, present = random.integers(0, 2, 80), random.integers(0, 2, (80, 6)) * (random.random((80, 6)) < 0.6)
     presence = np.array([[(present[truth == value, t]).sum() for t in range(6)] for value in (0, 1)])
-    found = audit.separate(presence, np.array([(truth == 0).sum(), (truth == 1).sum()]))
+    found = audit.presence_auroc(presence, np.array([(truth == 0).sum(), (truth == 1).sum()]))
     expected = [max(a, 1 - a) for a in (roc_auc_score(truth, present[:, t]) for t in range(6))]
     assert np.allclose(found, expected)

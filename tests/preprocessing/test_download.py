@@ -26,7 +26,7 @@ def sums_of(project):
 def server(root, file_server):
     file_server.content = {at(path): content for path, content in CONTENT.items()} | {
         SUMS: sums_of(download.OMOP_DEMO),
-        f"{download.DEMO}/SHA256SUMS.txt": sums_of(download.DEMO),
+        f"{download.MIMIC_DEMO}/SHA256SUMS.txt": sums_of(download.MIMIC_DEMO),
     }
     return file_server
 
@@ -87,7 +87,7 @@ def test_a_file_of_the_users_is_never_replaced(server, root, name):
 def test_an_address_that_is_gone_and_no_server_are_one_sentence(server, monkeypatch):
     monkeypatch.setitem(download.FILES, "person.csv", (download.OMOP_DEMO, "gone.csv"))
     with pytest.raises(UserError, match="does not list gone.csv"):
-        monkeypatch.setattr(download, "read_sums", lambda base, project: {p: "x" for w, p in download.FILES.values() if p != "gone.csv"})
+        monkeypatch.setattr(download, "read_checksums", lambda base, project: {p: "x" for w, p in download.FILES.values() if p != "gone.csv"})
         run(server)
     monkeypatch.undo()
     monkeypatch.setattr(http, "WAIT_SECONDS", 0.0)

@@ -369,14 +369,14 @@ def test_a_date_that_means_open_does_not_move_the_end_of_follow_up():
         {"visit_id": 1, "person_id": 1, "start": START, "end": end, "concept_id": 9201, "is_admission": True}
         for end in (START + 40 * DAY, datetime(9999, 12, 31))
     ]
-    found = labels.last_time_of(ibis.memtable(rows, schema=RECORDS.schema), ibis.memtable(stays, schema=VISITS.schema))
+    found = labels.find_last_time(ibis.memtable(rows, schema=RECORDS.schema), ibis.memtable(stays, schema=VISITS.schema))
     assert found == START + 40 * DAY
 
 
 def test_of_two_stays_with_one_prediction_time_the_one_that_ends_last_counts():
     rows = [(0, 1, START, START + 3 * DAY, None), (1, 1, START, START + 9 * DAY, None), (2, 1, START + 20 * DAY, START + 23 * DAY, None)]
-    found = labels.one_a_point(labels.label_llos(admissions(*rows), COHORT)).order_by("visit_id").to_pyarrow().to_pylist()
-    assert [(row["boolean_value"], row["reason"]) for row in found] == [(False, labels.SAME_POINT), (True, None), (False, None)]
+    found = labels.drop_duplicate_prediction_times(labels.label_llos(admissions(*rows), COHORT)).order_by("visit_id").to_pyarrow().to_pylist()
+    assert [(row["boolean_value"], row["reason"]) for row in found] == [(False, labels.DUPLICATE_PREDICTION_TIME), (True, None), (False, None)]
 
 
 def test_every_visit_that_is_no_admission_has_a_reason():
@@ -395,5 +395,5 @@ def test_every_visit_that_is_no_admission_has_a_reason():
         ],
         schema=VISITS.schema,
     )
-    rows = labels.why_no_admission(table, people, COHORT).order_by("visit_id").to_pyarrow().to_pylist()
-    assert [row["reason"] for row in rows] == [None, *labels.NOT_ADMISSIONS]
+    rows = labels.not_admission_reason(table, people, COHORT).order_by("visit_id").to_pyarrow().to_pylist()
+    assert [row["reason"] for row in rows] == [None, *labels.NOT_ADMISSION_REASONS]

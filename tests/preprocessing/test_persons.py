@@ -55,7 +55,7 @@ def test_patients_csv_settles_the_year_of_birth_whatever_the_table_says():
 
 def test_one_row_a_person_and_a_reason_for_the_others():
     table = people((1, "M", 2080, "a", None), (1, "F", 2070, "b", None), (None, "M", 2080, "c", None), (2, "M", None, "d", None))
-    rows = persons.with_reasons(table).to_pyarrow().to_pylist()
+    rows = persons.add_exclusion_reasons(table).to_pyarrow().to_pylist()
     assert {(row["person_id"], row["year_of_birth"]): row["reason"] for row in rows} == {
         (1, 2070): None,
         (1, 2080): "same person_id",
@@ -67,7 +67,7 @@ def test_one_row_a_person_and_a_reason_for_the_others():
 def test_of_two_rows_that_differ_in_race_alone_the_first_by_name_stays():
     row = (1, "M", 2080, "a", None)
     table = ibis.union(*(people(row, race=race) for race in (None, "White", "Asian")))
-    rows = persons.with_reasons(table).to_pyarrow().to_pylist()
+    rows = persons.add_exclusion_reasons(table).to_pyarrow().to_pylist()
     assert {row["race"]: row["reason"] for row in rows} == {"Asian": None, "White": "same person_id", None: "same person_id"}
 
 
@@ -96,9 +96,9 @@ def test_a_race_is_the_concepts_name_else_the_sources_else_its_number(root, head
     if named:
         (root / "data" / "concepts").mkdir()
         (root / "data" / "concepts" / "CONCEPT.csv").write_text(CONCEPTS)
-    found = omop.persons(connect(), "h").order_by("person_id").to_pyarrow()
+    found = omop.read_persons(connect(), "h").order_by("person_id").to_pyarrow()
     assert found["race"].to_pylist() == expected and "race_id" not in found.column_names
-    lines = omop.persons(connect(), "h", numbered=True).to_pyarrow().to_pylist()
+    lines = omop.read_persons(connect(), "h", numbered=True).to_pyarrow().to_pylist()
     assert {row["person_id"]: row["line"] for row in lines} == {i: i + 2 for i in range(len(rows))}
 
 

@@ -368,7 +368,7 @@ def test_a_quote_that_is_never_closed_stops_the_stage_instead_of_losing_rows(tmp
 
 def test_of_a_refused_table_only_some_rejects_are_written(tmp_path, monkeypatch):
     monkeypatch.setattr(contract, "ROOT", tmp_path)
-    monkeypatch.setattr(rules, "MOST_REFUSED", 7)
+    monkeypatch.setattr(rules, "MAX_REJECTS_WRITTEN", 7)
     write_hospital(tmp_path, "".join(f"9,{concept},2150-03-05\n" for concept in range(30)) + "1,5\n")
     with pytest.raises(UserError, match=r"100.0% of 31 rows can't be read \(30 unknown person, 1 too few fields\)"):
         records.main(["--hospital", "h"])
@@ -381,4 +381,4 @@ def test_rejects_have_the_lines_of_the_file(whole):
     """whole: which lines could be cut into fields; the first line below the header is 2."""
     malformed = [{"line": line} for line, fine in enumerate(whole, start=2) if not fine]
     numbered = np.arange(2, 2 + sum(whole))
-    assert rules.in_file_lines(numbered, malformed).tolist() == [line for line, fine in enumerate(whole, start=2) if fine]
+    assert rules.to_file_lines(numbered, malformed).tolist() == [line for line, fine in enumerate(whole, start=2) if fine]

@@ -44,7 +44,7 @@ def make(root, records, visits, deciles=(EDGES,)):
         table.write(engine, ibis.memtable(list(rows), schema=table.schema), hospital="h")
     trajectories.main(["--hospital", "h"])
     folder = contract.trajectories_folder("h")
-    return {path.stem: np.load(path).tolist() for path in sorted(folder.glob("*.npy"))}, token_vocabulary.of_hospital("h")
+    return {path.stem: np.load(path).tolist() for path in sorted(folder.glob("*.npy"))}, token_vocabulary.load_hospital_vocabulary("h")
 
 
 @pytest.mark.parametrize("value, decile", [(-5, 0), (0.0, 0), (1.0, 0), (1.01, 1), (5.0, 4), (9.0, 8), (9.5, 9), (10.0, 9), (99.0, 9)])
@@ -138,7 +138,7 @@ def test_order_and_ranks_are_those_of_the_plain_definition(hospital, part_events
     tokens = [words.tokens[number] for number in arrays["token"]]
     found = list(zip(person, arrays["time"], arrays["domain"], tokens, arrays["visit_rank"], arrays["record_rank"], strict=True))
     expected = slow_rows(stays, rows)
-    assert found == [(p, s, d, trajectories.token(c, k), v, i) for p, s, d, c, k, v, i in expected]
+    assert found == [(p, s, d, trajectories.token_name(c, k), v, i) for p, s, d, c, k, v, i in expected]
     assert words.counts[7:] == tuple(tokens.count(word) for word in words.tokens[7:])
     seen = [word for who, word in zip(person, tokens, strict=True) if who != 5]  # the test person
     assert words.pretraining_counts[7:] == tuple(seen.count(word) for word in words.tokens[7:])
@@ -146,7 +146,7 @@ def test_order_and_ranks_are_those_of_the_plain_definition(hospital, part_events
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 30))
 def test_stretches_of_persons_hold_everyone_once(lengths, most):
-    stretches = trajectories.cut(np.cumsum(lengths), most)
+    stretches = trajectories.cut_into_parts(np.cumsum(lengths), most)
     assert [person for first, last in stretches for person in range(first, last)] == list(range(len(lengths)))
     assert all(sum(lengths[first : last - 1]) < 2 * most for first, last in stretches)
 

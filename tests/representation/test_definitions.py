@@ -69,7 +69,7 @@ def test_working_part_by_part_changes_nothing(athena, monkeypatch):
     definitions.main([])
     whole = texts()
     monkeypatch.setenv("MEDREP_FRESH", "1")
-    monkeypatch.setattr(definitions, "PART", 3)
+    monkeypatch.setattr(definitions, "CONCEPTS_PER_PART", 3)
     assert len(definitions.cut_index(shared.read_index()).parts) > 4
     definitions.main([])
     assert texts() == whole

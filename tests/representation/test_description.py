@@ -14,7 +14,7 @@ from medrep.vectors import text_encoder, texts
 from representation import description
 
 OUTPUT = "description"
-SMALL_CHUNKS = "from medrep.vectors import texts; texts.CHUNK = 3\nfrom representation import description\n"
+SMALL_CHUNKS = "from medrep.vectors import texts; texts.CHUNK_ROWS = 3\nfrom representation import description\n"
 
 
 def bytes_of(arm=OUTPUT):
@@ -24,7 +24,7 @@ def bytes_of(arm=OUTPUT):
 @pytest.fixture
 def whole(many_texts, monkeypatch):
     """The bytes of a run in one process that no one killed, in small chunks; its result is taken away again."""
-    monkeypatch.setattr(texts, "CHUNK", 3)
+    monkeypatch.setattr(texts, "CHUNK_ROWS", 3)
     description.main(["--gpu-devices", "cpu"])
     content = bytes_of()
     for path in (contract.concept_array_file(OUTPUT), storage.stamp_path(contract.concept_array_file(OUTPUT))):
@@ -37,8 +37,8 @@ def left_over():
 
 
 def test_equal_texts_are_encoded_once_and_long_ones_are_cut_and_counted(many_texts, monkeypatch, capsys):
-    read, own = [], text_encoder.last_layer
-    monkeypatch.setattr(text_encoder, "last_layer", lambda model, tokens, real: read.append(len(tokens)) or own(model, tokens, real))
+    read, own = [], text_encoder.last_hidden_state
+    monkeypatch.setattr(text_encoder, "last_hidden_state", lambda model, tokens, real: read.append(len(tokens)) or own(model, tokens, real))
     description.main(["--gpu-devices", "cpu"])
     said, array = capsys.readouterr().out, np.array(shared.open_array(OUTPUT))
     assert sum(read) == len(set(many_texts)) == 298
@@ -55,13 +55,13 @@ def test_a_run_killed_between_two_chunks_ends_with_the_bytes_of_one_that_was_not
         SMALL_CHUNKS
         + f"""
 import os, signal
-own, count = description.note, []
+own, count = description.write_progress, []
 def note(array, **done):
     count.append(0)
     if len(count) == 5 and "{moment}" == "before": {kill}
     own(array, **done)
     if len(count) == 5: {kill}
-description.note = note
+description.write_progress = note
 description.main(["--gpu-devices", "cpu"])"""
     )
     killed.communicate()
@@ -75,11 +75,11 @@ description.main(["--gpu-devices", "cpu"])"""
 def test_two_processes_killed_and_continued_by_one_give_the_same_bytes(whole, python):
     part = storage.unfinished_path(contract.concept_array_file(OUTPUT))
     killed = python(SMALL_CHUNKS + "description.main(['--gpu-devices', 'cpu', 'cpu'])")
-    while not description.noted(part) and killed.poll() is None:
+    while not description.read_progress(part) and killed.poll() is None:
         time.sleep(0.001)
     killed.kill()
     killed.communicate()  # returns when none of its processes holds its output any more
-    assert 0 < len(description.noted(part)) < 100, "the chunks are too few to be killed among"
+    assert 0 < len(description.read_progress(part)) < 100, "the chunks are too few to be killed among"
     description.main(["--gpu-devices", "cpu"])
     assert bytes_of() == whole and not left_over()
 
@@ -95,7 +95,7 @@ def test_what_is_left_of_other_settings_is_discarded(whole, monkeypatch, capsys)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(description, "note", stop)
+        patch.setattr(description, "write_progress", stop)
         description.main(["--gpu-devices", "cpu", "--pooling", "cls"])
     assert storage.unfinished_path(contract.concept_array_file(OUTPUT)).exists()
     capsys.readouterr()
@@ -137,7 +137,7 @@ def test_a_concept_without_a_definition_is_named(many_texts):
 
 def test_names_of_deciles_say_which(athena):
     shared.write_index(["2", "20_7", "20", "20_0", "21"])
-    table = texts.names(connect()).to_pyarrow().to_pylist()
+    table = texts.read_names(connect()).to_pyarrow().to_pylist()
     assert {row["row"]: row["text"] for row in table} == {
         0: "Pneumonia",
         1: "Hemoglobin A1c (8th decile)",

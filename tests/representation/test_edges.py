@@ -21,7 +21,7 @@ def batches_of(related, size):
 @pytest.mark.parametrize("names", [["all"], ["Is a", "Subsumes"], ["Maps to", "unheard of"]], ids=["all", "two", "one"])
 @pytest.mark.parametrize("seed", range(3))
 def test_edges_agree_with_plain_python(seed, names, monkeypatch):
-    monkeypatch.setattr(edges, "AT_ONCE", 7)
+    monkeypatch.setattr(edges, "ROWS_PER_BATCH", 7)
     random = np.random.default_rng(seed)
     ids = [str(i) for i in range(3, 60) if i % 5] + ["8_0", "8_1", "12_4"]
     ids = [ids[i] for i in random.permutation(len(ids))]

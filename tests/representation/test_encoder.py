@@ -48,7 +48,7 @@ def test_batched_vectors_equal_one_text_at_a_time(defined, pooling):
     tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
     model = transformers.AutoModel.from_pretrained(contract.encoder_folder())
     many = ["Pneumonia: condition.", "aspirin 100 MG Oral Tablet: drug with the ingredient aspirin.", "aspirin"]
-    out, cut = text_encoder.encode(model.eval(), tokenizer, many, pooling, max_length=48, batch_tokens=512)
+    out, cut = text_encoder.encode_texts(model.eval(), tokenizer, many, pooling, max_length=48, batch_tokens=512)
     assert cut == 0
     for text, row in zip(many, out, strict=True):
         alone = tokenizer(text, truncation=True, max_length=48, return_tensors="pt")
@@ -60,7 +60,7 @@ def test_batched_vectors_equal_one_text_at_a_time(defined, pooling):
 def test_masking_spares_special_tokens_and_padding(defined):
     encoder.main([])
     tokenizer = texts.quiet_transformers().AutoTokenizer.from_pretrained(contract.encoder_folder())
-    tokens, real = texts.pad(texts.tokenize(tokenizer, ["Pneumonia: condition.", "aspirin"] * 300, 48)[0], tokenizer.pad_token_id)
+    tokens, real = texts.pad_sequences(texts.tokenize(tokenizer, ["Pneumonia: condition.", "aspirin"] * 300, 48)[0], tokenizer.pad_token_id)
     masked, labels = encoder.mask(tokens, real, tokenizer, 0.3, np.random.default_rng(0))
     assert (labels[np.isin(tokens, tokenizer.all_special_ids)] == -100).all()
     chosen = labels != -100
@@ -113,7 +113,7 @@ def forget():
 
 def lay_out_definitions():
     con = connect()
-    return texts.lay_out(con, texts.definitions(con), texts.lacks_definitions)
+    return texts.write_distinct_texts(con, texts.read_definitions(con), texts.missing_definitions_error)
 
 
 def left_over():
@@ -232,7 +232,7 @@ def test_training_stops_when_held_out_texts_are_no_better_told_and_keeps_the_bes
     tokens = encoder.Tokens(where, 512)
     steps, loss, masked = encoder.Steps(tokens, tokenizer, config.load("encoder"), 0, 1), 0.0, 0
     for i, rows in enumerate(tokens.valid):
-        batch = steps.masked(rows, (encoder.VALID, i))
+        batch = steps.masked(rows, (encoder.VALID_MASK_SEED, i))
         places = batch["truth"] != -100
         with torch.no_grad():
             logits = encoder.masked_logits(model.eval(), batch["input_ids"], batch["attention_mask"], places)

@@ -47,7 +47,7 @@ def test_auroc_agrees_with_counting_pairs(small):
     random = np.random.default_rng(0)
     positive, negative = random.integers(0, 6, 9) / 6, random.integers(0, 5, (9, 3)) / 6
     weights = np.concatenate([np.ones((1, 9)), random.integers(0, 3, (4, 9))])
-    for found, weight in zip(evaluate.aurocs(positive, negative, weights), weights.tolist(), strict=True):
+    for found, weight in zip(evaluate.weighted_aurocs(positive, negative, weights), weights.tolist(), strict=True):
         won = sum(
             w * u * ((p > n) + (p == n) / 2)
             for p, w in zip(positive, weight, strict=True)
@@ -60,7 +60,7 @@ def test_auroc_agrees_with_counting_pairs(small):
 def test_strangers_have_domain_and_class_of_whom_they_stand_for_and_no_relationship(small):
     v, _ = small
     pairs = np.unique(np.sort(np.column_stack([v.source, v.target]), axis=1), axis=0)
-    stays, strangers = evaluate.draw_strangers(v, pairs)
+    stays, strangers = evaluate.draw_negatives(v, pairs)
     related = {*zip(v.source.tolist(), v.target.tolist(), strict=True)}
     found = strangers[strangers >= 0]
     assert len(found) > 0.95 * strangers.size and (v.decile[found] < 0).all()
@@ -68,7 +68,7 @@ def test_strangers_have_domain_and_class_of_whom_they_stand_for_and_no_relations
         assert one in pair
         gone = pair[1] if one == pair[0] else pair[0]
         assert all(v.kind[o] == v.kind[gone] and o != one and (one, o) not in related for o in others if o >= 0)
-    again = evaluate.draw_strangers(v, pairs)
+    again = evaluate.draw_negatives(v, pairs)
     assert np.array_equal(stays, again[0]) and np.array_equal(strangers, again[1]) and 0.3 < (stays == pairs[:, 0]).mean() < 0.7
 
 
@@ -92,27 +92,27 @@ def test_how_many_relationships_a_concept_has_does_not_tell_it_from_a_stranger()
         ["Is a"],
     )
     degree = np.bincount(pairs.ravel(), minlength=n)
-    stays, strangers = evaluate.draw_strangers(v, pairs)
+    stays, strangers = evaluate.draw_negatives(v, pairs)
     whole = (strangers >= 0).all(axis=1)
     assert whole.mean() > 0.9
 
     def auroc(score):
         positive = score(pairs[:, 0], pairs[:, 1])[whole]
-        return evaluate.aurocs(positive, score(stays[:, None], strangers)[whole], np.ones((1, len(positive))))[0]
+        return evaluate.weighted_aurocs(positive, score(stays[:, None], strangers)[whole], np.ones((1, len(positive))))[0]
 
     assert auroc(lambda a, b: (kind[a] != kind[b]).astype(float)) == 0.5
     assert abs(auroc(lambda a, b: degree[a] * degree[b]) - 0.5) < 0.06
     even = random.integers(0, n, strangers.shape)  # as it would be with strangers drawn evenly
     positive = (degree[pairs[:, 0]] * degree[pairs[:, 1]]).astype(float)
-    assert evaluate.aurocs(positive, (degree[stays][:, None] * degree[even]).astype(float), np.ones((1, len(pairs))))[0] > 0.7
+    assert evaluate.weighted_aurocs(positive, (degree[stays][:, None] * degree[even]).astype(float), np.ones((1, len(pairs))))[0] > 0.7
 
 
 def test_held_out_pairs_are_what_a_plain_search_finds(small, monkeypatch):
     v, _ = small
     monkeypatch.setattr(shared, "held_out", lambda a, b: (a + b) % 4 == 0)
-    monkeypatch.setattr(evaluate, "FEWEST", 1)
+    monkeypatch.setattr(evaluate, "MIN_PAIRS", 1)
     text = {str(100 + i): f"name {100 + i} is a kind of name {100 + (i + 4) % 40}" for i in range(40)}
-    found = evaluate.held_out_pairs(v, evaluate.unsaid_by(text, v))
+    found = evaluate.held_out_pairs(v, evaluate.make_unsaid_filter(text, v))
     every = {frozenset(p) for p in zip(v.source.tolist(), v.target.tolist(), strict=True) if (v.plain[p[0]] + v.plain[p[1]]) % 4 == 0}
     as_sets = {kind: {frozenset(p) for p in pairs.tolist()} for kind, pairs in found.items()}
     assert as_sets["all"] == every
@@ -133,7 +133,7 @@ def test_ranks_agree_with_sorting_one_query_at_a_time(small):
     for kind in range(6):
         mine = edges[v.kind[edges[:, 1]] == kind]
         candidates = np.flatnonzero(v.asked & (v.kind == kind))
-        found = evaluate.ranks(array, mine[:, 0], mine[:, 1], candidates, answers)
+        found = evaluate.rank_candidates(array, mine[:, 0], mine[:, 1], candidates, answers)
         for (query, truth), rank in zip(mine.tolist(), found, strict=True):
             own = cosine(array[query].tolist(), array[truth].tolist())
             others = [cosine(array[query].tolist(), array[c].tolist()) for c in candidates if c not in {query, *answers[query]}]
@@ -189,7 +189,7 @@ def test_intervals_are_a_bootstraps(small):
 
 def test_the_stage_writes_one_table_and_two_maps_over_all_arms(athena, monkeypatch, capsys):
     monkeypatch.setattr(shared, "held_out", lambda a, b, share=0.05: (a + b) % 2 == 1)
-    monkeypatch.setattr(evaluate, "FEWEST", 1)
+    monkeypatch.setattr(evaluate, "MIN_PAIRS", 1)
     with open(contract.data_folder("concepts") / "CONCEPT_RELATIONSHIP.csv", "a") as file:
         file.write("50\t1\tIs a\t19700101\t20991231\t\n")  # so that 1 has somebody to be mistaken for
     concepts.main(["--scope", "all"])

@@ -87,10 +87,10 @@ def elsewhere(vectors, tmp_path, monkeypatch):
 
 def forge(file, tensors=None, inside=None, **facts):
     """Both files anew with these facts and a right sum, as whoever sends them may do."""
-    said = json.loads(export.beside(file).read_text()) | facts
+    said = json.loads(export.manifest_path(file).read_text()) | facts
     said.pop("sha256")
     save_file(tensors or load_file(file), file, metadata={"manifest": json.dumps(said) if inside is None else inside})
-    export.beside(file).write_text(json.dumps({"sha256": storage.sha256_of(file), **said}))
+    export.manifest_path(file).write_text(json.dumps({"sha256": storage.sha256_of(file), **said}))
 
 
 def refuse(file, words):
@@ -114,7 +114,7 @@ def test_a_user_s_own_name_comes_back(elsewhere):
 
 @pytest.mark.parametrize("text", [b"{", b"[]", b"null", b"\xff\xfe\x00", b"", b'"rep"'])
 def test_a_manifest_that_is_none_is_refused(elsewhere, text):
-    export.beside(elsewhere).write_bytes(text)
+    export.manifest_path(elsewhere).write_bytes(text)
     refuse(elsewhere, "out.safetensors.json is no manifest of export.py")
 
 
@@ -125,13 +125,13 @@ def test_a_manifest_that_is_none_is_refused(elsewhere, text):
 def test_a_fact_of_another_type_or_none_is_refused(elsewhere, name, value):
     forge(elsewhere, **{name: value})
     refuse(elsewhere, rf"is no manifest of export.py \({name} missing or of another type\)")
-    facts = json.loads(export.beside(elsewhere).read_text())
-    export.beside(elsewhere).write_text(json.dumps({other: fact for other, fact in facts.items() if other != name}))
+    facts = json.loads(export.manifest_path(elsewhere).read_text())
+    export.manifest_path(elsewhere).write_text(json.dumps({other: fact for other, fact in facts.items() if other != name}))
     refuse(elsewhere, rf"\({name} missing or of another type\)")
 
 
 def test_the_sum_covers_the_manifest(elsewhere):
-    manifest = export.beside(elsewhere)
+    manifest = export.manifest_path(elsewhere)
     manifest.write_text(manifest.read_text().replace('"rep": "medrep"', '"rep": "description"'))
     refuse(elsewhere, "out.safetensors.json does not say what .*out.safetensors itself says: carry both again")
     for inside in ("", "[]", "{"):
@@ -151,13 +151,13 @@ def test_vectors_that_are_not_those_of_the_manifest_are_refused(elsewhere):
         {"tensors": tensors | {"ids": tensors["ids"].astype(np.float32)}},
         {"tensors": tensors | {"scale": tensors["scale"][:1]}},
     ):
-        right = elsewhere.read_bytes(), export.beside(elsewhere).read_bytes()
+        right = elsewhere.read_bytes(), export.manifest_path(elsewhere).read_bytes()
         forge(elsewhere, **change)
         refuse(elsewhere, "vectors that its manifest tells of")
         elsewhere.write_bytes(right[0])
-        export.beside(elsewhere).write_bytes(right[1])
+        export.manifest_path(elsewhere).write_bytes(right[1])
     elsewhere.write_bytes(b"no tensors")
-    export.beside(elsewhere).write_text(json.dumps(json.loads(right[1]) | {"sha256": storage.sha256_of(elsewhere)}))
+    export.manifest_path(elsewhere).write_text(json.dumps(json.loads(right[1]) | {"sha256": storage.sha256_of(elsewhere)}))
     refuse(elsewhere, "is not a safetensors file")
 
 

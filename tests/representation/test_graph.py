@@ -114,8 +114,8 @@ def test_info_nce_agrees_with_loops():
 def test_distillation_is_the_divergence_of_the_softmaxes():
     text, made = np.random.default_rng(0).normal(size=(2, 6, 4))
     p, q = (np.exp(v) / np.exp(v).sum(1, keepdims=True) for v in (text, made))
-    assert graph.distillation(torch.from_numpy(text), torch.from_numpy(made)).item() == pytest.approx((p * np.log(p / q)).sum(1).mean())
-    assert graph.distillation(torch.from_numpy(text), torch.from_numpy(text)).item() == pytest.approx(0)
+    assert graph.distillation_loss(torch.from_numpy(text), torch.from_numpy(made)).item() == pytest.approx((p * np.log(p / q)).sum(1).mean())
+    assert graph.distillation_loss(torch.from_numpy(text), torch.from_numpy(text)).item() == pytest.approx(0)
 
 
 def test_only_seeds_have_a_loss():
@@ -124,13 +124,13 @@ def test_only_seeds_have_a_loss():
     batch = next(iter(graphs.loader_of(data, [2, 2], 4, torch.arange(len(x)), shuffle=False)))
     assert batch.batch_size == 4 and batch.num_nodes > 4
     model, settings = graph.Grace(16, 24, True), GraphConfig(drop_edges=0.0, drop_features=0.0)
-    plain = [loss.item() for loss in graph.losses(model, batch, settings, torch.Generator().manual_seed(0))]
+    plain = [loss.item() for loss in graph.compute_losses(model, batch, settings, torch.Generator().manual_seed(0))]
     batch.x = batch.x.clone()
     one_hop = set(batch.edge_index[0][torch.isin(batch.edge_index[1], torch.arange(4))].tolist())
     far = [i for i in range(4, batch.num_nodes) if i not in one_hop and not any(int(t) in one_hop and int(s) == i for s, t in batch.edge_index.T)]
     for i in far:
         batch.x[i] += 100
-    assert [loss.item() for loss in graph.losses(model, batch, settings, torch.Generator().manual_seed(0))] == pytest.approx(plain)
+    assert [loss.item() for loss in graph.compute_losses(model, batch, settings, torch.Generator().manual_seed(0))] == pytest.approx(plain)
 
 
 @pytest.mark.parametrize("neighbors", [[2, 2], [30, 20], [3, 2, 2]], ids=["few", "all", "three hops"])
@@ -147,7 +147,7 @@ def test_rows_that_the_seeds_do_not_need_change_neither_loss_nor_gradients(neigh
         model = graph.Grace(16, 24, True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(graphs, "rows_needed", needed)
-            contrast, kept = graph.losses(model, batch, settings, torch.Generator().manual_seed(0))
+            contrast, kept = graph.compute_losses(model, batch, settings, torch.Generator().manual_seed(0))
         (contrast + kept).backward()
         found.append([contrast.detach(), kept.detach(), *(p.grad for p in model.parameters())])
     for one, other in zip(*found, strict=True):
@@ -158,7 +158,7 @@ def test_a_batch_without_edges_is_its_seeds():
     x, edges = random_graph()
     batch = next(iter(graphs.loader_of(data_of(x, edges), [2, 2], 2, torch.tensor([38, 39]), shuffle=False)))
     assert graphs.rows_needed(batch) == (2, 2)
-    assert torch.isfinite(sum(graph.losses(graph.Grace(16, 24, True), batch, GraphConfig(), torch.Generator().manual_seed(0))))
+    assert torch.isfinite(sum(graph.compute_losses(graph.Grace(16, 24, True), batch, GraphConfig(), torch.Generator().manual_seed(0))))
 
 
 def test_vectors_and_edges_stay_on_the_disk(small_root):

@@ -113,7 +113,7 @@ def test_tokens_are_the_nearest_codes_of_the_parts_region(started):
     assert np.array_equal(tokens, expected) and weights.numpy() == pytest.approx(expected_weights, abs=1e-5)
     for part, (first, last) in enumerate(RANGES):
         assert tokens[:, part].min() >= first and tokens[:, part].max() < last
-    composed = medtok.compose(tokens, weights, model.codebook()).flatten(1)
+    composed = medtok.compose_vectors(tokens, weights, model.codebook()).flatten(1)
     assert composed.numpy() == pytest.approx(compose_by_loops(expected, expected_weights, model.codebook().double().numpy()), abs=1e-5)
 
 
@@ -144,7 +144,7 @@ def test_codes_that_no_part_chooses_are_replaced(started):
     model.train()
     for _ in range(60):
         model.learn(parts)
-    use = medtok.use_of(model, medtok.count_nearest(model.tokens(parts)[0], 30))
+    use = medtok.codebook_usage(model, medtok.count_nearest(model.tokens(parts)[0], 30))
     assert min(use[f"use_{region}"] for region in medtok.REGIONS) > 0.8
 
 
@@ -155,7 +155,7 @@ def test_perplexity_is_the_number_of_equally_used_codes(started):
     assert medtok.perplexity(np.array([1, 0, 2, 5])) == pytest.approx(np.prod(share**-share))
     counts = np.zeros(30, dtype=int)
     counts[[0, 1, 2]], counts[12], counts[[20, 29]] = 4, 6, [1, 1]
-    use = medtok.use_of(started[0], counts)
+    use = medtok.codebook_usage(started[0], counts)
     assert [use[f"use_{region}"] for region in ("text", "graph", "shared")] == pytest.approx([3 / 12, 1 / 8, 2 / 10])
     assert [use[f"perplexity_{region}"] for region in ("text", "graph", "shared")] == pytest.approx([3, 1, 2])
 
@@ -170,7 +170,7 @@ def test_only_the_nearest_code_of_each_part_counts():
 
 def test_losses_agree_with_loops():
     parts, quantized, noised = np.random.default_rng(0).normal(size=(3, 6, 4, 5))
-    found = medtok.losses(*map(torch.from_numpy, (parts, quantized, noised)), MedTokConfig(commitment=0.25, separation=0.3, temperature=0.2))
+    found = medtok.compute_losses(*map(torch.from_numpy, (parts, quantized, noised)), MedTokConfig(commitment=0.25, separation=0.3, temperature=0.2))
     cos = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)  # noqa: E731
 
     def contrast(one, other):
@@ -190,13 +190,13 @@ def test_losses_agree_with_loops():
 
 def test_parts_that_are_the_same_for_all_concepts_have_the_loss_of_a_blind_guess():
     same = torch.ones(8, 4, 5)
-    found = medtok.losses(same, same, same, MedTokConfig())
+    found = medtok.compute_losses(same, same, same, MedTokConfig())
     assert found["agreement"].item() == pytest.approx(2 * np.log(8)) and found["specific"].item() == pytest.approx(2 * np.log(8))
 
 
 def test_the_encoders_learn_through_the_quantization_and_codes_by_averages_only(started):
     model, x, edges = started
-    _, _, found = medtok.read_batch(model, whole_batch(model, x, edges), SMALL, torch.Generator().manual_seed(0))
+    _, _, found = medtok.forward_batch(model, whole_batch(model, x, edges), SMALL, torch.Generator().manual_seed(0))
     found["agreement"].backward(retain_graph=True)
     moved = [head.weight.grad is not None and bool(head.weight.grad.abs().sum() > 0) for head in model.heads]
     assert moved == [False, False, True, True]
@@ -210,7 +210,7 @@ def test_only_seeds_have_a_loss(started):
     settings = MedTokConfig(**{**SMALL.__dict__, "drop_edges": 0.0, "drop_features": 0.0})
 
     def read(batch):
-        parts, tokens, found = medtok.read_batch(model, batch, settings, torch.Generator().manual_seed(0))
+        parts, tokens, found = medtok.forward_batch(model, batch, settings, torch.Generator().manual_seed(0))
         assert len(parts) == len(tokens) == 4
         return [loss.item() for loss in found.values()]
 
@@ -289,7 +289,7 @@ def crossed():
     graphs.embed(model.encoder, standard, edges, out := np.zeros_like(x), None)
     tokens, weights = np.zeros((len(x), 4, 2), np.int32), np.zeros((len(x), 4, 2), np.float32)
     counts = medtok.quantize(model, standard, out, tokens, weights, "cpu")
-    return out.reshape(-1, 4, 8)[:children], kind, family, x[:children], medtok.use_of(model, counts)
+    return out.reshape(-1, 4, 8)[:children], kind, family, x[:children], medtok.codebook_usage(model, counts)
 
 
 def accuracy(vectors, truth):
@@ -360,7 +360,7 @@ def test_final_tokens_are_those_of_training_with_all_edges(started, tmp_path, mo
     tokens, weights = np.zeros((60, 4, 3), np.int32), np.zeros((60, 4, 3), np.float32)
     counts = medtok.quantize(model, standard, vectors, tokens, weights, "cpu")
     assert np.array_equal(tokens, expected) and weights == pytest.approx(expected_weights.numpy(), abs=1e-5)
-    assert vectors == pytest.approx(medtok.compose(expected, expected_weights, model.codebook()).flatten(1).numpy(), abs=1e-5)
+    assert vectors == pytest.approx(medtok.compose_vectors(expected, expected_weights, model.codebook()).flatten(1).numpy(), abs=1e-5)
     assert counts.tolist() == np.bincount(tokens[:, :, 0].ravel(), minlength=30).tolist()
 
 

@@ -34,11 +34,11 @@ def test_a_concepts_vector_does_not_depend_on_what_else_is_there(athena):
 
 def test_directions_are_uniform():
     n = 4000
-    drawn = random_vectors.draw(np.arange(n) * 7, np.full(n, -1), 64).astype(np.float64)
+    drawn = random_vectors.draw_vectors(np.arange(n) * 7, np.full(n, -1), 64).astype(np.float64)
     assert abs(drawn.mean(axis=0)).max() < 4 / np.sqrt(64 * n) * 1.5
     cosines = np.einsum("nw,nw->n", drawn[:-1], drawn[1:])
     assert kstest(cosines * 8, "norm").pvalue > 0.01  # of 64 dimensions: about normal with spread 1/8
-    assert not np.array_equal(drawn[:5], random_vectors.draw(np.arange(5) * 7, np.full(5, -1), 64, seed=1))
+    assert not np.array_equal(drawn[:5], random_vectors.draw_vectors(np.arange(5) * 7, np.full(5, -1), 64, seed=1))
 
 
 def test_it_stands_beside_published_files_and_a_second_run_reuses_it(put_published, capsys):

@@ -124,7 +124,7 @@ def test_working_part_by_part_changes_nothing(index, server, monkeypatch):
     write("--fill-failed", "template")
     whole = rows()
     monkeypatch.setenv("MEDREP_FRESH", "1")
-    monkeypatch.setattr(definitions, "PART", 3)
+    monkeypatch.setattr(definitions, "CONCEPTS_PER_PART", 3)
     write("--fill-failed", "template")
     assert rows() == whole and {id for id, row in whole.items() if row["writer"] == "template"} == {"10", "40"}
 

@@ -131,7 +131,7 @@ def drop_tables(con: ibis.BaseBackend, *tables: ibis.Table):
 def write_temporary_parquet(con: ibis.BaseBackend, table: ibis.Table) -> Path:
     """The folder of parquet files that `table` was computed into."""
     folder = Path(temporary_folder())
-    parquet.write(con, table, folder)
+    parquet.write_parquet(con, table, folder)
     return folder
 
 
@@ -146,7 +146,7 @@ def materialize_as_parquet(con: ibis.BaseBackend, table: ibis.Table) -> ibis.Tab
 def partition_by(con: ibis.BaseBackend, table: ibis.Table, column: str) -> Callable[[int], ibis.Table]:
     """A large `table`, computed once into parquet files apart by an integer `column`; gives the rows with one value of it."""
     folder, schema = Path(temporary_folder()), (table.drop(column)).schema()
-    parquet.write_by(con, table, folder, column)
+    parquet.write_partitioned(con, table, folder, column)
 
     def rows(value: int) -> ibis.Table:
         own = folder / f"{column}={value}"

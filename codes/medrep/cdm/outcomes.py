@@ -1,8 +1,8 @@
 """The outcomes there are, and the concepts that mean them.
 
-    outcomes.find("MI")                     one of those in configs/outcomes, or MT, LLOS, RA
-    outcomes.find("sets/stroke.json")       an ATLAS concept set of the user's: the onset of what it lists
-    outcomes.find("aces/in_icu_death.parquet")    a MEDS label file of the user's
+    outcomes.find_outcome("MI")                     one of those in configs/outcomes, or MT, LLOS, RA
+    outcomes.find_outcome("sets/stroke.json")       an ATLAS concept set of the user's: the onset of what it lists
+    outcomes.find_outcome("aces/in_icu_death.parquet")    a MEDS label file of the user's
 
 Concept sets are what ATLAS exports (https://github.com/OHDSI/circe-be). Two additions of ours: a concept may be named by
 VOCABULARY_ID and CONCEPT_CODE without its CONCEPT_ID, and `followRelationship` takes an item's concepts along a relationship
@@ -20,17 +20,17 @@ from medrep import config
 from medrep.cdm import engine
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
-from medrep.progress import say
+from medrep.progress import print_line
 
-STAYS = ("MT", "LLOS", "RA")
+STAY_OUTCOMES = ("MT", "LLOS", "RA")
 """What a stay itself tells; no concept set is needed."""
 LABEL_COLUMNS = {"subject_id", "prediction_time", "boolean_value"}
-NEEDED = {
+REQUIRED_COLUMNS = {
     "concept": ["concept_id", "vocabulary_id", "concept_code"],
     "concept_relationship": ["concept_id_1", "concept_id_2", "relationship_id"],
     "concept_ancestor": ["ancestor_concept_id", "descendant_concept_id"],
 }
-MAX_STEPS = 40  # "Is a" steps downwards; SNOMED CT has fewer than 20 levels
+MAX_HIERARCHY_DEPTH = 40  # "Is a" steps downwards; SNOMED CT has fewer than 20 levels
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Outcome:
     source: Path | None = None
 
 
-def built_in() -> dict[str, Outcome]:
-    found = {name: Outcome(name, name) for name in STAYS}
+def built_in_outcomes() -> dict[str, Outcome]:
+    found = {name: Outcome(name, name) for name in STAY_OUTCOMES}
     for folder in config.config_folders():
         for path in sorted((folder / "outcomes").glob("*")):
             if path.suffix in (".json", ".yaml"):
@@ -51,9 +51,9 @@ def built_in() -> dict[str, Outcome]:
     return found
 
 
-def find(text: str) -> Outcome:
+def find_outcome(text: str) -> Outcome:
     """A built-in outcome by its name, or the user's by a path."""
-    known = built_in()
+    known = built_in_outcomes()
     if text in known:
         return known[text]
     path = Path(text)
@@ -75,7 +75,7 @@ def find(text: str) -> Outcome:
 # ---- concept sets --------------------------------------------------------------------------------------------
 
 
-def read_items(path: Path) -> list[dict]:
+def read_concept_set_items(path: Path) -> list[dict]:
     """The items of an ATLAS concept set: {"items": [...]}, or the same below "expression"."""
     try:
         content = json.loads(path.read_text())
@@ -101,49 +101,49 @@ class Terminology:
     def table(self, name: str) -> ibis.Table | None:
         """A table of data/concepts, its valid rows if it is the relationships'; None where it is absent."""
         if name not in self.tables:
-            table = athena.read_vocabulary(self.con, name)
+            table = athena.read_vocabulary_table(self.con, name)
             if name == "concept_relationship":
                 table = athena.valid_rows(table)
-            self.tables[name] = None if table is None else engine.materialize_as_parquet(self.con, table.select(*NEEDED[name]))
+            self.tables[name] = None if table is None else engine.materialize_as_parquet(self.con, table.select(*REQUIRED_COLUMNS[name]))
         return self.tables[name]
 
 
-def concepts_of(words: Terminology, path: Path) -> set[int]:
+def resolve_concept_set(words: Terminology, path: Path) -> set[int]:
     """The concept ids that the concept set of `path` means in data/concepts."""
     included, excluded, absent = set(), set(), []
-    for item in read_items(path):
-        ids = roots_of(words, item["concept"])
+    for item in read_concept_set_items(path):
+        ids = find_item_concepts(words, item["concept"])
         if not ids:
-            absent.append(name_of(item["concept"]))
+            absent.append(item_name(item["concept"]))
         if item.get("includeDescendants"):
             ids = descendants(words, ids)
         if relationship := item.get("followRelationship"):
-            ids = follow(words, ids, relationship)
+            ids = follow_relationship(words, ids, relationship)
         if item.get("includeMapped"):
-            ids |= follow(words, ids, "Mapped from")
+            ids |= follow_relationship(words, ids, "Mapped from")
         (excluded if item.get("isExcluded") else included).update(ids)
     if absent:
-        say(f"{path.name}: data/concepts/CONCEPT lacks {len(absent):,} of its items, such as {', '.join(absent[:3])}: they stand for nothing")
+        print_line(f"{path.name}: data/concepts/CONCEPT lacks {len(absent):,} of its items, such as {', '.join(absent[:3])}: they stand for nothing")
     concept = words.table("concept")
-    return ids_in(concept.semi_join(id_table(included - excluded, "concept_id"), "concept_id").concept_id)
+    return ids_of_column(concept.semi_join(id_table(included - excluded, "concept_id"), "concept_id").concept_id)
 
 
-def roots_of(words: Terminology, concept: dict) -> set[int]:
+def find_item_concepts(words: Terminology, concept: dict) -> set[int]:
     """The concept that an item names, if CONCEPT has it."""
     table = words.table("concept")
     if "CONCEPT_ID" in concept:
         rows = table.filter(table.concept_id == int(concept["CONCEPT_ID"]))
     else:
         rows = table.filter((table.vocabulary_id == concept["VOCABULARY_ID"]) & (table.concept_code == concept["CONCEPT_CODE"]))
-    return ids_in(rows.concept_id)
+    return ids_of_column(rows.concept_id)
 
 
-def name_of(concept: dict) -> str:
+def item_name(concept: dict) -> str:
     number = concept.get("CONCEPT_ID") or f"{concept.get('VOCABULARY_ID')} {concept.get('CONCEPT_CODE')}"
     return f"{number} {concept['CONCEPT_NAME']}" if "CONCEPT_NAME" in concept else str(number)
 
 
-def phenotypes_of(words: Terminology, path: Path) -> dict[str, set[int]]:
+def read_phenotypes(words: Terminology, path: Path) -> dict[str, set[int]]:
     """{phenotype: concept ids} of ICD-9-CM codes: what they map to, and its descendants."""
     content = yaml.safe_load(path.read_text())
     codes = {name: set(str(entry["codes"]).split()) for name, entry in content.items()}
@@ -155,7 +155,7 @@ def phenotypes_of(words: Terminology, path: Path) -> dict[str, set[int]]:
     by_code: dict[str, set[int]] = {}
     for row in maps.select("code", "concept_id_2").distinct().to_pyarrow().to_pylist():
         by_code.setdefault(row["code"], set()).add(row["concept_id_2"])
-    pairs = descendant_pairs(words, set().union(*by_code.values()) if by_code else set())
+    pairs = descendants_by_root(words, set().union(*by_code.values()) if by_code else set())
     found = {}
     for name, own in codes.items():
         roots = set().union(*(by_code.get(code, set()) for code in own))
@@ -165,18 +165,18 @@ def phenotypes_of(words: Terminology, path: Path) -> dict[str, set[int]]:
 
 def descendants(words: Terminology, roots: set[int]) -> set[int]:
     """`roots` and everything below them."""
-    return set().union(roots, *descendant_pairs(words, roots).values())
+    return set().union(roots, *descendants_by_root(words, roots).values())
 
 
-def descendant_pairs(words: Terminology, roots: set[int]) -> dict[int, set[int]]:
+def descendants_by_root(words: Terminology, roots: set[int]) -> dict[int, set[int]]:
     """{root: what is below it}, by CONCEPT_ANCESTOR, or where that file is absent by closing over "Is a"."""
     if not roots:
         return {}
     table = words.table("concept_ancestor")
-    return below_by_closing(words, roots) if table is None else below_by_table(table, roots)
+    return descendants_by_traversal(words, roots) if table is None else descendants_from_ancestor_table(table, roots)
 
 
-def below_by_table(table: ibis.Table, roots: set[int]) -> dict[int, set[int]]:
+def descendants_from_ancestor_table(table: ibis.Table, roots: set[int]) -> dict[int, set[int]]:
     rows = table.semi_join(id_table(roots, "ancestor_concept_id"), "ancestor_concept_id")
     found: dict[int, set[int]] = {}
     for row in rows.select("ancestor_concept_id", "descendant_concept_id").distinct().to_pyarrow().to_pylist():
@@ -184,13 +184,13 @@ def below_by_table(table: ibis.Table, roots: set[int]) -> dict[int, set[int]]:
     return found
 
 
-def below_by_closing(words: Terminology, roots: set[int]) -> dict[int, set[int]]:
+def descendants_by_traversal(words: Terminology, roots: set[int]) -> dict[int, set[int]]:
     table = words.table("concept_relationship")
     pairs = table.filter((table.relationship_id == "Is a") & (table.concept_id_1 != table.concept_id_2))
     pairs = engine.materialize(words.con, pairs.select(child="concept_id_1", parent="concept_id_2").distinct())
     children: dict[int, set[int]] = {}
     frontier = set(roots)
-    for _ in range(MAX_STEPS):
+    for _ in range(MAX_HIERARCHY_DEPTH):
         rows = pairs.semi_join(id_table(frontier, "parent"), "parent").to_pyarrow().to_pylist()
         children.update({concept: set() for concept in frontier})
         for row in rows:
@@ -208,18 +208,18 @@ def below_by_closing(words: Terminology, roots: set[int]) -> dict[int, set[int]]
     return found
 
 
-def follow(words: Terminology, ids: set[int], relationship: str) -> set[int]:
+def follow_relationship(words: Terminology, ids: set[int], relationship: str) -> set[int]:
     """What the valid `relationship` leads to from `ids`."""
     if not ids:
         return set()
     table = words.table("concept_relationship")
     rows = table.filter(table.relationship_id == relationship).semi_join(id_table(ids, "concept_id_1"), "concept_id_1")
-    return ids_in(rows.concept_id_2)
+    return ids_of_column(rows.concept_id_2)
 
 
 def id_table(ids: set[int], name: str) -> ibis.Table:
     return ibis.memtable({name: sorted(ids)}, schema={name: "int64"})
 
 
-def ids_in(column: ibis.Value) -> set[int]:
+def ids_of_column(column: ibis.Value) -> set[int]:
     return set(column.as_table().distinct().to_pyarrow().column(0).to_pylist()) - {None}

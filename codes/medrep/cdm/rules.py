@@ -14,11 +14,11 @@ from medrep import contract, storage
 from medrep.cdm import engine, table_files
 from medrep.cdm.sources import meds, omop
 from medrep.errors import UserError
-from medrep.progress import report_kept
+from medrep.progress import print_kept
 from medrep.tables import REJECTS
 
 KEPT = "kept"
-MOST_REFUSED = 10_000  # rejects that are written of a table that is refused: enough to see what is wrong
+MAX_REJECTS_WRITTEN = 10_000  # rejects that are written of a table that is refused: enough to see what is wrong
 BATCH_ROWS = 200_000
 
 
@@ -33,16 +33,16 @@ def count_reasons(table: ibis.Table) -> dict[str, int]:
     return {KEPT: 0, **{row["reason"]: row["n"] for row in counts}}
 
 
-def report(what: str, table: ibis.Table, order: list[str]) -> dict[str, int]:
+def report_reasons(what: str, table: ibis.Table, order: list[str]) -> dict[str, int]:
     """Say how many rows of `table` were kept and why the others were not, reasons in the order of the rules."""
     counts = count_reasons(table)
     read, kept = sum(counts.values()), counts.pop(KEPT)
     left_out = {reason: counts[reason] for reason in sorted(counts, key=order.index)}
-    report_kept(what, read, left_out, kept)
+    print_kept(what, read, left_out, kept)
     return {"read": read, "kept": kept, **left_out}
 
 
-def settle(
+def settle_rejects(
     con: ibis.BaseBackend,
     hospital: str,
     table: str,
@@ -57,20 +57,20 @@ def settle(
     `counts` is what count_reasons gives; reasons that are not in `left_out` reject. `rejects` reads the file again, with
     `line`, `raw` and `reason`: it is called only where something was rejected. `lines`: of the file, if they were counted.
     """
-    malformed = engine.malformed_rows(con, omop.malformed_name(hospital, table))
+    malformed = engine.malformed_rows(con, omop.malformed_table_name(hospital, table))
     rejected = {reason: n for reason, n in counts.items() if reason not in (KEPT, *left_out)}
     of_rows = list(rejected)
     for row in malformed:
         rejected[row["reason"]] = rejected.get(row["reason"], 0) + 1
     read, total = sum(counts.values()) + len(malformed), sum(rejected.values())
     if not meds.is_dataset(hospital):
-        path = table_files.table_file(hospital, table)
-        table_files.check_quotes(path, table_files.count_lines(path) if lines is None else lines, read)
+        path = table_files.find_table_file(hospital, table)
+        table_files.check_unclosed_quotes(path, table_files.count_lines(path) if lines is None else lines, read)
     went = {reason: counts[reason] for reason in left_out if reason in counts}
-    report_kept(f"{hospital} {table}", read, went, counts[KEPT], rejected)
+    print_kept(f"{hospital} {table}", read, went, counts[KEPT], rejected)
     storage.write_json(contract.counts_file(hospital, table), {"read": read, "kept": counts[KEPT], "left out": went, "rejected": rejected})
     too_many = total > most * read
-    written = write_rejects(con, hospital, table, rejects, of_rows, malformed, MOST_REFUSED if too_many else None)
+    written = write_rejects(con, hospital, table, rejects, of_rows, malformed, MAX_REJECTS_WRITTEN if too_many else None)
     if too_many:
         worst = sorted(rejected.items(), key=lambda item: -item[1])[:3]
         raise UserError(
@@ -96,7 +96,7 @@ def write_rejects(
             found = rejects()
             found = found.filter(found.reason.isin(reasons)).select("line", "reason", "raw")
             for batch in (found if most is None else found.limit(most)).to_pyarrow_batches(chunk_size=BATCH_ROWS):
-                line = in_file_lines(batch["line"].to_numpy(zero_copy_only=False), malformed)
+                line = to_file_lines(batch["line"].to_numpy(zero_copy_only=False), malformed)
                 rows = pa.table([pa.repeat(table, len(batch)), line, batch["reason"], batch["raw"]], schema=schema)
                 if len(batch):
                     add(ibis.memtable(rows))
@@ -106,7 +106,7 @@ def write_rejects(
     return written + len(malformed)
 
 
-def in_file_lines(lines: np.ndarray, malformed: list[dict]) -> np.ndarray:
+def to_file_lines(lines: np.ndarray, malformed: list[dict]) -> np.ndarray:
     """The lines that rows have in the file: lines that could not be cut into fields were not numbered."""
     gaps = np.sort([row["line"] for row in malformed]).astype(np.int64)
     return lines + np.searchsorted(gaps - np.arange(len(gaps)), lines, side="right")

@@ -28,8 +28,8 @@ from ibis.backends.sql.compilers.pyspark import PySparkCompiler  # noqa: E402
 from ibis.formats.pandas import PandasData  # noqa: E402
 from pyspark.sql import SparkSession  # noqa: E402
 
-OLDEST_JAVA = 17
-MEANING = {  # of a query
+MIN_JAVA_VERSION = 17
+QUERY_SEMANTICS = {  # of a query
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.timestampType": "TIMESTAMP_NTZ",  # times in the data have no zone
     "spark.sql.ansi.enabled": "true",  # an overflow is an error and not another number
@@ -38,41 +38,41 @@ MEANING = {  # of a query
 
 def require_java():
     """Say how to get Java where there is none, or none that is new enough."""
-    remedy = f"install Java {OLDEST_JAVA} or newer (Debian: apt-get install openjdk-{OLDEST_JAVA}-jre-headless) or point JAVA_HOME at one"
+    remedy = f"install Java {MIN_JAVA_VERSION} or newer (Debian: apt-get install openjdk-{MIN_JAVA_VERSION}-jre-headless) or point JAVA_HOME at one"
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
     if java is None:
         raise UserError(f"engine spark needs Java, and {f'JAVA_HOME={home} has no bin/java' if home else 'there is none'}: {remedy}")
     said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
     version = re.search(r'version "(?:1\.)?(\d+)', said)  # Java 8 calls itself 1.8
-    if version and int(version[1]) < OLDEST_JAVA:
-        raise UserError(f"engine spark needs Java {OLDEST_JAVA}, and {java} is Java {version[1]}: {remedy}")
+    if version and int(version[1]) < MIN_JAVA_VERSION:
+        raise UserError(f"engine spark needs Java {MIN_JAVA_VERSION}, and {java} is Java {version[1]}: {remedy}")
 
 
 def open_session(memory: str, threads: int | None) -> SparkSession:
     """The session there is, or a new one."""
     if "PYSPARK_GATEWAY_PORT" not in os.environ and SparkSession.getActiveSession() is None:  # not spark-submit's
         require_java()
-        configure(memory, threads)
+        set_spark_defaults(memory, threads)
     session = SparkSession.builder.appName("medrep").getOrCreate()
-    for name, value in MEANING.items():
+    for name, value in QUERY_SEMANTICS.items():
         session.conf.set(name, value)
     return session
 
 
-def configure(memory: str, threads: int | None):
+def set_spark_defaults(memory: str, threads: int | None):
     """Put into Spark's environment what it takes where neither its command line nor its files say otherwise."""
     master = os.environ.get("SPARK_MASTER") or os.environ.get("MASTER") or f"local[{threads or '*'}]"
     os.environ["MASTER"] = master
     if not {"SPARK_CONF_DIR", "SPARK_HOME"} & set(os.environ):
         os.environ["SPARK_CONF_DIR"] = str(config.CONFIGS / "spark")
-        os.environ.setdefault("SPARK_DRIVER_MEMORY", megabytes(memory))
+        os.environ.setdefault("SPARK_DRIVER_MEMORY", to_java_memory(memory))
         os.environ.setdefault("SPARK_LOCAL_DIRS", str(storage.make_folder(spill.spill_folder())))
         if master.startswith("local"):  # a machine may not know its own name
             os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 
 
-def megabytes(memory: str) -> str:
+def to_java_memory(memory: str) -> str:
     """DuckDB's way to write memory (8GB, 512MiB) in Java's."""
     found = re.fullmatch(r"([0-9.]+)\s*([KMGT])i?B?", memory.strip(), re.IGNORECASE)
     if not found:
@@ -80,7 +80,7 @@ def megabytes(memory: str) -> str:
     return f"{max(1, int(float(found[1]) * 1024 ** ('KMGT'.index(found[2].upper()) - 1)))}m"
 
 
-class Compiler(PySparkCompiler):
+class SparkCompiler(PySparkCompiler):
     __slots__ = ()
 
     def visit_TimestampTruncate(self, op, *, arg, unit):  # Spark's date_trunc gives a time with a zone
@@ -89,10 +89,10 @@ class Compiler(PySparkCompiler):
     visit_DateTruncate = visit_TimestampTruncate
 
 
-class Backend(ibis_pyspark.Backend):
+class SparkBackend(ibis_pyspark.Backend):
     """Ibis' backend, with rows going in and out by Arrow. `reader` is a DuckDB that reads files for it."""
 
-    compiler = Compiler()
+    compiler = SparkCompiler()
     reader: ibis.BaseBackend
 
     def frame(self, expr: ibis.Expr, params=None, limit=None):
@@ -112,7 +112,7 @@ class Backend(ibis_pyspark.Backend):
     def to_pyarrow_batches(self, expr, /, *, params=None, limit=None, chunk_size=1_000_000, **_):
         """By way of files, so that the rows are never all in this process' memory; a sorted table's files are in its order."""
         table, folder = expr.as_table(), Path(spill.temporary_folder())
-        parquet.write(self, table, folder)
+        parquet.write_parquet(self, table, folder)
         schema = table.schema().to_pyarrow()
         batches = (batch.cast(schema) for file in sorted(folder.glob("*.parquet")) for batch in pq.ParquetFile(file).iter_batches(chunk_size))
         return pa.RecordBatchReader.from_batches(schema, batches)
@@ -128,10 +128,10 @@ class Backend(ibis_pyspark.Backend):
         self._session.createDataFrame(op.data.to_pyarrow(op.schema)).createOrReplaceTempView(op.name)
 
 
-Backend.register_options()
+SparkBackend.register_options()
 
 
-def connect(reader: ibis.BaseBackend, memory: str, threads: int | None) -> Backend:
-    backend = Backend().connect(open_session(memory, threads))
+def connect(reader: ibis.BaseBackend, memory: str, threads: int | None) -> SparkBackend:
+    backend = SparkBackend().connect(open_session(memory, threads))
     backend.reader = reader
     return backend

@@ -21,9 +21,9 @@ from medrep.cdm.clocks import read_wall_clocks
 from medrep.cdm.engine import number_rows, read_csv_as_text
 from medrep.errors import UserError
 
-MAY_BE_ABSENT = {"death", "measurement", "patients", "concept_ancestor", "concept_synonym"}
-MAY_BE_EMPTY = {"death", "patients", "concept_ancestor", "concept_synonym"}
-SUFFIXES = (".csv", ".csv.gz", ".parquet")
+OPTIONAL_TABLES = {"death", "measurement", "patients", "concept_ancestor", "concept_synonym"}
+TABLES_THAT_MAY_BE_EMPTY = {"death", "patients", "concept_ancestor", "concept_synonym"}
+TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
 COMPRESSION_RATIO = 12  # times as large is the text of a gzip-compressed or parquet table
 
 
@@ -38,18 +38,18 @@ def require_hospital(hospital: str) -> Path:
     return folder
 
 
-def table_file(folder: str, table: str) -> Path | None:
+def find_table_file(folder: str, table: str) -> Path | None:
     """The file that holds `table` in data/{folder}; None where it is absent and may be."""
     place = contract.data_folder(folder)
-    found = sorted(p for p in place.iterdir() if p.name.lower() in [table + suffix for suffix in SUFFIXES]) if place.is_dir() else []
+    found = sorted(p for p in place.iterdir() if p.name.lower() in [table + suffix for suffix in TABLE_SUFFIXES]) if place.is_dir() else []
     if len(found) > 1:
         raise UserError(f"{contract.display_path(place)} has {' and '.join(p.name for p in found)}: keep one of them")
-    if not found and table not in MAY_BE_ABSENT:
+    if not found and table not in OPTIONAL_TABLES:
         raise UserError(f"{contract.display_path(place)}/{table}.csv is missing (.csv.gz and .parquet are read too)")
     return found[0] if found else None
 
 
-def text_size(path: Path) -> int:
+def estimate_text_size(path: Path) -> int:
     """About how many bytes a file, or a folder of files, has as plain CSV."""
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
     return sum(p.stat().st_size * (1 if p.name.lower().endswith(".csv") else COMPRESSION_RATIO) for p in files)
@@ -75,7 +75,7 @@ def count_lines(path: Path) -> int:
     return lines + (last != b"\n")
 
 
-def check_quotes(path: Path, lines: int, rows: int):
+def check_unclosed_quotes(path: Path, lines: int, rows: int):
     """Refuse a CSV file with a quote that is never closed, or closed lines later: it makes one row, or none, of all rows behind it.
 
     lines: of the file; rows: how many rows were read of it, unreadable ones among them. Lines without a row may rightly be
@@ -172,7 +172,7 @@ def read_as_text(
         )
     if len(set(columns)) < len(columns):
         raise UserError(f"{contract.display_path(path)} names a column twice: {', '.join(sorted(c for c in columns if columns.count(c) > 1))}")
-    if not has_rows and table not in MAY_BE_EMPTY:
+    if not has_rows and table not in TABLES_THAT_MAY_BE_EMPTY:
         raise UserError(f"{contract.display_path(path)} has a header and no rows: export the table again")
     if path.name.lower().endswith(".parquet"):
         raw = read_wall_clocks(engine, [path])

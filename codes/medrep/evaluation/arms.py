@@ -21,7 +21,7 @@ from medrep.errors import UserError
 from medrep.evaluation import counts, features, learners, metrics, results
 from medrep.patients import training
 from medrep.patients.examples import Examples, few, split_persons
-from medrep.progress import say
+from medrep.progress import print_line
 from medrep.settings import ExperimentConfig
 from medrep.stamps import Stamp
 from medrep.tables import LABELS, PERSONS
@@ -50,7 +50,7 @@ class Site:
     def __getitem__(self, hospital: str) -> Examples:
         if hospital not in self.opened:
             examples = self.opened[hospital] = Examples(hospital, self.outcome, self.max_length)
-            say(
+            print_line(
                 f"{hospital} {self.outcome}: {len(examples):,} prediction points of {len(set(examples.persons.tolist())):,} persons, "
                 f"{int(np.nansum(examples.truth)):,} positive"
             )
@@ -77,13 +77,13 @@ class Arm:
                 f"{contract.display_path(pretrained)} holds no finished model; python experiments/pretrain.py "
                 f"--model {args.model} --rep-type {rep} --head {self.head} makes it"
             )
-        training.require_unchanged(pretrained)
-        if rep != "none" and contract.display_path(array := contract.concept_array_file(rep)) not in training.inputs_of(pretrained):
+        training.require_inputs_unchanged(pretrained)
+        if rep != "none" and contract.display_path(array := contract.concept_array_file(rep)) not in training.recorded_inputs(pretrained):
             raise UserError(
                 f"{contract.display_path(pretrained)} was pretrained on another file than {contract.display_path(array)}: give that one, or rename yours"
             )
         self.inputs = [pretrained / "config.yaml"]
-        reader = learners.Reader(training.vocabulary_of(pretrained), rep)
+        reader = learners.Reader(training.load_model_vocabulary(pretrained), rep)
         if args.frozen:
             self.learner = learners.Probe(pretrained, reader, experiment.finetuning, args.device)
         else:
@@ -99,7 +99,7 @@ class Arm:
         arm.model, arm.head = facts["model"], facts["head"]
         arm.variant = "+".join(part for part in (facts["variant"], f"evaluated-{weights}") if part)
         arm.oovs = args.oov if rep == "none" else [""]
-        reader = learners.Reader(training.vocabulary_of(folder, finetuned=True), rep)
+        reader = learners.Reader(training.load_model_vocabulary(folder, finetuned=True), rep)
         arm.learner = learners.Finetuned(None, reader, experiment.finetuning, args.device)
         return arm
 
@@ -136,7 +136,7 @@ class Run:
     def __init__(self, arm: Arm, site: Site, trained_on: str, seed: int):
         self.arm, self.site, self.trained_on, self.seed = arm, site, trained_on, seed
         self.args, self.settings, self.learner = arm.args, arm.experiment.finetuning, arm.learner
-        self.made_with = arm.settings() | training.made_from(
+        self.made_with = arm.settings() | training.input_fingerprints(
             *arm.inputs, contract.trajectories_folder(trained_on), LABELS.at(hospital=trained_on, outcome=site.outcome), *arm.terminology("unk")
         )
         self.facts = arm.facts(site.outcome, seed, trained_on) | {"made_with": short(self.made_with)}
@@ -157,7 +157,7 @@ class Run:
             for name in ("train", "valid"):
                 parts[name] = few(examples, parts[name], self.arm.shots, self.seed)
                 if len(parts[name]) < 2 * self.arm.shots:
-                    say(f"seed {self.seed}, {name}: fewer than {self.arm.shots} of a class are there; all of them are taken")
+                    print_line(f"seed {self.seed}, {name}: fewer than {self.arm.shots} of a class are there; all of them are taken")
         return parts
 
     def check(self):
@@ -165,7 +165,7 @@ class Run:
         examples = self.site[self.trained_on]
         for name, part in self.parts.items():
             truth = examples.truth[part[:, 3]]
-            say(f"seed {self.seed}, {name}: {len(part):,} prediction points, {int(np.nansum(truth)):,} positive")
+            print_line(f"seed {self.seed}, {name}: {len(part):,} prediction points, {int(np.nansum(truth)):,} positive")
         for name, part in self.parts.items():
             for value, words in ((1, "positive"), (0, "negative")):
                 if not (examples.truth[part[:, 3]] == value).any():
@@ -176,7 +176,7 @@ class Run:
 
     def train(self):
         """Train, unless that is done already."""
-        if training.already_done(self.folder, self.made_with, self.args.fresh):
+        if training.is_finished(self.folder, self.made_with, self.args.fresh):
             return
         self.check()
         examples, valid = self.site[self.trained_on], self.parts["valid"]
@@ -190,7 +190,7 @@ class Run:
             for i, name in enumerate(examples.label_names)
             if len(set(of_part["train"][:, i]) & {0.0, 1.0}) < 2 or np.isnan(of_part["valid"][:, i]).all()
         ]
-        training.finish(
+        training.mark_finished(
             self.folder,
             self.made_with,
             **self.facts,
@@ -200,7 +200,7 @@ class Run:
             unlearned=unlearned,
             vectors={} if self.arm.model in BASELINES else concept_vectors.identity(self.arm.rep),
         )
-        say(f"{contract.display_path(self.folder)}: what was learned")
+        print_line(f"{contract.display_path(self.folder)}: what was learned")
 
     def run(self, hospitals: list[str]) -> list[dict]:
         self.train()
@@ -245,7 +245,7 @@ class Run:
 
     def test(self, hospital: str, oov: str) -> list[dict]:
         """The rows of one test, computed anew if anything that it comes from changed."""
-        name, examples, part = results.name_of(hospital, oov), self.site[hospital], self.part_at(hospital)
+        name, examples, part = results.test_name(hospital, oov), self.site[hospital], self.part_at(hospital)
         file = contract.metrics_file(self.folder, name)
         stamp = Stamp(file, settings={"replicates": self.settings.replicates}, inputs=self.inputs_of(hospital, oov))
         there = all(path.exists() for path in results.prediction_files(contract.predictions_file(self.folder, name), examples))
@@ -254,33 +254,35 @@ class Run:
             readable = self.learner.readable(examples, part, oov)
             tested = self.tested(hospital, oov, self.learner.predict(examples, part, oov), {"readable_tokens": round(readable, 4)})
             results.write_predictions(tested)
-            storage.write_json(file, results.rows_of(tested, self.settings.replicates))
+            storage.write_json(file, results.metric_rows(tested, self.settings.replicates))
             stamp.record()
         rows = results.read_rows(file)
-        say(f"seed {self.seed}, tested on {name}: {progress.in_words({key: rows[0][key] for key in ('n', 'positives', 'auroc', 'auprc', 'reason')})}")
+        print_line(
+            f"seed {self.seed}, tested on {name}: {progress.format_figures({key: rows[0][key] for key in ('n', 'positives', 'auroc', 'auprc', 'reason')})}"
+        )
         return rows
 
-    def tested(self, hospital: str, oov: str, probabilities: np.ndarray, more: dict = {}) -> results.Tested:  # noqa: B006
+    def tested(self, hospital: str, oov: str, probabilities: np.ndarray, more: dict = {}) -> results.TestRun:  # noqa: B006
         examples = self.site[hospital]
         limits = np.array([np.nan if self.known["thresholds"][name] is None else self.known["thresholds"][name] for name in examples.label_names])
-        file = contract.predictions_file(self.folder, results.name_of(hospital, oov))
-        return results.Tested(
+        file = contract.predictions_file(self.folder, results.test_name(hospital, oov))
+        return results.TestRun(
             examples, self.part_at(hospital), probabilities, limits, file, self.facts | {"oov": oov} | more, tuple(self.known["unlearned"])
         )
 
     def recalibrate(self, hospital: str, oov: str, labels: int) -> list[dict]:
-        name = results.name_of(hospital, oov)
+        name = results.test_name(hospital, oov)
         file = contract.metrics_file(self.folder, name, labels)
         stamp = Stamp(file, inputs=[contract.metrics_file(self.folder, name)], settings={"replicates": self.settings.replicates, "labels": labels})
         if not stamp.is_current():
             saved = results.read_predictions(contract.predictions_file(self.folder, name)).predicted_boolean_probability.to_numpy()
-            rows = results.recalibrated(self.tested(hospital, oov, saved[:, None]), labels, self.settings.replicates, self.seed)
+            rows = results.recalibrated_rows(self.tested(hospital, oov, saved[:, None]), labels, self.settings.replicates, self.seed)
             storage.write_json(file, rows)
             stamp.record()
         rows = results.read_rows(file)
         for row in rows:
             shown = {key: row.get(key) for key in ("n", "calibration_slope", "calibration_intercept", "brier", "reason")}
-            say(f"seed {self.seed}, {name}, {row['recalibration']} labels: {progress.in_words(shown)}")
+            print_line(f"seed {self.seed}, {name}, {row['recalibration']} labels: {progress.format_figures(shown)}")
         return rows
 
     def extract(self, hospitals: list[str]):
@@ -307,8 +309,8 @@ class Run:
                     first = features.important(file).head(FEATURES)
                     first.set_axis(first.index + 1).to_csv(path, index_label="rank")
                 stamp.record()
-                say(
-                    f"{contract.display_path(file)}: {progress.in_words({name: value for name, value in found.items() if value is not None})}; "
+                print_line(
+                    f"{contract.display_path(file)}: {progress.format_figures({name: value for name, value in found.items() if value is not None})}; "
                     f"{top.name}: the first {FEATURES} tokens"
                 )
 
@@ -347,8 +349,8 @@ def agree(runs: list[Run], hospitals: list[str]):
         found = features.agreement([features.important(contract.attention_file(run.folder, hospital)) for run in runs])
         file = contract.agreement_file(runs[0].folder.parent, hospital)
         storage.write_json(file, found)
-        say(
-            f"{contract.display_path(file)}: rank correlation of {progress.in_words({name: value for name, value in found.items() if value is not None})}"
+        print_line(
+            f"{contract.display_path(file)}: rank correlation of {progress.format_figures({name: value for name, value in found.items() if value is not None})}"
         )
 
 
@@ -356,4 +358,4 @@ def thresholds(examples: Examples, valid: np.ndarray, probabilities: np.ndarray)
     """{label: the threshold that validation chooses}, None where that has one class."""
     truth = examples.truth[valid[:, 3]]
     known = ~np.isnan(truth)
-    return {name: metrics.best_threshold(truth[known[:, i], i] == 1, probabilities[known[:, i], i]) for i, name in enumerate(examples.label_names)}
+    return {name: metrics.youden_threshold(truth[known[:, i], i] == 1, probabilities[known[:, i], i]) for i, name in enumerate(examples.label_names)}

@@ -1,6 +1,6 @@
 """Counts of a person's tokens before the prediction time, and the two scikit-learn models that a reviewer asks for.
 
-    home = counts.expand(token_vocabulary.of_hospital("mimic").tokens, "rollup")        # what each token counts for; once a hospital
+    home = counts.expand(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "rollup")        # what each token counts for; once a hospital
     space = counts.fit_space(trajectories, train, home)                          # train: (row, start, stop, ...) of examples
     model = counts.fit("logreg", space.matrix(trajectories, train, home), y_train, space.matrix(trajectories, valid, home), y_valid, seed)
     probabilities = counts.predict(model, space, elsewhere, slices, counts.expand(elsewhere_tokens, "rollup"))
@@ -31,7 +31,7 @@ from threadpoolctl import threadpool_limits
 from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.patients.sequences import Trajectories
-from medrep.progress import bar, say
+from medrep.progress import print_line, progress_bar
 from medrep.vocabulary.ancestors import all_ancestors
 from medrep.vocabulary.token_vocabulary import FEMALE, MALE, SPECIAL_TOKENS
 
@@ -70,7 +70,7 @@ def expand(tokens: Sequence[str], kind: str) -> Expansion:
         above = all_ancestors(set(plain))
         meanings = [own | {concept, *above.get(concept, ())} for own, concept in zip(meanings, plain, strict=True)]
         lonely = sum(not above.get(concept) for concept in set(plain))
-        say(f"roll-up of {len(words):,} tokens: {lonely:,} of their {len(set(plain)):,} concepts have no ancestor")
+        print_line(f"roll-up of {len(words):,} tokens: {lonely:,} of their {len(set(plain)):,} concepts have no ancestor")
     names = sorted(set().union(*meanings))
     column = {name: i for i, name in enumerate(names)}
     columns = np.array([i for meaning in meanings for i in sorted(column[name] for name in meaning)], dtype=np.int64)
@@ -95,7 +95,7 @@ def count(trajectories: Trajectories, slices: np.ndarray, counted: sparse.csr_ar
     examples in it share is read and looked up once.
     """
     parts = parts_of(trajectories, slices)
-    for places in bar(parts, f"count {trajectories.hospital}", unit="parts") if len(parts) > 1 else parts:
+    for places in progress_bar(parts, f"count {trajectories.hospital}", unit="parts") if len(parts) > 1 else parts:
         row, stop = slices[places, 0].astype(np.int64), slices[places, 2].astype(np.int64)
         first = np.asarray(trajectories.person_start)[row].astype(np.int64)
         again = np.concatenate([[False], row[1:] == row[:-1]])  # an example of the same person as the one before
@@ -191,7 +191,7 @@ def fit_space(trajectories: Trajectories, slices: np.ndarray, expansion: Expansi
         persons += np.bincount(found.indices, minlength=len(persons))
     order = np.argsort(-persons, kind="stable")
     keep = order[persons[order] >= min_persons]
-    say(
+    print_line(
         f"{expansion.kind} of {len(latest):,} training persons: {len(keep):,} of {int((persons > 0).sum()):,} features kept, "
         f"which {min_persons:,} or more of them have"
     )

@@ -127,7 +127,7 @@ def drawn(persons: np.ndarray, count: int) -> np.ndarray:
 
 
 def event_batches(
-    model, examples, table: np.ndarray, reading: training.Reading, batch_tokens: int, label: int = 0, steps: int = 20, attributed: int = 0
+    model, examples, table: np.ndarray, reading: training.InputMapping, batch_tokens: int, label: int = 0, steps: int = 20, attributed: int = 0
 ) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
     """Of each packed batch of `table` the rows of EVENTS and the gaps (attributed sequences,); those that are attributed come first.
 
@@ -135,21 +135,21 @@ def event_batches(
     """
     model.eval()
     device = next(model.parameters()).device
-    names = pa.array(token_vocabulary.of_hospital(examples.hospital).tokens, pa.string())
+    names = pa.array(token_vocabulary.load_hospital_vocabulary(examples.hospital).tokens, pa.string())
     persons = examples.labels["subject_id"].to_numpy()
     times = examples.labels["prediction_time"].to_numpy().astype("datetime64[us]")
     chosen = drawn(persons[table[:, 3]], attributed)
     for part in (True, False):
-        plan = sequences.batches(table[chosen == part], batch_tokens)
-        loader = training.loader(plan, lambda slices, *_: examples.trajectories.pack(slices, reading.translation))
+        plan = sequences.token_budget_batches(table[chosen == part], batch_tokens)
+        loader = training.make_loader(plan, lambda slices, *_: examples.trajectories.pack(slices, reading.translation))
         for slices, batch in zip(plan, loader, strict=True):
-            inputs = training.model_input(batch, device)
+            inputs = training.to_tensors(batch, device)
             columns, gaps = {"attention": model.attention_of_cls(**inputs)}, np.zeros(0)
             if part:
                 columns["attribution"], gaps = attribute(model, inputs, label, steps, batch_tokens)
                 gaps = gaps.cpu().numpy()
             lengths = slices[:, 2] - slices[:, 1]
-            starts = batch["boundaries"][:-1].numpy() + sequences.HEAD
+            starts = batch["boundaries"][:-1].numpy() + sequences.PREFIX_LENGTH
             events = np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())  # their places in the batch
             found = {name: values.float().cpu().numpy()[events] for name, values in columns.items()}
             token = np.concatenate([examples.trajectories.token[start:stop] for _, start, stop, _ in slices])
@@ -177,7 +177,15 @@ def highest(attention: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def write_events(
-    path: Path, model, examples, table: np.ndarray, reading: training.Reading, batch_tokens: int, label: int = 0, steps: int = 20, attributed: int = 0
+    path: Path,
+    model,
+    examples,
+    table: np.ndarray,
+    reading: training.InputMapping,
+    batch_tokens: int,
+    label: int = 0,
+    steps: int = 20,
+    attributed: int = 0,
 ) -> dict:
     """Write event_batches to a parquet file that only its owner may read: it holds persons. Memory stays as it is at any number.
 
@@ -185,7 +193,7 @@ def write_events(
     difference of its logits (null if none is attributed).
     """
     figures = {"events": 0, "examples": len(table), "attributed": 0, "largest_gap": None}
-    bar = progress.bar(what=f"attention {examples.hospital}", total=int((table[:, 2] - table[:, 1]).sum()), unit="events")
+    bar = progress.progress_bar(what=f"attention {examples.hospital}", total=int((table[:, 2] - table[:, 1]).sum()), unit="events")
     with storage.atomic_write(path) as part:
         part.touch(mode=0o600)
         with pq.ParquetWriter(part, EVENTS) as writer, bar:
@@ -235,7 +243,7 @@ def important(path: Path, con: ibis.BaseBackend | None = None) -> pd.DataFrame:
     found = t.mutate(**{name: t[name].cast("float64") / FIXED for name in ("attention", "attribution", "attribution_abs")}).to_pandas()
     found["attention_mean"] = found.attention / found.events
     found["attribution_mean"] = found.attribution / found.attributed.where(found.attributed > 0)
-    named = texts.describe(found.token.tolist(), con)
+    named = texts.describe_concepts(found.token.tolist(), con)
     found["name"], found["domain"] = [name for name, _ in named], [domain for _, domain in named]
     found = found.sort_values(["top", "attention", "token"], ascending=[False, False, True], ignore_index=True)
     return found[

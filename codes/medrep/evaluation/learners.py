@@ -18,7 +18,7 @@ from medrep.errors import UserError
 from medrep.evaluation import counts, metrics
 from medrep.patients import behrt, fitting, sequences, training
 from medrep.patients.examples import Examples
-from medrep.progress import bar
+from medrep.progress import progress_bar
 from medrep.settings import FinetuningConfig
 from medrep.vectors import nearest
 from medrep.vocabulary import token_vocabulary
@@ -36,13 +36,13 @@ class Reader:
     def __init__(self, known: token_vocabulary.Vocabulary, rep: str):
         self.known, self.rep, self.readings = known, rep, {}
 
-    def __call__(self, hospital: str, oov: str = "unk") -> training.Reading:
+    def __call__(self, hospital: str, oov: str = "unk") -> training.InputMapping:
         key = (hospital, oov if self.rep == "none" else "unk")
         if key not in self.readings:
-            self.readings[key] = training.reading_of(token_vocabulary.of_hospital(hospital), self.rep, self.known, key[1])
+            self.readings[key] = training.make_input_mapping(token_vocabulary.load_hospital_vocabulary(hospital), self.rep, self.known, key[1])
         return self.readings[key]
 
-    def swap(self, model, hospital: str, oov: str = "unk") -> training.Reading:
+    def swap(self, model, hospital: str, oov: str = "unk") -> training.InputMapping:
         """Let the model read `hospital`: its vectors take the place of the concept table; nothing else changes."""
         reading = self(hospital, oov)
         if reading.vectors is not None:
@@ -56,7 +56,7 @@ def losses(model, batch):
     device = next(model.parameters()).device
     truth = batch["truth"].to(device)
     known = ~torch.isnan(truth)
-    logits = model(**training.model_input(batch, device)).float()
+    logits = model(**training.to_tensors(batch, device)).float()
     loss = F.binary_cross_entropy_with_logits(logits[known], truth[known], reduction="sum")
     return {"loss": (loss, int(known.sum()))}, fitting.beyond_tables(model, batch)
 
@@ -71,9 +71,9 @@ def predict(model, examples: Examples, table: np.ndarray, translation: np.ndarra
     device = next(model.parameters()).device
     order = np.argsort(table[:, 2] - table[:, 1], kind="stable")
     found, at = None, 0
-    plan = sequences.batches(table[order], batch_tokens)
-    for batch in training.loader(plan, lambda part, *_: examples.pack(part, translation)):
-        outputs = (of or type(model).__call__)(model, **training.model_input(batch, device)).double().cpu().numpy()
+    plan = sequences.token_budget_batches(table[order], batch_tokens)
+    for batch in training.make_loader(plan, lambda part, *_: examples.pack(part, translation)):
+        outputs = (of or type(model).__call__)(model, **training.to_tensors(batch, device)).double().cpu().numpy()
         found = np.empty((len(table), outputs.shape[1])) if found is None else found
         found[order[at : at + len(outputs)]] = outputs
         at += len(outputs)
@@ -103,7 +103,7 @@ class Augmentation:
 
     def __init__(self, reader: Reader, hospital: str, times: int, ratio: float, settings: FinetuningConfig):
         self.times, self.ratio = times, ratio
-        words = token_vocabulary.of_hospital(hospital)
+        words = token_vocabulary.load_hospital_vocabulary(hospital)
         vectors = reader(hospital).vectors
         if vectors is None:
             raise UserError("--aug-times takes neighbours in representation space, and --rep-type none has none: choose a representation")
@@ -114,7 +114,7 @@ class Augmentation:
         if count < 1:
             raise UserError(f"{hospital} has too few tokens with vectors to take neighbours from: leave --aug-times out")
         self.has_vector = np.any(vectors != 0, axis=1)  # what has none is [UNK] to the model, and so in copies
-        rows, _ = nearest.exact(vectors, vectors, count + 1, among=among)
+        rows, _ = nearest.search_exact(vectors, vectors, count + 1, among=among)
         own = rows == np.arange(len(rows))[:, None]
         own[~own.any(axis=1), -1] = True  # not among its own neighbours (or crowded out by its equals): the farthest goes
         self.neighbours = SPECIAL + rows[~own].reshape(len(rows), count)
@@ -129,7 +129,7 @@ class Augmentation:
         for (*_, example, copy), start, stop in zip(part, boundaries[:-1], boundaries[1:], strict=True):
             if copy:
                 random = np.random.default_rng((*seed, int(example), int(copy)))
-                places = start + sequences.HEAD + np.flatnonzero(random.random(stop - start - sequences.HEAD) < self.ratio)
+                places = start + sequences.PREFIX_LENGTH + np.flatnonzero(random.random(stop - start - sequences.PREFIX_LENGTH) < self.ratio)
                 places = places[token[places] >= SPECIAL]
                 places = places[self.has_vector[token[places] - SPECIAL]]
                 choice = random.integers(0, self.neighbours.shape[1], len(places))
@@ -167,7 +167,7 @@ class Finetuned:
                 batch["token"] = reading.translation[copies.apply(batch["token"], part, batch["boundaries"], (seed, step[0]))]
             return batch
 
-        accelerator = training.open_device([self.device], settings.precision, self.report_to, folder)
+        accelerator = training.make_accelerator([self.device], settings.precision, self.report_to, folder)
         accelerator.init_trackers("tensorboard", {"seed": seed})
         self.model = fitting.fit(
             model=model,
@@ -177,7 +177,7 @@ class Finetuned:
             folder=folder,
             make=make,
             losses=losses,
-            plan=lambda epoch: sequences.batches(train, settings.batch_tokens, (seed, epoch)),
+            plan=lambda epoch: sequences.token_budget_batches(train, settings.batch_tokens, (seed, epoch)),
             evaluate=lambda model: validation(examples, parts["valid"], self.probabilities(model, examples, parts["valid"], reading)),
             what=f"{self.what} seed {seed}",
         )
@@ -185,17 +185,17 @@ class Finetuned:
         self.reader.known.save(folder / "vocabulary.json")
 
     def load(self, folder: Path):
-        training.take_device([self.device])
-        self.model = behrt.BehrtForPrediction.from_pretrained(folder).to(training.device_of([self.device]))
+        training.set_visible_devices([self.device])
+        self.model = behrt.BehrtForPrediction.from_pretrained(folder).to(training.torch_device([self.device]))
 
-    def probabilities(self, model, examples: Examples, table: np.ndarray, reading: training.Reading) -> np.ndarray:
+    def probabilities(self, model, examples: Examples, table: np.ndarray, reading: training.InputMapping) -> np.ndarray:
         return torch.sigmoid(torch.from_numpy(predict(model, examples, table, reading.translation, self.settings.batch_tokens))).numpy()
 
     def predict(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
         return self.probabilities(self.model, examples, table, self.reader.swap(self.model, examples.hospital, oov))
 
     def readable(self, examples: Examples, table: np.ndarray, oov: str) -> float:
-        return training.readable_share(examples.trajectories, table[:, :3], self.reader(examples.hospital, oov))
+        return training.known_token_share(examples.trajectories, table[:, :3], self.reader(examples.hospital, oov))
 
 
 class Probe:
@@ -208,8 +208,8 @@ class Probe:
     def states_of(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
         """float64 (rows, width): [CLS] of each; every example of an outcome is embedded once for all seeds."""
         if self.encoder is None:
-            training.take_device([self.device])
-            self.encoder = behrt.BehrtForPrediction.from_pretrained(self.pretrained).encoder.to(training.device_of([self.device]))
+            training.set_visible_devices([self.device])
+            self.encoder = behrt.BehrtForPrediction.from_pretrained(self.pretrained).encoder.to(training.torch_device([self.device]))
         if self.outcome != examples.outcome:
             self.outcome, self.states = examples.outcome, {}
         key = (examples.hospital, oov or "unk")
@@ -233,7 +233,7 @@ class Probe:
         shift, scale = x["train"].mean(axis=0), x["train"].std(axis=0)
         scale[scale == 0] = 1
         fitted = {"shift": shift, "scale": scale, "weights": [], "intercepts": [], "c": []}
-        for i in bar(range(len(examples.label_names)), "probe", unit="labels"):
+        for i in progress_bar(range(len(examples.label_names)), "probe", unit="labels"):
             known = {name: ~np.isnan(examples.truth[parts[name][:, 3], i]) for name in x}
             y = {name: examples.truth[parts[name][known[name], 3], i] == 1 for name in x}
             z = {name: (x[name][known[name]] - shift) / scale for name in x}
@@ -281,7 +281,7 @@ class Counts:
 
     def expansion(self, hospital: str) -> counts.Expansion:
         if hospital not in self.expansions:
-            self.expansions[hospital] = counts.expand(token_vocabulary.of_hospital(hospital).tokens, self.kind)
+            self.expansions[hospital] = counts.expand(token_vocabulary.load_hospital_vocabulary(hospital).tokens, self.kind)
         return self.expansions[hospital]
 
     def train(self, examples: Examples, parts: dict[str, np.ndarray], seed: int, folder: Path):
@@ -290,7 +290,7 @@ class Counts:
         self.space = counts.fit_space(examples.trajectories, parts["train"], expansion, least)
         x = {name: self.space.matrix(examples.trajectories, parts[name], expansion) for name in ("train", "valid")}
         self.models = []
-        for i, label in enumerate(bar(examples.label_names, self.name, unit="labels")):
+        for i, label in enumerate(progress_bar(examples.label_names, self.name, unit="labels")):
             truth = {name: examples.truth[parts[name][:, 3], i] for name in x}
             known = {name: ~np.isnan(truth[name]) for name in x}
             if len(set(truth["train"][known["train"]].tolist())) < 2 or not known["valid"].any():

@@ -13,17 +13,17 @@ from statistics import NormalDist
 import numpy as np
 from scipy import optimize, special, stats
 
-FIGURES = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "sensitivity", "specificity")
-OF_MEANS = FIGURES[:5]
+METRICS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "sensitivity", "specificity")
+THRESHOLD_FREE_METRICS = METRICS[:5]
 """Those that need no threshold."""
-CLIP = 1e-7
+PROBABILITY_EPSILON = 1e-7
 """Probabilities of 0 and 1 have no logit: they are taken as this far from it."""
-ENOUGH = 0.8
+MIN_DEFINED_SHARE = 0.8
 """An interval needs this share of its replicates. With one positive person 37 % of them have none, and the others all the same one:
 no interval. With two, 14 % have none: there is one, wide as it is."""
-FEWEST = 20
+MIN_REPLICATES = 20
 """Fewer replicates than this have no 2.5th percentile to speak of."""
-AT_ONCE = 2**18
+WEIGHTS_AT_ONCE = 2**18
 """Weights held at a time, replicates x examples: 2 MiB an array stays in the cache, and 500,000 examples go one replicate at a time."""
 Z95 = NormalDist().inv_cdf(0.975)
 
@@ -31,7 +31,7 @@ Z95 = NormalDist().inv_cdf(0.975)
 # ---- one test ---------------------------------------------------------------------------------------------
 
 
-def describe(
+def compute_metrics(
     labels: np.ndarray,
     probabilities: np.ndarray,
     persons: np.ndarray | None = None,
@@ -53,16 +53,16 @@ def describe(
     replacement, all examples of each come along. A replicate in which a figure is not defined is left out; where fewer than ENOUGH are
     left, the interval is None. Each figure's interval is of its own replicates. AUROC 1 has the interval 1 to 1: it says nothing.
     """
-    test = _Test(labels, probabilities, persons)
+    test = _WeightedTest(labels, probabilities, persons)
     n, positives = len(test.labels), int(test.labels.sum())
     reason = "no examples" if n == 0 else "no positives" if positives == 0 else "no negatives" if positives == n else ""
     point = test.figures(threshold=threshold)
-    found = {name: _number(point[name][0]) for name in FIGURES}
+    found = {name: _float_or_none(point[name][0]) for name in METRICS}
     if replicates:
-        drawn = [test.figures(counts[:, test.places], point, threshold) for counts in _draws(len(test.persons), replicates, n, seed)]
-        for name in FIGURES:
+        drawn = [test.figures(counts[:, test.places], point, threshold) for counts in _bootstrap_weights(len(test.persons), replicates, n, seed)]
+        for name in METRICS:
             values = np.concatenate([part[name] for part in drawn])
-            found[f"{name}_low"], found[f"{name}_high"] = _interval(values, found[name], replicates)
+            found[f"{name}_low"], found[f"{name}_high"] = _percentile_interval(values, found[name], replicates)
     return {"n": n, "persons": len(test.persons), "positives": positives} | found | {"threshold": threshold, "reason": reason}
 
 
@@ -72,21 +72,21 @@ def auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = N
     `weights` say how often each example counts: (examples,), or (replicates, examples), which gives an array (replicates,) with NaN
     where a replicate lacks a class, for whoever takes percentiles to leave out.
     """
-    return _of_weights(_Test(labels, scores, None), _Test.auroc, weights)
+    return _weighted_metric(_WeightedTest(labels, scores, None), _WeightedTest.auroc, weights)
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None):
     """Mean precision at the positives' scores, an example tied with one counting as found with it. `weights` as for `auroc`."""
-    return _of_weights(_Test(labels, scores, None), _Test.average_precision, weights)
+    return _weighted_metric(_WeightedTest(labels, scores, None), _WeightedTest.average_precision, weights)
 
 
-def best_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
+def youden_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
     """The threshold of the highest Youden index (sensitivity + specificity - 1) for `probability >= threshold`; None if a class is missing.
 
     Of several that are equally good it is the lowest, which finds the most positives. It lies halfway between the lowest probability
     that is called positive and the highest that is not, so that it leans to neither; where all are called positive, on the lowest.
     """
-    test = _Test(labels, probabilities, None)
+    test = _WeightedTest(labels, probabilities, None)
     positives, negatives = int(test.labels.sum()), int((~test.labels).sum())
     if positives == 0 or negatives == 0:
         return None
@@ -104,40 +104,40 @@ def best_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float | Non
 # ---- a mean over seeds, and differences ---------------------------------------------------------------------
 
 
-def describe_means(tests: Sequence[tuple], replicates: int = 0, seed: int = 0, intervals: Sequence[str] = OF_MEANS) -> dict:
+def compute_macro_metrics(tests: Sequence[tuple], replicates: int = 0, seed: int = 0, intervals: Sequence[str] = THRESHOLD_FREE_METRICS) -> dict:
     """OF_MEANS (auroc, auprc, brier, calibration_slope, _intercept) as means over several tests of one arm; `intervals` as in `describe`.
 
     `tests` is a list of (labels, probabilities, persons), one a seed or a label. One draw of persons, from all who are in any test,
     serves all tests, since a person may be in several. A test in which a figure is not defined is left out of that figure's mean.
     `tests` in the answer counts those of auroc. Two arms on the same examples are drawn alike with one `seed`.
     """
-    opened = [_Test(*test) for test in tests]
-    everyone = _union([test.persons for test in opened])
+    opened = [_WeightedTest(*test) for test in tests]
+    everyone = _union_of_persons([test.persons for test in opened])
     points = [test.figures() for test in opened]
-    counted = {name: [i for i, point in enumerate(points) if not np.isnan(point[name][0])] for name in OF_MEANS}
-    found = {name: _number(np.mean([points[i][name][0] for i in counted[name]])) if counted[name] else None for name in OF_MEANS}
+    counted = {name: [i for i, point in enumerate(points) if not np.isnan(point[name][0])] for name in THRESHOLD_FREE_METRICS}
+    found = {name: _float_or_none(np.mean([points[i][name][0] for i in counted[name]])) if counted[name] else None for name in THRESHOLD_FREE_METRICS}
     if replicates:
         places = [np.searchsorted(everyone, test.persons)[test.places] for test in opened]
         drawn = {name: [] for name in intervals}
-        for counts in _draws(len(everyone), replicates, max((len(test.labels) for test in opened), default=0), seed):
+        for counts in _bootstrap_weights(len(everyone), replicates, max((len(test.labels) for test in opened), default=0), seed):
             parts = [test.figures(counts[:, place], point, names=intervals) for test, place, point in zip(opened, places, points, strict=True)]
             for name in intervals:
                 if counted[name]:
-                    drawn[name].append(_mean_of_defined([parts[i][name] for i in counted[name]]))
+                    drawn[name].append(_nanmean([parts[i][name] for i in counted[name]]))
         for name in intervals:
-            found[f"{name}_low"], found[f"{name}_high"] = _interval(np.concatenate(drawn[name] or [np.empty(0)]), found[name], replicates)
+            found[f"{name}_low"], found[f"{name}_high"] = _percentile_interval(np.concatenate(drawn[name] or [np.empty(0)]), found[name], replicates)
     return found | {"tests": len(counted["auroc"]), "persons": len(everyone)}
 
 
-def macro_intervals(truth: np.ndarray, probabilities: np.ndarray, persons: np.ndarray, replicates: int, seed: int = 0) -> dict:
+def macro_bootstrap_intervals(truth: np.ndarray, probabilities: np.ndarray, persons: np.ndarray, replicates: int, seed: int = 0) -> dict:
     """{figure}_low and {figure}_high of OF_MEANS' means over labels: truth (examples, labels) is NaN where an example has no such label."""
     known = ~np.isnan(truth)
     tests = [(truth[rows, i] == 1, probabilities[rows, i], persons[rows]) for i, rows in enumerate(known.T)]
-    found = describe_means(tests, replicates, seed)
-    return {f"{name}{end}": found[f"{name}{end}"] for name in OF_MEANS for end in ("_low", "_high")} if replicates else {}
+    found = compute_macro_metrics(tests, replicates, seed)
+    return {f"{name}{end}": found[f"{name}{end}"] for name in THRESHOLD_FREE_METRICS for end in ("_low", "_high")} if replicates else {}
 
 
-def influence(labels: np.ndarray, scores: np.ndarray, persons: np.ndarray) -> tuple[float | None, np.ndarray, np.ndarray | None]:
+def auroc_influence(labels: np.ndarray, scores: np.ndarray, persons: np.ndarray) -> tuple[float | None, np.ndarray, np.ndarray | None]:
     """AUROC, the persons in order, and how much each moves it: the sum of their squares is the AUROC's variance.
 
     DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837): a positive's placement is the share of negatives below it, a negative's
@@ -148,8 +148,8 @@ def influence(labels: np.ndarray, scores: np.ndarray, persons: np.ndarray) -> tu
 
     The influences are None where only one person has positives, or negatives; so is the AUROC where nobody has.
     """
-    test = _Test(labels, scores, persons)
-    area = _number(test.auroc()[0])
+    test = _WeightedTest(labels, scores, persons)
+    area = _float_or_none(test.auroc()[0])
     if area is None:
         return None, test.persons, None
     ranks = stats.rankdata(test.scores)
@@ -166,16 +166,16 @@ def influence(labels: np.ndarray, scores: np.ndarray, persons: np.ndarray) -> tu
     return area, test.persons, moves
 
 
-def delong(labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, persons: np.ndarray | None = None) -> dict:
+def delong_test(labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, persons: np.ndarray | None = None) -> dict:
     """Do two models' AUROCs on the same examples differ? a, b, difference (a - b), its 95 % interval low and high, z and two-sided p.
 
     See `influence`; without `persons` every example is its own. Two models that order all pairs alike have p = 1 and no z.
     """
-    found = compare_means([(labels, scores_a, scores_b, np.arange(len(labels)) if persons is None else persons)])
+    found = compare_macro_aurocs([(labels, scores_a, scores_b, np.arange(len(labels)) if persons is None else persons)])
     return {name: found[name] for name in ("a", "b", "difference", "low", "high", "z", "p")}
 
 
-def compare_means(pairs: Sequence[tuple], replicates: int = 0, seed: int = 0) -> dict:
+def compare_macro_aurocs(pairs: Sequence[tuple], replicates: int = 0, seed: int = 0) -> dict:
     """Do two arms differ in their mean AUROC over seeds? `pairs` has, for every seed, (labels, scores_a, scores_b, persons).
 
     a, b (mean AUROCs), difference, standard_error, low, high, z, p, seeds, persons. A person's influences on the difference are summed
@@ -188,10 +188,10 @@ def compare_means(pairs: Sequence[tuple], replicates: int = 0, seed: int = 0) ->
     known = True
     kept = []
     for labels, scores_a, scores_b, persons in pairs:
-        a, people, moves_a = influence(labels, scores_a, persons)
+        a, people, moves_a = auroc_influence(labels, scores_a, persons)
         if a is None:
             continue
-        b, _, moves_b = influence(labels, scores_b, persons)
+        b, _, moves_b = auroc_influence(labels, scores_b, persons)
         areas.append((a, b))
         kept.append((labels, scores_a, scores_b, persons))
         if moves_a is None:
@@ -199,7 +199,7 @@ def compare_means(pairs: Sequence[tuple], replicates: int = 0, seed: int = 0) ->
             continue
         for person, move in zip(people.tolist(), (moves_a - moves_b).tolist(), strict=True):
             moves[person] = moves.get(person, 0.0) + move
-    everyone = _union([np.unique(persons) for *_, persons in kept])
+    everyone = _union_of_persons([np.unique(persons) for *_, persons in kept])
     found = dict.fromkeys(("a", "b", "difference", "standard_error", "low", "high", "z", "p")) | {"seeds": len(kept), "persons": len(everyone)}
     if kept:
         a, b = np.mean(areas, axis=0).tolist()
@@ -224,20 +224,20 @@ def compare_means(pairs: Sequence[tuple], replicates: int = 0, seed: int = 0) ->
 
 def _bootstrap_difference(pairs: list[tuple], everyone: np.ndarray, difference: float | None, replicates: int, seed: int) -> dict:
     drawn = []
-    opened = [[_Test(labels, scores, persons) for scores in both] for labels, *both, persons in pairs]
+    opened = [[_WeightedTest(labels, scores, persons) for scores in both] for labels, *both, persons in pairs]
     places = [[np.searchsorted(everyone, test.persons)[test.places] for test in both] for both in opened]
-    for counts in _draws(len(everyone), replicates, max((len(both[0].labels) for both in opened), default=0), seed):
+    for counts in _bootstrap_weights(len(everyone), replicates, max((len(both[0].labels) for both in opened), default=0), seed):
         areas = [[test.auroc(counts[:, place]) for test, place in zip(*both, strict=True)] for both in zip(opened, places, strict=True)]
         if areas:
-            drawn.append(_mean_of_defined([a - b for a, b in areas]))
+            drawn.append(_nanmean([a - b for a, b in areas]))
     values = np.concatenate(drawn or [np.empty(0)])
-    low, high = _interval(values, difference, replicates)
+    low, high = _percentile_interval(values, difference, replicates)
     values = values[~np.isnan(values)]
     p = None if low is None else min(1.0, 2 * (1 + min(int((values <= 0).sum()), int((values >= 0).sum()))) / (1 + len(values)))
     return {"bootstrap_low": low, "bootstrap_high": high, "bootstrap_p": p}
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
+def holm_adjust(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm 1979: p-values adjusted for there being several, in the given order. None stays None and counts for nothing."""
     order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
@@ -260,7 +260,7 @@ def recalibrate(labels: np.ndarray, probabilities: np.ndarray, target: np.ndarra
     negative, at the new intercept. It is Jeffreys' half for a logit, it is finite whatever the labels, and its origin is the model
     as it is: without labels nothing changes.
     """
-    test = _Test(labels, probabilities, None)
+    test = _WeightedTest(labels, probabilities, None)
     x = _logit(test.scores)
     slope, intercept = (values[0] for values in test.line(np.ones((1, len(x)))))
     if not slope > 0:  # NaN is not
@@ -273,10 +273,10 @@ def recalibrate(labels: np.ndarray, probabilities: np.ndarray, target: np.ndarra
 
 
 def _logit(probabilities: np.ndarray) -> np.ndarray:
-    return special.logit(np.clip(probabilities, CLIP, 1 - CLIP))
+    return special.logit(np.clip(probabilities, PROBABILITY_EPSILON, 1 - PROBABILITY_EPSILON))
 
 
-def _maximise(x: np.ndarray, labels: np.ndarray, weights: np.ndarray, slope: np.ndarray, intercept: np.ndarray, free: bool):
+def _fit_calibration(x: np.ndarray, labels: np.ndarray, weights: np.ndarray, slope: np.ndarray, intercept: np.ndarray, free: bool):
     """Slopes and intercepts (replicates,) of logistic regressions under `weights` (replicates, examples), by Newton's method from the given.
 
     Not `free`: the slope stays. A step is shortened by ln(1 + d)/d where it moves some logit by d, which makes Newton's method
@@ -315,7 +315,7 @@ def _maximise(x: np.ndarray, labels: np.ndarray, weights: np.ndarray, slope: np.
 # ---- within -----------------------------------------------------------------------------------------------------
 
 
-class _Test:
+class _WeightedTest:
     """One test's examples in the order of their scores, so that any number of weightings needs one sort.
 
     Ties are in the order of label and person: rows that are still tied are alike, and no order of the rows given shows.
@@ -385,7 +385,7 @@ class _Test:
         slope, intercept = np.full(len(weights), np.nan), np.full(len(weights), np.nan)
         if overlap.any():
             begin = [np.full(overlap.sum(), value) for value in start or (0.0, 0.0)]
-            slope[overlap], intercept[overlap] = _maximise(x, self.labels, weights[overlap], *begin, free=True)
+            slope[overlap], intercept[overlap] = _fit_calibration(x, self.labels, weights[overlap], *begin, free=True)
         return slope, intercept
 
     def in_the_large(self, weights: np.ndarray, start: float = 0.0) -> np.ndarray:
@@ -395,11 +395,11 @@ class _Test:
         intercept = np.full(len(weights), np.nan)
         if mixed.any():
             ones = np.ones(mixed.sum())
-            _, intercept[mixed] = _maximise(_logit(self.scores), self.labels, weights[mixed], ones, start * ones, free=False)
+            _, intercept[mixed] = _fit_calibration(_logit(self.scores), self.labels, weights[mixed], ones, start * ones, free=False)
         return intercept
 
     def figures(
-        self, weights: np.ndarray | None = None, point: dict | None = None, threshold: float | None = None, names: Sequence[str] = FIGURES
+        self, weights: np.ndarray | None = None, point: dict | None = None, threshold: float | None = None, names: Sequence[str] = METRICS
     ) -> dict[str, np.ndarray]:
         """Those of FIGURES in `names`, each (replicates,), NaN where not defined. Calibration starts from `point`'s, those without weights."""
         weights = np.ones((1, len(self.labels))) if weights is None else weights
@@ -424,17 +424,17 @@ class _Test:
         return found
 
 
-def _of_weights(test: _Test, figure, weights):
+def _weighted_metric(test: _WeightedTest, figure, weights):
     if weights is None:
-        return _number(figure(test)[0])
+        return _float_or_none(figure(test)[0])
     weights = np.asarray(weights, np.float64)[..., test.order]
-    return _number(figure(test, weights[None])[0]) if weights.ndim == 1 else figure(test, weights)
+    return _float_or_none(figure(test, weights[None])[0]) if weights.ndim == 1 else figure(test, weights)
 
 
-def _draws(persons: int, replicates: int, examples: int, seed: int) -> Iterator[np.ndarray]:
+def _bootstrap_weights(persons: int, replicates: int, examples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each person is drawn, in parts of (some replicates, persons)."""
     generator = np.random.default_rng(seed)
-    at_once = max(1, AT_ONCE // max(examples, persons, 1))
+    at_once = max(1, WEIGHTS_AT_ONCE // max(examples, persons, 1))
     for start in range(0, replicates, at_once):
         rows = min(at_once, replicates - start)
         if not persons:
@@ -444,24 +444,24 @@ def _draws(persons: int, replicates: int, examples: int, seed: int) -> Iterator[
         yield np.bincount(drawn.ravel(), minlength=rows * persons).reshape(rows, persons).astype(np.float64)
 
 
-def _interval(values: np.ndarray, point: float | None, replicates: int) -> tuple[float | None, float | None]:
+def _percentile_interval(values: np.ndarray, point: float | None, replicates: int) -> tuple[float | None, float | None]:
     """The 2.5th and 97.5th percentile of those that are numbers; None twice where they are too few."""
     kept = values[~np.isnan(values)]
-    if point is None or len(kept) < max(FEWEST, ENOUGH * replicates):
+    if point is None or len(kept) < max(MIN_REPLICATES, MIN_DEFINED_SHARE * replicates):
         return None, None
     low, high = np.percentile(kept, [2.5, 97.5])
     return float(low), float(high)
 
 
-def _mean_of_defined(parts: list[np.ndarray]) -> np.ndarray:
+def _nanmean(parts: list[np.ndarray]) -> np.ndarray:
     """The mean over tests in each replicate: where a rare label lacks a class, over the others; NaN where none is defined."""
     defined = ~np.isnan(parts)
     return np.where(defined.any(axis=0), np.nansum(parts, axis=0) / np.maximum(defined.sum(axis=0), 1), np.nan)
 
 
-def _union(ids: list[np.ndarray]) -> np.ndarray:
+def _union_of_persons(ids: list[np.ndarray]) -> np.ndarray:
     return np.unique(np.concatenate(ids)) if ids else np.empty(0, np.int64)
 
 
-def _number(value) -> float | None:
+def _float_or_none(value) -> float | None:
     return None if np.isnan(value) else float(value)

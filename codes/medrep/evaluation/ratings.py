@@ -1,8 +1,8 @@
 """Features rated by a language model, as a measurement: which are rated, what is asked, what an answer says, and the figures.
 
-    features = ratings.choose(features.important(path), top, seed)     # the top ones and two kinds of controls
-    rated = ratings.rate(names, question, settings, seed, ask)         # every name, settings.repeats times
-    ratings.summary(table)                                             # shares with intervals, agreement, rank correlations
+    features = ratings.select_features(features.important(path), top, seed)     # the top ones and two kinds of controls
+    rated = ratings.rate_names(names, question, settings, seed, ask)         # every name, settings.repeats times
+    ratings.summarize_ratings(table)                                             # shares with intervals, agreement, rank correlations
 
 A model that finds everything important tells nothing. So features that the patient model did not look at are mixed in, unmarked:
 some drawn at random, and some as frequent as the top ones, because frequent codes come to the top, and sound important, anyway.
@@ -24,20 +24,20 @@ from medrep.llm import chat
 from medrep.settings import RatingConfig
 from medrep.vectors import texts
 
-WORDS = ("Low", "Moderate", "High")
-KINDS = ("top", "random", "matched")
-PAIRS = json.JSONDecoder(object_pairs_hook=lambda pairs: pairs)  # so that a number that comes twice is seen
+RATING_LEVELS = ("Low", "Moderate", "High")
+FEATURE_KINDS = ("top", "random", "matched")
+PAIR_DECODER = json.JSONDecoder(object_pairs_hook=lambda pairs: pairs)  # so that a number that comes twice is seen
 
 
 # ---- which features ------------------------------------------------------------------------------------------
 
 
-def plain(name: str) -> str:
+def normalize_name(name: str) -> str:
     """By which two names are the same to a reader."""
     return " ".join(name.split()).casefold()
 
 
-def choose(important: pd.DataFrame, top: Sequence[str], seed: int, min_persons: int = 1) -> pd.DataFrame:
+def select_features(important: pd.DataFrame, top: Sequence[str], seed: int, min_persons: int = 1) -> pd.DataFrame:
     """The rows of `important` (features.important) that are rated, with kind, rank (by attention) and key (`plain` of the name).
 
     The tokens of `top`, and of all the others as many controls of each kind as those have names, or as there are: random ones, and for
@@ -45,8 +45,8 @@ def choose(important: pd.DataFrame, top: Sequence[str], seed: int, min_persons: 
     rated, nor what fewer than `min_persons` have; a control has a name that no other feature has.
     """
     ids = important.token.str.extract(r"^(\d+)", expand=False)
-    named = ~important.name.str.startswith(texts.UNNAMED) & (important.name.str.extract(r"^(\d+)(?: \(|$)", expand=False) != ids)
-    rows = important.assign(rank=np.arange(1, len(important) + 1), key=important.name.map(plain))[named & (important.persons >= min_persons)]
+    named = ~important.name.str.startswith(texts.PLACEHOLDER_NAMES) & (important.name.str.extract(r"^(\d+)(?: \(|$)", expand=False) != ids)
+    rows = important.assign(rank=np.arange(1, len(important) + 1), key=important.name.map(normalize_name))[named & (important.persons >= min_persons)]
     chosen = rows[rows.token.isin(top)].assign(kind="top")
     pool = rows[~rows.token.isin(top) & ~rows.key.isin(chosen.key)].drop_duplicates("key")
     count = chosen.key.nunique()
@@ -64,7 +64,7 @@ def choose(important: pd.DataFrame, top: Sequence[str], seed: int, min_persons: 
 
 
 @dataclass(frozen=True)
-class Question:
+class RatingPrompt:
     """The words of configs/prompts/rating.yaml, for one outcome."""
 
     system: str
@@ -78,7 +78,7 @@ class Question:
 
 
 @dataclass
-class Rated:
+class RatingAnswers:
     """What came of rating names several times."""
 
     words: dict[tuple[int, str], str] = field(default_factory=dict)
@@ -88,90 +88,90 @@ class Rated:
     requests: int = 0
 
 
-def schema(count: int) -> dict:
+def answer_schema(count: int) -> dict:
     """Of an answer to `count` features: their numbers and nothing else, each with one of WORDS."""
     numbers = [str(number) for number in range(1, count + 1)]
     return {
         "type": "object",
-        "properties": {number: {"type": "string", "enum": list(WORDS)} for number in numbers},
+        "properties": {number: {"type": "string", "enum": list(RATING_LEVELS)} for number in numbers},
         "required": numbers,
         "additionalProperties": False,
     }
 
 
-def prompts(names: Iterable[str], batch: int, seed: Sequence[int]) -> list[list[str]]:
+def shuffled_batches(names: Iterable[str], batch: int, seed: Sequence[int]) -> list[list[str]]:
     """The names, shuffled and in parts of about the same size, `batch` at most."""
     names = sorted(names)
     order = np.random.default_rng(seed).permutation(len(names))
     return [[names[i] for i in part] for part in np.array_split(order, math.ceil(len(names) / batch))] if names else []
 
 
-def rate(
+def rate_names(
     names: Sequence[str],
-    question: Question,
+    question: RatingPrompt,
     settings: RatingConfig,
     seed: int,
     ask: Callable[[list[chat.Request], Callable], dict[str, str]],
     **model,
-) -> Rated:
+) -> RatingAnswers:
     """Have each name rated settings.repeats times. What an answer lacks is asked for again, and only that, settings.tries times in all.
 
     `ask(requests, readable)` gives the answers to requests by their keys; readable(key, text) says whether there is a rating in one.
     `model` is what else of the model decides them. A name that differs only in letters' case or spaces is another name: give each once.
     """
-    found = Rated()
+    found = RatingAnswers()
     for attempt in range(settings.tries):
         asked = []
         for repeat in range(settings.repeats):
             missing = [name for name in names if (repeat, name) not in found.words]
-            for part in prompts(missing, settings.batch, (seed, repeat, attempt)):
+            for part in shuffled_batches(missing, settings.batch, (seed, repeat, attempt)):
                 text = question.text(part, attempt)
                 key = chat.key_of(question.system, text, settings, repeat=repeat, attempt=attempt, **model)
                 # some servers that are held to a schema run on without an end: asked again they are free
-                asked.append((chat.Request(key, question.system, text, None if attempt else schema(len(part))), repeat, part))
+                asked.append((chat.Request(key, question.system, text, None if attempt else answer_schema(len(part))), repeat, part))
         if not asked:
             break
         found.requests += len(asked)
         sizes = {request.key: len(part) for request, _, part in asked}
-        answers = ask([request for request, _, _ in asked], lambda key, text, sizes=sizes: bool(read(text, sizes[key])))
+        answers = ask([request for request, _, _ in asked], lambda key, text, sizes=sizes: bool(parse_answer(text, sizes[key])))
         for request, repeat, part in asked:
             found.last.update({(repeat, name): request.key for name in part})
-            found.words.update({(repeat, part[number - 1]): word for number, word in read(answers[request.key], len(part)).items()})
+            found.words.update({(repeat, part[number - 1]): word for number, word in parse_answer(answers[request.key], len(part)).items()})
     return found
 
 
 # Some models think before they answer: Qwen and others between the former marks, MedGemma between the latter
-THOUGHTS = re.compile(r".*(</think>|<unused95>)", re.DOTALL)
-THOUGHT_BEGINS = re.compile(r"<think>|<unused94>")
-FRAME = re.compile(r"(?:```(?:json)?|[\s,\[\]])*")
+THINKING_PATTERN = re.compile(r".*(</think>|<unused95>)", re.DOTALL)
+THINKING_START_PATTERN = re.compile(r"<think>|<unused94>")
+JSON_SEPARATORS = re.compile(r"(?:```(?:json)?|[\s,\[\]])*")
 
 
-def read(text: str, count: int) -> dict[int, str]:
+def parse_answer(text: str, count: int) -> dict[int, str]:
     """{number: word} of what an answer about `count` features says of a number in one of WORDS; whatever else it says is no rating.
 
     An object that has every number counts whatever is written around it, others only if nothing but a fence is. Of what objects say
     differently nothing is counted: a rating that is lost is asked for again, a wrong one stays.
     """
-    text = THOUGHTS.sub("", text)
-    if THOUGHT_BEGINS.search(text):  # and has no end: what stands there is a draft
+    text = THINKING_PATTERN.sub("", text)
+    if THINKING_START_PATTERN.search(text):  # and has no end: what stands there is a draft
         return {}
-    found, around = objects(text)
+    found, around = parse_json_objects(text)
     numbers = [str(number) for number in range(1, count + 1)]
     # a number beyond the list, such as 0, means that all may be shifted
     own = [pairs for pairs in found if all(name in numbers for name, _ in pairs if re.fullmatch(r"-?[0-9]+", name))]
     whole = any({name for name, _ in pairs} >= set(numbers) for pairs in own)
-    if len(own) < len(found) or not whole and not FRAME.fullmatch(around):
+    if len(own) < len(found) or not whole and not JSON_SEPARATORS.fullmatch(around):
         return {}
     said: dict[str, list] = {}
     for pairs in own:
         names = [name for name, _ in pairs]
         for name, word in pairs:
             said.setdefault(name, []).append(word.strip().casefold() if isinstance(word, str) and names.count(name) == 1 else None)
-    known = {word.casefold(): word for word in WORDS}
+    known = {word.casefold(): word for word in RATING_LEVELS}
     return {int(number): known[words[0]] for number in numbers if len(set(words := said.get(number, [None]))) == 1 and words[0] in known}
 
 
-def objects(text: str) -> tuple[list[list[tuple]], str]:
+def parse_json_objects(text: str) -> tuple[list[list[tuple]], str]:
     """The pairs of every JSON object with numbers for names that a text has one after another, and the text around them.
 
     One object around it is taken off. Where one begins and cannot be read nothing before it counts: the answer broke off there.
@@ -180,47 +180,49 @@ def objects(text: str) -> tuple[list[list[tuple]], str]:
     while (start := text.find("{", at)) >= 0:
         around += text[at:start]
         try:
-            pairs, at = PAIRS.raw_decode(text, start)
+            pairs, at = PAIR_DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
             if re.match(r'\{\s*"', text[start:]):
                 found = []
             around, at = around + "{", start + 1
             continue
-        if not numbered(pairs):
-            inner = [value for _, value in pairs if isinstance(value, list) and numbered(value)]
+        if not is_numbered_answer(pairs):
+            inner = [value for _, value in pairs if isinstance(value, list) and is_numbered_answer(value)]
             pairs = inner[0] if len(inner) == 1 else []
         found += [pairs] if pairs else []
     return found, around + text[at:]
 
 
-def numbered(pairs: list) -> bool:
+def is_numbered_answer(pairs: list) -> bool:
     return any(isinstance(pair, tuple) and pair[0].isdecimal() for pair in pairs)
 
 
 # ---- figures -------------------------------------------------------------------------------------------------
 
 
-def columns(repeats: int) -> list[str]:
+def rating_columns(repeats: int) -> list[str]:
     return [f"rating_{repeat}" for repeat in range(1, repeats + 1)]
 
 
-def scores(table: pd.DataFrame) -> np.ndarray:
+def rating_matrix(table: pd.DataFrame) -> np.ndarray:
     """float (rows, repeats) of a table's ratings: 0 Low, 1 Moderate, 2 High, nan where there is none."""
     given = table.filter(regex=r"^rating_\d+$")
-    return given.apply(lambda column: column.map({word: i for i, word in enumerate(WORDS)})).to_numpy(dtype=float)
+    return given.apply(lambda column: column.map({word: i for i, word in enumerate(RATING_LEVELS)})).to_numpy(dtype=float)
 
 
-def most_common(values: np.ndarray) -> list[str | None]:
+def modal_rating(values: np.ndarray) -> list[str | None]:
     """Each row's most common word; of two that are equally common the one nearer to the row's mean, then the lower."""
     found = []
     for row in values:
         row = row[~np.isnan(row)]
-        counts = [(row == level).sum() for level in range(len(WORDS))]
-        found.append(WORDS[min(range(len(WORDS)), key=lambda level: (-counts[level], abs(level - row.mean()), level))] if len(row) else None)
+        counts = [(row == level).sum() for level in range(len(RATING_LEVELS))]
+        found.append(
+            RATING_LEVELS[min(range(len(RATING_LEVELS)), key=lambda level: (-counts[level], abs(level - row.mean()), level))] if len(row) else None
+        )
     return found
 
 
-def krippendorff(values: np.ndarray) -> float | None:
+def krippendorff_alpha(values: np.ndarray) -> float | None:
     """Krippendorff's alpha of ordinal values (units, raters), nan where a rater gave none (Krippendorff 2011, Computing Krippendorff's
     Alpha-Reliability); None if no unit has two values, or all values are the same."""
     kinds = np.unique(values[~np.isnan(values)])
@@ -237,14 +239,14 @@ def krippendorff(values: np.ndarray) -> float | None:
     return None if expected == 0 else float(1 - (together * distance).sum() / expected)
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
     """The 95 % interval of a share of `n` (Wilson 1927): of none or of all, too, it has a width."""
     z = norm.ppf(0.975)
     middle, width = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return max(0.0, (middle - width) / (1 + z**2 / n)), min(1.0, (middle + width) / (1 + z**2 / n))
 
 
-def shares(by_kind: dict[str, np.ndarray], level: int) -> dict:
+def share_at_level(by_kind: dict[str, np.ndarray], level: int) -> dict:
     """Of each kind's ratings the share of WORDS[level] or more, and by how much the top's is larger, with 95 % intervals.
 
     A feature counts once, by its share of its own repeats, and the intervals are of as many as there are features: Wilson's, and of
@@ -256,9 +258,9 @@ def shares(by_kind: dict[str, np.ndarray], level: int) -> dict:
         share, interval = None, (None, None)
         if len(rated):
             share = float((np.nansum(rated >= level, axis=1) / (~np.isnan(rated)).sum(axis=1)).mean())
-            interval = wilson(share, len(rated))
+            interval = wilson_interval(share, len(rated))
         found[kind] = {"share": share, "low": interval[0], "high": interval[1]}
-    for kind in KINDS[1:]:
+    for kind in FEATURE_KINDS[1:]:
         top, other, difference = found["top"], found[kind], {"share": None, "low": None, "high": None}
         if top["share"] is not None and other["share"] is not None:
             share = top["share"] - other["share"]
@@ -280,17 +282,17 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
     return float(spearmanr(pair[:, 0], pair[:, 1]).statistic)
 
 
-def summary(table: pd.DataFrame) -> dict:
+def summarize_ratings(table: pd.DataFrame) -> dict:
     """The figures of a table of rated features (key, kind, rank, persons, attention_mean, attribution_abs_mean, rating_1, ...).
 
     Features of one name were rated together and count once. The correlations are of the mean rating with means by event, of sizes where
     it is attribution: sums agree with anything that goes with frequency. They are of features that enough persons have for such a mean.
     """
     units = table.sort_values("rank", kind="stable")
-    by_kind = {kind: units[units.kind == kind].drop_duplicates("key") for kind in KINDS}
-    rated = {kind: scores(rows) for kind, rows in by_kind.items()}
+    by_kind = {kind: units[units.kind == kind].drop_duplicates("key") for kind in FEATURE_KINDS}
+    rated = {kind: rating_matrix(rows) for kind, rows in by_kind.items()}
     units = units.drop_duplicates("key")
-    values = scores(units)
+    values = rating_matrix(units)
     known = ~np.isnan(values).all(axis=1)
     mean = np.full(len(values), np.nan)
     mean[known] = np.nanmean(values[known], axis=1)
@@ -305,9 +307,9 @@ def summary(table: pd.DataFrame) -> dict:
     return {
         "features": {kind: len(rows) for kind, rows in by_kind.items()},
         "persons_median": {kind: float(rows.persons.median()) if len(rows) else None for kind, rows in by_kind.items()},
-        "high": shares(rated, 2),
-        "moderate_or_high": shares(rated, 1),
-        "agreement": krippendorff(values),
+        "high": share_at_level(rated, 2),
+        "moderate_or_high": share_at_level(rated, 1),
+        "agreement": krippendorff_alpha(values),
         "rank_correlation": correlations,
         "rank_correlation_n": counts,
         "ratings": int(values.size),

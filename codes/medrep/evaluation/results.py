@@ -20,16 +20,16 @@ from medrep.evaluation import metrics
 from medrep.patients.examples import Examples, hashed
 from medrep.vectors import concept_vectors
 
-FIGURES = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "sensitivity", "specificity")
-ARM = ("model", "head", "rep_type", "variant", "oov")
+METRICS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "sensitivity", "specificity")
+ARM_COLUMNS = ("model", "head", "rep_type", "variant", "oov")
 """What tells arms apart: the model, its head and representation, how it was trained otherwise, how it reads unknown codes."""
-KEY = ["trained_on", *ARM]
+KEY_COLUMNS = ["trained_on", *ARM_COLUMNS]
 MODELS = ["behrt", "behrt-de", "medbert", "logreg", "gbm"]
-REPS = [*concept_vectors.ARMS, "tokens", "rollup"]
-COLUMNS = [
+REPRESENTATIONS = [*concept_vectors.ARMS, "tokens", "rollup"]
+RESULT_COLUMNS = [
     "trained_on",
     "tested_on",
-    *ARM,
+    *ARM_COLUMNS,
     "outcome",
     "label",
     "subgroup",
@@ -40,18 +40,31 @@ COLUMNS = [
     "n",
     "persons",
     "positives",
-    *(f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")),
+    *(f"{name}{end}" for name in METRICS for end in ("", "_low", "_high")),
     "threshold",
     "readable_tokens",
     "recalibration",
     "reason",
     "predictions",
 ]
-TEXTS = ("trained_on", "tested_on", *ARM, "outcome", "label", "subgroup", "made_with", "cohort", "data", "recalibration", "reason", "predictions")
+TEXT_COLUMNS = (
+    "trained_on",
+    "tested_on",
+    *ARM_COLUMNS,
+    "outcome",
+    "label",
+    "subgroup",
+    "made_with",
+    "cohort",
+    "data",
+    "recalibration",
+    "reason",
+    "predictions",
+)
 
 
 @dataclass(frozen=True)
-class Tested:
+class TestRun:
     """One run's predictions of one hospital's examples."""
 
     examples: Examples
@@ -68,11 +81,11 @@ class Tested:
     """Labels that the training part had one class of: what is predicted of them means nothing."""
 
 
-def figures_and_ends(replicates: int) -> list[str]:
-    return [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high") if not end or replicates]
+def metric_columns(replicates: int) -> list[str]:
+    return [f"{name}{end}" for name in METRICS for end in ("", "_low", "_high") if not end or replicates]
 
 
-def name_of(hospital: str, oov: str = "") -> str:
+def test_name(hospital: str, oov: str = "") -> str:
     """How files call a test: the hospital, and how unknown codes were read if not as [UNK]."""
     return hospital + (f"_{oov}" if oov not in ("", "unk") else "")
 
@@ -84,7 +97,7 @@ def write_private(path: Path, table: pa.Table):
         pq.write_table(table, part)
 
 
-def write_predictions(tested: Tested):
+def write_predictions(tested: TestRun):
     """The MEDS prediction schema, a file a label: the rows that the label is known of."""
     for i, label in enumerate(tested.examples.label_names):
         truth = tested.examples.truth[tested.part[:, 3], i]
@@ -105,7 +118,7 @@ def write_predictions(tested: Tested):
         )
 
 
-def label_path(tested: Tested, label: str) -> Path:
+def label_path(tested: TestRun, label: str) -> Path:
     return prediction_files(tested.file, tested.examples)[tested.examples.label_names.index(label)]
 
 
@@ -120,7 +133,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return pq.read_table(path).to_pandas()
 
 
-def common_of(tested: Tested) -> dict:
+def common_columns(tested: TestRun) -> dict:
     examples = tested.examples
     return tested.facts | {
         "tested_on": examples.hospital,
@@ -132,11 +145,11 @@ def common_of(tested: Tested) -> dict:
     }
 
 
-def rows_of(tested: Tested, replicates: int, seed: int = 0) -> list[dict]:
+def metric_rows(tested: TestRun, replicates: int, seed: int = 0) -> list[dict]:
     """A row a label, a macro row for several, and for a single label a row a subgroup."""
     examples, part = tested.examples, tested.part
     truth, persons = examples.truth[part[:, 3]], examples.persons[part[:, 3]]
-    common = common_of(tested)
+    common = common_columns(tested)
 
     def row(chosen, i, **more):
         chosen = chosen & ~np.isnan(truth[:, i])
@@ -147,7 +160,7 @@ def rows_of(tested: Tested, replicates: int, seed: int = 0) -> list[dict]:
         elif not examples.single and min(len(set(who[labels])), len(set(who[~labels]))) < 2:
             why = "fewer than two persons of a class"  # a mean over labels would hang on one person
         if why:
-            found = dict.fromkeys(figures_and_ends(replicates)) | {
+            found = dict.fromkeys(metric_columns(replicates)) | {
                 "n": len(who),
                 "persons": len(np.unique(who)),
                 "positives": int(labels.sum()),
@@ -156,7 +169,7 @@ def rows_of(tested: Tested, replicates: int, seed: int = 0) -> list[dict]:
             }
         else:
             threshold = None if np.isnan(tested.thresholds[i]) else float(tested.thresholds[i])
-            found = metrics.describe(labels, tested.probabilities[chosen, i], who, threshold, replicates, seed)
+            found = metrics.compute_metrics(labels, tested.probabilities[chosen, i], who, threshold, replicates, seed)
         return common | {"label": "", "predictions": ""} | found | more
 
     everyone = np.ones(len(part), dtype=bool)
@@ -165,14 +178,14 @@ def rows_of(tested: Tested, replicates: int, seed: int = 0) -> list[dict]:
             row(everyone, i, label=label, predictions=contract.display_path(label_path(tested, label)))
             for i, label in enumerate(examples.label_names)
         ]
-        return [macro(common, rows, truth, tested.probabilities, persons, replicates, seed), *rows]
+        return [macro_row(common, rows, truth, tested.probabilities, persons, replicates, seed), *rows]
     rows = [row(everyone, 0, predictions=contract.display_path(tested.file))]
     for name, values in examples.subgroups.iloc[part[:, 3]].items():
         rows += [row((values == value).to_numpy(), 0, subgroup=f"{name}={value}") for value in sorted(values.dropna().unique())]
     return rows
 
 
-def macro(common: dict, rows: list[dict], truth, probabilities, persons, replicates: int, seed: int) -> dict:
+def macro_row(common: dict, rows: list[dict], truth, probabilities, persons, replicates: int, seed: int) -> dict:
     """The mean over labels that have both classes; the others are named."""
     whole = [i for i, row in enumerate(rows) if row["auroc"] is not None]
     left_out = [f"{row['label']} ({row['reason']})" for row in rows if row["auroc"] is None]
@@ -183,15 +196,15 @@ def macro(common: dict, rows: list[dict], truth, probabilities, persons, replica
         "threshold": None,
         "reason": f"without {', '.join(left_out)}" if left_out else "",
     }
-    for name in FIGURES:
+    for name in METRICS:
         values = [rows[i][name] for i in whole if rows[i][name] is not None]
         found[name] = float(np.mean(values)) if values else None
     if replicates and whole:
-        found |= metrics.macro_intervals(truth[:, whole], probabilities[:, whole], persons, replicates, seed)
+        found |= metrics.macro_bootstrap_intervals(truth[:, whole], probabilities[:, whole], persons, replicates, seed)
     return common | {"label": "macro", "predictions": ""} | found
 
 
-def recalibrated(tested: Tested, labels: int, replicates: int, seed: int) -> list[dict]:
+def recalibrated_rows(tested: TestRun, labels: int, replicates: int, seed: int) -> list[dict]:
     """Rows before and after a recalibration by `labels` local labels, both on the persons that gave none."""
     examples, part = tested.examples, tested.part
     truth, persons = examples.truth[part[:, 3], 0] == 1, examples.persons[part[:, 3]]
@@ -200,7 +213,7 @@ def recalibrated(tested: Tested, labels: int, replicates: int, seed: int) -> lis
     enough = int(np.searchsorted(np.cumsum(number.loc[order].to_numpy()), labels)) + 1
     local = np.isin(persons, order[:enough])
     rest = part[~local]
-    common = common_of(tested) | {"label": "", "predictions": ""}
+    common = common_columns(tested) | {"label": "", "predictions": ""}
     if not len(rest):
         return [
             common | {"n": 0, "positives": 0, "recalibration": f"{when} {labels}", "reason": f"no more than {labels} labels there"}
@@ -209,7 +222,7 @@ def recalibrated(tested: Tested, labels: int, replicates: int, seed: int) -> lis
     before = tested.probabilities[~local, 0]
     after = metrics.recalibrate(truth[local], tested.probabilities[local, 0], before)
     return [
-        common | metrics.describe(truth[~local], p, persons[~local], None, replicates, seed) | {"recalibration": f"{when} {labels}"}
+        common | metrics.compute_metrics(truth[~local], p, persons[~local], None, replicates, seed) | {"recalibration": f"{when} {labels}"}
         for when, p in (("before", before), ("after", after))
     ]
 
@@ -220,7 +233,7 @@ def read_rows(file: Path) -> list[dict]:
 
 def write_summary() -> pd.DataFrame:
     rows = [row for file in contract.metrics_files() for row in read_rows(file)]
-    summary = pd.DataFrame(rows, columns=COLUMNS)
+    summary = pd.DataFrame(rows, columns=RESULT_COLUMNS)
     with storage.atomic_write(contract.summary_file()) as part:
         summary.to_csv(part, index=False)
     return summary
@@ -230,37 +243,37 @@ def read_summary() -> pd.DataFrame:
     """Empty texts stay empty texts: pandas would make them NaN."""
     if not contract.summary_file().exists():
         raise UserError(f"{contract.display_path(contract.summary_file())} is missing; experiments/finetune.py writes it")
-    summary = pd.read_csv(contract.summary_file(), dtype=dict.fromkeys(TEXTS, str), keep_default_na=False)
-    return summary.assign(**{name: pd.to_numeric(summary[name], errors="coerce") for name in summary if name not in TEXTS})
+    summary = pd.read_csv(contract.summary_file(), dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False)
+    return summary.assign(**{name: pd.to_numeric(summary[name], errors="coerce") for name in summary if name not in TEXT_COLUMNS})
 
 
 # ---- arms --------------------------------------------------------------------------------------------------
 
 
-def place(arm: tuple) -> tuple:
+def arm_sort_key(arm: tuple) -> tuple:
     """Where an arm stands in a table: models and representations in the order people know, the plain before its variants."""
     trained_on, model, head, rep, variant, oov = arm
-    of = [known.index(name) if name in known else len(known) for known, name in ((MODELS, model), (REPS, rep))]
+    of = [known.index(name) if name in known else len(known) for known, name in ((MODELS, model), (REPRESENTATIONS, rep))]
     return (of[0], model, variant, of[1], rep, head, oov not in ("", "unk"), oov, trained_on)
 
 
-def name_arm(arm: tuple) -> str:
+def arm_label(arm: tuple) -> str:
     _, model, head, rep, variant, oov = arm
     return " ".join(
         filter(None, [model + (f"/{head}" if head not in ("", "linear") else ""), rep, variant, f"by {oov}" if oov not in ("", "unk") else ""])
     )
 
 
-def find_reference(arms: list[tuple], against: str | None) -> tuple | None:
+def find_reference_arm(arms: list[tuple], against: str | None) -> tuple | None:
     """The arm that every other is compared with: the plainest that has all words of `against`, None if there is none.
 
     Not told: behrt medrep, or if that is not there the first.
     """
     words = set((against or "behrt medrep").split())
     fit = [arm for arm in arms if words <= {*arm[:4], *arm[4].split("+"), arm[5]}]
-    plainest = sorted(fit, key=lambda arm: (arm[4] != "", arm[2] not in ("", "linear"), arm[5] not in ("", "unk"), place(arm)))
+    plainest = sorted(fit, key=lambda arm: (arm[4] != "", arm[2] not in ("", "linear"), arm[5] not in ("", "unk"), arm_sort_key(arm)))
     return plainest[0] if plainest else None if against else arms[0]
 
 
-def arms_of(rows: pd.DataFrame) -> list[tuple]:
-    return sorted(set(rows[KEY].itertuples(index=False, name=None)), key=place)
+def list_arms(rows: pd.DataFrame) -> list[tuple]:
+    return sorted(set(rows[KEY_COLUMNS].itertuples(index=False, name=None)), key=arm_sort_key)

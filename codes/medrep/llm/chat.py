@@ -33,7 +33,7 @@ import ibis
 
 from medrep import contract, storage
 from medrep.errors import UserError
-from medrep.progress import bar, say
+from medrep.progress import print_line, progress_bar
 from medrep.settings import ChatConfig, DefinitionsConfig
 
 ANSWER_COLUMNS = {
@@ -268,7 +268,7 @@ def ask_all(
     try:
         asyncio.run(asker.run(iter(requests), total))
     except asyncio.CancelledError:
-        say(f"stopped: {asker.counts['answered']:,} answers of this run are kept; the same command asks for the rest")
+        print_line(f"stopped: {asker.counts['answered']:,} answers of this run are kept; the same command asks for the rest")
         raise SystemExit(128 + asker.signal) from None
     except Stop as reason:
         raise UserError(f"{reason}; {asker.counts['answered']:,} answers of this run are kept, and the same command asks for the rest") from None
@@ -310,7 +310,7 @@ class Asker:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop, number)
-        with bar(what=self.what, total=total, unit="answers") as self.progress:
+        with progress_bar(what=self.what, total=total, unit="answers") as self.progress:
             async with self.client() as self.service:
                 workers = [asyncio.create_task(self.work(requests)) for _ in range(min(self.settings.concurrency, total))]
                 syncing = asyncio.create_task(self.sync_often())
@@ -405,7 +405,7 @@ class Asker:
         reply = await self.send(replace(request, schema=None))
         if self.takes_schema:
             self.takes_schema = False
-            say(f"{self.host} takes no JSON schema: it is asked in words alone")
+            print_line(f"{self.host} takes no JSON schema: it is asked in words alone")
         return reply
 
     def judge(self, status: int, code: str, words: str, headers) -> dict:
@@ -491,7 +491,7 @@ def collect_batch(files: Iterable[Path], answers: Answers, settings: Definitions
         lines = unreadable = 0
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
-                for line in bar(file, path.name, unit="lines"):
+                for line in progress_bar(file, path.name, unit="lines"):
                     lines += 1
                     if (result := read_result(line, settings)) is None:
                         unreadable += 1
@@ -503,7 +503,7 @@ def collect_batch(files: Iterable[Path], answers: Answers, settings: Definitions
         except Stop as reason:
             raise UserError(f"{reason}; give the same files again then") from None
         if unreadable:
-            say(f"{path}: {unreadable:,} of {lines:,} lines are no results of our batches and are passed over")
+            print_line(f"{path}: {unreadable:,} of {lines:,} lines are no results of our batches and are passed over")
     return counts
 
 

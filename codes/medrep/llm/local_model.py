@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 
 from medrep.errors import UserError
 from medrep.llm import chat
-from medrep.progress import bar, say
+from medrep.progress import print_line, progress_bar
 from medrep.settings import RatingConfig
 from medrep.vectors import texts
 
@@ -47,7 +47,7 @@ class Model:
             remedy = "--llm takes the folder of a causal language model, as `hf download` brings it, or its Hugging Face id"
             if not Path(name).is_dir():
                 raise UserError(f"{name} is no folder: {remedy}")
-        here = {"local_files_only": Path(name).is_dir() or not texts.hub_answers()}
+        here = {"local_files_only": Path(name).is_dir() or not texts.hub_reachable()}
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, padding_side="left", **here)
             self.check_room(transformers, transformers.AutoConfig.from_pretrained(name, **here))
@@ -61,7 +61,7 @@ class Model:
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         where = f"{self.settings.precision} on {' and '.join(sorted({str(p.device) for p in model.parameters()}))}"
-        say(f"{name}: {model.config.architectures and model.config.architectures[0]}, {model.num_parameters():,} weights in {where}")
+        print_line(f"{name}: {model.config.architectures and model.config.architectures[0]}, {model.num_parameters():,} weights in {where}")
         self.opened = tokenizer, model
 
     def check_room(self, transformers, shape):
@@ -80,13 +80,15 @@ class Model:
                 "smaller --llm"
             )
         if torch.cuda.is_available() and needed > gpus:
-            say(f"{self.name} needs {needed / 1e9:,.0f} GB and {gpus / 1e9:,.0f} are free on the GPUs: a part stays in main memory, which is slow")
+            print_line(
+                f"{self.name} needs {needed / 1e9:,.0f} GB and {gpus / 1e9:,.0f} are free on the GPUs: a part stays in main memory, which is slow"
+            )
 
     def answer_all(self, requests: Sequence[chat.Request], answers: chat.Answers, what: str):
         """Keep the answer to every request. The most likely token each time: one machine answers a prompt the same way twice."""
         if not self.opened:
             self.open()
-        with bar(what=what, total=len(requests), unit="answers") as progress:
+        with progress_bar(what=what, total=len(requests), unit="answers") as progress:
             for start in range(0, len(requests), self.settings.prompts_at_once):
                 part = requests[start : start + self.settings.prompts_at_once]
                 try:

@@ -26,8 +26,8 @@ from transformers import get_linear_schedule_with_warmup
 
 from medrep import contract, progress, storage
 from medrep.errors import UserError
-from medrep.patients.training import CHECKPOINTS, loader
-from medrep.progress import say
+from medrep.patients.training import CHECKPOINT_NAMES, make_loader
+from medrep.progress import print_line
 
 BEYOND = "beyond_tables"
 
@@ -102,9 +102,9 @@ def fit(
     model, optimizer = accelerator.prepare(model, optimizer)
     accelerator.register_for_checkpointing(schedule, state)
     log, best = folder / "log.jsonl", folder / "best"
-    if checkpoint := next((folder / name for name in CHECKPOINTS if (folder / name).exists()), None):
+    if checkpoint := next((folder / name for name in CHECKPOINT_NAMES if (folder / name).exists()), None):
         accelerator.load_state(str(checkpoint))
-        say(f"{what}: continues after epoch {state.epoch}" + (f" and {state.step} batches" if state.step else ""))
+        print_line(f"{what}: continues after epoch {state.epoch}" + (f" and {state.step} batches" if state.step else ""))
     lines = read_log(log)[: state.epoch]  # one more if it was killed between its line and its checkpoint
     if progress.is_main_process():
         storage.make_folder(folder)
@@ -124,7 +124,7 @@ def fit(
                 "best": bool(better),
             }
             if progress.is_main_process():
-                say(f"{what}: {progress.in_words(line)}")
+                print_line(f"{what}: {progress.format_figures(line)}")
                 with disk_of(folder):
                     if better:
                         with storage.atomic_write(best) as part:
@@ -147,8 +147,8 @@ def run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder
     model.train()
     world, epoch = accelerator.num_processes, state.epoch
     done, started, saved = state.seconds, time.perf_counter(), time.perf_counter()
-    batches = loader(plan[state.step :], lambda part, i, rank, world, first=state.step: make(part, (epoch, first + i), rank, world), accelerator)
-    with progress.bar(what=f"{what}, epoch {epoch + 1}/{settings.epochs}", total=len(plan), unit="batches") as bar:
+    batches = make_loader(plan[state.step :], lambda part, i, rank, world, first=state.step: make(part, (epoch, first + i), rank, world), accelerator)
+    with progress.progress_bar(what=f"{what}, epoch {epoch + 1}/{settings.epochs}", total=len(plan), unit="batches") as bar:
         bar.update(state.step)
         for batch in batches:
             found, shown = losses(model, batch)
@@ -181,7 +181,7 @@ def run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder
                 save_checkpoint(accelerator, folder)
                 saved = time.perf_counter()
             if stop:
-                say(f"{what}: stopped as told after {state.step} batches of epoch {epoch + 1}; the same command continues from here")
+                print_line(f"{what}: stopped as told after {state.step} batches of epoch {epoch + 1}; the same command continues from here")
                 sys.exit(128 + (signals.stop or signal.SIGTERM))
 
 
@@ -293,7 +293,7 @@ def disk_of(folder: Path):
 
 def save_checkpoint(accelerator: Accelerator, folder: Path):
     """All of the state or nothing: the last one goes only when the new one is whole."""
-    newest, previous = (folder / name for name in CHECKPOINTS)
+    newest, previous = (folder / name for name in CHECKPOINT_NAMES)
     part = folder / "checkpoint.unfinished"
     if accelerator.is_main_process:
         storage.remove_path(part)

@@ -35,7 +35,7 @@ PERSON_ARRAYS = {"person_id": np.int64, "sex": np.int8, "split": np.int8, "start
 """One entry a person, sorted by person_id. sex: token_vocabulary.SEX_TOKEN; split: place in contract.SPLITS; their events
 are [start, stop). File person_{name}.npy, but person_id.npy."""
 
-HEAD = 2  # [CLS] and the sex token stand before the events of every sequence
+PREFIX_LENGTH = 2  # [CLS] and the sex token stand before the events of every sequence
 
 
 def array_file(name: str, hospital: str):
@@ -72,7 +72,7 @@ class Trajectories:
 
     def windows(self, rows: np.ndarray, max_length: int) -> np.ndarray:
         """int64 (windows, 3): (row, start, stop) that cut each person's events into windows, the newest one full."""
-        size, rows = max_length - HEAD, np.asarray(rows, dtype=np.int64)
+        size, rows = max_length - PREFIX_LENGTH, np.asarray(rows, dtype=np.int64)
         first, last = self.person_start[rows].astype(np.int64), self.person_stop[rows].astype(np.int64)
         count = -(-(last - first) // size)
         place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)  # of each window within its person, from the newest
@@ -87,7 +87,7 @@ class Trajectories:
             middle = np.minimum((low + high) // 2, len(self.time) - 1)
             before = (low < high) & (self.time[middle] < prediction_times)
             low, high = np.where(before, middle + 1, low), np.where(before, high, np.minimum(high, middle))
-        return np.stack([rows, np.maximum(first, low - (max_length - HEAD)), low], axis=1).astype(np.int64)
+        return np.stack([rows, np.maximum(first, low - (max_length - PREFIX_LENGTH)), low], axis=1).astype(np.int64)
 
     def pack(self, slices: np.ndarray, translation: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The slices end to end: int64 arrays (tokens,), `boundaries` (slices + 1,) between them, and `prolonged` (slices,).
@@ -97,25 +97,25 @@ class Trajectories:
         The two tokens before the events have domain 0, ranks 0 and the age at the slice's last event. `prolonged`: 1 where
         some visit of the slice is a long one.
         """
-        lengths = slices[:, 2] - slices[:, 1] + HEAD
+        lengths = slices[:, 2] - slices[:, 1] + PREFIX_LENGTH
         boundaries = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         batch = {name: np.zeros(boundaries[-1], dtype=np.int64) for name in ("token", "domain", "age", "visit_rank", "record_rank")}
         prolonged = np.zeros(len(slices), dtype=np.int64)
         for i, ((row, start, stop), at) in enumerate(zip(slices[:, :3], boundaries[:-1], strict=True)):
-            events = slice(at + HEAD, at + HEAD + stop - start)
+            events = slice(at + PREFIX_LENGTH, at + PREFIX_LENGTH + stop - start)
             tokens = self.token[start:stop]
-            batch["token"][at : at + HEAD] = CLS, self.person_sex[row]
+            batch["token"][at : at + PREFIX_LENGTH] = CLS, self.person_sex[row]
             batch["token"][events] = tokens if translation is None else translation[tokens]
             batch["domain"][events] = self.domain[start:stop]
             batch["age"][events] = self.age[start:stop]
             if stop > start:
-                batch["age"][at : at + HEAD] = self.age[stop - 1]
+                batch["age"][at : at + PREFIX_LENGTH] = self.age[stop - 1]
                 prolonged[i] = self.long_visit[start:stop].any()
-                batch["visit_rank"][events], batch["record_rank"][events] = renumber(self.visit_rank[start:stop], self.record_rank[start:stop])
+                batch["visit_rank"][events], batch["record_rank"][events] = renumber_ranks(self.visit_rank[start:stop], self.record_rank[start:stop])
         return {**batch, "boundaries": boundaries, "prolonged": prolonged}
 
 
-def renumber(visit_rank: np.ndarray, record_rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def renumber_ranks(visit_rank: np.ndarray, record_rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ranks counted from 1 again within a slice: it must not tell how much lies before or after it.
 
     A slice holds a contiguous stretch of each visit's times, so the first record rank of the visit is taken off.
@@ -126,11 +126,11 @@ def renumber(visit_rank: np.ndarray, record_rank: np.ndarray) -> tuple[np.ndarra
     return visit + 1, record_rank - first[visit] + 1
 
 
-def batches(slices: np.ndarray, batch_tokens: int, seed: Sequence[int] | None = None) -> list[np.ndarray]:
+def token_budget_batches(slices: np.ndarray, batch_tokens: int, seed: Sequence[int] | None = None) -> list[np.ndarray]:
     """Slices put together under a budget of tokens (one longer than it stands alone); shuffled if there is a seed."""
     if seed is not None:
         slices = slices[np.random.default_rng(seed).permutation(len(slices))]
-    lengths = slices[:, 2] - slices[:, 1] + HEAD
+    lengths = slices[:, 2] - slices[:, 1] + PREFIX_LENGTH
     cut, used = [0], 0
     for i, length in enumerate(lengths.tolist()):
         if used and used + length > batch_tokens:
@@ -140,7 +140,7 @@ def batches(slices: np.ndarray, batch_tokens: int, seed: Sequence[int] | None = 
     return [slices[a:b] for a, b in zip(cut, cut[1:] + [len(slices)], strict=True) if b > a]
 
 
-def mask(tokens: np.ndarray, vocabulary_size: int, share: float, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def mask_tokens(tokens: np.ndarray, vocabulary_size: int, share: float, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Masked-language-model input: the tokens with `share` of the events masked, and the places where (int64).
 
     Of the masked, 80 % become [MASK], 10 % another token, 10 % stay; special and sex tokens never are.

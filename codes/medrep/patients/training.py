@@ -28,19 +28,19 @@ from transformers.utils import logging
 from medrep import config, contract, progress, stamps, storage
 from medrep.errors import UserError
 from medrep.patients import sequences
-from medrep.progress import say
+from medrep.progress import print_line
 from medrep.vocabulary.ancestors import translation_by_ancestors
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK, Vocabulary
-from medrep.vocabulary.token_vocabulary import load as load_vocabulary
+from medrep.vocabulary.token_vocabulary import load_vocabulary as load_vocabulary
 
 logging.disable_progress_bar()  # one line of progress is enough, and it is ours
 logging.set_verbosity_error()  # a new head beside pretrained weights is what finetuning is, not a warning
 
-CHECKPOINTS = ("checkpoint", "checkpoint.previous")  # the second is whole where a process died while it wrote the first
-FAILED = "MEDREP_FAILED"  # names the file that the first of several processes that fails makes
-CHECKPOINT_SECONDS = 120  # that processes have after SIGTERM
+CHECKPOINT_NAMES = ("checkpoint", "checkpoint.previous")  # the second is whole where a process died while it wrote the first
+FAILED_ENV = "MEDREP_FAILED"  # names the file that the first of several processes that fails makes
+CHECKPOINT_INTERVAL_S = 120  # that processes have after SIGTERM
 KNOWN_TRACKERS = {tracker.value for tracker in LoggerType} - {"all"}
-READ = ("token", "age", "visit_rank", "record_rank", "domain", "boundaries")
+INPUT_ARRAYS = ("token", "age", "visit_rank", "record_rank", "domain", "boundaries")
 """What the models read of a packed batch."""
 
 
@@ -49,7 +49,7 @@ READ = ("token", "age", "visit_rank", "record_rank", "domain", "boundaries")
 
 def check_devices(devices: list[str], flag: str):
     """Refuse devices that are not here, and say which are. A process of several sees its own alone, and was asked for already."""
-    if is_worker():
+    if is_worker_process():
         return
     there = [str(i) for i in range(torch.cuda.device_count())]
     cpu = [device for device in devices if device == "cpu"]
@@ -66,13 +66,13 @@ def add_device_argument(parser: argparse.ArgumentParser):
     parser.add_argument("--gpu-devices", nargs="+", metavar="N", help="GPU numbers, or cpu; default: the first GPU, or the CPU if there is none")
 
 
-def asked_devices(args: argparse.Namespace) -> list[str]:
+def requested_devices(args: argparse.Namespace) -> list[str]:
     devices = args.gpu_devices or (["0"] if torch.cuda.is_available() else ["cpu"])
     check_devices(devices, "--gpu-devices")
     return devices
 
 
-def add_report_argument(parser: argparse.ArgumentParser):
+def add_tracker_argument(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--report-to",
         nargs="+",
@@ -82,18 +82,18 @@ def add_report_argument(parser: argparse.ArgumentParser):
     )
 
 
-def is_worker() -> bool:
+def is_worker_process() -> bool:
     """Whether start_processes (or torchrun) started this process."""
     return "RANK" in os.environ
 
 
-def start_processes(devices: list[str], script: str, arguments: list[str]) -> int | None:
+def launch_workers(devices: list[str], script: str, arguments: list[str]) -> int | None:
     """Start one process a device and give their exit status; None if this process should go on. If one fails, all stop.
 
     torch's own launcher, as in `torchrun`; over several machines torchrun runs the same script: its processes find RANK in
     their environment and go on. SIGTERM is handed on, and the processes have time to write a checkpoint.
     """
-    if is_worker() or len(devices) == 1:
+    if is_worker_process() or len(devices) == 1:
         return None
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -102,11 +102,11 @@ def start_processes(devices: list[str], script: str, arguments: list[str]) -> in
     logs.getLogger("torch.distributed.elastic").setLevel(logs.CRITICAL)  # the process that failed has said why
     with tempfile.TemporaryDirectory() as scratch:
         given = {
-            FAILED: str(Path(scratch) / "failed"),
+            FAILED_ENV: str(Path(scratch) / "failed"),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(devices)))),
         }
         if devices[0] != "cpu":
-            given["CUDA_VISIBLE_DEVICES"] = visible(devices)
+            given["CUDA_VISIBLE_DEVICES"] = cuda_visible_devices(devices)
         before = dict(os.environ)
         os.environ.update(given)
         setup = LaunchConfig(
@@ -117,7 +117,7 @@ def start_processes(devices: list[str], script: str, arguments: list[str]) -> in
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             max_restarts=0,
-            shutdown_timeout=CHECKPOINT_SECONDS,
+            shutdown_timeout=CHECKPOINT_INTERVAL_S,
         )
         try:
             elastic_launch(setup, sys.executable)(script, *arguments)
@@ -132,15 +132,15 @@ def start_processes(devices: list[str], script: str, arguments: list[str]) -> in
     return 0
 
 
-def visible(devices: list[str]) -> str:
+def cuda_visible_devices(devices: list[str]) -> str:
     """CUDA_VISIBLE_DEVICES for a process that is to see these of the devices that this one sees."""
     seen = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return ",".join(seen[int(device)] if seen else device for device in devices)
 
 
-def run(main: Callable[[], None]):
+def run_main(main: Callable[[], None]):
     """Run a script's main. Of several processes only the first that fails says why, and none outlives the one that started them."""
-    if not is_worker():
+    if not is_worker_process():
         main()
         return
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: Linux ends this process with its parent
@@ -148,10 +148,10 @@ def run(main: Callable[[], None]):
         main()
     except BaseException as problem:
         status = problem.code if isinstance(problem, SystemExit) else 1
-        if status in (0, None) or FAILED not in os.environ:
+        if status in (0, None) or FAILED_ENV not in os.environ:
             raise
         try:
-            os.close(os.open(os.environ[FAILED], os.O_CREAT | os.O_EXCL))
+            os.close(os.open(os.environ[FAILED_ENV], os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             sys.exit(status if isinstance(status, int) else 1)
         raise
@@ -162,7 +162,7 @@ def cpu_has_bf16() -> bool:
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def open_device(devices: list[str], precision: str = "auto", report_to: list[str] = (), folder: Path | None = None) -> Accelerator:
+def make_accelerator(devices: list[str], precision: str = "auto", report_to: list[str] = (), folder: Path | None = None) -> Accelerator:
     """The accelerator of this process. `precision`: of settings.PRECISIONS; `report_to`: trackers that accelerate knows, writing below `folder`."""
     report_to = [tracker for tracker in report_to if tracker != "none"]
     if unknown := [tracker for tracker in report_to if tracker not in KNOWN_TRACKERS]:
@@ -172,32 +172,32 @@ def open_device(devices: list[str], precision: str = "auto", report_to: list[str
     trackers = {"log_with": report_to, "project_dir": folder} if report_to else {}
     on_gpu = devices[0] != "cpu"
     if on_gpu:
-        take_device(devices)
+        set_visible_devices(devices)
     mixed = "bf16" if config.resolve_precision(precision, on_gpu) == "bf16" else "no"
     if mixed == "bf16" and not on_gpu and not cpu_has_bf16():
-        say("this CPU has no instructions for bf16: fp32 is faster by far")
+        print_line("this CPU has no instructions for bf16: fp32 is faster by far")
     return Accelerator(cpu=not on_gpu, mixed_precision=mixed, **trackers)
 
 
-def take_device(devices: list[str]):
+def set_visible_devices(devices: list[str]):
     """Make the GPU that was named the one of accelerate, and so of transformers' Trainer."""
-    if devices[0] != "cpu" and not is_worker():
+    if devices[0] != "cpu" and not is_worker_process():
         torch.cuda.set_device(int(devices[0]))
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", f"cuda:{devices[0]}")
 
 
-def device_of(devices: list[str]) -> torch.device:
+def torch_device(devices: list[str]) -> torch.device:
     """The device of this process, for work without steps that others wait for."""
     if devices[0] == "cpu":
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) if is_worker() else int(devices[0]))
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) if is_worker_process() else int(devices[0]))
 
 
 # ---- reading a vocabulary ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Reading:
+class InputMapping:
     """How a model reads a hospital: which of its own numbers each token becomes, and the vectors it needs for that."""
 
     translation: np.ndarray
@@ -206,26 +206,26 @@ class Reading:
     """float32 (concepts, width), the concept table for this hospital; None if the model keeps its own."""
 
 
-OOV = ("unk", "ancestor")
+OOV_STRATEGIES = ("unk", "ancestor")
 """How a model without vectors reads a code that it does not know: as [UNK], or as its nearest ancestor that it knows."""
 
 
-def reading_of(vocabulary: Vocabulary, rep: str, model_vocabulary: Vocabulary, oov: str = "unk") -> Reading:
+def make_input_mapping(vocabulary: Vocabulary, rep: str, model_vocabulary: Vocabulary, oov: str = "unk") -> InputMapping:
     """`none` knows the codes it was pretrained on, and reads others by `oov`; a representation gives every code with a vector a meaning."""
     if rep == "none":
         if oov == "ancestor":
-            return Reading(translation_by_ancestors(vocabulary, model_vocabulary)[0], None)
-        return Reading(vocabulary.translation_to(model_vocabulary), None)
+            return InputMapping(translation_by_ancestors(vocabulary, model_vocabulary)[0], None)
+        return InputMapping(vocabulary.translation_to(model_vocabulary), None)
     from medrep.vectors import concept_vectors
 
     special = len(SPECIAL_TOKENS)
     vectors, how = concept_vectors.gather(vocabulary.tokens[special:], rep)
     translation = np.arange(len(vocabulary))
     translation[special:][how == "none"] = UNK
-    return Reading(translation, vectors)
+    return InputMapping(translation, vectors)
 
 
-def readable_share(trajectories: sequences.Trajectories, slices: np.ndarray, reading: Reading) -> float:
+def known_token_share(trajectories: sequences.Trajectories, slices: np.ndarray, reading: InputMapping) -> float:
     """The share of the slices' events that the model reads as something other than [UNK]."""
     counts = np.zeros(len(reading.translation), dtype=np.int64)
     for _, start, stop in slices:
@@ -236,7 +236,7 @@ def readable_share(trajectories: sequences.Trajectories, slices: np.ndarray, rea
 # ---- batches ---------------------------------------------------------------------------------------------------
 
 
-class Batches(Dataset):
+class BatchDataset(Dataset):
     """Packed batches of one epoch, made when asked for; each process makes its share of every batch's slices."""
 
     def __init__(self, plan: list[np.ndarray], make: Callable, rank: int = 0, world: int = 1):
@@ -250,40 +250,40 @@ class Batches(Dataset):
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in batch.items()}
 
 
-def loader(plan, make, accelerator: Accelerator | None = None) -> DataLoader:
+def make_loader(plan, make, accelerator: Accelerator | None = None) -> DataLoader:
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     on_gpu = accelerator is not None and accelerator.device.type == "cuda"
     # batch_size None: an item is already a batch. Workers only where the device does not need the cores itself. A generator
     # of its own: a loader draws a number when it starts, which would move the model's dropout where a run is continued.
     return DataLoader(
-        Batches(plan, make, rank, world), batch_size=None, num_workers=2 if on_gpu else 0, pin_memory=on_gpu, generator=torch.Generator()
+        BatchDataset(plan, make, rank, world), batch_size=None, num_workers=2 if on_gpu else 0, pin_memory=on_gpu, generator=torch.Generator()
     )
 
 
-def model_input(batch: dict, device) -> dict[str, torch.Tensor]:
-    return {name: batch[name].to(device, non_blocking=True) for name in READ}
+def to_tensors(batch: dict, device) -> dict[str, torch.Tensor]:
+    return {name: batch[name].to(device, non_blocking=True) for name in INPUT_ARRAYS}
 
 
 # ---- finished runs -----------------------------------------------------------------------------------------------
 
 
-def made_from(*inputs: Path) -> dict:
+def input_fingerprints(*inputs: Path) -> dict:
     """What a run is made from, by stamps.fingerprint: with remade data the old run is not its result any more."""
     return {"inputs": {contract.display_path(path): stamps.fingerprint(path) for path in inputs}}
 
 
-def inputs_of(folder: Path) -> dict[str, str]:
+def recorded_inputs(folder: Path) -> dict[str, str]:
     """What a finished run was made from: {path: fingerprint}."""
     return yaml.safe_load((folder / "config.yaml").read_text())["inputs"]
 
 
-def require_unchanged(folder: Path):
+def require_inputs_unchanged(folder: Path):
     """Refuse a finished run whose inputs were remade: another split of persons would let it be tested on its own."""
-    if changed := [path for path, before in inputs_of(folder).items() if stamps.fingerprint(contract.ROOT / path) != before]:
+    if changed := [path for path, before in recorded_inputs(folder).items() if stamps.fingerprint(contract.ROOT / path) != before]:
         raise UserError(f"{', '.join(changed)} changed since {contract.display_path(folder)} was made from it: run pretrain.py again with --fresh")
 
 
-def vocabulary_of(folder: Path, finetuned: bool = False) -> Vocabulary:
+def load_model_vocabulary(folder: Path, finetuned: bool = False) -> Vocabulary:
     """The vocabulary that a model was pretrained on; refused if the model in `folder` was made for another.
 
     A finetuned model that reads vectors holds those of the whole home hospital: its table is swapped in any case.
@@ -299,7 +299,7 @@ def vocabulary_of(folder: Path, finetuned: bool = False) -> Vocabulary:
     return known
 
 
-def already_done(folder: Path, settings: dict, fresh: bool) -> bool:
+def is_finished(folder: Path, settings: dict, fresh: bool) -> bool:
     """Whether `folder` holds a finished run with these settings and inputs; a run with others is an error.
 
     A finished run is known by its config.yaml, which is written last.
@@ -320,10 +320,10 @@ def already_done(folder: Path, settings: dict, fresh: bool) -> bool:
         if differ:
             raise UserError(f"{contract.display_path(folder)} was made with other settings or inputs ({'; '.join(differ)}): --fresh starts over")
         if file == done:
-            say(f"{contract.display_path(folder)} is finished; --fresh starts over")
+            print_line(f"{contract.display_path(folder)} is finished; --fresh starts over")
             return True
-    if begun.exists() and not any((folder / name).exists() for name in CHECKPOINTS):
-        say(f"{contract.display_path(folder)} was begun, but has no checkpoint yet: it starts from the beginning")
+    if begun.exists() and not any((folder / name).exists() for name in CHECKPOINT_NAMES):
+        print_line(f"{contract.display_path(folder)} was begun, but has no checkpoint yet: it starts from the beginning")
     if progress.is_main_process():
         config.save_settings(begun, **wanted)
     return False
@@ -340,9 +340,9 @@ def code_version() -> str | None:
     return commit + (" changed" if changed else "")
 
 
-def finish(folder: Path, settings: dict, **facts):
+def mark_finished(folder: Path, settings: dict, **facts):
     """Write config.yaml, which says that the run is whole and what code made it, and remove what only an unfinished run needs."""
-    for name in (*CHECKPOINTS, "checkpoint.unfinished", "best", "settings.yaml"):
+    for name in (*CHECKPOINT_NAMES, "checkpoint.unfinished", "best", "settings.yaml"):
         storage.remove_path(folder / name)
     with storage.atomic_write(folder / "config.yaml") as part:
         config.save_settings(part, run=facts | {"code": code_version()}, **settings)

@@ -28,14 +28,14 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Text:
+class Paragraph:
     text: str
     warning: bool = False
     kind = "text"
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingResult:
     """What has not been run, and the commands that would, a line each."""
 
     what: str
@@ -56,11 +56,11 @@ class Table:
     @property
     def numeric(self) -> list[bool]:
         """Which columns hold numbers."""
-        return [any(cell(row[i]).order is not None for row in self.rows) for i in range(len(self.headings))]
+        return [any(to_cell(row[i]).order is not None for row in self.rows) for i in range(len(self.headings))]
 
 
 @dataclass(frozen=True)
-class Figures:
+class FigureGrid:
     """Drawings side by side, each an SVG, one that is drawn Later, or a Picture, and one legend for all; `across`: how many fit a wide page."""
 
     drawings: Sequence
@@ -72,7 +72,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Later:
+class DeferredFigure:
     """A drawing of counts: it waits until they are protected."""
 
     draw: Callable[[], Markup]
@@ -82,7 +82,7 @@ class Later:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image:
     """A picture file, inside the page."""
 
     data: str
@@ -92,7 +92,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Step:
+class FlowStep:
     """A box of a flow: how many are left, and what became of the others."""
 
     name: str
@@ -101,22 +101,22 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Flow:
+class FlowChart:
     title: str
-    steps: Sequence[Step]
+    steps: Sequence[FlowStep]
     kind = "flow"
 
 
 @dataclass(frozen=True)
-class Beside:
+class SideBySide:
     """Tables or flows side by side, where there is room."""
 
-    parts: Sequence[Table | Flow]
+    parts: Sequence[Table | FlowChart]
     kind = "beside"
 
 
 @dataclass(frozen=True)
-class Code:
+class CodeBlock:
     text: str
     label: str
     kind = "code"
@@ -132,7 +132,7 @@ class Details:
 
 
 @dataclass(frozen=True)
-class Part:
+class Subsection:
     """A heading of the second order, with what stands below it."""
 
     id: str
@@ -168,59 +168,59 @@ def read_json(file: Path):
         raise UserError(f"{contract.display_path(file)} is not whole JSON: remove it, and the stage that writes it does so anew") from None
 
 
-def not_run(parts: Sequence) -> list[str]:
+def missing_results(parts: Sequence) -> list[str]:
     """What of these parts, and of those inside them, has not been run."""
-    return [what for part in parts for what in ([part.what] if part.kind == "missing" else not_run(getattr(part, "parts", ())))]
+    return [what for part in parts for what in ([part.what] if part.kind == "missing" else missing_results(getattr(part, "parts", ())))]
 
 
-def read(file: Path, parts: Callable[[Path], Sequence], what: str, command: str) -> list:
+def parts_or_missing(file: Path, parts: Callable[[Path], Sequence], what: str, command: str) -> list:
     """The parts that are made of a file, or what is missing and the command that would write it."""
-    return list(parts(file)) if file.exists() else [Missing(what, command)]
+    return list(parts(file)) if file.exists() else [MissingResult(what, command)]
 
 
-def known(value) -> bool:
+def is_known(value) -> bool:
     return value is not None and value != "" and not pd.isna(value)
 
 
-def number(value, form: str) -> Cell:
+def number_cell(value, form: str) -> Cell:
     """A column is sorted by what can be read, too: digits that are not shown may tell how many persons a figure is of."""
-    if not known(value):
+    if not is_known(value):
         return Cell("")
     text = format(float(value), form)
     return Cell(text.replace("-", "−"), float(text.replace(",", "").rstrip("%")))
 
 
-def plain(value: int | None) -> Cell:
+def count_cell(value: int | None) -> Cell:
     """A number of what is no person's: files, concepts, runs."""
-    return Cell("–") if value is None else number(value, ",.0f")
+    return Cell("–") if value is None else number_cell(value, ",.0f")
 
 
-def between(low, high, form: str) -> str:
-    return f"{number(low, form).text} to {number(high, form).text}" if known(low) and known(high) else ""
+def format_interval(low, high, form: str) -> str:
+    return f"{number_cell(low, form).text} to {number_cell(high, form).text}" if is_known(low) and is_known(high) else ""
 
 
-def with_interval(value, low, high, form: str) -> Cell:
-    found, interval = number(value, form), between(low, high, form)
+def interval_cell(value, low, high, form: str) -> Cell:
+    found, interval = number_cell(value, form), format_interval(low, high, form)
     return Cell(f"{found.text} ({interval})" if interval else found.text, found.order)
 
 
-def p_value(value) -> Cell:
-    return Cell("") if not known(value) else Cell("<.001" if float(value) < 0.001 else f"{float(value):.3f}", float(value))
+def p_value_cell(value) -> Cell:
+    return Cell("") if not is_known(value) else Cell("<.001" if float(value) < 0.001 else f"{float(value):.3f}", float(value))
 
 
-def slug(*words: str) -> str:
+def slugify(*words: str) -> str:
     """A name for an id: letters, digits and hyphens."""
     return "-".join("".join(c if c.isascii() and c.isalnum() else "-" for c in word) or "x" for word in words)
 
 
-def cell(value) -> Cell:
+def to_cell(value) -> Cell:
     """What the template draws: the text of a cell, and its place in an order."""
     if isinstance(value, Count | Share):
         return Cell(str(value), value.order)
     return value if isinstance(value, Cell) else Cell(str(value))
 
 
-def render(template: str, **content) -> str:
+def render_template(template: str, **content) -> str:
     """The page. A file in $MEDREP_CONFIGS/report stands for that of configs/report."""
     folders = [folder / "report" for folder in reversed(config.config_folders())]
     environment = jinja2.Environment(
@@ -231,11 +231,11 @@ def render(template: str, **content) -> str:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    environment.globals |= {"cell": cell, "inline": lambda name: Markup(source(name))}
+    environment.globals |= {"cell": to_cell, "inline": lambda name: Markup(read_asset(name))}
     return environment.get_template(template).render(**content).lstrip()
 
 
-def source(name: str) -> str:
+def read_asset(name: str) -> str:
     """A style or script of ours, which goes into the page as it is."""
     return Path([folder / "report" / name for folder in config.config_folders() if (folder / "report" / name).exists()][-1]).read_text(
         encoding="utf-8"

@@ -19,38 +19,38 @@ from medrep.contract import DOMAINS
 from medrep.report import charts, disclosure
 from medrep.report.disclosure import Count, Counts, Share
 from medrep.report.pages import (
-    Beside,
     Cell,
+    DeferredFigure,
     Details,
-    Figures,
-    Flow,
-    Later,
-    Missing,
-    Part,
+    FigureGrid,
+    FlowChart,
+    FlowStep,
+    MissingResult,
+    Paragraph,
     Section,
-    Step,
+    SideBySide,
+    Subsection,
     Table,
-    Text,
-    number,
-    plain,
-    read,
+    count_cell,
+    number_cell,
+    parts_or_missing,
     read_json,
-    slug,
+    slugify,
 )
 from medrep.tables import DECILES, DEFINITIONS, LABELS, PERSONS, RECORDS, REJECTS, VISITS
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import token_vocabulary
 
-KEPT = {"person": PERSONS.row, "visit_occurrence": VISITS.row, "death": "deaths"} | {EVENT_TABLES[d][0]: f"{d} events" for d in DOMAINS}
+KEPT_ROW_NAMES = {"person": PERSONS.row, "visit_occurrence": VISITS.row, "death": "deaths"} | {EVENT_TABLES[d][0]: f"{d} events" for d in DOMAINS}
 """What a table's kept rows are called elsewhere on the page: one name for one thing, or one place would tell what another hides."""
 
 
-def rows_in(folder: Path) -> int | None:
+def count_rows(folder: Path) -> int | None:
     """Of a folder of parquet, without reading it; None if it is not there."""
     return sum(pq.ParquetFile(file).metadata.num_rows for file in folder.glob("**/*.parquet")) if folder.is_dir() else None
 
 
-def length(file: Path, axis: int = 0) -> int | None:
+def array_length(file: Path, axis: int = 0) -> int | None:
     return int(np.load(file, mmap_mode="r", allow_pickle=False).shape[axis]) if file.exists() else None
 
 
@@ -59,7 +59,7 @@ def labelled_outcomes(hospitals: list[str]) -> list[str]:
     found = []
     for hospital in hospitals:
         there = {path.name.removesuffix(".flow.json") for path in contract.flow_file(hospital, "*").parent.glob("*.flow.json")}
-        known = [name for name in outcomes.built_in() if name in there]
+        known = [name for name in outcomes.built_in_outcomes() if name in there]
         found += known + sorted(there - set(known))
     return list(dict.fromkeys(found))
 
@@ -67,7 +67,7 @@ def labelled_outcomes(hospitals: list[str]) -> list[str]:
 # ---- the road ------------------------------------------------------------------------------------------------
 
 
-def road(counts: Counts, hospitals: list[str]) -> Section:
+def pipeline_section(counts: Counts, hospitals: list[str]) -> Section:
     rows, missing = [], {}
 
     def add(stage: str, what: str, command: str, rows_of, called: str = ""):
@@ -76,80 +76,80 @@ def road(counts: Counts, hospitals: list[str]) -> Section:
         for hospital, n in found.items():
             if n is None and command:
                 missing.setdefault(hospital, []).append(f"python preprocessing/{command.format(hospital=hospital)}")
-        rows.append([stage, *(counts.of(hospital)(called, n) if called and n is not None else plain(n) for hospital, n in found.items()), what])
+        rows.append([stage, *(counts.of(hospital)(called, n) if called and n is not None else count_cell(n) for hospital, n in found.items()), what])
 
     for name, table in {"persons": PERSONS, "visits": VISITS, "records": RECORDS, "deciles": DECILES}.items():
         called = "" if table is DECILES else table.row
-        add(name, table.row, f"{name}.py --hospital {{hospital}}", lambda h, t=table: rows_in(t.at(hospital=h)), called)
+        add(name, table.row, f"{name}.py --hospital {{hospital}}", lambda h, t=table: count_rows(t.at(hospital=h)), called)
         if table is RECORDS:
-            add("rejects", REJECTS.row, "", rejects, "rejects")
+            add("rejects", REJECTS.row, "", count_rejects, "rejects")
     of_events = "trajectories.py --hospital {hospital}"
-    add("trajectories", "an event of a trajectory", of_events, lambda h: length(contract.trajectories_folder(h) / "token.npy"), RECORDS.row)
+    add("trajectories", "an event of a trajectory", of_events, lambda h: array_length(contract.trajectories_folder(h) / "token.npy"), RECORDS.row)
     add("vocabulary", "a token", of_events, vocabulary_size)
     for outcome in labelled_outcomes(hospitals):
         add(
             f"labels/{outcome}",
             "a prediction point",
             f"labels.py --hospital {{hospital}} --outcome {outcome}",
-            lambda h, o=outcome: rows_in(LABELS.at(hospital=h, outcome=o)),
+            lambda h, o=outcome: count_rows(LABELS.at(hospital=h, outcome=o)),
             f"{outcome} labelled",
         )
     note = "A stage is the file that writes it: codes/preprocessing/persons.py and so on. Deciles and tokens are of concepts, not of persons."
     parts = [Table("Rows at every stage, by hospital", ["stage", *hospitals, "one row is"], rows, note)]
-    parts += [Missing(f"Stages of {hospital}", "\n".join(dict.fromkeys(commands))) for hospital, commands in missing.items()]
-    parts += [Part("road-concepts", "Concepts and experiments", [Beside([shared_by_all(), experiments()])])]
+    parts += [MissingResult(f"Stages of {hospital}", "\n".join(dict.fromkeys(commands))) for hospital, commands in missing.items()]
+    parts += [Subsection("road-concepts", "Concepts and experiments", [SideBySide([shared_files_table(), experiments_table()])])]
     if not concept_vectors.arms_there():
-        parts.append(Missing("Concept vectors", "bash representation/run.sh"))
+        parts.append(MissingResult("Concept vectors", "bash representation/run.sh"))
     return Section("road", "Road", "The road", "What every stage wrote, from the hospitals' tables to tested models.", parts)
 
 
-def rejects(hospital: str) -> int | None:
+def count_rejects(hospital: str) -> int | None:
     """Of what has been read there may be no folder of rejects."""
-    return (rows_in(REJECTS.at(hospital=hospital, source="")) or 0) if RECORDS.at(hospital=hospital).is_dir() else None
+    return (count_rows(REJECTS.at(hospital=hospital, source="")) or 0) if RECORDS.at(hospital=hospital).is_dir() else None
 
 
 def vocabulary_size(hospital: str) -> int | None:
     file = contract.vocabulary_file(hospital)
-    return len(token_vocabulary.load(file)) - len(token_vocabulary.SPECIAL_TOKENS) if file.exists() else None
+    return len(token_vocabulary.load_vocabulary(file)) - len(token_vocabulary.SPECIAL_TOKENS) if file.exists() else None
 
 
-def shared_by_all() -> Table:
+def shared_files_table() -> Table:
     index, files = contract.concept_index_file(), {rep: contract.concept_array_file(rep) for rep in concept_vectors.arms_there()}
     found = [
         ("concept_idx", "a concept, or a measurement's decile", sum(1 for _ in open(index)) - 1 if index.exists() else None),
-        ("definitions", DEFINITIONS.row, rows_in(DEFINITIONS.at())),
-        ("edges", "a relationship, in one direction", length(contract.edges_file(), 1)),
-        *((f"vectors: {rep}", f"a concept's vector of width {length(file, 1):,}", length(file)) for rep, file in files.items()),
+        ("definitions", DEFINITIONS.row, count_rows(DEFINITIONS.at())),
+        ("edges", "a relationship, in one direction", array_length(contract.edges_file(), 1)),
+        *((f"vectors: {rep}", f"a concept's vector of width {array_length(file, 1):,}", array_length(file)) for rep, file in files.items()),
     ]
-    return Table("Rows of what all hospitals share", ["stage", "rows", "one row is"], [[stage, plain(n), row] for stage, row, n in found])
+    return Table("Rows of what all hospitals share", ["stage", "rows", "one row is"], [[stage, count_cell(n), row] for stage, row, n in found])
 
 
-def experiments() -> Table:
+def experiments_table() -> Table:
     results = contract.summary_file().parent
     runs = {"pretraining": "pretraining/*", "finetuning": "finetuning/*/*/seed_*"}
-    rows = [[kind, plain(len(list(results.glob(f"*/{pattern}/config.yaml")))), "a finished run"] for kind, pattern in runs.items()]
+    rows = [[kind, count_cell(len(list(results.glob(f"*/{pattern}/config.yaml")))), "a finished run"] for kind, pattern in runs.items()]
     tables = {contract.summary_file(): "a test of a model, or of a part of the persons", contract.comparison_file(): "an arm at a hospital"}
-    rows += [[file.stem, plain(len(pd.read_csv(file)) if file.exists() else None), what] for file, what in tables.items()]
+    rows += [[file.stem, count_cell(len(pd.read_csv(file)) if file.exists() else None), what] for file, what in tables.items()]
     return Table("Runs and rows of the experiments", ["stage", "rows", "one row is"], rows)
 
 
 # ---- hospitals -------------------------------------------------------------------------------------------------
 
 
-def sites(counts: Counts, hospitals: list[str]) -> Section:
+def sites_section(counts: Counts, hospitals: list[str]) -> Section:
     section = Section(
         "hospitals", "Hospitals", "The hospitals", "What each hospital's tables hold once read: the first thing to look at when a new hospital comes."
     )
     found = {hospital: read_json(contract.site_file(hospital)) for hospital in hospitals}
-    facts = {hospital: people(counts, site) for hospital, site in found.items() if site}
+    facts = {hospital: demographics(counts, site) for hospital, site in found.items() if site}
     if facts:
         names = list(dict.fromkeys(name for of in facts.values() for name in of))
         section.parts.append(Table("Persons and visits", ["what", *facts], [[name, *(of.get(name, "") for of in facts.values())] for name in names]))
     for hospital, site in found.items():
         section.parts.append(
-            Part(slug("hospital", hospital), hospital, site_parts(counts, site))
+            Subsection(slugify("hospital", hospital), hospital, site_parts(counts, site))
             if site
-            else Missing(f"The site report of {hospital}", f"python preprocessing/site_report.py --hospital {hospital}")
+            else MissingResult(f"The site report of {hospital}", f"python preprocessing/site_report.py --hospital {hospital}")
         )
     return section
 
@@ -158,7 +158,7 @@ def site_parts(counts: Counts, site: dict) -> list:
     hospital, of = site["hospital"], counts.of(site["hospital"])
     tables, reasons = [], []
     for name, table in site["tables"].items():
-        rows, kept = of(f"{name} read", table["read"]), of(KEPT.get(name, f"{name} kept"), table["kept"])
+        rows, kept = of(f"{name} read", table["read"]), of(KEPT_ROW_NAMES.get(name, f"{name} kept"), table["kept"])
         went = {(kind, reason): of(f"{name} {reason}", n) for kind in ("left out", "rejected") for reason, n in table[kind].items() if n}
         sums = {kind: of(f"{name} {kind}", sum(table[kind].values())) for kind in ("left out", "rejected")}
         counts.add_up(rows, [kept, *went.values()])
@@ -170,14 +170,14 @@ def site_parts(counts: Counts, site: dict) -> list:
     rejected = [row[-1] for row in tables]
     counts.add_up(of("rejects", sum(count.value for count in rejected)), rejected)
     parts = [
-        *(Text(f"Warning: {text}", warning=True) for text in warnings(site)),
-        Beside([Table(f"Tables of {hospital}", ["table", "rows", "kept", "left out", "rejected"], tables), domains_of(counts, site)]),
+        *(Paragraph(f"Warning: {text}", warning=True) for text in site_warnings(site)),
+        SideBySide([Table(f"Tables of {hospital}", ["table", "rows", "kept", "left out", "rejected"], tables), domain_table(counts, site)]),
     ]
     if reasons:
         table = Table(f"Reasons at {hospital}", ["table", "reason", "what became of them", "rows", "of the table"], reasons)
         parts.append(Details("Why rows were left out", [table]))
     if units := [
-        [u["unit"], of("measurement without unit" if u["unit"] == NO_UNIT else f"unit {u['unit']}", u["values"]), plain(u["measurements"])]
+        [u["unit"], of("measurement without unit" if u["unit"] == NO_UNIT else f"unit {u['unit']}", u["values"]), count_cell(u["measurements"])]
         for u in site["units"]
     ]:
         with_value = [of(f"{name} values", domain["with_value"]) for name, domain in site["domains"].items()]
@@ -187,7 +187,7 @@ def site_parts(counts: Counts, site: dict) -> list:
     return parts
 
 
-def domains_of(counts: Counts, site: dict) -> Table:
+def domain_table(counts: Counts, site: dict) -> Table:
     of, rows = counts.of(site["hospital"]), []
     for name, domain in site["domains"].items():
         table = site["tables"].get(EVENT_TABLES[name][0])
@@ -204,7 +204,7 @@ def domains_of(counts: Counts, site: dict) -> Table:
             [
                 name,
                 events,
-                plain(domain["concepts"]),
+                count_cell(domain["concepts"]),
                 without,
                 with_value,
                 without_unit,
@@ -220,12 +220,12 @@ def domains_of(counts: Counts, site: dict) -> Table:
     )
 
 
-def warnings(site: dict) -> list[str]:
+def site_warnings(site: dict) -> list[str]:
     """Without the numbers of records, visits and persons, and shares, which tell them."""
     return [re.sub(r"[\d,]+%? (?=(?:of|records|persons|admissions)\b)", "some ", text) for text in site["warnings"]]
 
 
-def people(counts: Counts, site: dict) -> dict:
+def demographics(counts: Counts, site: dict) -> dict:
     """{what: how many}"""
     p, v, of = site["persons"], site["visits"], counts.of(site["hospital"])
     everyone, with_records = of(PERSONS.row, p["persons"]), of("with records", p["with_records"])
@@ -246,8 +246,8 @@ def people(counts: Counts, site: dict) -> dict:
         *((n, [some]) for n, some in zip(by_concept.values(), admitted, strict=True)),
     ]:
         counts.add_up(whole, parts)
-    age, events = (Cell("") if with_records.small else number(p[f"median_{what}"], ",.0f") for what in ("age", "events"))
-    days = Cell("") if admissions.small else number(v["median_days"], ".1f")
+    age, events = (Cell("") if with_records.small else number_cell(p[f"median_{what}"], ",.0f") for what in ("age", "events"))
+    days = Cell("") if admissions.small else number_cell(v["median_days"], ".1f")
     return {
         "persons": everyone,
         "persons with records": with_records,
@@ -269,32 +269,34 @@ def people(counts: Counts, site: dict) -> dict:
 # ---- cohorts -----------------------------------------------------------------------------------------------------
 
 
-def flows(counts: Counts, hospitals: list[str]) -> Section:
+def flow_section(counts: Counts, hospitals: list[str]) -> Section:
     section = Section(
         "cohorts", "Cohorts", "Cohorts", "What became of every visit on the way to a labelled prediction point, by outcome and hospital."
     )
     names = labelled_outcomes(hospitals)
     if not names:
-        section.parts.append(Missing("Labels", f"python preprocessing/labels.py --hospital {hospitals[0]}"))
+        section.parts.append(MissingResult("Labels", f"python preprocessing/labels.py --hospital {hospitals[0]}"))
     for outcome in names:
         found = {hospital: read_json(contract.flow_file(hospital, outcome)) for hospital in hospitals}
-        parts: list = [Beside([flow(counts, hospital, outcome, facts) for hospital, facts in found.items() if facts])]
+        parts: list = [SideBySide([flow_chart(counts, hospital, outcome, facts) for hospital, facts in found.items() if facts])]
         parts += [
-            Missing(f"{outcome} at {hospital}", f"python preprocessing/labels.py --hospital {hospital} --outcome {outcome}")
+            MissingResult(f"{outcome} at {hospital}", f"python preprocessing/labels.py --hospital {hospital} --outcome {outcome}")
             for hospital, facts in found.items()
             if not facts
         ]
-        parts += phenotypes(counts, outcome, {hospital: facts for hospital, facts in found.items() if facts and isinstance(facts["labelled"], dict)})
-        section.parts.append(Part(slug("cohort", outcome), outcome, parts))
+        parts += phenotype_details(
+            counts, outcome, {hospital: facts for hospital, facts in found.items() if facts and isinstance(facts["labelled"], dict)}
+        )
+        section.parts.append(Subsection(slugify("cohort", outcome), outcome, parts))
     return section
 
 
-def flow(counts: Counts, hospital: str, outcome: str, facts: dict) -> Flow:
+def flow_chart(counts: Counts, hospital: str, outcome: str, facts: dict) -> FlowChart:
     """The boxes in the order that visits went through them; a box says what went out since the one before."""
     of = counts.of(hospital)
     unit = next(name for name in ("stays", "rows", "admissions") if name in facts)
     all_admissions = facts[unit] == facts.get("admissions")
-    steps: list[Step] = []
+    steps: list[FlowStep] = []
     if "visits" in facts:
         visits, recorded = of(VISITS.row, facts["visits"]), of("visits with records", facts["visits of persons with records"])
         without = of("visits of persons without records", facts["visits"] - facts["visits of persons with records"])
@@ -303,29 +305,29 @@ def flow(counts: Counts, hospital: str, outcome: str, facts: dict) -> Flow:
         counts.add_up(visits, [recorded, without])
         counts.add_up(recorded, [admissions, *reasons.values()])
         steps = [
-            Step("visits", visits),
-            Step("of persons with records", recorded, [("of persons without records", without)] if without else []),
-            Step("admissions", admissions, list(reasons.items())),
+            FlowStep("visits", visits),
+            FlowStep("of persons with records", recorded, [("of persons without records", without)] if without else []),
+            FlowStep("admissions", admissions, list(reasons.items())),
         ]
     start = of("admissions" if all_admissions else f"{outcome} {unit}", facts[unit])
     if unit != "admissions" and not all_admissions:
         away = of(f"{outcome} merged", facts.get("admissions", facts[unit]) - facts[unit])
         if steps:
             counts.add_up(steps[-1].count, [start, away])
-        steps.append(Step(unit, start, [("merged into the stay before", away)] if away else []))
+        steps.append(FlowStep(unit, start, [("merged into the stay before", away)] if away else []))
     left = {reason: of(f"{outcome} {reason}", n) for reason, n in facts["left out"].items() if n}
     several = isinstance(facts["labelled"], dict)
     labelled = of(f"{outcome} labelled", facts[unit] - sum(facts["left out"].values()) if several else facts["labelled"])
     counts.add_up(start, [labelled, *left.values()])
-    steps.append(Step("labelled prediction points", labelled, list(left.items())))
+    steps.append(FlowStep("labelled prediction points", labelled, list(left.items())))
     if not several:
         positive = of(f"{outcome} positive", facts["positive"])
         counts.add_up(labelled, [positive])
-        steps.append(Step("positive", positive))
-    return Flow(f"{outcome} at {hospital}", steps)
+        steps.append(FlowStep("positive", positive))
+    return FlowChart(f"{outcome} at {hospital}", steps)
 
 
-def phenotypes(counts: Counts, outcome: str, found: dict[str, dict]) -> list[Details]:
+def phenotype_details(counts: Counts, outcome: str, found: dict[str, dict]) -> list[Details]:
     rows = []
     for hospital, facts in found.items():
         for name, n in facts["labelled"].items():
@@ -339,7 +341,7 @@ def phenotypes(counts: Counts, outcome: str, found: dict[str, dict]) -> list[Det
 # ---- the audit -----------------------------------------------------------------------------------------------------
 
 
-def audits(counts: Counts, hospitals: list[str]) -> Section:
+def audit_section(counts: Counts, hospitals: list[str]) -> Section:
     section = Section(
         "leakage",
         "Leakage",
@@ -349,9 +351,9 @@ def audits(counts: Counts, hospitals: list[str]) -> Section:
         "often coded after discharge.",
     )
     for hospital in hospitals:
-        section.parts += read(
+        section.parts += parts_or_missing(
             contract.audit_file(hospital),
-            lambda file, h=hospital: [Part(slug("audit", h), h, audit_parts(counts, h, read_json(file)))],
+            lambda file, h=hospital: [Subsection(slugify("audit", h), h, audit_parts(counts, h, read_json(file)))],
             f"The audit of {hospital}",
             f"python preprocessing/audit.py --hospital {hospital}",
         )
@@ -377,7 +379,7 @@ def audit_parts(counts: Counts, hospital: str, found: dict) -> list:
                 [
                     row["name"] or row["token"],
                     row["label"],
-                    number(row["auroc"], ".1f" if few else ".3f"),
+                    number_cell(row["auroc"], ".1f" if few else ".3f"),
                     has["positive"],
                     everyone["positive"],
                     has["negative"],
@@ -401,7 +403,7 @@ def audit_parts(counts: Counts, hospital: str, found: dict) -> list:
             )
     suspects = sum(row[-1] == verdict[True] for row in [*tokens, *stays])
     return [
-        Text(f"{suspects} suspects: look into them before trusting a result." if suspects else "Nothing is suspect.", warning=bool(suspects)),
+        Paragraph(f"{suspects} suspects: look into them before trusting a result." if suspects else "Nothing is suspect.", warning=bool(suspects)),
         Table(
             f"The best single token at {hospital}",
             ["token", "label", "AUROC alone", "positives with it", "positives", "negatives with it", "negatives", "verdict"],
@@ -417,7 +419,7 @@ def audit_parts(counts: Counts, hospital: str, found: dict) -> list:
 # ---- coverage ----------------------------------------------------------------------------------------------------------
 
 
-def coverage(counts: Counts, home: str, others: list[str]) -> Section:
+def coverage_section(counts: Counts, home: str, others: list[str]) -> Section:
     section = Section(
         "coverage",
         "Coverage",
@@ -426,9 +428,11 @@ def coverage(counts: Counts, home: str, others: list[str]) -> Section:
         "and may read the rest as the nearest ancestor that it knows; one of vectors reads whatever concept has a vector.",
     )
     for external in others:
-        section.parts += read(
+        section.parts += parts_or_missing(
             contract.coverage_files(home, external)["shares"],
-            lambda file, e=external: [Part(slug("coverage", e), e, coverage_parts(counts, home, e, pd.read_csv(file, keep_default_na=False)))],
+            lambda file, e=external: [
+                Subsection(slugify("coverage", e), e, coverage_parts(counts, home, e, pd.read_csv(file, keep_default_na=False)))
+            ],
             f"Coverage of {external}",
             f"python experiments/vocabulary_coverage.py --home {home} --external {external}",
         )
@@ -456,7 +460,12 @@ def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFram
             bars.append((name if len(name) < 34 else "vectors", values))
             said.append(f"{name}: " + ", ".join(f"{kind} {text or f'{value:.0%}'}" for kind, text, value in zip(kinds, texts, values, strict=True)))
         return charts.bars(
-            bars, list(looks.values()), slug("coverage", external, what), f"Share of {what}", f"Of the {what} of {external}, {'; '.join(said)}.", ""
+            bars,
+            list(looks.values()),
+            slugify("coverage", external, what),
+            f"Share of {what}",
+            f"Of the {what} of {external}, {'; '.join(said)}.",
+            "",
         )
 
     for of_part in columns.values():
@@ -464,9 +473,9 @@ def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFram
             if by != "all":
                 counts.add_up(of_part["all"][0], parts)
     headings = ["part", "by", "read by", "events", "as itself", "without decile", "as an ancestor", "not at all", "concepts", "concepts read"]
-    drawn = [Later(lambda what=what: draw(what)) for what in ("events", "concepts")]
+    drawn = [DeferredFigure(lambda what=what: draw(what)) for what in ("events", "concepts")]
     return [
-        Figures(drawn, charts.legend(looks, solid=True), across=2),
+        FigureGrid(drawn, charts.legend(looks, solid=True), across=2),
         Details("By domain and vocabulary", [Table(f"What {home} reads of {external}", headings, rows)]),
     ]
 
@@ -492,8 +501,8 @@ def coverage_rows(counts: Counts, external: str, shares: pd.DataFrame, named: di
                     name,
                     total,
                     *(Share(count, total) for count in n.values()),
-                    plain(int(kinds.concepts.sum())),
-                    number(1 - kinds.concepts_share.get("lost", 0), ".1%"),
+                    count_cell(int(kinds.concepts.sum())),
+                    number_cell(1 - kinds.concepts_share.get("lost", 0), ".1%"),
                 ]
             )
     return rows, columns

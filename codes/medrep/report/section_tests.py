@@ -11,24 +11,38 @@ from markupsafe import Markup
 
 from medrep import contract
 from medrep.evaluation import results
-from medrep.progress import in_words
+from medrep.progress import format_figures
 from medrep.report import charts, curves
 from medrep.report.disclosure import Counts
-from medrep.report.pages import Cell, Details, Figures, Missing, Part, Section, Table, Text, between, known, number, read, slug
+from medrep.report.pages import (
+    Cell,
+    Details,
+    FigureGrid,
+    MissingResult,
+    Paragraph,
+    Section,
+    Subsection,
+    Table,
+    format_interval,
+    is_known,
+    number_cell,
+    parts_or_missing,
+    slugify,
+)
 from medrep.report.section_results import test_counts
-from medrep.report.section_training import FINETUNE, groups, styles
+from medrep.report.section_training import FINETUNE_COMMAND, arm_styles, group_home_first
 
-TESTS = "Finetuning and its tests"
+TESTS_SECTION = "Finetuning and its tests"
 
 
-def of_arm(rows: pd.DataFrame, arm: tuple) -> pd.DataFrame:
-    return rows[(rows[results.KEY] == list(arm)).all(axis=1)]
+def select_arm(rows: pd.DataFrame, arm: tuple) -> pd.DataFrame:
+    return rows[(rows[results.KEY_COLUMNS] == list(arm)).all(axis=1)]
 
 
 # ---- curves --------------------------------------------------------------------------------------------------------
 
 
-def read_tests(rows: pd.DataFrame) -> list[tuple]:
+def read_test_predictions(rows: pd.DataFrame) -> list[tuple]:
     """(labels, probabilities, persons) of every seed whose predictions are there."""
     files = [contract.ROOT / file for file in rows.sort_values("seed").predictions]
     tables = [results.read_predictions(file) for file in files if file.exists()]
@@ -46,41 +60,45 @@ def curve_section(home: str, smallest: int, most: int) -> Section:
         "curves are means over seeds; calibration groups the predictions of all seeds, each group large enough to hide single persons.",
     )
     if not contract.summary_file().exists():
-        section.parts.append(Missing(TESTS, f"{FINETUNE} --rep-type none medrep --outcome MT"))
+        section.parts.append(MissingResult(TESTS_SECTION, f"{FINETUNE_COMMAND} --rep-type none medrep --outcome MT"))
         return section
     summary = results.read_summary()
     whole = summary[(summary.subgroup == "") & (summary.recalibration == "") & (summary.label == "") & (summary.predictions != "")]
-    for outcome, rows in groups(whole[(whole.variant == "") & whole.oov.isin(["", "unk"])], "outcome", home):
-        everyone = results.arms_of(rows)
-        chosen, style, without = everyone[:most], styles(everyone[:most]), []
+    for outcome, rows in group_home_first(whole[(whole.variant == "") & whole.oov.isin(["", "unk"])], "outcome", home):
+        everyone = results.list_arms(rows)
+        chosen, style, without = everyone[:most], arm_styles(everyone[:most]), []
         drawn, parts, lost = Markup(""), [], []
-        for hospital, there in groups(rows, "tested_on", home):
-            tests = {arm: read_tests(part) for arm in chosen if len(part := of_arm(there, arm))}
-            lost += [f"{results.name_arm(arm)} at {hospital}" for arm, of in tests.items() if len(of) < len(of_arm(there, arm))]
-            without += [f"{results.name_arm(arm)} at {hospital}" for arm, of in tests.items() if not curves.enough(of, smallest)]
+        for hospital, there in group_home_first(rows, "tested_on", home):
+            tests = {arm: read_test_predictions(part) for arm in chosen if len(part := select_arm(there, arm))}
+            lost += [f"{results.arm_label(arm)} at {hospital}" for arm, of in tests.items() if len(of) < len(select_arm(there, arm))]
+            without += [f"{results.arm_label(arm)} at {hospital}" for arm, of in tests.items() if not curves.enough(of, smallest)]
             tests = {arm: of for arm, of in tests.items() if curves.enough(of, smallest)}
             if tests:
-                names = charts.legend({results.name_arm(arm): style[arm] for arm in tests})
-                parts.append(Figures(curve_figures(outcome, hospital, tests, style, smallest), names if names != drawn else Markup(""), across=3))
+                names = charts.legend({results.arm_label(arm): style[arm] for arm in tests})
+                parts.append(FigureGrid(curve_figures(outcome, hospital, tests, style, smallest), names if names != drawn else Markup(""), across=3))
                 drawn = names
         if everyone[most:]:
-            parts.append(Text(f"Drawn are the first {most} arms, without {', '.join(map(results.name_arm, everyone[most:]))}."))
+            parts.append(Paragraph(f"Drawn are the first {most} arms, without {', '.join(map(results.arm_label, everyone[most:]))}."))
         if lost:
-            parts.append(Text(f"The predictions of some seeds are not there, of {', '.join(lost)}: finetune.py writes them again.", warning=True))
+            parts.append(
+                Paragraph(f"The predictions of some seeds are not there, of {', '.join(lost)}: finetune.py writes them again.", warning=True)
+            )
         if without:
-            parts.append(Text(f"Not drawn, because fewer than {smallest} persons had the outcome, or had it not: {', '.join(without)}."))
-        section.parts.append(Part(slug("curves", outcome), outcome, parts))
+            parts.append(Paragraph(f"Not drawn, because fewer than {smallest} persons had the outcome, or had it not: {', '.join(without)}."))
+        section.parts.append(Subsection(slugify("curves", outcome), outcome, parts))
     if not section.parts:
-        section.parts.append(Text("No test of one label by a plain arm is in the summary; outcomes of several labels have no curve of their own."))
+        section.parts.append(
+            Paragraph("No test of one label by a plain arm is in the summary; outcomes of several labels have no curve of their own.")
+        )
     return section
 
 
 def curve_figures(outcome: str, hospital: str, tests: dict, style: dict, smallest: int) -> list:
     def lines(curve, marked=False):
-        return [charts.Line(results.name_arm(arm), *curve(of), style[arm], marked=marked) for arm, of in tests.items()]
+        return [charts.Line(results.arm_label(arm), *curve(of), style[arm], marked=marked) for arm, of in tests.items()]
 
     def at(drawn, x) -> str:
-        return in_words({line.name: float(np.interp(x, line.x, line.y)) for line in drawn if len(line.x)})
+        return format_figures({line.name: float(np.interp(x, line.x, line.y)) for line in drawn if len(line.x)})
 
     square = ((0, 1), (0, 1))
     prevalence = float(np.mean([labels.mean() for of in tests.values() for labels, *_ in of]))
@@ -91,7 +109,7 @@ def curve_figures(outcome: str, hospital: str, tests: dict, style: dict, smalles
     return [
         charts.lines(
             roc,
-            slug("roc", outcome, hospital),
+            slugify("roc", outcome, hospital),
             f"ROC at {hospital}",
             f"Sensitivity where specificity is 0.8: {at(roc, 0.2)}.",
             ("1 − specificity", "sensitivity"),
@@ -100,7 +118,7 @@ def curve_figures(outcome: str, hospital: str, tests: dict, style: dict, smalles
         ),
         charts.lines(
             precision,
-            slug("precision", outcome, hospital),
+            slugify("precision", outcome, hospital),
             f"Precision and recall at {hospital}",
             f"Precision at recall 0.5: {at(precision, 0.5)}.",
             ("recall", "precision"),
@@ -109,7 +127,7 @@ def curve_figures(outcome: str, hospital: str, tests: dict, style: dict, smalles
         ),
         charts.lines(
             calibrated,
-            slug("calibration", outcome, hospital),
+            slugify("calibration", outcome, hospital),
             f"Calibration at {hospital}",
             f"Share of positives against mean predicted probability: {groups_said}.",
             ("predicted", "observed"),
@@ -122,7 +140,7 @@ def curve_figures(outcome: str, hospital: str, tests: dict, style: dict, smalles
 # ---- subgroups -----------------------------------------------------------------------------------------------------
 
 
-def subgroups(counts: Counts, home: str) -> Section:
+def subgroup_section(counts: Counts, home: str) -> Section:
     section = Section(
         "subgroups",
         "Subgroups",
@@ -131,18 +149,20 @@ def subgroups(counts: Counts, home: str) -> Section:
         "of the outcome have no figure.",
     )
     if not contract.summary_file().exists():
-        section.parts.append(Missing(TESTS, f"{FINETUNE} --rep-type medrep --outcome MT"))
+        section.parts.append(MissingResult(TESTS_SECTION, f"{FINETUNE_COMMAND} --rep-type medrep --outcome MT"))
         return section
     summary = results.read_summary()
-    for outcome, rows in groups(summary[(summary.recalibration == "") & (summary.label == "")], "outcome", home):
-        reference = results.find_reference(results.arms_of(rows), None)
-        rows = of_arm(rows, reference)
+    for outcome, rows in group_home_first(summary[(summary.recalibration == "") & (summary.label == "")], "outcome", home):
+        reference = results.find_reference_arm(results.list_arms(rows), None)
+        rows = select_arm(rows, reference)
         if (rows.subgroup != "").any():
-            cells = [line for hospital, there in groups(rows, "tested_on", home) for line in subgroup_rows(counts, outcome, hospital, there)]
+            cells = [
+                line for hospital, there in group_home_first(rows, "tested_on", home) for line in subgroup_rows(counts, outcome, hospital, there)
+            ]
             table = Table(f"{outcome} by subgroup", ["group", "tested at", "AUROC", "range over seeds", "n", "positive"], cells)
-            section.parts.append(Part(slug("subgroups", outcome), f"{outcome}: {results.name_arm(reference)}", [table]))
+            section.parts.append(Subsection(slugify("subgroups", outcome), f"{outcome}: {results.arm_label(reference)}", [table]))
     if not section.parts:
-        section.parts.append(Text("No test has subgroups."))
+        section.parts.append(Paragraph("No test has subgroups."))
     return section
 
 
@@ -160,8 +180,8 @@ def subgroup_rows(counts: Counts, outcome: str, hospital: str, rows: pd.DataFram
         counts.add_up(n, [positive, negative])
         few = min(values.min() for values in parts.values()) < counts.smallest
         values = part.auroc.dropna()
-        spread = between(values.min(), values.max(), ".3f") if len(values) > 1 else ""
-        figures = [Cell("too few"), ""] if few else [number(values.mean(), ".3f"), spread]
+        spread = format_interval(values.min(), values.max(), ".3f") if len(values) > 1 else ""
+        figures = [Cell("too few"), ""] if few else [number_cell(values.mean(), ".3f"), spread]
         of_variable.setdefault(group.partition("=")[0], []).append((n, positive))
         found.append([group.replace("=", ": "), hospital, *figures, n, positive])
     for members in of_variable.values():
@@ -173,7 +193,7 @@ def subgroup_rows(counts: Counts, outcome: str, hospital: str, rows: pd.DataFram
 # ---- AUROC by unknown share ------------------------------------------------------------------------------------------
 
 
-def unknown(counts: Counts, home: str, others: list[str], most: int) -> Section:
+def unknown_codes_section(counts: Counts, home: str, others: list[str], most: int) -> Section:
     section = Section(
         "unknown",
         "Unknown codes",
@@ -182,33 +202,33 @@ def unknown(counts: Counts, home: str, others: list[str], most: int) -> Section:
         "that reads meanings should hold where codes run out.",
     )
     for external in others:
-        section.parts += read(
+        section.parts += parts_or_missing(
             contract.coverage_files(home, external)["auroc"],
-            lambda file, e=external: [Part(slug("unknown", e), e, unknown_parts(counts, e, read_unknown(file, home), most))],
+            lambda file, e=external: [Subsection(slugify("unknown", e), e, unknown_codes_parts(counts, e, read_unknown_codes(file, home), most))],
             f"AUROC by unknown share at {external}",
             f"python experiments/vocabulary_coverage.py --home {home} --external {external}",
         )
     return section
 
 
-def read_unknown(file: Path, home: str) -> pd.DataFrame:
+def read_unknown_codes(file: Path, home: str) -> pd.DataFrame:
     texts = dict.fromkeys(("model", "head", "rep_type", "variant", "oov", "outcome", "label", "cohort"), str)
     table = pd.read_csv(file, keep_default_na=False, dtype=texts, na_values={name: [""] for name in ("auroc", "share_from", "share_to")})
     return table[table.label == ""].assign(trained_on=home)
 
 
-def unknown_parts(counts: Counts, external: str, table: pd.DataFrame, most: int) -> list:
+def unknown_codes_parts(counts: Counts, external: str, table: pd.DataFrame, most: int) -> list:
     drawn, cells, names, of = [], [], {}, counts.of(external)
-    for outcome, rows in groups(table, "outcome", ""):
-        style = styles([arm for arm in results.arms_of(rows) if arm[4] == ""][:most])
+    for outcome, rows in group_home_first(table, "outcome", ""):
+        style = arm_styles([arm for arm in results.list_arms(rows) if arm[4] == ""][:most])
         lines = []
-        for arm in results.arms_of(rows):
-            part = of_arm(rows, arm).sort_values("quartile")
-            few = [0 < min(row.positives, row.n - row.positives) < counts.smallest or not known(row.auroc) for row in part.itertuples()]
+        for arm in results.list_arms(rows):
+            part = select_arm(rows, arm).sort_values("quartile")
+            few = [0 < min(row.positives, row.n - row.positives) < counts.smallest or not is_known(row.auroc) for row in part.itertuples()]
             shown = part[~np.array(few)]
             if arm in style and len(shown):
-                lines.append(charts.Line(results.name_arm(arm), shown.quartile.tolist(), shown.auroc.tolist(), style[arm], marked=True))
-                names[results.name_arm(arm)] = style[arm]
+                lines.append(charts.Line(results.arm_label(arm), shown.quartile.tolist(), shown.auroc.tolist(), style[arm], marked=True))
+                names[results.arm_label(arm)] = style[arm]
             quarters = []
             for row, hide in zip(part.itertuples(), few, strict=True):
                 n, positive = (of(f"{outcome} quarter {row.quartile} of {len(part)} {what}", getattr(row, what)) for what in ("n", "positives"))
@@ -216,11 +236,11 @@ def unknown_parts(counts: Counts, external: str, table: pd.DataFrame, most: int)
                 quarters.append((n, positive))
                 cells.append(
                     [
-                        results.name_arm(arm),
+                        results.arm_label(arm),
                         outcome,
-                        number(row.quartile, ".0f"),
-                        f"{row.share_from:.0%} to {row.share_to:.0%}" if known(row.share_from) and row.n >= counts.smallest else "",
-                        Cell("too few") if hide and row.n else number(row.auroc, ".3f"),
+                        number_cell(row.quartile, ".0f"),
+                        f"{row.share_from:.0%} to {row.share_to:.0%}" if is_known(row.share_from) and row.n >= counts.smallest else "",
+                        Cell("too few") if hide and row.n else number_cell(row.auroc, ".3f"),
                         n,
                         positive,
                     ]
@@ -234,7 +254,7 @@ def unknown_parts(counts: Counts, external: str, table: pd.DataFrame, most: int)
             drawn.append(
                 charts.lines(
                     lines,
-                    slug("unknown", outcome, external),
+                    slugify("unknown", outcome, external),
                     outcome,
                     f"AUROC from the quarter with the fewest unknown events to that with the most: {said}.",
                     ("quarter by unknown share", "AUROC"),
@@ -243,6 +263,6 @@ def unknown_parts(counts: Counts, external: str, table: pd.DataFrame, most: int)
             )
     headings = ["arm", "outcome", "quarter", "unknown share", "AUROC", "n", "positive"]
     return [
-        Figures(drawn, charts.legend(names), across=3) if drawn else Text("Too few persons in every quarter to draw."),
+        FigureGrid(drawn, charts.legend(names), across=3) if drawn else Paragraph("Too few persons in every quarter to draw."),
         Details("As a table", [Table(f"AUROC by unknown share at {external}", headings, cells)]),
     ]

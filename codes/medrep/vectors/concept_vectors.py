@@ -25,7 +25,7 @@ from pyarrow import csv
 
 from medrep import config, contract, storage
 from medrep.errors import UserError
-from medrep.progress import bar, say
+from medrep.progress import print_line, progress_bar
 from medrep.settings import ModelConfig
 from medrep.vectors import nearest
 from medrep.vocabulary.ancestors import ANCESTOR, HOW, NONE, OWN, PLAIN, nearest_ancestors
@@ -229,7 +229,7 @@ def check_whole(rep: str):
     """check_finite of all rows, before what takes hours."""
     ids, array = open_vectors(rep)
     vectors = Finite(array, ids, rep)
-    for first in bar(range(0, len(array), ROWS_AT_ONCE), f"check {rep}", unit="pieces"):
+    for first in progress_bar(range(0, len(array), ROWS_AT_ONCE), f"check {rep}", unit="pieces"):
         vectors[first : first + ROWS_AT_ONCE]
 
 
@@ -303,7 +303,7 @@ def published() -> list[str]:
         raise UserError(f"{names} was written here for another concept_idx.csv than the one that lies there: remove it")
     ids = read_index()
     check_published(ids, theirs)
-    say(f"usedata/representation holds published files ({len(ids):,} concepts): {', '.join(theirs)}; they are used as they are")
+    print_line(f"usedata/representation holds published files ({len(ids):,} concepts): {', '.join(theirs)}; they are used as they are")
     return theirs
 
 
@@ -348,7 +348,7 @@ def gather(tokens: Sequence[str], rep: str) -> tuple[np.ndarray, np.ndarray]:
             vectors[i], how[i] = array[nearest].mean(axis=0, dtype=np.float64), ANCESTOR
     check_finite(vectors, tokens, rep)
     counts = ", ".join(f"{int((how == kind).sum()):,} {kind}" for kind in HOW if (how == kind).any())
-    say(f"{contract.rep_name(rep)} vectors of {len(tokens):,} tokens: {counts}")
+    print_line(f"{contract.rep_name(rep)} vectors of {len(tokens):,} tokens: {counts}")
     return vectors, how
 
 
@@ -380,10 +380,10 @@ def rows_of(ids: pa.Array, wanted: Sequence[str]) -> np.ndarray:
 def neighbours(vectors: np.ndarray, rep: str, k: int) -> tuple[np.ndarray, np.ndarray]:
     """int64 rows and float64 cosines (vectors, k) of the nearest of all concepts, a concept's own row first.
 
-    Exact up to nearest.EXACT_UP_TO rows; beyond, through an index that the first call builds and saves.
+    Exact up to nearest.MAX_EXACT_ROWS rows; beyond, through an index that the first call builds and saves.
     """
     ids, array = open_vectors(rep)
     array = Finite(array, ids, rep)
-    if len(array) <= nearest.EXACT_UP_TO:
-        return nearest.exact(array, vectors, k)
-    return nearest.through_index(array, contract.concept_array_file(rep), contract.neighbour_index_file(rep), vectors, k)
+    if len(array) <= nearest.MAX_EXACT_ROWS:
+        return nearest.search_exact(array, vectors, k)
+    return nearest.search_index(array, contract.concept_array_file(rep), contract.neighbour_index_file(rep), vectors, k)

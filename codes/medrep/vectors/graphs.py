@@ -28,7 +28,7 @@ from torch_sparse import SparseTensor
 
 from medrep import contract, stamps, storage
 from medrep.errors import UserError
-from medrep.progress import bar, say
+from medrep.progress import print_line, progress_bar
 
 # Of the final vectors' computation: 0.2 GB for the paper's three vectors a row. The edges of a hub are summed in pieces: of
 # three million, measured, float32 is then off by 3e-6 instead of 5e-5.
@@ -268,8 +268,8 @@ def train(
     best_weights = None
     if continued and (found := continued.load(model, optimizer, random)):
         course, best_weights = found
-        say(f"{what}: continues after epoch {len(course.epochs)}")
-    with bar(what=what, total=settings.epochs, unit="epochs") as line:
+        print_line(f"{what}: continues after epoch {len(course.epochs)}")
+    with progress_bar(what=what, total=settings.epochs, unit="epochs") as line:
         line.update(len(course.epochs))
         while len(course.epochs) < settings.epochs and course.bad < settings.patience:
             figures = {"epoch": len(course.epochs) + 1, **run_epoch()}
@@ -287,7 +287,7 @@ def train(
             if continued:
                 continued.save(model, optimizer, random, course, best_weights)
     if course.epochs and course.bad < settings.patience:
-        say(f"{what}: after {settings.epochs} epochs the held-out loss still falls now and then: a larger {what}.epochs may help")
+        print_line(f"{what}: after {settings.epochs} epochs the held-out loss still falls now and then: a larger {what}.epochs may help")
     if best_weights is not None:
         model.load_state_dict(best_weights)
     return course.epochs

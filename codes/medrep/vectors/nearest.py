@@ -9,39 +9,39 @@ from pathlib import Path
 import numpy as np
 
 from medrep import contract, storage
-from medrep.progress import bar, say
+from medrep.progress import print_line, progress_bar
 from medrep.stamps import Stamp
 
-EXACT_UP_TO = 1_000_000  # rows; a query of a million rows of 768 float32 reads 3 GB
+MAX_EXACT_ROWS = 1_000_000  # rows; a query of a million rows of 768 float32 reads 3 GB
 CHUNK_BYTES = 2**27  # of the array held at a time
 DECIMALS = 6  # of a cosine, computed in float64: BLAS adds up in another order from block to block, and equal vectors must tie
-CANDIDATES, PROBED = 20, 0.05  # candidates looked up for each neighbour asked for; share of the lists that a query opens
-TRAINED_ON, SEED = 64, 0  # rows a list is trained on, drawn by the seed
+CANDIDATES_PER_NEIGHBOUR, PROBED_SHARE = 20, 0.05  # candidates looked up for each neighbour asked for; share of the lists that a query opens
+TRAINING_ROWS_PER_LIST, SEED = 64, 0  # rows a list is trained on, drawn by the seed
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
+def normalize(vectors: np.ndarray) -> np.ndarray:
     """float64, each row of length 1; a row of zeros stays."""
     vectors = np.asarray(vectors, dtype=np.float64)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
 
 
-def chunks(array: np.ndarray, most: int | None = None):
+def iter_unit_chunks(array: np.ndarray, most: int | None = None):
     """(first row, unit vectors of the rows from there on), CHUNK_BYTES or `most` rows at a time."""
     rows = max(1, min(CHUNK_BYTES // (8 * array.shape[1]), most or len(array)))
     for first in range(0, len(array), rows):
-        yield first, unit(array[first : first + rows])
+        yield first, normalize(array[first : first + rows])
 
 
-def exact(array: np.ndarray, queries: np.ndarray, k: int, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def search_exact(array: np.ndarray, queries: np.ndarray, k: int, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """int64 rows and float64 cosines, (queries, k) both, the nearest first; `among` (bool, rows) leaves the others out.
 
     Of equal cosines the lower row is the nearer.
     """
-    queries = unit(queries)
+    queries = normalize(queries)
     query, rows, cosines = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0)
     least = np.full(len(queries), -np.inf)  # of each query's k so far
-    for first, vectors in chunks(array, most=max(1, CHUNK_BYTES // (8 * max(1, len(queries))))):
+    for first, vectors in iter_unit_chunks(array, most=max(1, CHUNK_BYTES // (8 * max(1, len(queries))))):
         own = np.arange(first, first + len(vectors))
         if among is not None:
             kept = among[own]
@@ -67,7 +67,7 @@ def exact(array: np.ndarray, queries: np.ndarray, k: int, among: np.ndarray | No
 # ---- millions of rows --------------------------------------------------------------------------------------
 
 
-def build(array: np.ndarray):
+def build_index(array: np.ndarray):
     """A faiss index of all rows, under a gigabyte for 7.5 million of them; it is trained on rows drawn by SEED."""
     import faiss  # half a second that only those wait for who need it
 
@@ -75,15 +75,15 @@ def build(array: np.ndarray):
     lists = max(1, min(4096, len(array) // 256))
     # a byte for each 8 numbers of a vector: more bytes find no more of the neighbours and take much longer to train
     pieces = max(p for p in range(1, min(96, max(1, width // 8)) + 1) if width % p == 0)
-    drawn = np.sort(np.random.default_rng(SEED).permutation(len(array))[: max(TRAINED_ON * lists, 256 * 64)])
+    drawn = np.sort(np.random.default_rng(SEED).permutation(len(array))[: max(TRAINING_ROWS_PER_LIST * lists, 256 * 64)])
     index = faiss.IndexIVFPQ(faiss.IndexFlatIP(width), width, lists, pieces, 8, faiss.METRIC_INNER_PRODUCT)
-    index.train(unit(array[drawn]).astype(np.float32))
-    for _, vectors in bar(chunks(array), "neighbour index", unit="chunks"):
+    index.train(normalize(array[drawn]).astype(np.float32))
+    for _, vectors in progress_bar(iter_unit_chunks(array), "neighbour index", unit="chunks"):
         index.add(vectors.astype(np.float32))
     return index
 
 
-def through_index(array: np.ndarray, array_file: Path, index_file: Path, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def search_index(array: np.ndarray, array_file: Path, index_file: Path, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """As `exact`, nearly: the index proposes candidates. It is built anew if the array changed."""
     import faiss
 
@@ -91,17 +91,17 @@ def through_index(array: np.ndarray, array_file: Path, index_file: Path, queries
     if stamp.is_current():
         index = faiss.read_index(str(index_file))
     else:
-        say(f"{contract.display_path(array_file)} has {len(array):,} rows: an index of them is built, once")
+        print_line(f"{contract.display_path(array_file)} has {len(array):,} rows: an index of them is built, once")
         with storage.atomic_write(index_file) as part:
-            index = build(array)
+            index = build_index(array)
             faiss.write_index(index, str(part))
         stamp.record()
-    index.nprobe = max(8, int(PROBED * index.nlist))
-    _, candidates = index.search(unit(queries).astype(np.float32), min(len(array), CANDIDATES * k))
+    index.nprobe = max(8, int(PROBED_SHARE * index.nlist))
+    _, candidates = index.search(normalize(queries).astype(np.float32), min(len(array), CANDIDATES_PER_NEIGHBOUR * k))
     rows, cosines = np.full((len(queries), k), -1, dtype=np.int64), np.full((len(queries), k), np.nan)
-    for i, (query, found) in enumerate(zip(unit(queries), candidates, strict=True)):
+    for i, (query, found) in enumerate(zip(normalize(queries), candidates, strict=True)):
         found = np.sort(found[found >= 0])
-        cosine = np.round(unit(array[found]) @ query, DECIMALS)
+        cosine = np.round(normalize(array[found]) @ query, DECIMALS)
         order = np.lexsort((found, -cosine))[:k]
         rows[i, : len(order)], cosines[i, : len(order)] = found[order], cosine[order]
     return rows, cosines

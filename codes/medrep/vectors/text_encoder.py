@@ -14,17 +14,17 @@ from torch.nn import functional as F
 
 from medrep.vectors import texts
 
-CPU_TOKENS = 4096  # of a batch on the CPU: as fast as larger ones there, and half a GB of memory at 512 tokens a text
+CPU_BATCH_TOKENS = 4096  # of a batch on the CPU: as fast as larger ones there, and half a GB of memory at 512 tokens a text
 
 
 @torch.inference_mode()
-def encode(model, tokenizer, chunk: Sequence[str], pooling: str, max_length: int, batch_tokens: int) -> tuple[np.ndarray, int]:
+def encode_texts(model, tokenizer, chunk: Sequence[str], pooling: str, max_length: int, batch_tokens: int) -> tuple[np.ndarray, int]:
     """float32 (texts, width), each text's first token of the last layer (cls) or the mean over its tokens; and how many were cut."""
     numbers, cut = texts.tokenize(tokenizer, chunk, max_length)
     out = np.empty((len(numbers), model.config.hidden_size), dtype=np.float32)
     for batch in texts.length_batches(np.array([len(n) for n in numbers]), batch_tokens):
-        tokens, real = (torch.from_numpy(a).to(model.device) for a in texts.pad([numbers[i] for i in batch], tokenizer.pad_token_id))
-        hidden = last_layer(model, tokens, real)
+        tokens, real = (torch.from_numpy(a).to(model.device) for a in texts.pad_sequences([numbers[i] for i in batch], tokenizer.pad_token_id))
+        hidden = last_hidden_state(model, tokens, real)
         if pooling == "cls":
             vectors = hidden[:, 0].float()
         else:
@@ -33,17 +33,17 @@ def encode(model, tokenizer, chunk: Sequence[str], pooling: str, max_length: int
     return out, cut
 
 
-def last_layer(model, tokens: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+def last_hidden_state(model, tokens: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """(texts, tokens, width); `real` is 0 at padding."""
-    if can_read(model, tokens.shape[1]):
-        return read(model, tokens, real)
+    if has_fast_forward(model, tokens.shape[1]):
+        return deberta_forward(model, tokens, real)
     return model(input_ids=tokens, attention_mask=real).last_hidden_state
 
 
 # ---- DeBERTa -----------------------------------------------------------------------------------------------
 
 
-def can_read(model, tokens: int) -> bool:
+def has_fast_forward(model, tokens: int) -> bool:
     """Whether `model` is a DeBERTa of the kind that `read` knows: microsoft/deberta-base and large, and encoder.py's own."""
     shape = model.config
     if shape.model_type != "deberta" or not shape.relative_attention or getattr(shape, "talking_head", False):
@@ -51,22 +51,22 @@ def can_read(model, tokens: int) -> bool:
     return set(shape.pos_att_type or ()) == {"c2p", "p2c"} and tokens <= model.encoder.max_relative_positions
 
 
-def norm(layer, x: torch.Tensor) -> torch.Tensor:
+def layer_norm(layer, x: torch.Tensor) -> torch.Tensor:
     return F.layer_norm(x, x.shape[-1:], layer.weight, layer.bias, layer.variance_epsilon)
 
 
-def distances(linear, table: torch.Tensor, heads: int) -> torch.Tensor:
+def project_relative_positions(linear, table: torch.Tensor, heads: int) -> torch.Tensor:
     """(heads, head width, distances): the projected embeddings of the distances, each head's for itself."""
     return linear(table).unflatten(-1, (heads, -1)).permute(1, 2, 0)
 
 
-def by_distance(products: torch.Tensor, length: int) -> torch.Tensor:
+def gather_relative(products: torch.Tensor, length: int) -> torch.Tensor:
     """(..., length, length) of (..., length, 2 length - 1): row i from its place length - 1 - i on."""
     *strides, row, one = products.stride()
     return products.as_strided((*products.shape[:-1], length), (*strides, row - one, one), products.storage_offset() + (length - 1) * one)
 
 
-def attend(attention, x: torch.Tensor, table: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
+def disentangled_attention(attention, x: torch.Tensor, table: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
     """(texts, tokens, width): `table` is the embeddings of the distances from tokens - 1 down to 1 - tokens."""
     texts, tokens, width = x.shape
     heads = attention.num_attention_heads
@@ -77,16 +77,16 @@ def attend(attention, x: torch.Tensor, table: torch.Tensor, padding: torch.Tenso
     k = k.contiguous()
     v = v + attention.v_bias.view(heads, 1, 1, size)
     # one multiplication a head for all texts: (heads, texts * tokens, size) @ (heads, size, distances)
-    from_query = q.flatten(1, 2) @ distances(attention.pos_proj, table, heads)
-    from_key = k.flatten(1, 2) @ distances(attention.pos_q_proj, table.flip(0), heads) * scale
-    score = by_distance(from_query.unflatten(1, (texts, tokens)), tokens) + by_distance(from_key.unflatten(1, (texts, tokens)), tokens).mT
+    from_query = q.flatten(1, 2) @ project_relative_positions(attention.pos_proj, table, heads)
+    from_key = k.flatten(1, 2) @ project_relative_positions(attention.pos_q_proj, table.flip(0), heads) * scale
+    score = gather_relative(from_query.unflatten(1, (texts, tokens)), tokens) + gather_relative(from_key.unflatten(1, (texts, tokens)), tokens).mT
     if padding is not None:
         score.masked_fill_(padding[None, :, None, :], float("-inf"))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=score, scale=1.0)
     return out.permute(1, 2, 0, 3).reshape(texts, tokens, width)
 
 
-def read(model, tokens: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+def deberta_forward(model, tokens: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """(texts, tokens, width): the last layer of `model`, as its own forward pass gives it at the real tokens."""
     length = tokens.shape[1]
     padding = None if bool(real.all()) else real == 0
@@ -95,6 +95,6 @@ def read(model, tokens: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     table = model.encoder.rel_embeddings.weight[span - length + 1 : span + length].flip(0)
     for layer in model.encoder.layer:
         own = layer.attention
-        x = norm(own.output.LayerNorm, own.output.dense(attend(own.self, x, table, padding)) + x)
-        x = norm(layer.output.LayerNorm, layer.output.dense(layer.intermediate(x)) + x)
+        x = layer_norm(own.output.LayerNorm, own.output.dense(disentangled_attention(own.self, x, table, padding)) + x)
+        x = layer_norm(layer.output.LayerNorm, layer.output.dense(layer.intermediate(x)) + x)
     return x

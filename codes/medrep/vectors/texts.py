@@ -1,6 +1,6 @@
 """Concepts' texts, chunk by chunk, as token numbers and batches of like length: what the encoder's training and its use share.
 
-    texts = texts.lay_out(local, texts.definitions(local), lacking)     # each different text once, with the rows that have it
+    texts = texts.write_distinct_texts(local, texts.read_definitions(local), lacking)     # each different text once, with the rows that have it
     for chunk in range(texts.chunks): texts.read(chunk)
 
 The index may have millions of rows: no one holds the texts of more than a chunk.
@@ -30,9 +30,9 @@ from medrep.vectors import concept_vectors
 from medrep.vocabulary import terminology
 
 ORDINALS = ("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th", "10th")
-UNNAMED = ("(not in CONCEPT)", "(data/concepts is missing)")  # in place of the name of a concept that has none
-CHUNK = 20_000  # different texts: some MB of them, and minutes of work for a large model on a CPU
-LONGEST = 512  # tokens: what the models of this kind were trained on
+PLACEHOLDER_NAMES = ("(not in CONCEPT)", "(data/concepts is missing)")  # in place of the name of a concept that has none
+CHUNK_ROWS = 20_000  # different texts: some MB of them, and minutes of work for a large model on a CPU
+MAX_TOKENS = 512  # tokens: what the models of this kind were trained on
 
 # Read when transformers is first imported: a hub that can't be reached is given up in seconds.
 for name, value in {
@@ -48,31 +48,31 @@ for name, value in {
 # ---- texts of the index ------------------------------------------------------------------------------------
 
 
-def index_rows(local: ibis.BaseBackend) -> ibis.Table:
+def read_concept_index(local: ibis.BaseBackend) -> ibis.Table:
     """row and concept_id (text) of concept_idx.csv."""
     lines = engine.read_csv_as_text(local, contract.concept_index_file(), ["concept_id"], ",", '"')
     return engine.materialize_as_parquet(local, engine.number_rows(lines).select("concept_id", row="line"))
 
 
-def definitions(local: ibis.BaseBackend) -> ibis.Table:
+def read_definitions(local: ibis.BaseBackend) -> ibis.Table:
     """row and text of every row of the index; no text where DEFINITIONS has none."""
     table = DEFINITIONS.read(local).select("concept_id", "text")
-    return index_rows(local).left_join(table, "concept_id").select("row", "text")
+    return read_concept_index(local).left_join(table, "concept_id").select("row", "text")
 
 
-def lacks_definitions(rows: list[int]) -> UserError:
+def missing_definitions_error(rows: list[int]) -> UserError:
     return UserError(
         f"{contract.display_path(DEFINITIONS.at())} lacks {len(rows):,} of the index's concepts, such as "
         f"{concept_vectors.read_index()[rows[0]]}; {DEFINITIONS.written_by} writes it anew"
     )
 
 
-def names(local: ibis.BaseBackend) -> ibis.Table:
+def read_names(local: ibis.BaseBackend) -> ibis.Table:
     """row and bare name of every row of the index; a decile's ends with `(7th decile)`, a concept without a name has its id."""
-    rows = index_rows(local)
+    rows = read_concept_index(local)
     rows = rows.mutate(plain=rows.concept_id.re_extract("^([0-9]+)", 1).try_cast("int64"), decile=rows.concept_id.re_extract("_([0-9])$", 1))
     rows = rows.mutate(which=rows.decile.cases(*((str(d), f" ({ordinal} decile)") for d, ordinal in enumerate(ORDINALS)), else_=""))
-    concept = athena.read_vocabulary(local, "concept")
+    concept = athena.read_vocabulary_table(local, "concept")
     concept = engine.materialize_as_parquet(
         local, concept.select(plain="concept_id", name=ibis.coalesce(concept.concept_name, concept.concept_id.cast("string")))
     )
@@ -80,19 +80,19 @@ def names(local: ibis.BaseBackend) -> ibis.Table:
     return named.select("row", text=named.name + named.which)
 
 
-def describe(ids: Sequence[str], con: ibis.BaseBackend) -> list[tuple[str, str]]:
+def describe_concepts(ids: Sequence[str], con: ibis.BaseBackend) -> list[tuple[str, str]]:
     """(name, domain) of each id; a decile says which it is. Vectors and results may have come without a vocabulary."""
     plain, decile = concept_vectors.plain_and_decile(pa.array(ids, pa.string()))
     if contract.data_folder("concepts").is_dir():
-        table, unknown = terminology.names(con, np.unique(plain)).to_pylist(), UNNAMED[0]
+        table, unknown = terminology.read_concept_names(con, np.unique(plain)).to_pylist(), PLACEHOLDER_NAMES[0]
     else:
-        table, unknown = [], UNNAMED[1]
+        table, unknown = [], PLACEHOLDER_NAMES[1]
     known = {row["concept_id"]: (row["concept_name"], row["domain_id"]) for row in table}
     found = [known.get(p, (unknown, "")) for p in plain.tolist()]
     return [(f"{name} ({ORDINALS[d]} decile)" if d >= 0 else name, domain) for (name, domain), d in zip(found, decile.tolist(), strict=True)]
 
 
-def lacks_names(rows: list[int]) -> UserError:
+def missing_names_error(rows: list[int]) -> UserError:
     return UserError(
         f"data/concepts/CONCEPT lacks {len(rows):,} concepts of the index, such as {concept_vectors.read_index()[rows[0]]}: "
         "representation/run.sh makes an index of what it has"
@@ -101,11 +101,11 @@ def lacks_names(rows: list[int]) -> UserError:
 
 # ---- laid out by length ------------------------------------------------------------------------------------
 
-SCHEMA = pa.schema({"text": pa.string(), "rows": pa.list_(pa.int64())})
+TEXTS_SCHEMA = pa.schema({"text": pa.string(), "rows": pa.list_(pa.int64())})
 
 
 @dataclass(frozen=True)
-class Texts:
+class TextFile:
     """Different texts, the shortest first, with the rows of the index that have each; a chunk is a row group of `file`."""
 
     file: Path
@@ -129,7 +129,7 @@ class Texts:
         return (self.read(chunk)["text"].to_pylist() for chunk in range(self.chunks))
 
 
-def lay_out(local: ibis.BaseBackend, table: ibis.Table, lacking: Callable[[list[int]], UserError], file: Path | None = None) -> Texts:
+def write_distinct_texts(local: ibis.BaseBackend, table: ibis.Table, lacking: Callable[[list[int]], UserError], file: Path | None = None) -> TextFile:
     """The texts of `table` (row, text), sorted on the disk; `lacking` says which rows have none.
 
     Chunks depend on the texts alone: whoever makes them, in how many processes, with whatever left from before, makes the same.
@@ -145,13 +145,13 @@ def lay_out(local: ibis.BaseBackend, table: ibis.Table, lacking: Callable[[list[
 
     rows = pq.read_metadata(by_length).num_rows
     groups = ((text, [row for _, row in same]) for text, same in groupby(pairs(), key=itemgetter(0)))
-    with pq.ParquetWriter(file, SCHEMA) as writer:
-        while chunk := list(islice(groups, CHUNK)):
+    with pq.ParquetWriter(file, TEXTS_SCHEMA) as writer:
+        while chunk := list(islice(groups, CHUNK_ROWS)):
             if chunk[-1][0] is None:
                 raise lacking(chunk[-1][1])
-            writer.write_table(pa.table(list(zip(*chunk, strict=True)), schema=SCHEMA))
+            writer.write_table(pa.table(list(zip(*chunk, strict=True)), schema=TEXTS_SCHEMA))
     by_length.unlink()
-    return Texts(file, rows)
+    return TextFile(file, rows)
 
 
 def is_held_out(text: str, share: float) -> bool:
@@ -171,7 +171,7 @@ def quiet_transformers():
     return transformers
 
 
-def hub_answers() -> bool:
+def hub_reachable() -> bool:
     """Whether the hub can be reached: asked once, because transformers asks for a minute before it gives up."""
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
         return False
@@ -184,11 +184,11 @@ def hub_answers() -> bool:
     return True
 
 
-def check(settings):
+def check_encoder_settings(settings):
     """Refuse settings of the encoder (settings.EncoderConfig) that mean nothing, all at once."""
     wrong = []
-    if not 3 <= settings.max_length <= LONGEST:
-        wrong.append(f"encoder.max_length is {settings.max_length}: it must be 3 to {LONGEST}")
+    if not 3 <= settings.max_length <= MAX_TOKENS:
+        wrong.append(f"encoder.max_length is {settings.max_length}: it must be 3 to {MAX_TOKENS}")
     if not 0 <= settings.valid_share < 1:
         wrong.append(f"encoder.valid_share is {settings.valid_share}: it must be 0 or more and below 1")
     if min(settings.patience, settings.checkpoint_steps) < 1 or settings.epochs < 0:
@@ -197,9 +197,9 @@ def check(settings):
         raise UserError("; ".join(wrong))
 
 
-def longest(model, tokenizer, max_length: int) -> int:
+def max_input_length(model, tokenizer, max_length: int) -> int:
     """Tokens of the longest text that the model is given: its table of positions stays as it is."""
-    limits = [max_length, LONGEST, tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", LONGEST)]
+    limits = [max_length, MAX_TOKENS, tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", MAX_TOKENS)]
     table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     if table is not None:  # RoBERTa's first positions stand for padding
         limits.append(table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1))
@@ -230,7 +230,7 @@ def length_batches(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
     return batches
 
 
-def pad(numbers: Sequence[np.ndarray], pad_number: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_sequences(numbers: Sequence[np.ndarray], pad_number: int) -> tuple[np.ndarray, np.ndarray]:
     """int64 (texts, longest) token numbers, and int64 1 where there is a token, 0 where there is padding."""
     longest = max(len(n) for n in numbers)
     tokens, mask = np.full((len(numbers), longest), pad_number, dtype=np.int64), np.zeros((len(numbers), longest), dtype=np.int64)

@@ -8,7 +8,7 @@ import numpy as np
 from medrep import contract
 from medrep.cdm import engine, table_files
 from medrep.cdm.sources import athena
-from medrep.progress import say
+from medrep.progress import print_line
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, Vocabulary
 
 MAX_CLIMB = 30  # "Is a" steps; SNOMED CT, the deepest vocabulary, has fewer than 20 levels
@@ -26,7 +26,7 @@ def nearest_ancestors(concepts: set[str], rows_of: Callable[[list[str]], np.ndar
     if not lost:
         return {}
     if not contract.data_folder("concepts").is_dir():
-        say(f"{len(lost):,} concepts have no vector, and no ancestors can be looked up: data/concepts is not there")
+        print_line(f"{len(lost):,} concepts have no vector, and no ancestors can be looked up: data/concepts is not there")
         return {}
     levels = levels_above(lost, rows_of)
     every = sorted({str(a) for by_level in levels.values() for above in by_level.values() for a in above})
@@ -68,7 +68,7 @@ def translation_by_ancestors(vocabulary: Vocabulary, known: Vocabulary) -> tuple
             translation[i], how[i] = known.number[nearest], ANCESTOR
     kinds = how[len(SPECIAL_TOKENS) :]
     counts = ", ".join(f"{int((kinds == kind).sum()):,} {kind}" for kind in HOW if (kinds == kind).any())
-    say(f"{len(kinds):,} tokens read by the {len(known) - len(SPECIAL_TOKENS):,} that the model knows: {counts or 'there are none'}")
+    print_line(f"{len(kinds):,} tokens read by the {len(known) - len(SPECIAL_TOKENS):,} that the model knows: {counts or 'there are none'}")
     return translation, how
 
 
@@ -90,7 +90,7 @@ def levels_above(concepts: list[int], rows_of: Callable[[list[str]], np.ndarray]
 
 def ancestors_by_table(con, concepts: list[int]) -> dict[int, dict[int, list[int]]]:
     """{concept: {levels up: ancestors}} by CONCEPT_ANCESTOR, which may be absent and holds standard concepts only."""
-    table = athena.read_vocabulary(con, "concept_ancestor")
+    table = athena.read_vocabulary_table(con, "concept_ancestor")
     if table is None or "min_levels_of_separation" not in table.columns:
         return {}
     wanted = ibis.memtable({"descendant_concept_id": concepts}, schema={"descendant_concept_id": "int64"})
@@ -111,7 +111,7 @@ def ancestors_by_climbing(con, concepts: list[int], rows_of: Callable | None) ->
     """The same by "Is a", up to the first level where an ancestor has a row; without `rows_of` up to the top."""
     if not concepts:
         return {}
-    table = athena.read_vocabulary(con, "concept_relationship")
+    table = athena.read_vocabulary_table(con, "concept_relationship")
     upward = athena.valid_rows(table).filter(lambda t: (t.relationship_id == "Is a") & (t.concept_id_1 != t.concept_id_2))
     upward = engine.materialize(con, upward.select("concept_id_1", "concept_id_2"))
     levels: dict = {concept: {} for concept in concepts}

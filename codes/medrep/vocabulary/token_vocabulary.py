@@ -50,7 +50,7 @@ class Vocabulary:
         storage.write_json(path, {"tokens": self.tokens, "counts": self.counts, "pretraining_counts": self.pretraining_counts})
 
 
-def load(path: Path, written_by: str = "preprocessing/trajectories.py") -> Vocabulary:
+def load_vocabulary(path: Path, written_by: str = "preprocessing/trajectories.py") -> Vocabulary:
     if not path.exists():
         raise UserError(f"{contract.display_path(path)} is missing; {written_by} writes it")
     content = json.loads(path.read_text())
@@ -60,5 +60,5 @@ def load(path: Path, written_by: str = "preprocessing/trajectories.py") -> Vocab
     return vocabulary
 
 
-def of_hospital(hospital: str) -> Vocabulary:
-    return load(contract.vocabulary_file(hospital))
+def load_hospital_vocabulary(hospital: str) -> Vocabulary:
+    return load_vocabulary(contract.vocabulary_file(hospital))

@@ -79,12 +79,12 @@ BELOW, NOT = {"includeDescendants": True}, {"isExcluded": True}
 )
 def test_a_concept_set_means_its_concepts(vocabulary, items, expected):
     for wrap in (False, True):
-        assert outcomes.concepts_of(outcomes.Terminology(engine.connect()), concept_set(vocabulary, *items, wrap=wrap)) == expected
+        assert outcomes.resolve_concept_set(outcomes.Terminology(engine.connect()), concept_set(vocabulary, *items, wrap=wrap)) == expected
 
 
 def test_an_item_that_the_vocabulary_lacks_is_named(vocabulary, capsys):
     path = concept_set(vocabulary, (3, {}), ({"CONCEPT_ID": 999, "CONCEPT_NAME": "Lost"}, {}), ({"VOCABULARY_ID": "SNOMED", "CONCEPT_CODE": "x"}, {}))
-    assert outcomes.concepts_of(outcomes.Terminology(engine.connect()), path) == {3}
+    assert outcomes.resolve_concept_set(outcomes.Terminology(engine.connect()), path) == {3}
     assert "lacks 2 of its items, such as 999 Lost, SNOMED x" in capsys.readouterr().out
 
 
@@ -92,7 +92,7 @@ def test_phenotypes_come_from_icd_9_diagnoses_by_maps_to_and_below(vocabulary):
     file = vocabulary / "p.yaml"
     file.write_text("lung: {name: Lung, ccs: 1, codes: 4810 999}\nnone: {name: None, ccs: 2, codes: '111'}\n")
     # ICD9Proc 4810 is another thing with the same number
-    assert outcomes.phenotypes_of(outcomes.Terminology(engine.connect()), file) == {"lung": {3, 4, 5}, "none": set()}
+    assert outcomes.read_phenotypes(outcomes.Terminology(engine.connect()), file) == {"lung": {3, 4, 5}, "none": set()}
 
 
 def test_what_is_not_a_concept_set_is_refused_by_name(root):
@@ -100,27 +100,31 @@ def test_what_is_not_a_concept_set_is_refused_by_name(root):
         file = root / "x.json"
         file.write_text(text)
         with pytest.raises(UserError, match="x.json is not an ATLAS concept set"):
-            outcomes.read_items(file)
+            outcomes.read_concept_set_items(file)
 
 
 def test_outcomes_are_found_by_name_or_path(root):
-    assert outcomes.find("MT").kind == "MT" and outcomes.find("Fx").kind == "onset" and outcomes.find("Pheno").kind == "phenotypes"
+    assert (
+        outcomes.find_outcome("MT").kind == "MT"
+        and outcomes.find_outcome("Fx").kind == "onset"
+        and outcomes.find_outcome("Pheno").kind == "phenotypes"
+    )
     (root / "stroke.json").write_text("{}")
     (root / "MI.json").write_text("{}")
     (root / "notes.txt").write_text("")
-    assert outcomes.find(str(root / "stroke.json")) == outcomes.Outcome("stroke", "onset", root / "stroke.json")
+    assert outcomes.find_outcome(str(root / "stroke.json")) == outcomes.Outcome("stroke", "onset", root / "stroke.json")
     with pytest.raises(UserError, match="MI is the name of a built-in outcome"):
-        outcomes.find(str(root / "MI.json"))
+        outcomes.find_outcome(str(root / "MI.json"))
     with pytest.raises(UserError, match="give an ATLAS concept set"):
-        outcomes.find(str(root / "notes.txt"))
+        outcomes.find_outcome(str(root / "notes.txt"))
     with pytest.raises(UserError, match="--outcome sets/none.json: this file is not there"):
-        outcomes.find("sets/none.json")
+        outcomes.find_outcome("sets/none.json")
     with pytest.raises(UserError, match="--outcome XX is unknown; known are MT, LLOS, RA"):
-        outcomes.find("XX")
+        outcomes.find_outcome("XX")
 
 
 def test_there_are_25_phenotypes_and_the_five_onsets():
-    known = outcomes.built_in()
+    known = outcomes.built_in_outcomes()
     assert set(known) == {"MT", "LLOS", "RA", "MI", "PNA", "Sepsis", "UTI", "Fx", "Pheno"}
 
 
@@ -130,15 +134,15 @@ def test_the_built_in_sets_and_both_ways_in_the_real_vocabulary(root):
     (root / "data" / "concepts").symlink_to(SHARED)
     con = engine.connect()
     assert contract.data_folder("concepts").is_dir()
-    infarction = outcomes.concepts_of(outcomes.Terminology(con), outcomes.find("MI").source)
+    infarction = outcomes.resolve_concept_set(outcomes.Terminology(con), outcomes.find_outcome("MI").source)
     assert 4329847 in infarction and 314666 not in infarction
-    phenotypes = outcomes.phenotypes_of(outcomes.Terminology(con), outcomes.find("Pheno").source)
+    phenotypes = outcomes.read_phenotypes(outcomes.Terminology(con), outcomes.find_outcome("Pheno").source)
     assert len(phenotypes) == 25 and all(phenotypes.values())
     # The files are merged from subsets of several releases, so steps are compared of concepts that both files know.
-    table = athena.read_vocabulary(con, "concept_ancestor").to_pandas()
-    relation = athena.valid_rows(athena.read_vocabulary(con, "concept_relationship"))
+    table = athena.read_vocabulary_table(con, "concept_ancestor").to_pandas()
+    relation = athena.valid_rows(athena.read_vocabulary_table(con, "concept_relationship"))
     is_a = relation.filter(relation.relationship_id == "Is a").to_pandas()
-    snomed = athena.read_vocabulary(con, "concept").filter(lambda t: (t.vocabulary_id == "SNOMED") & (t.standard_concept == "S"))
+    snomed = athena.read_vocabulary_table(con, "concept").filter(lambda t: (t.vocabulary_id == "SNOMED") & (t.standard_concept == "S"))
     snomed = set(snomed.to_pandas().concept_id)
     by_closing = {pair for pair in zip(is_a.concept_id_2, is_a.concept_id_1, strict=True) if snomed.issuperset(pair)}
     pairs = table[["ancestor_concept_id", "descendant_concept_id", "min_levels_of_separation"]].itertuples(index=False, name=None)

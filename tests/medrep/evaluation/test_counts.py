@@ -85,7 +85,7 @@ def test_features_are_those_of_a_walk_over_the_events(small_hospital, concepts, 
     small_hospital("mimic", persons=12, tokens=HOME, seed=1)
     small_hospital("ehrshot", persons=8, tokens=EXTERNAL, seed=2)
     home, away = sequences.Trajectories("mimic"), sequences.Trajectories("ehrshot")
-    tokens = {h.hospital: token_vocabulary.of_hospital(h.hospital).tokens for h in (home, away)}
+    tokens = {h.hospital: token_vocabulary.load_hospital_vocabulary(h.hospital).tokens for h in (home, away)}
     train, times = examples_of(home, seed=3, rows=home.rows_in("train", "valid"))
     expansion = counts.expand(tokens["mimic"], kind)
     space = counts.fit_space(home, train, expansion, min_persons)
@@ -106,7 +106,7 @@ def test_features_are_those_of_a_walk_over_the_events(small_hospital, concepts, 
 
 def test_events_at_or_after_the_prediction_time_change_nothing(small_hospital):
     small_hospital("mimic", tokens=HOME)
-    trajectories, expansion = sequences.Trajectories("mimic"), counts.expand(token_vocabulary.of_hospital("mimic").tokens, "tokens")
+    trajectories, expansion = sequences.Trajectories("mimic"), counts.expand(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens")
     moment = 5 * 10**7
     slices = trajectories.examples(np.arange(len(trajectories)), np.full(len(trajectories), moment), max_length=2048)
     space = counts.fit_space(trajectories, slices, expansion)
@@ -132,13 +132,13 @@ def rewrite_tokens(trajectories, change):
 def test_what_only_test_persons_have_never_enters(small_hospital, vocabulary_tables, kind):
     vocabulary_tables(IS_A)
     small_hospital("mimic", tokens=HOME)
-    number = token_vocabulary.of_hospital("mimic").number
+    number = token_vocabulary.load_hospital_vocabulary("mimic").number
     train = np.arange(20)
     trajectories = rewrite_tokens(
         sequences.Trajectories("mimic"), lambda tokens, person: tokens.__setitem__((tokens == number["3"]) & (person < 20), number["5"])
     )
     whole = np.column_stack([np.arange(30), trajectories.person_start, trajectories.person_stop])
-    expansion = counts.expand(token_vocabulary.of_hospital("mimic").tokens, kind)
+    expansion = counts.expand(token_vocabulary.load_hospital_vocabulary("mimic").tokens, kind)
     names = set(counts.fit_space(trajectories, whole[train], expansion, min_persons=1).names)
     assert {"5", "1"} <= names and not names & {"3", "21"}
     assert {"3"} <= set(counts.fit_space(trajectories, whole, expansion, min_persons=1).names)
@@ -151,8 +151,8 @@ def test_an_external_code_counts_for_the_ancestor_that_home_knows(small_hospital
     whole = [np.column_stack([np.arange(len(t)), t.person_start, t.person_stop]) for t in (home, away)]
     share, found = {}, {}
     for kind in counts.KINDS:
-        space = counts.fit_space(home, whole[0], counts.expand(token_vocabulary.of_hospital("mimic").tokens, kind))
-        expansion = counts.expand(token_vocabulary.of_hospital("ehrshot").tokens, kind)
+        space = counts.fit_space(home, whole[0], counts.expand(token_vocabulary.load_hospital_vocabulary("mimic").tokens, kind))
+        expansion = counts.expand(token_vocabulary.load_hospital_vocabulary("ehrshot").tokens, kind)
         share[kind] = space.known_share(away, whole[1], expansion)
         found[kind] = dict(zip(space.columns, space.matrix(away, whole[1], expansion).toarray().T, strict=True))
     assert share == {"tokens": 0, "rollup": 1} and not found["tokens"]["3"].any()
@@ -172,7 +172,7 @@ def test_spaces_do_not_mix_and_a_roll_up_needs_the_concepts(small_hospital):
 def planted(small_hospital, persons=300):
     """A hospital where half the persons have code 3 more often than others, its examples, their truth and the parts."""
     small_hospital("mimic", persons=persons, tokens=HOME)
-    number, sick = token_vocabulary.of_hospital("mimic").number, np.random.default_rng(5).random(persons) < 0.5
+    number, sick = token_vocabulary.load_hospital_vocabulary("mimic").number, np.random.default_rng(5).random(persons) < 0.5
 
     def change(tokens, person):
         tokens[(tokens == number["1"]) & sick[person]] = number["3"]
@@ -187,7 +187,7 @@ def planted(small_hospital, persons=300):
 def test_a_planted_signal_is_found_and_a_shuffled_one_is_not(small_hospital, vocabulary_tables, name, kind):
     vocabulary_tables(IS_A)
     trajectories, slices, sick, part = planted(small_hospital)
-    expansion = counts.expand(token_vocabulary.of_hospital("mimic").tokens, kind)
+    expansion = counts.expand(token_vocabulary.load_hospital_vocabulary("mimic").tokens, kind)
     space = counts.fit_space(trajectories, slices[part["train"]], expansion)
     table = {p: space.matrix(trajectories, slices[part[p]], expansion) for p in part}
     model = counts.fit(name, table["train"], sick[part["train"]], table["valid"], sick[part["valid"]], seed=0)
@@ -206,7 +206,7 @@ def test_the_same_fit_twice_and_on_one_thread_gives_the_same_digits(small_hospit
     monkeypatch.setattr(counts, "GBM_ALONE", 0)
     monkeypatch.setattr(counts, "GBM_ROUNDS", 5)
     trajectories, slices, sick, part = planted(small_hospital)
-    expansion = counts.expand(token_vocabulary.of_hospital("mimic").tokens, "tokens")
+    expansion = counts.expand(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens")
     space = counts.fit_space(trajectories, slices[part["train"]], expansion)
     table = {p: space.matrix(trajectories, slices[part[p]], expansion) for p in part}
 
@@ -221,7 +221,7 @@ def test_the_same_fit_twice_and_on_one_thread_gives_the_same_digits(small_hospit
 
 def test_a_saved_model_predicts_the_same_and_its_file_tells_the_names(small_hospital, root):
     trajectories, slices, sick, part = planted(small_hospital)
-    expansion = counts.expand(token_vocabulary.of_hospital("mimic").tokens, "tokens")
+    expansion = counts.expand(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens")
     space = counts.fit_space(trajectories, slices[part["train"]], expansion)
     table = {p: space.matrix(trajectories, slices[part[p]], expansion) for p in part}
     model = counts.fit("logreg", table["train"], sick[part["train"]], table["valid"], sick[part["valid"]], seed=0)
@@ -237,7 +237,7 @@ def test_a_saved_model_predicts_the_same_and_its_file_tells_the_names(small_hosp
 
 def test_c_is_that_of_the_best_validation_auroc(small_hospital):
     trajectories, slices, sick, part = planted(small_hospital, persons=60)
-    expansion = counts.expand(token_vocabulary.of_hospital("mimic").tokens, "tokens")
+    expansion = counts.expand(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens")
     space = counts.fit_space(trajectories, slices[part["train"]], expansion)
     table = {p: space.matrix(trajectories, slices[part[p]], expansion) for p in part}
     args = (table["train"], sick[part["train"]], table["valid"], sick[part["valid"]])

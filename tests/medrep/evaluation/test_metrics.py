@@ -66,7 +66,7 @@ def pairs_in_order(labels, scores):
 @given(examples)
 def test_auroc_is_the_share_of_pairs_in_order_and_auprc_is_the_textbooks(rows):
     labels, scores, _, _ = opened(rows)
-    figures = metrics.describe(labels, scores)
+    figures = metrics.compute_metrics(labels, scores)
     assert figures["n"] == figures["persons"] == len(labels) and figures["positives"] == labels.sum()
     if not mixed(labels):
         assert figures["auroc"] is None and figures["auprc"] is None and figures["reason"] in ("no positives", "no negatives")
@@ -77,14 +77,14 @@ def test_auroc_is_the_share_of_pairs_in_order_and_auprc_is_the_textbooks(rows):
 
 
 def test_no_examples_is_a_reason():
-    nothing = metrics.describe(np.array([], bool), np.array([]), np.array([], np.int64), 0.5, replicates=50)
+    nothing = metrics.compute_metrics(np.array([], bool), np.array([]), np.array([], np.int64), 0.5, replicates=50)
     assert nothing["reason"] == "no examples" and nothing["n"] == nothing["persons"] == 0
-    assert all(nothing[name] is None and nothing[f"{name}_low"] is None for name in metrics.FIGURES)
+    assert all(nothing[name] is None and nothing[f"{name}_low"] is None for name in metrics.METRICS)
 
 
 def test_a_score_that_is_no_number_is_refused():
     with pytest.raises(ValueError):
-        metrics.describe(np.array([True, False]), np.array([0.5, np.nan]))
+        metrics.compute_metrics(np.array([True, False]), np.array([0.5, np.nan]))
 
 
 @unhurried
@@ -106,7 +106,7 @@ def test_a_weight_is_that_many_copies(rows, data):
 @given(examples)
 def test_the_best_threshold_is_the_lowest_of_the_highest_youden_index(rows):
     labels, scores, _, _ = opened(rows)
-    threshold = metrics.best_threshold(labels, scores)
+    threshold = metrics.youden_threshold(labels, scores)
     if not mixed(labels):
         assert threshold is None
         return
@@ -117,16 +117,16 @@ def test_the_best_threshold_is_the_lowest_of_the_highest_youden_index(rows):
     np.testing.assert_array_equal(scores >= threshold, scores >= lowest)
     if (below := scores[scores < lowest]).size:
         assert threshold == pytest.approx((lowest + below.max()) / 2)
-    figures = metrics.describe(labels, scores, threshold=threshold)
+    figures = metrics.compute_metrics(labels, scores, threshold=threshold)
     assert figures["sensitivity"] == pytest.approx((scores >= threshold)[labels].mean())
     assert figures["specificity"] == pytest.approx((scores < threshold)[~labels].mean())
-    assert metrics.describe(labels, scores)["sensitivity"] is None  # no threshold is chosen on the tested examples themselves
+    assert metrics.compute_metrics(labels, scores)["sensitivity"] is None  # no threshold is chosen on the tested examples themselves
 
 
 def test_neighbouring_floats_have_a_threshold_between_or_on_the_higher():
     low = 0.3
     high = np.nextafter(low, 1)
-    assert metrics.best_threshold(np.array([False, True]), np.array([low, high])) == high
+    assert metrics.youden_threshold(np.array([False, True]), np.array([low, high])) == high
 
 
 # ---- calibration -----------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def plain_calibration(labels, probabilities, weights=1.0):
 def test_calibration_is_the_maximum_that_a_general_minimiser_finds(seed):
     labels, a, b, _ = clustered(40, seed)
     for scores in (a, np.clip(b**4, 0, 1)):
-        figures = metrics.describe(labels, scores)
+        figures = metrics.compute_metrics(labels, scores)
         slope, _, large = plain_calibration(labels, scores)
         assert figures["calibration_slope"] == pytest.approx(slope, abs=1e-5)
         assert figures["calibration_intercept"] == pytest.approx(large, abs=1e-5)
@@ -158,7 +158,7 @@ def test_what_was_drawn_from_the_probabilities_is_calibrated_and_twice_as_extrem
     chance = np.random.default_rng(0)
     x = chance.normal(-1, 1.5, 50_000)
     labels = chance.random(50_000) < 1 / (1 + np.exp(-x))
-    good, extreme, high = (metrics.describe(labels, 1 / (1 + np.exp(-z))) for z in (x, 2 * x, x + 1))
+    good, extreme, high = (metrics.compute_metrics(labels, 1 / (1 + np.exp(-z))) for z in (x, 2 * x, x + 1))
     assert good["calibration_slope"] == pytest.approx(1, abs=0.03) and good["calibration_intercept"] == pytest.approx(0, abs=0.03)
     assert extreme["calibration_slope"] == pytest.approx(0.5, abs=0.02)
     assert high["calibration_intercept"] == pytest.approx(-1, abs=0.03)
@@ -168,7 +168,7 @@ def test_what_was_drawn_from_the_probabilities_is_calibrated_and_twice_as_extrem
 @given(examples)
 def test_there_is_a_slope_exactly_where_the_classes_overlap(rows):
     labels, scores, _, _ = opened(rows)
-    figures = metrics.describe(labels, scores)
+    figures = metrics.compute_metrics(labels, scores)
     overlap = mixed(labels) and scores[labels].min() < scores[~labels].max() and scores[~labels].min() < scores[labels].max()
     assert (figures["calibration_slope"] is not None) == overlap
     assert (figures["calibration_intercept"] is not None) == mixed(labels)
@@ -179,17 +179,17 @@ def test_newton_converges_from_far_away():
     chance = np.random.default_rng(1)
     labels = chance.random(2_000) < 0.01
     sure = np.where(chance.random(2_000) < 0.02, ~labels, labels).astype(float)
-    figures = metrics.describe(labels, sure)
+    figures = metrics.compute_metrics(labels, sure)
     slope, _, large = plain_calibration(labels, sure)
     assert figures["calibration_slope"] == pytest.approx(slope, abs=1e-5) and figures["calibration_intercept"] == pytest.approx(large, abs=1e-5)
-    close = metrics.describe(np.array([False] * 50 + [True, False] + [True] * 50), np.r_[np.full(50, 0.1), 0.5, 0.50001, np.full(50, 0.9)])
+    close = metrics.compute_metrics(np.array([False] * 50 + [True, False] + [True] * 50), np.r_[np.full(50, 0.1), 0.5, 0.50001, np.full(50, 0.9)])
     assert close["calibration_slope"] > 3
 
 
 def test_a_model_that_says_nearly_the_same_of_everyone_has_a_slope():
     labels, scores, _, _ = clustered(60, 0)
     x = np.log(np.clip(scores, 0.01, 0.99) / (1 - np.clip(scores, 0.01, 0.99)))
-    flat, steep = (metrics.describe(labels, 1 / (1 + np.exp(-z)))["calibration_slope"] for z in (x * 1e-6 - 5, x))
+    flat, steep = (metrics.compute_metrics(labels, 1 / (1 + np.exp(-z)))["calibration_slope"] for z in (x * 1e-6 - 5, x))
     assert flat * 1e-6 == pytest.approx(steep, rel=1e-4)
 
 
@@ -212,8 +212,8 @@ def plain_interval(values, replicates):
 def test_intervals_are_those_of_drawn_persons_rows_put_together(people, seed):
     labels, scores, _, persons = clustered(people, seed)
     threshold, replicates = 0.3, 60
-    figures = metrics.describe(labels, scores, persons, threshold, replicates, seed=7)
-    found = {name: [] for name in metrics.FIGURES}
+    figures = metrics.compute_metrics(labels, scores, persons, threshold, replicates, seed=7)
+    found = {name: [] for name in metrics.METRICS}
     for rows in plain_draws(persons, replicates, seed=7):
         y, s = labels[rows], scores[rows]
         slope, _, large = plain_calibration(y, s)
@@ -227,7 +227,7 @@ def test_intervals_are_those_of_drawn_persons_rows_put_together(people, seed):
             ("specificity", np.mean(s[~y] < threshold)),
         ):
             found[name].append(value)
-    for name in metrics.FIGURES:
+    for name in metrics.METRICS:
         assert (figures[f"{name}_low"], figures[f"{name}_high"]) == pytest.approx(plain_interval(found[name], replicates), abs=1e-5), name
         assert figures[f"{name}_low"] <= figures[name] <= figures[f"{name}_high"]
 
@@ -236,7 +236,7 @@ def test_replicates_without_a_class_are_left_out_and_too_few_give_no_interval():
     scores, persons = np.arange(40) / 40, np.arange(40)
     for positives, there in (([7], False), ([7, 20], True)):
         labels = np.isin(persons, positives)
-        figures = metrics.describe(labels, scores, persons, 0.5, replicates=200, seed=1)
+        figures = metrics.compute_metrics(labels, scores, persons, 0.5, replicates=200, seed=1)
         found = [pairs_in_order(labels[rows], scores[rows]) for rows in plain_draws(persons, 200, 1) if mixed(labels[rows])]
         assert ((figures["auroc_low"], figures["auroc_high"]) == pytest.approx(plain_interval(found, 200))) if there else figures["auroc_low"] is None
         assert (figures["auprc_high"] is not None) == (figures["sensitivity_low"] is not None) == there
@@ -247,20 +247,20 @@ def test_the_rows_order_changes_nothing_and_the_seed_does():
     labels, scores, other, persons = clustered(50, 3)
     shuffled = np.random.default_rng(0).permutation(len(labels))
     for who in (persons, None, np.array([f"p{person}" for person in persons])):
-        given_order = metrics.describe(labels, scores, who, 0.3, 100, seed=5)
-        again = metrics.describe(labels[shuffled], scores[shuffled], None if who is None else who[shuffled], 0.3, 100, seed=5)
+        given_order = metrics.compute_metrics(labels, scores, who, 0.3, 100, seed=5)
+        again = metrics.compute_metrics(labels[shuffled], scores[shuffled], None if who is None else who[shuffled], 0.3, 100, seed=5)
         assert given_order == again
-        assert given_order != metrics.describe(labels, scores, who, 0.3, 100, seed=6)
-    assert metrics.delong(labels, scores, other, persons) == metrics.delong(*(x[shuffled] for x in (labels, scores, other, persons)))
+        assert given_order != metrics.compute_metrics(labels, scores, who, 0.3, 100, seed=6)
+    assert metrics.delong_test(labels, scores, other, persons) == metrics.delong_test(*(x[shuffled] for x in (labels, scores, other, persons)))
     pair = [(labels, scores, other, persons)]
-    assert metrics.compare_means(pair, 50) == metrics.compare_means([tuple(x[shuffled] for x in pair[0])], 50)
+    assert metrics.compare_macro_aurocs(pair, 50) == metrics.compare_macro_aurocs([tuple(x[shuffled] for x in pair[0])], 50)
 
 
 def test_the_parts_in_which_replicates_are_held_change_nothing(monkeypatch):
     labels, scores, _, persons = clustered(50, 3)
-    at_once = metrics.describe(labels, scores, persons, 0.3, 100)
-    monkeypatch.setattr(metrics, "AT_ONCE", 1)
-    one_by_one = metrics.describe(labels, scores, persons, 0.3, 100)
+    at_once = metrics.compute_metrics(labels, scores, persons, 0.3, 100)
+    monkeypatch.setattr(metrics, "WEIGHTS_AT_ONCE", 1)
+    one_by_one = metrics.compute_metrics(labels, scores, persons, 0.3, 100)
     assert list(one_by_one) == list(at_once) and list(one_by_one.values())[:-1] == pytest.approx(list(at_once.values())[:-1], rel=1e-9)
 
 
@@ -268,7 +268,7 @@ def test_a_figures_interval_has_its_own_width():
     """AUPRC varies more than AUROC where positives are rare: one can't borrow the other's variance."""
     chance = np.random.default_rng(0)
     labels = np.arange(3_000) < 60
-    figures = metrics.describe(labels, 1 / (1 + np.exp(-chance.normal(1.5 * labels - 3, 1))), replicates=300)
+    figures = metrics.compute_metrics(labels, 1 / (1 + np.exp(-chance.normal(1.5 * labels - 3, 1))), replicates=300)
     assert figures["auprc_high"] - figures["auprc_low"] > 1.5 * (figures["auroc_high"] - figures["auroc_low"])
 
 
@@ -287,9 +287,9 @@ def test_intervals_by_person_hold_what_they_should_where_intervals_by_example_do
             truth = metrics.auroc(labels, scores)
             continue
         for unit, who in (("person", persons), ("example", None)):
-            figures = metrics.describe(labels, scores, who, replicates=200, seed=hospital)
+            figures = metrics.compute_metrics(labels, scores, who, replicates=200, seed=hospital)
             held[unit] += figures["auroc_low"] <= truth <= figures["auroc_high"]
-        area, _, moves = metrics.influence(labels, scores, persons)
+        area, _, moves = metrics.auroc_influence(labels, scores, persons)
         held["influence"] += abs(area - truth) <= 1.96 * math.sqrt(np.sum(moves**2))
     assert 0.88 <= held["person"] / 120 <= 0.99 and 0.88 <= held["influence"] / 120 <= 0.99, held
     assert held["example"] / 120 < 0.75, held
@@ -344,7 +344,7 @@ def textbook_obuchowski(labels, a, b, persons, shared=None):
 @given(examples)
 def test_with_one_example_a_person_it_is_delongs_test(rows):
     labels, a, b, _ = opened(rows)
-    found = metrics.delong(labels, a, b)
+    found = metrics.delong_test(labels, a, b)
     if labels.sum() < 2 or (~labels).sum() < 2:
         assert found["z"] is None and found["p"] is None and found["low"] is None
         assert (found["difference"] is None) != mixed(labels)
@@ -364,7 +364,7 @@ def test_with_one_example_a_person_it_is_delongs_test(rows):
 @pytest.mark.parametrize("seed", range(6))
 def test_with_several_examples_a_person_it_is_obuchowskis(seed):
     labels, a, b, persons = clustered(25, seed)
-    found = metrics.delong(labels, a, b, persons)
+    found = metrics.delong_test(labels, a, b, persons)
     variance = (found["difference"] / found["z"]) ** 2
     positive_ids, negative_ids = len(np.unique(persons[labels])), len(np.unique(persons[~labels]))
     shared = math.sqrt(positive_ids / (positive_ids - 1) * negative_ids / (negative_ids - 1))
@@ -377,15 +377,15 @@ def test_delong_gives_the_published_values():
     poor = np.array([cell == "1" for cell in POOR])
     wfns = np.array([float(cell) for cell in WFNS])
     s100b, ndka = (np.array([float(cell) for cell in cells.split()]) / 100 for cells in (S100B, NDKA))
-    found = metrics.delong(poor, wfns, s100b)
+    found = metrics.delong_test(poor, wfns, s100b)
     assert (len(poor), int(poor.sum())) == (113, 41)
     assert round(found["a"], 7) == 0.8236789 and round(found["b"], 7) == 0.7313686
     assert round(found["z"], 3) == 2.209 and round(found["p"], 5) == 0.02718
     # var(roc(aSAH$outcome, aSAH$s100b)) is 0.002668682, its interval 0.6301 to 0.8326; Stata's roctab has the standard error 0.0517 for the same
-    _, _, moves = metrics.influence(poor, s100b, np.arange(113))
+    _, _, moves = metrics.auroc_influence(poor, s100b, np.arange(113))
     assert round(float(np.sum(moves**2)), 9) == 0.002668682
     # ci.auc in pROC's tests, for ndka
-    area, _, moves = metrics.influence(poor, ndka, np.arange(113))
+    area, _, moves = metrics.auroc_influence(poor, ndka, np.arange(113))
     half = 1.959963985 * math.sqrt(np.sum(moves**2))
     assert (area - half, area, area + half) == pytest.approx((0.501244999271703, 0.611957994579946, 0.722670989888189), abs=1e-9)
 
@@ -393,19 +393,19 @@ def test_delong_gives_the_published_values():
 def test_copies_of_a_person_make_nothing_surer():
     """Each person three times over: examples of their own would look surer, persons don't."""
     labels, a, b, persons = clustered(80, 4, most=1)
-    one = metrics.delong(labels, a, b, persons)
-    three = metrics.delong(*(np.tile(x, 3) for x in (labels, a, b, persons)))
+    one = metrics.delong_test(labels, a, b, persons)
+    three = metrics.delong_test(*(np.tile(x, 3) for x in (labels, a, b, persons)))
     assert three == pytest.approx(one)
-    assert metrics.delong(*(np.tile(x, 3) for x in (labels, a, b)))["p"] < one["p"]
+    assert metrics.delong_test(*(np.tile(x, 3) for x in (labels, a, b)))["p"] < one["p"]
 
 
 def test_the_same_order_of_all_pairs_has_p_one_and_one_person_with_positives_has_none():
     labels, a, _, persons = clustered(30, 0)
-    same = metrics.delong(labels, a, a / 3, persons)
+    same = metrics.delong_test(labels, a, a / 3, persons)
     assert same["difference"] == 0 and same["p"] == 1 and same["z"] is None and same["low"] is None
-    alone = metrics.delong(persons == 3, a, a[::-1].copy(), persons)
+    alone = metrics.delong_test(persons == 3, a, a[::-1].copy(), persons)
     assert alone["difference"] is not None and alone["p"] is None and alone["low"] is None
-    nobody = metrics.delong(np.zeros(5, bool), np.arange(5), np.arange(5))
+    nobody = metrics.delong_test(np.zeros(5, bool), np.arange(5), np.arange(5))
     assert set(nobody.values()) == {None}
 
 
@@ -422,11 +422,11 @@ def seeds_of(people, seeds, first=0):
 
 def test_a_mean_over_seeds_sums_a_persons_influence_over_them():
     pairs = seeds_of(60, 3)
-    found = metrics.compare_means(pairs)
+    found = metrics.compare_macro_aurocs(pairs)
     moves, differences = {}, []
     for labels, a, b, persons in pairs:
-        area_a, ids, moves_a = metrics.influence(labels, a, persons)
-        area_b, _, moves_b = metrics.influence(labels, b, persons)
+        area_a, ids, moves_a = metrics.auroc_influence(labels, a, persons)
+        area_b, _, moves_b = metrics.auroc_influence(labels, b, persons)
         differences.append(area_a - area_b)
         for person, move in zip(ids, moves_a - moves_b, strict=True):
             moves.setdefault(int(person), []).append(move / 3)
@@ -434,13 +434,13 @@ def test_a_mean_over_seeds_sums_a_persons_influence_over_them():
     assert found["difference"] == pytest.approx(np.mean(differences)) and found["seeds"] == 3 and found["persons"] == len(moves)
     assert found["standard_error"] == pytest.approx(error) and found["z"] == pytest.approx(np.mean(differences) / error)
     # the same test three times over is no three tests
-    once, thrice = metrics.compare_means(pairs[:1]), metrics.compare_means(pairs[:1] * 3)
+    once, thrice = metrics.compare_macro_aurocs(pairs[:1]), metrics.compare_macro_aurocs(pairs[:1] * 3)
     assert thrice["standard_error"] == pytest.approx(once["standard_error"]) and thrice["p"] == pytest.approx(once["p"])
 
 
 def test_the_paired_bootstrap_is_that_of_drawn_persons_and_agrees_with_the_influences():
     pairs = seeds_of(150, 3)
-    found = metrics.compare_means(pairs, replicates=50, seed=3)
+    found = metrics.compare_macro_aurocs(pairs, replicates=50, seed=3)
     everyone = np.unique(np.concatenate([persons for *_, persons in pairs]))
     chance = np.random.default_rng(3)
     plain = []
@@ -454,7 +454,7 @@ def test_the_paired_bootstrap_is_that_of_drawn_persons_and_agrees_with_the_influ
     plain = np.array(plain)
     assert (found["bootstrap_low"], found["bootstrap_high"]) == pytest.approx(tuple(np.quantile(plain, [0.025, 0.975])))
     assert found["bootstrap_p"] == pytest.approx(min(1, 2 * (1 + min((plain <= 0).sum(), (plain >= 0).sum())) / 51))
-    many = metrics.compare_means(pairs, replicates=1_000, seed=3)
+    many = metrics.compare_macro_aurocs(pairs, replicates=1_000, seed=3)
     assert many["bootstrap_high"] - many["bootstrap_low"] == pytest.approx(many["high"] - many["low"], rel=0.15)
 
 
@@ -466,14 +466,14 @@ def test_under_no_difference_p_is_below_a_twentieth_about_one_time_in_twenty():
         labels, _, _, persons = clustered(80, hospital)
         own = chance.normal(0, 0.7, (2, 80))[:, persons]  # each model errs alike on all of a person's examples
         a, b = labels + own + chance.normal(0, 0.7, (2, len(labels)))
-        small += metrics.delong(labels, a, b, persons)["p"] < 0.05
+        small += metrics.delong_test(labels, a, b, persons)["p"] < 0.05
     assert 3 <= small <= 19, small  # 10 to be expected; 3 and 19 are three standard deviations away
 
 
 def test_means_over_seeds_are_drawn_together():
     pairs = seeds_of(40, 3)
     tests = [(labels, np.clip(a, 0.01, 0.99), persons) for labels, a, _, persons in pairs]
-    found = metrics.describe_means(tests, replicates=25, seed=2)
+    found = metrics.compute_macro_metrics(tests, replicates=25, seed=2)
     everyone = np.unique(np.concatenate([persons for *_, persons in tests]))
     chance = np.random.default_rng(2)
     areas, precisions, slopes = [], [], []
@@ -488,29 +488,31 @@ def test_means_over_seeds_are_drawn_together():
     assert found["auroc"] == pytest.approx(np.mean([roc_auc_score(y, s) for y, s, _ in tests]))
     assert found["tests"] == 3 and found["persons"] == len(everyone)
     # one seed's means are its figures; a seed of one class is left out
-    one, figures = metrics.describe_means(tests[:1], 60, seed=9), metrics.describe(*tests[0], replicates=60, seed=9)
+    one, figures = metrics.compute_macro_metrics(tests[:1], 60, seed=9), metrics.compute_metrics(*tests[0], replicates=60, seed=9)
     assert {name: one[name] for name in one if name != "tests"} == pytest.approx({name: figures[name] for name in one if name != "tests"})
     empty = (np.zeros(3, bool), np.full(3, 0.5), np.arange(3))
-    assert metrics.describe_means([tests[0], empty])["auroc"] == one["auroc"] and metrics.describe_means([empty], 50)["auroc_low"] is None
-    few = metrics.describe_means(tests, 25, seed=2, intervals=["auprc"])
+    assert (
+        metrics.compute_macro_metrics([tests[0], empty])["auroc"] == one["auroc"] and metrics.compute_macro_metrics([empty], 50)["auroc_low"] is None
+    )
+    few = metrics.compute_macro_metrics(tests, 25, seed=2, intervals=["auprc"])
     assert few["auprc_low"] == found["auprc_low"] and "auroc_low" not in few and few["auroc"] == found["auroc"]
-    assert metrics.describe_means([], 50)["auroc"] is None and metrics.compare_means([], 50)["bootstrap_p"] is None
+    assert metrics.compute_macro_metrics([], 50)["auroc"] is None and metrics.compare_macro_aurocs([], 50)["bootstrap_p"] is None
 
 
 def test_several_labels_are_drawn_together():
     labels, a, b, persons = clustered(40, 0)
     truth = np.column_stack([labels, ~labels]).astype(float)
     truth[persons % 3 == 0, 1] = np.nan  # a third of the persons is left out of the second label
-    found = metrics.macro_intervals(truth, np.column_stack([a, 1 - b]), persons, 40, seed=1)
+    found = metrics.macro_bootstrap_intervals(truth, np.column_stack([a, 1 - b]), persons, 40, seed=1)
     there = persons % 3 != 0
-    means = metrics.describe_means([(labels, a, persons), (~labels[there], 1 - b[there], persons[there])], 40, seed=1)
+    means = metrics.compute_macro_metrics([(labels, a, persons), (~labels[there], 1 - b[there], persons[there])], 40, seed=1)
     assert found == {name: means[name] for name in found} and found["auroc_low"] < means["auroc"] < found["auroc_high"]
 
 
 @unhurried
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=8))
 def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_so_on(p_values):
-    adjusted = metrics.holm(p_values)
+    adjusted = metrics.holm_adjust(p_values)
     there = sorted(p for p in p_values if p is not None)
     for p, found in zip(p_values, adjusted, strict=True):
         # the step-down rule itself: the highest of all steps up to this one
@@ -522,7 +524,7 @@ def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_so_on(p_values)
 
 
 def test_holm_of_the_textbook():
-    assert metrics.holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx([0.03, 0.06, None, 0.06, 0.02], nan_ok=True)
+    assert metrics.holm_adjust([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx([0.03, 0.06, None, 0.06, 0.02], nan_ok=True)
 
 
 # ---- recalibration ------------------------------------------------------------------------------------------------------
@@ -530,7 +532,7 @@ def test_holm_of_the_textbook():
 
 def test_recalibration_gives_slope_one_and_intercept_nought_on_what_it_was_fitted_to():
     labels, scores, _, _ = clustered(200, 0)
-    figures = metrics.describe(labels, metrics.recalibrate(labels, scores**3, scores**3))
+    figures = metrics.compute_metrics(labels, metrics.recalibrate(labels, scores**3, scores**3))
     assert figures["calibration_slope"] == pytest.approx(1, abs=1e-6) and figures["calibration_intercept"] == pytest.approx(0, abs=1e-6)
     assert figures["auroc"] == pytest.approx(metrics.auroc(labels, scores))  # the order stays
     slope, intercept, _ = plain_calibration(labels, scores**3)
@@ -578,7 +580,7 @@ def test_the_interval_of_a_mean_over_labels_draws_the_same_persons_for_each():
     truth = (chance.random((60, 3)) < [0.5, 0.3, 0.1]).astype(float)
     truth[chance.random((60, 3)) < 0.1] = np.nan
     scores = np.round(np.nan_to_num(truth) * 0.3 + chance.random((60, 3)), 1) / 2
-    found = metrics.macro_intervals(truth, scores, persons, 50, seed=4)
+    found = metrics.macro_bootstrap_intervals(truth, scores, persons, 50, seed=4)
     means = {"auroc": [], "auprc": []}
     for rows in plain_draws(persons, 50, seed=4):
         parts = {"auroc": [], "auprc": []}

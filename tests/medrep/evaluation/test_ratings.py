@@ -13,7 +13,7 @@ from medrep.evaluation import ratings
 from medrep.llm import chat
 from medrep.settings import RatingConfig
 
-QUESTION = ratings.Question("You are kind.", "Rate for death:\n{features}\nIn JSON.", "All of them.")
+QUESTION = ratings.RatingPrompt("You are kind.", "Rate for death:\n{features}\nIn JSON.", "All of them.")
 
 
 def important(persons, names=None):
@@ -39,19 +39,21 @@ def nearest_by_loops(wanted, rest):
 @settings(max_examples=60, deadline=None)
 def test_controls_are_others_as_many_as_there_are_and_the_matched_ones_are_the_nearest(persons, top, seed):
     table = important(persons)
-    found = ratings.choose(table, table.token.head(top), seed)
-    kinds = {kind: found[found.kind == kind] for kind in ratings.KINDS}
+    found = ratings.select_features(table, table.token.head(top), seed)
+    kinds = {kind: found[found.kind == kind] for kind in ratings.FEATURE_KINDS}
     outside = table.token[top:].tolist()
     assert kinds["top"].token.tolist() == table.token[:top].tolist() and all(rows.token.is_unique for rows in kinds.values())
     assert len(kinds["random"]) == min(len(kinds["top"]), len(outside)) and set(kinds["random"].token) <= set(outside)
     assert kinds["matched"].token.tolist() == [outside[i] for i in nearest_by_loops(persons[:top], persons[top:])]
     assert found["rank"].tolist() == [int(token) - 99 for token in found.token]
-    pd.testing.assert_frame_equal(found, ratings.choose(table, table.token.head(top), seed))
+    pd.testing.assert_frame_equal(found, ratings.select_features(table, table.token.head(top), seed))
 
 
 def test_random_controls_are_drawn_from_all_others_alike():
     table = important(list(range(1, 41)))
-    drawn = [set(found[found.kind == "random"].token) for found in (ratings.choose(table, table.token.head(10), seed) for seed in range(300))]
+    drawn = [
+        set(found[found.kind == "random"].token) for found in (ratings.select_features(table, table.token.head(10), seed) for seed in range(300))
+    ]
     counts = np.array([sum(token in tokens for tokens in drawn) for token in table.token[10:]])
     assert (abs(counts - 100) < 35).all()  # 10 of 30 in 300 draws; 35 is over four standard deviations
 
@@ -59,7 +61,7 @@ def test_random_controls_are_drawn_from_all_others_alike():
 def test_who_has_no_name_is_not_rated_and_a_control_has_a_name_of_its_own():
     names = ["Fever", "fever ", "(not in CONCEPT)", "103", "104 (2nd decile)", "FEVER", "Cough", "cough", "(not in CONCEPT) (1st decile)", "106 ml"]
     table = important([9] * 10, names)
-    found = ratings.choose(table, ["100", "101", "102", "103"], seed=0)
+    found = ratings.select_features(table, ["100", "101", "102", "103"], seed=0)
     assert found[found.kind == "top"].token.tolist() == ["100", "101"] and found.key.tolist()[:2] == ["fever", "fever"]
     assert set(found[found.kind != "top"].token) <= {"106", "109"}
 
@@ -70,15 +72,15 @@ def test_who_has_no_name_is_not_rated_and_a_control_has_a_name_of_its_own():
 @given(st.sets(st.text("abc", min_size=1, max_size=4), max_size=30), st.integers(1, 9))
 @settings(max_examples=60, deadline=None)
 def test_each_name_is_in_one_prompt_and_none_is_longer_than_a_batch(names, batch):
-    parts = ratings.prompts(names, batch, (100, 0, 0))
+    parts = ratings.shuffled_batches(names, batch, (100, 0, 0))
     assert sorted(name for part in parts for name in part) == sorted(names) and all(0 < len(part) <= batch for part in parts)
-    assert parts == ratings.prompts(reversed(sorted(names)), batch, (100, 0, 0))
+    assert parts == ratings.shuffled_batches(reversed(sorted(names)), batch, (100, 0, 0))
     assert not parts or max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_every_repeat_has_an_order_of_its_own():
     names = [chr(97 + i) for i in range(26)]
-    orders = [sum(ratings.prompts(names, 9, (100, repeat, 0)), []) for repeat in range(3)]
+    orders = [sum(ratings.shuffled_batches(names, 9, (100, repeat, 0)), []) for repeat in range(3)]
     assert len({tuple(order) for order in orders}) == 3 and all(order != names for order in orders)
 
 
@@ -125,10 +127,10 @@ READ = {
 
 @pytest.mark.parametrize("text", READ)
 def test_of_an_answer_counts_what_it_says_of_a_number_once_in_one_of_the_three_words(text):
-    assert ratings.read(text, 3) == READ[text]
+    assert ratings.parse_answer(text, 3) == READ[text]
 
 
-WORD = st.sampled_from(ratings.WORDS)
+WORD = st.sampled_from(ratings.RATING_LEVELS)
 
 
 @given(
@@ -150,15 +152,15 @@ def test_whatever_stands_around_an_answer_and_wherever_it_breaks_off_no_other_wo
     whole = (f"{thought}Perhaps {written(draft[: len(said)])}? {ends}" if thought else "") + before + written(said) + after
     truth = dict(enumerate(said, start=1))
     for text in (whole, whole[: min(cut, len(whole))]):
-        assert ratings.read(text, len(said)).items() <= truth.items()
+        assert ratings.parse_answer(text, len(said)).items() <= truth.items()
     if "As said" not in after and (not lines or len(said) == 1):
-        assert ratings.read(whole, len(said)) == truth
+        assert ratings.parse_answer(whole, len(said)) == truth
 
 
 @given(st.text('{}[]":,123 HighLowModerate', max_size=60))
 @settings(max_examples=300, deadline=None)
 def test_any_text_is_read_without_an_error(text):
-    assert set(ratings.read(text, 3)) <= {1, 2, 3}
+    assert set(ratings.parse_answer(text, 3)) <= {1, 2, 3}
 
 
 def answered(said, names, **changes):
@@ -174,10 +176,10 @@ def answered(said, names, **changes):
         else:
             assert not any(r.schema for r in requests)
         answers = {key: said(part, len(asked)) for key, part in listed.items()}
-        assert all(readable(key, text) == bool(ratings.read(text, len(listed[key]))) for key, text in answers.items())
+        assert all(readable(key, text) == bool(ratings.parse_answer(text, len(listed[key]))) for key, text in answers.items())
         return answers
 
-    return ratings.rate(names, QUESTION, RatingConfig(**({"batch": 4} | changes)), 100, ask), asked
+    return ratings.rate_names(names, QUESTION, RatingConfig(**({"batch": 4} | changes)), 100, ask), asked
 
 
 def all_high(part, attempt):
@@ -244,13 +246,13 @@ def test_alpha_is_the_published_one_of_krippendorffs_example():
             [nan, 3, nan, nan],
         ]
     )
-    assert round(ratings.krippendorff(values), 3) == 0.815
+    assert round(ratings.krippendorff_alpha(values), 3) == 0.815
 
 
 @given(st.lists(st.lists(st.sampled_from([0.0, 1.0, 2.0, math.nan]), min_size=3, max_size=3), min_size=1, max_size=12))
 @settings(max_examples=200, deadline=None)
 def test_alpha_is_what_all_pairs_give(rows):
-    found, expected = ratings.krippendorff(np.array(rows)), alpha_by_pairs(rows)
+    found, expected = ratings.krippendorff_alpha(np.array(rows)), alpha_by_pairs(rows)
     assert found is None and expected is None or found == pytest.approx(expected)
 
 
@@ -267,13 +269,15 @@ def test_alpha_is_what_all_pairs_give(rows):
     ],
 )
 def test_the_most_common_rating(row, word):
-    assert ratings.most_common(np.array([row], dtype=float)) == [word]
+    assert ratings.modal_rating(np.array([row], dtype=float)) == [word]
 
 
 def rated(top, random, matched, **more):
     """A table of one feature a row of ratings."""
     rows = [*top, *random, *matched]
-    table = pd.DataFrame(rows, columns=ratings.columns(len(rows[0]))).replace({0: "Low", 1: "Moderate", 2: "High", None: np.nan}).astype(object)
+    table = (
+        pd.DataFrame(rows, columns=ratings.rating_columns(len(rows[0]))).replace({0: "Low", 1: "Moderate", 2: "High", None: np.nan}).astype(object)
+    )
     table["kind"] = ["top"] * len(top) + ["random"] * len(random) + ["matched"] * len(matched)
     n = len(rows)
     return table.assign(
@@ -298,11 +302,11 @@ def wilson_by_search(share, n):
 
 
 def test_shares_are_of_a_features_own_repeats_and_intervals_are_of_features():
-    found = ratings.summary(rated([[2, 2], [2, 0], [2, None]], [[0, 0], [0, 1]], [[1, 1], [2, 1]]))
+    found = ratings.summarize_ratings(rated([[2, 2], [2, 0], [2, None]], [[0, 0], [0, 1]], [[1, 1], [2, 1]]))
     high = found["high"]
-    assert [high[kind]["share"] for kind in ratings.KINDS] == pytest.approx([2.5 / 3, 0, 0.25])
+    assert [high[kind]["share"] for kind in ratings.FEATURE_KINDS] == pytest.approx([2.5 / 3, 0, 0.25])
     assert high["top_minus_matched"]["share"] == pytest.approx(2.5 / 3 - 0.25)
-    assert [found["moderate_or_high"][kind]["share"] for kind in ratings.KINDS] == pytest.approx([2.5 / 3, 0.25, 1])
+    assert [found["moderate_or_high"][kind]["share"] for kind in ratings.FEATURE_KINDS] == pytest.approx([2.5 / 3, 0.25, 1])
     for kind, n in (("top", 3), ("random", 2), ("matched", 2)):
         assert (high[kind]["low"], high[kind]["high"]) == pytest.approx(wilson_by_search(high[kind]["share"], n), abs=2e-5)
     assert found["ratings"] == 14 and found["unparsed"] == 1 and found["features"] == {"top": 3, "random": 2, "matched": 2}
@@ -315,9 +319,9 @@ def test_the_difference_has_the_interval_that_newcombe_published():
     def column(high, n):
         return np.array([[2.0]] * high + [[0.0]] * (n - high))
 
-    found = ratings.shares({"top": column(56, 70), "random": column(48, 80), "matched": column(48, 80)}, 2)["top_minus_random"]
+    found = ratings.share_at_level({"top": column(56, 70), "random": column(48, 80), "matched": column(48, 80)}, 2)["top_minus_random"]
     assert (found["share"], found["low"], found["high"]) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
-    found = ratings.shares({"top": column(10, 10), "random": column(0, 10), "matched": column(0, 10)}, 2)["top_minus_matched"]
+    found = ratings.share_at_level({"top": column(10, 10), "random": column(0, 10), "matched": column(0, 10)}, 2)["top_minus_matched"]
     assert (found["low"], found["high"]) == pytest.approx((0.6075, 1.0), abs=5e-5)
 
 
@@ -327,20 +331,20 @@ def test_the_interval_covers_what_it_should(often, seldom):
     chance, covered, share = np.random.default_rng(0), 0, often / 3 + 2 * seldom / 3
     for _ in range(1000):
         values = (chance.random((100, 3)) < np.where(chance.random((100, 1)) < 1 / 3, often, seldom)) * 2.0
-        found = ratings.shares({kind: values for kind in ratings.KINDS}, 2)["top"]
+        found = ratings.share_at_level({kind: values for kind in ratings.FEATURE_KINDS}, 2)["top"]
         covered += found["low"] <= share <= found["high"]
     assert 930 <= covered  # 950 less three standard deviations; more, where repeats differ
 
 
 def test_a_name_that_two_tokens_have_counts_once():
     table = rated([[2], [2], [0]], [[0], [0]], [[0], [0]], key=["a", "a", "b", "c", "d", "e", "f"])
-    found = ratings.summary(table)
+    found = ratings.summarize_ratings(table)
     assert found["features"]["top"] == 2 and found["high"]["top"]["share"] == 0.5 and found["ratings"] == 6
 
 
 def test_ratings_rise_with_what_they_rise_with():
     table = rated([[2], [2], [1]], [[1], [0]], [[0], [0]])
-    whole = ratings.summary(table)
+    whole = ratings.summarize_ratings(table)
     found = whole["rank_correlation"]
     assert found["attention"]["all"] > 0.9 and found["attribution"]["all"] < -0.9 and found["attention"]["top"] == pytest.approx(0.866, abs=1e-3)
     assert whole["rank_correlation_n"] == {"attention": {"all": 7, "top": 3}, "attribution": {"all": 7, "top": 3}}
@@ -349,26 +353,26 @@ def test_ratings_rise_with_what_they_rise_with():
 def test_means_of_few_persons_are_in_no_correlation():
     table = rated([[2], [2], [1]], [[1], [0]], [[0], [0]])
     noisy = pd.concat([table, table.assign(persons=9, key=table.key + "x", attention_mean=-table.attention_mean)], ignore_index=True)
-    found, plain = ratings.summary(noisy), ratings.summary(table)
+    found, plain = ratings.summarize_ratings(noisy), ratings.summarize_ratings(table)
     assert found["rank_correlation"] == plain["rank_correlation"] and found["rank_correlation_n"] == plain["rank_correlation_n"]
 
 
 def test_a_control_of_both_kinds_counts_in_both_and_is_rated_once():
     table = rated([[2], [2]], [[0], [2]], [[2], [0]], key=["a", "b", "c", "d", "d", "e"])
-    found = ratings.summary(table)
+    found = ratings.summarize_ratings(table)
     assert found["ratings"] == 5 and found["features"] == {"top": 2, "random": 2, "matched": 2}
     assert found["high"]["random"]["share"] == found["high"]["matched"]["share"] == 0.5
 
 
 def test_where_nothing_was_read_the_figures_say_nothing():
-    found = ratings.summary(rated([[None]] * 3, [[None]], [[None]]))
+    found = ratings.summarize_ratings(rated([[None]] * 3, [[None]], [[None]]))
     assert found["unparsed"] == found["ratings"] == 5 and found["agreement"] is None and found["rank_correlation"]["attention"]["all"] is None
     assert all(part == {"share": None, "low": None, "high": None} for part in found["high"].values())
     json.dumps(found, allow_nan=False)
 
 
 def test_without_controls_there_is_no_difference():
-    found = ratings.summary(rated([[2], [0]], [], []))
+    found = ratings.summarize_ratings(rated([[2], [0]], [], []))
     assert found["high"]["top"]["share"] == 0.5 and found["high"]["random"]["share"] is None and found["high"]["top_minus_random"]["share"] is None
 
 
@@ -382,7 +386,7 @@ def test_every_repeat_and_try_is_a_question_of_its_own_and_so_is_every_model():
             found.extend(request.key for request in requests)
             return {request.key: "no" for request in requests}
 
-        ratings.rate(["Ache"], QUESTION, RatingConfig(repeats=2, tries=3), 100, ask, **model)
+        ratings.rate_names(["Ache"], QUESTION, RatingConfig(repeats=2, tries=3), 100, ask, **model)
         return found
 
     assert len(keys()) == len(set(keys())) == 6 and keys() == keys() and not set(keys()) & set(keys(precision="bf16"))

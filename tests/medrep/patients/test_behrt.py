@@ -50,7 +50,7 @@ def make_model(frozen=False, name="behrt", kind=behrt.BehrtForPrediction):
 
 def alone(batch, i):
     start, stop = batch["boundaries"][i : i + 2].tolist()
-    return {name: batch[name][start:stop] for name in training.READ[:-1]} | {"boundaries": torch.tensor([0, stop - start])}
+    return {name: batch[name][start:stop] for name in training.INPUT_ARRAYS[:-1]} | {"boundaries": torch.tensor([0, stop - start])}
 
 
 def padded_states(model, batch):
@@ -58,7 +58,7 @@ def padded_states(model, batch):
     encoder, boundaries = model.encoder, batch["boundaries"]
     lengths = boundaries[1:] - boundaries[:-1]
     real = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
-    flat = encoder.embeddings(**{name: batch[name] for name in training.READ[:-1]})
+    flat = encoder.embeddings(**{name: batch[name] for name in training.INPUT_ARRAYS[:-1]})
     h = torch.zeros(*real.shape, flat.shape[1]).index_put((real,), flat)
     mask = torch.zeros(real.shape).masked_fill(~real, float("-inf"))[:, None, None, :]
     eager = copy.copy(encoder.config)

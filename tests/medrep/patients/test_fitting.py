@@ -134,7 +134,7 @@ def test_settings_that_differ_from_the_checkpoints_are_listed(folder, root):
 
 
 def test_a_loss_that_is_no_number_stops_with_the_step_and_the_rows(folder, monkeypatch):
-    real, calls = pretrain.losses, []
+    real, calls = pretrain.compute_losses, []
 
     def poisoned(model, batch):
         calls.append(batch)
@@ -142,7 +142,7 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_the_rows(folder, monke
         total, number = found["loss"]
         return ({"loss": (total * float("nan"), number)} if len(calls) == 3 else found), shown
 
-    monkeypatch.setattr(pretrain, "losses", poisoned)
+    monkeypatch.setattr(pretrain, "compute_losses", poisoned)
     with pytest.raises(UserError, match="no longer finite in epoch 1, batch 3, with the persons at rows ([0-9, ]+) of the trajectories") as problem:
         pretrain.main(SMALL)
     assert "person_id" not in str(problem.value) and (folder / "checkpoint").exists()
@@ -197,8 +197,8 @@ def test_if_one_process_fails_all_stop_and_the_first_to_fail_says_why(tmp_path):
         "    if os.environ['RANK'] == '1':\n        raise ValueError('the first to fail')\n"
         "    dist.barrier()\n    raise ValueError('the second')\n"
         "if __name__ == '__main__':\n"
-        "    if training.is_worker():\n        training.run(main)\n"
-        "    else:\n        sys.exit(training.start_processes(['cpu', 'cpu'], __file__, []))\n"
+        "    if training.is_worker_process():\n        training.run_main(main)\n"
+        "    else:\n        sys.exit(training.launch_workers(['cpu', 'cpu'], __file__, []))\n"
     )
     environment = os.environ | {"PYTHONPATH": str(contract.REPOSITORY / "codes")}
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)

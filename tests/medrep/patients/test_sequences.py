@@ -65,7 +65,7 @@ def peak():
 before, start = peak(), time.perf_counter()
 trajectories = sequences.Trajectories("mimic")
 plans = {split: trajectories.windows(trajectories.rows_in(split), 2048) for split in ("train", "valid")}
-epoch = sequences.batches(plans["train"], 16384, (0, 1))
+epoch = sequences.token_budget_batches(plans["train"], 16384, (0, 1))
 for batch in epoch[:50]:
     packed = trajectories.pack(batch)
 print(json.dumps({"seconds": time.perf_counter() - start, "grown": peak() - before, "windows": len(plans["train"]),
@@ -123,7 +123,7 @@ def test_ranks_of_a_slice_are_those_of_its_events_alone(visits, data):
         seen[visit] += 1
         records[i] = seen[visit]
     start = data.draw(st.integers(0, len(visits) - 1))
-    visit, record = sequences.renumber(np.array(visits[start:]), records[start:])
+    visit, record = sequences.renumber_ranks(np.array(visits[start:]), records[start:])
     names, count = sorted(set(visits[start:])), {}
     for i, old in enumerate(visits[start:]):
         count[old] = count.get(old, 0) + 1
@@ -133,14 +133,14 @@ def test_ranks_of_a_slice_are_those_of_its_events_alone(visits, data):
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(5, 80))
 def test_batches_hold_every_slice_once_within_the_budget(sizes, budget):
     slices = np.array([(i, 0, size) for i, size in enumerate(sizes)], dtype=np.int64).reshape(-1, 3)
-    cut = sequences.batches(slices, budget, seed=(0, 1))
+    cut = sequences.token_budget_batches(slices, budget, seed=(0, 1))
     assert sorted(row for batch in cut for row in batch[:, 0]) == list(range(len(sizes)))
-    assert all(len(batch) == 1 or (batch[:, 2] + sequences.HEAD).sum() <= budget for batch in cut)
+    assert all(len(batch) == 1 or (batch[:, 2] + sequences.PREFIX_LENGTH).sum() <= budget for batch in cut)
 
 
 def test_masking_spares_special_tokens_and_follows_its_shares():
     tokens = np.concatenate([np.arange(len(SPECIAL_TOKENS)), np.full(100_000, 50)])
-    masked, places = sequences.mask(tokens, 1000, 0.3, (0, 1))
+    masked, places = sequences.mask_tokens(tokens, 1000, 0.3, (0, 1))
     assert places.min() >= len(SPECIAL_TOKENS) and abs(len(places) / 100_000 - 0.3) < 0.01
     assert abs((masked[places] == MASK).mean() - 0.8) < 0.01 and abs((masked[places] == 50).mean() - 0.1) < 0.01
     untouched = np.setdiff1d(np.arange(len(tokens)), places)

@@ -30,17 +30,17 @@ def test_a_process_of_several_which_sees_fewer_devices_is_not_asked_again(monkey
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over_and_says_so(root, capsys):
     folder, settings = root / "run", {"model": {"width": 16}}
     for begun in (False, True):
-        assert not training.already_done(folder, settings, fresh=False)
+        assert not training.is_finished(folder, settings, fresh=False)
         assert ("run was begun, but has no checkpoint yet: it starts from the beginning" in capsys.readouterr().out) == begun
     (folder / "checkpoint.previous").mkdir()
-    assert not training.already_done(folder, settings, fresh=False) and "no checkpoint yet" not in capsys.readouterr().out
+    assert not training.is_finished(folder, settings, fresh=False) and "no checkpoint yet" not in capsys.readouterr().out
 
 
 def test_devices_are_numbered_among_those_that_the_process_sees(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert training.visible(["0", "2"]) == "0,2"
+    assert training.cuda_visible_devices(["0", "2"]) == "0,2"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-abc,5")
-    assert training.visible(["0", "1"]) == "2,GPU-abc" and training.visible(["2"]) == "5"
+    assert training.cuda_visible_devices(["0", "1"]) == "2,GPU-abc" and training.cuda_visible_devices(["2"]) == "5"
 
 
 def test_two_machines_take_the_steps_of_one(small_hospital, root):

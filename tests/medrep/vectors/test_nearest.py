@@ -26,10 +26,10 @@ def test_exact_agrees_with_a_slow_search_in_chunks_of_any_size_and_with_ties(mon
     array[random.integers(0, 60, 20)] *= np.float32(0.3)
     among = random.random(60) < 0.6
     for chosen in (None, among):
-        rows, cosines = nearest.exact(array, array[:9], 8, among=chosen)
+        rows, cosines = nearest.search_exact(array, array[:9], 8, among=chosen)
         assert [row.tolist() for row in rows] == [slow(array, q, 8, chosen) for q in array[:9]]
         assert (np.diff(cosines, axis=1) <= 0).all()
-    assert nearest.exact(array[:3], array[:2], 8)[0].shape == (2, 3)
+    assert nearest.search_exact(array[:3], array[:2], 8)[0].shape == (2, 3)
 
 
 def clustered(rows, width, seed=0):
@@ -40,11 +40,11 @@ def clustered(rows, width, seed=0):
 
 
 def test_beyond_a_million_rows_an_index_finds_nearly_all_and_is_built_once(root, monkeypatch, capsys):
-    monkeypatch.setattr(nearest, "EXACT_UP_TO", 1000)
+    monkeypatch.setattr(nearest, "MAX_EXACT_ROWS", 1000)
     array = clustered(20_000, 32)
     concept_vectors.write_index([str(i) for i in range(20_000)])
     storage.write_array(contract.concept_array_file("medrep"), array)
-    exact, cosines = nearest.exact(array, array[:200], 10)
+    exact, cosines = nearest.search_exact(array, array[:200], 10)
     found, near = concept_vectors.neighbours(array[:200], "medrep", 10)
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact.tolist(), found.tolist(), strict=True)])
     assert recall > 0.95 and found[:, 0].tolist() == list(range(200))

@@ -36,13 +36,13 @@ def test_the_last_layer_is_that_of_transformers(lengths, more):
     tokens, real = torch.zeros(len(lengths), max(lengths), dtype=torch.long), torch.zeros(len(lengths), max(lengths), dtype=torch.long)
     for row, n in enumerate(lengths):
         tokens[row, :n], real[row, :n] = torch.randint(1, 50, (n,)), 1
-    assert text_encoder.can_read(model, max(lengths))
+    assert text_encoder.has_fast_forward(model, max(lengths))
     theirs = model(input_ids=tokens, attention_mask=real).last_hidden_state
-    assert torch.allclose(text_encoder.read(model, tokens, real)[real == 1], theirs[real == 1], atol=2e-5)
+    assert torch.allclose(text_encoder.deberta_forward(model, tokens, real)[real == 1], theirs[real == 1], atol=2e-5)
 
 
 def test_other_models_and_longer_texts_are_left_to_transformers():
     transformers = texts.quiet_transformers()
-    assert not text_encoder.can_read(small_model(), 21) and not text_encoder.can_read(small_model(pos_att_type=["c2p"]), 5)
+    assert not text_encoder.has_fast_forward(small_model(), 21) and not text_encoder.has_fast_forward(small_model(pos_att_type=["c2p"]), 5)
     shape = transformers.BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
-    assert not text_encoder.can_read(transformers.BertModel(shape), 5)
+    assert not text_encoder.has_fast_forward(transformers.BertModel(shape), 5)

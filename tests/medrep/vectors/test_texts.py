@@ -11,12 +11,12 @@ from medrep.vectors import texts
 
 @pytest.fixture
 def small_chunks(root, monkeypatch):
-    monkeypatch.setattr(texts, "CHUNK", 4)
+    monkeypatch.setattr(texts, "CHUNK_ROWS", 4)
 
 
 def lay_out(rows):
     table = ibis.memtable(rows, schema=ibis.schema({"row": "int64", "text": "string"}))
-    return texts.lay_out(connect(), table, lambda lost: UserError(f"lost {lost}"))
+    return texts.write_distinct_texts(connect(), table, lambda lost: UserError(f"lost {lost}"))
 
 
 def test_each_text_lies_once_in_order_of_length_with_its_rows(small_chunks):
@@ -29,7 +29,7 @@ def test_each_text_lies_once_in_order_of_length_with_its_rows(small_chunks):
 
 
 def test_the_order_of_the_rows_changes_no_chunk(root, monkeypatch):
-    monkeypatch.setattr(texts, "CHUNK", 5000)
+    monkeypatch.setattr(texts, "CHUNK_ROWS", 5000)
     words = [f"{i % 70_000:x}" * (i % 3 + 1) for i in range(250_000)]  # more than a row group of the engine's
     rows = list(enumerate(words))
     first, again = lay_out(rows), lay_out(rows[::-1])

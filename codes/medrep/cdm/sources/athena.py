@@ -5,7 +5,7 @@ import ibis
 from medrep import contract
 from medrep.cdm.engine import reads_with_duckdb
 from medrep.cdm.parsing import parse_id
-from medrep.cdm.table_files import read_as_text, table_file
+from medrep.cdm.table_files import find_table_file, read_as_text
 from medrep.errors import UserError
 
 REQUIRED_COLUMNS = {
@@ -17,7 +17,7 @@ REQUIRED_COLUMNS = {
 
 
 @reads_with_duckdb
-def read_vocabulary(engine: ibis.BaseBackend, table: str) -> ibis.Table | None:
+def read_vocabulary_table(engine: ibis.BaseBackend, table: str) -> ibis.Table | None:
     """A table of data/concepts with ids as int64 and the rest as text; None for an optional one that is absent.
 
     Tab separated, never quoted: a `"` is part of a name, and `NA` is a name.
@@ -27,7 +27,7 @@ def read_vocabulary(engine: ibis.BaseBackend, table: str) -> ibis.Table | None:
             f"{contract.display_path(contract.data_folder('concepts'))} is missing: put CONCEPT.csv and "
             "CONCEPT_RELATIONSHIP.csv from https://athena.ohdsi.org there"
         )
-    path = table_file("concepts", table)
+    path = find_table_file("concepts", table)
     if path is None:
         return None
     t = read_as_text(engine, path, table, REQUIRED_COLUMNS[table], delimiter="\t", quote="")

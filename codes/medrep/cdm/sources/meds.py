@@ -20,39 +20,47 @@ from medrep.cdm.clocks import read_wall_clocks
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
 
-BIRTH, DEATH = "MEDS_BIRTH", "MEDS_DEATH"
+BIRTH_CODE, DEATH_CODE = "MEDS_BIRTH", "MEDS_DEATH"
 SPLITS = {"train": "train", "tuning": "valid", "held_out": "test"}
-EXTRA = {"table": "string", "concept_id": "int64", "type_id": "int64", "visit_id": "int64", "end": "timestamp", "value": "float64", "unit": "string"}
+OPTIONAL_COLUMNS = {
+    "table": "string",
+    "concept_id": "int64",
+    "type_id": "int64",
+    "visit_id": "int64",
+    "end": "timestamp",
+    "value": "float64",
+    "unit": "string",
+}
 """Beyond MEDS, in what export_meds.py writes."""
-NEEDED = ("subject_id", "time", "code")
-KINDS = ("person", "death", "visit", *DOMAINS)
-OMOP_NAMES = {"condition_occurrence": "condition", "drug_exposure": "drug", "procedure_occurrence": "procedure", "visit_occurrence": "visit"}
+REQUIRED_COLUMNS = ("subject_id", "time", "code")
+ROW_KINDS = ("person", "death", "visit", *DOMAINS)
+KIND_OF_OMOP_TABLE = {"condition_occurrence": "condition", "drug_exposure": "drug", "procedure_occurrence": "procedure", "visit_occurrence": "visit"}
 """In other tools' column `table`; what it holds beyond these and KINDS says nothing."""
 
 
-def folder_of(hospital: str) -> Path:
+def dataset_folder(hospital: str) -> Path:
     return contract.data_folder(hospital) / "data"
 
 
 def is_dataset(hospital: str) -> bool:
-    return folder_of(hospital).is_dir() and any(folder_of(hospital).rglob("*.parquet"))
+    return dataset_folder(hospital).is_dir() and any(dataset_folder(hospital).rglob("*.parquet"))
 
 
-def files(hospital: str) -> list[Path]:
+def input_files(hospital: str) -> list[Path]:
     """What the tables depend on, for stamps.Stamp: the vocabulary too, where it is there, as it says what codes mean."""
     splits = contract.data_folder(hospital) / "metadata" / "subject_splits.parquet"
     concepts = contract.data_folder("concepts")
-    return [folder_of(hospital), *(path for path in (splits, concepts) if path.exists())]
+    return [dataset_folder(hospital), *(path for path in (splits, concepts) if path.exists())]
 
 
-def rows(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table:
+def read_rows(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table:
     """subject_id, time, code, numeric_value and EXTRA of every row; with `numbered` also line and raw."""
-    parts = sorted(folder_of(hospital).rglob("*.parquet"))
+    parts = sorted(dataset_folder(hospital).rglob("*.parquet"))
     columns = pyarrow.parquet.read_schema(parts[0]).names
-    if missing := [name for name in NEEDED if name not in columns]:
+    if missing := [name for name in REQUIRED_COLUMNS if name not in columns]:
         raise UserError(f"{contract.display_path(parts[0])} lacks {', '.join(missing)}: a MEDS dataset has subject_id, time and code")
     t = read_wall_clocks(con, parts)
-    kinds = {"numeric_value": "float64", **EXTRA}
+    kinds = {"numeric_value": "float64", **OPTIONAL_COLUMNS}
     there = {name: t[name].cast(kind) if name in columns else ibis.null(kind) for name, kind in kinds.items()}
     for name in ("numeric_value", "value"):  # NaN and infinity are no measurements
         there[name] = ibis.ifelse(there[name].isnan() | there[name].isinf(), ibis.null("float64"), there[name])
@@ -64,12 +72,12 @@ def rows(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.T
     return numbers.mutate(line=numbers.line + 2, raw=raw)
 
 
-def meanings(con: ibis.BaseBackend, hospital: str, concept: ibis.Table | None, relationship: ibis.Table | None) -> ibis.Table:
+def map_codes_to_concepts(con: ibis.BaseBackend, hospital: str, concept: ibis.Table | None, relationship: ibis.Table | None) -> ibis.Table:
     """code, meant (concept id) and domain of every code of the dataset that data/concepts knows."""
     schema = ibis.schema({"code": "string", "meant": "int64", "domain": "string"})
     if concept is None:
         return ibis.memtable([], schema=schema)
-    codes = engine.materialize(con, rows(con, hospital).select("code").distinct())
+    codes = engine.materialize(con, read_rows(con, hospital).select("code").distinct())
     named = concept.select("concept_id", "standard_concept", name=concept.vocabulary_id + "/" + concept.concept_code)
     by_name = codes.mutate(name=codes.code.replace("//", "/")).join(named, "name")
     by_number = codes.mutate(concept_id=codes.code.try_cast("int64")).join(named.drop("name"), "concept_id")
@@ -84,15 +92,15 @@ def meanings(con: ibis.BaseBackend, hospital: str, concept: ibis.Table | None, r
     return engine.materialize(con, found.group_by("code").agg(meant=found.meant.min(), domain=found.domain.min()).select(*schema.names))
 
 
-def with_meaning(t: ibis.Table, meaning: ibis.Table) -> ibis.Table:
+def join_concepts(t: ibis.Table, meaning: ibis.Table) -> ibis.Table:
     """`t` with `kind` (person, death, visit, a domain, or null) and the concept, by its own columns or by what its code means."""
     t = t.left_join(meaning, "code").drop("code_right")
     own = ibis.coalesce(t.concept_id, t.meant, t.code.try_cast("int64"))
-    stated = t["table"].lower().substitute(OMOP_NAMES)
+    stated = t["table"].lower().substitute(KIND_OF_OMOP_TABLE)
     kind = ibis.cases(
-        (stated.isin(KINDS), stated),
-        (t.code.isin([BIRTH]) | t.code.upper().re_search("^(GENDER|SEX|RACE)/"), "person"),
-        (t.code == DEATH, "death"),
+        (stated.isin(ROW_KINDS), stated),
+        (t.code.isin([BIRTH_CODE]) | t.code.upper().re_search("^(GENDER|SEX|RACE)/"), "person"),
+        (t.code == DEATH_CODE, "death"),
         (t.domain.isin([*DOMAINS, "visit"]), t.domain),
         else_=ibis.null("string"),
     )
@@ -102,20 +110,20 @@ def with_meaning(t: ibis.Table, meaning: ibis.Table) -> ibis.Table:
 # ---- the tables that omop.py gives -------------------------------------------------------------------------------
 
 
-def carried(t: ibis.Table) -> dict[str, ibis.Value]:
+def line_and_raw_columns(t: ibis.Table) -> dict[str, ibis.Value]:
     return {name: t[name] for name in ("line", "raw") if name in t.columns}
 
 
-def persons(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table:
-    """omop.persons: one row a subject, with race_id; in place of the row's line and text, its id's. Of two sexes or races neither counts."""
-    t = rows(con, hospital)
+def read_persons(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table:
+    """omop.read_persons: one row a subject, with race_id; in place of the row's line and text, its id's. Of two sexes or races neither counts."""
+    t = read_rows(con, hospital)
     gender = t.code.upper().re_extract(r"^(?:GENDER|SEX)/+(M|MALE|8507|F|FEMALE|8532)$", 1)
     told = t.code.re_extract(r"^(?i:RACE)/+([^/].*)$", 1).nullif("")
     t = t.mutate(
         race=told,
         man=gender.isin(["M", "MALE", "8507"]),
         woman=gender.isin(["F", "FEMALE", "8532"]),
-        birth=ibis.ifelse(t.code == BIRTH, t.time.year(), ibis.null("int32")),
+        birth=ibis.ifelse(t.code == BIRTH_CODE, t.time.year(), ibis.null("int32")),
     )
     people = t.group_by("subject_id").agg(
         man=t.man.any(), woman=t.woman.any(), year_of_birth=t.birth.min().cast("int64"), race=t.race.min(), other_race=t.race.max()
@@ -136,7 +144,7 @@ def persons(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibi
 
 
 @engine.reads_with_duckdb
-def given_splits(con: ibis.BaseBackend, hospital: str) -> ibis.Table | None:
+def read_subject_splits(con: ibis.BaseBackend, hospital: str) -> ibis.Table | None:
     """person_id and split of metadata/subject_splits.parquet; None where there is none."""
     path = contract.data_folder(hospital) / "metadata" / "subject_splits.parquet"
     if not is_dataset(hospital) or not path.exists():
@@ -147,9 +155,9 @@ def given_splits(con: ibis.BaseBackend, hospital: str) -> ibis.Table | None:
     return t.filter(t.given.notnull()).group_by("person_id").agg(given=t.given.min())
 
 
-def deaths(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table:
-    t = rows(con, hospital, numbered)
-    t = t.filter(t.code == DEATH)
+def read_deaths(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table:
+    t = read_rows(con, hospital, numbered)
+    t = t.filter(t.code == DEATH_CODE)
     # as the tables of OMOP: a midnight is a day
     time = ibis.ifelse(t.time == t.time.truncate("D"), ibis.null("timestamp"), t.time)
     return t.select(
@@ -157,12 +165,12 @@ def deaths(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis
         date=t.time.date(),
         time=time,
         unreadable=ibis.ifelse(t.time.isnull(), "unreadable date", ibis.null("string")),
-        **carried(t),
+        **line_and_raw_columns(t),
     )
 
 
-def visits(con: ibis.BaseBackend, hospital: str, meaning: ibis.Table, numbered: bool = False) -> ibis.Table:
-    t = with_meaning(rows(con, hospital, numbered), meaning)
+def read_visits(con: ibis.BaseBackend, hospital: str, meaning: ibis.Table, numbered: bool = False) -> ibis.Table:
+    t = join_concepts(read_rows(con, hospital, numbered), meaning)
     t = t.filter(t.kind == "visit")
     # a dataset without visit ids has its visits numbered by person, start, concept and end
     made = ibis.dense_rank().over(order_by=[t.subject_id, t.time, t.concept_id, t["end"]]).cast("int64") + 1
@@ -178,12 +186,12 @@ def visits(con: ibis.BaseBackend, hospital: str, meaning: ibis.Table, numbered: 
         end_date=t["end"].date(),
         end_time=t["end"],
         unreadable=broken,
-        **carried(t),
+        **line_and_raw_columns(t),
     )
 
 
-def events(con: ibis.BaseBackend, hospital: str, domain: str, meaning: ibis.Table, numbered: bool = False) -> ibis.Table:
-    t = with_meaning(rows(con, hospital, numbered), meaning)
+def read_events(con: ibis.BaseBackend, hospital: str, domain: str, meaning: ibis.Table, numbered: bool = False) -> ibis.Table:
+    t = join_concepts(read_rows(con, hospital, numbered), meaning)
     t = t.filter(t.kind == domain)
     value = ibis.coalesce(t.value, t.numeric_value) if domain == "measurement" else ibis.null("float64")
     broken = ibis.cases((t.subject_id.isnull(), "unreadable subject_id"), (t.time.isnull(), "unreadable time"), else_=ibis.null("string"))
@@ -197,13 +205,13 @@ def events(con: ibis.BaseBackend, hospital: str, domain: str, meaning: ibis.Tabl
         value=value,
         unit=ibis.ifelse(value.notnull(), t.unit.fill_null("none"), ibis.null("string")),
         unreadable=broken,
-        **carried(t),
+        **line_and_raw_columns(t),
     )
 
 
-def of_no_table(con: ibis.BaseBackend, hospital: str, meaning: ibis.Table) -> dict[str, int]:
+def count_unmapped_codes(con: ibis.BaseBackend, hospital: str, meaning: ibis.Table) -> dict[str, int]:
     """{code: rows} of codes that are no event, visit, birth or death here, the commonest first."""
-    t = with_meaning(rows(con, hospital), meaning)
+    t = join_concepts(read_rows(con, hospital), meaning)
     t = t.filter(t.kind.isnull())
     counts = t.group_by("code").agg(n=t.count()).order_by(ibis.desc("n"), "code").to_pyarrow().to_pylist()
     return {row["code"]: row["n"] for row in counts}

@@ -56,7 +56,7 @@ def hospital(tmp_path, monkeypatch):
 
 
 def read(domain="condition", **options):
-    return omop.events(connect(), "h", domain, **options).order_by("date").to_pyarrow().to_pylist()
+    return omop.read_events(connect(), "h", domain, **options).order_by("date").to_pyarrow().to_pylist()
 
 
 @pytest.mark.parametrize(
@@ -165,15 +165,15 @@ def test_value_and_unit(hospital, number, text, unit_id, unit_text, value, unit)
 
 def test_a_death_at_midnight_is_known_by_day_only(hospital):
     hospital("death.csv", "person_id,death_date,death_datetime\n1,2150-03-04,2150-03-04 00:00:00\n2,2150-03-04,2150-03-04 08:05:00\n")
-    deaths = omop.deaths(connect(), "h").order_by("person_id").to_pyarrow().to_pylist()
+    deaths = omop.read_deaths(connect(), "h").order_by("person_id").to_pyarrow().to_pylist()
     assert [row["time"] for row in deaths] == [None, datetime(2150, 3, 4, 8, 5)]
 
 
 def test_death_and_measurement_may_be_absent_and_death_empty(hospital):
-    assert omop.deaths(connect(), "h") is None
-    assert omop.events(connect(), "h", "measurement") is None
+    assert omop.read_deaths(connect(), "h") is None
+    assert omop.read_events(connect(), "h", "measurement") is None
     hospital("death.csv", "person_id,death_date\n")
-    assert omop.deaths(connect(), "h").count().execute() == 0
+    assert omop.read_deaths(connect(), "h").count().execute() == 0
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_short_line_of_the_vocabulary_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "data" / "concepts").mkdir(parents=True)
     (tmp_path / "data" / "concepts" / "CONCEPT_ANCESTOR.csv").write_text("ancestor_concept_id\tdescendant_concept_id\n1\t2\n3\n")
     with pytest.raises(UserError, match="CONCEPT_ANCESTOR.csv is malformed at line 3"), table_files.csv_errors_in_words():
-        athena.read_vocabulary(connect(), "concept_ancestor").to_pyarrow()
+        athena.read_vocabulary_table(connect(), "concept_ancestor").to_pyarrow()
 
 
 def test_two_files_of_one_table_and_a_broken_archive_are_named(hospital):
@@ -226,9 +226,9 @@ def test_athena_names_are_never_quoted_and_na_is_a_name(tmp_path, monkeypatch):
         ["2000000001", 'open " quote', "Drug", "local", "x", "3"],
     ]
     (tmp_path / "data" / "concepts" / "CONCEPT.csv").write_text("\n".join("\t".join(row) for row in [columns, *rows]) + "\n")
-    found = athena.read_vocabulary(connect(), "concept").order_by("concept_id").to_pyarrow().to_pylist()
+    found = athena.read_vocabulary_table(connect(), "concept").order_by("concept_id").to_pyarrow().to_pylist()
     assert [(row["concept_id"], row["concept_name"]) for row in found] == [(1, '"Bad" air'), (2, "NA"), (2000000001, 'open " quote')]
-    assert athena.read_vocabulary(connect(), "concept_ancestor") is None
+    assert athena.read_vocabulary_table(connect(), "concept_ancestor") is None
 
 
 # ---- what no count of rows would tell ----------------------------------------------------------------------------
@@ -280,7 +280,7 @@ def test_a_quote_that_takes_rows_for_text_is_named_with_its_line(hospital, tmp_p
     hospital(name, pack(with_lines(changes).encode()))
     path = tmp_path / "data" / "h" / name
     with pytest.raises(UserError, match="a quote that opens at line 12 makes text of the rows behind it"):
-        table_files.check_quotes(path, table_files.count_lines(path), rows)
+        table_files.check_unclosed_quotes(path, table_files.count_lines(path), rows)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_a_quote_that_takes_rows_for_text_is_named_with_its_line(hospital, tmp_p
 def test_line_breaks_within_a_text_and_empty_lines_are_no_mistake(hospital, tmp_path, changes, rows):
     hospital("x.csv", with_lines(changes))
     path = tmp_path / "data" / "h" / "x.csv"
-    table_files.check_quotes(path, table_files.count_lines(path), rows)
+    table_files.check_unclosed_quotes(path, table_files.count_lines(path), rows)
 
 
 def test_a_byte_that_is_not_utf_8_is_named_with_its_line(hospital, tmp_path):
