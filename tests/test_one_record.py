@@ -158,7 +158,7 @@ def test_one_measurement_from_csv_to_prediction_and_rating(road, monkeypatch):
     # representation: a definition of that decile and a vector of its own
     definitions = pd.read_parquet(road / "usedata" / "representation" / "definitions").set_index("concept_id")
     assert "Hemoglobin A1c" in definitions.loc[token, "text"]
-    vectors, how = concept_vectors.gather([token], "medrep")
+    vectors, how = concept_vectors.gather_vectors([token], "medrep")
     assert how.tolist() == ["own"] and vectors.shape == (1, 16) and np.abs(vectors).sum() > 0
 
     # finetune: a probability for every example tested, attention on the token

@@ -91,7 +91,7 @@ def benchmark_training(nodes: int, steps: int, rows: int) -> dict:
     memory, settings, random = MemoryMonitor(), GraphConfig(), torch.Generator().manual_seed(0)
     start = time.perf_counter()
     data = graphs.open_graph(contract.concept_array_file("description"))
-    loader = graphs.loader_of(data, settings.neighbors, settings.batch_size, torch.arange(nodes), shuffle=True)
+    loader = graphs.make_loader(data, settings.neighbors, settings.batch_size, torch.arange(nodes), shuffle=True)
     model = graph.Grace(data.x.shape[1], settings.hidden_size, settings.skip)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     batches, opened = iter(loader), time.perf_counter() - start
@@ -103,16 +103,16 @@ def benchmark_training(nodes: int, steps: int, rows: int) -> dict:
         train_step(model, optimizer, batch, settings, random)
         seconds.append(time.perf_counter() - start)
         sampled.append(batch.num_nodes)
-        inner.append(graphs.rows_needed(batch)[1])
+        inner.append(graphs.count_inner_and_seed_nodes(batch)[1])
     training = dict(memory.most)
     edges = np.load(contract.edges_file(), mmap_mode="r")
-    starts = graphs.starts_of(edges, nodes)
+    starts = graphs.row_pointers(edges, nodes)
     root = torch.from_numpy(np.diff(starts) + 1).float().rsqrt()
-    pieces, start, done = -(-min(rows, nodes) // graphs.ROWS_AT_ONCE), time.perf_counter(), 0
+    pieces, start, done = -(-min(rows, nodes) // graphs.ROWS_PER_CHUNK), time.perf_counter(), 0
     with torch.inference_mode(), tempfile.TemporaryFile(dir=contract.representation_folder()) as file:
         out = np.memmap(file, dtype=np.float32, mode="w+", shape=tuple(data.x.shape))
         for layer in (model.encoder.below, lambda summed: model.encoder.above(summed, summed)):
-            for first, summed in islice(graphs.weighted_sums(data.x, edges, root, starts), pieces):
+            for first, summed in islice(graphs.aggregate_neighbours(data.x, edges, root, starts), pieces):
                 out[first : first + len(summed)] = layer(summed).numpy()
                 done += len(summed) / 2
     inference = (time.perf_counter() - start) * nodes / done
@@ -159,7 +159,7 @@ def compare_samplers(nodes: int, repeats: int) -> dict:
     for turn in range(repeats + 1):
         seeds = torch.randperm(nodes, generator=random)[: settings.batch_size]
         for way, hops in (("ours", settings.neighbors), ("common", [*settings.neighbors, settings.neighbors[-1]])):
-            loader = iter(graphs.loader_of(data, hops, settings.batch_size, seeds, shuffle=False))
+            loader = iter(graphs.make_loader(data, hops, settings.batch_size, seeds, shuffle=False))
             start = time.perf_counter()
             batch = next(loader)
             if way == "common":

@@ -138,7 +138,7 @@ def make_texts(count: int):
     con = duckdb.connect()
     con.execute(f"""COPY (SELECT i::text AS concept_id, concat('concept ', {same}, {more}, '.') AS text, 'template' AS writer,
         '' AS model, '' AS key FROM range(1, {count} + 1) t(i)) TO '{folder}/0.parquet'""")
-    with concept_vectors.ours(contract.concept_index_file()) as part:
+    with concept_vectors.write_marked(contract.concept_index_file()) as part:
         con.execute(f"COPY (SELECT i AS concept_id FROM range(1, {count} + 1) t(i)) TO '{part}' (FORMAT csv, HEADER)")
 
 

@@ -31,7 +31,7 @@ from medrep import config, contract, stamps
 from medrep.cdm import outcomes
 from medrep.errors import UserError
 from medrep.evaluation import counts, results
-from medrep.evaluation.arms import BASELINES, Arm, CannotLearn, Given, Run, Site, agree
+from medrep.evaluation.arms import BASELINES, Arm, OutcomeExamples, Run, SuppliedRun, UntrainableError, write_seed_agreement
 from medrep.patients import training
 from medrep.progress import print_line, timed_stage
 from medrep.settings import ExperimentConfig, ModelConfig
@@ -98,7 +98,7 @@ def check_arguments(args):
     ):
         if given and not sensible:
             raise UserError(f"{flag} has no meaning here: {INAPPLICABLE_FLAGS[flag]}")
-    args.rep_type, args.counts, args.oov = args.rep_type or ["medrep"], args.counts or list(counts.KINDS), args.oov or ["unk"]
+    args.rep_type, args.counts, args.oov = args.rep_type or ["medrep"], args.counts or list(counts.FEATURE_KINDS), args.oov or ["unk"]
     args.aug_ratio, args.outcome = args.aug_ratio or 0.8, args.outcome or ["MT"]
     for flag, given, sensible in (
         ("--frozen", args.frozen, not baseline),
@@ -143,7 +143,7 @@ def run_all(args, experiment: ExperimentConfig, home: str, names: list[str]) -> 
     external, arms, rows, failed = args.external or experiment.finetuning.external, build_arms(args, experiment, home), [], {}
     where = {outcome: test_hospitals(outcome, home, external, len(names) > 1) for outcome in names}  # what is missing is said before any work
     for outcome, hospitals in where.items():
-        site = Site(outcome, experiment.model.max_length)
+        site = OutcomeExamples(outcome, experiment.model.max_length)
         for arm in arms:
             for trained_on in hospitals[1:] if arm.oracle else [home]:
                 tested = [trained_on] if arm.oracle else hospitals
@@ -152,8 +152,8 @@ def run_all(args, experiment: ExperimentConfig, home: str, names: list[str]) -> 
                     for run in runs:
                         rows += run.run(tested)
                     if args.extract_attention_score and len(runs) > 1:
-                        agree(runs, tested)
-                except CannotLearn as problem:
+                        write_seed_agreement(runs, tested)
+                except UntrainableError as problem:
                     if len(names) == 1 and not arm.oracle:
                         raise
                     print_line(f"{problem}")
@@ -181,12 +181,12 @@ def evaluate_only(args) -> list[dict]:
     if "thresholds" not in facts or facts["model"] in BASELINES or "frozen" in facts["variant"]:
         raise UserError(f"--evaluate-only {folder} is not a finetuned patient model: give a folder seed_... of one")
     rep = facts["rep_type"]
-    if rep not in concept_vectors.ARMS:
+    if rep not in concept_vectors.REPRESENTATION_SCRIPTS:
         own = [path for path in args.rep_type if contract.rep_name(path) == rep]
         if not own:
             raise UserError(f"--evaluate-only {folder} reads vectors of its own: give --rep-type path/to/{rep}.npy, too")
         rep = own[0]
-    if facts.get("vectors") != concept_vectors.identity(rep):
+    if facts.get("vectors") != concept_vectors.representation_identity(rep):
         raise UserError(
             f"--evaluate-only {folder} was trained on other vectors than {contract.display_path(contract.concept_array_file(rep))}: "
             "put those that it was trained on there, with their concept_idx.csv"
@@ -200,7 +200,7 @@ def evaluate_only(args) -> list[dict]:
         raise UserError("--evaluate-only needs hospitals to test at: name them with --external")
     for hospital in hospitals:
         LABELS.require(hospital=hospital, outcome=outcome)
-    rows = Given(arm, Site(outcome, experiment.model.max_length), folder, content).run(hospitals)
+    rows = SuppliedRun(arm, OutcomeExamples(outcome, experiment.model.max_length), folder, content).run(hospitals)
     results.write_summary()
     return rows
 
@@ -210,7 +210,7 @@ def main(argv=None):
     parser.add_argument("-d", "--device", default="0", metavar="N", help="a GPU's number, or cpu")
     parser.add_argument("--model", default="behrt", help="one of configs/models, or a baseline on counts: logreg, gbm")
     concept_vectors.add_rep_argument(parser, "--rep-type", nargs="+", default=None)
-    parser.add_argument("--counts", nargs="+", choices=counts.KINDS, help="what logreg and gbm count; default both")
+    parser.add_argument("--counts", nargs="+", choices=counts.FEATURE_KINDS, help="what logreg and gbm count; default both")
     parser.add_argument("--head", choices=["linear", "tied"], help="which pretrained model; default model.head")
     parser.add_argument(
         "--outcome", nargs="+", metavar="OUTCOME", help="MT, or those that preprocessing/labels.py has labelled, by name or by the same path, or all"
@@ -249,7 +249,7 @@ def main(argv=None):
                 experiment = replace(experiment, model=replace(experiment.model, head=args.head))
             names = parse_outcomes(args.outcome, home)
             for rep in [] if args.model in BASELINES else args.rep_type:
-                concept_vectors.check_vectors(rep, experiment.model)
+                concept_vectors.check_vector_width(rep, experiment.model)
             rows = run_all(args, experiment, home, names)
         print_line(f"{contract.display_path(contract.summary_file())}: one row a test")
         figures.update(mean_auroc(rows))

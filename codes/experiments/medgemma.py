@@ -111,7 +111,7 @@ class Rater:
 
     def __init__(self, settings: RatingConfig, address: str):
         self.settings, self.address = settings, address
-        self.local = None if address else local_model.Model(settings)
+        self.local = None if address else local_model.LocalModel(settings)
 
     @property
     def where(self) -> str:
@@ -125,11 +125,11 @@ class Rater:
         """The answers by key; ends with the reason if one of them has none. What an earlier run could not read is asked for again."""
         answered = read_cached_answers(file)
         if lacking := [request for request in requests if not readable(request.key, rateable_text(answered.get(request.key, {})))]:
-            with chat.Answers(file, mode=0o600) as answers:
+            with chat.AnswerFile(file, mode=0o600) as answers:
                 if self.local:
                     self.local.answer_all(lacking, answers, "ratings")
                 else:
-                    chat.ask_all(lacking, len(lacking), answers, self.settings, chat.as_it_came, "ratings", self.address)
+                    chat.ask_all(lacking, len(lacking), answers, self.settings, chat.keep_raw, "ratings", self.address)
             answered = read_cached_answers(file)
         if missing := [request.key for request in requests if answered.get(request.key, NO_ANSWER).get("failed", "refused") != "refused"]:
             why = answered.get(missing[0], NO_ANSWER)["failed"]
@@ -154,7 +154,7 @@ def read_cached_answers(file: Path) -> dict[str, dict]:
 
 def choose_features(folder: Path, hospital: str, settings: RatingConfig, seed: int) -> pd.DataFrame:
     """The features to rate, with attribution_abs_mean (mean by event)."""
-    important, count = features.important(contract.attention_file(folder, hospital)), settings.features
+    important, count = features.rank_features(contract.attention_file(folder, hospital)), settings.features
     top = pd.read_csv(contract.features_file(folder, hospital), dtype={"token": str}).token.head(count)
     if important.empty:
         raise UserError(f"{contract.display_path(contract.attention_file(folder, hospital))} has no events: there is nothing to rate")

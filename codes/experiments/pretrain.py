@@ -77,7 +77,7 @@ def compute_losses(model, batch):
     """{target: (sum of the losses, their number)} of the masked tokens and, for Med-BERT, of the prolonged stays; the masked accuracy."""
     logits, truth, stay, prolonged = masked_logits(model, batch)
     found = {"loss": (F.cross_entropy(logits, truth, reduction="sum"), len(truth))}
-    shown = {"accuracy": ((logits.argmax(1) == truth).sum(), len(truth)), **fitting.beyond_tables(model, batch)}
+    shown = {"accuracy": ((logits.argmax(1) == truth).sum(), len(truth)), **fitting.count_out_of_range(model, batch)}
     if stay is not None:
         found["stay_loss"] = (F.binary_cross_entropy_with_logits(stay, prolonged, reduction="sum"), len(prolonged))
     return found, shown
@@ -175,7 +175,7 @@ def check_arguments(args) -> PretrainedStart | None:
                 raise UserError(f"--from {args.start} was made with {name} {start.facts['run'][name]}, not {given}: leave the flag out")
         args.model, args.head = start.facts["run"]["model"], start.facts["run"]["head"]
         args.rep_type = args.rep_type or start.facts["run"]["rep_type"]
-        if args.rep_type not in concept_vectors.ARMS and not args.rep_type.endswith(".npy"):
+        if args.rep_type not in concept_vectors.REPRESENTATION_SCRIPTS and not args.rep_type.endswith(".npy"):
             raise UserError(f"--from {args.start} reads vectors of your own: give --rep-type path/to/{args.rep_type}.npy, too")
     elif args.zero_shot:
         raise UserError("--zero-shot measures a model that --from names")
@@ -204,7 +204,7 @@ def main(argv=None):
         experiment = replace(experiment, model=replace(experiment.model, head=args.head))
     hospital = args.hospital or config.load("cohort", args.overrides).home
     training.check_devices(args.gpu_devices, "--gpu-devices")
-    concept_vectors.check_vectors(args.rep_type, experiment.model)
+    concept_vectors.check_vector_width(args.rep_type, experiment.model)
     if args.zero_shot:
         evaluate_checkpoint(args, start, experiment, hospital)
         return
@@ -243,7 +243,7 @@ def main(argv=None):
         make = make_masked_batches(trajectories, translation, settings, len(known))
         valid = sequences.token_budget_batches(plans["valid"], settings.batch_tokens)
         accelerator = training.make_accelerator(args.gpu_devices, settings.precision, args.report_to, folder)
-        accelerator.init_trackers("tensorboard", fitting.flat(made_with))
+        accelerator.init_trackers("tensorboard", fitting.flatten(made_with))
         model = fitting.fit(
             model=model,
             accelerator=accelerator,
@@ -269,7 +269,7 @@ def main(argv=None):
                 **({"from": contract.display_path(start.folder)} if start else {}),
             )
             print_line(f"{contract.display_path(folder)}: the pretrained model")
-            figures.update(windows=len(plans["train"]), tokens=len(known), **fitting.best_line(folder))
+            figures.update(windows=len(plans["train"]), tokens=len(known), **fitting.best_epoch(folder))
 
 
 def new_model(sizes: ModelConfig, tokens: int, reading: training.InputMapping) -> behrt.BehrtForPretraining:

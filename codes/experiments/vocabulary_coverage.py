@@ -14,7 +14,7 @@ A token of the external hospital is read in two ways, side by side:
                       plain      not known, but a decile whose plain concept is known
                       ancestor   neither, but an ancestor of it is known: `--oov ancestor` reads that; `--oov unk` reads [UNK] from `plain` on
                       lost       nothing of it is known
-    a representation  own        it has a vector; plain, ancestor: as medrep.vectors.concept_vectors.gather finds one; lost: none
+    a representation  own        it has a vector; plain, ancestor: as medrep.vectors.concept_vectors.gather_vectors finds one; lost: none
 
 Shares are of events, and of distinct concepts, a decile being one as in concept_idx.csv. A concept that stands in two domains
 counts in both and once in all.
@@ -38,7 +38,7 @@ from medrep.patients import sequences
 from medrep.progress import print_line, timed_stage
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import terminology, token_vocabulary
-from medrep.vocabulary.ancestors import translation_by_ancestors
+from medrep.vocabulary.ancestors import map_tokens_by_ancestors
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, Vocabulary
 
 CODE_INPUT = "codes"
@@ -70,7 +70,7 @@ def classify_by_codes(theirs: Vocabulary, known: Vocabulary) -> np.ndarray:
     """
     special = len(SPECIAL_TOKENS)
     if contract.data_folder("concepts").is_dir():
-        how = translation_by_ancestors(theirs, known)[1][special:]
+        how = map_tokens_by_ancestors(theirs, known)[1][special:]
         return np.select([how == concept_vectors.OWN, how == concept_vectors.NONE], [KNOWN, UNREADABLE], how)
     print_line("data/concepts is not there: no ancestors can be looked up")
     return np.array(
@@ -83,7 +83,7 @@ def classify_by_codes(theirs: Vocabulary, known: Vocabulary) -> np.ndarray:
 
 def classify_by_vectors(tokens: list[str], rep: str) -> np.ndarray:
     """How a model that reads the vectors of `rep` finds one for each of `tokens`: OWN, PLAIN, ANCESTOR or LOST."""
-    _, how = concept_vectors.gather(tokens, rep)
+    _, how = concept_vectors.gather_vectors(tokens, rep)
     return np.where(how == concept_vectors.NONE, UNREADABLE, how)
 
 
@@ -364,7 +364,7 @@ def main(argv=None):
     config.add_arguments(parser)
     args = parser.parse_args(argv)
     home = args.home or config.load("cohort", args.overrides).home
-    reps = [rep for rep in dict.fromkeys(args.rep_type or concept_vectors.arms_there()) if rep != "none"]
+    reps = [rep for rep in dict.fromkeys(args.rep_type or concept_vectors.available_arms()) if rep != "none"]
     with timed_stage("vocabulary_coverage") as figures:
         if not reps:
             print_line("no representation is asked for or there: codes only")

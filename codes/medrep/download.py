@@ -13,13 +13,13 @@ from medrep.errors import UserError
 from medrep.progress import print_line, progress_bar
 from medrep.storage import atomic_write
 
-ATTEMPTS, WAIT_SECONDS, TIMEOUT_SECONDS = 6, 2.0, 60
-PIECE = 2**20
+MAX_ATTEMPTS, WAIT_SECONDS, TIMEOUT_SECONDS = 6, 2.0, 60
+CHUNK_BYTES = 2**20
 
 
-def patiently(url: str, attempt, home: str):
+def retry(url: str, attempt, home: str):
     """What `attempt` gives; again after a while if the network or the server fails. `home` is where the address comes from."""
-    for wait in [WAIT_SECONDS * 2**n for n in range(ATTEMPTS - 1)] + [None]:
+    for wait in [WAIT_SECONDS * 2**n for n in range(MAX_ATTEMPTS - 1)] + [None]:
         try:
             return attempt()
         except urllib.error.HTTPError as problem:
@@ -34,7 +34,7 @@ def patiently(url: str, attempt, home: str):
         time.sleep(wait)
 
 
-def append(url: str, part: Path):
+def resume_download(url: str, part: Path):
     """What `part` still lacks of `url`; refused where the disk has no room for it. What is there is never given up for less."""
     have = part.stat().st_size if part.exists() else 0
     try:
@@ -46,25 +46,25 @@ def append(url: str, part: Path):
     name = part.name.removesuffix(".part")
     with answer:
         if not have:
-            receive(answer, part, name)
+            save_response(answer, part, name)
         elif answer.status == 206:
-            check_start(answer, have)
-            receive(answer, part, name)
+            check_content_range(answer, have)
+            save_response(answer, part, name)
         else:  # the server does not know ranges, or sends a page in place of the file: the part stays until that is known
-            check_page(answer, have)
+            check_not_html(answer, have)
             with atomic_write(part) as whole:
-                receive(answer, whole, name)
+                save_response(answer, whole, name)
                 check_size(whole.stat().st_size, have)
 
 
-def check_start(answer, have: int):
+def check_content_range(answer, have: int):
     """Refuse other bytes than those that were asked for: appended they would spoil what is there."""
     said = answer.headers.get("Content-Range", "")
     if not re.match(rf"bytes {have}-", said):
         raise http.client.HTTPException(f"it sends {said or 'a range that it does not name'} when asked for what follows byte {have:,}")
 
 
-def check_page(answer, have: int):
+def check_not_html(answer, have: int):
     """Refuse what its header shows to be no file of which we have `have` bytes."""
     if answer.headers.get_content_type() == "text/html":
         raise http.client.HTTPException("it sends a page of text in place of the file; what came before is kept")
@@ -76,7 +76,7 @@ def check_size(size: int, have: int):
         raise http.client.HTTPException(f"it sends {size:,} bytes in place of the file, of which {have:,} are there and are kept")
 
 
-def receive(answer, file: Path, name: str):
+def save_response(answer, file: Path, name: str):
     """Append what `answer` brings to `file`; an answer that ends too early keeps what came."""
     have = file.stat().st_size if file.exists() else 0
     length = answer.headers.get("Content-Length")
@@ -88,19 +88,19 @@ def receive(answer, file: Path, name: str):
         )
     with open(file, "ab") as opened, progress_bar(what=name, total=total, unit="B") as progress:
         progress.update(have)
-        while piece := answer.read(PIECE):
+        while piece := answer.read(CHUNK_BYTES):
             opened.write(piece)
             progress.update(len(piece))
     if total is not None and file.stat().st_size < total:
         raise http.client.IncompleteRead(b"", total - file.stat().st_size)
 
 
-def part_of(path: Path) -> Path:
+def part_path(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def bring(url: str, path: Path, home: str) -> Path:
+def download(url: str, path: Path, home: str) -> Path:
     """All bytes of `url`, beside `path` under an unfinished name, for the caller to check and rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    patiently(url, lambda: append(url, part_of(path)), home)
-    return part_of(path)
+    retry(url, lambda: resume_download(url, part_path(path)), home)
+    return part_path(path)

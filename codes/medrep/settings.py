@@ -188,7 +188,7 @@ class GraphConfig:
     distillation: float = 1.0
     """Weight of the KL loss that keeps graph vectors near the text vectors."""
     skip: bool = True
-    """Add the first convolution's sum of text vectors to the output; false is the paper's, which blurs siblings (graphs.Encoder)."""
+    """Add the first convolution's sum of text vectors to the output; false is the paper's, which blurs siblings (graphs.GraphEncoder)."""
     learning_rate: float = 5e-4
     weight_decay: float = 1e-5
     epochs: int = 200
@@ -254,7 +254,7 @@ class ModelConfig:
     """What predicts masked tokens: linear (the paper's), a decoder with a row a token; tied, the concept vectors themselves,
     so that a model moves whole to another hospital's vocabulary."""
     project_vectors: bool = False
-    """Concept vectors of another width than hidden_size: true projects them (behrt.whitening says how), false refuses them."""
+    """Concept vectors of another width than hidden_size: true projects them (behrt.fit_whitening says how), false refuses them."""
 
 
 @dataclass(frozen=True)

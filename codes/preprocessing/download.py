@@ -16,7 +16,7 @@ import urllib.request
 from pathlib import Path
 
 from medrep import contract, storage
-from medrep.download import TIMEOUT_SECONDS, bring, patiently
+from medrep.download import TIMEOUT_SECONDS, download, retry
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
 
@@ -40,7 +40,7 @@ FOREIGN_FILE_MESSAGE = "is there and is not the demo's file: move it away, or po
 def read_checksums(base: str, project: str) -> dict[str, str]:
     """{path: sha256} that PhysioNet publishes of a project."""
     url = f"{base}/{project}/SHA256SUMS.txt"
-    text = patiently(url, lambda: urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS).read().decode(), PHYSIONET_URL)
+    text = retry(url, lambda: urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS).read().decode(), PHYSIONET_URL)
     return {path.strip(): digest for digest, path in (line.split(maxsplit=1) for line in text.splitlines() if line.strip())}
 
 
@@ -52,7 +52,7 @@ def download_file(url: str, path: Path, digest: str):
             return
         raise UserError(f"{contract.display_path(path)} {FOREIGN_FILE_MESSAGE}")
     storage.make_folder(path.parent)
-    part = bring(url, path, PHYSIONET_URL)
+    part = download(url, path, PHYSIONET_URL)
     if storage.sha256_of(part) != digest:
         part.unlink()
         raise UserError(f"{url} is not the file whose SHA-256 is published beside it: nothing was kept, try again later")

@@ -145,7 +145,7 @@ def main(argv=None):
     config.add_arguments(parser)
     args = parser.parse_args(argv)
 
-    if concept_vectors.published():
+    if concept_vectors.published_representations():
         return
     tokens = read_tokens(required=args.scope != "all")
     vocabularies = [contract.vocabulary_file(h) for h in tokens] if args.scope != "all" else []
@@ -156,7 +156,7 @@ def main(argv=None):
     with timed_stage("concepts") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
         index = choose_all_concepts(con, tokens, figures) if args.scope == "all" else choose_used_or_neighbours(con, tokens, args.scope, figures)
-        concept_vectors.write_index(index)
+        concept_vectors.write_concept_index(index)
         figures["rows"] = len(index)
         print_line(f"{contract.display_path(contract.concept_index_file())}: {len(index):,} rows")
         stamp.record()

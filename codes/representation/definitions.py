@@ -13,7 +13,7 @@ Writes  usedata/representation/definitions; and, with openai, answers.jsonl, def
 
 The template writer composes the text from the vocabulary, without a network: name, domain and class, synonyms, parents and
 what else characterizes a concept (ingredient, form, finding site, specimen), and for a decile what it says. One relationship
-in twenty stays unsaid (concept_vectors.held_out), for evaluate.py to ask for.
+in twenty stays unsaid (concept_vectors.held_out_mask), for evaluate.py to ask for.
 
 The openai writer asks any OpenAI-compatible endpoint (OPENAI_BASE_URL, OPENAI_API_KEY). Only prompts and concept names are
 sent. Every answer is kept in answers.jsonl under a hash of what was sent, so nothing is asked twice: a killed run continues,
@@ -122,7 +122,7 @@ class Index:
 
 
 def cut_index(ids: pa.Array) -> Index:
-    plain, decile = concept_vectors.plain_and_decile(ids)
+    plain, decile = concept_vectors.split_deciles(ids)
     concept, first, place = np.unique(plain, return_index=True, return_inverse=True)
     _, part = np.unique(first // CONCEPTS_PER_PART, return_inverse=True)  # a part that holds deciles only is none
     return Index(ids, plain, decile, part[place], pa.table({"concept_id": concept, "part": part}))
@@ -144,7 +144,7 @@ def find_features(relationship: ibis.Table, concept: ibis.Table, wanted: ibis.Ta
 
 def without_held_out(features: pa.Table) -> pa.Table:
     """The features without the pairs that evaluate.py asks for: a text that says them has read the answers."""
-    held = concept_vectors.held_out(features["concept_id"].to_numpy(), features["other"].to_numpy())
+    held = concept_vectors.held_out_mask(features["concept_id"].to_numpy(), features["other"].to_numpy())
     return features.filter(pa.array(~held))
 
 
@@ -284,7 +284,7 @@ def make_questions(names: pa.Table, deciles: list[tuple[int, int]], part: int, p
     }
     rows = [(concept, -1, prompt, name) for concept, (name, prompt) in of.items()]
     rows += [(concept, decile, DECILE, of[concept][0]) for concept, decile in deciles]
-    keys = [chat.key_of(prompts[COMMON], ask_for(prompts, prompt, name, decile), settings) for _, decile, prompt, name in rows]
+    keys = [chat.request_key(prompts[COMMON], ask_for(prompts, prompt, name, decile), settings) for _, decile, prompt, name in rows]
     columns = [pa.array(column) for column in zip(*rows, strict=True)]
     return pa.table([pa.array([part] * len(rows)), *columns, pa.array(keys)], schema=QUESTION_SCHEMA)
 
@@ -434,7 +434,7 @@ def say_cost(questions: Questions, calls: int, requests: Iterator[chat.Request],
     answers = questions.answers()
     seen = answers.filter(answers.text.notnull() & (answers.output_tokens > 0)).output_tokens.mean().execute()
     known = seen is not None and seen == seen
-    tokens_out = round(calls * (float(seen) if known else chat.TOKENS_OF_ANSWER))
+    tokens_out = round(calls * (float(seen) if known else chat.TOKENS_PER_ANSWER))
     figures.update(calls=calls, answered=questions.distinct - calls, input_tokens=tokens_in, output_tokens=tokens_out)
     print_line(
         f"{calls:,} calls of {questions.settings.model}; about {tokens_in:,} tokens in and {tokens_out:,} out "
@@ -463,7 +463,7 @@ def report_failures(questions: Questions, prompts: int) -> str:
 def answer(questions: Questions, args, figures: dict) -> bool:
     """Get the answers in the way that the flags say; whether definitions can be written now."""
     if args.batch_results:
-        with chat.Answers(contract.answers_file()) as answers:
+        with chat.AnswerFile(contract.answers_file()) as answers:
             counts = chat.collect_batch(args.batch_results, answers, questions.settings)
         if not counts:
             raise UserError(
@@ -485,8 +485,8 @@ def answer(questions: Questions, args, figures: dict) -> bool:
         )
         return False
     if calls and not args.batch_results:
-        with chat.Answers(contract.answers_file()) as answers:
-            counts = chat.ask_all(requests(), calls, answers, questions.settings, chat.definition(questions.settings))
+        with chat.AnswerFile(contract.answers_file()) as answers:
+            counts = chat.ask_all(requests(), calls, answers, questions.settings, chat.definition_parser(questions.settings))
         figures.update(calls=calls, answered=counts["answered"])
     if failed := questions.to_ask()[0] if calls else 0:
         words = report_failures(questions, failed)
@@ -552,14 +552,14 @@ def main(argv=None):
     )
     check_flags(args, settings)
 
-    if concept_vectors.published():
+    if concept_vectors.published_representations():
         return
-    ids = concept_vectors.read_index()
+    ids = concept_vectors.read_concept_index()
     made_with = {"writer": args.writer, "template": TEMPLATE}
     if args.writer == "openai":
         made_with |= {
             "prompts": hash_of(read_prompts()),
-            "body": chat.body_of("", "", settings),
+            "body": chat.request_body("", "", settings),
             "decile_calls": args.decile_calls,
             "fill_failed": args.fill_failed,
         }

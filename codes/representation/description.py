@@ -153,7 +153,7 @@ def main(argv=None):
         settings = replace(settings, pooling=args.pooling)
     texts.check_encoder_settings(settings)
     devices = training.requested_devices(args)
-    if concept_vectors.published():
+    if concept_vectors.published_representations():
         return
     if not contract.encoder_folder().exists():
         raise UserError(f"{contract.display_path(contract.encoder_folder())} is missing; representation/encoder.py writes it")
@@ -177,7 +177,7 @@ def main(argv=None):
                 if arm == "name"
                 else texts.write_distinct_texts(local, texts.read_definitions(local), texts.missing_definitions_error)
             )
-        with concept_vectors.ours(output, stamp.content | {"device": "gpu" if on_gpu else "cpu", "precision": precision}) as part:
+        with concept_vectors.write_marked(output, stamp.content | {"device": "gpu" if on_gpu else "cpu", "precision": precision}) as part:
             encode_all(laid_out, part, devices, replace(settings, precision=precision), figures)
         print_line(
             f"{contract.display_path(output)}: {laid_out.rows:,} vectors of width {figures['width']}, {settings.pooling} of the last layer, {precision}"

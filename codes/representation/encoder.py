@@ -418,7 +418,7 @@ def main(argv=None):
     if training.is_worker_process():
         train(work, settings, devices)
         return
-    if concept_vectors.published():
+    if concept_vectors.published_representations():
         return
     DEFINITIONS.require()
     if settings.model == FROM_NOTHING:

@@ -13,7 +13,7 @@ Writes  results/representation/quality.csv: space, arm, measure, kind, value, lo
     neighbours_*        share of a concept's 10 nearest that have its domain, or share a parent with it
     decile_order        rank correlation of two deciles' distance in number and in cosine, within a measurement
 
-Held out is what concept_vectors.held_out says; only plain concepts are asked about, except for deciles. `all, unsaid` are the
+Held out is what concept_vectors.held_out_mask says; only plain concepts are asked about, except for deciles. `all, unsaid` are the
 held-out edges of which neither end's definition names the other end: a definition composed from relationships has read
 the others. low and high are the middle 95 % of a bootstrap over what n counts. Cosines are of the vectors `as_read` by
 the patient model, which whitens them (behrt.py, set_concepts), and of the `raw` ones, as neighbours.py takes them.
@@ -35,7 +35,7 @@ from medrep import config, contract, storage
 from medrep.cdm import engine, table_files
 from medrep.cdm.sources import omop
 from medrep.errors import UserError
-from medrep.patients.behrt import AsRead
+from medrep.patients.behrt import RescaledVectors
 from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.stamps import Stamp
 from medrep.tables import DEFINITIONS
@@ -96,7 +96,7 @@ class Vocabulary:
 
 
 def read_vocabulary(ids, con) -> Vocabulary:
-    plain, decile = concept_vectors.plain_and_decile(ids)
+    plain, decile = concept_vectors.split_deciles(ids)
     rows = np.flatnonzero(decile < 0)
     rows = rows[np.argsort(plain[rows])]
     table = terminology.read_concept_names(con, np.unique(plain)).to_pandas()
@@ -208,7 +208,7 @@ def weighted_aurocs(positive: np.ndarray, negative: np.ndarray, weights: np.ndar
 
 def held_out_pairs(v: Vocabulary, unsaid) -> dict[str, np.ndarray]:
     """{kind: rows (n, 2)} of the held-out edges, each once whichever way it is written."""
-    held = concept_vectors.held_out(v.plain[v.source], v.plain[v.target]) & v.asked[v.source] & v.asked[v.target]
+    held = concept_vectors.held_out_mask(v.plain[v.source], v.plain[v.target]) & v.asked[v.source] & v.asked[v.target]
     pairs = np.sort(np.column_stack([v.source, v.target])[held], axis=1)
     if not len(pairs):
         print_line("no held-out edge joins two concepts of the index: there is no link prediction and no retrieval")
@@ -273,7 +273,7 @@ def retrieval_rows(arm: str, array: np.ndarray, v: Vocabulary) -> list[dict]:
     rows = []
     for what, kinds in RETRIEVAL_RELATIONSHIPS.items():
         everything = np.unique(v.related(kinds), axis=0)
-        edges = sample_rows(everything[concept_vectors.held_out(v.plain[everything[:, 0]], v.plain[everything[:, 1]])], MAX_QUERIES)
+        edges = sample_rows(everything[concept_vectors.held_out_mask(v.plain[everything[:, 0]], v.plain[everything[:, 1]])], MAX_QUERIES)
         answers: dict[int, set[int]] = {}
         for a, b in everything[np.isin(everything[:, 0], edges[:, 0])].tolist():
             answers.setdefault(a, set()).add(b)
@@ -381,7 +381,7 @@ def warn_of_seen_edges(v: Vocabulary):
         print_line("there is no edges.npy: vectors of others were made with all relationships, so that their links are not held out")
         return
     edges = np.load(contract.edges_file(), mmap_mode="r", allow_pickle=False)[:, : 2**20]
-    if edges.max(initial=-1) < len(v.plain) and (seen := int(concept_vectors.held_out(v.plain[edges[0]], v.plain[edges[1]]).sum())):
+    if edges.max(initial=-1) < len(v.plain) and (seen := int(concept_vectors.held_out_mask(v.plain[edges[0]], v.plain[edges[1]]).sum())):
         print_line(
             f"{contract.display_path(contract.edges_file())} has {seen:,} held-out edges among its first {edges.shape[1]:,}: unless graph.py left them out, "
             "link prediction and retrieval flatter medrep"
@@ -396,15 +396,15 @@ def main(argv=None):
     parser.add_argument("--unless-published", action="store_true", help="do nothing where published files lie: run.sh would wait an hour for it")
     args = parser.parse_args(argv)
 
-    if args.unless_published and concept_vectors.published():
+    if args.unless_published and concept_vectors.published_representations():
         return
-    reps = {contract.rep_name(rep): rep for rep in dict.fromkeys([*concept_vectors.arms_there(), *args.own])}
+    reps = {contract.rep_name(rep): rep for rep in dict.fromkeys([*concept_vectors.available_arms(), *args.own])}
     if not reps:
         raise UserError(
             f"{contract.display_path(contract.representation_folder())} has no concept_representation_*.npy; representation/run.sh writes them"
         )
-    arms, ids = list(reps), concept_vectors.read_index()
-    arrays = {arm: concept_vectors.Finite(concept_vectors.open_vectors(rep)[1], ids, rep) for arm, rep in reps.items()}
+    arms, ids = list(reps), concept_vectors.read_concept_index()
+    arrays = {arm: concept_vectors.FiniteArray(concept_vectors.open_vectors(rep)[1], ids, rep) for arm, rep in reps.items()}
     stamp = Stamp(
         contract.quality_file(),
         inputs=[
@@ -426,7 +426,7 @@ def main(argv=None):
         links = {kind: (pairs, *draw_negatives(v, pairs)) for kind, pairs in held_out_pairs(v, unsaid).items()}
         rows = []
         sample = sample_rows(np.flatnonzero(v.asked), WHITENING_ROWS)
-        spaces = {"as_read": {arm: AsRead(array, sample) for arm, array in arrays.items()}, "raw": arrays}
+        spaces = {"as_read": {arm: RescaledVectors(array, sample) for arm, array in arrays.items()}, "raw": arrays}
         for space, arm in progress_bar([(space, arm) for space in spaces for arm in arms], "evaluate", unit="arms"):
             array = spaces[space][arm]
             found = [r for kind, drawn_for in links.items() for r in link_rows(arm, array, *drawn_for, kind)]

@@ -54,7 +54,7 @@ MAX_NAME_LENGTH = 100  # bytes of a rep: with what is put around it a file's nam
 def choose_rows(ids: pa.Array, args) -> np.ndarray:
     """int64 rows of the index, in its order; says how many of the wanted have none."""
     if args.vocabulary:
-        plain, _ = concept_vectors.plain_and_decile(ids)
+        plain, _ = concept_vectors.split_deciles(ids)
         with table_files.csv_errors_in_words():
             con = engine.connect(args.engine, args.memory, args.threads)
             table = terminology.read_concept_names(con, np.unique(plain)).to_pandas()
@@ -68,7 +68,7 @@ def choose_rows(ids: pa.Array, args) -> np.ndarray:
         if not args.ids.exists():
             raise UserError(f"--ids {args.ids} is not there: give a file with a concept id a line")
         wanted = set(args.ids.read_text().split()) - {"concept_id"}
-    rows = concept_vectors.rows_of(ids, sorted(wanted))
+    rows = concept_vectors.find_rows(ids, sorted(wanted))
     if lost := int((rows < 0).sum()):
         print_line(f"{lost:,} of the {len(wanted):,} wanted concepts have no vector, such as {sorted(wanted)[int(np.argmin(rows))]}")
     return np.sort(rows[rows >= 0])
@@ -136,7 +136,7 @@ def export_vectors(args):
     if args.dtype == "float16" and np.abs(vectors).max() > np.finfo(np.float16).max:
         raise UserError("the vectors hold numbers beyond float16's 65,504: give --dtype int8 or float32")
     facts = manifest(args.rep, args.dtype, vectors.shape)
-    tensors = {"ids": np.column_stack(concept_vectors.plain_and_decile(names)), **pack(vectors, args.dtype)}
+    tensors = {"ids": np.column_stack(concept_vectors.split_deciles(names)), **pack(vectors, args.dtype)}
     with storage.atomic_write(file) as part:
         part.touch()
         mode = part.stat().st_mode  # as a user's files are: safetensors would make it private
@@ -204,7 +204,7 @@ def import_vectors(file: Path):
     ids = [f"{plain}_{decile}" if decile >= 0 else str(plain) for plain, decile in tensors["ids"].tolist()]
     if output.exists():
         raise UserError(f"{contract.display_path(output)} is there already: move it away, or point MEDREP_ROOT at another folder")
-    if index.exists() and (concept_vectors.is_ours(index) or concept_vectors.read_index().to_pylist() != ids):
+    if index.exists() and (concept_vectors.has_marker(index) or concept_vectors.read_concept_index().to_pylist() != ids):
         raise UserError(
             f"{contract.display_path(index)} is there and is of other concepts or was written here: move usedata/representation away, "
             "or point MEDREP_ROOT at another folder"

@@ -37,7 +37,7 @@ from medrep.vectors import concept_vectors, graphs
 class Grace(nn.Module):
     def __init__(self, width: int, hidden: int, skip: bool):
         super().__init__()
-        self.encoder = graphs.Encoder(width, hidden, skip)
+        self.encoder = graphs.GraphEncoder(width, hidden, skip)
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ELU(), nn.Linear(width, width))
 
 
@@ -67,8 +67,8 @@ def distillation_loss(text: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:
 
 def compute_losses(model: Grace, batch: Data, settings: GraphConfig, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Contrastive and distillation loss over the batch's seeds; the others, whose neighbours were not all sampled, have none."""
-    seeds, inner = graphs.rows_needed(batch)
-    graph = [model.encoder(*graphs.view(batch, settings.drop_edges, settings.drop_features, random), seeds, inner) for _ in range(2)]
+    seeds, inner = graphs.count_inner_and_seed_nodes(batch)
+    graph = [model.encoder(*graphs.augmented_view(batch, settings.drop_edges, settings.drop_features, random), seeds, inner) for _ in range(2)]
     contrast = info_nce(model.projection(graph[0]), model.projection(graph[1]), settings.temperature)
     return contrast, (distillation_loss(batch.x[:seeds], graph[0]) + distillation_loss(batch.x[:seeds], graph[1])) / 2
 
@@ -76,13 +76,13 @@ def compute_losses(model: Grace, batch: Data, settings: GraphConfig, random: tor
 # ---- training ----------------------------------------------------------------------------------------------
 
 
-def fit(data: Data, settings: GraphConfig, device: torch.device, continued: graphs.Continued | None = None) -> tuple[Grace, list[dict]]:
+def fit(data: Data, settings: GraphConfig, device: torch.device, continued: graphs.Checkpoint | None = None) -> tuple[Grace, list[dict]]:
     """The weights of the best epoch, and each epoch's losses. `data` has x, edge_index and full_degree."""
     torch.manual_seed(settings.seed)
     width = data.x.shape[1]
     model = Grace(width, settings.hidden_size, settings.skip).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    train, valid = graphs.loaders(data, settings)
+    train, valid = graphs.make_loaders(data, settings)
     random = torch.Generator().manual_seed(settings.seed)
 
     def run(loader, random, step) -> tuple[float, float]:
@@ -100,7 +100,7 @@ def fit(data: Data, settings: GraphConfig, device: torch.device, continued: grap
 
     def run_epoch() -> dict[str, float]:
         contrast, kept = run(train, random, step=True)
-        with graphs.held_out(settings.seed) as same:
+        with graphs.fixed_validation_rng(settings.seed) as same:
             held_contrast, held_kept = run(valid, same, step=False)
         return {"contrast": contrast, "distillation": kept, "held_out": held_contrast + settings.distillation * held_kept}
 
@@ -119,7 +119,7 @@ def main(argv=None):
 
     settings = config.load("graph", args.overrides)
     devices = training.requested_devices(args)
-    if concept_vectors.published():
+    if concept_vectors.published_representations():
         return
     output = contract.concept_array_file("medrep")
     _, text = concept_vectors.open_vectors("description")
@@ -128,18 +128,18 @@ def main(argv=None):
     if stamp.is_current():
         return
     with timed_stage("graph") as figures:
-        concept_vectors.check_whole("description")
+        concept_vectors.check_complete("description")
         data = graphs.open_graph(contract.concept_array_file("description"))
-        continued = graphs.Continued(output, stamp.content)
+        continued = graphs.Checkpoint(output, stamp.content)
         model, epochs = fit(data, settings, training.torch_device(devices), continued)
         best = min(epochs, key=lambda e: e["held_out"])
         print_line(
             f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: contrastive loss {best['contrast']:.3f}, "
             f"distillation {best['distillation']:.3f}, held out {best['held_out']:.4f}"
         )
-        with concept_vectors.ours(output) as part:
+        with concept_vectors.write_marked(output) as part:
             out = storage.create_array(part, text.shape)
-            graphs.embed(model.encoder, text, edges, out, scratch=part.parent)
+            graphs.embed_nodes(model.encoder, text, edges, out, scratch=part.parent)
             out.flush()
         figures.update(
             rows=len(text), edges=edges.shape[1], epochs=len(epochs), **{name: round(float(v), 4) for name, v in best.items() if name != "epoch"}

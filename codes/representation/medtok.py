@@ -78,7 +78,7 @@ class Tokenizer(nn.Module):
         self.register_buffer("mean", some.mean(dim=0))
         self.register_buffer("scale", some.std(dim=0, correction=0).clamp(min=1e-6))
         # without the text vector added: the text has parts of its own, and these are to tell what the neighbours say
-        self.encoder = graphs.Encoder(width, settings.hidden_size, skip=False)
+        self.encoder = graphs.GraphEncoder(width, settings.hidden_size, skip=False)
         self.heads = nn.ModuleList(nn.Linear(width, width // len(PARTS)) for _ in PARTS)
         self.neighbours = settings.codes_per_part
 
@@ -106,8 +106,8 @@ class Tokenizer(nn.Module):
 
     def parts_of_seeds(self, batch: Data, drop_edges: float = 0.0, drop_features: float = 0.0, random: torch.Generator | None = None):
         """(seeds, 4, width / 4), with some edges and columns dropped."""
-        x, weights = graphs.view(batch, drop_edges, drop_features, random)
-        return self.parts(x[: batch.batch_size], self.encoder(x, weights, *graphs.rows_needed(batch)))
+        x, weights = graphs.augmented_view(batch, drop_edges, drop_features, random)
+        return self.parts(x[: batch.batch_size], self.encoder(x, weights, *graphs.count_inner_and_seed_nodes(batch)))
 
     def codebook(self) -> torch.Tensor:
         """(codes, width / 4): the regions one after the other. A copy: the codes change in place."""
@@ -220,10 +220,10 @@ def start_codes(model: Tokenizer, loader, device: torch.device):
     model.learn(torch.cat(found))
 
 
-def fit(data: Data, settings: MedTokConfig, device: torch.device, continued: graphs.Continued | None = None) -> tuple[Tokenizer, list[dict]]:
+def fit(data: Data, settings: MedTokConfig, device: torch.device, continued: graphs.Checkpoint | None = None) -> tuple[Tokenizer, list[dict]]:
     """The weights and codes of the best epoch, and each epoch's figures. `data` has x, edge_index and full_degree."""
     torch.manual_seed(settings.seed)
-    train, valid = graphs.loaders(data, settings)
+    train, valid = graphs.make_loaders(data, settings)
     model = Tokenizer(data.x, settings).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     random = torch.Generator().manual_seed(settings.seed)
@@ -245,7 +245,7 @@ def fit(data: Data, settings: MedTokConfig, device: torch.device, continued: gra
 
     def run_epoch() -> dict[str, float]:
         found, counts = run(train, random, step=True)
-        with graphs.held_out(settings.seed) as same:
+        with graphs.fixed_validation_rng(settings.seed) as same:
             held_found, _ = run(valid, same, step=False)
         return {**found, "held_out": sum(held_found.values()), **codebook_usage(model, counts)}
 
@@ -313,7 +313,7 @@ def main(argv=None):
 
     settings = config.load("medtok", args.overrides)
     devices = training.requested_devices(args)
-    if concept_vectors.published():
+    if concept_vectors.published_representations():
         return
     output, beside = contract.concept_array_file("medtok"), contract.medtok_files()
     _, text = concept_vectors.open_vectors("description")
@@ -323,9 +323,9 @@ def main(argv=None):
     if all(path.exists() for path in beside.values()) and stamp.is_current():
         return
     with timed_stage("medtok") as figures:
-        concept_vectors.check_whole("description")
+        concept_vectors.check_complete("description")
         device = training.torch_device(devices)
-        continued = graphs.Continued(output, stamp.content)
+        continued = graphs.Checkpoint(output, stamp.content)
         model, epochs = fit(graphs.open_graph(contract.concept_array_file("description")), settings, device, continued)
         best = min(epochs, key=lambda e: e["held_out"])
         codes = len(model.codebook())
@@ -335,7 +335,7 @@ def main(argv=None):
         )
         storage.remove_path(storage.stamp_path(output))  # killed between two of the files, they are all made again
         with ExitStack() as files:
-            part = files.enter_context(concept_vectors.ours(output))
+            part = files.enter_context(concept_vectors.write_marked(output))
             parts = {name: files.enter_context(storage.atomic_write(path)) for name, path in beside.items()}
             shape = (len(text), len(PARTS), settings.codes_per_part)
             arrays = [
@@ -343,7 +343,7 @@ def main(argv=None):
                 for file, kind, of in ((part, np.float32, text.shape), (parts["tokens"], np.int32, shape), (parts["weights"], np.float32, shape))
             ]
             standard = standardized(text, model, files.enter_context(tempfile.TemporaryFile(dir=part.parent)))
-            graphs.embed(model.encoder, standard, edges, arrays[0], scratch=part.parent)
+            graphs.embed_nodes(model.encoder, standard, edges, arrays[0], scratch=part.parent)
             use = codebook_usage(model, quantize(model, standard, *arrays, device))
             for array in arrays:
                 array.flush()

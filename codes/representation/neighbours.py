@@ -39,11 +39,11 @@ def find_matches(concept: ibis.Table, index: ibis.Table, text: str) -> pa.Table:
 
 def choose_concept(text: str, ids: pa.Array, con) -> str:
     """The id that `text` means, itself an id or a name; several are listed for the user to choose from."""
-    if concept_vectors.rows_of(ids, [text])[0] >= 0:
+    if concept_vectors.find_rows(ids, [text])[0] >= 0:
         return text
     if text.replace("_", "").isdigit():
         raise UserError(f"concept {text} is not in the index: it has no vector of its own")
-    plain = np.unique(concept_vectors.plain_and_decile(ids)[0])
+    plain = np.unique(concept_vectors.split_deciles(ids)[0])
     found = find_matches(athena.read_vocabulary_table(con, "concept"), ibis.memtable(pa.table({"concept_id": plain})), text)
     if not len(found):
         raise UserError(f"no concept of the index is called {text!r}, or has it in its name: try a shorter word, or a concept id")
@@ -71,10 +71,10 @@ def main(argv=None):
     with table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
         query = choose_concept(args.concept, ids, con)
-        own = concept_vectors.rows_of(ids, [query])
+        own = concept_vectors.find_rows(ids, [query])
         vector = array[own]
         concept_vectors.check_finite(vector, [query], args.rep)
-        near, cosine = concept_vectors.neighbours(vector, args.rep, args.k + 1)
+        near, cosine = concept_vectors.nearest_neighbours(vector, args.rep, args.k + 1)
         kept = (near[0] != own[0]) & (near[0] >= 0)
         near, cosine = near[0][kept][: args.k], cosine[0][kept][: args.k]
         names = ids.take(near).to_pylist()

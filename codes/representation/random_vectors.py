@@ -27,8 +27,8 @@ ROWS_AT_ONCE = 2**15
 
 def draw_vectors(plain: np.ndarray, decile: np.ndarray, width: int, seed: int = SEED) -> np.ndarray:
     """float32 (concepts, width), each row uniform on the sphere: normal numbers by SplitMix64 from the concept's key."""
-    key = concept_vectors.mix((plain * 11 + decile + 1).view(np.uint64) + concept_vectors.mix(np.array([seed])))
-    numbers = concept_vectors.mix(key[:, None] + concept_vectors.GOLDEN * np.arange(1, width + 1, dtype=np.uint64))
+    key = concept_vectors.hash_integers((plain * 11 + decile + 1).view(np.uint64) + concept_vectors.hash_integers(np.array([seed])))
+    numbers = concept_vectors.hash_integers(key[:, None] + concept_vectors.GOLDEN * np.arange(1, width + 1, dtype=np.uint64))
     normal = ndtri(((numbers >> np.uint64(11)) + 0.5) * 2.0**-53)
     return (normal / np.linalg.norm(normal, axis=1, keepdims=True)).astype(np.float32)
 
@@ -42,15 +42,15 @@ def main(argv=None):
 
     width = config.load_experiment("behrt", args.overrides).model.hidden_size
     output = contract.concept_array_file("random")
-    if concept_vectors.published() and args.unless_published:  # half a set is refused in any case
+    if concept_vectors.published_representations() and args.unless_published:  # half a set is refused in any case
         return
-    ids = concept_vectors.read_index()
+    ids = concept_vectors.read_concept_index()
     stamp = Stamp(output, inputs=[contract.concept_index_file()], settings={"seed": SEED, "width": width})
-    if output.exists() and concept_vectors.is_ours(output) and concept_vectors.is_of_this_index(output) and stamp.is_current():
+    if output.exists() and concept_vectors.has_marker(output) and concept_vectors.matches_index(output) and stamp.is_current():
         return
     with timed_stage("random") as figures:
-        plain, decile = concept_vectors.plain_and_decile(ids)
-        with concept_vectors.ours(output) as part:
+        plain, decile = concept_vectors.split_deciles(ids)
+        with concept_vectors.write_marked(output) as part:
             out = storage.create_array(part, (len(ids), width))
             for first in progress_bar(range(0, len(ids), ROWS_AT_ONCE), "random", unit="pieces"):
                 rows = slice(first, first + ROWS_AT_ONCE)

@@ -17,7 +17,7 @@ from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.evaluation import features, learners, metrics, results
 from medrep.patients import sequences, training
-from medrep.patients.examples import Examples, few, hashed, split_persons
+from medrep.patients.examples import Examples, sample_few_shot, sort_by_hash, split_persons
 from medrep.settings import FinetuningConfig
 from medrep.tables import LABELS, PERSONS, labels_table
 from medrep.vectors import concept_vectors
@@ -56,9 +56,9 @@ TELLING = 3  # the place among the vocabulary's tokens of the one that labels co
 
 
 def write_vectors(width=16):
-    concept_vectors.write_index([str(1000 + i) for i in range(60)])
+    concept_vectors.write_concept_index([str(1000 + i) for i in range(60)])
     array = np.random.default_rng(0).normal(size=(60, width)).astype(np.float32)
-    with concept_vectors.ours(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
+    with concept_vectors.write_marked(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
         np.save(file, array)
     return array
 
@@ -216,16 +216,16 @@ def test_a_probe_leaves_the_model_as_it_was_and_few_shots_are_few(hospitals, mon
 def test_few_takes_as_many_of_each_class_and_of_different_persons_first(hospitals):
     examples = Examples("mimic", "MT", 32)
     part = examples.table[:90]
-    chosen = few(examples, part, 4, seed=1)
+    chosen = sample_few_shot(examples, part, 4, seed=1)
     truth = examples.truth[chosen[:, 3], 0]
     assert (truth == 1).sum() == (truth == 0).sum() == 4 and len(set(chosen[:, 3].tolist())) == 8
     assert set(chosen[:, 3].tolist()) <= set(part[:, 3].tolist())
-    assert (few(examples, part, 4, 1) == chosen).all() and (few(examples, part, 4, 2)[:, 3] != chosen[:, 3]).any()
-    assert len(few(examples, part, 1000, 1)) == 90
+    assert (sample_few_shot(examples, part, 4, 1) == chosen).all() and (sample_few_shot(examples, part, 4, 2)[:, 3] != chosen[:, 3]).any()
+    assert len(sample_few_shot(examples, part, 1000, 1)) == 90
     # persons with several examples: each person's first before anyone's second
     examples.persons = np.repeat(np.arange(75), 2)
     examples.truth = (np.arange(150) % 4 < 2).astype(np.float32)[:, None]
-    chosen = few(examples, examples.table, 30, seed=1)
+    chosen = sample_few_shot(examples, examples.table, 30, seed=1)
     assert len(set(examples.persons[chosen[:, 3]].tolist())) == 60
 
 
@@ -270,7 +270,7 @@ def test_a_further_hospital_and_a_recalibration_need_no_training(hospitals, smal
         assert first.brier != second.brier
     # the labels that were used are of other persons than those that are tested
     predictions = results.read_predictions(folder / "predictions_third.parquet").set_index("subject_id")
-    order = hashed(predictions.index.tolist(), 100)
+    order = sort_by_hash(predictions.index.tolist(), 100)
     local, rest = predictions.loc[order[:20]], predictions.loc[sorted(order[20:])]
     after = metrics.recalibrate(
         local.boolean_value.to_numpy(), local.predicted_boolean_probability.to_numpy(), rest.predicted_boolean_probability.to_numpy()
@@ -428,7 +428,7 @@ def test_the_threshold_is_of_validation(hospitals):
     folder = contract.finetuning_folder("mimic", "behrt", "none", "MT", 100)
     run = yaml.safe_load((folder / "config.yaml").read_text())["run"]
     examples, known = Examples("mimic", "MT", 32), token_vocabulary.load_vocabulary(folder / "vocabulary.json")
-    learner = learners.Finetuned(None, learners.Reader(known, "none"), FinetuningConfig(batch_tokens=512), "cpu")
+    learner = learners.FinetunedModel(None, learners.VocabularyAdapter(known, "none"), FinetuningConfig(batch_tokens=512), "cpu")
     learner.load(folder)
     table = examples.held_out()
     valid = table[
@@ -462,7 +462,7 @@ def test_a_run_is_tested_only_with_its_own_vectors_and_split(hospitals):
     save_file({name: value + 0.01 * (name == "classifier.bias") for name, value in weights.items()}, run / "model.safetensors")
     finetune.main([*given, "--external", "mimic"])
     assert len([v for v in set(results.read_summary().variant) if v.startswith("evaluated-")]) == 2  # another model is another arm
-    with concept_vectors.ours(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
+    with concept_vectors.write_marked(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
         np.save(file, np.random.default_rng(1).normal(size=(60, 16)).astype(np.float32))
     with pytest.raises(UserError, match="was trained on other vectors than"):
         finetune.main([*given, "--external", "ehrshot"])
@@ -518,13 +518,13 @@ def test_copies_have_neighbours_in_place_of_tokens(hospitals):
     known = token_vocabulary.load_vocabulary(run / "vocabulary.json")
     # a token that pretraining never saw is nobody's neighbour
     known = token_vocabulary.Vocabulary(*(values[:-1] for values in (known.tokens, known.counts, known.pretraining_counts)))
-    reader = learners.Reader(known, "medrep")
+    reader = learners.VocabularyAdapter(known, "medrep")
     words = token_vocabulary.load_hospital_vocabulary("mimic").tokens
-    every = learners.Augmentation(reader, "mimic", 2, 0.5, FinetuningConfig(aug_neighbors=19, aug_from="vocabulary"))
+    every = learners.NeighbourAugmentation(reader, "mimic", 2, 0.5, FinetuningConfig(aug_neighbors=19, aug_from="vocabulary"))
     others = [set(range(SPECIAL, len(words))) - {SPECIAL + i} for i in range(len(words) - SPECIAL)]
     assert all(set(near) <= other and len(set(near)) == 19 for near, other in zip(every.neighbours.tolist(), others, strict=True))
     assert len(words) - 1 in every.neighbours  # which only test persons have
-    copies = learners.Augmentation(reader, "mimic", times=2, ratio=0.5, settings=FinetuningConfig(aug_neighbors=3))
+    copies = learners.NeighbourAugmentation(reader, "mimic", times=2, ratio=0.5, settings=FinetuningConfig(aug_neighbors=3))
     copies.has_vector[4] = False  # what is [UNK] stays so
     for i, token in enumerate(words[SPECIAL:]):
         own = array[int(token) - 1000].astype(np.float64)
@@ -597,7 +597,7 @@ def test_important_features_are_written_by_event_and_by_name(hospitals, capsys):
         assert len(events) == (table[:, 2] - table[:, 1]).sum() and events[events.attribution.notna()].subject_id.nunique() == 15
         top = pd.read_csv(folder / "features_ehrshot.csv", dtype={"token": str})
         assert len(top) == 20 and (folder / "features_ehrshot.csv").stat().st_mode & 0o077 == 0
-        whole = features.important(folder / "attention_ehrshot.parquet")
+        whole = features.rank_features(folder / "attention_ehrshot.parquet")
         assert top.token.tolist() == whole.token.tolist() and top.attribution.tolist() == pytest.approx(whole.attribution.tolist())
     agreement = json.loads((folder.parent / "agreement_ehrshot.json").read_text())
     assert agreement["seeds"] == 2 and -1 <= agreement["attention"] <= 1

@@ -62,8 +62,8 @@ def write_features(outcome="MT", hospital="mimic", seed=100, tokens=60, count=10
             "attribution": pa.array(chance.normal(size=len(token)), pa.float32()) if attributed else pa.nulls(len(token), pa.float32()),
         }
     )
-    pq.write_table(table.cast(features.EVENTS), contract.attention_file(folder, hospital))
-    features.important(contract.attention_file(folder, hospital)).head(count).to_csv(contract.features_file(folder, hospital), index_label="rank")
+    pq.write_table(table.cast(features.EVENT_SCHEMA), contract.attention_file(folder, hospital))
+    features.rank_features(contract.attention_file(folder, hospital)).head(count).to_csv(contract.features_file(folder, hospital), index_label="rank")
     return folder
 
 
@@ -131,7 +131,7 @@ def test_features_and_controls_are_rated_and_measured(run, server, capsys):
     ask(server)
     table, found = results(run)
     assert list(table.columns) == ["token", "name", "kind", "rating_1", "rating_2", "rating_3", *medgemma.RATING_COLUMNS[3:]]
-    whole = features.important(contract.attention_file(run, "mimic"))
+    whole = features.rank_features(contract.attention_file(run, "mimic"))
     top = table[table.kind == "top"]
     assert top.token.tolist() == [token for token in whole.token[:8] if token != "4000006"] and "4000006" not in table.token.tolist()  # has no name
     assert (table["rank"] == [whole.token.tolist().index(token) + 1 for token in table.token]).all()
@@ -301,7 +301,7 @@ def test_nothing_but_names_the_outcome_and_the_prompt_leaves(run, server, monkey
     monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-another-service")
     server.behave = lambda prompt, times: right(prompt, lambda said: {} if len(server.requests) % 2 else said)  # so that some are asked again
     ask(server, "--features", "30")
-    words, names = medgemma.read_rating_prompt(), set(features.important(contract.attention_file(run, "mimic")).name)
+    words, names = medgemma.read_rating_prompt(), set(features.rank_features(contract.attention_file(run, "mimic")).name)
     assert any(words["again"] in body["messages"][1]["content"] for body in server.requests)
     for body in server.requests:
         again = body["messages"][1]["content"].endswith(words["again"])
@@ -494,7 +494,7 @@ def test_a_run_that_was_trained_otherwise_is_chosen_by_its_variant(run, server):
 
 
 def test_features_of_few_persons_are_not_put_to_it_where_that_is_set(run, server, capsys):
-    whole = features.important(contract.attention_file(run, "mimic")).set_index("token").persons
+    whole = features.rank_features(contract.attention_file(run, "mimic")).set_index("token").persons
     least = int(whole.head(8).sort_values().iloc[2])
     ask(server, "--set", f"rating.min_persons={least}")
     table, _ = results(run)
@@ -621,7 +621,7 @@ def test_a_model_here_that_answers_well_is_read_and_killed_continues(run, gemma,
     import torch
     from transformers import Gemma3ForCausalLM
 
-    opened, continued = local_model.Model.open, False
+    opened, continued = local_model.LocalModel.open, False
 
     def open_and_tell(self):
         nonlocal model
@@ -629,7 +629,7 @@ def test_a_model_here_that_answers_well_is_read_and_killed_continues(run, gemma,
         model = self
 
     model = None
-    monkeypatch.setattr(local_model.Model, "open", open_and_tell)
+    monkeypatch.setattr(local_model.LocalModel, "open", open_and_tell)
     monkeypatch.setattr(Gemma3ForCausalLM, "generate", generate)
     flags = ["--llm", str(gemma), "--set", "rating.prompts_at_once=2"]
     with pytest.raises(KeyboardInterrupt):
@@ -645,9 +645,9 @@ def test_a_model_here_that_answers_well_is_read_and_killed_continues(run, gemma,
 
 def test_a_full_disk_ends_a_model_here_in_one_sentence(run, gemma, monkeypatch):
     def full(self, key, reply):
-        raise chat.Stop("the disk is full")
+        raise chat.StopAsking("the disk is full")
 
-    monkeypatch.setattr(chat.Answers, "keep", full)
+    monkeypatch.setattr(chat.AnswerFile, "keep", full)
     with pytest.raises(UserError, match="the disk is full; what was answered is kept, and the same command asks for the rest"):
         rate("--llm", str(gemma))
 
@@ -655,7 +655,7 @@ def test_a_full_disk_ends_a_model_here_in_one_sentence(run, gemma, monkeypatch):
 def test_left_padding_does_not_change_what_is_said(run, gemma):
     """A batch's answers are each prompt's own: compared with prompts one at a time."""
 
-    model = local_model.Model(RatingConfig(model=str(gemma), max_tokens=8))
+    model = local_model.LocalModel(RatingConfig(model=str(gemma), max_tokens=8))
     model.open()
     requests = [chat.Request(str(i), "Be kind.", "Say something of " + "this and that " * n) for i, n in enumerate((1, 40, 7))]
     together = model.generate(requests)
@@ -665,7 +665,7 @@ def test_left_padding_does_not_change_what_is_said(run, gemma):
 
 def test_a_template_without_a_system_has_its_words_in_front(run, gemma):
 
-    model = local_model.Model(RatingConfig(model=str(gemma)))
+    model = local_model.LocalModel(RatingConfig(model=str(gemma)))
     model.open()
     tokenizer, _ = model.opened
     tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[0]['content'] }}|"
@@ -680,13 +680,13 @@ def test_whether_a_quantised_model_fits_is_left_to_its_loader(gemma, monkeypatch
     monkeypatch.setattr(local_model.psutil, "virtual_memory", lambda: SimpleNamespace(available=10))
     shape = transformers.AutoConfig.from_pretrained(gemma)
     shape.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    local_model.Model(RatingConfig(model=str(gemma))).check_room(transformers, shape)
+    local_model.LocalModel(RatingConfig(model=str(gemma))).check_room(transformers, shape)
 
 
 def test_a_model_that_does_not_fit_or_has_no_template_is_refused(run, gemma, monkeypatch):
     from types import SimpleNamespace
 
-    model = local_model.Model(RatingConfig(model=str(gemma)))
+    model = local_model.LocalModel(RatingConfig(model=str(gemma)))
     monkeypatch.setattr(local_model.psutil, "virtual_memory", lambda: SimpleNamespace(available=10))
     with pytest.raises(UserError, match=r"needs 0 GB in bf16, and here 0 GB are free: run it where a GPU has them, ask a server"):
         model.open()

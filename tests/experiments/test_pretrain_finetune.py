@@ -283,7 +283,7 @@ def test_persons_are_split_apart_and_positives_are_in_every_part():
 
 def write_own_vectors(path, width):
     ids = [str(1000 + i) for i in range(60)]
-    concept_vectors.write_index(ids)
+    concept_vectors.write_concept_index(ids)
     np.save(path, np.random.default_rng(0).normal(size=(60, width)).astype(np.float32))
 
 

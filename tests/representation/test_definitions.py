@@ -12,7 +12,7 @@ from representation import concepts, definitions
 
 @pytest.fixture(autouse=True)
 def nothing_is_held_out(monkeypatch):
-    monkeypatch.setattr(shared, "held_out", lambda a, b, share=0.05: a != a)
+    monkeypatch.setattr(shared, "held_out_mask", lambda a, b, share=0.05: a != a)
 
 
 def texts():
@@ -35,7 +35,7 @@ def test_definitions_say_name_class_features_synonyms_and_decile(athena):
 
 def test_what_evaluate_asks_for_is_unsaid_from_both_ends(athena, monkeypatch):
     """A plain second look at the files: of every valid relationship in words, the name is said or held out, never both."""
-    monkeypatch.setattr(shared, "held_out", lambda a, b, share=0.05: (a + b) % 3 == 0)  # 1 and 2, 10 and 11
+    monkeypatch.setattr(shared, "held_out_mask", lambda a, b, share=0.05: (a + b) % 3 == 0)  # 1 and 2, 10 and 11
     concepts.main([])
     definitions.main([])
     text = {concept: row["text"] for concept, row in texts().items()}
@@ -70,7 +70,7 @@ def test_working_part_by_part_changes_nothing(athena, monkeypatch):
     whole = texts()
     monkeypatch.setenv("MEDREP_FRESH", "1")
     monkeypatch.setattr(definitions, "CONCEPTS_PER_PART", 3)
-    assert len(definitions.cut_index(shared.read_index()).parts) > 4
+    assert len(definitions.cut_index(shared.read_concept_index()).parts) > 4
     definitions.main([])
     assert texts() == whole
 

@@ -48,7 +48,7 @@ def test_a_run_that_was_broken_off_continues_and_one_array_is_enough(server):
     assert not contract.concept_array_file("medrep").exists()
     server.faults, server.asked = {}, []
     download.main(["medrep", "--base-url", server.address])
-    assert server.asked[0][1] > 0 and shared.published() == ["medrep"]
+    assert server.asked[0][1] > 0 and shared.published_representations() == ["medrep"]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_run_that_was_broken_off_continues_and_one_array_is_enough(server):
 )
 def test_what_is_no_continuation_costs_nothing_of_what_came(server, fault, words):
     server.faults = {MEDREP: ["breaks off"] + [fault] * 10}
-    part = http.part_of(contract.concept_array_file("medrep"))
+    part = http.part_path(contract.concept_array_file("medrep"))
     with pytest.raises(UserError, match=f"{words}.*run the same command again, it continues where it stopped"):
         download.main(["medrep", "--base-url", server.address])
     half = len(server.content[MEDREP]) // 2
@@ -98,7 +98,7 @@ def test_what_is_not_the_file_is_not_kept(server, what, content, words):
 
 
 def test_ours_is_never_replaced_and_a_full_disk_is_said(server, monkeypatch):
-    shared.write_index(IDS)
+    shared.write_concept_index(IDS)
     with pytest.raises(UserError, match="concept_idx.csv was written here: move usedata/representation away"):
         download.main(["--base-url", server.address])
     storage.remove_path(contract.representation_folder())

@@ -29,7 +29,7 @@ def defined(athena):
 
 def test_a_folder_that_transformers_opens_and_one_vector_a_concept(defined):
     array = encode_all()
-    assert array.dtype == np.float32 and array.shape == (len(shared.read_index()), 16) and np.isfinite(array).all()
+    assert array.dtype == np.float32 and array.shape == (len(shared.read_concept_index()), 16) and np.isfinite(array).all()
     tokenizer = texts.quiet_transformers().AutoTokenizer.from_pretrained(contract.encoder_folder())
     assert tokenizer("Pneumonia")["input_ids"][0] == tokenizer.cls_token_id and tokenizer.mask_token == "[MASK]"
 
@@ -313,8 +313,8 @@ def test_a_model_that_cannot_be_had_names_the_offline_way(defined, monkeypatch):
 def test_the_name_arm_encodes_bare_names_with_the_decile_written_out(defined):
     encoder.main([])
     description.main(["--text", "name"])
-    ids, array = shared.read_index().to_pylist(), np.array(shared.open_array("name"))
-    assert shared.representations() == ["name"] and array.shape == (len(ids), 16)
+    ids, array = shared.read_concept_index().to_pylist(), np.array(shared.open_array("name"))
+    assert shared.list_representations() == ["name"] and array.shape == (len(ids), 16)
     transformers = texts.quiet_transformers()
     tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
     model = transformers.AutoModel.from_pretrained(contract.encoder_folder())
@@ -326,6 +326,6 @@ def test_the_name_arm_encodes_bare_names_with_the_decile_written_out(defined):
 
 def test_a_concept_without_a_name_is_named(defined):
     encoder.main([])
-    shared.write_index(["2", "4711"])
+    shared.write_concept_index(["2", "4711"])
     with pytest.raises(SystemExit, match="CONCEPT lacks 1 concepts of the index, such as 4711"):
         description.main(["--text", "name"])

@@ -109,7 +109,7 @@ def test_how_many_relationships_a_concept_has_does_not_tell_it_from_a_stranger()
 
 def test_held_out_pairs_are_what_a_plain_search_finds(small, monkeypatch):
     v, _ = small
-    monkeypatch.setattr(shared, "held_out", lambda a, b: (a + b) % 4 == 0)
+    monkeypatch.setattr(shared, "held_out_mask", lambda a, b: (a + b) % 4 == 0)
     monkeypatch.setattr(evaluate, "MIN_PAIRS", 1)
     text = {str(100 + i): f"name {100 + i} is a kind of name {100 + (i + 4) % 40}" for i in range(40)}
     found = evaluate.held_out_pairs(v, evaluate.make_unsaid_filter(text, v))
@@ -188,7 +188,7 @@ def test_intervals_are_a_bootstraps(small):
 
 
 def test_the_stage_writes_one_table_and_two_maps_over_all_arms(athena, monkeypatch, capsys):
-    monkeypatch.setattr(shared, "held_out", lambda a, b, share=0.05: (a + b) % 2 == 1)
+    monkeypatch.setattr(shared, "held_out_mask", lambda a, b, share=0.05: (a + b) % 2 == 1)
     monkeypatch.setattr(evaluate, "MIN_PAIRS", 1)
     with open(contract.data_folder("concepts") / "CONCEPT_RELATIONSHIP.csv", "a") as file:
         file.write("50\t1\tIs a\t19700101\t20991231\t\n")  # so that 1 has somebody to be mistaken for
@@ -231,7 +231,7 @@ def test_the_stage_writes_one_table_and_two_maps_over_all_arms(athena, monkeypat
 
 
 def test_held_out_edges_that_the_graph_has_seen_are_said(athena, capsys):
-    shared.write_index(["1", "2"])
+    shared.write_concept_index(["1", "2"])
     storage.write_array(contract.concept_array_file("medrep"), np.ones((2, 16), dtype=np.float32))
     storage.write_array(contract.edges_file(), np.array([[1, 0], [0, 1]]))
     evaluate.main([])
@@ -241,7 +241,7 @@ def test_held_out_edges_that_the_graph_has_seen_are_said(athena, capsys):
 def test_what_can_not_be_judged_is_said(athena, capsys):
     with pytest.raises(SystemExit, match=r"has no concept_representation_\*.npy; representation/run.sh writes them"):
         evaluate.main([])
-    shared.write_index(["1", "3"])
+    shared.write_concept_index(["1", "3"])
     array = np.ones((2, 16), dtype=np.float32)
     storage.write_array(contract.concept_array_file("medrep"), array)
     evaluate.main([])
@@ -250,7 +250,7 @@ def test_what_can_not_be_judged_is_said(athena, capsys):
     storage.write_array(contract.concept_array_file("medrep"), array)
     with pytest.raises(SystemExit, match="medrep.npy has NaN or infinite numbers in the vectors of 1 concepts, such as 3"):
         evaluate.main([])
-    shared.write_index(["901", "903"])
+    shared.write_concept_index(["901", "903"])
     storage.write_array(contract.concept_array_file("medrep"), np.ones((2, 16), dtype=np.float32))
     with pytest.raises(SystemExit, match="CONCEPT has none of the concepts of usedata/representation/concept_idx.csv"):
         evaluate.main([])
@@ -258,7 +258,7 @@ def test_what_can_not_be_judged_is_said(athena, capsys):
 
 def test_a_decile_with_a_number_that_is_none_is_refused(athena):
     ids = ["20", *(f"20_{i}" for i in range(10))]
-    shared.write_index(ids)
+    shared.write_concept_index(ids)
     for bad in (np.nan, np.inf):
         array = np.random.default_rng(0).normal(size=(11, 16)).astype(np.float32)
         array[8, 3] = bad
@@ -266,4 +266,4 @@ def test_a_decile_with_a_number_that_is_none_is_refused(athena):
         with pytest.raises(SystemExit, match="medrep.npy has NaN or infinite numbers in the vectors of 1 concepts, such as 20_7"):
             evaluate.main([])
         with pytest.raises(SystemExit, match="such as 20_7"):
-            shared.neighbours(array[:1], "medrep", 3)
+            shared.nearest_neighbours(array[:1], "medrep", 3)

@@ -48,7 +48,7 @@ def dense_gcn(encoder, x, a):
 @pytest.fixture(params=[True, False], ids=["skip", "published"])
 def encoder(request):
     torch.manual_seed(0)
-    made = graphs.Encoder(16, 24, skip=request.param)
+    made = graphs.GraphEncoder(16, 24, skip=request.param)
     torch.nn.init.normal_(made.bias)
     torch.nn.init.normal_(made.first.bias)
     return made
@@ -56,12 +56,12 @@ def encoder(request):
 
 @pytest.mark.parametrize(("rows_at_once", "edges_at_once"), [(1, 1), (5, 7), (40, 3), (10**6, 10**6)])
 def test_final_vectors_equal_the_dense_formula(encoder, tmp_path, monkeypatch, rows_at_once, edges_at_once):
-    monkeypatch.setattr(graphs, "ROWS_AT_ONCE", rows_at_once)
-    monkeypatch.setattr(graphs, "EDGES_AT_ONCE", edges_at_once)  # fewer than the hub's and than some rows' together
+    monkeypatch.setattr(graphs, "ROWS_PER_CHUNK", rows_at_once)
+    monkeypatch.setattr(graphs, "EDGES_PER_CHUNK", edges_at_once)  # fewer than the hub's and than some rows' together
     x, edges = random_graph()
     np.save(tmp_path / "x.npy", x)  # read-only and memory-mapped, as the stage gives it
     out = np.zeros_like(x)
-    graphs.embed(encoder, np.load(tmp_path / "x.npy", mmap_mode="r"), edges, out, tmp_path)
+    graphs.embed_nodes(encoder, np.load(tmp_path / "x.npy", mmap_mode="r"), edges, out, tmp_path)
     assert out == pytest.approx(dense_gcn(encoder, x, dense(edges, len(x))), abs=1e-4)
 
 
@@ -71,7 +71,7 @@ def test_final_vectors_are_the_same_twice_and_with_any_threads(encoder):
     try:
         for number in (1, 2, 2):
             torch.set_num_threads(number)
-            graphs.embed(encoder, x, edges, out := np.zeros_like(x), None)
+            graphs.embed_nodes(encoder, x, edges, out := np.zeros_like(x), None)
             found.append(out)
     finally:
         torch.set_num_threads(threads)
@@ -82,7 +82,7 @@ def test_training_with_all_edges_equals_the_dense_formula(encoder):
     x, edges = random_graph()
     data = data_of(x, edges)
     with torch.no_grad():
-        found = encoder(data.x, graphs.edge_weights(data.edge_index, data.full_degree, data.full_degree))
+        found = encoder(data.x, graphs.normalized_adjacency(data.edge_index, data.full_degree, data.full_degree))
     assert found.numpy() == pytest.approx(dense_gcn(encoder, x, dense(edges, len(x))), abs=1e-4)
 
 
@@ -92,7 +92,7 @@ def test_sums_over_dropped_edges_are_right_on_average():
     random, total, times = torch.Generator().manual_seed(0), 0, 3000
     for _ in range(times):
         some = data.edge_index[:, torch.rand(edges.shape[1], generator=random) >= 0.2]
-        total = total + graphs.edge_weights(some, torch.bincount(some[1], minlength=len(x)).float(), data.full_degree) @ data.x
+        total = total + graphs.normalized_adjacency(some, torch.bincount(some[1], minlength=len(x)).float(), data.full_degree) @ data.x
     # only of nodes that keep an edge for certain, or nearly: one with all edges dropped has none to stand for them
     many = data.full_degree.numpy() >= 6
     assert (total / times).numpy()[many] == pytest.approx((dense(edges, len(x)) @ x)[many], abs=0.05)
@@ -121,7 +121,7 @@ def test_distillation_is_the_divergence_of_the_softmaxes():
 def test_only_seeds_have_a_loss():
     x, edges = random_graph()
     data = data_of(x, edges)
-    batch = next(iter(graphs.loader_of(data, [2, 2], 4, torch.arange(len(x)), shuffle=False)))
+    batch = next(iter(graphs.make_loader(data, [2, 2], 4, torch.arange(len(x)), shuffle=False)))
     assert batch.batch_size == 4 and batch.num_nodes > 4
     model, settings = graph.Grace(16, 24, True), GraphConfig(drop_edges=0.0, drop_features=0.0)
     plain = [loss.item() for loss in graph.compute_losses(model, batch, settings, torch.Generator().manual_seed(0))]
@@ -136,17 +136,17 @@ def test_only_seeds_have_a_loss():
 @pytest.mark.parametrize("neighbors", [[2, 2], [30, 20], [3, 2, 2]], ids=["few", "all", "three hops"])
 def test_rows_that_the_seeds_do_not_need_change_neither_loss_nor_gradients(neighbors):
     x, edges = random_graph(nodes=200)
-    batch = next(iter(graphs.loader_of(data_of(x, edges), neighbors, 6, torch.arange(6), shuffle=False)))
-    seeds, inner = graphs.rows_needed(batch)
+    batch = next(iter(graphs.make_loader(data_of(x, edges), neighbors, 6, torch.arange(6), shuffle=False)))
+    seeds, inner = graphs.count_inner_and_seed_nodes(batch)
     assert seeds == 6 < inner < batch.num_nodes
     # the rows are those of the seeds and of their neighbours
     assert set(range(inner)) == set(range(6)) | set(batch.edge_index[0][batch.edge_index[1] < 6].tolist())
     settings, found = GraphConfig(), []
-    for needed in (graphs.rows_needed, lambda batch: (batch.batch_size, batch.num_nodes)):
+    for needed in (graphs.count_inner_and_seed_nodes, lambda batch: (batch.batch_size, batch.num_nodes)):
         torch.manual_seed(0)
         model = graph.Grace(16, 24, True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(graphs, "rows_needed", needed)
+            patch.setattr(graphs, "count_inner_and_seed_nodes", needed)
             contrast, kept = graph.compute_losses(model, batch, settings, torch.Generator().manual_seed(0))
         (contrast + kept).backward()
         found.append([contrast.detach(), kept.detach(), *(p.grad for p in model.parameters())])
@@ -156,8 +156,8 @@ def test_rows_that_the_seeds_do_not_need_change_neither_loss_nor_gradients(neigh
 
 def test_a_batch_without_edges_is_its_seeds():
     x, edges = random_graph()
-    batch = next(iter(graphs.loader_of(data_of(x, edges), [2, 2], 2, torch.tensor([38, 39]), shuffle=False)))
-    assert graphs.rows_needed(batch) == (2, 2)
+    batch = next(iter(graphs.make_loader(data_of(x, edges), [2, 2], 2, torch.tensor([38, 39]), shuffle=False)))
+    assert graphs.count_inner_and_seed_nodes(batch) == (2, 2)
     assert torch.isfinite(sum(graph.compute_losses(graph.Grace(16, 24, True), batch, GraphConfig(), torch.Generator().manual_seed(0))))
 
 
@@ -167,7 +167,7 @@ def test_vectors_and_edges_stay_on_the_disk(small_root):
         np.save(file, x)
     storage.write_array(contract.edges_file(), edges)
     data = graphs.open_graph(contract.concept_array_file("description"))
-    loader = graphs.loader_of(data, [2, 2], 4, torch.arange(len(x)), shuffle=False)
+    loader = graphs.make_loader(data, [2, 2], 4, torch.arange(len(x)), shuffle=False)
     maps = [
         line.split()
         for line in open("/proc/self/maps")
@@ -192,8 +192,8 @@ def test_the_best_weights_are_kept_and_the_seed_gives_the_same(tmp_path):
 
 def test_the_stage_writes_one_vector_a_concept(small_root, capsys):
     x, edges = random_graph()
-    shared.write_index([str(i) for i in range(len(x))])
-    with shared.ours(contract.concept_array_file("description")) as part, open(part, "wb") as file:
+    shared.write_concept_index([str(i) for i in range(len(x))])
+    with shared.write_marked(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.save(file, x)
     storage.write_array(contract.edges_file(), edges)
     graph.main([])
@@ -214,9 +214,9 @@ def test_edges_of_another_index_are_refused(athena):
         graphs.open_edges(5)
     for stage in (concepts, edges):
         stage.main([])
-    nodes = len(shared.read_index())
+    nodes = len(shared.read_concept_index())
     graphs.open_edges(nodes)
-    shared.write_index([*shared.read_index().to_pylist(), "999999"])
+    shared.write_concept_index([*shared.read_concept_index().to_pylist(), "999999"])
     with pytest.raises(SystemExit, match="edges.npy was written for another concept_idx.csv than the one that lies there: run representation/run.sh"):
         graphs.open_edges(nodes + 1)
 
@@ -256,7 +256,7 @@ def test_siblings_that_differ_stay_apart_only_with_the_neighbours_text_added():
     for skip in (True, False):
         settings = GraphConfig(hidden_size=32, epochs=30, batch_size=256, skip=skip)
         model, _ = graph.fit(data_of(x, edges), settings, "cpu")
-        graphs.embed(model.encoder, x, edges, out := np.zeros_like(x), None)
+        graphs.embed_nodes(model.encoder, x, edges, out := np.zeros_like(x), None)
         found[skip] = told_apart(out)
     assert told_apart(x) > 0.95 and told_apart(x) - found[True] < 0.01
     assert found[True] - found[False] > 0.03
@@ -264,7 +264,7 @@ def test_siblings_that_differ_stay_apart_only_with_the_neighbours_text_added():
 
 def stop_after(epochs, patch):
     """A process that dies when the state of so many epochs is written."""
-    save, saved = graphs.Continued.save, []
+    save, saved = graphs.Checkpoint.save, []
 
     def save_then_die(*arguments):
         save(*arguments)
@@ -272,7 +272,7 @@ def stop_after(epochs, patch):
         if len(saved) == epochs:
             raise KeyboardInterrupt
 
-    patch.setattr(graphs.Continued, "save", save_then_die)
+    patch.setattr(graphs.Checkpoint, "save", save_then_die)
 
 
 def stop(*_):
@@ -283,8 +283,8 @@ def stop(*_):
 def graph_root(small_root):
     """A small root with text vectors and edges of 60 concepts."""
     x, edges = random_graph(nodes=60)
-    shared.write_index([str(i) for i in range(len(x))])
-    with shared.ours(contract.concept_array_file("description")) as part, open(part, "wb") as file:
+    shared.write_concept_index([str(i) for i in range(len(x))])
+    with shared.write_marked(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.save(file, x)
     storage.write_array(contract.edges_file(), edges)
     return small_root
@@ -341,14 +341,14 @@ def test_killed_between_the_array_and_its_stamp_the_array_is_made_again(graph_ro
 
 
 def test_text_vectors_of_another_index_or_with_nan_are_refused(graph_root):
-    ids = shared.read_index().to_pylist()
-    shared.write_index(["900", *ids[1:]])
+    ids = shared.read_concept_index().to_pylist()
+    shared.write_concept_index(["900", *ids[1:]])
     with pytest.raises(SystemExit, match="description.npy was written for another concept_idx.csv"):
         graph.main([])
-    shared.write_index(ids)
+    shared.write_concept_index(ids)
     x = np.array(shared.open_array("description"))
     x[7, 3] = np.nan
-    with shared.ours(contract.concept_array_file("description")) as part, open(part, "wb") as file:
+    with shared.write_marked(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.save(file, x)
     with pytest.raises(SystemExit, match="description.npy has NaN or infinite numbers in the vectors of 1 concepts, such as 7"):
         graph.main([])
@@ -357,8 +357,8 @@ def test_text_vectors_of_another_index_or_with_nan_are_refused(graph_root):
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_a_graph_of_hardly_anything_and_without_edges_has_vectors(small_root, nodes):
     x = np.random.default_rng(0).normal(size=(nodes, 16)).astype(np.float32)
-    shared.write_index([str(i) for i in range(nodes)])
-    with shared.ours(contract.concept_array_file("description")) as part, open(part, "wb") as file:
+    shared.write_concept_index([str(i) for i in range(nodes)])
+    with shared.write_marked(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.save(file, x)
     storage.write_array(contract.edges_file(), np.zeros((2, 0), dtype=np.int64))
     graph.main([])

@@ -80,8 +80,8 @@ def compose_by_loops(tokens, weights, codebook):
 
 
 def put_inputs(x, edges):
-    shared.write_index([str(i) for i in range(len(x))])
-    with shared.ours(contract.concept_array_file("description")) as part, open(part, "wb") as file:
+    shared.write_concept_index([str(i) for i in range(len(x))])
+    with shared.write_marked(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.save(file, x)
     storage.write_array(contract.edges_file(), edges)
 
@@ -214,7 +214,7 @@ def test_only_seeds_have_a_loss(started):
         assert len(parts) == len(tokens) == 4
         return [loss.item() for loss in found.values()]
 
-    batch = next(iter(graphs.loader_of(data_of(x, edges), [2, 2], 4, torch.arange(len(x)), shuffle=False)))
+    batch = next(iter(graphs.make_loader(data_of(x, edges), [2, 2], 4, torch.arange(len(x)), shuffle=False)))
     plain, nodes = read(batch), batch.num_nodes
     assert nodes > 4
     # two more nodes with an edge between them: were others than seeds asked, they would be negatives and concepts to quantize
@@ -229,11 +229,11 @@ def test_only_seeds_have_a_loss(started):
 def test_a_view_keeps_all_or_drops_that_share():
     x, edges = random_graph()
     data = data_of(x, edges)
-    whole, weights = graphs.view(data, 0.0, 0.0, None)
+    whole, weights = graphs.augmented_view(data, 0.0, 0.0, None)
     assert torch.equal(whole, data.x) and weights.nnz() == edges.shape[1] + len(x)
     random, kept, columns = torch.Generator().manual_seed(0), [], []
     for _ in range(200):
-        some, weights = graphs.view(data, 0.3, 0.4, random)
+        some, weights = graphs.augmented_view(data, 0.3, 0.4, random)
         kept.append((weights.nnz() - len(x)) / edges.shape[1])
         zero = (some == 0).all(dim=0)
         assert torch.equal(some[:, ~zero], data.x[:, ~zero])
@@ -286,7 +286,7 @@ def crossed():
     )
     model, _ = medtok.fit(data_of(x, edges), settings, "cpu")
     standard = medtok.standardized(x, model, tempfile.TemporaryFile())
-    graphs.embed(model.encoder, standard, edges, out := np.zeros_like(x), None)
+    graphs.embed_nodes(model.encoder, standard, edges, out := np.zeros_like(x), None)
     tokens, weights = np.zeros((len(x), 4, 2), np.int32), np.zeros((len(x), 4, 2), np.float32)
     counts = medtok.quantize(model, standard, out, tokens, weights, "cpu")
     return out.reshape(-1, 4, 8)[:children], kind, family, x[:children], medtok.codebook_usage(model, counts)
@@ -356,7 +356,7 @@ def test_final_tokens_are_those_of_training_with_all_edges(started, tmp_path, mo
         parts = model.parts_of_seeds(whole_batch(model, x, edges))
     expected, expected_weights = model.tokens(parts)
     standard = medtok.standardized(x, model, tempfile.TemporaryFile())
-    graphs.embed(model.encoder, standard, edges, vectors := np.zeros_like(x), tmp_path)
+    graphs.embed_nodes(model.encoder, standard, edges, vectors := np.zeros_like(x), tmp_path)
     tokens, weights = np.zeros((60, 4, 3), np.int32), np.zeros((60, 4, 3), np.float32)
     counts = medtok.quantize(model, standard, vectors, tokens, weights, "cpu")
     assert np.array_equal(tokens, expected) and weights == pytest.approx(expected_weights.numpy(), abs=1e-5)
@@ -397,7 +397,7 @@ def test_a_run_that_fails_leaves_all_files_as_they_were(stage_root, monkeypatch)
 
 
 def test_missing_inputs_are_named(small_root):
-    shared.write_index(["1"])
+    shared.write_concept_index(["1"])
     with pytest.raises(SystemExit, match="concept_representation_description.npy is missing: representation/description.py writes it"):
         medtok.main([])
     put_inputs(*random_graph())
@@ -434,7 +434,7 @@ def test_a_stage_that_is_stopped_ends_with_the_same_bytes(stage_root, capsys, mo
     whole = written()
     for path in (contract.concept_array_file("medtok"), *contract.medtok_files().values()):
         storage.remove_path(path)
-    save = graphs.Continued.save
+    save = graphs.Checkpoint.save
 
     def save_then_die(*arguments):
         save(*arguments)
@@ -442,7 +442,7 @@ def test_a_stage_that_is_stopped_ends_with_the_same_bytes(stage_root, capsys, mo
 
     for _ in range(2):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(graphs.Continued, "save", save_then_die)
+            patch.setattr(graphs.Checkpoint, "save", save_then_die)
             medtok.main([])
         assert not written()
     capsys.readouterr()

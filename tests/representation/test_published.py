@@ -17,7 +17,7 @@ def test_every_stage_leaves_published_files_alone(put_published, reps, capsys):
         stage.main([])
         assert "they are used as they are" in capsys.readouterr().out
     assert {p.name: p.read_bytes() for p in contract.representation_folder().iterdir()} == before
-    vectors, how = shared.gather(["20_7", "2"], reps[0])
+    vectors, how = shared.gather_vectors(["20_7", "2"], reps[0])
     assert vectors[:, 0].tolist() == [48, 16] and how.tolist() == ["own", "own"]
 
 
@@ -50,16 +50,16 @@ def test_run_sh_adds_nothing_to_published_files(put_published, stage, capsys):
 def test_published_files_copied_over_ours_are_not_taken_for_ours(athena, put_published):
     for stage in STAGES:
         stage.main([])
-    assert shared.published() == []
+    assert shared.published_representations() == []
     before = put_published()
-    assert shared.published() == ["description", "medrep"]
+    assert shared.published_representations() == ["description", "medrep"]
     for stage in STAGES:
         stage.main([])
     assert {p.name: p.read_bytes() for p in contract.representation_folder().iterdir() if p.is_file()} == {
         name: content for name, content in before.items()
     }
     contract.concept_array_file("medrep").unlink()
-    assert shared.published() == ["description"]
+    assert shared.published_representations() == ["description"]
 
 
 def test_a_published_index_over_our_arrays_is_refused(athena, put_published):
@@ -67,14 +67,14 @@ def test_a_published_index_over_our_arrays_is_refused(athena, put_published):
         stage.main([])
     put_published(reps=("medrep",))
     with pytest.raises(SystemExit, match="description.npy was written here for another concept_idx.csv"):
-        shared.published()
+        shared.published_representations()
 
 
 def test_the_whole_road_twice_gives_the_same_bytes(athena, monkeypatch):
     def walk():
         for stage in STAGES:
             stage.main([])
-        return {rep: contract.concept_array_file(rep).read_bytes() for rep in shared.representations()}
+        return {rep: contract.concept_array_file(rep).read_bytes() for rep in shared.list_representations()}
 
     first = walk()
     assert set(first) == {"description", "medrep"}

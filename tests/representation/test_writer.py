@@ -293,8 +293,8 @@ DEFINED = [
 
 @pytest.mark.parametrize(("texts", "failed"), [(REFUSED, "refused"), (DEFINED, None)])
 def test_refusals_are_told_from_definitions(texts, failed):
-    keep = chat.definition(config.load("definitions"))
-    replies = {text: chat.read_reply(completion(text), keep) for text in texts}
+    keep = chat.definition_parser(config.load("definitions"))
+    replies = {text: chat.parse_reply(completion(text), keep) for text in texts}
     assert {text for text, reply in replies.items() if reply.get("failed") != failed} == set()
 
 
@@ -457,7 +457,7 @@ def test_a_killed_writer_loses_no_answer_and_asks_nothing_twice(index, server, h
 
 
 def test_only_one_writer_at_a_time(index, server):
-    with chat.Answers(contract.answers_file()), pytest.raises(SystemExit, match="another process is writing usedata/representation/answers.jsonl"):
+    with chat.AnswerFile(contract.answers_file()), pytest.raises(SystemExit, match="another process is writing usedata/representation/answers.jsonl"):
         write()
 
 
@@ -500,7 +500,7 @@ def result_of(line, body=None, status=200, error=None):
 
 
 def test_batch_files_go_out_and_come_back_shuffled_with_failures(index, server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(chat, "BATCH_REQUESTS", 4)
+    monkeypatch.setattr(chat, "MAX_BATCH_REQUESTS", 4)
     monkeypatch.delenv("OPENAI_API_KEY")
     write("--batch")
     files = sorted(contract.batch_folder().iterdir())
@@ -543,21 +543,21 @@ def test_batch_files_go_out_and_come_back_shuffled_with_failures(index, server, 
 def test_batch_files_stay_under_the_limit_of_bytes(tmp_path, monkeypatch):
     settings = config.load("definitions")
     requests = [chat.Request(f"{i:032x}", "common", f"Define é {i}") for i in range(50)]
-    monkeypatch.setattr(chat, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(chat, "MAX_BATCH_BYTES", 1000)
     files = chat.write_batch(requests, tmp_path / "batch", settings)
     assert len(files) > 10 and all(p.stat().st_size <= 1000 for p in files)
     assert [json.loads(line)["custom_id"] for p in files for line in p.read_text().splitlines()] == [r.key for r in requests]
 
 
 def test_batch_files_of_before_are_replaced_and_nothing_else(index, server, monkeypatch):
-    monkeypatch.setattr(chat, "BATCH_REQUESTS", 2)
+    monkeypatch.setattr(chat, "MAX_BATCH_REQUESTS", 2)
     write("--batch")
     folder = contract.batch_folder()
     kept = {"output.jsonl": "results", "requests_0000_output.jsonl": "more", "notes.txt": "mine"}
     for name, text in kept.items():
         (folder / name).write_text(text)
     (folder / "requests_0007.jsonl.unfinished").write_text("of a killed run")
-    monkeypatch.setattr(chat, "BATCH_REQUESTS", 6)
+    monkeypatch.setattr(chat, "MAX_BATCH_REQUESTS", 6)
     write("--batch")
     assert sorted(p.name for p in folder.iterdir()) == sorted([*kept, "requests_0000.jsonl", "requests_0001.jsonl"])
     assert {name: (folder / name).read_text() for name in kept} == kept

@@ -10,11 +10,11 @@ import pyarrow.parquet
 
 
 @ibis.udf.scalar.builtin(name="timezone")
-def at_zone(zone: str, time: dt.Timestamp(timezone="UTC")) -> dt.timestamp:  # DuckDB's
+def to_local_time(zone: str, time: dt.Timestamp(timezone="UTC")) -> dt.timestamp:  # DuckDB's
     """The wall clock in `zone` at that moment."""
 
 
-def read_wall_clocks(duckdb: ibis.BaseBackend, paths: list[Path]) -> ibis.Table:
+def read_local_times(duckdb: ibis.BaseBackend, paths: list[Path]) -> ibis.Table:
     """The rows of parquet files; a time with a zone becomes the wall clock in that zone, as the same time in a CSV file is read.
 
     In UTC, as the engine would give it, an event of 15:00 in Seoul would stand at 06:00: known before it happened.
@@ -22,12 +22,12 @@ def read_wall_clocks(duckdb: ibis.BaseBackend, paths: list[Path]) -> ibis.Table:
     schema = pyarrow.parquet.ParquetDataset(paths[0]).schema
     table = duckdb.read_parquet([str(path) for path in paths])
     zones = {field.name: field.type.tz for field in schema if pyarrow.types.is_timestamp(field.type) and field.type.tz}
-    return table.mutate(**{name: wall_clock(table[name], zone) for name, zone in zones.items()})
+    return table.mutate(**{name: local_time(table[name], zone) for name, zone in zones.items()})
 
 
-def wall_clock(time: ibis.Value, zone: str) -> ibis.Value:
+def local_time(time: ibis.Value, zone: str) -> ibis.Value:
     fixed = re.fullmatch(r"([+-])(\d\d):?(\d\d)", zone)
     if not fixed:
-        return at_zone(zone, time)
+        return to_local_time(zone, time)
     minutes = int(fixed[2]) * 60 + int(fixed[3])
-    return at_zone("UTC", time) + ibis.interval(minutes=minutes if fixed[1] == "+" else -minutes)
+    return to_local_time("UTC", time) + ibis.interval(minutes=minutes if fixed[1] == "+" else -minutes)

@@ -17,7 +17,7 @@ import ibis
 import pyarrow.parquet
 
 from medrep import contract
-from medrep.cdm.clocks import read_wall_clocks
+from medrep.cdm.clocks import read_local_times
 from medrep.cdm.engine import number_rows, read_csv_as_text
 from medrep.errors import UserError
 
@@ -175,7 +175,7 @@ def read_as_text(
     if not has_rows and table not in TABLES_THAT_MAY_BE_EMPTY:
         raise UserError(f"{contract.display_path(path)} has a header and no rows: export the table again")
     if path.name.lower().endswith(".parquet"):
-        raw = read_wall_clocks(engine, [path])
+        raw = read_local_times(engine, [path])
         raw = raw.rename(dict(zip(columns, raw.columns, strict=True))).cast(dict.fromkeys(columns, "string"))
     else:
         raw = read_csv_as_text(engine, path, columns, delimiter, quote, malformed)

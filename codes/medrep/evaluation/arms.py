@@ -1,9 +1,9 @@
 """What finetuning learns and tests: an arm is a way to learn, and each of its runs one outcome, hospital and seed.
 
-    site = arms.Site("MT", max_length)                              # the labelled examples of every hospital
+    site = arms.OutcomeExamples("MT", max_length)                              # the labelled examples of every hospital
     arm = arms.Arm(args, experiment, home="mimic", rep="medrep")
     arms.Run(arm, site, trained_on="mimic", seed=100).run(["mimic", "ehrshot"])      # trains, tests there, and gives rows of the summary
-    arms.Given(...).run(["ehrshot"])                                # the same of a run that someone gives
+    arms.SuppliedRun(...).run(["ehrshot"])                                # the same of a run that someone gives
 
 `args` are those of experiments/finetune.py. What is finished is not done again: a run knows what it was made from.
 """
@@ -20,7 +20,7 @@ from medrep import contract, progress, stamps, storage
 from medrep.errors import UserError
 from medrep.evaluation import counts, features, learners, metrics, results
 from medrep.patients import training
-from medrep.patients.examples import Examples, few, split_persons
+from medrep.patients.examples import Examples, sample_few_shot, split_persons
 from medrep.progress import print_line
 from medrep.settings import ExperimentConfig
 from medrep.stamps import Stamp
@@ -28,20 +28,20 @@ from medrep.tables import LABELS, PERSONS
 from medrep.vectors import concept_vectors
 
 BASELINES = ("logreg", "gbm")
-TERMINOLOGY = ("concept_ancestor.", "concept_relationship.")
-FEATURES = 100  # of which a CSV is written: as many as the paper has rated
+TERMINOLOGY_FILES = ("concept_ancestor.", "concept_relationship.")
+MAX_FEATURES = 100  # of which a CSV is written: as many as the paper has rated
 
 
-class CannotLearn(UserError):
+class UntrainableError(UserError):
     """This outcome can't be learned here; of several outcomes the others go on."""
 
 
-def short(settings: dict) -> str:
+def format_settings(settings: dict) -> str:
     """Eight digits that change with `settings`."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
-class Site:
+class OutcomeExamples:
     """The labelled examples of every hospital for one outcome; each is opened when it is first asked for."""
 
     def __init__(self, outcome: str, max_length: int):
@@ -68,7 +68,7 @@ class Arm:
         self.inputs = []
         if self.model in BASELINES:
             self.oovs = [""]
-            self.learner = learners.Counts(self.model, rep, experiment.finetuning)
+            self.learner = learners.CountModel(self.model, rep, experiment.finetuning)
             return
         self.oovs = args.oov if rep == "none" else [""]
         pretrained = contract.pretraining_folder(home, args.model, rep, self.head)
@@ -83,12 +83,12 @@ class Arm:
                 f"{contract.display_path(pretrained)} was pretrained on another file than {contract.display_path(array)}: give that one, or rename yours"
             )
         self.inputs = [pretrained / "config.yaml"]
-        reader = learners.Reader(training.load_model_vocabulary(pretrained), rep)
+        reader = learners.VocabularyAdapter(training.load_model_vocabulary(pretrained), rep)
         if args.frozen:
-            self.learner = learners.Probe(pretrained, reader, experiment.finetuning, args.device)
+            self.learner = learners.LinearProbe(pretrained, reader, experiment.finetuning, args.device)
         else:
             augment = (args.aug_times, args.aug_ratio) if args.aug_times else None
-            self.learner = learners.Finetuned(pretrained, reader, experiment.finetuning, args.device, args.report_to, augment)
+            self.learner = learners.FinetunedModel(pretrained, reader, experiment.finetuning, args.device, args.report_to, augment)
 
     @classmethod
     def given(cls, args, experiment: ExperimentConfig, facts: dict, folder: Path, rep: str) -> "Arm":
@@ -99,8 +99,8 @@ class Arm:
         arm.model, arm.head = facts["model"], facts["head"]
         arm.variant = "+".join(part for part in (facts["variant"], f"evaluated-{weights}") if part)
         arm.oovs = args.oov if rep == "none" else [""]
-        reader = learners.Reader(training.load_model_vocabulary(folder, finetuned=True), rep)
-        arm.learner = learners.Finetuned(None, reader, experiment.finetuning, args.device)
+        reader = learners.VocabularyAdapter(training.load_model_vocabulary(folder, finetuned=True), rep)
+        arm.learner = learners.FinetunedModel(None, reader, experiment.finetuning, args.device)
         return arm
 
     def facts(self, outcome: str, seed: int, trained_on: str) -> dict:
@@ -121,7 +121,7 @@ class Arm:
         """The files that say how codes without a vector, unknown codes or roll-ups are read."""
         if self.rep in ("none", "tokens") and oov != "ancestor":
             return []
-        return sorted(path for path in contract.data_folder("concepts").glob("*") if path.name.lower().startswith(TERMINOLOGY))
+        return sorted(path for path in contract.data_folder("concepts").glob("*") if path.name.lower().startswith(TERMINOLOGY_FILES))
 
     def settings(self) -> dict:
         """What the learned depends on; where it is tested, and what is looked at afterwards, is not part of it."""
@@ -133,13 +133,13 @@ class Arm:
 class Run:
     """One arm and one outcome, trained at one hospital with one seed, and its tests."""
 
-    def __init__(self, arm: Arm, site: Site, trained_on: str, seed: int):
+    def __init__(self, arm: Arm, site: OutcomeExamples, trained_on: str, seed: int):
         self.arm, self.site, self.trained_on, self.seed = arm, site, trained_on, seed
         self.args, self.settings, self.learner = arm.args, arm.experiment.finetuning, arm.learner
         self.made_with = arm.settings() | training.input_fingerprints(
             *arm.inputs, contract.trajectories_folder(trained_on), LABELS.at(hospital=trained_on, outcome=site.outcome), *arm.terminology("unk")
         )
-        self.facts = arm.facts(site.outcome, seed, trained_on) | {"made_with": short(self.made_with)}
+        self.facts = arm.facts(site.outcome, seed, trained_on) | {"made_with": format_settings(self.made_with)}
         self.folder = self.learned = arm.folder(trained_on, site.outcome, seed)
         self.parts = self.split()
         self.in_memory = False
@@ -153,9 +153,9 @@ class Run:
         parts = {name: table[np.isin(persons, list(chosen))] for name, chosen in split.items()}
         if self.arm.shots:
             if not examples.single:
-                raise CannotLearn(f"--shots draws positives and negatives of one label, and {self.site.outcome} has {len(examples.label_names)}")
+                raise UntrainableError(f"--shots draws positives and negatives of one label, and {self.site.outcome} has {len(examples.label_names)}")
             for name in ("train", "valid"):
-                parts[name] = few(examples, parts[name], self.arm.shots, self.seed)
+                parts[name] = sample_few_shot(examples, parts[name], self.arm.shots, self.seed)
                 if len(parts[name]) < 2 * self.arm.shots:
                     print_line(f"seed {self.seed}, {name}: fewer than {self.arm.shots} of a class are there; all of them are taken")
         return parts
@@ -169,7 +169,7 @@ class Run:
         for name, part in self.parts.items():
             for value, words in ((1, "positive"), (0, "negative")):
                 if not (examples.truth[part[:, 3]] == value).any():
-                    raise CannotLearn(
+                    raise UntrainableError(
                         f"{self.site.outcome} can't be learned at {self.trained_on}: of its {sum(map(len, self.parts.values())):,} examples too few "
                         f"are {words}, none in the {name} part; a larger hospital or more test persons (cohort.split_shares) would give some"
                     )
@@ -183,7 +183,7 @@ class Run:
         self.learner.what = " ".join(part for part in (self.arm.model, contract.rep_name(self.arm.rep), self.arm.variant, self.site.outcome) if part)
         self.learner.train(examples, self.parts, self.seed, self.folder)
         self.in_memory = True
-        chosen = thresholds(examples, valid, self.learner.predict(examples, valid, "unk"))
+        chosen = choose_thresholds(examples, valid, self.learner.predict(examples, valid, "unk"))
         of_part = {name: examples.truth[part[:, 3]] for name, part in self.parts.items()}
         unlearned = [
             name
@@ -198,7 +198,7 @@ class Run:
             labels=examples.label_names,
             thresholds=chosen,
             unlearned=unlearned,
-            vectors={} if self.arm.model in BASELINES else concept_vectors.identity(self.arm.rep),
+            vectors={} if self.arm.model in BASELINES else concept_vectors.representation_identity(self.arm.rep),
         )
         print_line(f"{contract.display_path(self.folder)}: what was learned")
 
@@ -225,7 +225,7 @@ class Run:
 
     def ready(self):
         """Bring back what was learned; what is quickly learned again is."""
-        if not self.in_memory and isinstance(self.learner, learners.Counts):
+        if not self.in_memory and isinstance(self.learner, learners.CountModel):
             self.learner.train(self.site[self.trained_on], self.parts, self.seed, self.folder)
         elif not self.in_memory:
             self.learner.load(self.learned)
@@ -233,7 +233,9 @@ class Run:
 
     def inputs_of(self, hospital: str, oov: str) -> list[Path]:
         """All that a test of the run at `hospital` comes from."""
-        vectors = [] if self.arm.rep in ("none", *counts.KINDS) else [contract.concept_array_file(self.arm.rep), contract.concept_index_file()]
+        vectors = (
+            [] if self.arm.rep in ("none", *counts.FEATURE_KINDS) else [contract.concept_array_file(self.arm.rep), contract.concept_index_file()]
+        )
         return [
             self.learned / "config.yaml",
             contract.trajectories_folder(hospital),
@@ -301,24 +303,24 @@ class Run:
                 reading = self.learner.reader.swap(self.learner.model, hospital, oov)
                 # attention is of all labels together, a gradient of one: of several, none is attributed
                 attributed = settings.attribution_examples if examples.single else 0
-                found = features.write_events(
+                found = features.write_event_attributions(
                     file, self.learner.model, examples, part, reading, settings.batch_tokens, 0, settings.attribution_steps, attributed
                 )
                 with storage.atomic_write(top) as path:
                     path.touch(mode=0o600)
-                    first = features.important(file).head(FEATURES)
+                    first = features.rank_features(file).head(MAX_FEATURES)
                     first.set_axis(first.index + 1).to_csv(path, index_label="rank")
                 stamp.record()
                 print_line(
                     f"{contract.display_path(file)}: {progress.format_figures({name: value for name, value in found.items() if value is not None})}; "
-                    f"{top.name}: the first {FEATURES} tokens"
+                    f"{top.name}: the first {MAX_FEATURES} tokens"
                 )
 
 
-class Given(Run):
+class SuppliedRun(Run):
     """A run that someone gives: nothing is trained, and its tests lie in results under the variant `evaluated`."""
 
-    def __init__(self, arm: Arm, site: Site, folder: Path, content: dict):
+    def __init__(self, arm: Arm, site: OutcomeExamples, folder: Path, content: dict):
         """`content` is that of the run's config.yaml."""
         facts = content["run"]
         self.arm, self.site, self.trained_on, self.seed, self.learned, self.content = arm, site, facts["trained_on"], facts["seed"], folder, content
@@ -343,10 +345,10 @@ class Given(Run):
         return self.split(self.content["finetuning"]["split_shares"])["test"]
 
 
-def agree(runs: list[Run], hospitals: list[str]):
+def write_seed_agreement(runs: list[Run], hospitals: list[str]):
     """Write how far the seeds' features agree: what differs from seed to seed is no finding."""
     for hospital in hospitals:
-        found = features.agreement([features.important(contract.attention_file(run.folder, hospital)) for run in runs])
+        found = features.ranking_agreement([features.rank_features(contract.attention_file(run.folder, hospital)) for run in runs])
         file = contract.agreement_file(runs[0].folder.parent, hospital)
         storage.write_json(file, found)
         print_line(
@@ -354,7 +356,7 @@ def agree(runs: list[Run], hospitals: list[str]):
         )
 
 
-def thresholds(examples: Examples, valid: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
+def choose_thresholds(examples: Examples, valid: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
     """{label: the threshold that validation chooses}, None where that has one class."""
     truth = examples.truth[valid[:, 3]]
     known = ~np.isnan(truth)

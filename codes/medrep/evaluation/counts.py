@@ -1,9 +1,9 @@
 """Counts of a person's tokens before the prediction time, and the two scikit-learn models that a reviewer asks for.
 
-    home = counts.expand(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "rollup")        # what each token counts for; once a hospital
+    home = counts.make_token_features(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "rollup")        # what each token counts for; once a hospital
     space = counts.fit_space(trajectories, train, home)                          # train: (row, start, stop, ...) of examples
     model = counts.fit("logreg", space.matrix(trajectories, train, home), y_train, space.matrix(trajectories, valid, home), y_valid, seed)
-    probabilities = counts.predict(model, space, elsewhere, slices, counts.expand(elsewhere_tokens, "rollup"))
+    probabilities = counts.predict(model, space, elsewhere, slices, counts.make_token_features(elsewhere_tokens, "rollup"))
 
     person's events   e0 e1 e2 ... e41 | e42 ... e99        | = prediction_time
     what is counted   e0 ..... e41                          the whole history, also where a patient model reads the newest only
@@ -35,23 +35,25 @@ from medrep.progress import print_line, progress_bar
 from medrep.vocabulary.ancestors import all_ancestors
 from medrep.vocabulary.token_vocabulary import FEMALE, MALE, SPECIAL_TOKENS
 
-KINDS = ("tokens", "rollup")
+FEATURE_KINDS = ("tokens", "rollup")
 MODELS = ("logreg", "gbm")
 MIN_PERSONS = {"tokens": 1, "rollup": 5}
 """Training persons that a feature needs. Tokens are all kept, as patient models keep them; ancestors are many and mostly alike."""
-AGE_AND_SEX = ("age", "sex=M", "sex=F")
-EVENTS_AT_ONCE = 2**20  # counted of the examples of a part, each event once an example: 0.3 GB a part where tokens have 25 ancestors each
+DEMOGRAPHIC_FEATURES = ("age", "sex=M", "sex=F")
+EVENTS_PER_CHUNK = 2**20  # counted of the examples of a part, each event once an example: 0.3 GB a part where tokens have 25 ancestors each
 C_GRID = (0.001, 0.01, 0.1, 1.0, 10.0)
-GBM_FEATURES = 2048  # counts; histogram boosting wants them dense: 8 bytes an example each
-GBM_ROUNDS = 500
-GBM_ALONE = 2**24  # cells up to which one thread does it: where others use the cores, too, two took 15 s instead of 0.1 s on a small table
+MAX_GBM_FEATURES = 2048  # counts; histogram boosting wants them dense: 8 bytes an example each
+MAX_GBM_ROUNDS = 500
+GBM_SINGLE_THREAD_CELLS = (
+    2**24
+)  # cells up to which one thread does it: where others use the cores, too, two took 15 s instead of 0.1 s on a small table
 
 
 # ---- features --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Expansion:
+class TokenFeatures:
     """What each token of a hospital counts for."""
 
     kind: str
@@ -61,7 +63,7 @@ class Expansion:
     """float32 (tokens, names): 1 where the token counts for the name; special tokens count for nothing."""
 
 
-def expand(tokens: Sequence[str], kind: str) -> Expansion:
+def make_token_features(tokens: Sequence[str], kind: str) -> TokenFeatures:
     """`tokens` are a hospital's, special ones first. A roll-up reads data/concepts, which takes a while: do it once."""
     words = tokens[len(SPECIAL_TOKENS) :]
     meanings = [{word} for word in words]
@@ -76,25 +78,25 @@ def expand(tokens: Sequence[str], kind: str) -> Expansion:
     columns = np.array([i for meaning in meanings for i in sorted(column[name] for name in meaning)], dtype=np.int64)
     starts = np.cumsum([0] * (len(SPECIAL_TOKENS) + 1) + [len(meaning) for meaning in meanings])
     counted = sparse.csr_array((np.ones(len(columns), dtype=np.float32), columns, starts), shape=(len(tokens), len(names)))
-    return Expansion(kind, tuple(names), counted)
+    return TokenFeatures(kind, tuple(names), counted)
 
 
-def parts_of(trajectories: Trajectories, slices: np.ndarray) -> list[np.ndarray]:
+def chunk_slices(trajectories: Trajectories, slices: np.ndarray) -> list[np.ndarray]:
     """Places in `slices` by person, then time, cut so that a part's examples have about EVENTS_AT_ONCE events, however often shared."""
     order = np.lexsort((slices[:, 2], slices[:, 0]))
     row, stop = slices[order, 0], slices[order, 2]
     nth = np.arange(len(order)) - np.searchsorted(row, row)  # of the person's examples: what adding them up takes
     size = np.cumsum(stop - np.asarray(trajectories.person_start)[row] + nth)
-    return [part for part in np.split(order, np.flatnonzero(np.diff(size // EVENTS_AT_ONCE)) + 1) if len(part)]
+    return [part for part in np.split(order, np.flatnonzero(np.diff(size // EVENTS_PER_CHUNK)) + 1) if len(part)]
 
 
-def count(trajectories: Trajectories, slices: np.ndarray, counted: sparse.csr_array) -> Iterator[tuple[np.ndarray, sparse.csr_array]]:
+def count_features(trajectories: Trajectories, slices: np.ndarray, counted: sparse.csr_array) -> Iterator[tuple[np.ndarray, sparse.csr_array]]:
     """Part by part: places in `slices` (examples, 3 or more), and float32 (places, features) of how often what counts for each came before.
 
     `counted` is (the hospital's tokens, features). A part is what is in memory; an event that several of a person's
     examples in it share is read and looked up once.
     """
-    parts = parts_of(trajectories, slices)
+    parts = chunk_slices(trajectories, slices)
     for places in progress_bar(parts, f"count {trajectories.hospital}", unit="parts") if len(parts) > 1 else parts:
         row, stop = slices[places, 0].astype(np.int64), slices[places, 2].astype(np.int64)
         first = np.asarray(trajectories.person_start)[row].astype(np.int64)
@@ -108,13 +110,13 @@ def count(trajectories: Trajectories, slices: np.ndarray, counted: sparse.csr_ar
         )
         fresh.sum_duplicates()
         # summed as tokens, before each becomes many features: 3 times as fast as after
-        whole = running_sums(np.repeat(of_person, last - of_person + 1)) @ fresh if again.any() else fresh
+        whole = cumulative_sum_matrix(np.repeat(of_person, last - of_person + 1)) @ fresh if again.any() else fresh
         found = whole @ counted
         found.sort_indices()
         yield places, found
 
 
-def running_sums(since: np.ndarray) -> sparse.csr_array:
+def cumulative_sum_matrix(since: np.ndarray) -> sparse.csr_array:
     """float32 (n, n): times a table it gives, for each row, the sum of the rows from `since` on up to it."""
     width = np.arange(len(since)) - since + 1
     ends = np.cumsum(width)
@@ -123,7 +125,7 @@ def running_sums(since: np.ndarray) -> sparse.csr_array:
 
 
 @dataclass(frozen=True)
-class Space:
+class FeatureSpace:
     """The features of one set of training examples; any hospital's examples can be put into it."""
 
     kind: str
@@ -135,9 +137,9 @@ class Space:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return AGE_AND_SEX + self.names
+        return DEMOGRAPHIC_FEATURES + self.names
 
-    def matrix(self, trajectories: Trajectories, slices: np.ndarray, expansion: Expansion) -> sparse.csr_array:
+    def matrix(self, trajectories: Trajectories, slices: np.ndarray, expansion: TokenFeatures) -> sparse.csr_array:
         """float32 (examples, columns): age in years at the last event, sex, and log(1 + count) of each name strictly before the prediction time.
 
         `slices` (examples, 3 or more) hold row, start, stop; start is the person's first event, whatever they say.
@@ -149,9 +151,9 @@ class Space:
         table = sparse.vstack([features for _, features in done], format="csr") if len(done) > 1 else done[0][1]
         return table if (np.diff(order) == 1).all() else table[np.argsort(order)]
 
-    def parts(self, trajectories: Trajectories, slices: np.ndarray, expansion: Expansion) -> Iterator[tuple[np.ndarray, sparse.csr_array]]:
+    def parts(self, trajectories: Trajectories, slices: np.ndarray, expansion: TokenFeatures) -> Iterator[tuple[np.ndarray, sparse.csr_array]]:
         """`matrix` part by part, with the places in `slices`: a large hospital's need not be in memory at once."""
-        for places, found in count(trajectories, slices, self.counted(expansion)):
+        for places, found in count_features(trajectories, slices, self.counted(expansion)):
             found.data = np.log1p(found.data)
             row, stop = slices[places, 0], slices[places, 2]
             empty = stop == np.asarray(trajectories.person_start)[row]
@@ -161,24 +163,24 @@ class Space:
             person.resize(found.shape)
             yield places, found + person
 
-    def counted(self, expansion: Expansion) -> sparse.csr_array:
+    def counted(self, expansion: TokenFeatures) -> sparse.csr_array:
         """float32 (the hospital's tokens, columns): 1 where the token counts for the name; none counts for age and sex."""
         if expansion.kind != self.kind:
             raise ValueError(f"a hospital expanded for {expansion.kind} has no place in a space of {self.kind}")
-        column = {name: i for i, name in enumerate(self.names, len(AGE_AND_SEX))}
+        column = {name: i for i, name in enumerate(self.names, len(DEMOGRAPHIC_FEATURES))}
         to = np.array([column.get(name, -1) for name in expansion.names], dtype=np.int64)
         known = np.flatnonzero(to >= 0)
         choice = sparse.csr_array((np.ones(len(known), dtype=np.float32), (known, to[known])), shape=(len(to), len(self.columns)))
         return expansion.counted @ choice
 
-    def known_share(self, trajectories: Trajectories, slices: np.ndarray, expansion: Expansion) -> float:
+    def known_share(self, trajectories: Trajectories, slices: np.ndarray, expansion: TokenFeatures) -> float:
         """The share of the examples' events that count for something; an event counts once for each example that has it."""
         something = sparse.csr_array((np.diff(self.counted(expansion).indptr) > 0).astype(np.float32)[:, None])
-        known = sum(float(found.sum(dtype=np.float64)) for _, found in count(trajectories, slices, something))
+        known = sum(float(found.sum(dtype=np.float64)) for _, found in count_features(trajectories, slices, something))
         return known / max(1, int((slices[:, 2] - np.asarray(trajectories.person_start)[slices[:, 0]]).sum()))
 
 
-def fit_space(trajectories: Trajectories, slices: np.ndarray, expansion: Expansion, min_persons: int | None = None) -> Space:
+def fit_space(trajectories: Trajectories, slices: np.ndarray, expansion: TokenFeatures, min_persons: int | None = None) -> FeatureSpace:
     """The names of `expansion` that at least `min_persons` persons have before the last prediction time of theirs in `slices`.
 
     `slices` are the training examples, as in Space.matrix. Without `min_persons` that of MIN_PERSONS.
@@ -187,7 +189,7 @@ def fit_space(trajectories: Trajectories, slices: np.ndarray, expansion: Expansi
     latest = slices[np.lexsort((slices[:, 2], slices[:, 0]))]
     latest = latest[np.append(latest[1:, 0] != latest[:-1, 0], True)] if len(latest) else latest
     persons = np.zeros(len(expansion.names), dtype=np.int64)
-    for _, found in count(trajectories, latest, expansion.counted):
+    for _, found in count_features(trajectories, latest, expansion.counted):
         persons += np.bincount(found.indices, minlength=len(persons))
     order = np.argsort(-persons, kind="stable")
     keep = order[persons[order] >= min_persons]
@@ -195,7 +197,7 @@ def fit_space(trajectories: Trajectories, slices: np.ndarray, expansion: Expansi
         f"{expansion.kind} of {len(latest):,} training persons: {len(keep):,} of {int((persons > 0).sum()):,} features kept, "
         f"which {min_persons:,} or more of them have"
     )
-    return Space(expansion.kind, min_persons, tuple(expansion.names[i] for i in keep), tuple(persons[keep].tolist()))
+    return FeatureSpace(expansion.kind, min_persons, tuple(expansion.names[i] for i in keep), tuple(persons[keep].tolist()))
 
 
 # ---- models ----------------------------------------------------------------------------------------------------
@@ -228,19 +230,19 @@ class BoostedModel:
         """float64 (examples,): probabilities."""
         rows, found = 2**14, [np.zeros(0)]  # 270 MB of them are dense at once
         for i in range(0, features.shape[0], rows):
-            table = dense(features[i : i + rows])
-            with threads_for(table):
+            table = to_dense(features[i : i + rows])
+            with limit_threads(table):
                 found.append(next(islice(self.trees.staged_predict_proba(table), self.rounds - 1, None))[:, 1])
         return np.concatenate(found)
 
 
-def threads_for(table: np.ndarray) -> threadpool_limits:
-    return threadpool_limits(1 if table.size <= GBM_ALONE else None, user_api="openmp")
+def limit_threads(table: np.ndarray) -> threadpool_limits:
+    return threadpool_limits(1 if table.size <= GBM_SINGLE_THREAD_CELLS else None, user_api="openmp")
 
 
-def dense(features: sparse.csr_array) -> np.ndarray:
+def to_dense(features: sparse.csr_array) -> np.ndarray:
     """float64 (examples, at most GBM_FEATURES beside age and sex): Space has put those that most persons have first."""
-    return features[:, : len(AGE_AND_SEX) + GBM_FEATURES].astype(np.float64).toarray()
+    return features[:, : len(DEMOGRAPHIC_FEATURES) + MAX_GBM_FEATURES].astype(np.float64).toarray()
 
 
 def fit(
@@ -285,15 +287,17 @@ def fit_logistic(X_train, y_train, X_valid, y_valid, seed: int) -> LogisticModel
 
 
 def fit_boosted(X_train, y_train, X_valid, y_valid, seed: int) -> BoostedModel:  # noqa: N803
-    learner = HistGradientBoostingClassifier(max_iter=GBM_ROUNDS, early_stopping=True, n_iter_no_change=20, random_state=seed)
-    train = dense(X_train)
-    with threads_for(train):
-        learner.fit(train, y_train, X_val=dense(X_valid), y_val=y_valid)
+    learner = HistGradientBoostingClassifier(max_iter=MAX_GBM_ROUNDS, early_stopping=True, n_iter_no_change=20, random_state=seed)
+    train = to_dense(X_train)
+    with limit_threads(train):
+        learner.fit(train, y_train, X_val=to_dense(X_valid), y_val=y_valid)
     # scikit-learn keeps the rounds that no longer helped; the first score is that of no round at all
     return BoostedModel(learner, max(1, int(np.argmax(learner.validation_score_))))
 
 
-def predict(model: LogisticModel | BoostedModel, space: Space, trajectories: Trajectories, slices: np.ndarray, expansion: Expansion) -> np.ndarray:
+def predict(
+    model: LogisticModel | BoostedModel, space: FeatureSpace, trajectories: Trajectories, slices: np.ndarray, expansion: TokenFeatures
+) -> np.ndarray:
     """float64 (examples,): each one's probability, with a part of the features in memory at a time."""
     probabilities = np.full(len(slices), np.nan)
     for places, features in space.parts(trajectories, slices, expansion):
@@ -304,12 +308,12 @@ def predict(model: LogisticModel | BoostedModel, space: Space, trajectories: Tra
 # ---- a model to hand on ------------------------------------------------------------------------------------------
 
 
-def save(folder: Path, space: Space, model: LogisticModel):
+def save(folder: Path, space: FeatureSpace, model: LogisticModel):
     """Write logreg.json: each column's name, largest value in training and coefficient, and the rest that predict() needs."""
     columns = [
         {"name": name, "persons": persons, "largest": largest, "coefficient": coefficient}
         for name, persons, largest, coefficient in zip(
-            space.columns, (None,) * len(AGE_AND_SEX) + space.persons, model.largest.tolist(), model.coefficients.tolist(), strict=True
+            space.columns, (None,) * len(DEMOGRAPHIC_FEATURES) + space.persons, model.largest.tolist(), model.coefficients.tolist(), strict=True
         )
     ]
     storage.write_json(
@@ -317,15 +321,15 @@ def save(folder: Path, space: Space, model: LogisticModel):
     )
 
 
-def load(folder: Path) -> tuple[Space, LogisticModel]:
+def load(folder: Path) -> tuple[FeatureSpace, LogisticModel]:
     """What save() wrote; it predicts to the last digit what it did."""
     path = folder / "logreg.json"
     if not path.exists():
         raise UserError(f"{contract.display_path(path)} is missing; experiments/finetune.py --model logreg writes it")
     content = json.loads(path.read_text())
     columns = content["columns"]
-    counted = columns[len(AGE_AND_SEX) :]
-    space = Space(content["kind"], content["min_persons"], *(tuple(column[key] for column in counted) for key in ("name", "persons")))
+    counted = columns[len(DEMOGRAPHIC_FEATURES) :]
+    space = FeatureSpace(content["kind"], content["min_persons"], *(tuple(column[key] for column in counted) for key in ("name", "persons")))
     return space, LogisticModel(
         content["C"], content["intercept"], *(np.array([column[key] for column in columns], dtype=np.float64) for key in ("largest", "coefficient"))
     )

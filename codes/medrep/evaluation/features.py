@@ -1,8 +1,8 @@
 """What a finetuned model looked at and what moved its answer: attention and attribution by event, summed by concept.
 
-    features.write_events(path, model, examples, table, reading, batch_tokens, label=0, steps=20, attributed=1000)
-    features.important(path)            # a row a token
-    features.agreement([...])           # of the tables of several seeds
+    features.write_event_attributions(path, model, examples, table, reading, batch_tokens, label=0, steps=20, attributed=1000)
+    features.rank_features(path)            # a row a token
+    features.ranking_agreement([...])           # of the tables of several seeds
 
 Attention is the last layer's, from [CLS], mean over heads; an event has its share of its example's 1, which [CLS] and the sex
 token share in. It says where the model looked, not what for. Attribution is integrated gradients (Sundararajan et al., ICML 2017)
@@ -33,12 +33,12 @@ from medrep.vectors import concept_vectors, texts
 from medrep.vocabulary import token_vocabulary
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK
 
-TOP = 10  # events of an example
-TOLERANCE = 0.05  # of a logit: 5 % of the odds
-ENOUGH = 10  # persons: the mean of fewer is mostly chance
-ROWS_AT_ONCE = 2**20  # a row group: some 30 MB while it is collected
-FIXED = 2**40  # sums in whole numbers are the same in any order, and DuckDB's threads come in any
-EVENTS = pa.schema(
+TOP_K = 10  # events of an example
+COMPLETENESS_TOLERANCE = 0.05  # of a logit: 5 % of the odds
+MIN_PERSONS = 10  # persons: the mean of fewer is mostly chance
+ROWS_PER_BATCH = 2**20  # a row group: some 30 MB while it is collected
+FIXED_POINT_SCALE = 2**40  # sums in whole numbers are the same in any order, and DuckDB's threads come in any
+EVENT_SCHEMA = pa.schema(
     {
         "subject_id": pa.int64(),
         "prediction_time": pa.timestamp("us"),
@@ -56,7 +56,7 @@ of equal attention share their place); attribution: null for examples that were 
 
 
 def attribute(
-    model: behrt.BehrtForPrediction, batch: dict, label: int = 0, steps: int = 20, tokens_at_once: int = 0, tolerance: float = TOLERANCE
+    model: behrt.BehrtForPrediction, batch: dict, label: int = 0, steps: int = 20, tokens_at_once: int = 0, tolerance: float = COMPLETENESS_TOLERANCE
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Integrated gradients of a packed batch: (tokens,), and by sequence (sequences,) how far they are from adding up.
 
@@ -64,7 +64,7 @@ def attribute(
     by more than `tolerance` are done again, with four times the steps, twice at most.
     """
     model.eval()
-    found, gaps = integrate(model, batch, label, steps, tokens_at_once)
+    found, gaps = integrate_gradients(model, batch, label, steps, tokens_at_once)
     for finer in (4 * steps, 16 * steps):
         if not (poor := gaps > tolerance).any():
             break
@@ -72,11 +72,13 @@ def attribute(
         own = torch.repeat_interleave(poor, lengths)
         part = {name: values[own] for name, values in batch.items() if name != "boundaries"}
         part["boundaries"] = F.pad(lengths[poor].cumsum(0), (1, 0))
-        found[own], gaps[poor] = integrate(model, part, label, finer, tokens_at_once)
+        found[own], gaps[poor] = integrate_gradients(model, part, label, finer, tokens_at_once)
     return found, gaps
 
 
-def integrate(model: behrt.BehrtForPrediction, batch: dict, label: int, steps: int, tokens_at_once: int) -> tuple[torch.Tensor, torch.Tensor]:
+def integrate_gradients(
+    model: behrt.BehrtForPrediction, batch: dict, label: int, steps: int, tokens_at_once: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """`attribute` with this number of steps for all.
 
     The path's points go through the model end to end, as many copies of the batch at a time as `tokens_at_once` holds, one if it
@@ -112,12 +114,12 @@ def integrate(model: behrt.BehrtForPrediction, batch: dict, label: int, steps: i
     return found, (torch.zeros_like(moved).index_add(0, sequence, found.double()) - moved).abs()
 
 
-def drawn(persons: np.ndarray, count: int) -> np.ndarray:
+def sample_examples(persons: np.ndarray, count: int) -> np.ndarray:
     """bool (examples,): `count` of the examples of `persons` (int64 ids), person by person in the order of a hash.
 
     So every model, seed and representation is attributed on the same persons, as far as they were tested on them.
     """
-    order = np.lexsort((persons, concept_vectors.mix(persons.astype(np.int64).view(np.uint64) + concept_vectors.GOLDEN)))
+    order = np.lexsort((persons, concept_vectors.hash_integers(persons.astype(np.int64).view(np.uint64) + concept_vectors.GOLDEN)))
     chosen = np.zeros(len(persons), dtype=bool)
     chosen[order[:count]] = True
     return chosen
@@ -138,7 +140,7 @@ def event_batches(
     names = pa.array(token_vocabulary.load_hospital_vocabulary(examples.hospital).tokens, pa.string())
     persons = examples.labels["subject_id"].to_numpy()
     times = examples.labels["prediction_time"].to_numpy().astype("datetime64[us]")
-    chosen = drawn(persons[table[:, 3]], attributed)
+    chosen = sample_examples(persons[table[:, 3]], attributed)
     for part in (True, False):
         plan = sequences.token_budget_batches(table[chosen == part], batch_tokens)
         loader = training.make_loader(plan, lambda slices, *_: examples.trajectories.pack(slices, reading.translation))
@@ -161,22 +163,22 @@ def event_batches(
                         pa.array(times[example], pa.timestamp("us")),
                         pa.DictionaryArray.from_arrays(pa.array(token, pa.int32()), names),
                         pa.array(found["attention"]),
-                        pa.array(highest(found["attention"], lengths)),
+                        pa.array(top_k_mask(found["attention"], lengths)),
                         pa.array(found["attribution"]) if part else pa.nulls(len(events), pa.float32()),
                     ],
-                    schema=EVENTS,
+                    schema=EVENT_SCHEMA,
                 ),
                 gaps,
             )
 
 
-def highest(attention: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def top_k_mask(attention: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """bool (events,): whether each is among the TOP highest of its example; `lengths` are the examples', end to end."""
     parts = np.split(attention, np.cumsum(lengths)[:-1])
-    return np.concatenate([part >= np.partition(part, -TOP)[-TOP] if len(part) > TOP else np.ones(len(part), dtype=bool) for part in parts])
+    return np.concatenate([part >= np.partition(part, -TOP_K)[-TOP_K] if len(part) > TOP_K else np.ones(len(part), dtype=bool) for part in parts])
 
 
-def write_events(
+def write_event_attributions(
     path: Path,
     model,
     examples,
@@ -196,17 +198,17 @@ def write_events(
     bar = progress.progress_bar(what=f"attention {examples.hospital}", total=int((table[:, 2] - table[:, 1]).sum()), unit="events")
     with storage.atomic_write(path) as part:
         part.touch(mode=0o600)
-        with pq.ParquetWriter(part, EVENTS) as writer, bar:
+        with pq.ParquetWriter(part, EVENT_SCHEMA) as writer, bar:
             held: list[pa.RecordBatch] = []
 
             def write_group():
-                group = pa.Table.from_batches(held, EVENTS)
+                group = pa.Table.from_batches(held, EVENT_SCHEMA)
                 writer.write_table(group, row_group_size=max(1, len(group)))
                 held.clear()
 
             for rows, gaps in event_batches(model, examples, table, reading, batch_tokens, label, steps, attributed):
                 held.append(rows)
-                if sum(map(len, held)) >= ROWS_AT_ONCE:
+                if sum(map(len, held)) >= ROWS_PER_BATCH:
                     write_group()
                 bar.update(len(rows))
                 figures["events"] += len(rows)
@@ -220,7 +222,7 @@ def write_events(
 # ---- by concept ----------------------------------------------------------------------------------------------
 
 
-def important(path: Path, con: ibis.BaseBackend | None = None) -> pd.DataFrame:
+def rank_features(path: Path, con: ibis.BaseBackend | None = None) -> pd.DataFrame:
     """A row a token of an event table, with its name, the most important first.
 
     persons that had it, events that were read, top (examples in which it is among the TOP events of highest attention),
@@ -232,7 +234,7 @@ def important(path: Path, con: ibis.BaseBackend | None = None) -> pd.DataFrame:
     t = con.read_parquet(path)
     t = t.mutate(token=t.token.cast("string"))
     top = t.filter(t.top).select("token", "subject_id", "prediction_time").distinct().group_by("token").aggregate(top=lambda s: s.count())
-    numbers = {name: (t[name].cast("float64") * FIXED).round().cast("int64") for name in ("attention", "attribution")}
+    numbers = {name: (t[name].cast("float64") * FIXED_POINT_SCALE).round().cast("int64") for name in ("attention", "attribution")}
     t = t.select(
         "token", "subject_id", events=1, attributed=t.attribution.notnull().cast("int64"), **numbers, attribution_abs=numbers["attribution"].abs()
     )
@@ -240,7 +242,7 @@ def important(path: Path, con: ibis.BaseBackend | None = None) -> pd.DataFrame:
     t = t.group_by("token", "subject_id").aggregate(**sums)  # a step that spills to disk where it must: a count of distinct persons does not
     t = t.group_by("token").aggregate(persons=t.count(), **{name: t[name].sum() for name in sums})
     t = t.left_join(top, "token").drop("token_right").mutate(top=ibis.coalesce(top.top, 0))
-    found = t.mutate(**{name: t[name].cast("float64") / FIXED for name in ("attention", "attribution", "attribution_abs")}).to_pandas()
+    found = t.mutate(**{name: t[name].cast("float64") / FIXED_POINT_SCALE for name in ("attention", "attribution", "attribution_abs")}).to_pandas()
     found["attention_mean"] = found.attention / found.events
     found["attribution_mean"] = found.attribution / found.attributed.where(found.attributed > 0)
     named = texts.describe_concepts(found.token.tolist(), con)
@@ -264,7 +266,7 @@ def important(path: Path, con: ibis.BaseBackend | None = None) -> pd.DataFrame:
     ]
 
 
-def agreement(tables: Sequence[pd.DataFrame]) -> dict:
+def ranking_agreement(tables: Sequence[pd.DataFrame]) -> dict:
     """Spearman's rank correlations of `important` tables, one a seed: mean over pairs of seeds, or over seeds; null where there is none.
 
     Of means by event, over tokens of ENOUGH persons in both: sums agree between any two models, because frequent codes have
@@ -273,7 +275,7 @@ def agreement(tables: Sequence[pd.DataFrame]) -> dict:
     """
     ready = []
     for table in tables:
-        enough = table[table.persons >= ENOUGH].set_index("token")
+        enough = table[table.persons >= MIN_PERSONS].set_index("token")
         ready.append(enough.assign(size=enough.attribution_abs / enough.attributed.where(enough.attributed > 0)))
 
     def between(a: pd.Series, b: pd.Series) -> float | None:

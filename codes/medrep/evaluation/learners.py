@@ -23,14 +23,14 @@ from medrep.settings import FinetuningConfig
 from medrep.vectors import nearest
 from medrep.vocabulary import token_vocabulary
 
-SPECIAL = len(token_vocabulary.SPECIAL_TOKENS)
-PROBE_C = 10.0 ** np.arange(-4, 3)  # inverse strengths of regularization that validation chooses among
+NUM_SPECIAL_TOKENS = len(token_vocabulary.SPECIAL_TOKENS)
+PROBE_C_GRID = 10.0 ** np.arange(-4, 3)  # inverse strengths of regularization that validation chooses among
 
 
 # ---- patient models ---------------------------------------------------------------------------------------------
 
 
-class Reader:
+class VocabularyAdapter:
     """How a pretrained model reads each hospital's tokens; every hospital's vectors are gathered once."""
 
     def __init__(self, known: token_vocabulary.Vocabulary, rep: str):
@@ -51,14 +51,14 @@ class Reader:
         return reading
 
 
-def losses(model, batch):
+def compute_losses(model, batch):
     """Binary cross-entropy over the labels that are known of each example."""
     device = next(model.parameters()).device
     truth = batch["truth"].to(device)
     known = ~torch.isnan(truth)
     logits = model(**training.to_tensors(batch, device)).float()
     loss = F.binary_cross_entropy_with_logits(logits[known], truth[known], reduction="sum")
-    return {"loss": (loss, int(known.sum()))}, fitting.beyond_tables(model, batch)
+    return {"loss": (loss, int(known.sum()))}, fitting.count_out_of_range(model, batch)
 
 
 @torch.inference_mode()
@@ -80,7 +80,7 @@ def predict(model, examples: Examples, table: np.ndarray, translation: np.ndarra
     return np.empty((0, 1)) if found is None else found
 
 
-def validation(examples: Examples, part: np.ndarray, probabilities: np.ndarray) -> tuple[float, dict]:
+def validation_score(examples: Examples, part: np.ndarray, probabilities: np.ndarray) -> tuple[float, dict]:
     """(score to stop by, figures): the AUROC on validation, over several labels its mean; where no label has two classes, minus the loss."""
     truth = examples.truth[part[:, 3]]
     known = ~np.isnan(truth)
@@ -92,7 +92,7 @@ def validation(examples: Examples, part: np.ndarray, probabilities: np.ndarray) 
     return -loss if auroc is None else auroc, {"valid_loss": round(loss, 5), "valid_auroc": auroc}
 
 
-class Augmentation:
+class NeighbourAugmentation:
     """Copies of the training examples, in which nearest neighbours in representation space stand for events (paper, v1).
 
     `times` copies of each example beside itself; in a copy each event's token is with probability `ratio` one of its `count`
@@ -101,7 +101,7 @@ class Augmentation:
     Copies differ by epoch; what a copy is depends on seed, epoch, example and its number alone.
     """
 
-    def __init__(self, reader: Reader, hospital: str, times: int, ratio: float, settings: FinetuningConfig):
+    def __init__(self, reader: VocabularyAdapter, hospital: str, times: int, ratio: float, settings: FinetuningConfig):
         self.times, self.ratio = times, ratio
         words = token_vocabulary.load_hospital_vocabulary(hospital)
         vectors = reader(hospital).vectors
@@ -109,7 +109,7 @@ class Augmentation:
             raise UserError("--aug-times takes neighbours in representation space, and --rep-type none has none: choose a representation")
         among = np.any(vectors != 0, axis=1)
         if settings.aug_from == "pretraining":
-            among &= words.translation_to(reader.known)[SPECIAL:] != token_vocabulary.UNK
+            among &= words.translation_to(reader.known)[NUM_SPECIAL_TOKENS:] != token_vocabulary.UNK
         count = min(settings.aug_neighbors, int(among.sum()) - 1)
         if count < 1:
             raise UserError(f"{hospital} has too few tokens with vectors to take neighbours from: leave --aug-times out")
@@ -117,7 +117,7 @@ class Augmentation:
         rows, _ = nearest.search_exact(vectors, vectors, count + 1, among=among)
         own = rows == np.arange(len(rows))[:, None]
         own[~own.any(axis=1), -1] = True  # not among its own neighbours (or crowded out by its equals): the farthest goes
-        self.neighbours = SPECIAL + rows[~own].reshape(len(rows), count)
+        self.neighbours = NUM_SPECIAL_TOKENS + rows[~own].reshape(len(rows), count)
 
     def plan(self, table: np.ndarray) -> np.ndarray:
         """`table` and its copies, with the number of the copy as a column more; 0 is the example itself."""
@@ -130,20 +130,20 @@ class Augmentation:
             if copy:
                 random = np.random.default_rng((*seed, int(example), int(copy)))
                 places = start + sequences.PREFIX_LENGTH + np.flatnonzero(random.random(stop - start - sequences.PREFIX_LENGTH) < self.ratio)
-                places = places[token[places] >= SPECIAL]
-                places = places[self.has_vector[token[places] - SPECIAL]]
+                places = places[token[places] >= NUM_SPECIAL_TOKENS]
+                places = places[self.has_vector[token[places] - NUM_SPECIAL_TOKENS]]
                 choice = random.integers(0, self.neighbours.shape[1], len(places))
-                token[places] = self.neighbours[token[places] - SPECIAL, choice]
+                token[places] = self.neighbours[token[places] - NUM_SPECIAL_TOKENS, choice]
         return token
 
 
-class Finetuned:
+class FinetunedModel:
     """A patient model that is finetuned: everything of it but a frozen concept table, with a fresh head and optimizer for every seed."""
 
     def __init__(
         self,
         pretrained: Path | None,
-        reader: Reader,
+        reader: VocabularyAdapter,
         settings: FinetuningConfig,
         device: str,
         report_to: list[str] = (),
@@ -158,7 +158,7 @@ class Finetuned:
         fitting.set_seed(seed)
         model = behrt.BehrtForPrediction.from_pretrained(self.pretrained, label_count=len(examples.label_names))
         reading = self.reader.swap(model, examples.hospital)
-        copies = self.augment and Augmentation(self.reader, examples.hospital, *self.augment, settings)
+        copies = self.augment and NeighbourAugmentation(self.reader, examples.hospital, *self.augment, settings)
         train = copies.plan(parts["train"]) if copies else parts["train"]
 
         def make(part, step, *_):
@@ -176,9 +176,9 @@ class Finetuned:
             seed=seed,
             folder=folder,
             make=make,
-            losses=losses,
+            losses=compute_losses,
             plan=lambda epoch: sequences.token_budget_batches(train, settings.batch_tokens, (seed, epoch)),
-            evaluate=lambda model: validation(examples, parts["valid"], self.probabilities(model, examples, parts["valid"], reading)),
+            evaluate=lambda model: validation_score(examples, parts["valid"], self.probabilities(model, examples, parts["valid"], reading)),
             what=f"{self.what} seed {seed}",
         )
         self.model.save_pretrained(folder)
@@ -198,10 +198,10 @@ class Finetuned:
         return training.known_token_share(examples.trajectories, table[:, :3], self.reader(examples.hospital, oov))
 
 
-class Probe:
+class LinearProbe:
     """A linear probe: the pretrained model's [CLS] state, frozen, standardized, and a logistic regression on it."""
 
-    def __init__(self, pretrained: Path, reader: Reader, settings: FinetuningConfig, device: str):
+    def __init__(self, pretrained: Path, reader: VocabularyAdapter, settings: FinetuningConfig, device: str):
         self.pretrained, self.reader, self.settings, self.device, self.fitted = pretrained, reader, settings, device, None
         self.encoder, self.states, self.outcome = None, {}, ""
 
@@ -237,7 +237,7 @@ class Probe:
             known = {name: ~np.isnan(examples.truth[parts[name][:, 3], i]) for name in x}
             y = {name: examples.truth[parts[name][known[name], 3], i] == 1 for name in x}
             z = {name: (x[name][known[name]] - shift) / scale for name in x}
-            chosen = choose(z, y)
+            chosen = fit_probe(z, y)
             fitted["weights"].append(chosen.coef_[0] if chosen else np.zeros(len(shift)))
             fitted["intercepts"].append(float(chosen.intercept_[0]) if chosen else 0.0)
             fitted["c"].append(float(chosen.C) if chosen else 0.0)
@@ -251,15 +251,15 @@ class Probe:
         z = (self.states_of(examples, table, oov) - self.fitted["shift"]) / self.fitted["scale"]
         return 1 / (1 + np.exp(-(z @ self.fitted["weights"].T + self.fitted["intercepts"])))
 
-    readable = Finetuned.readable
+    readable = FinetunedModel.readable
 
 
-def choose(x: dict[str, np.ndarray], y: dict[str, np.ndarray]) -> LogisticRegression | None:
+def fit_probe(x: dict[str, np.ndarray], y: dict[str, np.ndarray]) -> LogisticRegression | None:
     """The logistic regression on `train` that tells `valid` apart best; of equals the most regularized. None if a class is missing."""
     if len(set(y["train"].tolist())) < 2:
         return None
     best, score = None, -np.inf
-    for c in PROBE_C:
+    for c in PROBE_C_GRID:
         model = LogisticRegression(C=c, max_iter=2000).fit(x["train"], y["train"])
         p = model.predict_proba(x["valid"])[:, 1]
         two = len(set(y["valid"].tolist())) == 2
@@ -272,16 +272,16 @@ def choose(x: dict[str, np.ndarray], y: dict[str, np.ndarray]) -> LogisticRegres
 # ---- counts ------------------------------------------------------------------------------------------------------
 
 
-class Counts:
+class CountModel:
     """logreg or gbm on counts of everything before the prediction time; a model a label (medrep.evaluation.counts)."""
 
     def __init__(self, name: str, kind: str, settings: FinetuningConfig):
         self.name, self.kind, self.settings, self.expansions = name, kind, settings, {}
         self.space, self.models = None, []
 
-    def expansion(self, hospital: str) -> counts.Expansion:
+    def expansion(self, hospital: str) -> counts.TokenFeatures:
         if hospital not in self.expansions:
-            self.expansions[hospital] = counts.expand(token_vocabulary.load_hospital_vocabulary(hospital).tokens, self.kind)
+            self.expansions[hospital] = counts.make_token_features(token_vocabulary.load_hospital_vocabulary(hospital).tokens, self.kind)
         return self.expansions[hospital]
 
     def train(self, examples: Examples, parts: dict[str, np.ndarray], seed: int, folder: Path):

@@ -1,6 +1,6 @@
 """Features rated by a language model, as a measurement: which are rated, what is asked, what an answer says, and the figures.
 
-    features = ratings.select_features(features.important(path), top, seed)     # the top ones and two kinds of controls
+    features = ratings.select_features(features.rank_features(path), top, seed)     # the top ones and two kinds of controls
     rated = ratings.rate_names(names, question, settings, seed, ask)         # every name, settings.repeats times
     ratings.summarize_ratings(table)                                             # shares with intervals, agreement, rank correlations
 
@@ -38,7 +38,7 @@ def normalize_name(name: str) -> str:
 
 
 def select_features(important: pd.DataFrame, top: Sequence[str], seed: int, min_persons: int = 1) -> pd.DataFrame:
-    """The rows of `important` (features.important) that are rated, with kind, rank (by attention) and key (`plain` of the name).
+    """The rows of `important` (features.rank_features) that are rated, with kind, rank (by attention) and key (`plain` of the name).
 
     The tokens of `top`, and of all the others as many controls of each kind as those have names, or as there are: random ones, and for
     each top name, the most frequent first, the one whose number of persons is nearest of those left. Who has no name can't be
@@ -126,7 +126,7 @@ def rate_names(
             missing = [name for name in names if (repeat, name) not in found.words]
             for part in shuffled_batches(missing, settings.batch, (seed, repeat, attempt)):
                 text = question.text(part, attempt)
-                key = chat.key_of(question.system, text, settings, repeat=repeat, attempt=attempt, **model)
+                key = chat.request_key(question.system, text, settings, repeat=repeat, attempt=attempt, **model)
                 # some servers that are held to a schema run on without an end: asked again they are free
                 asked.append((chat.Request(key, question.system, text, None if attempt else answer_schema(len(part))), repeat, part))
         if not asked:
@@ -296,7 +296,7 @@ def summarize_ratings(table: pd.DataFrame) -> dict:
     known = ~np.isnan(values).all(axis=1)
     mean = np.full(len(values), np.nan)
     mean[known] = np.nanmean(values[known], axis=1)
-    mean[units.persons < features.ENOUGH] = np.nan
+    mean[units.persons < features.MIN_PERSONS] = np.nan
     top = (units.kind == "top").to_numpy()
     correlations, counts = {}, {}
     for name, column in (("attention", "attention_mean"), ("attribution", "attribution_abs_mean")):

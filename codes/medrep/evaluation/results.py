@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import metrics
-from medrep.patients.examples import Examples, hashed
+from medrep.patients.examples import Examples, sort_by_hash
 from medrep.vectors import concept_vectors
 
 METRICS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "sensitivity", "specificity")
@@ -25,7 +25,7 @@ ARM_COLUMNS = ("model", "head", "rep_type", "variant", "oov")
 """What tells arms apart: the model, its head and representation, how it was trained otherwise, how it reads unknown codes."""
 KEY_COLUMNS = ["trained_on", *ARM_COLUMNS]
 MODELS = ["behrt", "behrt-de", "medbert", "logreg", "gbm"]
-REPRESENTATIONS = [*concept_vectors.ARMS, "tokens", "rollup"]
+REPRESENTATIONS = [*concept_vectors.REPRESENTATION_SCRIPTS, "tokens", "rollup"]
 RESULT_COLUMNS = [
     "trained_on",
     "tested_on",
@@ -209,7 +209,7 @@ def recalibrated_rows(tested: TestRun, labels: int, replicates: int, seed: int) 
     examples, part = tested.examples, tested.part
     truth, persons = examples.truth[part[:, 3], 0] == 1, examples.persons[part[:, 3]]
     number = pd.Series(persons).value_counts()
-    order = hashed(number.index.tolist(), seed)
+    order = sort_by_hash(number.index.tolist(), seed)
     enough = int(np.searchsorted(np.cumsum(number.loc[order].to_numpy()), labels)) + 1
     local = np.isin(persons, order[:enough])
     rest = part[~local]

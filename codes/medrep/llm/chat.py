@@ -1,9 +1,9 @@
 """Asks a language model many prompts, each of them once. The only module that knows the OpenAI protocol.
 
-    with chat.Answers(path) as answers:
+    with chat.AnswerFile(path) as answers:
         chat.ask_all(requests, total, answers, settings)         # over the network, settings.concurrency at a time
         chat.collect_batch(files, answers, settings)             # or from the results of OpenAI's Batch service
-    local_model.Model(settings).answer_all(requests, answers, what)           # or by a model on this machine (medrep/llm/local_model.py)
+    local_model.LocalModel(settings).answer_all(requests, answers, what)           # or by a model on this machine (medrep/llm/local_model.py)
     chat.read_answers(con, path)                                 # key, time, text, failed, ...
 
 Any endpoint that speaks the protocol will do (OPENAI_BASE_URL or the caller's address, OPENAI_API_KEY). A request's key is a hash of
@@ -45,18 +45,18 @@ ANSWER_COLUMNS = {
     "input_tokens": "BIGINT",
     "output_tokens": "BIGINT",
 }
-KEY = re.compile(r"[0-9a-f]{32}")
-SYNC_S = 0.5  # seconds between two fsyncs: a killed process loses nothing, a power cut at most this
+KEY_PATTERN = re.compile(r"[0-9a-f]{32}")
+SYNC_SECONDS = 0.5  # seconds between two fsyncs: a killed process loses nothing, a power cut at most this
 # Limits of one Batch input file: https://developers.openai.com/api/reference/resources/batches/methods/create
-BATCH_REQUESTS, BATCH_BYTES = 50_000, 200_000_000
-BATCH_FILES = "requests_[0-9][0-9][0-9][0-9].jsonl"  # as a pattern
+MAX_BATCH_REQUESTS, MAX_BATCH_BYTES = 50_000, 200_000_000
+BATCH_GLOB = "requests_[0-9][0-9][0-9][0-9].jsonl"  # as a pattern
 BATCH_URL = "/v1/chat/completions"
 CHARACTERS_PER_TOKEN = 4  # OpenAI's rule of thumb for English
-TOKENS_OF_FRAME = 10  # what roles and separators of two messages add
-TOKENS_OF_ANSWER = 100  # of a definition of three or four sentences; the mean of the answers that are there is used instead
+OVERHEAD_TOKENS = 10  # what roles and separators of two messages add
+TOKENS_PER_ANSWER = 100  # of a definition of three or four sentences; the mean of the answers that are there is used instead
 # Models also refuse in plain words, or ask back. Whole phrases only: a definition begins with its concept's name, which may be
 # `Inability to swallow`, `I don't know` or `Please specify the type` (both of surveys).
-REFUSALS = (
+REFUSAL_PATTERNS = (
     r"(i['’]?m|i am) (very |so |truly )?(sorry|unable|not able)",
     r"(i['’]?m|i am) afraid (i|that|this)\b",
     r"sorry,",
@@ -72,17 +72,17 @@ REFUSALS = (
     r"(please|(could|can) you( please)?) (provide|give|share|clarify|specify)( me| us)?( with)? "
     r"(more|additional|further|some|the) (\w+ )?(context|information|details|clarification|concept|name|term)\b",
 )
-REFUSAL = re.compile("|".join(REFUSALS), re.IGNORECASE)
+REFUSAL_PATTERN = re.compile("|".join(REFUSAL_PATTERNS), re.IGNORECASE)
 # Neither `E. coli` nor `0.5 mg` nor `e.g. Fever` ends one, nor does `St. John's wort` or `approx. 5 mg`.
 END_OF_SENTENCE = re.compile(
     r"(?<=[^\s.]{2})(?<!\b(?:St|Dr|No|vs|ca|cf|sp))(?<!\b(?:spp|var))(?<!\bapprox)"
     r"[.!?][\"')\]]*(?=\s+[\"'(\[]?[A-Z0-9]|$)"
 )
-NO_SCHEMA = (400, 415, 422, 501)  # what services answer to a `response_format` that they do not know
-SHORTEST_SECRET = 16  # characters: services' keys have 32 and more; `none` or `ollama`, for endpoints that need none, is a word of definitions
+SCHEMA_UNSUPPORTED_STATUSES = (400, 415, 422, 501)  # what services answer to a `response_format` that they do not know
+MIN_SECRET_LENGTH = 16  # characters: services' keys have 32 and more; `none` or `ollama`, for endpoints that need none, is a word of definitions
 
 
-class Stop(Exception):
+class StopAsking(Exception):
     """A reason to ask nothing more, in words."""
 
 
@@ -109,7 +109,7 @@ class Request:
     """A JSON schema that the answer is to follow, sent to services that take one; the prompt says it in words."""
 
 
-def body_of(system: str, user: str, settings: ChatConfig, schema: dict | None = None) -> dict:
+def request_body(system: str, user: str, settings: ChatConfig, schema: dict | None = None) -> dict:
     """What is sent: all that decides the answer."""
     body = {
         "model": settings.model,
@@ -121,9 +121,9 @@ def body_of(system: str, user: str, settings: ChatConfig, schema: dict | None = 
     return body | ({"max_tokens": settings.max_tokens} if settings.max_tokens else {}) | form
 
 
-def key_of(system: str, user: str, settings: ChatConfig, **more) -> str:
+def request_key(system: str, user: str, settings: ChatConfig, **more) -> str:
     """`more` tells apart what is sent more than once, and asks for an answer each time."""
-    body = body_of(system, user, settings) | more
+    body = request_body(system, user, settings) | more
     return hashlib.sha256(json.dumps(body, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -133,13 +133,13 @@ def estimate_tokens(requests: Iterable[Request]) -> tuple[int, int]:
     for request in requests:
         count += 1
         characters += len(request.system) + len(request.user)
-    return count, math.ceil(characters / CHARACTERS_PER_TOKEN) + TOKENS_OF_FRAME * count
+    return count, math.ceil(characters / CHARACTERS_PER_TOKEN) + OVERHEAD_TOKENS * count
 
 
 # ---- answers ---------------------------------------------------------------------------------------------
 
 
-class Answers:
+class AnswerFile:
     """The file that answers are appended to, held by one process at a time."""
 
     def __init__(self, path: Path, mode: int = 0o644):
@@ -170,7 +170,7 @@ class Answers:
             while line:
                 line = line[os.write(self.file, line) :]
         except OSError as problem:
-            raise Stop(f"{contract.display_path(self.path)} cannot be written ({problem.strerror})") from None
+            raise StopAsking(f"{contract.display_path(self.path)} cannot be written ({problem.strerror})") from None
         self.dirty = True
 
     def sync(self):
@@ -201,13 +201,13 @@ def read_answers(con: ibis.BaseBackend, path: Path) -> ibis.Table:
     return table.filter(table.key.notnull())
 
 
-def tidy(text: str) -> str:
+def clean_text(text: str) -> str:
     """One line of printable characters, without what a reasoning model thought first."""
     text = re.sub(r"^\s*<think>.*?</think>", "", text, flags=re.DOTALL)
     return " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
 
 
-def read_reply(body, keep: Callable[[str, str, bool], dict]) -> dict:
+def parse_reply(body, keep: Callable[[str, str, bool], dict]) -> dict:
     """What Answers keeps of a chat completion: what `keep` makes of its text, how it ended and whether it is a refusal, and its tokens."""
     try:
         (choice, *_), usage = body["choices"], body.get("usage") or {}
@@ -219,11 +219,11 @@ def read_reply(body, keep: Callable[[str, str, bool], dict]) -> dict:
     return keep(str(text), ended, bool(refusal)) | tokens
 
 
-def definition(settings: DefinitionsConfig) -> Callable[[str, str, bool], dict]:
+def definition_parser(settings: DefinitionsConfig) -> Callable[[str, str, bool], dict]:
     """For read_reply: the text in one line, or why it is no definition."""
 
     def why(text: str, ended: str, refused: bool) -> str | None:
-        if ended == "content_filter" or refused or REFUSAL.match(text):
+        if ended == "content_filter" or refused or REFUSAL_PATTERN.match(text):
             return "refused"
         if ended == "length":
             return f"cut off at {settings.max_tokens} tokens"
@@ -234,14 +234,14 @@ def definition(settings: DefinitionsConfig) -> Callable[[str, str, bool], dict]:
         return f"longer than {settings.max_characters} characters" if len(text) > settings.max_characters else None
 
     def keep(text: str, ended: str, refused: bool) -> dict:
-        text = tidy(text)
+        text = clean_text(text)
         useless = why(text, ended, refused)
         return {"failed": useless} if useless else {"text": text}
 
     return keep
 
 
-def as_it_came(text: str, ended: str | None, refused: bool) -> dict:
+def keep_raw(text: str, ended: str | None, refused: bool) -> dict:
     """For read_reply: every text, and in `ended` whether it broke off (length) or was refused; whoever asked reads it."""
     ended = "refused" if refused or ended == "content_filter" else ended
     return {"text": text} | ({"ended": ended} if ended in ("length", "refused") else {})
@@ -253,7 +253,7 @@ def as_it_came(text: str, ended: str | None, refused: bool) -> dict:
 def ask_all(
     requests: Iterable[Request],
     total: int,
-    answers: Answers,
+    answers: AnswerFile,
     settings: ChatConfig,
     keep: Callable[[str, str, bool], dict],
     what: str = "definitions",
@@ -264,19 +264,19 @@ def ask_all(
     `address` is the service's, in place of OPENAI_BASE_URL. Ctrl-C and SIGTERM end it tidily, as does whatever makes further asking
     pointless: what was answered is kept.
     """
-    asker = Asker(answers, settings, keep, what, address)
+    asker = ChatClient(answers, settings, keep, what, address)
     try:
         asyncio.run(asker.run(iter(requests), total))
     except asyncio.CancelledError:
         print_line(f"stopped: {asker.counts['answered']:,} answers of this run are kept; the same command asks for the rest")
         raise SystemExit(128 + asker.signal) from None
-    except Stop as reason:
+    except StopAsking as reason:
         raise UserError(f"{reason}; {asker.counts['answered']:,} answers of this run are kept, and the same command asks for the rest") from None
     return asker.counts
 
 
-class Asker:
-    def __init__(self, answers: Answers, settings: ChatConfig, keep, what: str, address: str):
+class ChatClient:
+    def __init__(self, answers: AnswerFile, settings: ChatConfig, keep, what: str, address: str):
         self.answers, self.settings, self.keep, self.what = answers, settings, keep, what
         self.secret, self.takes_schema = os.environ.get("OPENAI_API_KEY", ""), True
         given = address or os.environ.get("OPENAI_BASE_URL")
@@ -323,7 +323,7 @@ class Asker:
 
     async def sync_often(self):
         while True:
-            await asyncio.sleep(SYNC_S)
+            await asyncio.sleep(SYNC_SECONDS)
             await asyncio.to_thread(self.answers.sync)
 
     async def work(self, requests: Iterator[Request]):
@@ -334,7 +334,7 @@ class Asker:
             self.progress.set_postfix_str(f"{self.counts.total() - self.counts['answered']:,} failed", refresh=False)
             self.progress.update()
             if self.in_a_row >= self.settings.give_up_after:
-                raise Stop(f"{self.host} gave no answer to {self.in_a_row} prompts in a row, the last time: {reply['failed']}")
+                raise StopAsking(f"{self.host} gave no answer to {self.in_a_row} prompts in a row, the last time: {reply['failed']}")
 
     async def ask(self, request: Request) -> dict:
         """What Answers keeps of a request: its answer, or why there is none."""
@@ -366,10 +366,10 @@ class Asker:
         if problem.wait is None:
             return
         if problem.wait > self.settings.longest_pause_s:
-            raise Stop(f"{self.host} asks to wait {problem.wait:,.0f} seconds ({problem}): run again then")
+            raise StopAsking(f"{self.host} asks to wait {problem.wait:,.0f} seconds ({problem}): run again then")
         silent = time.monotonic() - self.answered_at
         if problem.put_off and silent > self.settings.longest_put_off_s:
-            raise Stop(f"{self.host} has answered nothing for {silent:,.0f} seconds and asks to wait again ({problem}): run again later")
+            raise StopAsking(f"{self.host} has answered nothing for {silent:,.0f} seconds and asks to wait again ({problem}): run again later")
         self.paused_until = max(self.paused_until, time.monotonic() + problem.wait)
 
     async def wait(self, time_number: int, problem: NoAnswer):
@@ -382,7 +382,7 @@ class Asker:
         import openai
 
         schema = request.schema if self.takes_schema else None
-        body = body_of(request.system, request.user, self.settings, schema)
+        body = request_body(request.system, request.user, self.settings, schema)
         try:
             async with asyncio.timeout(self.settings.timeout_s):  # the package's own counts from the last byte
                 response = await self.service.chat.completions.with_raw_response.create(**body)
@@ -394,10 +394,10 @@ class Asker:
         except ValueError:
             raise NoAnswer("an answer that is not JSON") from None
         except openai.APIStatusError as problem:
-            if schema and problem.status_code in NO_SCHEMA:
+            if schema and problem.status_code in SCHEMA_UNSUPPORTED_STATUSES:
                 return await self.without_schema(request)
             return self.judge(problem.status_code, problem.code or "", self.words_of(problem), problem.response.headers)
-        reply = read_reply(body, self.keep)
+        reply = parse_reply(body, self.keep)
         return {name: self.without_secret(value) if isinstance(value, str) else value for name, value in reply.items()}
 
     async def without_schema(self, request: Request) -> dict:
@@ -411,30 +411,30 @@ class Asker:
     def judge(self, status: int, code: str, words: str, headers) -> dict:
         """What an HTTP error means: refused, no answer (NoAnswer), or the end (Stop)."""
         if status == 401:  # its words show part of the key
-            raise Stop(f"{self.host} does not accept the key in OPENAI_API_KEY (401): set a valid one")
+            raise StopAsking(f"{self.host} does not accept the key in OPENAI_API_KEY (401): set a valid one")
         if status == 403:
-            raise Stop(f"{self.host} does not allow {self.settings.model} with this key (403: {words}): ask for access or choose another model")
+            raise StopAsking(f"{self.host} does not allow {self.settings.model} with this key (403: {words}): ask for access or choose another model")
         if status == 404:
-            raise Stop(f"{self.host} has no model {self.settings.model} or no chat completions (404: {words}): check the name and the address")
+            raise StopAsking(f"{self.host} has no model {self.settings.model} or no chat completions (404: {words}): check the name and the address")
         if code in ("insufficient_quota", "billing_hard_limit_reached"):
-            raise Stop(f"the account's quota at {self.host} is used up ({words}): raise it")
+            raise StopAsking(f"the account's quota at {self.host} is used up ({words}): raise it")
         if code in ("content_filter", "content_policy_violation", "invalid_prompt"):
             return {"failed": "refused"}
         if status in (408, 409, 429) or status >= 500:
-            wait = seconds_to_wait(headers)
+            wait = parse_retry_after(headers)
             raise NoAnswer(f"HTTP {status}", wait=wait, put_off=status == 429 and wait is not None)
         raise NoAnswer(f"HTTP {status}: {words}", final=True)
 
     def words_of(self, problem) -> str:
         body = problem.body if isinstance(problem.body, dict) else {}
-        return self.without_secret(tidy(str(body.get("message") or "no reason given")))[:200]
+        return self.without_secret(clean_text(str(body.get("message") or "no reason given")))[:200]
 
     def without_secret(self, text: str) -> str:
         """A service may say back what it was sent."""
-        return text.replace(self.secret, "[key]") if len(self.secret) >= SHORTEST_SECRET else text
+        return text.replace(self.secret, "[key]") if len(self.secret) >= MIN_SECRET_LENGTH else text
 
 
-def seconds_to_wait(headers) -> float | None:
+def parse_retry_after(headers) -> float | None:
     """What Retry-After asks for, in seconds or as a date; None where it says nothing readable."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1)):
         text = headers.get(name)
@@ -460,31 +460,31 @@ def write_batch(requests: Iterable[Request], folder: Path, settings: Definitions
 
     Nothing else there is touched: users keep what the service gave them beside what they sent.
     """
-    for left in folder.glob(storage.unfinished_path(folder / BATCH_FILES).name):  # of a killed process
+    for left in folder.glob(storage.unfinished_path(folder / BATCH_GLOB).name):  # of a killed process
         storage.remove_path(left)
     with ExitStack() as stack:  # all files are renamed at the end
         paths, file, count, size = [], None, 0, 0
         for request in requests:
             line = (
                 json.dumps(
-                    {"custom_id": request.key, "method": "POST", "url": BATCH_URL, "body": body_of(request.system, request.user, settings)},
+                    {"custom_id": request.key, "method": "POST", "url": BATCH_URL, "body": request_body(request.system, request.user, settings)},
                     ensure_ascii=False,
                 ).encode()
                 + b"\n"
             )
-            if file is None or count == BATCH_REQUESTS or size + len(line) > BATCH_BYTES:
+            if file is None or count == MAX_BATCH_REQUESTS or size + len(line) > MAX_BATCH_BYTES:
                 if file:
                     file.close()
                 paths.append(folder / f"requests_{len(paths):04d}.jsonl")
                 file, count, size = stack.enter_context(open(stack.enter_context(storage.atomic_write(paths[-1])), "wb")), 0, 0
             file.write(line)
             count, size = count + 1, size + len(line)
-        for old in folder.glob(BATCH_FILES):
+        for old in folder.glob(BATCH_GLOB):
             storage.remove_path(old)
     return paths
 
 
-def collect_batch(files: Iterable[Path], answers: Answers, settings: DefinitionsConfig) -> Counter:
+def collect_batch(files: Iterable[Path], answers: AnswerFile, settings: DefinitionsConfig) -> Counter:
     """Keep what the output and error files of batches hold, in any order; gives how many were answered, and failed by reason."""
     counts: Counter = Counter()
     for path in files:
@@ -493,32 +493,32 @@ def collect_batch(files: Iterable[Path], answers: Answers, settings: Definitions
             with open(path, encoding="utf-8", errors="replace") as file:
                 for line in progress_bar(file, path.name, unit="lines"):
                     lines += 1
-                    if (result := read_result(line, settings)) is None:
+                    if (result := parse_batch_result(line, settings)) is None:
                         unreadable += 1
                         continue
                     answers.keep(*result)
                     counts["answered" if "text" in result[1] else result[1]["failed"]] += 1
         except OSError as problem:
             raise UserError(f"{path} cannot be read ({problem.strerror}): give the output and error files that the service wrote") from None
-        except Stop as reason:
+        except StopAsking as reason:
             raise UserError(f"{reason}; give the same files again then") from None
         if unreadable:
             print_line(f"{path}: {unreadable:,} of {lines:,} lines are no results of our batches and are passed over")
     return counts
 
 
-def read_result(line: str, settings: DefinitionsConfig) -> tuple[str, dict] | None:
+def parse_batch_result(line: str, settings: DefinitionsConfig) -> tuple[str, dict] | None:
     """Key and what Answers keeps of one line of a batch's output or error file; None for a line that is no result of ours."""
     try:
         result = json.loads(line)
         key, response, error = result["custom_id"], result["response"] or {}, result.get("error") or {}
-        if not KEY.fullmatch(key):
+        if not KEY_PATTERN.fullmatch(key):
             return None
         if error or response["status_code"] != 200:
             error = error or (response.get("body") or {}).get("error") or {}
-            code = tidy(str(error.get("code") or error.get("message") or "error"))[:200]
+            code = clean_text(str(error.get("code") or error.get("message") or "error"))[:200]
             return key, {"failed": "refused" if code == "content_filter" else f"batch: {code}"}
-        return key, read_reply(response["body"], definition(settings))
+        return key, parse_reply(response["body"], definition_parser(settings))
     except NoAnswer as problem:
         return key, {"failed": f"batch: {problem}"}
     except (ValueError, KeyError, TypeError, AttributeError):

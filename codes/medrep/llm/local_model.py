@@ -1,6 +1,6 @@
 """Answers prompts by a language model on this machine, as medrep.llm.chat does by a service.
 
-    model = local_model.Model(settings)
+    model = local_model.LocalModel(settings)
     model.answer_all(requests, answers, what="ratings")         # greedily, settings.prompts_at_once at a time
 
 Any causal model with a chat template, by its Hugging Face id or folder: MedGemma 27B text is a Gemma 3 (Gemma3ForCausalLM), 54 GB
@@ -20,11 +20,11 @@ from medrep.progress import print_line, progress_bar
 from medrep.settings import RatingConfig
 from medrep.vectors import texts
 
-LONGEST_ANSWER = 8192  # tokens, where the settings give no limit
-WORKING_SHARE = 0.1  # of the weights' bytes, for what is computed and remembered of a prompt
+MAX_ANSWER_TOKENS = 8192  # tokens, where the settings give no limit
+WORKING_MEMORY_SHARE = 0.1  # of the weights' bytes, for what is computed and remembered of a prompt
 
 
-class Model:
+class LocalModel:
     """Opened when it is first asked."""
 
     def __init__(self, settings: RatingConfig):
@@ -70,7 +70,7 @@ class Model:
             return  # how much that takes, its own loader knows
         with torch.device("meta"):
             weights = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_config(shape).parameters())
-        needed = weights * (2 if self.settings.precision == "bf16" else 4) * (1 + WORKING_SHARE)
+        needed = weights * (2 if self.settings.precision == "bf16" else 4) * (1 + WORKING_MEMORY_SHARE)
         gpus = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
         memory = psutil.virtual_memory().available
         if needed > gpus + memory:
@@ -84,7 +84,7 @@ class Model:
                 f"{self.name} needs {needed / 1e9:,.0f} GB and {gpus / 1e9:,.0f} are free on the GPUs: a part stays in main memory, which is slow"
             )
 
-    def answer_all(self, requests: Sequence[chat.Request], answers: chat.Answers, what: str):
+    def answer_all(self, requests: Sequence[chat.Request], answers: chat.AnswerFile, what: str):
         """Keep the answer to every request. The most likely token each time: one machine answers a prompt the same way twice."""
         if not self.opened:
             self.open()
@@ -94,7 +94,7 @@ class Model:
                 try:
                     for request, reply in zip(part, self.generate(part), strict=True):
                         answers.keep(request.key, reply)
-                except chat.Stop as reason:
+                except chat.StopAsking as reason:
                     raise UserError(f"{reason}; what was answered is kept, and the same command asks for the rest") from None
                 answers.sync()
                 progress.update(len(part))
@@ -111,7 +111,7 @@ class Model:
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
                 pad_token_id=tokenizer.pad_token_id,
-                max_new_tokens=self.settings.max_tokens or LONGEST_ANSWER,
+                max_new_tokens=self.settings.max_tokens or MAX_ANSWER_TOKENS,
                 do_sample=False,
                 temperature=None,
                 top_p=None,
@@ -128,7 +128,7 @@ class Model:
             end = next((i for i, token in enumerate(said) if token in ends), None)
             # marks of thoughts are special tokens to some models, and are needed to tell them from the answer
             replies.append(
-                chat.as_it_came(tokenizer.decode(said[:end]), "length" if end is None else "stop", refused=False)
+                chat.keep_raw(tokenizer.decode(said[:end]), "length" if end is None else "stop", refused=False)
                 | {"input_tokens": asked, "output_tokens": len(said) if end is None else end + 1}
             )
         return replies

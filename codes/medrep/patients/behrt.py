@@ -20,7 +20,7 @@ from medrep.errors import UserError
 from medrep.settings import ModelConfig
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK
 
-SPECIAL = len(SPECIAL_TOKENS)
+NUM_SPECIAL_TOKENS = len(SPECIAL_TOKENS)
 
 
 def packed_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, boundaries=None, asking=None, **_):
@@ -70,7 +70,7 @@ class BehrtConfig(BertConfig):
 def make_config(sizes: ModelConfig, vocabulary_size: int, frozen_concepts: bool, concept_width: int = 0) -> BehrtConfig:
     return BehrtConfig(
         vocab_size=vocabulary_size,
-        concept_count=vocabulary_size - SPECIAL,
+        concept_count=vocabulary_size - NUM_SPECIAL_TOKENS,
         frozen_concepts=frozen_concepts,
         concept_width=concept_width,
         hidden_size=sizes.hidden_size,
@@ -97,7 +97,7 @@ class PatientEmbeddings(nn.Module):
     def __init__(self, config: BehrtConfig):
         super().__init__()
         width = config.hidden_size
-        self.special = nn.Embedding(SPECIAL, width)
+        self.special = nn.Embedding(NUM_SPECIAL_TOKENS, width)
         self.concepts = nn.Embedding(config.concept_count, width)
         self.concepts.weight.requires_grad = not config.frozen_concepts
         # What is taken off a representation's vectors and what turns them; part of the model: another hospital's get the same.
@@ -115,8 +115,10 @@ class PatientEmbeddings(nn.Module):
 
     def forward(self, token, **added):
         """Hidden states (tokens, width) of `token` and what config adds to it, (tokens,) each; other arguments are not read."""
-        concept = self.concepts((token - SPECIAL).clamp(min=0))
-        h = self.scalars["concept"] * torch.where((token < SPECIAL)[:, None], self.special(token.clamp(max=SPECIAL - 1)), concept)
+        concept = self.concepts((token - NUM_SPECIAL_TOKENS).clamp(min=0))
+        h = self.scalars["concept"] * torch.where(
+            (token < NUM_SPECIAL_TOKENS)[:, None], self.special(token.clamp(max=NUM_SPECIAL_TOKENS - 1)), concept
+        )
         for name in self.added:
             table = getattr(self, name)
             h = h + self.scalars[name] * table(added[name].clamp(0, table.num_embeddings - 1))
@@ -208,7 +210,7 @@ class BehrtEncoder(BehrtPreTrainedModel):
             )
         if rescale:
             # a concept without a vector is a row of zeros
-            shift, turn = whitening(vectors[np.any(vectors != 0, axis=1)], self.config.hidden_size)
+            shift, turn = fit_whitening(vectors[np.any(vectors != 0, axis=1)], self.config.hidden_size)
             self.embeddings.concept_shift.copy_(torch.from_numpy(shift))
             self.embeddings.concept_turn.copy_(torch.from_numpy(turn * self.config.initializer_range))
         vectors = (torch.from_numpy(np.ascontiguousarray(vectors)).to(table.weight) - self.embeddings.concept_shift) @ self.embeddings.concept_turn
@@ -216,10 +218,10 @@ class BehrtEncoder(BehrtPreTrainedModel):
         new.weight.copy_(vectors)
         new.weight.requires_grad = table.weight.requires_grad
         self.embeddings.concepts = new
-        self.config.concept_count, self.config.vocab_size = len(vectors), len(vectors) + SPECIAL
+        self.config.concept_count, self.config.vocab_size = len(vectors), len(vectors) + NUM_SPECIAL_TOKENS
 
 
-def whitening(vectors: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+def fit_whitening(vectors: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean (vectors' width,) and matrix (vectors' width, `width`) so that (vectors - mean) @ matrix has about unit covariance.
 
     Directions with less than a hundredth of the mean variance are noise and are not brought up to full size. Of vectors
@@ -235,12 +237,12 @@ def whitening(vectors: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.pad(scaled @ directions.T, ((0, 0), (0, width - len(mean))))
 
 
-class AsRead:
+class RescaledVectors:
     """An array's rows as the patient model reads them, computed as they are asked for."""
 
     def __init__(self, array: np.ndarray, fitted_on: np.ndarray):
         self.array, self.shape = array, array.shape
-        self.mean, self.turn = whitening(array[fitted_on], array.shape[1])
+        self.mean, self.turn = fit_whitening(array[fitted_on], array.shape[1])
 
     def __len__(self) -> int:
         return len(self.array)
@@ -292,14 +294,14 @@ class BehrtForPretraining(BehrtPreTrainedModel):
         `translation` int64 (new vocabulary,) gives the old number of each token, UNK where it had none. What is kept by
         token (learned tables, the linear head) is taken over; a token that is new there starts as in a new model.
         """
-        rows = torch.from_numpy(np.where(translation[SPECIAL:] == UNK, -1, translation[SPECIAL:]))
+        rows = torch.from_numpy(np.where(translation[NUM_SPECIAL_TOKENS:] == UNK, -1, translation[NUM_SPECIAL_TOKENS:]))
         if vectors is not None:
             self.encoder.set_concepts(vectors, rescale=False)
         else:
-            self.encoder.embeddings.concepts = self.taken_over(self.encoder.embeddings.concepts, (rows - SPECIAL).clamp(min=-1))
-            self.config.concept_count, self.config.vocab_size = len(rows), len(rows) + SPECIAL
+            self.encoder.embeddings.concepts = self.taken_over(self.encoder.embeddings.concepts, (rows - NUM_SPECIAL_TOKENS).clamp(min=-1))
+            self.config.concept_count, self.config.vocab_size = len(rows), len(rows) + NUM_SPECIAL_TOKENS
         if self.config.head == "linear":
-            self.decoder = self.taken_over(self.decoder, torch.cat([torch.arange(SPECIAL), rows]))
+            self.decoder = self.taken_over(self.decoder, torch.cat([torch.arange(NUM_SPECIAL_TOKENS), rows]))
 
     def taken_over(self, old: nn.Linear | nn.Embedding, rows: torch.Tensor) -> nn.Linear | nn.Embedding:
         """A table with a row for each of `rows` int64: the old one's row of that number, a new model's for -1."""

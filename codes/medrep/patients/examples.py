@@ -92,7 +92,7 @@ def read_labels(hospital: str, outcome: str) -> pd.DataFrame:
     return table.order_by("subject_id", "prediction_time").to_pandas()
 
 
-def hashed(items, seed: int) -> list:
+def sort_by_hash(items, seed: int) -> list:
     """`items` in an order that the seed decides, and neither their number nor the order they came in."""
     return sorted(items, key=lambda item: hashlib.sha256(f"{seed}/{item}".encode()).hexdigest())
 
@@ -109,15 +109,15 @@ def split_persons(persons: np.ndarray, truth: np.ndarray, seed: int, shares: dic
     strata = pd.Series(place).groupby(persons).min()
     parts: dict[str, set[int]] = {name: set() for name in shares}
     for stratum in sorted(strata.unique()):
-        group = hashed(strata.index[strata == stratum].tolist(), seed)
+        group = sort_by_hash(strata.index[strata == stratum].tolist(), seed)
         start = 0
-        for name, count in zip(shares, divide(len(group), list(shares.values())), strict=True):
+        for name, count in zip(shares, apportion(len(group), list(shares.values())), strict=True):
             parts[name].update(group[start : start + count])
             start += count
     return parts
 
 
-def divide(total: int, shares: list[float]) -> list[int]:
+def apportion(total: int, shares: list[float]) -> list[int]:
     """`total` in whole numbers as `shares` say, none 0 if there is one for each."""
     edges = np.rint(np.cumsum([0, *shares]) / sum(shares) * total).astype(int)
     counts = np.diff(edges).tolist()
@@ -127,12 +127,12 @@ def divide(total: int, shares: list[float]) -> list[int]:
     return counts
 
 
-def few(examples: Examples, part: np.ndarray, shots: int, seed: int) -> np.ndarray:
+def sample_few_shot(examples: Examples, part: np.ndarray, shots: int, seed: int) -> np.ndarray:
     """`shots` positive and as many negative rows of `part`, or all where there are fewer, each of another person while there are enough."""
     chosen = []
     for label in (1, 0):
         rows = part[examples.truth[part[:, 3], 0] == label]
-        order = {person: i for i, person in enumerate(hashed(set(examples.persons[rows[:, 3]].tolist()), seed))}
+        order = {person: i for i, person in enumerate(sort_by_hash(set(examples.persons[rows[:, 3]].tolist()), seed))}
         rank = np.array([order[person] for person in examples.persons[rows[:, 3]].tolist()], dtype=np.int64)
         again = pd.Series(rank).groupby(rank).cumcount().to_numpy()  # a person's first, second, ... example
         chosen.append(rows[np.lexsort((rank, again))][:shots])

@@ -29,11 +29,11 @@ from medrep.errors import UserError
 from medrep.patients.training import CHECKPOINT_NAMES, make_loader
 from medrep.progress import print_line
 
-BEYOND = "beyond_tables"
+OUT_OF_RANGE = "beyond_tables"
 
 
 @dataclass
-class State:
+class TrainingState:
     """What a run must remember beside model and optimizer; saved by accelerate with them."""
 
     epoch: int = 0
@@ -59,7 +59,7 @@ class State:
             self.sums[name], self.numbers[name] = self.sums.get(name, 0.0) + total, self.numbers.get(name, 0.0) + number
 
     def means(self) -> dict[str, float]:
-        return {name: total / max(self.numbers[name], 1) for name, total in self.sums.items() if total or name != BEYOND}
+        return {name: total / max(self.numbers[name], 1) for name, total in self.sums.items() if total or name != OUT_OF_RANGE}
 
     def next_epoch(self, score: float) -> bool:
         """Whether the epoch was the best so far."""
@@ -98,7 +98,7 @@ def fit(
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     total = steps * settings.epochs
     schedule = get_linear_schedule_with_warmup(optimizer, int(settings.warmup_share * total), total)
-    state = State()
+    state = TrainingState()
     model, optimizer = accelerator.prepare(model, optimizer)
     accelerator.register_for_checkpointing(schedule, state)
     log, best = folder / "log.jsonl", folder / "best"
@@ -109,7 +109,7 @@ def fit(
     if progress.is_main_process():
         storage.make_folder(folder)
         write_log(log, lines)
-    with Signals() as signals:
+    with StopSignals() as signals:
         while state.epoch < settings.epochs and state.bad_epochs < settings.patience:
             run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder, settings, plan(state.epoch), make, losses, what, signals)
             line = {"epoch": state.epoch + 1, **{name: round(value, 5) for name, value in state.means().items()}}
@@ -125,12 +125,12 @@ def fit(
             }
             if progress.is_main_process():
                 print_line(f"{what}: {progress.format_figures(line)}")
-                with disk_of(folder):
+                with disk_full_error(folder):
                     if better:
                         with storage.atomic_write(best) as part:
                             accelerator.unwrap_model(model).save_pretrained(part)
                     write_log(log, lines := [*lines, line])
-                    draw_log(lines, folder / "loss.png", what)
+                    plot_log(lines, folder / "loss.png", what)
             accelerator.log({name: value for name, value in line.items() if isinstance(value, int | float)}, step=state.epoch)
             save_checkpoint(accelerator, folder)
     for tracker in accelerator.trackers:  # end_training would also end the processes' group
@@ -175,7 +175,7 @@ def run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder
             state.seconds = done + time.perf_counter() - started
             bar.update()
             if not bar.disable:
-                bar.set_postfix_str(watched(state, schedule, settings, len(plan), accelerator), refresh=False)
+                bar.set_postfix_str(format_training_figures(state, schedule, settings, len(plan), accelerator), refresh=False)
             stop, due = everyone[-2:].tolist()
             if stop or due:
                 save_checkpoint(accelerator, folder)
@@ -185,14 +185,14 @@ def run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder
                 sys.exit(128 + (signals.stop or signal.SIGTERM))
 
 
-def beyond_tables(model, batch) -> dict[str, tuple[int, int]]:
+def count_out_of_range(model, batch) -> dict[str, tuple[int, int]]:
     """How many of a batch's tokens have an age or rank that the model's tables don't reach: they are read as the last that they have."""
     config = getattr(model, "module", model).config
     beyond = (batch["age"] < 0) | (batch["age"] > config.max_age) | (batch["visit_rank"] > config.max_rank) | (batch["record_rank"] > config.max_rank)
-    return {BEYOND: (int(beyond.sum()), 0)}  # a sum of numbers, not a mean
+    return {OUT_OF_RANGE: (int(beyond.sum()), 0)}  # a sum of numbers, not a mean
 
 
-def watched(state: State, schedule, settings, steps: int, accelerator) -> str:
+def format_training_figures(state: TrainingState, schedule, settings, steps: int, accelerator) -> str:
     """What the progress line says beside tqdm's own: means of the epoch so far, rate, learning rate, memory, and the time left at most."""
     each = state.seconds / state.step
     left = each * (steps * (settings.epochs - state.epoch) - state.step)
@@ -208,7 +208,7 @@ def peak_gib(device: torch.device) -> float:
     return (torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss) / 2**30
 
 
-class Signals:
+class StopSignals:
     """SIGTERM, which a scheduler sends before it kills, and Ctrl-C: the step that runs is finished, and a checkpoint written.
 
     A second Ctrl-C does not wait for that.
@@ -243,21 +243,21 @@ def write_log(log: Path, lines: list[dict]):
         part.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def best_line(folder: Path) -> dict:
+def best_epoch(folder: Path) -> dict:
     """The figures of the epoch that was kept."""
     return [line for line in read_log(folder / "log.jsonl") if line["best"]][-1]
 
 
-def flat(settings: dict, before: str = "") -> dict[str, int | float | str | bool]:
+def flatten(settings: dict, before: str = "") -> dict[str, int | float | str | bool]:
     """{`model.hidden_size`: 768}: what trackers take for a run's settings."""
     found = {}
     for name, value in settings.items():
         simple = value if isinstance(value, int | float | str | bool) else str(value)
-        found |= flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: simple}
+        found |= flatten(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: simple}
     return found
 
 
-def draw_log(lines: list[dict], file: Path, title: str):
+def plot_log(lines: list[dict], file: Path, title: str):
     """Losses and, below, the figures between 0 and 1, by epoch."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -279,7 +279,7 @@ def draw_log(lines: list[dict], file: Path, title: str):
 
 
 @contextmanager
-def disk_of(folder: Path):
+def disk_full_error(folder: Path):
     """No space left is said in one sentence, whichever library ran out of it."""
     try:
         yield
@@ -298,7 +298,7 @@ def save_checkpoint(accelerator: Accelerator, folder: Path):
     if accelerator.is_main_process:
         storage.remove_path(part)
     accelerator.wait_for_everyone()
-    with disk_of(folder):
+    with disk_full_error(folder):
         accelerator.save_state(str(part))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:

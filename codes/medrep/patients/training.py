@@ -29,7 +29,7 @@ from medrep import config, contract, progress, stamps, storage
 from medrep.errors import UserError
 from medrep.patients import sequences
 from medrep.progress import print_line
-from medrep.vocabulary.ancestors import translation_by_ancestors
+from medrep.vocabulary.ancestors import map_tokens_by_ancestors
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK, Vocabulary
 from medrep.vocabulary.token_vocabulary import load_vocabulary as load_vocabulary
 
@@ -214,12 +214,12 @@ def make_input_mapping(vocabulary: Vocabulary, rep: str, model_vocabulary: Vocab
     """`none` knows the codes it was pretrained on, and reads others by `oov`; a representation gives every code with a vector a meaning."""
     if rep == "none":
         if oov == "ancestor":
-            return InputMapping(translation_by_ancestors(vocabulary, model_vocabulary)[0], None)
+            return InputMapping(map_tokens_by_ancestors(vocabulary, model_vocabulary)[0], None)
         return InputMapping(vocabulary.translation_to(model_vocabulary), None)
     from medrep.vectors import concept_vectors
 
     special = len(SPECIAL_TOKENS)
-    vectors, how = concept_vectors.gather(vocabulary.tokens[special:], rep)
+    vectors, how = concept_vectors.gather_vectors(vocabulary.tokens[special:], rep)
     translation = np.arange(len(vocabulary))
     translation[special:][how == "none"] = UNK
     return InputMapping(translation, vectors)

@@ -1,6 +1,6 @@
 """Drawings for a page: matplotlib figures as SVG that lies inside the page and takes its colours, by day and by night.
 
-    charts.lines([charts.Line("medrep", x, y)], key="roc-MT-mimic", title="...", description="...", labels=("1 - specificity", "sensitivity"))
+    charts.line_chart([charts.Line("medrep", x, y)], key="roc-MT-mimic", title="...", description="...", labels=("1 - specificity", "sensitivity"))
 
 Text stays text: it is read aloud, found and selected, and has the page's font. Colours are the page's CSS variables (--ink, --faint, --c1 to
 --c8), lines also differ by their dashes. Every id carries `key`, so that many drawings lie in one page. The same input gives the same bytes.
@@ -19,12 +19,12 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 INK, FAINT = "#010101", "#020202"
-SERIES = [f"#0{i}0{i}0a" for i in range(1, 9)]
+SERIES_COLOURS = [f"#0{i}0{i}0a" for i in range(1, 9)]
 """Stand for the page's colours until the drawing is text."""
-VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)"} | {colour: f"var(--c{i})" for i, colour in enumerate(SERIES, 1)}
-DASHES = [(), (6, 2), (2, 2), (8, 2, 2, 2), (4, 1), (1, 1.5), (10, 3), (5, 2, 1, 2, 1, 2)]
+CSS_VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)"} | {colour: f"var(--c{i})" for i, colour in enumerate(SERIES_COLOURS, 1)}
+DASH_PATTERNS = [(), (6, 2), (2, 2), (8, 2, 2, 2), (4, 1), (1, 1.5), (10, 3), (5, 2, 1, 2, 1, 2)]
 """In line widths, as SVG and matplotlib both count them."""
-STYLE = {
+RC_PARAMS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "medrep",
     "text.parse_math": False,
@@ -43,7 +43,7 @@ STYLE = {
     "axes.titlelocation": "left",
     "axes.unicode_minus": True,
 }
-GUIDE = {"color": FAINT, "linewidth": 1, "linestyle": (0, (2, 2))}
+REFERENCE_LINE = {"color": FAINT, "linewidth": 1, "linestyle": (0, (2, 2))}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Line:
     thin: bool = False
 
 
-def start(size: tuple[float, float], title: str):
+def new_figure(size: tuple[float, float], title: str):
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     axes.set(title=title)
     axes.set_axisbelow(True)
@@ -66,18 +66,18 @@ def start(size: tuple[float, float], title: str):
 
 
 def dashes(style: int) -> tuple:
-    return DASHES[style % len(DASHES)]
+    return DASH_PATTERNS[style % len(DASH_PATTERNS)]
 
 
 def colour(style: int) -> str:
-    return SERIES[style % len(SERIES)]
+    return SERIES_COLOURS[style % len(SERIES_COLOURS)]
 
 
 def legend(names: dict[str, int], solid: bool = False) -> Markup:
     """A list for several drawings: {name: style}; `solid` for areas."""
     patterns = {style: "" if solid else " ".join(f"{2 * part:g}" for part in dashes(style)) for style in names.values()}
     items = [
-        f'<li><svg width="34" height="10" aria-hidden="true"><line x1="1" y1="5" x2="33" y2="5" stroke="{VARIABLES[colour(style)]}" '
+        f'<li><svg width="34" height="10" aria-hidden="true"><line x1="1" y1="5" x2="33" y2="5" stroke="{CSS_VARIABLES[colour(style)]}" '
         f'stroke-width="{10 if solid else 2.5}" stroke-dasharray="{patterns[style]}"/></svg>{escape(name)}</li>'
         for name, style in names.items()
     ]
@@ -99,7 +99,7 @@ def to_svg(figure, key: str, title: str, description: str) -> Markup:
     text = re.sub(r' d="[^"]*"', lambda m: re.sub(r"(\d\.\d)\d+", r"\1", " ".join(m[0].split("\n"))).replace(' " ', '"'), text)
     text = re.sub(r' ([xy])="(-?\d+\.\d)\d+"', r' \1="\2"', text)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
-    for stand_in, variable in VARIABLES.items():
+    for stand_in, variable in CSS_VARIABLES.items():
         text = text.replace(stand_in, variable)
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
     opening = (
@@ -109,7 +109,7 @@ def to_svg(figure, key: str, title: str, description: str) -> Markup:
     return Markup(opening + re.sub(r"\n\s*", "\n", text[text.index(">") + 1 :]).strip())
 
 
-def lines(
+def line_chart(
     drawn: Sequence[Line],
     key: str,
     title: str,
@@ -122,13 +122,13 @@ def lines(
     whole_x: bool = False,
 ) -> Markup:
     """Curves; `limits` are of both axes, ((x0, x1), (y0, y1)); the diagonal and a level are there to compare with."""
-    with plt.rc_context(STYLE):
-        figure, axes = start(size, title)
+    with plt.rc_context(RC_PARAMS):
+        figure, axes = new_figure(size, title)
         if diagonal:
             end = limits[0][1] if limits else 1
-            axes.plot([0, end], [0, end], **GUIDE)
+            axes.plot([0, end], [0, end], **REFERENCE_LINE)
         if level is not None:
-            axes.axhline(level, **GUIDE)
+            axes.axhline(level, **REFERENCE_LINE)
         for line in drawn:
             axes.plot(
                 line.x,
@@ -150,13 +150,13 @@ def lines(
         return to_svg(figure, key, title, description)
 
 
-def name_rows(axes, names: Sequence[str]):
+def label_rows(axes, names: Sequence[str]):
     axes.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.6))
     axes.set_yticklabels(names)
     axes.tick_params(axis="y", length=0)
 
 
-def intervals(
+def forest_chart(
     rows: Sequence[tuple[str, float, float, float, int]],
     key: str,
     title: str,
@@ -168,10 +168,10 @@ def intervals(
     width: float = 4.1,
 ) -> Markup:
     """A point and its interval a row, (name, value, low, high, style), the first on top; `marks` {row: another value of it}, as diamonds."""
-    with plt.rc_context(STYLE):
-        figure, axes = start((width, 0.62 + 0.23 * len(rows)), title)
+    with plt.rc_context(RC_PARAMS):
+        figure, axes = new_figure((width, 0.62 + 0.23 * len(rows)), title)
         if level is not None:
-            axes.axvline(level, **GUIDE)
+            axes.axvline(level, **REFERENCE_LINE)
         for place, (_, value, low, high, style) in enumerate(rows):
             if np.isfinite([low, high]).all():
                 axes.plot([low, high], [place, place], color=colour(style), linewidth=1.6, solid_capstyle="butt")
@@ -180,24 +180,24 @@ def intervals(
             axes.plot([value], [place], "D", markerfacecolor="none", markeredgecolor=INK, markersize=5)
         if limits:
             axes.set_xlim(limits)
-        name_rows(axes, [name for name, *_ in rows])
+        label_rows(axes, [name for name, *_ in rows])
         axes.set(xlabel=label)
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         axes.grid(True, axis="x")
         return to_svg(figure, key, title, description)
 
 
-def bars(
+def bar_chart(
     rows: Sequence[tuple[str, Sequence[float]]], styles: Sequence[int], key: str, title: str, description: str, label: str, width: float = 4.1
 ) -> Markup:
     """Shares of 1, stacked to the right, a bar a row; `styles` are the colours of its shares."""
-    with plt.rc_context(STYLE):
-        figure, axes = start((width, 0.62 + 0.27 * len(rows)), title)
+    with plt.rc_context(RC_PARAMS):
+        figure, axes = new_figure((width, 0.62 + 0.27 * len(rows)), title)
         for place, (_, shares) in enumerate(rows):
             left = 0.0
             for style, share in zip(styles, shares, strict=True):
                 axes.barh(place, share, left=left, height=0.72, color=colour(style), linewidth=0)
                 left += share
         axes.set(xlim=(0, 1), xlabel=label)
-        name_rows(axes, [name for name, _ in rows])
+        label_rows(axes, [name for name, _ in rows])
         return to_svg(figure, key, title, description)

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 import numpy as np
 
 GRID = np.linspace(0, 1, 101)
-BINS = 5
+CALIBRATION_BINS = 5
 """More groups, of as few positives as hospitals have, say more of chance than of calibration."""
 
 
-def enough(tests: Sequence[tuple], smallest: int) -> bool:
+def has_enough_cases(tests: Sequence[tuple], smallest: int) -> bool:
     """Whether every test has so many persons with a positive, and with a negative."""
     return bool(tests) and all(
         len(np.unique(np.asarray(persons)[labels == value])) >= smallest for labels, _, persons in tests for value in (True, False)
     )
 
 
-def counted(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def cumulative_counts(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positives and negatives at or above each distinct score, from the highest down."""
     order = np.argsort(-np.asarray(scores), kind="stable")
     labels, scores = np.asarray(labels)[order], np.asarray(scores)[order]
@@ -27,22 +27,22 @@ def counted(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.cumsum(labels)[ends], np.cumsum(~labels)[ends]
 
 
-def roc(tests: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray]:
+def roc_curve(tests: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray]:
     """1 - specificity and sensitivity, the latter the mean over tests at each of GRID."""
     found = []
     for labels, scores, _ in tests:
-        positive, negative = counted(labels, scores)
+        positive, negative = cumulative_counts(labels, scores)
         x, y = np.r_[0, negative / negative[-1]], np.r_[0, positive / positive[-1]]
         top = np.r_[np.diff(x) > 0, True]  # of a vertical step the upper end
         found.append(np.interp(GRID, x[top], y[top]))
     return np.r_[0, GRID], np.r_[0, np.mean(found, axis=0)]
 
 
-def precision_recall(tests: Sequence[tuple], smallest: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def precision_recall_curve(tests: Sequence[tuple], smallest: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Recall and precision, the latter the mean over tests at each of GRID that all reach with `smallest` examples called positive."""
     found = []
     for labels, scores, _ in tests:
-        positive, negative = counted(labels, scores)
+        positive, negative = cumulative_counts(labels, scores)
         recall, precision = positive / positive[-1], positive / (positive + negative)
         at = np.searchsorted(recall, GRID - 1e-12)
         found.append(np.where((positive + negative)[at] >= smallest, precision[at], np.nan))
@@ -51,7 +51,7 @@ def precision_recall(tests: Sequence[tuple], smallest: int = 1) -> tuple[np.ndar
     return GRID[there], mean[there]
 
 
-def calibration(tests: Sequence[tuple], smallest: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def calibration_curve(tests: Sequence[tuple], smallest: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Mean predicted probability and share of positives in at most BINS groups of like predictions, all tests together.
 
     A group has at least `smallest` persons with and without the outcome, and no fewer positives than a BINS-th of all, so that its share
@@ -60,7 +60,7 @@ def calibration(tests: Sequence[tuple], smallest: int = 1) -> tuple[np.ndarray, 
     labels, scores, persons = (np.concatenate([np.asarray(test[i]) for test in tests]) for i in range(3))
     order = np.lexsort((persons, labels, scores))
     labels, scores, persons = labels[order], scores[order], persons[order]
-    share = labels.sum() / BINS
+    share = labels.sum() / CALIBRATION_BINS
     edges, start = [0], 0
     seen: tuple[set, set] = (set(), set())
     for i in range(len(labels)):

@@ -63,7 +63,7 @@ class Counts:
         while changed:
             changed = False
             for terms in self.sums:
-                if not tells(terms):
+                if not reveals_hidden(terms):
                     continue
                 shown = [term for term in terms if not term.hidden and term.value > 0]
                 # not the rest, which stands nowhere; the smallest that leaves room for ten cases; the whole only if there is no other
@@ -71,7 +71,7 @@ class Counts:
                     min(others, key=lambda term: (term.value < 2 * self.smallest, term.value)).withheld = changed = True
 
 
-def tells(terms: Sequence[Count]) -> bool:
+def reveals_hidden(terms: Sequence[Count]) -> bool:
     """Whether terms[0] = the sum of the others, all but the hidden ones known, leaves a hidden one hardly anything to be.
 
     Hardly anything: for a small one fewer than half of what "<11" leaves it; for a withheld one, a single number.

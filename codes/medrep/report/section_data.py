@@ -98,7 +98,7 @@ def pipeline_section(counts: Counts, hospitals: list[str]) -> Section:
     parts = [Table("Rows at every stage, by hospital", ["stage", *hospitals, "one row is"], rows, note)]
     parts += [MissingResult(f"Stages of {hospital}", "\n".join(dict.fromkeys(commands))) for hospital, commands in missing.items()]
     parts += [Subsection("road-concepts", "Concepts and experiments", [SideBySide([shared_files_table(), experiments_table()])])]
-    if not concept_vectors.arms_there():
+    if not concept_vectors.available_arms():
         parts.append(MissingResult("Concept vectors", "bash representation/run.sh"))
     return Section("road", "Road", "The road", "What every stage wrote, from the hospitals' tables to tested models.", parts)
 
@@ -114,7 +114,7 @@ def vocabulary_size(hospital: str) -> int | None:
 
 
 def shared_files_table() -> Table:
-    index, files = contract.concept_index_file(), {rep: contract.concept_array_file(rep) for rep in concept_vectors.arms_there()}
+    index, files = contract.concept_index_file(), {rep: contract.concept_array_file(rep) for rep in concept_vectors.available_arms()}
     found = [
         ("concept_idx", "a concept, or a measurement's decile", sum(1 for _ in open(index)) - 1 if index.exists() else None),
         ("definitions", DEFINITIONS.row, count_rows(DEFINITIONS.at())),
@@ -459,7 +459,7 @@ def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFram
                 values, texts = whole[reading].concepts_share.tolist(), [""] * len(kinds)
             bars.append((name if len(name) < 34 else "vectors", values))
             said.append(f"{name}: " + ", ".join(f"{kind} {text or f'{value:.0%}'}" for kind, text, value in zip(kinds, texts, values, strict=True)))
-        return charts.bars(
+        return charts.bar_chart(
             bars,
             list(looks.values()),
             slugify("coverage", external, what),

@@ -132,7 +132,7 @@ def forest_plot(outcome: str, hospital: str, rows: pd.DataFrame, home: str, limi
             drawn.append((name, *(float(row[key] or "nan") for key in ("auroc", "auroc_low", "auroc_high")), rep_style(arm[3])))
     said = format_figures({name: value for name, value, *_ in drawn})
     return (
-        charts.intervals(
+        charts.forest_chart(
             drawn,
             slugify("forest", outcome, hospital),
             f"{outcome} at {hospital}",

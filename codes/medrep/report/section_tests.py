@@ -71,8 +71,8 @@ def curve_section(home: str, smallest: int, most: int) -> Section:
         for hospital, there in group_home_first(rows, "tested_on", home):
             tests = {arm: read_test_predictions(part) for arm in chosen if len(part := select_arm(there, arm))}
             lost += [f"{results.arm_label(arm)} at {hospital}" for arm, of in tests.items() if len(of) < len(select_arm(there, arm))]
-            without += [f"{results.arm_label(arm)} at {hospital}" for arm, of in tests.items() if not curves.enough(of, smallest)]
-            tests = {arm: of for arm, of in tests.items() if curves.enough(of, smallest)}
+            without += [f"{results.arm_label(arm)} at {hospital}" for arm, of in tests.items() if not curves.has_enough_cases(of, smallest)]
+            tests = {arm: of for arm, of in tests.items() if curves.has_enough_cases(of, smallest)}
             if tests:
                 names = charts.legend({results.arm_label(arm): style[arm] for arm in tests})
                 parts.append(FigureGrid(curve_figures(outcome, hospital, tests, style, smallest), names if names != drawn else Markup(""), across=3))
@@ -102,12 +102,12 @@ def curve_figures(outcome: str, hospital: str, tests: dict, style: dict, smalles
 
     square = ((0, 1), (0, 1))
     prevalence = float(np.mean([labels.mean() for of in tests.values() for labels, *_ in of]))
-    roc, precision = lines(curves.roc), lines(lambda of: curves.precision_recall(of, smallest))
-    calibrated = lines(lambda of: curves.calibration(of, smallest), marked=True)
+    roc, precision = lines(curves.roc_curve), lines(lambda of: curves.precision_recall_curve(of, smallest))
+    calibrated = lines(lambda of: curves.calibration_curve(of, smallest), marked=True)
     end = min(1.0, 1.08 * max([float(np.max(v)) for line in calibrated for v in (line.x, line.y) if len(v)], default=1.0))
     groups_said = "; ".join(f"{line.name} {', '.join(f'{x:.2f} {y:.2f}' for x, y in zip(line.x, line.y, strict=True))}" for line in calibrated)
     return [
-        charts.lines(
+        charts.line_chart(
             roc,
             slugify("roc", outcome, hospital),
             f"ROC at {hospital}",
@@ -116,7 +116,7 @@ def curve_figures(outcome: str, hospital: str, tests: dict, style: dict, smalles
             square,
             diagonal=True,
         ),
-        charts.lines(
+        charts.line_chart(
             precision,
             slugify("precision", outcome, hospital),
             f"Precision and recall at {hospital}",
@@ -125,7 +125,7 @@ def curve_figures(outcome: str, hospital: str, tests: dict, style: dict, smalles
             square,
             level=prevalence,
         ),
-        charts.lines(
+        charts.line_chart(
             calibrated,
             slugify("calibration", outcome, hospital),
             f"Calibration at {hospital}",
@@ -252,7 +252,7 @@ def unknown_codes_parts(counts: Counts, external: str, table: pd.DataFrame, most
         if lines:
             said = "; ".join(f"{line.name} " + ", ".join(f"{y:.2f}" for y in line.y) for line in lines)
             drawn.append(
-                charts.lines(
+                charts.line_chart(
                     lines,
                     slugify("unknown", outcome, external),
                     outcome,

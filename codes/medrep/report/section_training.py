@@ -66,14 +66,14 @@ def rep_order(rep: str) -> int:
 
 def rep_style(rep: str) -> int:
     """One look a representation, all over the page."""
-    return rep_order(rep) % len(charts.SERIES) if rep in results.REPRESENTATIONS else len(charts.SERIES) - 1
+    return rep_order(rep) % len(charts.SERIES_COLOURS) if rep in results.REPRESENTATIONS else len(charts.SERIES_COLOURS) - 1
 
 
 def arm_styles(arms: list[tuple]) -> dict[tuple, int]:
     """A look for each of a drawing's arms: its representation's, or one that is free where another has it, a plain arm first."""
     looks: dict[tuple, int] = {}
     for arm in sorted(arms, key=lambda arm: arm[4:] not in (("", ""), ("", "unk"))):
-        free = [style for style in [rep_style(arm[3]), *range(len(charts.SERIES))] if style not in looks.values()]
+        free = [style for style in [rep_style(arm[3]), *range(len(charts.SERIES_COLOURS))] if style not in looks.values()]
         looks[arm] = free[0] if free else rep_style(arm[3])
     return looks
 
@@ -120,7 +120,7 @@ def quality_parts(file: Path) -> list:
         title = title.format(kind)
         said = format_figures({row.arm: float(row.value) for row in rows})
         drawn.append(
-            charts.intervals(
+            charts.forest_chart(
                 [(row.arm, row.value, row.low, row.high, rep_style(row.arm)) for row in rows],
                 slugify("quality", measure, kind),
                 title,
@@ -202,7 +202,7 @@ def pretraining_parts() -> list:
             ]
             said = format_figures({rep: log[-1].get(f"valid_{measure}", "") for rep, log in runs})
             drawn.append(
-                charts.lines(
+                charts.line_chart(
                     lines,
                     slugify("pretraining", hospital, model, head, measure),
                     f"{model}{'' if head == 'linear' else f', {head} head'}, {hospital}",
@@ -244,7 +244,7 @@ def finetuning_parts(home: str) -> list:
             best.setdefault(results.arm_label(arm), []).append(max(line.get("valid_auroc") or 0 for line in log))
         said = format_figures({name: round(float(np.mean(values)), 2) for name, values in best.items()})
         drawn.append(
-            charts.lines(
+            charts.line_chart(
                 lines,
                 slugify("finetuning", outcome),
                 outcome,

@@ -1,9 +1,9 @@
 """Vectors by concept: opens the index and the memory-mapped arrays of usedata/representation and gathers rows.
 
     ids, array = concept_vectors.open_vectors("medrep")                # the concept of each row; float32 (concepts, width) on disk
-    rows = concept_vectors.rows_of(ids, ["201826", "3004410_7"])       # the row of each, -1 where it has none
-    near, cosine = concept_vectors.neighbours(array[rows], "medrep", k=10)
-    vectors, how = concept_vectors.gather(tokens, "medrep")            # for a model
+    rows = concept_vectors.find_rows(ids, ["201826", "3004410_7"])       # the row of each, -1 where it has none
+    near, cosine = concept_vectors.nearest_neighbours(array[rows], "medrep", k=10)
+    vectors, how = concept_vectors.gather_vectors(tokens, "medrep")            # for a model
 
 The last takes, for a token without a row of its own, its plain concept's (a decile), then the mean of its nearest
 ancestors that have one. Also owns the names of the arms (ARMS) and which edges are held out, and tells the published
@@ -28,11 +28,11 @@ from medrep.errors import UserError
 from medrep.progress import print_line, progress_bar
 from medrep.settings import ModelConfig
 from medrep.vectors import nearest
-from medrep.vocabulary.ancestors import ANCESTOR, HOW, NONE, OWN, PLAIN, nearest_ancestors
+from medrep.vocabulary.ancestors import ANCESTOR, NONE, OWN, VECTOR_SOURCES, WITHOUT_DECILE, nearest_ancestors
 
-ROWS_AT_ONCE = 2**15
+ROWS_PER_CHUNK = 2**15
 DECILES = range(10)
-ARMS = {
+REPRESENTATION_SCRIPTS = {
     "none": "",
     "random": "representation/random_vectors.py",
     "name": "representation/description.py --text name",
@@ -48,14 +48,14 @@ ARMS = {
 
 def add_rep_argument(parser: argparse.ArgumentParser, *flags: str, none: bool = True, default: str | None = "medrep", nargs: str | None = None):
     """A flag that takes one of ARMS or the path of a user's own .npy, whose rows are those of concept_idx.csv."""
-    known = [arm for arm in ARMS if none or arm != "none"]
+    known = [arm for arm in REPRESENTATION_SCRIPTS if none or arm != "none"]
 
     def parse(text: str) -> str:
         if text in known:
             return text
         if not text.endswith(".npy"):
             raise argparse.ArgumentTypeError(f"{text!r} (choose from {', '.join(known)}, or give the path of a .npy of your own)")
-        if Path(text).stem in ARMS:
+        if Path(text).stem in REPRESENTATION_SCRIPTS:
             raise argparse.ArgumentTypeError(f"{text} would be taken for the arm {Path(text).stem} in results: give the file another name")
         return str(Path(text).resolve())
 
@@ -64,10 +64,10 @@ def add_rep_argument(parser: argparse.ArgumentParser, *flags: str, none: bool = 
     )
 
 
-def arms_there() -> list[str]:
+def available_arms() -> list[str]:
     """The arms whose array is there, in the order of ARMS, then others' that lie beside them."""
-    there = representations()
-    return [arm for arm in ARMS if arm in there] + [rep for rep in there if rep not in ARMS]
+    there = list_representations()
+    return [arm for arm in REPRESENTATION_SCRIPTS if arm in there] + [rep for rep in there if rep not in REPRESENTATION_SCRIPTS]
 
 
 # ---- chance ----------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def arms_there() -> list[str]:
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def mix(numbers: np.ndarray) -> np.ndarray:
+def hash_integers(numbers: np.ndarray) -> np.ndarray:
     """uint64 to uint64, each bit of the outcome depending on every bit: the end of SplitMix64 (Steele et al., OOPSLA 2014)."""
     x = numbers.astype(np.uint64)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -83,7 +83,7 @@ def mix(numbers: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def held_out(a: np.ndarray, b: np.ndarray, share: float = 0.05) -> np.ndarray:
+def held_out_mask(a: np.ndarray, b: np.ndarray, share: float = 0.05) -> np.ndarray:
     """bool (pairs,): whether the edge between concepts `a` and `b` (int64 concept_ids) is kept for representation/evaluate.py.
 
     A hash of the unordered pair decides, so that whoever asks gets the same answer and all relationships between the two
@@ -91,14 +91,14 @@ def held_out(a: np.ndarray, b: np.ndarray, share: float = 0.05) -> np.ndarray:
     definition from relationships should leave them unsaid. A concept and its own deciles are never held out.
     """
     low, high = np.minimum(a, b).astype(np.int64).view(np.uint64), np.maximum(a, b).astype(np.int64).view(np.uint64)
-    uniform = (mix(mix(low + GOLDEN) + high) >> np.uint64(11)) * 2.0**-53
+    uniform = (hash_integers(hash_integers(low + GOLDEN) + high) >> np.uint64(11)) * 2.0**-53
     return (uniform < share) & (low != high)
 
 
 # ---- index and arrays ------------------------------------------------------------------------------------
 
 
-def read_index() -> pa.Array:
+def read_concept_index() -> pa.Array:
     """The concept of each row as text: `201826`, deciles `3004410_7`."""
     path = contract.concept_index_file()
     if not path.exists():
@@ -114,8 +114,8 @@ def read_index() -> pa.Array:
     return table["concept_id"].combine_chunks()
 
 
-def write_index(ids: pa.Array | Sequence[str]):
-    with ours(contract.concept_index_file()) as part:
+def write_concept_index(ids: pa.Array | Sequence[str]):
+    with write_marked(contract.concept_index_file()) as part:
         column = ids if isinstance(ids, pa.Array) else pa.array(ids, pa.string())
         csv.write_csv(pa.table({"concept_id": column}), part, csv.WriteOptions(quoting_style="none"))
 
@@ -124,11 +124,12 @@ def open_array(rep: str) -> np.ndarray:
     """float32 (concepts, width), memory-mapped: opening it takes no time and no memory at any size."""
     path = contract.concept_array_file(rep)
     if not path.exists():
-        if rep not in ARMS:
+        if rep not in REPRESENTATION_SCRIPTS:
             raise UserError(f"{contract.display_path(path)} is missing: give the path of a .npy that is there")
-        there = ", ".join(representations()) or "none"
+        there = ", ".join(list_representations()) or "none"
         raise UserError(
-            f"{contract.display_path(path)} is missing: {ARMS[rep]} writes it, or put the published files there (representations there: {there})"
+            f"{contract.display_path(path)} is missing: {REPRESENTATION_SCRIPTS[rep]} writes it, "
+            f"or put the published files there (representations there: {there})"
         )
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -141,20 +142,20 @@ def open_array(rep: str) -> np.ndarray:
 
 def open_vectors(rep: str) -> tuple[pa.Array, np.ndarray]:
     """The concept of each row, and the array; refused if it was not made for this index."""
-    ids, array, path = read_index(), open_array(rep), contract.concept_array_file(rep)
+    ids, array, path = read_concept_index(), open_array(rep), contract.concept_array_file(rep)
     if len(ids) != len(array):
         raise UserError(
             f"{contract.display_path(path)} has {len(array):,} rows, but concept_idx.csv "
             f"{len(ids):,}: put the files of one release there, or run representation/run.sh"
         )
-    if is_ours(path) and not is_of_this_index(path):
+    if has_marker(path) and not matches_index(path):
         raise UserError(
             f"{contract.display_path(path)} was written for another concept_idx.csv than the one that lies there: run representation/run.sh"
         )
     return ids, array
 
 
-def check_vectors(rep: str, model: ModelConfig):
+def check_vector_width(rep: str, model: ModelConfig):
     """Refuse, before any work, an arm that is not there or that a model of this width can't read."""
     if rep == "none":
         return
@@ -166,7 +167,7 @@ def check_vectors(rep: str, model: ModelConfig):
         )
 
 
-def plain_and_decile(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+def split_deciles(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """int64 (concepts,) twice: each row's concept, and its decile, -1 for a plain concept."""
     plain, decile = np.empty(len(ids), dtype=np.int64), np.full(len(ids), -1, dtype=np.int64)
     with_decile = pc.match_substring(ids, "_")
@@ -187,7 +188,7 @@ def plain_and_decile(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 def check_index(ids: pa.Array):
     """Refuse an index with an id that is none, or twice the same."""
-    plain, decile = plain_and_decile(ids)
+    plain, decile = split_deciles(ids)
     keys = np.sort(plain * 11 + decile)
     twice = keys[1:][keys[1:] == keys[:-1]]
     if len(twice):
@@ -208,7 +209,7 @@ def check_finite(vectors: np.ndarray, names: Sequence[str], rep: str):
         )
 
 
-class Finite:
+class FiniteArray:
     """An array of vectors whose rows are checked as they are read."""
 
     def __init__(self, array: np.ndarray, ids: pa.Array, rep: str):
@@ -225,15 +226,15 @@ class Finite:
         return vectors
 
 
-def check_whole(rep: str):
+def check_complete(rep: str):
     """check_finite of all rows, before what takes hours."""
     ids, array = open_vectors(rep)
-    vectors = Finite(array, ids, rep)
-    for first in progress_bar(range(0, len(array), ROWS_AT_ONCE), f"check {rep}", unit="pieces"):
-        vectors[first : first + ROWS_AT_ONCE]
+    vectors = FiniteArray(array, ids, rep)
+    for first in progress_bar(range(0, len(array), ROWS_PER_CHUNK), f"check {rep}", unit="pieces"):
+        vectors[first : first + ROWS_PER_CHUNK]
 
 
-def representations() -> list[str]:
+def list_representations() -> list[str]:
     """The names of the arrays that are there."""
     before, after = contract.concept_array_file("*").name.split("*")
     return sorted(p.name.removeprefix(before).removesuffix(after) for p in contract.representation_folder().glob(f"{before}*{after}"))
@@ -242,24 +243,24 @@ def representations() -> list[str]:
 # ---- ours or the user's ----------------------------------------------------------------------------------
 
 
-def mark_of(path: Path) -> Path:
+def marker_file(path: Path) -> Path:
     return path.with_name(f".{path.name}.ours.json")
 
 
-def sample(path: Path) -> dict:
+def sample_fingerprint(path: Path) -> dict:
     with open(path, "rb") as file:
         return {"size": path.stat().st_size, "sha256 of the first MiB": hashlib.sha256(file.read(2**20)).hexdigest()}
 
 
-def identity(rep: str) -> dict:
+def representation_identity(rep: str) -> dict:
     """What tells the vectors of `rep` from others anywhere, without reading 22 GB: the array's size and beginning, and the index."""
     if rep == "none":
         return {}
-    return sample(contract.concept_array_file(rep)) | {"index": storage.sha256_of(contract.concept_index_file())}
+    return sample_fingerprint(contract.concept_array_file(rep)) | {"index": storage.sha256_of(contract.concept_index_file())}
 
 
 @contextmanager
-def ours(path: Path, made_from: dict | None = None) -> Iterator[Path]:
+def write_marked(path: Path, made_from: dict | None = None) -> Iterator[Path]:
     """storage.atomic_write, and a mark of what we wrote: published files copied over ours later are not taken for ours.
 
     With `made_from` storage.resumable_write. The mark of an array also tells the index it was made for: `random` is written
@@ -269,25 +270,25 @@ def ours(path: Path, made_from: dict | None = None) -> Iterator[Path]:
         yield part
         index = contract.concept_index_file()
         beside = {"index": storage.sha256_of(index)} if path != index and index.exists() else {}
-        storage.write_json(mark_of(path), sample(part) | beside)
+        storage.write_json(marker_file(path), sample_fingerprint(part) | beside)
 
 
-def is_ours(path: Path) -> bool:
-    return mark_of(path).exists() and sample(path).items() <= json.loads(mark_of(path).read_text()).items()
+def has_marker(path: Path) -> bool:
+    return marker_file(path).exists() and sample_fingerprint(path).items() <= json.loads(marker_file(path).read_text()).items()
 
 
-def is_of_this_index(path: Path) -> bool:
-    return json.loads(mark_of(path).read_text()).get("index") == storage.sha256_of(contract.concept_index_file())
+def matches_index(path: Path) -> bool:
+    return json.loads(marker_file(path).read_text()).get("index") == storage.sha256_of(contract.concept_index_file())
 
 
-def published() -> list[str]:
+def published_representations() -> list[str]:
     """The representations that the user put there with their index; [] where every file is ours or absent.
 
     Published files are used as they are: a stage that finds them says so and returns. A half set is refused.
     """
     index = contract.concept_index_file()
-    theirs = [rep for rep in representations() if not is_ours(contract.concept_array_file(rep))]
-    if not index.exists() or is_ours(index):
+    theirs = [rep for rep in list_representations() if not has_marker(contract.concept_array_file(rep))]
+    if not index.exists() or has_marker(index):
         if theirs:
             names = ", ".join(contract.display_path(contract.concept_array_file(rep)) for rep in theirs)
             raise UserError(f"{names} came without {index.name}: put the concept_idx.csv of the same release beside it, or remove it")
@@ -297,11 +298,11 @@ def published() -> list[str]:
             f"{contract.display_path(index)} was not written here and has no concept_representation_*.npy beside it: "
             "put the published arrays there, or remove it"
         )
-    ours_there = [contract.concept_array_file(rep) for rep in representations() if rep not in theirs]
-    if stale := [path for path in ours_there if not is_of_this_index(path)]:
+    ours_there = [contract.concept_array_file(rep) for rep in list_representations() if rep not in theirs]
+    if stale := [path for path in ours_there if not matches_index(path)]:
         names = ", ".join(map(contract.display_path, stale))
         raise UserError(f"{names} was written here for another concept_idx.csv than the one that lies there: remove it")
-    ids = read_index()
+    ids = read_concept_index()
     check_published(ids, theirs)
     print_line(f"usedata/representation holds published files ({len(ids):,} concepts): {', '.join(theirs)}; they are used as they are")
     return theirs
@@ -330,24 +331,24 @@ def check_published(ids: pa.Array, reps: list[str]):
 # ---- gathering -------------------------------------------------------------------------------------------
 
 
-def gather(tokens: Sequence[str], rep: str) -> tuple[np.ndarray, np.ndarray]:
+def gather_vectors(tokens: Sequence[str], rep: str) -> tuple[np.ndarray, np.ndarray]:
     """float32 (len(tokens), width) and how each was found, one of HOW; a row of zeros where it is `none`."""
     ids, array = open_vectors(rep)
     check_index(ids)
     tokens = list(tokens)
     plain = [token.partition("_")[0] for token in tokens]
-    rows, plain_rows = rows_of(ids, tokens), rows_of(ids, plain)
-    how = np.where(rows >= 0, OWN, np.where(plain_rows >= 0, PLAIN, NONE)).astype("<U8")
+    rows, plain_rows = find_rows(ids, tokens), find_rows(ids, plain)
+    how = np.where(rows >= 0, OWN, np.where(plain_rows >= 0, WITHOUT_DECILE, NONE)).astype("<U8")
     rows = np.where(rows >= 0, rows, plain_rows)
     vectors = np.zeros((len(tokens), array.shape[1]), dtype=np.float32)
     found = np.flatnonzero(rows >= 0)
     vectors[found] = read_rows(array, rows[found])
-    ancestors = nearest_ancestors({plain[i] for i in np.flatnonzero(how == NONE)}, lambda wanted: rows_of(ids, wanted))
+    ancestors = nearest_ancestors({plain[i] for i in np.flatnonzero(how == NONE)}, lambda wanted: find_rows(ids, wanted))
     for i in np.flatnonzero(how == NONE):
         if nearest := ancestors.get(plain[i]):
             vectors[i], how[i] = array[nearest].mean(axis=0, dtype=np.float64), ANCESTOR
     check_finite(vectors, tokens, rep)
-    counts = ", ".join(f"{int((how == kind).sum()):,} {kind}" for kind in HOW if (how == kind).any())
+    counts = ", ".join(f"{int((how == kind).sum()):,} {kind}" for kind in VECTOR_SOURCES if (how == kind).any())
     print_line(f"{contract.rep_name(rep)} vectors of {len(tokens):,} tokens: {counts}")
     return vectors, how
 
@@ -367,7 +368,7 @@ def read_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return found
 
 
-def rows_of(ids: pa.Array, wanted: Sequence[str]) -> np.ndarray:
+def find_rows(ids: pa.Array, wanted: Sequence[str]) -> np.ndarray:
     """int64 (wanted,): the row of each, -1 where it has none. The small side is hashed: the index may have millions."""
     asked, place = np.unique(np.array(wanted, dtype=str), return_inverse=True)
     hits = pc.fill_null(pc.index_in(ids, value_set=pa.array(asked, pa.string())), -1).to_numpy(zero_copy_only=False)
@@ -377,13 +378,13 @@ def rows_of(ids: pa.Array, wanted: Sequence[str]) -> np.ndarray:
     return rows[place.reshape(-1)] if len(asked) else np.zeros(0, dtype=np.int64)
 
 
-def neighbours(vectors: np.ndarray, rep: str, k: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest_neighbours(vectors: np.ndarray, rep: str, k: int) -> tuple[np.ndarray, np.ndarray]:
     """int64 rows and float64 cosines (vectors, k) of the nearest of all concepts, a concept's own row first.
 
     Exact up to nearest.MAX_EXACT_ROWS rows; beyond, through an index that the first call builds and saves.
     """
     ids, array = open_vectors(rep)
-    array = Finite(array, ids, rep)
+    array = FiniteArray(array, ids, rep)
     if len(array) <= nearest.MAX_EXACT_ROWS:
         return nearest.search_exact(array, vectors, k)
     return nearest.search_index(array, contract.concept_array_file(rep), contract.neighbour_index_file(rep), vectors, k)

@@ -1,9 +1,9 @@
 """Graph convolutions over the vocabulary's relationships: sampled for training, exact over the whole graph for the final vectors.
 
     data = graphs.open_graph(contract.concept_array_file("description"))    # and edges.npy; both stay on the disk
-    for batch in graphs.loader_of(data, [30, 20], 1024, seeds, shuffle=True):
-        encoder(batch.x, graphs.edge_weights(...), *graphs.rows_needed(batch))  # (seeds, width)
-    graphs.embed(encoder, x, edges, out, scratch)
+    for batch in graphs.make_loader(data, [30, 20], 1024, seeds, shuffle=True):
+        encoder(batch.x, graphs.normalized_adjacency(...), *graphs.count_inner_and_seed_nodes(batch))  # (seeds, width)
+    graphs.embed_nodes(encoder, x, edges, out, scratch)
 
 What graph.py and medtok.py share.
 """
@@ -32,14 +32,14 @@ from medrep.progress import print_line, progress_bar
 
 # Of the final vectors' computation: 0.2 GB for the paper's three vectors a row. The edges of a hub are summed in pieces: of
 # three million, measured, float32 is then off by 3e-6 instead of 5e-5.
-ROWS_AT_ONCE, EDGES_AT_ONCE = 2**14, 2**17
-HELD_OUT = 0.05  # of the seeds
+ROWS_PER_CHUNK, EDGES_PER_CHUNK = 2**14, 2**17
+VALID_SHARE = 0.05  # of the seeds
 
 
 # ---- the network -------------------------------------------------------------------------------------------
 
 
-class Encoder(nn.Module):
+class GraphEncoder(nn.Module):
     """Two graph convolutions (Kipf and Welling), width -> hidden -> width, each followed by PReLU, added to the neighbours' text.
 
     A convolution is A x W + b, where A weighs an edge by 1 / sqrt(both degrees), a self-loop included.
@@ -82,7 +82,7 @@ class Encoder(nn.Module):
         return self.above(self.second(weights[:seeds, :inner] @ hidden), summed[:seeds])
 
 
-def edge_weights(edges: torch.Tensor, degree: torch.Tensor, full_degree: torch.Tensor) -> SparseTensor:
+def normalized_adjacency(edges: torch.Tensor, degree: torch.Tensor, full_degree: torch.Tensor) -> SparseTensor:
     """A of a convolution, self-loops included, for a graph of which only a part of each node's edges is seen.
 
     The weights are the whole graph's, 1 / sqrt(d d'), with d edges and a self-loop; the seen edges of a node stand for
@@ -97,14 +97,14 @@ def edge_weights(edges: torch.Tensor, degree: torch.Tensor, full_degree: torch.T
     return SparseTensor(row=torch.cat([target, nodes]), col=torch.cat([source, nodes]), value=value, sparse_sizes=(len(nodes), len(nodes)))
 
 
-def rows_needed(batch: Data) -> tuple[int, int]:
+def count_inner_and_seed_nodes(batch: Data) -> tuple[int, int]:
     """How many of the batch's first rows are seeds, and how many are seeds or neighbours of one: the sampler puts them in this order."""
     source, target = batch.edge_index
     neighbours = source[target < batch.batch_size]
     return batch.batch_size, max(batch.batch_size, int(neighbours.max()) + 1) if len(neighbours) else batch.batch_size
 
 
-def view(batch: Data, drop_edges: float, drop_features: float, random: torch.Generator | None) -> tuple[torch.Tensor, SparseTensor]:
+def augmented_view(batch: Data, drop_edges: float, drop_features: float, random: torch.Generator | None) -> tuple[torch.Tensor, SparseTensor]:
     """The batch's vectors without some columns, and A without some edges. `random` is not asked where nothing is dropped."""
     edges, x = batch.edge_index, batch.x
     if drop_edges:
@@ -112,7 +112,7 @@ def view(batch: Data, drop_edges: float, drop_features: float, random: torch.Gen
     if drop_features:
         x = x * (torch.rand(x.shape[1], generator=random) >= drop_features).to(x)
     degree = torch.bincount(edges[1], minlength=len(x)).to(x.dtype)
-    return x, edge_weights(edges, degree, batch.full_degree)
+    return x, normalized_adjacency(edges, degree, batch.full_degree)
 
 
 # ---- the graph on the disk ---------------------------------------------------------------------------------
@@ -140,17 +140,17 @@ def open_edges(nodes: int) -> np.ndarray:
     return edges
 
 
-def starts_of(edges: np.ndarray, nodes: int) -> np.ndarray:
+def row_pointers(edges: np.ndarray, nodes: int) -> np.ndarray:
     """int64 (nodes + 1,): where each target's edges begin, and the end."""
     return np.searchsorted(edges[1], np.arange(nodes + 1))
 
 
-def mapped(array: Path) -> torch.Tensor:
+def memmap_tensor(array: Path) -> torch.Tensor:
     """A tensor of an .npy file that stays on the disk."""
-    return tensor_of(np.load(array, mmap_mode="r", allow_pickle=False))
+    return as_tensor(np.load(array, mmap_mode="r", allow_pickle=False))
 
 
-def tensor_of(array: np.ndarray) -> torch.Tensor:
+def as_tensor(array: np.ndarray) -> torch.Tensor:
     """A tensor that shares the memory of `array`, or its file, even if it is read-only: nothing here writes to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
@@ -159,31 +159,31 @@ def tensor_of(array: np.ndarray) -> torch.Tensor:
 
 def open_graph(text: Path) -> Data:
     """x (concepts, width) of the array `text`, edge_index and full_degree; vectors and edges stay on the disk."""
-    x = tensor_of(storage.advise_random_access(np.load(text, mmap_mode="r", allow_pickle=False)))
-    degree = np.diff(starts_of(open_edges(len(x)), len(x)))
-    return Data(x=x, edge_index=mapped(contract.edges_file()), full_degree=torch.from_numpy(degree).to(torch.float32))
+    x = as_tensor(storage.advise_random_access(np.load(text, mmap_mode="r", allow_pickle=False)))
+    degree = np.diff(row_pointers(open_edges(len(x)), len(x)))
+    return Data(x=x, edge_index=memmap_tensor(contract.edges_file()), full_degree=torch.from_numpy(degree).to(torch.float32))
 
 
-def loader_of(data: Data, neighbors: Sequence[int], batch_size: int, nodes: torch.Tensor, shuffle: bool) -> NeighborLoader:
+def make_loader(data: Data, neighbors: Sequence[int], batch_size: int, nodes: torch.Tensor, shuffle: bool) -> NeighborLoader:
     """Batches of `nodes` as seeds, each with up to neighbors[i] edges into every node of hop i; edge_index is sorted by target."""
     with warnings.catch_warnings():  # pyg-lib, which it would rather have, has no wheel for every machine
         warnings.filterwarnings("ignore", "Using 'NeighborSampler' without a 'pyg-lib' installation")
         return NeighborLoader(data, num_neighbors=list(neighbors), input_nodes=nodes, batch_size=batch_size, shuffle=shuffle, is_sorted=True)
 
 
-def loaders(data: Data, settings) -> tuple[NeighborLoader, NeighborLoader]:
+def make_loaders(data: Data, settings) -> tuple[NeighborLoader, NeighborLoader]:
     """Batches of the seeds to learn from and of those held out, which a seeded order says; one node alone is both."""
     order = torch.randperm(data.num_nodes, generator=torch.Generator().manual_seed(settings.seed))
-    held = max(1, int(HELD_OUT * data.num_nodes))
+    held = max(1, int(VALID_SHARE * data.num_nodes))
     learned, kept = (order[held:], order[:held].sort().values) if data.num_nodes > 1 else (order, order)
-    return tuple(loader_of(data, settings.neighbors, settings.batch_size, nodes, shuffle) for nodes, shuffle in ((learned, True), (kept, False)))
+    return tuple(make_loader(data, settings.neighbors, settings.batch_size, nodes, shuffle) for nodes, shuffle in ((learned, True), (kept, False)))
 
 
 # ---- training ----------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def held_out(seed: int) -> Iterator[torch.Generator]:
+def fixed_validation_rng(seed: int) -> Iterator[torch.Generator]:
     """For validation: no gradients, and the same samples and views every epoch; training's chance goes on where it was."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -191,7 +191,7 @@ def held_out(seed: int) -> Iterator[torch.Generator]:
 
 
 @dataclass
-class Course:
+class TrainingHistory:
     """How a training went: the figures of each epoch, the lowest `held_out`, and epochs since."""
 
     epochs: list[dict] = field(default_factory=list)
@@ -200,7 +200,7 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Continued:
+class Checkpoint:
     """The state of an unfinished training, in a file that goes when its output is there."""
 
     output: Path
@@ -211,7 +211,7 @@ class Continued:
     def file(self) -> Path:
         return self.output.with_name(f".{self.output.name}.training.safetensors")
 
-    def save(self, model, optimizer, random, course: Course, best_weights: dict[str, torch.Tensor]):
+    def save(self, model, optimizer, random, course: TrainingHistory, best_weights: dict[str, torch.Tensor]):
         adam = {f"adam.{i}.{name}": value for i, values in optimizer.state_dict()["state"].items() for name, value in values.items()}
         tensors = {f"model.{name}": weight for name, weight in model.state_dict().items()} | adam
         tensors |= {f"best.{name}": weight for name, weight in best_weights.items()}
@@ -221,7 +221,7 @@ class Continued:
         with storage.atomic_write(self.file) as part:
             safetensors.torch.save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, part, facts)
 
-    def load(self, model, optimizer, random) -> tuple[Course, dict[str, torch.Tensor]] | None:
+    def load(self, model, optimizer, random) -> tuple[TrainingHistory, dict[str, torch.Tensor]] | None:
         """The course and the best weights so far; the rest goes where it was."""
         if os.environ.get("MEDREP_FRESH") == "1" or not self.file.exists():
             return None
@@ -243,7 +243,7 @@ class Continued:
         random.set_state(tensors["chance.own"])
         if "chance.cuda" in tensors and next(model.parameters()).is_cuda:
             torch.cuda.set_rng_state(tensors["chance.cuda"])
-        return Course(**json.loads(facts["course"])), of("best.")
+        return TrainingHistory(**json.loads(facts["course"])), of("best.")
 
     def end(self):
         storage.remove_path(self.file)
@@ -257,14 +257,14 @@ def train(
     random: torch.Generator,
     run_epoch: Callable[[], dict],
     words: Callable[[dict], str],
-    continued: Continued | None,
+    continued: Checkpoint | None,
 ) -> list[dict]:
     """Epochs until `held_out`, one of the figures that run_epoch gives of each, falls no more; leaves the best epoch's weights in `model`.
 
     `random` is what run_epoch draws from beside torch's own generator; `words` says the figures on the progress line.
     Where `continued` is given the state is kept after each epoch: a killed run ends as if it had not been.
     """
-    course = Course()
+    course = TrainingHistory()
     best_weights = None
     if continued and (found := continued.load(model, optimizer, random)):
         course, best_weights = found
@@ -296,16 +296,16 @@ def train(
 # ---- final vectors -----------------------------------------------------------------------------------------
 
 
-def weighted_sums(x: torch.Tensor, edges: np.ndarray, root: torch.Tensor, starts: np.ndarray) -> Iterator[tuple[int, torch.Tensor]]:
+def aggregate_neighbours(x: torch.Tensor, edges: np.ndarray, root: torch.Tensor, starts: np.ndarray) -> Iterator[tuple[int, torch.Tensor]]:
     """(first row, A x of up to ROWS_AT_ONCE rows from there on) over the whole graph.
 
     `x` may lie on the disk: only sums are held. `edges` are sorted by target; `starts` (nodes + 1,) bounds each target's.
     """
-    for first in range(0, len(x), ROWS_AT_ONCE):
-        last = min(first + ROWS_AT_ONCE, len(x))
+    for first in range(0, len(x), ROWS_PER_CHUNK):
+        last = min(first + ROWS_PER_CHUNK, len(x))
         summed = x[first:last] * root[first:last, None] ** 2  # the self-loops
-        for begin in range(starts[first], starts[last], EDGES_AT_ONCE):  # a hub's edges may be in several pieces
-            source, target = (torch.from_numpy(end.copy()) for end in edges[:, begin : min(begin + EDGES_AT_ONCE, starts[last])])
+        for begin in range(starts[first], starts[last], EDGES_PER_CHUNK):  # a hub's edges may be in several pieces
+            source, target = (torch.from_numpy(end.copy()) for end in edges[:, begin : min(begin + EDGES_PER_CHUNK, starts[last])])
             low = int(target[0])
             adjacency = SparseTensor(
                 row=target - low, col=source, value=root[source] * root[target], is_sorted=True, sparse_sizes=(int(target[-1]) + 1 - low, len(x))
@@ -315,20 +315,20 @@ def weighted_sums(x: torch.Tensor, edges: np.ndarray, root: torch.Tensor, starts
 
 
 @torch.inference_mode()
-def embed(encoder: Encoder, x: np.ndarray, edges: np.ndarray, out: np.ndarray, scratch):
+def embed_nodes(encoder: GraphEncoder, x: np.ndarray, edges: np.ndarray, out: np.ndarray, scratch):
     """Fill `out` (nodes, width) with the exact convolution over all edges: nothing is sampled, at any size."""
-    starts = starts_of(edges, len(x))
+    starts = row_pointers(edges, len(x))
     root = torch.from_numpy(np.diff(starts) + 1).to(torch.float32).rsqrt()
     encoder = encoder.to("cpu").eval()
-    x = tensor_of(storage.advise_random_access(x))
+    x = as_tensor(storage.advise_random_access(x))
     with tempfile.TemporaryFile(dir=scratch) as file:
         # between the layers as well the vectors lie in a file: millions of them do not fit the memory
         storage.reserve_disk(file, out.nbytes)
         middle = np.memmap(file, dtype=np.float32, mode="r+", shape=out.shape)
-        for first, summed in weighted_sums(x, edges, root, starts):
+        for first, summed in aggregate_neighbours(x, edges, root, starts):
             rows = slice(first, first + len(summed))
             out[rows], middle[rows] = summed.numpy(), encoder.below(summed).numpy()
-        for first, summed in weighted_sums(tensor_of(storage.advise_random_access(middle)), edges, root, starts):
+        for first, summed in aggregate_neighbours(as_tensor(storage.advise_random_access(middle)), edges, root, starts):
             rows = slice(first, first + len(summed))
             out[rows] = encoder.above(summed, torch.from_numpy(np.array(out[rows]))).numpy()
         del middle

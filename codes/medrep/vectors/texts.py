@@ -63,7 +63,7 @@ def read_definitions(local: ibis.BaseBackend) -> ibis.Table:
 def missing_definitions_error(rows: list[int]) -> UserError:
     return UserError(
         f"{contract.display_path(DEFINITIONS.at())} lacks {len(rows):,} of the index's concepts, such as "
-        f"{concept_vectors.read_index()[rows[0]]}; {DEFINITIONS.written_by} writes it anew"
+        f"{concept_vectors.read_concept_index()[rows[0]]}; {DEFINITIONS.written_by} writes it anew"
     )
 
 
@@ -82,7 +82,7 @@ def read_names(local: ibis.BaseBackend) -> ibis.Table:
 
 def describe_concepts(ids: Sequence[str], con: ibis.BaseBackend) -> list[tuple[str, str]]:
     """(name, domain) of each id; a decile says which it is. Vectors and results may have come without a vocabulary."""
-    plain, decile = concept_vectors.plain_and_decile(pa.array(ids, pa.string()))
+    plain, decile = concept_vectors.split_deciles(pa.array(ids, pa.string()))
     if contract.data_folder("concepts").is_dir():
         table, unknown = terminology.read_concept_names(con, np.unique(plain)).to_pylist(), PLACEHOLDER_NAMES[0]
     else:
@@ -94,7 +94,7 @@ def describe_concepts(ids: Sequence[str], con: ibis.BaseBackend) -> list[tuple[s
 
 def missing_names_error(rows: list[int]) -> UserError:
     return UserError(
-        f"data/concepts/CONCEPT lacks {len(rows):,} concepts of the index, such as {concept_vectors.read_index()[rows[0]]}: "
+        f"data/concepts/CONCEPT lacks {len(rows):,} concepts of the index, such as {concept_vectors.read_concept_index()[rows[0]]}: "
         "representation/run.sh makes an index of what it has"
     )
 

@@ -11,9 +11,9 @@ from medrep.cdm.sources import athena
 from medrep.progress import print_line
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, Vocabulary
 
-MAX_CLIMB = 30  # "Is a" steps; SNOMED CT, the deepest vocabulary, has fewer than 20 levels
-OWN, PLAIN, ANCESTOR, NONE = "own", "plain", "ancestor", "none"
-HOW = (OWN, PLAIN, ANCESTOR, NONE)
+MAX_LEVELS = 30  # "Is a" steps; SNOMED CT, the deepest vocabulary, has fewer than 20 levels
+OWN, WITHOUT_DECILE, ANCESTOR, NONE = "own", "plain", "ancestor", "none"
+VECTOR_SOURCES = (OWN, WITHOUT_DECILE, ANCESTOR, NONE)
 """How what stands for a token was found: it is known itself, its concept without the decile is, an ancestor is, or nothing."""
 
 
@@ -22,13 +22,13 @@ def nearest_ancestors(concepts: set[str], rows_of: Callable[[list[str]], np.ndar
 
     `rows_of` gives the row of each id, -1 where it has none.
     """
-    lost = numbers(concepts)
+    lost = parse_concept_ids(concepts)
     if not lost:
         return {}
     if not contract.data_folder("concepts").is_dir():
         print_line(f"{len(lost):,} concepts have no vector, and no ancestors can be looked up: data/concepts is not there")
         return {}
-    levels = levels_above(lost, rows_of)
+    levels = ancestors_by_level(lost, rows_of)
     every = sorted({str(a) for by_level in levels.values() for above in by_level.values() for a in above})
     row = {a: int(r) for a, r in zip(every, rows_of(every), strict=True) if r >= 0}
     found = {}
@@ -42,12 +42,12 @@ def nearest_ancestors(concepts: set[str], rows_of: Callable[[list[str]], np.ndar
 
 def all_ancestors(concepts: Iterable[str]) -> dict[str, list[str]]:
     """{concept: all its ancestors, the nearest first}, none for what is no concept id; data/concepts must be there."""
-    wanted = numbers(concepts)
-    levels = levels_above(wanted) if wanted else {}
+    wanted = parse_concept_ids(concepts)
+    levels = ancestors_by_level(wanted) if wanted else {}
     return {str(concept): [str(a) for _, above in sorted(by_level.items()) for a in sorted(above)] for concept, by_level in levels.items()}
 
 
-def translation_by_ancestors(vocabulary: Vocabulary, known: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+def map_tokens_by_ancestors(vocabulary: Vocabulary, known: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
     """int64 (tokens,), each of `vocabulary`'s numbers as one of `known`'s, and how each was found, one of HOW; [UNK] where it is `none`.
 
     An unknown decile X_d is read as X, an unknown X as its nearest ancestor that is known (of several at the same level
@@ -59,7 +59,7 @@ def translation_by_ancestors(vocabulary: Vocabulary, known: Vocabulary) -> tuple
     how = np.where([token in known.number for token in vocabulary.tokens], OWN, NONE).astype("<U8")
     for i in np.flatnonzero(how == NONE):
         if plain[i] in known.number:
-            translation[i], how[i] = known.number[plain[i]], PLAIN
+            translation[i], how[i] = known.number[plain[i]], WITHOUT_DECILE
     lost = np.flatnonzero(how == NONE)
     above = all_ancestors({plain[i] for i in lost})
     for i in lost:
@@ -67,28 +67,28 @@ def translation_by_ancestors(vocabulary: Vocabulary, known: Vocabulary) -> tuple
         if nearest := next((name for name in names if name in known.number), None):
             translation[i], how[i] = known.number[nearest], ANCESTOR
     kinds = how[len(SPECIAL_TOKENS) :]
-    counts = ", ".join(f"{int((kinds == kind).sum()):,} {kind}" for kind in HOW if (kinds == kind).any())
+    counts = ", ".join(f"{int((kinds == kind).sum()):,} {kind}" for kind in VECTOR_SOURCES if (kinds == kind).any())
     print_line(f"{len(kinds):,} tokens read by the {len(known) - len(SPECIAL_TOKENS):,} that the model knows: {counts or 'there are none'}")
     return translation, how
 
 
-def numbers(concepts: Iterable[str]) -> list[int]:
+def parse_concept_ids(concepts: Iterable[str]) -> list[int]:
     """The concept ids among `concepts`, sorted."""
     return sorted({int(c) for c in concepts if c.lstrip("-").isdigit()})
 
 
-def levels_above(concepts: list[int], rows_of: Callable[[list[str]], np.ndarray] | None = None) -> dict[int, dict[int, list[int]]]:
+def ancestors_by_level(concepts: list[int], rows_of: Callable[[list[str]], np.ndarray] | None = None) -> dict[int, dict[int, list[int]]]:
     """{concept: {levels up: ancestors}} by CONCEPT_ANCESTOR, and by "Is a" where that says nothing.
 
     With `rows_of` the latter goes up only to the first level where an ancestor has a row.
     """
     with table_files.csv_errors_in_words():
         con = engine.connect()
-        levels = ancestors_by_table(con, concepts)
-        return levels | ancestors_by_climbing(con, [c for c in concepts if c not in levels], rows_of)
+        levels = ancestors_from_table(con, concepts)
+        return levels | ancestors_from_relationships(con, [c for c in concepts if c not in levels], rows_of)
 
 
-def ancestors_by_table(con, concepts: list[int]) -> dict[int, dict[int, list[int]]]:
+def ancestors_from_table(con, concepts: list[int]) -> dict[int, dict[int, list[int]]]:
     """{concept: {levels up: ancestors}} by CONCEPT_ANCESTOR, which may be absent and holds standard concepts only."""
     table = athena.read_vocabulary_table(con, "concept_ancestor")
     if table is None or "min_levels_of_separation" not in table.columns:
@@ -107,7 +107,7 @@ def ancestors_by_table(con, concepts: list[int]) -> dict[int, dict[int, list[int
     return levels
 
 
-def ancestors_by_climbing(con, concepts: list[int], rows_of: Callable | None) -> dict[int, dict[int, list[int]]]:
+def ancestors_from_relationships(con, concepts: list[int], rows_of: Callable | None) -> dict[int, dict[int, list[int]]]:
     """The same by "Is a", up to the first level where an ancestor has a row; without `rows_of` up to the top."""
     if not concepts:
         return {}
@@ -116,7 +116,7 @@ def ancestors_by_climbing(con, concepts: list[int], rows_of: Callable | None) ->
     upward = engine.materialize(con, upward.select("concept_id_1", "concept_id_2"))
     levels: dict = {concept: {} for concept in concepts}
     frontier, seen = {concept: {concept} for concept in concepts}, {concept: {concept} for concept in concepts}
-    for level in range(1, MAX_CLIMB):
+    for level in range(1, MAX_LEVELS):
         below = sorted({c for group in frontier.values() for c in group})
         if not below:
             break

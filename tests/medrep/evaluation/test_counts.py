@@ -77,23 +77,23 @@ def plain_matrix(trajectories, tokens, slices, times, kind, columns):
     return table
 
 
-@pytest.mark.parametrize("kind", counts.KINDS)
+@pytest.mark.parametrize("kind", counts.FEATURE_KINDS)
 @pytest.mark.parametrize("min_persons", [1, 6])
 @pytest.mark.parametrize("at_once", [1, 300, 2**22])
 def test_features_are_those_of_a_walk_over_the_events(small_hospital, concepts, monkeypatch, kind, min_persons, at_once):
-    monkeypatch.setattr(counts, "EVENTS_AT_ONCE", at_once)
+    monkeypatch.setattr(counts, "EVENTS_PER_CHUNK", at_once)
     small_hospital("mimic", persons=12, tokens=HOME, seed=1)
     small_hospital("ehrshot", persons=8, tokens=EXTERNAL, seed=2)
     home, away = sequences.Trajectories("mimic"), sequences.Trajectories("ehrshot")
     tokens = {h.hospital: token_vocabulary.load_hospital_vocabulary(h.hospital).tokens for h in (home, away)}
     train, times = examples_of(home, seed=3, rows=home.rows_in("train", "valid"))
-    expansion = counts.expand(tokens["mimic"], kind)
+    expansion = counts.make_token_features(tokens["mimic"], kind)
     space = counts.fit_space(home, train, expansion, min_persons)
     wanted = plain_space(home, tokens["mimic"], train, times, kind, min_persons)
     assert list(zip(space.names, space.persons, strict=True)) == sorted(wanted.items(), key=lambda item: (-item[1], item[0]))
     for trajectories, seed in ((home, 4), (away, 5)):
         slices, times = examples_of(trajectories, seed)
-        expansion = counts.expand(tokens[trajectories.hospital], kind)
+        expansion = counts.make_token_features(tokens[trajectories.hospital], kind)
         found = space.matrix(trajectories, slices, expansion)
         plain = plain_matrix(trajectories, tokens[trajectories.hospital], slices, times, kind, space.columns)
         assert isinstance(found, sparse.csr_array) and found.dtype == np.float32 and found.has_sorted_indices
@@ -101,12 +101,15 @@ def test_features_are_those_of_a_walk_over_the_events(small_hospital, concepts, 
         events = [i for row, _, stop, _ in slices for i in range(trajectories.person_start[row], stop)]
         share = np.mean([bool(means(tokens[trajectories.hospital][trajectories.token[i]], kind) & set(space.names)) for i in events])
         assert space.known_share(trajectories, slices, expansion) == pytest.approx(share)
-    assert space.matrix(home, train[:0], counts.expand(tokens["mimic"], kind)).shape == (0, len(space.columns))
+    assert space.matrix(home, train[:0], counts.make_token_features(tokens["mimic"], kind)).shape == (0, len(space.columns))
 
 
 def test_events_at_or_after_the_prediction_time_change_nothing(small_hospital):
     small_hospital("mimic", tokens=HOME)
-    trajectories, expansion = sequences.Trajectories("mimic"), counts.expand(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens")
+    trajectories, expansion = (
+        sequences.Trajectories("mimic"),
+        counts.make_token_features(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens"),
+    )
     moment = 5 * 10**7
     slices = trajectories.examples(np.arange(len(trajectories)), np.full(len(trajectories), moment), max_length=2048)
     space = counts.fit_space(trajectories, slices, expansion)
@@ -128,7 +131,7 @@ def rewrite_tokens(trajectories, change):
     return sequences.Trajectories(trajectories.hospital)
 
 
-@pytest.mark.parametrize("kind", counts.KINDS)
+@pytest.mark.parametrize("kind", counts.FEATURE_KINDS)
 def test_what_only_test_persons_have_never_enters(small_hospital, vocabulary_tables, kind):
     vocabulary_tables(IS_A)
     small_hospital("mimic", tokens=HOME)
@@ -138,7 +141,7 @@ def test_what_only_test_persons_have_never_enters(small_hospital, vocabulary_tab
         sequences.Trajectories("mimic"), lambda tokens, person: tokens.__setitem__((tokens == number["3"]) & (person < 20), number["5"])
     )
     whole = np.column_stack([np.arange(30), trajectories.person_start, trajectories.person_stop])
-    expansion = counts.expand(token_vocabulary.load_hospital_vocabulary("mimic").tokens, kind)
+    expansion = counts.make_token_features(token_vocabulary.load_hospital_vocabulary("mimic").tokens, kind)
     names = set(counts.fit_space(trajectories, whole[train], expansion, min_persons=1).names)
     assert {"5", "1"} <= names and not names & {"3", "21"}
     assert {"3"} <= set(counts.fit_space(trajectories, whole, expansion, min_persons=1).names)
@@ -150,9 +153,9 @@ def test_an_external_code_counts_for_the_ancestor_that_home_knows(small_hospital
     home, away = sequences.Trajectories("mimic"), sequences.Trajectories("ehrshot")
     whole = [np.column_stack([np.arange(len(t)), t.person_start, t.person_stop]) for t in (home, away)]
     share, found = {}, {}
-    for kind in counts.KINDS:
-        space = counts.fit_space(home, whole[0], counts.expand(token_vocabulary.load_hospital_vocabulary("mimic").tokens, kind))
-        expansion = counts.expand(token_vocabulary.load_hospital_vocabulary("ehrshot").tokens, kind)
+    for kind in counts.FEATURE_KINDS:
+        space = counts.fit_space(home, whole[0], counts.make_token_features(token_vocabulary.load_hospital_vocabulary("mimic").tokens, kind))
+        expansion = counts.make_token_features(token_vocabulary.load_hospital_vocabulary("ehrshot").tokens, kind)
         share[kind] = space.known_share(away, whole[1], expansion)
         found[kind] = dict(zip(space.columns, space.matrix(away, whole[1], expansion).toarray().T, strict=True))
     assert share == {"tokens": 0, "rollup": 1} and not found["tokens"]["3"].any()
@@ -161,10 +164,10 @@ def test_an_external_code_counts_for_the_ancestor_that_home_knows(small_hospital
 
 def test_spaces_do_not_mix_and_a_roll_up_needs_the_concepts(small_hospital):
     made = small_hospital("mimic", tokens=HOME)
-    trajectories, expansion = sequences.Trajectories("mimic"), counts.expand(made.tokens, "tokens")
+    trajectories, expansion = sequences.Trajectories("mimic"), counts.make_token_features(made.tokens, "tokens")
     with pytest.raises(SystemExit, match="data/concepts is missing"):
-        counts.expand(made.tokens, "rollup")
-    space = counts.Space("rollup", 5, ("1",), (9,))
+        counts.make_token_features(made.tokens, "rollup")
+    space = counts.FeatureSpace("rollup", 5, ("1",), (9,))
     with pytest.raises(ValueError, match="expanded for tokens"):
         space.matrix(trajectories, examples_of(trajectories, 0)[0], expansion)
 
@@ -182,12 +185,12 @@ def planted(small_hospital, persons=300):
     return trajectories, slices, sick, {name: np.arange(persons) % 3 == i for i, name in enumerate(("train", "valid", "test"))}
 
 
-@pytest.mark.parametrize("kind", counts.KINDS)
+@pytest.mark.parametrize("kind", counts.FEATURE_KINDS)
 @pytest.mark.parametrize("name", counts.MODELS)
 def test_a_planted_signal_is_found_and_a_shuffled_one_is_not(small_hospital, vocabulary_tables, name, kind):
     vocabulary_tables(IS_A)
     trajectories, slices, sick, part = planted(small_hospital)
-    expansion = counts.expand(token_vocabulary.load_hospital_vocabulary("mimic").tokens, kind)
+    expansion = counts.make_token_features(token_vocabulary.load_hospital_vocabulary("mimic").tokens, kind)
     space = counts.fit_space(trajectories, slices[part["train"]], expansion)
     table = {p: space.matrix(trajectories, slices[part[p]], expansion) for p in part}
     model = counts.fit(name, table["train"], sick[part["train"]], table["valid"], sick[part["valid"]], seed=0)
@@ -203,10 +206,10 @@ def test_a_planted_signal_is_found_and_a_shuffled_one_is_not(small_hospital, voc
 
 @pytest.mark.parametrize("name", counts.MODELS)
 def test_the_same_fit_twice_and_on_one_thread_gives_the_same_digits(small_hospital, monkeypatch, name):
-    monkeypatch.setattr(counts, "GBM_ALONE", 0)
-    monkeypatch.setattr(counts, "GBM_ROUNDS", 5)
+    monkeypatch.setattr(counts, "GBM_SINGLE_THREAD_CELLS", 0)
+    monkeypatch.setattr(counts, "MAX_GBM_ROUNDS", 5)
     trajectories, slices, sick, part = planted(small_hospital)
-    expansion = counts.expand(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens")
+    expansion = counts.make_token_features(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens")
     space = counts.fit_space(trajectories, slices[part["train"]], expansion)
     table = {p: space.matrix(trajectories, slices[part[p]], expansion) for p in part}
 
@@ -221,7 +224,7 @@ def test_the_same_fit_twice_and_on_one_thread_gives_the_same_digits(small_hospit
 
 def test_a_saved_model_predicts_the_same_and_its_file_tells_the_names(small_hospital, root):
     trajectories, slices, sick, part = planted(small_hospital)
-    expansion = counts.expand(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens")
+    expansion = counts.make_token_features(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens")
     space = counts.fit_space(trajectories, slices[part["train"]], expansion)
     table = {p: space.matrix(trajectories, slices[part[p]], expansion) for p in part}
     model = counts.fit("logreg", table["train"], sick[part["train"]], table["valid"], sick[part["valid"]], seed=0)
@@ -237,7 +240,7 @@ def test_a_saved_model_predicts_the_same_and_its_file_tells_the_names(small_hosp
 
 def test_c_is_that_of_the_best_validation_auroc(small_hospital):
     trajectories, slices, sick, part = planted(small_hospital, persons=60)
-    expansion = counts.expand(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens")
+    expansion = counts.make_token_features(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens")
     space = counts.fit_space(trajectories, slices[part["train"]], expansion)
     table = {p: space.matrix(trajectories, slices[part[p]], expansion) for p in part}
     args = (table["train"], sick[part["train"]], table["valid"], sick[part["valid"]])

@@ -104,7 +104,7 @@ def gradients_by_riemann(model, batch, label, steps):
 def test_events_carry_what_plain_loops_over_one_example_at_a_time_find(hospital, batch_tokens):
     model = make_model()
     found = events_of(hospital, model, batch_tokens, label=1, steps=40, attributed=5)
-    whole, chosen = 0, features.drawn(hospital.examples.labels.subject_id.to_numpy()[hospital.table[:, 3]], 5)
+    whole, chosen = 0, features.sample_examples(hospital.examples.labels.subject_id.to_numpy()[hospital.table[:, 3]], 5)
     for row, attributed in zip(hospital.table, chosen, strict=True):
         label = hospital.examples.labels.iloc[row[3]]
         own = found[(found.subject_id == label.subject_id) & (found.prediction_time == label.prediction_time)]
@@ -160,17 +160,17 @@ def test_the_model_stays_as_it_was_and_codes_alone_are_attributed(hospital):
 
 def test_the_highest_of_each_example_are_marked_and_equals_share_their_place():
     attention = np.array([0.5, 0.5, *np.arange(13), 3.0, 3.0, *[1.0] * 12, 2.0], dtype=np.float32)
-    marked = features.highest(attention, np.array([2, 0, 15, 13]))
+    marked = features.top_k_mask(attention, np.array([2, 0, 15, 13]))
     assert np.flatnonzero(marked).tolist() == [0, 1, *range(5, 30)]
 
 
 def test_who_is_attributed_is_drawn_by_person_whatever_else_is_tested():
     persons = np.repeat(np.arange(50) * 7 - 2**60, 3)
-    first = set(persons[features.drawn(persons, 30)].tolist())
+    first = set(persons[features.sample_examples(persons, 30)].tolist())
     assert len(first) == 10
     fewer = persons[60:]
-    assert set(fewer[features.drawn(fewer, 30)].tolist()) >= first & set(fewer.tolist())
-    assert features.drawn(persons, 0).sum() == 0 and features.drawn(persons, 1000).all()
+    assert set(fewer[features.sample_examples(fewer, 30)].tolist()) >= first & set(fewer.tolist())
+    assert features.sample_examples(persons, 0).sum() == 0 and features.sample_examples(persons, 1000).all()
 
 
 class Largest(TorchDispatchMode):
@@ -199,25 +199,28 @@ def test_no_map_of_tokens_by_tokens_is_made_for_attention():
 
 
 def test_the_file_is_its_owners_alone_and_its_row_groups_are_large(hospital, root, monkeypatch):
-    monkeypatch.setattr(features, "ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(features, "ROWS_PER_BATCH", 100)
     model, path = make_model(), root / "results" / "attention_mimic.parquet"
-    figures = features.write_events(path, model, hospital.examples, hospital.table, hospital.reading, 64, steps=8, attributed=4)
+    figures = features.write_event_attributions(path, model, hospital.examples, hospital.table, hospital.reading, 64, steps=8, attributed=4)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600 and not storage.unfinished_path(path).exists()
     file, expected = pq.ParquetFile(path), events_of(hospital, model, 64, steps=8, attributed=4)
     groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    assert len(groups) > 1 and min(groups[:-1]) >= 100 and file.schema_arrow.names == features.EVENTS.names
+    assert len(groups) > 1 and min(groups[:-1]) >= 100 and file.schema_arrow.names == features.EVENT_SCHEMA.names
     pd.testing.assert_frame_equal(file.read().to_pandas(), expected)
     assert figures == {"events": len(expected), "examples": 13, "attributed": 4, "largest_gap": figures["largest_gap"]}
     assert 0 < figures["largest_gap"] < 0.1
-    again = features.write_events(path, model, hospital.examples, hospital.table, hospital.reading, 64)
+    again = features.write_event_attributions(path, model, hospital.examples, hospital.table, hospital.reading, 64)
     assert again["largest_gap"] is None and file.read().num_rows == again["events"]
 
 
 def test_no_examples_give_an_empty_table_and_no_features(hospital, root):
     path = root / "none.parquet"
-    assert features.write_events(path, make_model(), hospital.examples, hospital.table[:0], hospital.reading, 64, attributed=3)["events"] == 0
-    assert len(features.important(path)) == 0
-    assert features.agreement([features.important(path)] * 2)["attention"] is None
+    assert (
+        features.write_event_attributions(path, make_model(), hospital.examples, hospital.table[:0], hospital.reading, 64, attributed=3)["events"]
+        == 0
+    )
+    assert len(features.rank_features(path)) == 0
+    assert features.ranking_agreement([features.rank_features(path)] * 2)["attention"] is None
 
 
 # ---- by concept ----------------------------------------------------------------------------------------------
@@ -230,7 +233,7 @@ def write_random_events(path, seed=0, persons=40):
     for person in range(persons):
         for example in range(random.integers(1, 4)):
             weights = random.integers(1, 6, random.integers(1, 40))
-            top = features.highest(weights, np.array([len(weights)]))
+            top = features.top_k_mask(weights, np.array([len(weights)]))
             for weight, is_top in zip(weights, top, strict=True):
                 rows.append(
                     (
@@ -250,7 +253,7 @@ def write_random_events(path, seed=0, persons=40):
                 zip(*rows, strict=True), [pa.int64(), pa.timestamp("us"), pa.string(), pa.float32(), pa.bool_(), pa.float32()], strict=True
             )
         ],
-        schema=pa.schema({name: pa.string() if name == "token" else features.EVENTS.field(name).type for name in features.EVENTS.names}),
+        schema=pa.schema({name: pa.string() if name == "token" else features.EVENT_SCHEMA.field(name).type for name in features.EVENT_SCHEMA.names}),
     )
     pq.write_table(table, path)
     return table.to_pylist()
@@ -293,7 +296,7 @@ def write_concepts():
 def test_sums_by_token_are_those_of_dictionaries_with_names(root):
     write_concepts()
     rows = write_random_events(root / "events.parquet")
-    found, expected = features.important(root / "events.parquet"), by_dictionaries(rows)
+    found, expected = features.rank_features(root / "events.parquet"), by_dictionaries(rows)
     assert set(found.token) == set(expected) and len(found) == len(expected)
     for row in found.to_dict("records"):
         for name, value in expected[row["token"]].items():
@@ -310,13 +313,13 @@ def test_sums_by_token_are_those_of_dictionaries_with_names(root):
         "40_0": ("Lactate (1st decile)", "Measurement"),
         "40_7": ("Lactate (8th decile)", "Measurement"),
     }
-    again = features.important(root / "events.parquet")
+    again = features.rank_features(root / "events.parquet")
     pd.testing.assert_frame_equal(found, again, check_exact=True)
 
 
 def test_without_a_vocabulary_tokens_have_no_names(root):
     write_random_events(root / "events.parquet")
-    assert set(features.important(root / "events.parquet").name) == {
+    assert set(features.rank_features(root / "events.parquet").name) == {
         "(data/concepts is missing)",
         "(data/concepts is missing) (1st decile)",
         "(data/concepts is missing) (8th decile)",
@@ -327,12 +330,12 @@ def test_agreement_is_the_correlation_of_ranks_over_tokens_that_enough_persons_h
     tables = []
     for seed in range(3):
         write_random_events(root / "events.parquet", seed)
-        tables.append(features.important(root / "events.parquet"))
-    tables[0].loc[tables[0].token == "30", "persons"] = features.ENOUGH - 1  # and so left out of two pairs
-    found = features.agreement(tables)
+        tables.append(features.rank_features(root / "events.parquet"))
+    tables[0].loc[tables[0].token == "30", "persons"] = features.MIN_PERSONS - 1  # and so left out of two pairs
+    found = features.ranking_agreement(tables)
 
     def by_hand(one, other, of_one, of_other):
-        tokens = [t for t in one.token if all(table.set_index("token").persons[t] >= features.ENOUGH for table in (one, other))]
+        tokens = [t for t in one.token if all(table.set_index("token").persons[t] >= features.MIN_PERSONS for table in (one, other))]
         a, b = (rankdata([values[t] for t in tokens]) for values in (of_one, of_other))
         return np.corrcoef(a, b)[0, 1]
 
@@ -344,9 +347,9 @@ def test_agreement_is_the_correlation_of_ranks_over_tokens_that_enough_persons_h
         by_hand(t, t, t.set_index("token").attention_mean, t.set_index("token").attribution_abs / t.set_index("token").attributed) for t in tables
     ]
     assert found["attention_with_attribution"] == pytest.approx(np.mean(within)) and found["seeds"] == 3
-    same = features.agreement([tables[1], tables[1]])
+    same = features.ranking_agreement([tables[1], tables[1]])
     assert same["attention"] == pytest.approx(1) and same["attribution"] == pytest.approx(1)
-    alone = features.agreement(tables[:1])
+    alone = features.ranking_agreement(tables[:1])
     assert alone["attention"] is None and alone["attention_with_attribution"] is not None
 
 
@@ -368,9 +371,9 @@ def test_the_code_that_alone_decides_is_the_first_by_attribution(small_hospital,
     assert (torch.sigmoid(model(**batch)[:, 0]) > 0.5).float().eq(truth).float().mean() > 0.97 and 10 < truth.sum() < 40
     labels = pd.DataFrame({"subject_id": np.asarray(trajectories.person_id), "prediction_time": np.datetime64("2150-01-01", "us")})
     examples = SimpleNamespace(hospital="mimic", trajectories=trajectories, labels=labels)
-    figures = features.write_events(
+    figures = features.write_event_attributions(
         root / "events.parquet", model, examples, table, training.InputMapping(np.arange(len(known)), None), 512, attributed=80
     )
-    found = features.important(root / "events.parquet").sort_values("attribution", ascending=False)
+    found = features.rank_features(root / "events.parquet").sort_values("attribution", ascending=False)
     assert found.token.iloc[0] == known.tokens[planted] and found.attribution.iloc[0] > 5 * found.attribution.iloc[1]
-    assert figures["attributed"] == 80 and figures["largest_gap"] < features.TOLERANCE
+    assert figures["attributed"] == 80 and figures["largest_gap"] < features.COMPLETENESS_TOLERANCE

@@ -201,7 +201,7 @@ def test_what_is_missing_is_asked_for_again_and_only_that():
 def test_what_stays_unread_after_all_tries_is_not_guessed():
     found, asked = answered(lambda part, attempt: "High, all of them!", ["Ache", "Burn"], tries=3, repeats=1)
     assert len(asked) == 3 and found.words == {} and set(found.last) == {(0, "Ache"), (0, "Burn")}
-    assert found.last[0, "Ache"] != chat.key_of("", "", RatingConfig())
+    assert found.last[0, "Ache"] != chat.request_key("", "", RatingConfig())
 
 
 def test_a_name_that_looks_like_the_prompt_is_a_name():

@@ -174,10 +174,10 @@ def test_what_a_user_watches_is_there(folder, capsys):
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=contract.REPOSITORY, capture_output=True, text=True).stdout.strip()
     run = config.yaml.safe_load((folder / "config.yaml").read_text())
     assert (run["run"]["code"] or "").startswith(commit) and set(run["inputs"]) == {"usedata/mimic/trajectories", "usedata/mimic/vocabulary.json"}
-    state = fitting.State(epoch=1, step=2, sums={"loss": 6.0}, numbers={"loss": 3}, tokens=100, seconds=4.0)
+    state = fitting.TrainingState(epoch=1, step=2, sums={"loss": 6.0}, numbers={"loss": 3}, tokens=100, seconds=4.0)
     schedule = type("Schedule", (), {"get_last_lr": lambda self: [1e-3]})()
     accelerator = type("One", (), {"num_processes": 2, "device": torch.device("cpu")})()
-    words = fitting.watched(state, schedule, PretrainingConfig(epochs=3), 10, accelerator)
+    words = fitting.format_training_figures(state, schedule, PretrainingConfig(epochs=3), 10, accelerator)
     assert words.startswith("loss 2.0000, 50 tokens/s, lr 0.001, ") and words.endswith("at most 00:36 left")  # 18 batches of 2 s
 
 

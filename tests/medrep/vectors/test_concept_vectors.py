@@ -11,7 +11,7 @@ from medrep.vectors import concept_vectors
 
 
 def write(ids, width=4, rep="medrep", rows=None):
-    concept_vectors.write_index(ids)
+    concept_vectors.write_concept_index(ids)
     array = np.random.default_rng(0).normal(size=(rows or len(ids), width)).astype(np.float32)
     storage.write_array(contract.concept_array_file(rep), array)
     return dict(zip(ids, array, strict=False))
@@ -19,7 +19,7 @@ def write(ids, width=4, rep="medrep", rows=None):
 
 def test_a_token_takes_its_own_row_then_its_plain_concepts(root):
     vector = write(["3", "3_1", "20"])
-    found, how = concept_vectors.gather(["20", "3_1", "3_7", "3"], "medrep")
+    found, how = concept_vectors.gather_vectors(["20", "3_1", "3_7", "3"], "medrep")
     assert how.tolist() == ["own", "own", "plain", "own"] and found.dtype == np.float32
     assert np.array_equal(found, [vector["20"], vector["3_1"], vector["3"], vector["3"]])
 
@@ -33,7 +33,7 @@ def test_ancestors_agree_with_a_plain_search(root, vocabulary_tables, levels_abo
     vocabulary_tables(is_a, [(a, c, i + 1) for c in above for i, level in enumerate(above[c]) for a in level] if by_table else None)
     vector = write([str(i) for i in range(1, 40) if random.random() < 0.3])
     tokens = [f"{i}_3" if i % 5 == 0 else str(i) for i in range(1, 40)]
-    found, how = concept_vectors.gather(tokens, "medrep")
+    found, how = concept_vectors.gather_vectors(tokens, "medrep")
     for token, row, kind in zip(tokens, found, how, strict=True):
         plain = token.split("_")[0]
         nearest = next((hit for level in above[int(plain)] if (hit := [str(a) for a in level if str(a) in vector])), [])
@@ -48,13 +48,13 @@ def test_ancestors_agree_with_a_plain_search(root, vocabulary_tables, levels_abo
 
 def test_without_a_vocabulary_unknown_concepts_stay_unknown(root, capsys):
     write(["3"])
-    _, how = concept_vectors.gather(["3", "4"], "medrep")
+    _, how = concept_vectors.gather_vectors(["3", "4"], "medrep")
     assert how.tolist() == ["own", "none"] and "data/concepts is not there" in capsys.readouterr().out
 
 
 def test_no_tokens_give_no_vectors(root):
     write(["3"])
-    vectors, how = concept_vectors.gather([], "medrep")
+    vectors, how = concept_vectors.gather_vectors([], "medrep")
     assert vectors.shape == (0, 4) and len(how) == 0
 
 
@@ -65,16 +65,16 @@ def test_the_array_is_memory_mapped(root):
 
 def test_what_is_missing_or_wrong_is_named(root):
     with pytest.raises(SystemExit, match="concept_idx.csv is missing: representation/run.sh writes it, or put the published files there"):
-        concept_vectors.gather(["3"], "medrep")
+        concept_vectors.gather_vectors(["3"], "medrep")
     write(["3", "4"])
     with pytest.raises(SystemExit, match=r"concept_representation_medtok.npy is missing.*there: medrep"):
-        concept_vectors.gather(["3"], "medtok")
+        concept_vectors.gather_vectors(["3"], "medtok")
     write(["3", "4"], rows=3)
     with pytest.raises(SystemExit, match="has 3 rows, but concept_idx.csv 2"):
-        concept_vectors.gather(["3"], "medrep")
+        concept_vectors.gather_vectors(["3"], "medrep")
     contract.concept_array_file("medrep").write_bytes(b"\x93NUMPY broken")
     with pytest.raises(SystemExit, match="not a whole .npy array"):
-        concept_vectors.gather(["3"], "medrep")
+        concept_vectors.gather_vectors(["3"], "medrep")
 
 
 def test_an_index_with_an_id_twice_or_one_that_is_none_is_refused_by_name(root):
@@ -87,7 +87,7 @@ def test_an_index_with_an_id_twice_or_one_that_is_none_is_refused_by_name(root):
     ):
         write(ids)
         with pytest.raises(SystemExit, match=words) as problem:
-            concept_vectors.gather(["3"], "medrep")
+            concept_vectors.gather_vectors(["3"], "medrep")
         assert "\n" not in str(problem.value)
 
 
@@ -97,27 +97,27 @@ def test_nan_and_infinite_vectors_are_refused_where_they_are_used(root, value):
     array = np.array(concept_vectors.open_array("medrep"))
     array[1, 2] = value
     storage.write_array(contract.concept_array_file("medrep"), array)
-    concept_vectors.gather(["3", "5"], "medrep")
+    concept_vectors.gather_vectors(["3", "5"], "medrep")
     with pytest.raises(SystemExit, match="medrep.npy has NaN or infinite numbers in the vectors of 1 concepts, such as 4:"):
-        concept_vectors.gather(["3", "4"], "medrep")
+        concept_vectors.gather_vectors(["3", "4"], "medrep")
 
 
 def test_vectors_written_for_another_index_are_refused(root):
-    concept_vectors.write_index(["1", "2"])
-    with concept_vectors.ours(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
+    concept_vectors.write_concept_index(["1", "2"])
+    with concept_vectors.write_marked(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
         np.save(file, np.eye(2, dtype=np.float32))
-    assert concept_vectors.gather(["2"], "medrep")[0].tolist() == [[0, 1]]
-    concept_vectors.write_index(["2", "3"])
+    assert concept_vectors.gather_vectors(["2"], "medrep")[0].tolist() == [[0, 1]]
+    concept_vectors.write_concept_index(["2", "3"])
     with pytest.raises(SystemExit, match="medrep.npy was written for another concept_idx.csv than the one that lies there: run"):
-        concept_vectors.gather(["2"], "medrep")
+        concept_vectors.gather_vectors(["2"], "medrep")
 
 
 def test_plain_and_decile_agree_with_plain_python():
     ids = ["3", "3_0", "3_9", "2000000001", "0", "44_5"]
-    plain, decile = concept_vectors.plain_and_decile(pa.array(ids))
+    plain, decile = concept_vectors.split_deciles(pa.array(ids))
     slow = [(int(i.split("_")[0]), int(i.split("_")[1]) if "_" in i else -1) for i in ids]
     assert list(zip(plain.tolist(), decile.tolist(), strict=True)) == slow
-    assert concept_vectors.plain_and_decile(pa.array([], pa.string()))[0].shape == (0,)
+    assert concept_vectors.split_deciles(pa.array([], pa.string()))[0].shape == (0,)
 
 
 def test_held_out_agrees_with_python_integers_and_does_not_know_directions():
@@ -132,10 +132,10 @@ def test_held_out_agrees_with_python_integers_and_does_not_know_directions():
 
     a, b = np.random.default_rng(0).integers(0, 2**31, (2, 5000))
     b[:50] = a[:50]
-    found = concept_vectors.held_out(a, b)
+    found = concept_vectors.held_out_mask(a, b)
     assert found.tolist() == [slow(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
-    assert np.array_equal(found, concept_vectors.held_out(b, a)) and 0.04 < found.mean() < 0.06
-    assert (found <= concept_vectors.held_out(a, b, share=0.2)).all()
+    assert np.array_equal(found, concept_vectors.held_out_mask(b, a)) and 0.04 < found.mean() < 0.06
+    assert (found <= concept_vectors.held_out_mask(a, b, share=0.2)).all()
 
 
 def test_arms_are_accepted_by_name_or_path_and_others_are_named(capsys, tmp_path):
@@ -174,7 +174,7 @@ def test_an_arm_that_is_missing_names_its_stage(root, arm, stage):
 def test_own_vectors_are_read_by_the_same_index(root, tmp_path):
     write(["3", "4"])
     np.save(tmp_path / "own.npy", np.arange(8, dtype=np.float32).reshape(2, 4))
-    found, how = concept_vectors.gather(["4"], str(tmp_path / "own.npy"))
+    found, how = concept_vectors.gather_vectors(["4"], str(tmp_path / "own.npy"))
     assert found.tolist() == [[4, 5, 6, 7]] and how.tolist() == ["own"]
 
 

@@ -42,16 +42,16 @@ def clustered(rows, width, seed=0):
 def test_beyond_a_million_rows_an_index_finds_nearly_all_and_is_built_once(root, monkeypatch, capsys):
     monkeypatch.setattr(nearest, "MAX_EXACT_ROWS", 1000)
     array = clustered(20_000, 32)
-    concept_vectors.write_index([str(i) for i in range(20_000)])
+    concept_vectors.write_concept_index([str(i) for i in range(20_000)])
     storage.write_array(contract.concept_array_file("medrep"), array)
     exact, cosines = nearest.search_exact(array, array[:200], 10)
-    found, near = concept_vectors.neighbours(array[:200], "medrep", 10)
+    found, near = concept_vectors.nearest_neighbours(array[:200], "medrep", 10)
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact.tolist(), found.tolist(), strict=True)])
     assert recall > 0.95 and found[:, 0].tolist() == list(range(200))
     assert np.isin(near[:, 1], cosines).mean() > 0.95  # cosines are the array's, not the index's approximation
     assert "is built, once" in capsys.readouterr().out
-    again, _ = concept_vectors.neighbours(array[:200], "medrep", 10)
+    again, _ = concept_vectors.nearest_neighbours(array[:200], "medrep", 10)
     assert np.array_equal(again, found) and "up to date" in capsys.readouterr().out
-    concept_vectors.write_index([str(i) for i in range(3000)])
+    concept_vectors.write_concept_index([str(i) for i in range(3000)])
     storage.write_array(contract.concept_array_file("medrep"), clustered(3000, 32, seed=1))
-    assert concept_vectors.neighbours(array[:3], "medrep", 10)[0].max() < 3000 and "is built, once" in capsys.readouterr().out
+    assert concept_vectors.nearest_neighbours(array[:3], "medrep", 10)[0].max() < 3000 and "is built, once" in capsys.readouterr().out

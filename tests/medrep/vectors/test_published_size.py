@@ -25,7 +25,7 @@ ids, array = concept_vectors.open_vectors("medrep")
 opened = time.perf_counter()
 tokens = ids.take(np.random.default_rng(0).permutation(len(ids))[:30_000]).to_pylist()
 asked = time.perf_counter()
-vectors, how = concept_vectors.gather(tokens, "medrep")
+vectors, how = concept_vectors.gather_vectors(tokens, "medrep")
 gathered = time.perf_counter()
 # not ru_maxrss: that remembers the process which started this one
 peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

@@ -54,11 +54,11 @@ def test_an_unknown_token_becomes_what_a_plain_search_finds(above, capsys, seed)
     every = [str(c) for c in range(1, 40)] + [f"{c}_{d}" for c in range(1, 40) for d in (0, 9)]
     known = make(*(token for token in every if random.random() < (0.1 if "_" in token else 0.2)))
     external = make(*(every[i] for i in random.permutation(len(every))))
-    translation, how = ancestors.translation_by_ancestors(external, known)
+    translation, how = ancestors.map_tokens_by_ancestors(external, known)
     assert translation.dtype == np.int64 and translation[: len(SPECIAL_TOKENS)].tolist() == list(range(len(SPECIAL_TOKENS)))
     for token, number, kind in list(zip(external.tokens, translation, how, strict=True))[len(SPECIAL_TOKENS) :]:
         assert (known.tokens[number], kind) == plain_translation(token, above, known.tokens)
-    assert set(how) == set(ancestors.HOW)
+    assert set(how) == set(ancestors.VECTOR_SOURCES)
     said = capsys.readouterr().out
     own = sum(token in known.number for token in every)
     assert f"{len(every)} tokens read by the {len(known) - 7} that the model knows: {own} own, " in said and " ancestor" in said
@@ -74,7 +74,7 @@ def test_an_ancestors_decile_goes_before_the_ancestor_and_a_nearer_ancestor_befo
         (["30_5"], "[UNK]"),
     ):
         home = make(*known)
-        assert home.tokens[ancestors.translation_by_ancestors(make("1_4"), home)[0][7]] == wanted
+        assert home.tokens[ancestors.map_tokens_by_ancestors(make("1_4"), home)[0][7]] == wanted
 
 
 def test_a_model_without_vectors_reads_unknown_codes_as_it_is_told(vocabulary_tables):
@@ -86,6 +86,6 @@ def test_a_model_without_vectors_reads_unknown_codes_as_it_is_told(vocabulary_ta
 
 def test_concepts_are_needed_only_where_a_code_is_unknown(root):
     home = make("1", "20")
-    assert ancestors.translation_by_ancestors(make("20", "20_4"), home)[0][7:].tolist() == [8, 8]
+    assert ancestors.map_tokens_by_ancestors(make("20", "20_4"), home)[0][7:].tolist() == [8, 8]
     with pytest.raises(SystemExit, match="data/concepts is missing: put CONCEPT.csv"):
-        ancestors.translation_by_ancestors(make("5"), home)
+        ancestors.map_tokens_by_ancestors(make("5"), home)

@@ -16,7 +16,7 @@ import pyarrow.parquet
 
 from medrep import contract
 from medrep.cdm import engine
-from medrep.cdm.clocks import read_wall_clocks
+from medrep.cdm.clocks import read_local_times
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
 
@@ -59,7 +59,7 @@ def read_rows(con: ibis.BaseBackend, hospital: str, numbered: bool = False) -> i
     columns = pyarrow.parquet.read_schema(parts[0]).names
     if missing := [name for name in REQUIRED_COLUMNS if name not in columns]:
         raise UserError(f"{contract.display_path(parts[0])} lacks {', '.join(missing)}: a MEDS dataset has subject_id, time and code")
-    t = read_wall_clocks(con, parts)
+    t = read_local_times(con, parts)
     kinds = {"numeric_value": "float64", **OPTIONAL_COLUMNS}
     there = {name: t[name].cast(kind) if name in columns else ibis.null(kind) for name, kind in kinds.items()}
     for name in ("numeric_value", "value"):  # NaN and infinity are no measurements
