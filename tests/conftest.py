@@ -1,7 +1,16 @@
-"""A small hospital's trajectories, made of nothing, for what only needs arrays; and a server of files that fails as told."""
+"""A small hospital's trajectories, made of nothing, for what only needs arrays; and a server of files that fails as told.
 
+Also the order of the tests: the slowest files first, so that no core is left alone with one at the end, and with --quick none of those
+that slow_tests.txt names.
+"""
+
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are taken by workers: threads of theirs, and of what they start, would only wait
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -9,6 +18,35 @@ import pytest
 from medrep import contract, download, storage
 from medrep.patients import sequences
 from medrep.vocabulary import token_vocabulary
+
+HERE = Path(__file__).parent
+SLOWEST_FIRST = (
+    "test_real_data.py",
+    "test_engines.py",
+    "test_report.py",
+    "test_one_record.py",
+    "test_run_sh.py",
+    "test_encoder.py",
+    "test_features.py",
+    "test_finetune.py",
+    "test_whole_hospitals.py",
+    "test_pretrain_finetune.py",
+)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="leave out what slow_tests.txt names: for running while one edits")
+
+
+def pytest_collection_modifyitems(config, items):
+    places = {name: place for place, name in enumerate(SLOWEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))  # stable: within a file the order stays
+    if config.getoption("--quick"):
+        slow = {line for line in (HERE / "slow_tests.txt").read_text().splitlines() if not line.startswith("#")}
+        names = [(item, item.nodeid.split("[")[0]) for item in items]
+        kept = [item for item, name in names if name not in slow and name.split("::")[0] not in slow]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
 
 
 def write_trajectories(hospital, persons=30, concepts=40, seed=0, tokens=None):

@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
-# Set everything up and run the tests:  bash tests/run.sh [pytest's arguments]
+# Set everything up and run the checks and the tests:
+#
+#     bash tests/run.sh                   everything, a process a core
+#     bash tests/run.sh --quick           a few minutes: what one runs while editing
+#     bash tests/run.sh tests/medrep -x   pytest's own arguments
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash codes/setup.sh
 .venv/bin/ruff check .
-exec .venv/bin/python -m pytest "$@"
+.venv/bin/ruff format --check .
+exec .venv/bin/python -m pytest -n "${WORKERS:-auto}" --dist loadfile "$@"

@@ -37,6 +37,8 @@ COMMANDS = {
         "MT",
         "--extract-attention-score",
         *QUICK,
+        "--set",
+        "finetuning.attribution_examples=20",
     ],
     "medgemma": [
         "python",
