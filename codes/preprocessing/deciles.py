@@ -19,7 +19,7 @@ import ibis
 
 from medrep import config
 from medrep.cdm import engine
-from medrep.cdm.sources import omop
+from medrep.cdm.sources.columns import NO_UNIT
 from medrep.progress import print_line, timed_stage
 from medrep.stamps import Stamp
 from medrep.tables import DECILES, PERSONS, RECORDS
@@ -33,7 +33,7 @@ def find_deciles(records: ibis.Table, min_values: int, without_unit: bool = True
     """
     measured = records.filter((records.domain == "measurement") & records.value.notnull() & records.unit.notnull())
     if not without_unit:
-        measured = measured.filter(measured.unit != omop.NO_UNIT)
+        measured = measured.filter(measured.unit != NO_UNIT)
     # values repeat: counting each distinct one keeps this small, whatever the number of rows
     distinct = measured.group_by("concept_id", "unit", "value").agg(times=lambda t: t.count())
     unit = ["concept_id", "unit"]

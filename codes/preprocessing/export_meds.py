@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from medrep import VERSION, config, contract, storage
 from medrep.cdm import engine, table_files
-from medrep.cdm.sources import athena, meds, omop
+from medrep.cdm.sources import athena, meds
 from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.stamps import Stamp
 from medrep.tables import PERSONS, RECORDS, VISITS
@@ -218,7 +218,7 @@ def main(argv=None):
 
     name, output = args.hospital, contract.meds_folder(args.hospital)
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)]
-    stamp = Stamp(output, inputs=inputs + (omop.input_files("concepts", "concept") if contract.data_folder("concepts").is_dir() else []))
+    stamp = Stamp(output, inputs=inputs + (athena.input_files("concept") if contract.data_folder("concepts").is_dir() else []))
     if stamp.is_current():
         return
     with timed_stage("export_meds") as figures, table_files.csv_errors_in_words():

@@ -16,8 +16,7 @@ from collections.abc import Callable
 import ibis
 
 from medrep import config, contract
-from medrep.cdm import engine, parsing, rules, table_files
-from medrep.cdm.sources import meds, omop
+from medrep.cdm import engine, hospital_tables, parsing, rules, table_files
 from medrep.contract import SPLITS
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
@@ -87,14 +86,14 @@ def assign_split(source_id: ibis.Value, cohort: CohortConfig) -> ibis.Value:
 def find_persons(persons: ibis.Table, deaths: ibis.Table | None, cohort: CohortConfig, splits: ibis.Table | None = None) -> ibis.Table:
     """PERSONS of readable, distinct `persons`. A source id that two persons share stands for neither: their person_id does.
 
-    `splits` (person_id, given) go before the hash.
+    `splits` (columns.SUBJECT_SPLIT) go before the hash.
     """
     shared = persons.source_id.count().over(group_by="source_id") > 1
     own_id = ibis.ifelse(persons.source_id.isnull() | shared, persons.person_id.cast("string"), persons.source_id)
     persons = persons.mutate(split=assign_split(own_id, cohort))
     if splits is not None:
         persons = persons.left_join(splits, "person_id").drop("person_id_right")
-        persons = persons.mutate(split=ibis.coalesce(persons.given, persons.split))
+        persons = persons.mutate(split=ibis.coalesce(persons.given_split, persons.split))
     if deaths is None:
         return persons.mutate(death_time=ibis.null("timestamp"))
     times = deaths.filter(deaths.reason.isnull()).select("person_id", "death_time")
@@ -116,10 +115,10 @@ def main(argv=None):
 
     hospital, cohort = args.hospital, config.load("cohort", args.overrides)
     check_split_shares(cohort)
-    table_files.require_hospital(hospital)
+    hospital_tables.require_hospital(hospital)
     stamp = Stamp(
         PERSONS.at(hospital=hospital),
-        inputs=omop.input_files(hospital, "person", "death", "patients"),
+        inputs=hospital_tables.input_files(hospital, "person", "death", "patients"),
         settings={
             "shares": cohort.split_shares,
             "seed": cohort.split_seed,
@@ -138,16 +137,18 @@ def main(argv=None):
         def settle(table: str, judged: ibis.Table, rejects: Callable[[], ibis.Table], left_out: str) -> dict[str, int]:
             return rules.settle_rejects(con, hospital, table, rules.count_reasons(judged), rejects, [left_out], cohort.max_rejects)
 
-        births = omop.read_birth_years(con, hospital)
+        births = hospital_tables.read_birth_years(con, hospital)
         if births is not None:
             births = engine.materialize(con, births_with_reasons(births))
-            settle("patients", births, lambda: births_with_reasons(omop.read_birth_years(con, hospital, numbered=True)), DUPLICATE_SUBJECT)
-        read = engine.materialize(con, add_exclusion_reasons(correct_birth_years(omop.read_persons(con, hospital), births)))
+            settle(
+                "patients", births, lambda: births_with_reasons(hospital_tables.read_birth_years(con, hospital, with_lines=True)), DUPLICATE_SUBJECT
+            )
+        read = engine.materialize(con, add_exclusion_reasons(correct_birth_years(hospital_tables.read_persons(con, hospital), births)))
         figures.update(
             settle(
                 "person",
                 read,
-                lambda: add_exclusion_reasons(correct_birth_years(omop.read_persons(con, hospital, numbered=True), births)),
+                lambda: add_exclusion_reasons(correct_birth_years(hospital_tables.read_persons(con, hospital, with_lines=True), births)),
                 DUPLICATE_PERSON,
             )
         )
@@ -156,11 +157,11 @@ def main(argv=None):
             raise UserError(f"data/{hospital}/person has no readable row: person_id and year_of_birth must be whole numbers")
         if births is not None:
             print_line(f"year of birth from patients.csv: {int(kept.corrected.sum().execute() or 0):,} persons; the others keep the table's")
-        deaths = omop.read_deaths(con, hospital)
+        deaths = hospital_tables.read_deaths(con, hospital)
         if deaths is not None:
             deaths = engine.materialize(con, deaths_with_reasons(deaths, kept))
-            settle("death", deaths, lambda: deaths_with_reasons(omop.read_deaths(con, hospital, numbered=True), kept), LATER_DEATH_ROW)
-        splits = meds.read_subject_splits(con, hospital)
+            settle("death", deaths, lambda: deaths_with_reasons(hospital_tables.read_deaths(con, hospital, with_lines=True), kept), LATER_DEATH_ROW)
+        splits = hospital_tables.read_subject_splits(con, hospital)
         if splits is not None:
             print_line(f"{hospital}: {int(splits.count().execute()):,} persons are in the splits that metadata/subject_splits.parquet gives them")
         PERSONS.write(con, find_persons(kept, deaths, cohort, splits), hospital=hospital)

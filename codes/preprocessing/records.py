@@ -28,8 +28,8 @@ from concurrent.futures import ThreadPoolExecutor
 import ibis
 
 from medrep import config, contract, storage
-from medrep.cdm import engine, parsing, rules, table_files
-from medrep.cdm.sources import meds, omop
+from medrep.cdm import engine, hospital_tables, parsing, rules, table_files
+from medrep.cdm.sources.columns import EVENT_TABLES
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
 from medrep.progress import print_line, progress_bar, timed_stage
@@ -150,12 +150,12 @@ def warn_of_missing_times(domain: str, clocks: Counter):
         )
 
 
-def warn_of_implausible_ages(ages: list[int], of_patients: bool):
+def warn_of_implausible_ages(ages: list[int], has_birth_years: bool):
     """A year of birth that is really MIMIC's anchor_year shows in ages at the first event only."""
     if ages and not 10 <= statistics.median(ages) <= 100:
         print_line(
             f"warning: the median age at the first event is {statistics.median(ages):.0f}: is year_of_birth right?"
-            + ("" if of_patients else " If it holds MIMIC's anchor_year, put patients.csv beside the tables")
+            + ("" if has_birth_years else " If it holds MIMIC's anchor_year, put patients.csv beside the tables")
         )
 
 
@@ -178,9 +178,9 @@ def part_number(person_id: ibis.Value, bounds: list[int]) -> ibis.Value:
 
 
 def read_events(
-    con: ibis.BaseBackend, name: str, domain: str, hospital: HospitalConfig, cohort: CohortConfig, numbered: bool = False
+    con: ibis.BaseBackend, name: str, domain: str, hospital: HospitalConfig, cohort: CohortConfig, with_lines: bool = False
 ) -> ibis.Table | None:
-    return omop.read_events(con, name, domain, hospital.midnight_is_a_time, numbered=numbered or cohort.first_measurement == "in_file")
+    return hospital_tables.read_events(con, name, domain, hospital.midnight_is_a_time, with_lines=with_lines or cohort.first_measurement == "in_file")
 
 
 def make_records(con: ibis.BaseBackend, name: str, hospital: HospitalConfig, cohort: CohortConfig, add: Callable[[ibis.Table], None]):
@@ -190,9 +190,9 @@ def make_records(con: ibis.BaseBackend, name: str, hospital: HospitalConfig, coh
     The tables are read once and their rows laid apart by ranges of person ids, each small enough for memory; everything
     else is done one range at a time, so that a hospital ten times as large takes ten times as long.
     """
-    sizes = [table_files.estimate_text_size(path) for path in omop.input_files(name, *(omop.EVENT_TABLES[domain][0] for domain in DOMAINS))]
+    size = hospital_tables.estimate_text_size(name, *EVENT_TABLES.values())
     persons, visits = PERSONS.read(con, hospital=name), VISITS.read(con, hospital=name)
-    bounds = part_bounds(persons, engine.number_of_parts(con, sum(sizes), PART_BYTES))
+    bounds = part_bounds(persons, engine.number_of_parts(con, size, PART_BYTES))
     reasons, clocks, ages, events, lines = {}, {}, [], {}, {}
     beside = ThreadPoolExecutor(max_workers=1)  # counts lines while the engine works
     for domain in DOMAINS:
@@ -200,9 +200,8 @@ def make_records(con: ibis.BaseBackend, name: str, hospital: HospitalConfig, coh
         if rows is None:
             print_line(f"{name} has no {domain} table")
             continue
-        print_line(f"reading {name} {omop.EVENT_TABLES[domain][0]}")
-        if not meds.is_dataset(name):
-            lines[domain] = beside.submit(table_files.count_lines, table_files.find_table_file(name, omop.EVENT_TABLES[domain][0]))
+        print_line(f"reading {name} {EVENT_TABLES[domain]}")
+        lines[domain] = beside.submit(hospital_tables.count_lines, name, EVENT_TABLES[domain])
         events[domain] = engine.partition_by(con, rows.mutate(part=part_number(rows.person_id, bounds)), "part")
         reasons[domain], clocks[domain] = Counter({rules.KEPT: 0}), Counter()
     with_records = 0
@@ -226,7 +225,7 @@ def make_records(con: ibis.BaseBackend, name: str, hospital: HospitalConfig, coh
     for domain in reasons:
         warn_of_missing_times(domain, clocks[domain])
     storage.write_json(contract.ages_file(name), {"median at the first event": statistics.median(ages) if ages else None})
-    warn_of_implausible_ages(ages, of_patients=not meds.is_dataset(name) and table_files.find_table_file(name, "patients") is not None)
+    warn_of_implausible_ages(ages, hospital_tables.has_birth_years(name))
     return reasons, with_records, {domain: count.result() for domain, count in lines.items()}
 
 
@@ -239,8 +238,8 @@ def main(argv=None):
 
     name, cohort = args.hospital, config.load("cohort", args.overrides)
     hospital = config.load("hospital", args.overrides, hospital=args.hospital)
-    table_files.require_hospital(name)
-    tables = omop.input_files(name, *(omop.EVENT_TABLES[domain][0] for domain in DOMAINS))
+    hospital_tables.require_hospital(name)
+    tables = hospital_tables.input_files(name, *EVENT_TABLES.values())
     stamp = Stamp(
         RECORDS.at(hospital=name),
         inputs=[PERSONS.require(hospital=name), VISITS.require(hospital=name), *tables],
@@ -255,20 +254,18 @@ def main(argv=None):
         con = engine.connect(args.engine, args.memory, args.threads)
         with RECORDS.writing(con, hospital=name) as add:
             reasons, figures["persons"], lines = make_records(con, name, hospital, cohort, add)
-            if meds.is_dataset(name):
-                others = meds.count_unmapped_codes(engine.file_reader(con), name, omop.map_meds_codes(engine.file_reader(con), name))
+            unmapped = hospital_tables.count_unmapped_codes(con, name)
+            if unmapped is not None:
                 print_line(
-                    f"{name}: {sum(others.values()):,} rows of {len(others):,} codes are of none of the four domains"
-                    + (f" ({', '.join(list(others)[:5])}{', ...' if len(others) > 5 else ''})" if others else "")
+                    f"{name}: {sum(unmapped.values()):,} rows of {len(unmapped):,} codes are of none of the four domains"
+                    + (f" ({', '.join(list(unmapped)[:5])}{', ...' if len(unmapped) > 5 else ''})" if unmapped else "")
                 )
             for domain, counts in reasons.items():
 
                 def rejects(domain=domain):
-                    return join_persons(read_events(con, name, domain, hospital, cohort, numbered=True), PERSONS.read(con, hospital=name))
+                    return join_persons(read_events(con, name, domain, hospital, cohort, with_lines=True), PERSONS.read(con, hospital=name))
 
-                settled = rules.settle_rejects(
-                    con, name, omop.EVENT_TABLES[domain][0], counts, rejects, EXCLUSIONS, cohort.max_rejects, lines.get(domain)
-                )
+                settled = rules.settle_rejects(con, name, EVENT_TABLES[domain], counts, rejects, EXCLUSIONS, cohort.max_rejects, lines.get(domain))
                 figures["rows"] = figures.get("rows", 0) + settled["read"]
             if figures["persons"] == 0:
                 raise UserError(

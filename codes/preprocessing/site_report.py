@@ -14,13 +14,14 @@ import ibis
 
 from medrep import config, contract, storage
 from medrep.cdm import engine
-from medrep.cdm.sources.omop import EVENT_TABLES, MAX_YEARS_AFTER_MEDIAN, NO_UNIT, SECONDS_PER_YEAR
+from medrep.cdm.plausible_dates import MAX_YEARS_AFTER_MEDIAN, latest_plausible_time
+from medrep.cdm.sources.columns import EVENT_TABLES, NO_UNIT
 from medrep.contract import DOMAINS
 from medrep.progress import print_line, timed_stage
 from medrep.stamps import Stamp
 from medrep.tables import PERSONS, RECORDS, VISITS
 
-TABLES = ("person", "patients", "death", "visit_occurrence", *(table for table, _, _ in EVENT_TABLES.values()))
+TABLES = ("person", "patients", "death", "visit_occurrence", *EVENT_TABLES.values())
 MAX_CONCEPT_0_SHARE, MAX_UNITLESS_SHARE, MAX_OVERLAPPING_SHARE, MAX_AFTER_DEATH_SHARE = 0.2, 0.5, 0.05, 0.05
 PLAUSIBLE_AGES = (10, 100)
 
@@ -111,12 +112,8 @@ def count_after_death(persons: ibis.Table, records: ibis.Table) -> int:
 
 def count_implausible_dates(records: ibis.Table) -> int:
     """Records so far after the middle one that their year must be wrong."""
-    middle = records.time.epoch_seconds().median().execute()
-    return (
-        0
-        if middle is None
-        else int(records.filter(records.time.epoch_seconds() > middle + MAX_YEARS_AFTER_MEDIAN * SECONDS_PER_YEAR).count().execute())
-    )
+    latest = latest_plausible_time(records)
+    return 0 if latest is None else int(records.filter(records.time.epoch_seconds() > latest).count().execute())
 
 
 def find_warnings(site: dict) -> list[str]:
@@ -126,7 +123,7 @@ def find_warnings(site: dict) -> list[str]:
     if age is not None and not PLAUSIBLE_AGES[0] <= age <= PLAUSIBLE_AGES[1]:
         found.append(f"the median age at the first event, kept or not, is {age:.0f}: is year_of_birth right?")
     for domain in DOMAINS:
-        facts, (table, _, _) = site["domains"].get(domain), EVENT_TABLES[domain]
+        facts, table = site["domains"].get(domain), EVENT_TABLES[domain]
         if not facts:
             found.append(f"no {domain} was kept: is {table} whole?")
             continue
@@ -198,7 +195,7 @@ def main(argv=None):
         con = engine.connect(args.engine, args.memory, args.threads)
         persons, visits, records = (table.read(con, hospital=name) for table in (PERSONS, VISITS, RECORDS))
         tables = read_counts(name)
-        read = {domain: tables[table] for domain, (table, _, _) in EVENT_TABLES.items() if table in tables}
+        read = {domain: tables[table] for domain, table in EVENT_TABLES.items() if table in tables}
         site = {
             "hospital": name,
             "tables": tables,

@@ -15,8 +15,7 @@ import argparse
 import ibis
 
 from medrep import config
-from medrep.cdm import engine, parsing, rules, table_files
-from medrep.cdm.sources import omop
+from medrep.cdm import engine, hospital_tables, parsing, rules, table_files
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
 from medrep.settings import CohortConfig, HospitalConfig
@@ -70,10 +69,10 @@ def main(argv=None):
 
     name, cohort = args.hospital, config.load("cohort", args.overrides)
     hospital = config.load("hospital", args.overrides, hospital=args.hospital)
-    table_files.require_hospital(name)
+    hospital_tables.require_hospital(name)
     stamp = Stamp(
         VISITS.at(hospital=name),
-        inputs=[PERSONS.require(hospital=name), *omop.input_files(name, "visit_occurrence")],
+        inputs=[PERSONS.require(hospital=name), *hospital_tables.input_files(name, "visit_occurrence")],
         settings={
             "ages": [cohort.min_age, cohort.max_age],
             "admissions": cohort.admission_visit_concepts,
@@ -87,13 +86,13 @@ def main(argv=None):
         con = engine.connect(args.engine, args.memory, args.threads)
         persons = PERSONS.read(con, hospital=name)
 
-        def read(numbered=False):
-            return find_visits(omop.read_visits(con, name, hospital.midnight_is_a_time, numbered), persons, hospital, cohort)
+        def read(with_lines=False):
+            return find_visits(hospital_tables.read_visits(con, name, hospital.midnight_is_a_time, with_lines), persons, hospital, cohort)
 
         visits = engine.materialize(con, read())
         figures.update(
             rules.settle_rejects(
-                con, name, "visit_occurrence", rules.count_reasons(visits), lambda: read(numbered=True), [DUPLICATE_VISIT], cohort.max_rejects
+                con, name, "visit_occurrence", rules.count_reasons(visits), lambda: read(with_lines=True), [DUPLICATE_VISIT], cohort.max_rejects
             )
         )
         kept = visits.filter(visits.reason.isnull())

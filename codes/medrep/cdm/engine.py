@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar, cast
 
 import ibis
 
@@ -18,6 +19,7 @@ from medrep.cdm.spill import spill_folder, temporary_folder
 from medrep.errors import UserError
 
 ENGINES = ("duckdb", "spark")
+ReadTable = TypeVar("ReadTable", bound=Callable[..., ibis.Table | None])
 
 
 def add_arguments(parser: argparse.ArgumentParser):
@@ -60,50 +62,52 @@ def file_reader(con: ibis.BaseBackend) -> ibis.BaseBackend:
 
 
 def transfer(con: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
-    """A table of reader(con) for `con` to work with."""
+    """A table of file_reader(con) for `con` to work with."""
     return table if con.name == "duckdb" else con.read_parquet(f"{write_temporary_parquet(file_reader(con), table)}/*.parquet")
 
 
-def reads_with_duckdb(read: Callable[..., ibis.Table | None]) -> Callable[..., ibis.Table | None]:
-    """Decorator of a function from an engine's reader, and whatever else, to a table: one from the engine to a table of its own."""
+def reads_with_duckdb(read: ReadTable) -> ReadTable:
+    """Decorator of a function whose first argument is an engine: `read` gets the engine's file_reader, and the caller a table of the engine."""
 
     @functools.wraps(read)
     def read_for(con: ibis.BaseBackend, *args, **kwargs) -> ibis.Table | None:
         table = read(file_reader(con), *args, **kwargs)
         return table if table is None else transfer(con, table)
 
-    return read_for
+    return cast(ReadTable, read_for)
 
 
-def read_csv_as_text(duckdb: ibis.BaseBackend, path: Path, columns: list[str], delimiter: str, quote: str, malformed: str = "") -> ibis.Table:
+def read_csv_as_text(duckdb: ibis.BaseBackend, path: Path, columns: list[str], delimiter: str, quote: str, malformed_table: str = "") -> ibis.Table:
     """A CSV file with a header, every field as text, under the names `columns` in its order; an empty field is null.
 
     Nothing is guessed from the first lines: a guess that fits them and not the rest is a silent mistake. With a name in
-    `malformed`, lines with another number of fields or broken quotes are set aside under it for malformed_rows; without,
-    the first one is an error.
+    `malformed_table`, lines with another number of fields or broken quotes are set aside under it for malformed_rows;
+    without, the first one is an error.
     """
-    aside = {"store_rejects": True, "rejects_table": malformed, "rejects_scan": f"{malformed}_scans"} if malformed else {}
-    for table in aside and (malformed, f"{malformed}_scans"):  # a second reading of the file starts over
-        duckdb.raw_sql(f'DROP TABLE IF EXISTS "{table}"')
+    options = {}
+    if malformed_table:
+        options = {"store_rejects": True, "rejects_table": malformed_table, "rejects_scan": f"{malformed_table}_scans"}
+        for table in (malformed_table, f"{malformed_table}_scans"):  # a second reading of the file starts over
+            duckdb.raw_sql(f'DROP TABLE IF EXISTS "{table}"')
     return duckdb.read_csv(
-        str(path), columns=dict.fromkeys(columns, "VARCHAR"), auto_detect=False, header=True, delim=delimiter, quote=quote, escape=quote, **aside
+        str(path), columns=dict.fromkeys(columns, "VARCHAR"), auto_detect=False, header=True, delim=delimiter, quote=quote, escape=quote, **options
     )
 
 
-def malformed_rows(con: ibis.BaseBackend, name: str) -> list[dict]:
+def malformed_rows(con: ibis.BaseBackend, malformed_table: str) -> list[dict]:
     """line (1 is the header), reason and raw text of the lines that read_csv_as_text set aside, once the table was computed."""
     duckdb = file_reader(con)
-    if not duckdb.raw_sql(f"SELECT 1 FROM duckdb_tables() WHERE table_name = '{name}'").fetchall():
+    if not duckdb.raw_sql(f"SELECT 1 FROM duckdb_tables() WHERE table_name = '{malformed_table}'").fetchall():
         return []
-    words = {
+    reasons = {
         "MISSING COLUMNS": "too few fields",
         "TOO MANY COLUMNS": "too many fields",
         "UNQUOTED VALUE": "broken quotes",
         "INVALID ENCODING": "not UTF-8",
         "LINE SIZE OVER MAXIMUM": "line too long",
     }
-    rows = duckdb.raw_sql(f'SELECT line, min(error_type), any_value(csv_line) FROM "{name}" GROUP BY line ORDER BY line').fetchall()
-    return [{"line": line, "reason": words.get(error, str(error).lower()), "raw": raw or ""} for line, error, raw in rows]
+    rows = duckdb.raw_sql(f'SELECT line, min(error_type), any_value(csv_line) FROM "{malformed_table}" GROUP BY line ORDER BY line').fetchall()
+    return [{"line": line, "reason": reasons.get(error, str(error).lower()), "raw": raw or ""} for line, error, raw in rows]
 
 
 def number_rows(table: ibis.Table) -> ibis.Table:
@@ -122,7 +126,7 @@ def materialize(con: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
 
 
 def drop_tables(con: ibis.BaseBackend, *tables: ibis.Table):
-    """Give back what `tables`, which hold() gave, take of memory."""
+    """Give back what `tables`, which materialize() gave, take of memory."""
     for table in tables:
         if con.name == "duckdb":
             con.raw_sql(f'DROP TABLE "{table.op().name}"')
@@ -145,18 +149,18 @@ def materialize_as_parquet(con: ibis.BaseBackend, table: ibis.Table) -> ibis.Tab
 
 def partition_by(con: ibis.BaseBackend, table: ibis.Table, column: str) -> Callable[[int], ibis.Table]:
     """A large `table`, computed once into parquet files apart by an integer `column`; gives the rows with one value of it."""
-    folder, schema = Path(temporary_folder()), (table.drop(column)).schema()
+    folder, schema = Path(temporary_folder()), table.drop(column).schema()
     parquet.write_partitioned(con, table, folder, column)
 
     def rows(value: int) -> ibis.Table:
-        own = folder / f"{column}={value}"
-        if not own.is_dir():
+        part = folder / f"{column}={value}"
+        if not part.is_dir():
             return ibis.memtable([], schema=schema)
-        return con.read_parquet(f"{own}/*.parquet").select(*schema.names)
+        return con.read_parquet(f"{part}/*.parquet").select(*schema.names)
 
     return rows
 
 
-def number_of_parts(con: ibis.BaseBackend, size: int, of_size: int) -> int:
-    """In how many parts, each of about `of_size`, work of `size` is done one after the other; Spark divides work itself."""
-    return max(1, math.ceil(size / of_size)) if con.name == "duckdb" else 1
+def number_of_parts(con: ibis.BaseBackend, size: int, part_size: int) -> int:
+    """In how many parts, each of about `part_size`, work of `size` is done one after the other; Spark divides work itself."""
+    return max(1, math.ceil(size / part_size)) if con.name == "duckdb" else 1

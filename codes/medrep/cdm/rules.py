@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from medrep import contract, storage
-from medrep.cdm import engine, table_files
-from medrep.cdm.sources import meds, omop
+from medrep.cdm import hospital_tables
 from medrep.errors import UserError
 from medrep.progress import print_kept
 from medrep.tables import REJECTS
@@ -57,15 +56,13 @@ def settle_rejects(
     `counts` is what count_reasons gives; reasons that are not in `left_out` reject. `rejects` reads the file again, with
     `line`, `raw` and `reason`: it is called only where something was rejected. `lines`: of the file, if they were counted.
     """
-    malformed = engine.malformed_rows(con, omop.malformed_table_name(hospital, table))
+    malformed = hospital_tables.malformed_rows(con, hospital, table)
     rejected = {reason: n for reason, n in counts.items() if reason not in (KEPT, *left_out)}
     of_rows = list(rejected)
     for row in malformed:
         rejected[row["reason"]] = rejected.get(row["reason"], 0) + 1
     read, total = sum(counts.values()) + len(malformed), sum(rejected.values())
-    if not meds.is_dataset(hospital):
-        path = table_files.find_table_file(hospital, table)
-        table_files.check_unclosed_quotes(path, table_files.count_lines(path) if lines is None else lines, read)
+    hospital_tables.check_quotes(hospital, table, read, lines)
     went = {reason: counts[reason] for reason in left_out if reason in counts}
     print_kept(f"{hospital} {table}", read, went, counts[KEPT], rejected)
     storage.write_json(contract.counts_file(hospital, table), {"read": read, "kept": counts[KEPT], "left out": went, "rejected": rejected})

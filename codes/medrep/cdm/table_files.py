@@ -27,17 +27,6 @@ TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
 COMPRESSION_RATIO = 12  # times as large is the text of a gzip-compressed or parquet table
 
 
-def require_hospital(hospital: str) -> Path:
-    folder = contract.data_folder(hospital)
-    if not folder.is_dir():
-        known = ", ".join(contract.hospitals_with_data()) or "none"
-        raise UserError(
-            f"{contract.display_path(folder)} is missing: put the hospital's OMOP tables there (person.csv, visit_occurrence.csv, "
-            f"condition_occurrence.csv, ...; also .csv.gz or .parquet), or name a hospital that is there: {known}"
-        )
-    return folder
-
-
 def find_table_file(folder: str, table: str) -> Path | None:
     """The file that holds `table` in data/{folder}; None where it is absent and may be."""
     place = contract.data_folder(folder)
@@ -45,8 +34,20 @@ def find_table_file(folder: str, table: str) -> Path | None:
     if len(found) > 1:
         raise UserError(f"{contract.display_path(place)} has {' and '.join(p.name for p in found)}: keep one of them")
     if not found and table not in OPTIONAL_TABLES:
-        raise UserError(f"{contract.display_path(place)}/{table}.csv is missing (.csv.gz and .parquet are read too)")
+        raise missing_table(folder, table)
     return found[0] if found else None
+
+
+def require_table_file(folder: str, table: str) -> Path:
+    """The file that holds `table` in data/{folder}."""
+    path = find_table_file(folder, table)
+    if path is None:
+        raise missing_table(folder, table)
+    return path
+
+
+def missing_table(folder: str, table: str) -> UserError:
+    return UserError(f"{contract.display_path(contract.data_folder(folder))}/{table}.csv is missing (.csv.gz and .parquet are read too)")
 
 
 def estimate_text_size(path: Path) -> int:
@@ -151,19 +152,19 @@ def read_header(path: Path, delimiter: str, quote: str) -> tuple[list[str], bool
 
 
 def read_as_text(
-    engine: ibis.BaseBackend,
+    con: ibis.BaseBackend,
     path: Path,
     table: str,
     required: list[str],
     delimiter: str = ",",
     quote: str = '"',
-    numbered: bool = False,
-    malformed: str = "",
+    with_lines: bool = False,
+    malformed_table: str = "",
 ) -> ibis.Table:
     """All columns of `path` as trimmed text under lower-case names; empty text is null.
 
-    With `numbered` also `line` (its line in a CSV file, 1 being the header, if all lines are whole) and `raw` (the row's
-    fields as text). With a name in `malformed`, engine.malformed_rows gives the lines that could not be cut into fields.
+    With `with_lines` also `line` (its line in a CSV file, 1 being the header, if all lines are whole) and `raw` (the row's
+    fields as text). With a name in `malformed_table`, engine.malformed_rows gives the lines that could not be cut into fields.
     """
     columns, has_rows = read_header(path, delimiter, quote)
     if missing := [name for name in required if name not in columns]:
@@ -175,12 +176,12 @@ def read_as_text(
     if not has_rows and table not in TABLES_THAT_MAY_BE_EMPTY:
         raise UserError(f"{contract.display_path(path)} has a header and no rows: export the table again")
     if path.name.lower().endswith(".parquet"):
-        raw = read_local_times(engine, [path])
+        raw = read_local_times(con, [path])
         raw = raw.rename(dict(zip(columns, raw.columns, strict=True))).cast(dict.fromkeys(columns, "string"))
     else:
-        raw = read_csv_as_text(engine, path, columns, delimiter, quote, malformed)
+        raw = read_csv_as_text(con, path, columns, delimiter, quote, malformed_table)
     text = {name: trim(raw[name]).nullif("") for name in columns}
-    if numbered:
+    if with_lines:
         raw = number_rows(raw)
         text |= {"line": raw.line + 2, "raw": ibis.literal(delimiter).join([raw[name].fill_null("") for name in columns])}
     return raw.select(**text)

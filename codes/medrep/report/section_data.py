@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from medrep import contract
 from medrep.cdm import outcomes
-from medrep.cdm.sources.omop import EVENT_TABLES, NO_UNIT
+from medrep.cdm.sources.columns import EVENT_TABLES, NO_UNIT
 from medrep.contract import DOMAINS
 from medrep.report import charts, disclosure
 from medrep.report.disclosure import Count, Counts, Share
@@ -41,7 +41,7 @@ from medrep.tables import DECILES, DEFINITIONS, LABELS, PERSONS, RECORDS, REJECT
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import token_vocabulary
 
-KEPT_ROW_NAMES = {"person": PERSONS.row, "visit_occurrence": VISITS.row, "death": "deaths"} | {EVENT_TABLES[d][0]: f"{d} events" for d in DOMAINS}
+KEPT_ROW_NAMES = {"person": PERSONS.row, "visit_occurrence": VISITS.row, "death": "deaths"} | {EVENT_TABLES[d]: f"{d} events" for d in DOMAINS}
 """What a table's kept rows are called elsewhere on the page: one name for one thing, or one place would tell what another hides."""
 
 
@@ -190,9 +190,9 @@ def site_parts(counts: Counts, site: dict) -> list:
 def domain_table(counts: Counts, site: dict) -> Table:
     of, rows = counts.of(site["hospital"]), []
     for name, domain in site["domains"].items():
-        table = site["tables"].get(EVENT_TABLES[name][0])
+        table = site["tables"].get(EVENT_TABLES[name])
         without = (
-            Share(of(f"{EVENT_TABLES[name][0]} no concept", table["left out"].get("no concept")), of(f"{EVENT_TABLES[name][0]} read", table["read"]))
+            Share(of(f"{EVENT_TABLES[name]} no concept", table["left out"].get("no concept")), of(f"{EVENT_TABLES[name]} read", table["read"]))
             if table
             else ""
         )

@@ -1,1 +1,1 @@
-"""Where tables come from, all in one form: OMOP files and MEDS datasets. Read omop.py first."""
+"""Where tables come from: OMOP files and MEDS datasets, all read into the columns of columns.py, and Athena's vocabulary."""

@@ -1,13 +1,9 @@
-"""OMOP tables and Athena vocabularies as they come, read into one canonical form. The only module that knows a dialect.
-
-    omop.read_events(engine, "mimic", "measurement")     one of contract.DOMAINS
-    athena.read_vocabulary_table(engine, "concept")              a table of data/concepts, columns in lower case
+"""OMOP tables as files, read into the columns that all sources share. The only module that knows a dialect.
 
 Files are data/{hospital}/{table}.csv, .csv.gz or .parquet, names and headers in any case, CDM 5.3 or 5.4. Everything is
 read as text first and then parsed, because exports write ids as `444239.0`, dates with a `T`, and ids beyond 2^53 that a
 float column would destroy. What can't be parsed becomes null, and the stage that needs it counts it. Field lists:
-https://ohdsi.github.io/CommonDataModel/cdm54.html. A MEDS dataset in the hospital's folder is read in their place
-(meds_tables.py).
+https://ohdsi.github.io/CommonDataModel/cdm54.html. hospital_tables.py documents the functions, columns.py what they give.
 """
 
 import re
@@ -15,55 +11,44 @@ from pathlib import Path
 
 import ibis
 
-from medrep import contract
-from medrep.cdm.engine import materialize, reads_with_duckdb
+from medrep.cdm import engine, table_files
+from medrep.cdm.engine import reads_with_duckdb
 from medrep.cdm.parsing import optional_column, parse_date_and_time, parse_id, parse_number
-from medrep.cdm.sources import meds
-from medrep.cdm.sources.athena import read_vocabulary_table, valid_rows
-from medrep.cdm.table_files import find_table_file, read_as_text
+from medrep.cdm.sources.athena import join_race_names
+from medrep.cdm.sources.columns import EVENT_TABLES, NO_UNIT, line_and_raw, unreadable_reason
+from medrep.cdm.table_files import find_table_file, read_as_text, require_table_file
 
-# domain: table, prefix of its columns, prefix of its date columns
-EVENT_TABLES = {
-    "condition": ("condition_occurrence", "condition", "condition_start"),
-    "drug": ("drug_exposure", "drug", "drug_exposure_start"),
-    "measurement": ("measurement", "measurement", "measurement"),
-    "procedure": ("procedure_occurrence", "procedure", "procedure"),
+COLUMN_PREFIXES = {
+    "condition": ("condition", "condition_start"),
+    "drug": ("drug", "drug_exposure_start"),
+    "measurement": ("measurement", "measurement"),
+    "procedure": ("procedure", "procedure"),
 }
-NO_UNIT = "none"  # the unit of a value without one: pH and INR are values
-MAX_YEARS_AFTER_MEDIAN = 30  # no hospital's records go on for so long after their middle: a later date, 9999-12-31 say, is a mistake or means "open"
-SECONDS_PER_YEAR = 365.25 * 24 * 3600
+"""{domain: what its table's columns begin with, and its columns of dates}"""
 
 
 # ---- files -----------------------------------------------------------------------------------------------
 
 
 def input_files(hospital: str, *tables: str) -> list[Path]:
-    """The files of `tables` that are there, for stamps.Stamp."""
-    if meds.is_dataset(hospital):
-        return meds.input_files(hospital)
     return [path for table in tables if (path := find_table_file(hospital, table))]
 
 
-# ---- parsing -----------------------------------------------------------------------------------------------
-# Each rule looks first at what nearly every field is, in a way that costs little, and only then at what fields may be.
+def estimate_text_size(hospital: str, *tables: str) -> int:
+    return sum(table_files.estimate_text_size(path) for path in input_files(hospital, *tables))
 
 
-# ---- a hospital's tables -----------------------------------------------------------------------------------
+def count_lines(hospital: str, table: str) -> int | None:
+    return table_files.count_lines(require_table_file(hospital, table))
 
 
-def map_meds_codes(engine: ibis.BaseBackend, hospital: str) -> ibis.Table:
-    """What the codes of a MEDS dataset mean, by data/concepts where it is there."""
-    if not contract.data_folder("concepts").is_dir():
-        return meds.map_codes_to_concepts(engine, hospital, None, None)
-    return meds.map_codes_to_concepts(
-        engine, hospital, read_vocabulary_table(engine, "concept"), valid_rows(read_vocabulary_table(engine, "concept_relationship"))
-    )
+def check_quotes(hospital: str, table: str, rows: int, lines: int | None = None):
+    path = require_table_file(hospital, table)
+    table_files.check_unclosed_quotes(path, table_files.count_lines(path) if lines is None else lines, rows)
 
 
-def read_table(engine: ibis.BaseBackend, hospital: str, table: str, required: list[str], numbered: bool) -> ibis.Table | None:
-    """A hospital's table as text; None where it is absent and may be."""
-    path = find_table_file(hospital, table)
-    return path and read_as_text(engine, path, table, required, numbered=numbered, malformed=malformed_table_name(hospital, table))
+def malformed_rows(con: ibis.BaseBackend, hospital: str, table: str) -> list[dict]:
+    return engine.malformed_rows(con, malformed_table_name(hospital, table))
 
 
 def malformed_table_name(hospital: str, table: str) -> str:
@@ -71,36 +56,33 @@ def malformed_table_name(hospital: str, table: str) -> str:
     return re.sub(r"\W", "_", f"malformed_{hospital}_{table}")
 
 
-def line_and_raw_columns(t: ibis.Table) -> dict[str, ibis.Value]:
-    """`line` and `raw` of a table that was read with them."""
-    return {name: t[name] for name in ("line", "raw") if name in t.columns}
+def read_table(con: ibis.BaseBackend, hospital: str, table: str, required: list[str], with_lines: bool) -> ibis.Table:
+    """A hospital's table as text."""
+    malformed = malformed_table_name(hospital, table)
+    return read_as_text(con, require_table_file(hospital, table), table, required, with_lines=with_lines, malformed_table=malformed)
 
 
-def unreadable_reason(**required: ibis.Value) -> ibis.Value:
-    """Which of the columns that a row can't do without has no readable value, in words; null where all have one."""
-    return ibis.cases(*((value.isnull(), f"unreadable {name}") for name, value in required.items()), else_=ibis.null("string"))
+def read_optional_table(con: ibis.BaseBackend, hospital: str, table: str, required: list[str], with_lines: bool) -> ibis.Table | None:
+    """The same; None where the table is absent and may be."""
+    return read_table(con, hospital, table, required, with_lines) if find_table_file(hospital, table) else None
 
+
+# ---- tables ------------------------------------------------------------------------------------------------
 
 UNREADABLE_EVENT_REASONS = ("unreadable person_id", "unreadable date", "unreadable concept id")
 """Why an event can't be read; an empty concept id is no concept, one that is not a number can't be read."""
 
 
 @reads_with_duckdb
-def read_persons(engine: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table:
-    """person_id, sex (M, F, U), race, year_of_birth, source_id and trace_id (MIMIC's subject_id in unofficial dumps) as text, unreadable.
-
-    race is the name of race_concept_id by data/concepts, else race_source_value, else `concept 8527`; null where the id is 0 or absent.
-    """
-    if meds.is_dataset(hospital):
-        return join_race_names(engine, meds.read_persons(engine, hospital, numbered))
-    t = read_table(engine, hospital, "person", ["person_id", "gender_concept_id", "year_of_birth"], numbered)
+def read_persons(con: ibis.BaseBackend, hospital: str, with_lines: bool = False) -> ibis.Table:
+    t = read_table(con, hospital, "person", ["person_id", "gender_concept_id", "year_of_birth"], with_lines)
     gender = parse_id(t.gender_concept_id)
     source, trace = optional_column(t, "person_source_value"), optional_column(t, "trace_id")
     person, year = parse_id(t.person_id), parse_id(t.year_of_birth)
     race = optional_column(t, "race_concept_id", parse_id, "int64").nullif(0)
     told = ibis.coalesce(optional_column(t, "race_source_value"), ibis.literal("concept ") + race.cast("string"))
     return join_race_names(
-        engine,
+        con,
         t.select(
             person_id=person,
             race_id=race,
@@ -110,61 +92,35 @@ def read_persons(engine: ibis.BaseBackend, hospital: str, numbered: bool = False
             source_id=ibis.coalesce(parse_id(source).cast("string"), source),
             trace_id=trace.re_extract(r'"subject_id"\s*:\s*"?([0-9]+)', 1).nullif(""),
             unreadable=unreadable_reason(person_id=person),
-            **line_and_raw_columns(t),
+            **line_and_raw(t),
         ),
     )
 
 
-def join_race_names(engine: ibis.BaseBackend, persons: ibis.Table) -> ibis.Table:
-    """`persons` without race_id; `race` is its name where data/concepts knows it."""
-    if not contract.data_folder("concepts").is_dir():
-        return persons.drop("race_id")
-    ids = materialize(engine, persons.filter(persons.race_id.notnull()).select("race_id").distinct())
-    if not int(ids.count().execute()):  # millions of concepts are not read for nothing
-        return persons.drop("race_id")
-    concept = read_vocabulary_table(engine, "concept")
-    named = concept.filter(concept.concept_name.notnull()).semi_join(ids, concept.concept_id == ids.race_id)
-    named = materialize(engine, named.group_by(race_id="concept_id").agg(race_name=named.concept_name.min()))
-    found = persons.left_join(named, "race_id").drop("race_id_right")
-    return found.mutate(race=ibis.coalesce(found.race_name, found.race)).drop("race_id", "race_name")
-
-
 @reads_with_duckdb
-def read_birth_years(engine: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table | None:
-    """subject_id (text), year_of_birth and unreadable from MIMIC-IV's own patients.csv; None where the hospital has none.
-
-    The ETL wrote anchor_year as year of birth in some versions and the right year in others: this file settles it.
-    """
-    if meds.is_dataset(hospital):
-        return None
-    t = read_table(engine, hospital, "patients", ["subject_id", "anchor_year", "anchor_age"], numbered)
+def read_birth_years(con: ibis.BaseBackend, hospital: str, with_lines: bool = False) -> ibis.Table | None:
+    t = read_optional_table(con, hospital, "patients", ["subject_id", "anchor_year", "anchor_age"], with_lines)
     if t is None:
         return None
     subject, year = parse_id(t.subject_id).cast("string"), parse_id(t.anchor_year) - parse_id(t.anchor_age)
     return t.select(
-        subject_id=subject, year_of_birth=year, unreadable=unreadable_reason(subject_id=subject, anchor_year_or_age=year), **line_and_raw_columns(t)
+        subject_id=subject, year_of_birth=year, unreadable=unreadable_reason(subject_id=subject, anchor_year_or_age=year), **line_and_raw(t)
     )
 
 
 @reads_with_duckdb
-def read_deaths(engine: ibis.BaseBackend, hospital: str, numbered: bool = False) -> ibis.Table | None:
-    """person_id, date, time (null where only the day is known: a midnight is a day), unreadable; None where the table is absent."""
-    if meds.is_dataset(hospital):
-        return meds.read_deaths(engine, hospital, numbered)
-    t = read_table(engine, hospital, "death", ["person_id", "death_date"], numbered)
+def read_deaths(con: ibis.BaseBackend, hospital: str, with_lines: bool = False) -> ibis.Table | None:
+    t = read_optional_table(con, hospital, "death", ["person_id", "death_date"], with_lines)
     if t is None:
         return None
     person, when = parse_id(t.person_id), parse_date_and_time(t, "death", midnight_is_a_time=False)
-    return t.select(person_id=person, **when, unreadable=unreadable_reason(person_id=person, date=when["date"]), **line_and_raw_columns(t))
+    return t.select(person_id=person, **when, unreadable=unreadable_reason(person_id=person, date=when["date"]), **line_and_raw(t))
 
 
 @reads_with_duckdb
-def read_visits(engine: ibis.BaseBackend, hospital: str, midnight_is_a_time: bool = True, numbered: bool = False) -> ibis.Table:
-    """visit_id, person_id, concept_id, source_value, start_date, start_time, end_date, end_time, unreadable."""
-    if meds.is_dataset(hospital):
-        return meds.read_visits(engine, hospital, map_meds_codes(engine, hospital), numbered)
+def read_visits(con: ibis.BaseBackend, hospital: str, midnight_is_a_time: bool = True, with_lines: bool = False) -> ibis.Table:
     required = ["visit_occurrence_id", "person_id", "visit_concept_id", "visit_start_date", "visit_end_date"]
-    t = read_table(engine, hospital, "visit_occurrence", required, numbered)
+    t = read_table(con, hospital, "visit_occurrence", required, with_lines)
     start, end = parse_date_and_time(t, "visit_start", midnight_is_a_time), parse_date_and_time(t, "visit_end", midnight_is_a_time)
     visit, person = parse_id(t.visit_occurrence_id), parse_id(t.person_id)
     # a stay may be without an end; one that is no date can't be read
@@ -179,21 +135,14 @@ def read_visits(engine: ibis.BaseBackend, hospital: str, midnight_is_a_time: boo
         end_date=end["date"],
         end_time=end["time"],
         unreadable=unreadable_reason(visit_occurrence_id=visit, person_id=person, start=start["date"], end=known_end),
-        **line_and_raw_columns(t),
+        **line_and_raw(t),
     )
 
 
 @reads_with_duckdb
-def read_events(engine: ibis.BaseBackend, hospital: str, domain: str, midnight_is_a_time: bool = True, numbered: bool = False) -> ibis.Table | None:
-    """person_id, concept_id, type_id, visit_id, date, time (null: only the day is known), value, unit, unreadable; None where absent.
-
-    value is value_as_number, else a numeric value_source_value; unit is unit_concept_id as text (not 0), else
-    unit_source_value, else "none", and null where there is no value.
-    """
-    if meds.is_dataset(hospital):
-        return meds.read_events(engine, hospital, domain, map_meds_codes(engine, hospital), numbered)
-    table, name, date = EVENT_TABLES[domain]
-    t = read_table(engine, hospital, table, ["person_id", f"{name}_concept_id", f"{date}_date"], numbered)
+def read_events(con: ibis.BaseBackend, hospital: str, domain: str, midnight_is_a_time: bool = True, with_lines: bool = False) -> ibis.Table | None:
+    name, date = COLUMN_PREFIXES[domain]
+    t = read_optional_table(con, hospital, EVENT_TABLES[domain], ["person_id", f"{name}_concept_id", f"{date}_date"], with_lines)
     if t is None:
         return None
     value, unit, unit_id = ibis.null("float64"), ibis.null("string"), ibis.null("int64")
@@ -212,7 +161,7 @@ def read_events(engine: ibis.BaseBackend, hospital: str, domain: str, midnight_i
         value=value,
         unit=unit,
         unit_id=unit_id,
-        **line_and_raw_columns(t),
+        **line_and_raw(t),
     )
     broken = (events.person_id.isnull(), events.date.isnull(), events.concept_id.isnull() & events.concept_text.notnull())
     return events.select(
@@ -225,8 +174,17 @@ def read_events(engine: ibis.BaseBackend, hospital: str, domain: str, midnight_i
         "value",
         unit=ibis.ifelse(events.value.notnull(), ibis.coalesce(events.unit_id.cast("string"), events.unit, NO_UNIT), ibis.null("string")),
         unreadable=ibis.cases(*zip(broken, UNREADABLE_EVENT_REASONS, strict=True), else_=ibis.null("string")),
-        **line_and_raw_columns(events),
+        **line_and_raw(events),
     )
 
 
-# ---- Athena's vocabulary -----------------------------------------------------------------------------------
+def has_birth_years(hospital: str) -> bool:
+    return find_table_file(hospital, "patients") is not None
+
+
+def read_subject_splits(con: ibis.BaseBackend, hospital: str) -> ibis.Table | None:
+    return None
+
+
+def count_unmapped_codes(con: ibis.BaseBackend, hospital: str) -> dict[str, int] | None:
+    return None

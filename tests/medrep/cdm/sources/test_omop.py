@@ -11,7 +11,7 @@ import pytest
 from medrep import contract
 from medrep.cdm import table_files
 from medrep.cdm.engine import connect
-from medrep.cdm.sources import athena, omop
+from medrep.cdm.sources import omop
 from medrep.errors import UserError
 
 CONDITIONS = (
@@ -194,43 +194,6 @@ def test_a_bad_file_is_one_sentence(hospital, content, sentence):
         read()
 
 
-def test_a_short_line_of_the_vocabulary_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(contract, "ROOT", tmp_path)
-    (tmp_path / "data" / "concepts").mkdir(parents=True)
-    (tmp_path / "data" / "concepts" / "CONCEPT_ANCESTOR.csv").write_text("ancestor_concept_id\tdescendant_concept_id\n1\t2\n3\n")
-    with pytest.raises(UserError, match="CONCEPT_ANCESTOR.csv is malformed at line 3"), table_files.csv_errors_in_words():
-        athena.read_vocabulary_table(connect(), "concept_ancestor").to_pyarrow()
-
-
-def test_two_files_of_one_table_and_a_broken_archive_are_named(hospital):
-    hospital("condition_occurrence.csv.gz", b"not gzip")
-    with pytest.raises(UserError, match="cannot be read as gzip"):
-        read()
-    hospital("condition_occurrence.csv", CONDITIONS)
-    with pytest.raises(UserError, match="keep one of them"):
-        read()
-
-
-def test_a_hospital_that_is_not_there_names_those_that_are(hospital):
-    with pytest.raises(UserError, match="data/seoul is missing.*name a hospital that is there: h$"):
-        table_files.require_hospital("seoul")
-
-
-def test_athena_names_are_never_quoted_and_na_is_a_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(contract, "ROOT", tmp_path)
-    (tmp_path / "data" / "concepts").mkdir(parents=True)
-    columns = ["CONCEPT_ID", *(name.upper() for name in athena.REQUIRED_COLUMNS["concept"][1:])]
-    rows = [
-        ["1", '"Bad" air', "Condition", "SNOMED", "Clinical Finding", "1"],
-        ["2", "NA", "Drug", "RxNorm", "Ingredient", "2"],
-        ["2000000001", 'open " quote', "Drug", "local", "x", "3"],
-    ]
-    (tmp_path / "data" / "concepts" / "CONCEPT.csv").write_text("\n".join("\t".join(row) for row in [columns, *rows]) + "\n")
-    found = athena.read_vocabulary_table(connect(), "concept").order_by("concept_id").to_pyarrow().to_pylist()
-    assert [(row["concept_id"], row["concept_name"]) for row in found] == [(1, '"Bad" air'), (2, "NA"), (2000000001, 'open " quote')]
-    assert athena.read_vocabulary_table(connect(), "concept_ancestor") is None
-
-
 # ---- what no count of rows would tell ----------------------------------------------------------------------------
 
 
@@ -259,43 +222,10 @@ def test_a_time_with_a_zone_in_parquet_is_the_wall_clocks_as_in_csv(hospital, tm
     assert row["time"] == datetime(2150, 3, 5, 15, 0)
 
 
-HEAD, LINES = "person_id,note,concept\n", [f"{i},text,{i}\n" for i in range(50)]
-
-
-def with_lines(changes):
-    return HEAD + "".join(changes.get(i, line) for i, line in enumerate(LINES))
-
-
-@pytest.mark.parametrize("pack", [lambda text: text, gzip.compress], ids=["plain", "gzip"])
-@pytest.mark.parametrize(
-    "changes, rows",
-    [
-        ({10: '10,"open,10\n'}, 11),  # never closed
-        ({10: '10,"open,10\n', 20: '20,closed",20\n'}, 40),  # ten rows are one
-        ({10: '10,"open,10\n', 11: '11,closed",11\n'}, 49),
-    ],
-)
-def test_a_quote_that_takes_rows_for_text_is_named_with_its_line(hospital, tmp_path, changes, rows, pack):
-    name = "x.csv" + ".gz" * (pack is gzip.compress)
-    hospital(name, pack(with_lines(changes).encode()))
-    path = tmp_path / "data" / "h" / name
-    with pytest.raises(UserError, match="a quote that opens at line 12 makes text of the rows behind it"):
-        table_files.check_unclosed_quotes(path, table_files.count_lines(path), rows)
-
-
-@pytest.mark.parametrize(
-    "changes, rows", [({}, 50), ({10: '10,"two\nlines, and a comma",10\n'}, 50), ({10: "\n"}, 49), ({49: "49,no line end,49"}, 50)]
-)
-def test_line_breaks_within_a_text_and_empty_lines_are_no_mistake(hospital, tmp_path, changes, rows):
-    hospital("x.csv", with_lines(changes))
-    path = tmp_path / "data" / "h" / "x.csv"
-    table_files.check_unclosed_quotes(path, table_files.count_lines(path), rows)
-
-
-def test_a_byte_that_is_not_utf_8_is_named_with_its_line(hospital, tmp_path):
-    path = tmp_path / "data" / "h" / "x.csv"
-    hospital("x.csv", with_lines({10: "10,café,10\n"}))
-    assert table_files.count_lines(path) == 51
-    hospital("x.csv", with_lines({10: "10,café,10\n"}).encode("latin-1"))
-    with pytest.raises(UserError, match="x.csv has a byte at line 12 that is not UTF-8: .*iconv"):
-        table_files.count_lines(path)
+def test_two_files_of_one_table_and_a_broken_archive_are_named(hospital):
+    hospital("condition_occurrence.csv.gz", b"not gzip")
+    with pytest.raises(UserError, match="cannot be read as gzip"):
+        read()
+    hospital("condition_occurrence.csv", CONDITIONS)
+    with pytest.raises(UserError, match="keep one of them"):
+        read()

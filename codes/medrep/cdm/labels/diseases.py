@@ -1,0 +1,123 @@
+"""Labels that records of diseases tell: onsets and phenotypes. preprocessing/labels.py draws them.
+
+`admissions` have visit_id, person_id, start, end and the person's death_time. Each function gives the prediction points with
+their labels, and in `reason` why one is left out, null where it is not.
+"""
+
+from collections.abc import Callable
+
+import ibis
+
+from medrep import contract
+from medrep.cdm import outcomes, rules, table_files
+from medrep.cdm.labels.prediction_points import (
+    DUPLICATE_PREDICTION_TIME,
+    NOT_STILL_IN_REASONS,
+    OTHER_ADMISSION_CHOSEN,
+    add_prediction_time,
+    choose_one_admission,
+    hash_order,
+    not_still_in_rules,
+)
+from medrep.settings import CohortConfig
+
+EXCLUSIONS = {
+    "onset": [
+        *NOT_STILL_IN_REASONS,
+        "no record in the stay",
+        "on record before the prediction time",
+        OTHER_ADMISSION_CHOSEN,
+        DUPLICATE_PREDICTION_TIME,
+    ],
+    "phenotypes": [*NOT_STILL_IN_REASONS, OTHER_ADMISSION_CHOSEN, DUPLICATE_PREDICTION_TIME],
+}
+
+
+# ---- which concepts mean them ------------------------------------------------------------------------------------
+
+
+def disease_concepts(terminology: outcomes.Terminology, outcome: outcomes.Outcome) -> dict[str, set[int]]:
+    """{label: the concepts that mean it}; {} for an outcome that needs none, and where data/concepts is not there."""
+    if outcome.kind not in ("onset", "phenotypes") or not contract.data_folder("concepts").is_dir():
+        return {}
+    assert outcome.source is not None, "only outcomes of stays have no file"
+    with table_files.csv_errors_in_words():
+        if outcome.kind == "onset":
+            return {outcome.name: outcomes.resolve_concept_set(terminology, outcome.source)}
+        return outcomes.read_phenotypes(terminology, outcome.source)
+
+
+def missing_concepts_message(outcome: outcomes.Outcome, concepts_by_label: dict[str, set[int]]) -> str:
+    """Why the diseases of `outcome` can't be found here; empty if they can."""
+    if outcome.kind not in ("onset", "phenotypes"):
+        return ""
+    if not contract.data_folder("concepts").is_dir():
+        return "data/concepts is missing: put CONCEPT.csv and CONCEPT_RELATIONSHIP.csv from https://athena.ohdsi.org there"
+    if not any(concepts_by_label.values()):
+        return "data/concepts has none of its concepts: download the vocabularies that its concept set names"
+    return ""
+
+
+# ---- when they are on record -------------------------------------------------------------------------------------
+
+
+def aggregate_disease_records(stays: ibis.Table, disease: ibis.Table, **aggregates: Callable[[ibis.Table], ibis.Value]) -> ibis.Table:
+    """`stays` and, over the person's records in `disease`, the `aggregates`: functions of the joined table."""
+    keys = ["person_id", "visit_id"]
+    pairs = stays.select(*keys, "start", "end", "prediction_time").join(disease, "person_id")
+    found = pairs.group_by(keys).agg(**{name: aggregate(pairs) for name, aggregate in aggregates.items()})
+    return stays.left_join(found, keys).drop("person_id_right", "visit_id_right")
+
+
+def recorded_before(t: ibis.Table) -> ibis.Value:
+    return t.time < t.prediction_time
+
+
+def recorded_after(t: ibis.Table) -> ibis.Value:
+    return (t.time >= t.prediction_time) & (t.time <= t.end)
+
+
+def label_onset(admissions: ibis.Table, records: ibis.Table, disease: ibis.Table, cohort: CohortConfig) -> ibis.Table:
+    """`disease` (person_id, time): the records that mean it."""
+    disease = disease.select("person_id", "time").distinct()
+    if cohort.onset_at == "record":
+        return label_onset_at_record(admissions, records, disease, cohort)
+    stays = aggregate_disease_records(
+        add_prediction_time(admissions, cohort), disease, before=lambda t: recorded_before(t).any(), after=lambda t: recorded_after(t).any()
+    )
+    reasons = not_still_in_rules(stays)
+    if cohort.recorded_before == "left_out":
+        reasons["on record before the prediction time"] = stays.before
+    return choose_one_admission(stays.mutate(boolean_value=stays.after.fill_null(False), reason=rules.first_reason(reasons)), cohort, at_random=False)
+
+
+def label_onset_at_record(admissions: ibis.Table, records: ibis.Table, disease: ibis.Table, cohort: CohortConfig) -> ibis.Table:
+    """As published: a case at the disease's last record in the stay, a control at a record of the stay that a hash draws."""
+    stays = admissions.mutate(prediction_time=admissions.start)
+    stays = aggregate_disease_records(stays, disease, last=lambda t: t.time.max(where=(t.time >= t.start) & (t.time <= t.end)))
+    moments = records.select("person_id", "time").distinct()
+    pairs = stays.select("person_id", "visit_id", "start", "end").join(moments, "person_id")
+    pairs = pairs.filter((pairs.time >= pairs.start) & (pairs.time <= pairs.end))
+    place = ibis.row_number().over(
+        group_by=["person_id", "visit_id"], order_by=[hash_order(pairs, cohort.split_seed, "person_id", "time"), pairs.time]
+    )
+    one = pairs.mutate(place=place).filter(ibis._.place == 0).select("person_id", "visit_id", any_time="time")
+    stays = stays.left_join(one, ["person_id", "visit_id"]).drop("person_id_right", "visit_id_right")
+    stays = stays.mutate(prediction_time=ibis.coalesce(stays["last"], stays.any_time), boolean_value=stays["last"].notnull())
+    return choose_one_admission(
+        stays.mutate(reason=rules.first_reason({"no record in the stay": stays.prediction_time.isnull()})), cohort, at_random=False
+    )
+
+
+def label_phenotypes(admissions: ibis.Table, diseases: ibis.Table, names: list[str], cohort: CohortConfig) -> ibis.Table:
+    """`diseases` (person_id, time, phenotype); a column a phenotype, null where it is left out of that one."""
+    diseases = diseases.select("person_id", "time", "phenotype").distinct()
+    aggregates = {}
+    for name in names:
+        aggregates[f"{name}_before"] = lambda t, name=name: (recorded_before(t) & (t.phenotype == name)).any()
+        aggregates[name] = lambda t, name=name: (recorded_after(t) & (t.phenotype == name)).any()
+    stays = aggregate_disease_records(add_prediction_time(admissions, cohort), diseases, **aggregates)
+    values = {name: stays[name].fill_null(False) for name in names}
+    if cohort.recorded_before == "left_out":
+        values = {name: ibis.ifelse(stays[f"{name}_before"].fill_null(False), ibis.null("boolean"), value) for name, value in values.items()}
+    return choose_one_admission(stays.mutate(**values, reason=rules.first_reason(not_still_in_rules(stays))), cohort, at_random=False)

@@ -1,0 +1,97 @@
+"""Labels that the stays themselves tell: MT, LLOS and RA. preprocessing/labels.py draws them.
+
+`admissions` have visit_id, person_id, start, end and the person's death_time. Each function gives the prediction points with
+boolean_value, and in `reason` why one is left out, null where it is not.
+"""
+
+from datetime import datetime, timedelta
+
+import ibis
+
+from medrep.cdm import rules
+from medrep.cdm.labels.prediction_points import (
+    DUPLICATE_PREDICTION_TIME,
+    NOT_STILL_IN_REASONS,
+    OTHER_ADMISSION_CHOSEN,
+    add_prediction_time,
+    choose_one_admission,
+    died_in_stay,
+    hours,
+    not_still_in_rules,
+)
+from medrep.cdm.plausible_dates import latest_plausible_time
+from medrep.settings import CohortConfig
+
+EXCLUSIONS = {
+    "MT": [*NOT_STILL_IN_REASONS, OTHER_ADMISSION_CHOSEN, DUPLICATE_PREDICTION_TIME],
+    "LLOS": [*NOT_STILL_IN_REASONS, "died in the stay before it was long", OTHER_ADMISSION_CHOSEN, DUPLICATE_PREDICTION_TIME],
+    "RA": [
+        "died in hospital",
+        "died within the time to readmission",
+        "not followed for the time to readmission",
+        OTHER_ADMISSION_CHOSEN,
+        DUPLICATE_PREDICTION_TIME,
+    ],
+}
+
+
+def label_mt(admissions: ibis.Table, cohort: CohortConfig) -> ibis.Table:
+    stays = add_prediction_time(admissions, cohort)
+    return choose_one_admission(
+        stays.mutate(boolean_value=died_in_stay(stays), reason=rules.first_reason(not_still_in_rules(stays))), cohort, at_random=False
+    )
+
+
+def label_llos(admissions: ibis.Table, cohort: CohortConfig) -> ibis.Table:
+    stays = add_prediction_time(admissions, cohort)
+    stays = stays.mutate(long=stays.start + hours(24 * cohort.long_stay_days))
+    # a death on the last day stands at that day's end, after a discharge before it: the stay ended at the sooner
+    died_before = died_in_stay(stays) & (ibis.least(stays.death_time, stays.end) < stays.long)
+    if cohort.died_before == "negative":
+        died_before = ibis.literal(False)
+    stays = stays.mutate(
+        boolean_value=stays.end >= stays.long,
+        reason=rules.first_reason({**not_still_in_rules(stays), "died in the stay before it was long": died_before}),
+    )
+    return choose_one_admission(stays, cohort, at_random=False)
+
+
+def merge_stays(admissions: ibis.Table, transfer_hours: float) -> ibis.Table:
+    """Admissions with less than `transfer_hours` between them as one stay: person_id, death_time, start, end."""
+    order = [admissions.start, admissions.end, admissions.visit_id]
+    before = admissions.end.max().over(ibis.window(group_by="person_id", order_by=order, preceding=(None, 1)))
+    admissions = admissions.mutate(before=before)
+    admissions = admissions.mutate(opens=(admissions.before.isnull() | (admissions.start >= admissions.before + hours(transfer_hours))).cast("int64"))
+    order = [admissions.start, admissions.end, admissions.visit_id]
+    stay = admissions.opens.sum().over(ibis.window(group_by="person_id", order_by=order, preceding=(None, 0)))
+    admissions = admissions.mutate(stay=stay)
+    return admissions.group_by("person_id", "stay").agg(
+        death_time=admissions.death_time.min(), start=admissions.start.min(), end=admissions.end.max()
+    )
+
+
+def label_ra(admissions: ibis.Table, cohort: CohortConfig, last_time=None) -> ibis.Table:
+    """`last_time` is the last date of the hospital, None where no one date ends everybody's follow-up."""
+    stays = merge_stays(admissions, cohort.transfer_hours)
+    following = stays.start.lead().over(group_by="person_id", order_by=[stays.start, stays.stay])
+    stays = stays.mutate(prediction_time=stays.end, following=following, until=stays.end + hours(24 * cohort.readmission_days))
+    back = (stays.following <= stays.until).fill_null(False)
+    unseen = ibis.literal(False) if last_time is None else stays.until > ibis.literal(last_time, "timestamp")
+    reasons = {"not followed for the time to readmission": ~back & unseen}
+    if cohort.died_before == "left_out":
+        reasons = {
+            "died in hospital": died_in_stay(stays),
+            "died within the time to readmission": ~back & (stays.death_time <= stays.until).fill_null(False),
+            **reasons,
+        }
+    return choose_one_admission(stays.mutate(boolean_value=back, reason=rules.first_reason(reasons)), cohort, at_random=True)
+
+
+def find_last_time(records: ibis.Table, visits: ibis.Table) -> datetime | None:
+    """The hospital's last record or end of a visit, of those whose dates may be right."""
+    latest = latest_plausible_time(records)
+    if latest is None:
+        return None
+    # int64: for Ibis epoch seconds are int32, which end in 2038
+    times = [(seconds := column.epoch_seconds().cast("int64")).max(where=seconds <= latest).execute() for column in (records.time, visits.end)]
+    return datetime(1970, 1, 1) + timedelta(seconds=int(max(time for time in times if time is not None and time == time)))

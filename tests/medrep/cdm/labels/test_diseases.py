@@ -1,0 +1,77 @@
+"""Records of a disease before and after the prediction time; then a plain second implementation on random hospitals."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+
+from medrep.cdm.labels import diseases
+
+from .random_stays import COHORT, DAY, DISEASE, HOUR, NAMES, PAPER, START, admissions, hospitals, kept_labels, records_of, table_of
+
+
+@pytest.mark.parametrize(
+    "times, expected",
+    [
+        ([], False),
+        ([START + 30 * HOUR], True),
+        ([START + 24 * HOUR], True),  # in the very second of the prediction: it is not seen
+        ([START + 3 * DAY], True),  # at discharge, as billing codes are
+        ([START + 3 * DAY + HOUR], False),  # after it
+        ([START + 23 * HOUR], None),  # on the first day: already there
+        ([START - 900 * DAY, START + 30 * HOUR], None),  # years ago
+    ],
+)
+def test_an_onset_is_the_first_record_after_the_prediction_time(times, expected):
+    disease = table_of([(1, time, "lung") for time in times], DISEASE)
+    table = diseases.label_onset(admissions((0, 1, START, START + 3 * DAY, None)), None, disease, COHORT)
+    rows = table.filter(table.reason.isnull()).to_pyarrow().to_pylist()
+    assert [row["boolean_value"] for row in rows] == ([] if expected is None else [expected])
+
+
+def slow_diseases(rows, records, names):
+    """{(person, prediction time): {phenotype: True, False, or None where it was there before}}"""
+    found = {}
+    for _, person, start, end, death in rows:
+        at = start + DAY
+        if end <= at or (death and death < at):
+            continue
+        values = {}
+        for name in names:
+            times = [time for who, time, what in records if who == person and what == name]
+            values[name] = None if any(time < at for time in times) else any(at <= time <= end for time in times)
+        found.setdefault((person, at), []).append(tuple(values.items()))
+    return {key: sorted(values, key=str) for key, values in found.items()}
+
+
+@settings(max_examples=25, deadline=None)
+@given(hospitals(), records_of)
+def test_onsets_and_phenotypes_are_those_of_the_plain_definition(rows, records):
+    slow = slow_diseases(rows, records, NAMES)
+    table = diseases.label_phenotypes(admissions(*rows), table_of(records, DISEASE), NAMES, COHORT)
+    found = {}
+    for row in table.filter(table.reason.isnull()).to_pyarrow().to_pylist():
+        found.setdefault((row["person_id"], row["prediction_time"]), []).append(tuple((name, row[name]) for name in NAMES))
+    assert {key: sorted(values, key=str) for key, values in found.items()} == slow
+    table = diseases.label_onset(admissions(*rows), None, table_of([r for r in records if r[2] == "lung"], DISEASE), COHORT)
+    found = [(r["person_id"], r["prediction_time"], r["boolean_value"]) for r in table.filter(table.reason.isnull()).to_pyarrow().to_pylist()]
+    expected = [(*key, value[0][1]) for key, values in slow.items() for value in values if value[0][1] is not None]
+    assert sorted(found) == sorted(expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(hospitals(), records_of)
+def test_the_papers_onsets_are_those_of_the_plain_definition(rows, records):
+    moments = table_of([r[:2] + ("x",) for r in records], DISEASE)
+    lung = [r for r in records if r[2] == "lung"]
+    found = kept_labels(diseases.label_onset(admissions(*rows), moments, table_of(lung, DISEASE), replace(PAPER, admissions="all")))
+    expected = []
+    for _, person, start, end, _ in rows:
+        inside = [time for who, time, _ in records if who == person and start <= time <= end]
+        cases = [time for who, time, _ in lung if who == person and start <= time <= end]
+        if inside:
+            expected.append((person, start, max(cases) if cases else set(inside), bool(cases)))
+    assert len(found) == len(expected)
+    for row in found:
+        match = next(e for e in expected if e[:2] == row[:2] and e[3] == row[3] and (row[2] == e[2] or not e[3] and row[2] in e[2]))
+        expected.remove(match)
