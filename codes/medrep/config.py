@@ -9,6 +9,7 @@ refused. The paper's numbers are in arXiv 2504.08329, sections 3 and 4.
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     )
 
 
-def load(section: str, overrides: list[str] = (), hospital: str = ""):
+def load(section: str, overrides: Sequence[str] = (), hospital: str = ""):
     """The settings of cohort, definitions, encoder, graph, medtok, rating, report, or hospital (with its name).
 
     COHORT=paper lays cohort-paper.yaml over cohort.yaml.
@@ -55,7 +56,7 @@ def resolve_precision(wanted: str, on_gpu: bool) -> str:
     return ("bf16" if on_gpu else "fp32") if wanted == "auto" else wanted
 
 
-def load_experiment(model: str, overrides: list[str] = ()) -> ExperimentConfig:
+def load_experiment(model: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """The settings of one patient model; the files in configs/models are the models there are."""
     known = sorted({p.stem for folder in config_folders() for p in (folder / "models").glob("*.yaml")})
     if model not in known:
@@ -102,7 +103,7 @@ def read_merged_yaml(*files: str) -> dict:
     return merged
 
 
-def build_section(section: str, values: dict, overrides: list[str], file: str):
+def build_section(section: str, values: dict, overrides: Sequence[str], file: str):
     """The dataclass of `section` with `values` and the overrides that name it; complains of all mistakes at once."""
     known = {f.name: f for f in fields(SECTIONS[section])}
     values, wrong = dict(values), []

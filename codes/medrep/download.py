@@ -6,7 +6,9 @@ import shutil
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from medrep.contract import display_path
 from medrep.errors import UserError
@@ -15,10 +17,11 @@ from medrep.storage import atomic_write
 
 MAX_ATTEMPTS, WAIT_SECONDS, TIMEOUT_SECONDS = 6, 2.0, 60
 CHUNK_BYTES = 2**20
+Answer = TypeVar("Answer")
 
 
-def retry(url: str, attempt, home: str):
-    """What `attempt` gives; again after a while if the network or the server fails. `home` is where the address comes from."""
+def retry(url: str, attempt: Callable[[], Answer], home: str) -> Answer:
+    """What `attempt` gives; again after a while if the network or the server fails. `home` is the page that the address comes from."""
     for wait in [WAIT_SECONDS * 2**n for n in range(MAX_ATTEMPTS - 1)] + [None]:
         try:
             return attempt()
@@ -32,6 +35,7 @@ def retry(url: str, attempt, home: str):
             raise UserError(f"{url} can't be had ({reason}): run the same command again, it continues where it stopped")
         print_line(f"{url}: {reason}; again in {wait:.0f} s")
         time.sleep(wait)
+    raise AssertionError("the last attempt gives something or raises")
 
 
 def resume_download(url: str, part: Path):
@@ -59,9 +63,9 @@ def resume_download(url: str, part: Path):
 
 def check_content_range(answer, have: int):
     """Refuse other bytes than those that were asked for: appended they would spoil what is there."""
-    said = answer.headers.get("Content-Range", "")
-    if not re.match(rf"bytes {have}-", said):
-        raise http.client.HTTPException(f"it sends {said or 'a range that it does not name'} when asked for what follows byte {have:,}")
+    sent_range = answer.headers.get("Content-Range", "")
+    if not re.match(rf"bytes {have}-", sent_range):
+        raise http.client.HTTPException(f"it sends {sent_range or 'a range that it does not name'} when asked for what follows byte {have:,}")
 
 
 def check_not_html(answer, have: int):

@@ -55,27 +55,27 @@ def progress_bar(items: Iterable | None = None, what: str = "", total: int | Non
     )
 
 
-def print_kept(what: str, read: int, left_out: dict[str, int], kept: int, rejected: dict[str, int] | None = None):
-    """Say how many rows were read and kept and why the rest were not; they must add up.
+def print_kept(name: str, read: int, left_out: dict[str, int], kept: int, rejected: dict[str, int] | None = None):
+    """Say how many rows of the table called `name` were read and kept and why the rest were not; they must add up.
 
     measurement: 308,361 rows; 223,396 kept; left out: 49,292 no concept, 21,033 same hour; rejected: 12 unreadable date
     """
     rejected = rejected or {}
     if read != kept + sum(left_out.values()) + sum(rejected.values()):
-        raise AssertionError(f"{what}: read {read} is not kept {kept} plus left out {left_out} plus rejected {rejected}")
-    words = "".join(
-        f"; {name}: " + ", ".join(f"{n:,} {reason}" for reason, n in counts.items() if n)
-        for name, counts in (("left out", left_out), ("rejected", rejected))
+        raise AssertionError(f"{name}: read {read} is not kept {kept} plus left out {left_out} plus rejected {rejected}")
+    others = "".join(
+        f"; {fate}: " + ", ".join(f"{n:,} {reason}" for reason, n in counts.items() if n)
+        for fate, counts in (("left out", left_out), ("rejected", rejected))
         if any(counts.values())
     )
-    print_line(f"{what}: {read:,} rows; {kept:,} kept{words}")
+    print_line(f"{name}: {read:,} rows; {kept:,} kept{others}")
 
 
 @contextmanager
 def timed_stage(name: str):
     """Time a stage. The dictionary it gives is the stage's figures, printed at the end as one line of JSON.
 
-    with stage("deciles") as figures:
+    with timed_stage("deciles") as figures:
         figures["rows"] = ...
     """
     figures: dict = {}

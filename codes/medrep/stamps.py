@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
@@ -25,10 +26,10 @@ class Stamp:
     an output that somebody put in the place of ours. MEDREP_FRESH=1 makes everything anew.
     """
 
-    def __init__(self, output: Path, inputs: list[Path] = (), settings=None):
+    def __init__(self, output: Path, inputs: Sequence[Path] = (), settings=None):
         self.output = Path(output)
         self.file = stamp_path(self.output)
-        settings = asdict(settings) if is_dataclass(settings) else settings
+        settings = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings
         self.content = {
             "version": VERSION,
             "settings": json.loads(json.dumps(settings, default=str)),

@@ -1,7 +1,7 @@
 """Writing that a reader sees all of or nothing of: files and folders get their name when they are finished.
 
 `atomic_write` is for what is written in one go, `resumable_write` for what takes hours and goes on where it broke off. What a disk
-refuses is said in one sentence.
+refuses becomes a UserError.
 """
 
 import errno
@@ -44,7 +44,7 @@ def unfinished_path(path: Path) -> Path:
 
 
 def progress_path(part: Path) -> Path:
-    """Where whoever writes `part` with `continued` may note what of it is done; it goes with `part`."""
+    """Where whoever writes `part` in a resumable_write may note what of it is done; it goes with `part`."""
     return part.with_name(f".{part.name}.progress")
 
 
@@ -56,7 +56,7 @@ def move_into_place(part: Path, path: Path):
 
 @contextmanager
 def disk_errors_in_words(path: Path) -> Iterator[None]:
-    """What a disk refuses is said in one sentence."""
+    """What a disk refuses becomes a UserError."""
     try:
         yield
     except OSError as problem:
@@ -86,26 +86,27 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def resumable_write(path: Path, made_from: dict) -> Iterator[Path]:
-    """`unfinished` for what takes hours: however the block ends early, NAME.unfinished stays, and the next run goes on with it.
+def resumable_write(path: Path, stamp_content: dict) -> Iterator[Path]:
+    """`atomic_write` for what takes hours: however the block ends early, NAME.unfinished stays, and the next run goes on with it.
 
-    Its stamp says what it is made from; a left-over of anything else is discarded, which is said. MEDREP_FRESH=1 discards any.
+    stamp_content says what it is made from (Stamp.content); a left-over of anything else is discarded with a message.
+    MEDREP_FRESH=1 discards any.
     """
     make_folder(path.parent)
-    part, made_from = unfinished_path(path), json.loads(json.dumps(made_from, default=str))
+    part, stamp_content = unfinished_path(path), json.loads(json.dumps(stamp_content, default=str))
     stamp = stamp_path(part)
     with disk_errors_in_words(path):
         if part.exists():
             if os.environ.get("MEDREP_FRESH") == "1":
                 remove_path(part)
-            elif not stamp.exists() or json.loads(stamp.read_text()) != made_from:
+            elif not stamp.exists() or json.loads(stamp.read_text()) != stamp_content:
                 print_line(f"{display_path(part)} was left of other inputs or settings: it is discarded")
                 remove_path(part)
             else:
                 print_line(f"{display_path(part)} was left unfinished: it is continued")
         if not part.exists():
             remove_path(progress_path(part))
-        write_json(stamp, made_from)
+        write_json(stamp, stamp_content)
         try:
             yield part
             move_into_place(part, path)

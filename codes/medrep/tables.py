@@ -24,7 +24,7 @@ class Table:
     """A folder of parquet files that one stage writes and later stages read."""
 
     path: str
-    """Under usedata/; {hospital} and {outcome} are filled in by the caller."""
+    """Under usedata/; the caller of the methods fills in {hospital} and {outcome} by their names."""
     row: str
     """What one row is, in words."""
     written_by: str
@@ -50,13 +50,13 @@ class Table:
 
     def write(self, engine: ibis.BaseBackend, table: ibis.Table, **names) -> int:
         """Write `table`, cast to the schema, and say how many rows it has."""
-        with self.writing(engine, **names) as add:
+        with self.write_in_parts(engine, **names) as add:
             add(table)
-        return self.say_rows(engine, **names)
+        return self.print_row_count(engine, **names)
 
     @contextmanager
-    def writing(self, engine: ibis.BaseBackend, **names) -> Iterator[Callable[[ibis.Table], None]]:
-        """For a table that is made part by part: a function that adds rows. Readers see them when the block ends."""
+    def write_in_parts(self, engine: ibis.BaseBackend, **names) -> Iterator[Callable[[ibis.Table], None]]:
+        """A function that adds rows, for a table that is made part by part. Readers see them when the block ends."""
         with atomic_write(self.at(**names)) as part:
             numbers = itertools.count()
 
@@ -67,8 +67,8 @@ class Table:
 
             yield add
 
-    def say_rows(self, engine: ibis.BaseBackend, **names) -> int:
-        """How many rows there are; says it."""
+    def print_row_count(self, engine: ibis.BaseBackend, **names) -> int:
+        """How many rows there are; prints it."""
         rows = int(self.read(engine, **names).count().execute())
         print_line(f"{display_path(self.at(**names))}: {rows:,} rows, each {self.row}")
         return rows

@@ -42,7 +42,7 @@ def list_labelled_outcomes(hospital: str) -> list[str]:
 
 
 def read_labels(con: ibis.BaseBackend, hospital: str, outcome: str) -> pd.DataFrame:
-    """KEYS and a column a label, in the order of persons and times."""
+    """EXAMPLE_KEYS and a column a label, in the order of persons and times."""
     table = con.read_parquet(f"{LABELS.at(hospital=hospital, outcome=outcome)}/*.parquet")
     return table.order_by(*EXAMPLE_KEYS).to_pandas()
 
@@ -61,12 +61,12 @@ def find_open_stays(records: ibis.Table, visits: ibis.Table, points: ibis.Table)
     return events.group_by("kind", "domain", "type_id").agg(events=events.count(), at_start=at_start.sum())
 
 
-def presence_auroc(presence: np.ndarray, of: np.ndarray) -> np.ndarray:
+def presence_auroc(presence: np.ndarray, class_sizes: np.ndarray) -> np.ndarray:
     """float64 (tokens,): the AUROC of each token's presence, whichever way round.
 
-    presence: int64 (2, tokens), in how many examples without and with the label a token is; of: int64 (2,) of how many.
+    presence: int64 (2, tokens), in how many examples without and with the label a token is; class_sizes: int64 (2,), of how many.
     """
-    rates = presence / np.maximum(of, 1)[:, None]
+    rates = presence / np.maximum(class_sizes, 1)[:, None]
     return 0.5 + np.abs(rates[1] - rates[0]) / 2
 
 
@@ -124,24 +124,24 @@ def find_most_predictive_tokens(hospital: str, tables: dict[str, pd.DataFrame], 
     for column, (outcome, name) in enumerate(labels):
         number = point_indices(tables[outcome], points)
         for value in (False, True):
-            np.add.at(examples, (number[(tables[outcome][name] == value).fillna(False).to_numpy(dtype=bool)], 2 * column + value), 1)
+            np.add.at(examples[:, 2 * column + value], number[(tables[outcome][name] == value).fillna(False).to_numpy(dtype=bool)], 1)
     times = points.prediction_time.to_numpy().astype("datetime64[s]").astype(np.int64)
     presence = count_presence(hospital, points.subject_id.to_numpy(), times, examples, max_length)
-    words, found = token_vocabulary.load_hospital_vocabulary(hospital).tokens, {outcome: [] for outcome in tables}
+    vocabulary, found = token_vocabulary.load_hospital_vocabulary(hospital).tokens, {outcome: [] for outcome in tables}
     for column, (outcome, name) in enumerate(labels):
         pair = [2 * column, 2 * column + 1]
-        of = examples[:, pair].sum(0, dtype=np.int64)
-        if of.min() == 0:
+        class_sizes = examples[:, pair].sum(0, dtype=np.int64)
+        if class_sizes.min() == 0:
             continue
-        aurocs = presence_auroc(presence[pair], of)
+        aurocs = presence_auroc(presence[pair], class_sizes)
         token = int(aurocs.argmax())
         found[outcome].append(
             {
                 "label": outcome if name == "boolean_value" else name,
-                "token": words[token],
+                "token": vocabulary[token],
                 "auroc": round(float(aurocs[token]), 4),
-                "positives": int(of[1]),
-                "negatives": int(of[0]),
+                "positives": int(class_sizes[1]),
+                "negatives": int(class_sizes[0]),
                 "with_token_positive": int(presence[pair[1], token]),
                 "with_token_negative": int(presence[pair[0], token]),
                 "suspect": bool(aurocs[token] > SUSPECT_AUROC),
@@ -178,8 +178,8 @@ def audit_leakage(con: ibis.BaseBackend, hospital: str, outcomes: list[str], max
     """{outcome: open_stays (find_open_stays), best_tokens}, with the names of their concepts."""
     tables = {outcome: read_labels(con, hospital, outcome) for outcome in outcomes}
     points, kinds = unique_prediction_points(tables)
-    with ThreadPoolExecutor(max_workers=1) as beside:  # the engine goes through the records while NumPy counts tokens
-        open_stays = beside.submit(find_open_stays_by_outcome, con, hospital, outcomes, points, kinds)
+    with ThreadPoolExecutor(max_workers=1) as executor:  # the engine goes through the records while NumPy counts tokens
+        open_stays = executor.submit(find_open_stays_by_outcome, con, hospital, outcomes, points, kinds)
         best = find_most_predictive_tokens(hospital, tables, points, max_length)
         results = {outcome: {"open_stays": rows, "best_tokens": best[outcome]} for outcome, rows in open_stays.result().items()}
     stays = [row for result in results.values() for row in result["open_stays"]]
@@ -199,11 +199,11 @@ def concept_of(token: str) -> int | None:
     return int(concept) if concept.lstrip("-").isdigit() else None
 
 
-def read_concept_names(con: ibis.BaseBackend, concepts: set[int | None]) -> dict[int, str]:
-    """The concepts' names, where data/concepts is there."""
+def read_concept_names(con: ibis.BaseBackend, concepts: set[int | None]) -> dict[int | None, str]:
+    """The concepts' names, where data/concepts is there; None has none."""
     if not contract.data_folder("concepts").is_dir():
         return {}
-    wanted = ibis.memtable({"concept_id": sorted(concepts - {None})}, schema={"concept_id": "int64"})
+    wanted = ibis.memtable({"concept_id": sorted(concept for concept in concepts if concept is not None)}, schema={"concept_id": "int64"})
     with table_files.csv_errors_in_words():
         concept = athena.read_vocabulary_table(engine.file_reader(con), "concept")
         rows = concept.semi_join(wanted, "concept_id").select("concept_id", "concept_name").to_pyarrow()

@@ -25,14 +25,14 @@ from medrep.stamps import Stamp
 from medrep.tables import DECILES, PERSONS, RECORDS
 
 
-def find_deciles(records: ibis.Table, min_values: int, without_unit: bool = True) -> ibis.Table:
+def find_deciles(records: ibis.Table, min_values: int, include_unitless: bool = True) -> ibis.Table:
     """The eleven decile edges of each (concept, unit) of measurements that has at least `min_values` values.
 
-    Values without a unit have edges only if `without_unit`. edge_i stands i/10 of the way from the least value to the
+    Values without a unit have edges only if `include_unitless`. edge_i stands i/10 of the way from the least value to the
     greatest in order, between two values in proportion.
     """
     measured = records.filter((records.domain == "measurement") & records.value.notnull() & records.unit.notnull())
-    if not without_unit:
+    if not include_unitless:
         measured = measured.filter(measured.unit != NO_UNIT)
     # values repeat: counting each distinct one keeps this small, whatever the number of rows
     distinct = measured.group_by("concept_id", "unit", "value").agg(times=lambda t: t.count())
@@ -45,10 +45,10 @@ def find_deciles(records: ibis.Table, min_values: int, without_unit: bool = True
     for i in range(11):
         tenths = (ranked.n - 1) * i
         place, rest = tenths // 10, tenths % 10
-        below = ranked.value.min(where=ranked.reached > place)  # the value at that place, counted from 0
-        above = ranked.value.min(where=ranked.reached > place + ibis.ifelse(rest > 0, 1, 0))
+        lower = ranked.value.min(where=ranked.reached > place)  # the value at that place, counted from 0
+        upper = ranked.value.min(where=ranked.reached > place + ibis.ifelse(rest > 0, 1, 0))
         # multiplied first: 0 + 3 * 7 / 10 is 2.1, and 2.1 lies on that edge; 0 + 3 * (7 / 10) is a little less
-        edges[f"edge_{i}"] = below + (above - below) * rest.max() / 10
+        edges[f"edge_{i}"] = lower + (upper - lower) * rest.max() / 10
     return ranked.group_by(unit).agg(n=ranked.n.max(), **edges)
 
 

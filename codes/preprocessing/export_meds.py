@@ -102,27 +102,27 @@ def make_meds_rows(persons: ibis.Table, visits: ibis.Table, records: ibis.Table,
             unit=r.unit,
         ),
     ]
-    every = ibis.union(*parts).join(persons.select(subject_id="person_id", split="split"), "subject_id")
+    rows = ibis.union(*parts).join(persons.select(subject_id="person_id", split="split"), "subject_id")
     order = ibis.cases(
-        (every.code.startswith(RACE_PREFIX), EVENT_ORDER[RACE_PREFIX]), *((every["table"] == name, place) for name, place in EVENT_ORDER.items())
+        (rows.code.startswith(RACE_PREFIX), EVENT_ORDER[RACE_PREFIX]), *((rows["table"] == name, place) for name, place in EVENT_ORDER.items())
     )
     keys = [
-        every.split,
-        every.subject_id,
-        every.time.asc(nulls_first=True),
+        rows.split,
+        rows.subject_id,
+        rows.time.asc(nulls_first=True),
         order,
-        every.concept_id,
-        every.value.asc(nulls_first=True),
-        every.unit.asc(nulls_first=True),
-        every.visit_id.asc(nulls_first=True),
-        every.type_id.asc(nulls_first=True),
+        rows.concept_id,
+        rows.value.asc(nulls_first=True),
+        rows.unit.asc(nulls_first=True),
+        rows.visit_id.asc(nulls_first=True),
+        rows.type_id.asc(nulls_first=True),
     ]
-    return every.order_by(keys).select("split", *MEDS_SCHEMA.names)
+    return rows.order_by(keys).select("split", *MEDS_SCHEMA.names)
 
 
 def write_data(folder: Path, rows: ibis.Table, total: int):
     """The sorted rows into files of whole subjects, SHARD_ROWS or a little more each."""
-    theirs = {ours: name for name, ours in meds.SPLITS.items()}
+    meds_splits = {ours: name for name, ours in meds.SPLITS.items()}
     writer, split, shard, written, last = None, None, 0, 0, None
     try:
         with progress_bar(what="meds", total=total, unit="rows") as progress:
@@ -141,9 +141,10 @@ def write_data(folder: Path, rows: ibis.Table, total: int):
                             writer.close()
                         shard = 0 if splits[start] != split else shard + 1
                         split, written, begun = splits[start], 0, start
-                        path = storage.make_folder(folder / "data" / theirs[split]) / f"{shard}.parquet"
+                        path = storage.make_folder(folder / "data" / meds_splits[split]) / f"{shard}.parquet"
                         writer = pq.ParquetWriter(path, MEDS_SCHEMA)
                     last = subject[start]
+                assert writer is not None  # the first row of all opened one
                 writer.write_table(content.slice(begun))
                 written += len(content) - begun
                 progress.update(len(content))
@@ -181,13 +182,13 @@ def write_metadata(folder: Path, con: ibis.BaseBackend, hospital: str, persons: 
         ),
         meta / "codes.parquet",
     )
-    theirs = {ours: name for name, ours in meds.SPLITS.items()}
+    meds_splits = {ours: name for name, ours in meds.SPLITS.items()}
     people = persons.order_by("person_id").select("person_id", "split").to_pyarrow().to_pylist()
     pq.write_table(
         pa.table(
             {
                 "subject_id": pa.array([row["person_id"] for row in people], pa.int64()),
-                "split": pa.array([theirs[row["split"]] for row in people], pa.string()),
+                "split": pa.array([meds_splits[row["split"]] for row in people], pa.string()),
             }
         ),
         meta / "subject_splits.parquet",
@@ -230,7 +231,7 @@ def main(argv=None):
         codes = engine.materialize(con, make_code_table(con, used))
         rows = make_meds_rows(persons, visits, records, codes)
         counts = {"persons": persons.count(), "visits": visits.count(), "records": records.count()}
-        figures.update({what: int(count.execute()) for what, count in counts.items()})
+        figures.update({name: int(count.execute()) for name, count in counts.items()})
         sexes, races, deaths = (
             int(count.execute()) for count in (persons.sex.isin(["M", "F"]).sum().fill_null(0), persons.race.count(), persons.death_time.count())
         )

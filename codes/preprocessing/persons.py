@@ -66,10 +66,10 @@ def deaths_with_reasons(deaths: ibis.Table, persons: ibis.Table) -> ibis.Table:
     """`deaths` with death_time (23:59:59 where only the day is known) and the reason each is left out; the earliest stays."""
     known = persons.select("person_id", known=ibis.literal(True))
     deaths = deaths.left_join(known, "person_id").drop("person_id_right").mutate(death_time=ibis.coalesce(deaths.time, parsing.day_end(deaths.date)))
-    bad = ibis.cases((deaths.unreadable.notnull(), deaths.unreadable), (deaths.known.isnull(), "unknown person"), else_=ibis.null("string"))
-    deaths = deaths.mutate(bad=bad)
-    place = ibis.row_number().over(group_by=[deaths.person_id, deaths.bad.isnull()], order_by=deaths.death_time.asc(nulls_first=False))
-    return deaths.mutate(reason=ibis.ifelse(deaths.bad.isnull() & (place > 0), LATER_DEATH_ROW, deaths.bad)).drop("bad", "known")
+    reason = ibis.cases((deaths.unreadable.notnull(), deaths.unreadable), (deaths.known.isnull(), "unknown person"), else_=ibis.null("string"))
+    deaths = deaths.mutate(reason=reason)
+    place = ibis.row_number().over(group_by=[deaths.person_id, deaths.reason.isnull()], order_by=deaths.death_time.asc(nulls_first=False))
+    return deaths.mutate(reason=ibis.ifelse(deaths.reason.isnull() & (place > 0), LATER_DEATH_ROW, deaths.reason)).drop("known")
 
 
 def assign_split(source_id: ibis.Value, cohort: CohortConfig) -> ibis.Value:
@@ -134,8 +134,8 @@ def main(argv=None):
     with timed_stage("persons") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
 
-        def settle(table: str, judged: ibis.Table, rejects: Callable[[], ibis.Table], left_out: str) -> dict[str, int]:
-            return rules.settle_rejects(con, hospital, table, rules.count_reasons(judged), rejects, [left_out], cohort.max_rejects)
+        def settle(table: str, rows: ibis.Table, read_rejects: Callable[[], ibis.Table], left_out_reason: str) -> dict[str, int]:
+            return rules.settle_rejects(con, hospital, table, rules.count_reasons(rows), read_rejects, [left_out_reason], cohort.max_rejects)
 
         births = hospital_tables.read_birth_years(con, hospital)
         if births is not None:

@@ -51,21 +51,21 @@ def assign_visits(events: ibis.Table, visits: ibis.Table) -> ibis.Table:
     high = ibis.coalesce(events.time, parsing.day_end(events.date))
     events = events.rename(stated_id="visit_id").mutate(low=low, high=high)
     visits = visits.select("visit_id", "person_id", "start", "end")
-    own = visits.select(stated_id="visit_id", person_id="person_id", own_end="end")
-    events = events.left_join(own, ["stated_id", "person_id"]).drop("stated_id_right", "person_id_right")
+    stated = visits.select(stated_id="visit_id", person_id="person_id", stated_end="end")
+    events = events.left_join(stated, ["stated_id", "person_id"]).drop("stated_id_right", "person_id_right")
 
     # each distinct moment of a person is looked up once, however many events it has
-    stray = events.filter(events.own_end.isnull()).select("person_id", "low", "high").distinct()
+    stray = events.filter(events.stated_end.isnull()).select("person_id", "low", "high").distinct()
     inside = stray.join(visits, [stray.person_id == visits.person_id, visits.start <= stray.high, visits.end >= stray.low])
     inside = inside.select("person_id", "low", "high", "start", found_id="visit_id", found_end="end")
     place = ibis.row_number().over(group_by=["person_id", "low", "high"], order_by=[inside.start.desc(), inside.found_id.asc()])
     found = inside.mutate(place=place).filter(ibis._.place == 0).drop("place", "start")
 
     events = events.left_join(found, ["person_id", "low", "high"])
-    stated = events.own_end.notnull()
+    is_own = events.stated_end.notnull()  # the stated visit is one of the person's
     return events.mutate(
-        visit_id=ibis.ifelse(stated, events.stated_id, events.found_id), visit_end=ibis.ifelse(stated, events.own_end, events.found_end)
-    ).drop("person_id_right", "low_right", "high_right", "stated_id", "own_end", "found_id", "found_end")
+        visit_id=ibis.ifelse(is_own, events.stated_id, events.found_id), visit_end=ibis.ifelse(is_own, events.stated_end, events.found_end)
+    ).drop("person_id_right", "low_right", "high_right", "stated_id", "stated_end", "found_id", "found_end")
 
 
 def availability_time(events: ibis.Table, billing_types: list[int]) -> ibis.Value:
@@ -168,13 +168,13 @@ def part_bounds(persons: ibis.Table, parts: int) -> list[int]:
 def part_number(person_id: ibis.Value, bounds: list[int]) -> ibis.Value:
     """Which part a person belongs to: how many bounds its id has reached; 0 without an id."""
 
-    def among(low: int, high: int) -> ibis.Value:  # a row is compared with a few bounds, not with all
+    def search(low: int, high: int) -> ibis.Value:  # a row is compared with a few bounds, not with all
         if low == high:
             return ibis.literal(low, "int64")
         middle = (low + high + 1) // 2
-        return ibis.ifelse(person_id >= bounds[middle - 1], among(middle, high), among(low, middle - 1))
+        return ibis.ifelse(person_id >= bounds[middle - 1], search(middle, high), search(low, middle - 1))
 
-    return ibis.ifelse(person_id.isnull(), 0, among(0, len(bounds)))
+    return ibis.ifelse(person_id.isnull(), 0, search(0, len(bounds)))
 
 
 def read_events(
@@ -183,9 +183,9 @@ def read_events(
     return hospital_tables.read_events(con, name, domain, hospital.midnight_is_a_time, with_lines=with_lines or cohort.first_measurement == "in_file")
 
 
-def make_records(con: ibis.BaseBackend, name: str, hospital: HospitalConfig, cohort: CohortConfig, add: Callable[[ibis.Table], None]):
-    """Read the hospital's tables, `add` the records to keep; gives {domain: Counter of reasons}, how many persons have records, and
-    {domain: lines of its file}.
+def make_records(con: ibis.BaseBackend, name: str, hospital: HospitalConfig, cohort: CohortConfig, add_part: Callable[[ibis.Table], None]):
+    """Read the hospital's tables and add the records to keep part by part. Gives {domain: Counter of reasons}, how many persons have
+    records, and {domain: lines of its file}.
 
     The tables are read once and their rows laid apart by ranges of person ids, each small enough for memory; everything
     else is done one range at a time, so that a hospital ten times as large takes ten times as long.
@@ -194,32 +194,33 @@ def make_records(con: ibis.BaseBackend, name: str, hospital: HospitalConfig, coh
     persons, visits = PERSONS.read(con, hospital=name), VISITS.read(con, hospital=name)
     bounds = part_bounds(persons, engine.number_of_parts(con, size, PART_BYTES))
     reasons, clocks, ages, events, lines = {}, {}, [], {}, {}
-    beside = ThreadPoolExecutor(max_workers=1)  # counts lines while the engine works
+    line_counter = ThreadPoolExecutor(max_workers=1)  # counts while the engine works
     for domain in DOMAINS:
         rows = read_events(con, name, domain, hospital, cohort)
         if rows is None:
             print_line(f"{name} has no {domain} table")
             continue
         print_line(f"reading {name} {EVENT_TABLES[domain]}")
-        lines[domain] = beside.submit(hospital_tables.count_lines, name, EVENT_TABLES[domain])
+        lines[domain] = line_counter.submit(hospital_tables.count_lines, name, EVENT_TABLES[domain])
         events[domain] = engine.partition_by(con, rows.mutate(part=part_number(rows.person_id, bounds)), "part")
         reasons[domain], clocks[domain] = Counter({rules.KEPT: 0}), Counter()
     with_records = 0
     for part in progress_bar(range(len(bounds) + 1), f"{name} records", unit="parts"):
-        own = persons.filter(part_number(persons.person_id, bounds) == part)
-        stays = visits.filter(part_number(visits.person_id, bounds) == part)
+        part_persons = persons.filter(part_number(persons.person_id, bounds) == part)
+        part_visits = visits.filter(part_number(visits.person_id, bounds) == part)
         found = {
-            domain: engine.materialize(con, find_records(rows_of(part), own, stays, domain, hospital, cohort)) for domain, rows_of in events.items()
+            domain: engine.materialize(con, find_records(rows_of(part), part_persons, part_visits, domain, hospital, cohort))
+            for domain, rows_of in events.items()
         }
         enough = engine.materialize(con, persons_with_enough(list(found.values()), cohort.min_events))
-        judged = {domain: leave_out_short_histories(table, enough) for domain, table in found.items()}
-        for domain, table in judged.items():
+        with_reasons = {domain: leave_out_short_histories(table, enough) for domain, table in found.items()}
+        for domain, table in with_reasons.items():
             for row in table.group_by("reason", "clock").agg(n=table.count()).to_pyarrow().to_pylist():
                 reasons[domain][row["reason"] or rules.KEPT] += row["n"]
                 clocks[domain][row["clock"]] += row["n"]
         ages += ages_at_first_event(list(found.values()))
-        kept = [t.filter(t.reason.isnull()).select(*RECORDS.schema.names).cast(RECORDS.schema) for t in judged.values()]
-        add(ibis.union(*kept) if len(kept) > 1 else kept[0])
+        kept = [t.filter(t.reason.isnull()).select(*RECORDS.schema.names).cast(RECORDS.schema) for t in with_reasons.values()]
+        add_part(ibis.union(*kept) if len(kept) > 1 else kept[0])
         with_records += int(enough.count().execute())
         engine.drop_tables(con, *found.values(), enough)
     for domain in reasons:
@@ -252,8 +253,8 @@ def main(argv=None):
         return
     with timed_stage("records") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
-        with RECORDS.writing(con, hospital=name) as add:
-            reasons, figures["persons"], lines = make_records(con, name, hospital, cohort, add)
+        with RECORDS.write_in_parts(con, hospital=name) as add_part:
+            reasons, figures["persons"], lines = make_records(con, name, hospital, cohort, add_part)
             unmapped = hospital_tables.count_unmapped_codes(con, name)
             if unmapped is not None:
                 print_line(
@@ -262,17 +263,19 @@ def main(argv=None):
                 )
             for domain, counts in reasons.items():
 
-                def rejects(domain=domain):
+                def read_rejects(domain=domain):
                     return join_persons(read_events(con, name, domain, hospital, cohort, with_lines=True), PERSONS.read(con, hospital=name))
 
-                settled = rules.settle_rejects(con, name, EVENT_TABLES[domain], counts, rejects, EXCLUSIONS, cohort.max_rejects, lines.get(domain))
+                settled = rules.settle_rejects(
+                    con, name, EVENT_TABLES[domain], counts, read_rejects, EXCLUSIONS, cohort.max_rejects, lines.get(domain)
+                )
                 figures["rows"] = figures.get("rows", 0) + settled["read"]
             if figures["persons"] == 0:
                 raise UserError(
                     f"no person of {contract.display_path(contract.data_folder(name))} has {cohort.min_events} usable events: "
                     "see the reasons above, or lower cohort.min_events"
                 )
-        figures["kept"] = RECORDS.say_rows(con, hospital=name)
+        figures["kept"] = RECORDS.print_row_count(con, hospital=name)
         stamp.record()
 
 

@@ -46,9 +46,9 @@ def with_deciles(records: ibis.Table, deciles: ibis.Table) -> ibis.Table:
 
 
 def leave_out_values_without_decile(records: ibis.Table) -> ibis.Table:
-    """`records` with deciles, and the reason why a value that has none is left out (cohort.without_deciles)."""
-    bare = (records.domain == "measurement") & records.value.notnull() & (records.decile < 0)
-    return records.mutate(reason=ibis.ifelse(bare, "value without deciles", ibis.null("string")))
+    """`records` (with deciles) and the reason why a value that has none is left out (cohort.without_deciles)."""
+    without_decile = (records.domain == "measurement") & records.value.notnull() & (records.decile < 0)
+    return records.mutate(reason=ibis.ifelse(without_decile, "value without deciles", ibis.null("string")))
 
 
 def find_events(records: ibis.Table, persons: ibis.Table, visits: ibis.Table, concepts: ibis.Table, long_stay_days: float) -> ibis.Table:
@@ -95,20 +95,20 @@ def rank_visits_and_records(
     by time. A person's consecutive events are mostly of one visit: only the places where the visit changes are sorted.
     """
     first = np.flatnonzero(changes(person, visit_start, in_visit, visit_id))  # of each run of one visit
-    length, who = np.diff(first, append=len(person)), person[first]
+    length, owner = np.diff(first, append=len(person)), person[first]
     key = visit_start[first], ~in_visit[first], visit_id[first]
-    order = np.lexsort((*key[::-1], who))
-    new = changes(who[order], *(column[order] for column in key))
-    of_run = np.empty(len(first), dtype=np.int64)
-    of_run[order] = count_within(new, changes(who[order]))
-    visit_rank = np.repeat(of_run, length)
+    order = np.lexsort((*key[::-1], owner))
+    new = changes(owner[order], *(column[order] for column in key))
+    run_rank = np.empty(len(first), dtype=np.int64)
+    run_rank[order] = count_within(new, changes(owner[order]))
+    visit_rank = np.repeat(run_rank, length)
 
     # a visit's runs may stand apart, with another's between: brought together they are in the time's order still
     length = length[order]
-    at = np.cumsum(length) - length
-    rows = np.arange(len(person)) + np.repeat(first[order] - at, length)
+    start = np.cumsum(length) - length  # of each run, where they are brought together
+    rows = np.arange(len(person)) + np.repeat(first[order] - start, length)
     visit = np.zeros(len(person), dtype=bool)
-    visit[at[new]] = True
+    visit[start[new]] = True
     record_rank = np.empty(len(person), dtype=np.int64)
     record_rank[rows] = count_within(visit | changes(time[rows]), visit)
     return visit_rank, record_rank
@@ -118,22 +118,22 @@ def token_name(concept_id: int, decile: int) -> str:
     return str(concept_id) if decile < 0 else f"{concept_id}_{decile}"
 
 
-def name_tokens(concepts: np.ndarray, counts: np.ndarray, pretraining: np.ndarray) -> tuple[Vocabulary, np.ndarray]:
+def name_tokens(concepts: np.ndarray, counts: np.ndarray, pretraining_counts: np.ndarray) -> tuple[Vocabulary, np.ndarray]:
     """The vocabulary, by concept id as a number, then the plain token, then its deciles; and int32 (codes,): each code's number in it.
 
-    counts, pretraining: int64 (codes,), how often each code occurs; `concepts` in the order of their places.
+    counts, pretraining_counts: int64 (codes,), how often each code occurs; `concepts` in the order of their places.
     """
     codes = np.flatnonzero(counts)
     special = len(SPECIAL_TOKENS)
     numbers = np.zeros(len(counts), dtype=np.int32)
     numbers[codes] = special + np.arange(len(codes))
-    words = Vocabulary(
+    vocabulary = Vocabulary(
         tokens=SPECIAL_TOKENS
         + tuple(token_name(int(concepts[code // TOKENS_PER_CONCEPT]), code % TOKENS_PER_CONCEPT - 1) for code in codes.tolist()),
         counts=(0,) * special + tuple(counts[codes].tolist()),
-        pretraining_counts=(0,) * special + tuple(pretraining[codes].tolist()),
+        pretraining_counts=(0,) * special + tuple(pretraining_counts[codes].tolist()),
     )
-    return words, numbers
+    return vocabulary, numbers
 
 
 def find_people(records: ibis.Table, persons: ibis.Table) -> dict[str, np.ndarray]:
@@ -151,9 +151,9 @@ def find_people(records: ibis.Table, persons: ibis.Table) -> dict[str, np.ndarra
     return {name: np.asarray(columns[name]).astype(kind) for name, kind in PERSON_ARRAYS.items()}
 
 
-def cut_into_parts(stops: np.ndarray, most: int) -> list[tuple[int, int]]:
-    """(first, last) of stretches of persons, together all, each with about `most` events; a person's events end at `stops`."""
-    edges = np.searchsorted(stops, np.arange(most, stops[-1], most)) + 1
+def cut_into_parts(stops: np.ndarray, part_events: int) -> list[tuple[int, int]]:
+    """(first, last) of stretches of persons, together all, each with about `part_events` events; a person's events end at `stops`."""
+    edges = np.searchsorted(stops, np.arange(part_events, stops[-1], part_events)) + 1
     edges = np.unique(np.concatenate([[0], edges, [len(stops)]]))
     return list(itertools.pairwise(edges.tolist()))
 
@@ -170,7 +170,7 @@ def write_events(folder: Path, read: Callable[[int, int], pyarrow.Table], people
     """
     total = int(people["stop"][-1])
     arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=(total,)) for name, kind in EVENT_ARRAYS.items()}
-    counts, pretraining = np.zeros((2, len(concepts) * TOKENS_PER_CONCEPT), dtype=np.int64)
+    counts, pretraining_counts = np.zeros((2, len(concepts) * TOKENS_PER_CONCEPT), dtype=np.int64)
     seen = people["split"] != SPLITS.index("test")
     stretches = cut_into_parts(people["stop"], PART_EVENTS)
     ids = people["person_id"]
@@ -187,7 +187,7 @@ def write_events(folder: Path, read: Callable[[int, int], pyarrow.Table], people
                 raise AssertionError(f"events {start} to {stop} are not those of the persons counted before")
             visit_rank, record_rank = rank_visits_and_records(*(rows[name] for name in ("person_id", "time", "visit_start", "in_visit", "visit_id")))
             counts += np.bincount(rows["code"], minlength=len(counts))
-            pretraining += np.bincount(rows["code"][seen[owner]], minlength=len(counts))
+            pretraining_counts += np.bincount(rows["code"][seen[owner]], minlength=len(counts))
             rows |= {"visit_rank": visit_rank, "record_rank": record_rank, "token": rows["code"]}
             for name, kind in EVENT_ARRAYS.items():
                 limits = np.iinfo(kind)
@@ -195,12 +195,12 @@ def write_events(folder: Path, read: Callable[[int, int], pyarrow.Table], people
                     raise AssertionError(f"{name} does not fit {kind.__name__}")
                 arrays[name][start:stop] = rows[name]
             progress.update(stop - start)
-    words, numbers = name_tokens(concepts, counts, pretraining)
+    vocabulary, numbers = name_tokens(concepts, counts, pretraining_counts)
     for start in range(0, total, PART_EVENTS):  # which tokens there are is known only now
         arrays["token"][start : start + PART_EVENTS] = numbers[arrays["token"][start : start + PART_EVENTS]]
     for array in arrays.values():
         array.flush()
-    return words
+    return vocabulary
 
 
 def main(argv=None):
@@ -211,11 +211,11 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     name = args.hospital
-    folder, words_file = contract.trajectories_folder(name), contract.vocabulary_file(name)
+    folder, vocabulary_path = contract.trajectories_folder(name), contract.vocabulary_file(name)
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS, DECILES)]
     cohort = config.load("cohort", args.overrides)
     settings = {"without_deciles": cohort.without_deciles, "long_stay_days": cohort.long_stay_days}
-    vocabulary_stamp, stamp = (Stamp(path, inputs=inputs, settings=settings) for path in (words_file, folder))
+    vocabulary_stamp, stamp = (Stamp(path, inputs=inputs, settings=settings) for path in (vocabulary_path, folder))
     if vocabulary_stamp.is_current() and stamp.is_current():
         return
     with timed_stage("trajectories") as figures:
@@ -223,9 +223,9 @@ def main(argv=None):
         persons, visits, records, deciles = (table.read(con, hospital=name) for table in (PERSONS, VISITS, RECORDS, DECILES))
         records = with_deciles(records, deciles)
         if cohort.without_deciles == "left_out":
-            judged = leave_out_values_without_decile(records)
-            rules.report_reasons(f"{name} records", judged, ["value without deciles"])
-            records = judged.filter(judged.reason.isnull()).drop("reason")
+            records = leave_out_values_without_decile(records)
+            rules.report_reasons(f"{name} records", records, ["value without deciles"])
+            records = records.filter(records.reason.isnull()).drop("reason")
         people = find_people(records, persons)
         if not len(people["person_id"]):
             raise UserError(f"{contract.display_path(RECORDS.at(hospital=name))} has no record of a known person; preprocessing/records.py writes it")
@@ -238,16 +238,17 @@ def main(argv=None):
             places = engine.materialize(con, places)
 
             def read(first: int, last: int) -> pyarrow.Table:
-                own = (table.filter(table.person_id.between(first, last)) for table in (records, persons, visits))
-                return find_events(*own, places, cohort.long_stay_days).to_pyarrow()
+                tables = (table.filter(table.person_id.between(first, last)) for table in (records, persons, visits))
+                own_records, own_persons, own_visits = tables
+                return find_events(own_records, own_persons, own_visits, places, cohort.long_stay_days).to_pyarrow()
 
-            words = write_events(part, read, people, concepts)
-        words.save(words_file)
+            vocabulary = write_events(part, read, people, concepts)
+        vocabulary.save(vocabulary_path)
         lengths = people["stop"] - people["start"]
-        figures.update(persons=len(lengths), events=int(lengths.sum()), tokens=len(words), median_length=float(np.median(lengths)))
+        figures.update(persons=len(lengths), events=int(lengths.sum()), tokens=len(vocabulary), median_length=float(np.median(lengths)))
         print_line(
             f"{contract.display_path(folder)}: {figures['events']:,} events of {figures['persons']:,} persons "
-            f"(median {np.median(lengths):,.0f}, at most {lengths.max():,}), {len(words):,} tokens"
+            f"(median {np.median(lengths):,.0f}, at most {lengths.max():,}), {len(vocabulary):,} tokens"
         )
         stamp.record()
         vocabulary_stamp.record()

@@ -375,7 +375,7 @@ def by_model(answers: dict, concept: int, decile: int, model: str) -> dict | Non
 
 def compose(con: ibis.BaseBackend, index: Index, write_part: Callable[[int], Callable[[int, int], dict]]) -> int:
     """Write DEFINITIONS part by part; `write_part` gives the function that defines (concept, decile) of a part."""
-    with DEFINITIONS.writing(con) as add, progress_bar(what="definitions", total=len(index.ids), unit="texts") as progress:
+    with DEFINITIONS.write_in_parts(con) as add, progress_bar(what="definitions", total=len(index.ids), unit="texts") as progress:
         for part in index.parts:
             ids, plain, decile = index.rows(part)
             write = write_part(part)
@@ -383,7 +383,7 @@ def compose(con: ibis.BaseBackend, index: Index, write_part: Callable[[int], Cal
             columns = {name: [row[name] for row in written] for name in ("text", "writer", "model", "key")}
             add(ibis.memtable(pa.table({"concept_id": ids, **columns}), schema=DEFINITIONS.schema))
             progress.update(len(ids))
-    return DEFINITIONS.say_rows(con)
+    return DEFINITIONS.print_row_count(con)
 
 
 def write_by_template(con, index: Index, figures: dict):

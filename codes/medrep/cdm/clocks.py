@@ -9,8 +9,8 @@ import pyarrow
 import pyarrow.parquet
 
 
-@ibis.udf.scalar.builtin(name="timezone")
-def to_local_time(zone: str, time: dt.Timestamp(timezone="UTC")) -> dt.timestamp:  # DuckDB's
+@ibis.udf.scalar.builtin(name="timezone", signature=((dt.string, dt.Timestamp(timezone="UTC")), dt.timestamp))
+def to_local_time(zone, time):  # DuckDB's
     """The wall clock in `zone` at that moment."""
 
 

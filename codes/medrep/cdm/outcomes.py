@@ -12,6 +12,7 @@ of the vocabulary: closed fractures are the disorders that "Asso morph of" leads
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, overload
 
 import ibis
 import yaml
@@ -76,7 +77,7 @@ def find_outcome(text: str) -> Outcome:
 
 
 def read_concept_set_items(path: Path) -> list[dict]:
-    """The items of an ATLAS concept set: {"items": [...]}, or the same below "expression"."""
+    """The items of an ATLAS concept set: {"items": [...]}, or the same in "expression"."""
     try:
         content = json.loads(path.read_text())
         items = content.get("items") or content["expression"]["items"]
@@ -98,39 +99,46 @@ class Terminology:
     con: ibis.BaseBackend
     tables: dict[str, ibis.Table | None] = field(default_factory=dict)
 
+    @overload
+    def table(self, name: Literal["concept", "concept_relationship"]) -> ibis.Table: ...
+
+    @overload
+    def table(self, name: str) -> ibis.Table | None: ...
+
     def table(self, name: str) -> ibis.Table | None:
         """A table of data/concepts, its valid rows if it is the relationships'; None where it is absent."""
         if name not in self.tables:
             table = athena.read_vocabulary_table(self.con, name)
-            if name == "concept_relationship":
-                table = athena.valid_rows(table)
-            self.tables[name] = None if table is None else engine.materialize_as_parquet(self.con, table.select(*REQUIRED_COLUMNS[name]))
+            if table is not None:
+                table = athena.valid_rows(table) if name == "concept_relationship" else table
+                table = engine.materialize_as_parquet(self.con, table.select(*REQUIRED_COLUMNS[name]))
+            self.tables[name] = table
         return self.tables[name]
 
 
-def resolve_concept_set(words: Terminology, path: Path) -> set[int]:
+def resolve_concept_set(terminology: Terminology, path: Path) -> set[int]:
     """The concept ids that the concept set of `path` means in data/concepts."""
     included, excluded, absent = set(), set(), []
     for item in read_concept_set_items(path):
-        ids = find_item_concepts(words, item["concept"])
+        ids = find_item_concepts(terminology, item["concept"])
         if not ids:
             absent.append(item_name(item["concept"]))
         if item.get("includeDescendants"):
-            ids = descendants(words, ids)
+            ids = descendants(terminology, ids)
         if relationship := item.get("followRelationship"):
-            ids = follow_relationship(words, ids, relationship)
+            ids = follow_relationship(terminology, ids, relationship)
         if item.get("includeMapped"):
-            ids |= follow_relationship(words, ids, "Mapped from")
+            ids |= follow_relationship(terminology, ids, "Mapped from")
         (excluded if item.get("isExcluded") else included).update(ids)
     if absent:
         print_line(f"{path.name}: data/concepts/CONCEPT lacks {len(absent):,} of its items, such as {', '.join(absent[:3])}: they stand for nothing")
-    concept = words.table("concept")
+    concept = terminology.table("concept")
     return ids_of_column(concept.semi_join(id_table(included - excluded, "concept_id"), "concept_id").concept_id)
 
 
-def find_item_concepts(words: Terminology, concept: dict) -> set[int]:
+def find_item_concepts(terminology: Terminology, concept: dict) -> set[int]:
     """The concept that an item names, if CONCEPT has it."""
-    table = words.table("concept")
+    table = terminology.table("concept")
     if "CONCEPT_ID" in concept:
         rows = table.filter(table.concept_id == int(concept["CONCEPT_ID"]))
     else:
@@ -143,37 +151,37 @@ def item_name(concept: dict) -> str:
     return f"{number} {concept['CONCEPT_NAME']}" if "CONCEPT_NAME" in concept else str(number)
 
 
-def read_phenotypes(words: Terminology, path: Path) -> dict[str, set[int]]:
+def read_phenotypes(terminology: Terminology, path: Path) -> dict[str, set[int]]:
     """{phenotype: concept ids} of ICD-9-CM codes: what they map to, and its descendants."""
     content = yaml.safe_load(path.read_text())
     codes = {name: set(str(entry["codes"]).split()) for name, entry in content.items()}
-    every = sorted(set().union(*codes.values()))
-    concept, relationship = words.table("concept"), words.table("concept_relationship")
+    all_codes = sorted(set().union(*codes.values()))
+    concept, relationship = terminology.table("concept"), terminology.table("concept_relationship")
     icd = concept.filter(concept.vocabulary_id == "ICD9CM").select("concept_id", code=concept.concept_code.replace(".", ""))
-    icd = icd.filter(icd.code.isin(every))
+    icd = icd.filter(icd.code.isin(all_codes))
     maps = relationship.filter(relationship.relationship_id == "Maps to").join(icd, relationship.concept_id_1 == icd.concept_id)
     by_code: dict[str, set[int]] = {}
     for row in maps.select("code", "concept_id_2").distinct().to_pyarrow().to_pylist():
         by_code.setdefault(row["code"], set()).add(row["concept_id_2"])
-    pairs = descendants_by_root(words, set().union(*by_code.values()) if by_code else set())
+    descendants_of = descendants_by_root(terminology, set().union(*by_code.values()))
     found = {}
-    for name, own in codes.items():
-        roots = set().union(*(by_code.get(code, set()) for code in own))
-        found[name] = set().union(roots, *(pairs.get(root, set()) for root in roots))
+    for name, own_codes in codes.items():
+        roots = set().union(*(by_code.get(code, set()) for code in own_codes))
+        found[name] = set().union(roots, *(descendants_of.get(root, set()) for root in roots))
     return found
 
 
-def descendants(words: Terminology, roots: set[int]) -> set[int]:
-    """`roots` and everything below them."""
-    return set().union(roots, *descendants_by_root(words, roots).values())
+def descendants(terminology: Terminology, roots: set[int]) -> set[int]:
+    """`roots` and all their descendants."""
+    return set().union(roots, *descendants_by_root(terminology, roots).values())
 
 
-def descendants_by_root(words: Terminology, roots: set[int]) -> dict[int, set[int]]:
-    """{root: what is below it}, by CONCEPT_ANCESTOR, or where that file is absent by closing over "Is a"."""
+def descendants_by_root(terminology: Terminology, roots: set[int]) -> dict[int, set[int]]:
+    """{root: its descendants}, by CONCEPT_ANCESTOR, or where that file is absent by closing over "Is a"."""
     if not roots:
         return {}
-    table = words.table("concept_ancestor")
-    return descendants_by_traversal(words, roots) if table is None else descendants_from_ancestor_table(table, roots)
+    table = terminology.table("concept_ancestor")
+    return descendants_by_traversal(terminology, roots) if table is None else descendants_from_ancestor_table(table, roots)
 
 
 def descendants_from_ancestor_table(table: ibis.Table, roots: set[int]) -> dict[int, set[int]]:
@@ -184,10 +192,10 @@ def descendants_from_ancestor_table(table: ibis.Table, roots: set[int]) -> dict[
     return found
 
 
-def descendants_by_traversal(words: Terminology, roots: set[int]) -> dict[int, set[int]]:
-    table = words.table("concept_relationship")
+def descendants_by_traversal(terminology: Terminology, roots: set[int]) -> dict[int, set[int]]:
+    table = terminology.table("concept_relationship")
     pairs = table.filter((table.relationship_id == "Is a") & (table.concept_id_1 != table.concept_id_2))
-    pairs = engine.materialize(words.con, pairs.select(child="concept_id_1", parent="concept_id_2").distinct())
+    pairs = engine.materialize(terminology.con, pairs.select(child="concept_id_1", parent="concept_id_2").distinct())
     children: dict[int, set[int]] = {}
     frontier = set(roots)
     for _ in range(MAX_HIERARCHY_DEPTH):
@@ -208,11 +216,11 @@ def descendants_by_traversal(words: Terminology, roots: set[int]) -> dict[int, s
     return found
 
 
-def follow_relationship(words: Terminology, ids: set[int], relationship: str) -> set[int]:
+def follow_relationship(terminology: Terminology, ids: set[int], relationship: str) -> set[int]:
     """What the valid `relationship` leads to from `ids`."""
     if not ids:
         return set()
-    table = words.table("concept_relationship")
+    table = terminology.table("concept_relationship")
     rows = table.filter(table.relationship_id == relationship).semi_join(id_table(ids, "concept_id_1"), "concept_id_1")
     return ids_of_column(rows.concept_id_2)
 

@@ -32,12 +32,12 @@ def count_reasons(table: ibis.Table) -> dict[str, int]:
     return {KEPT: 0, **{row["reason"]: row["n"] for row in counts}}
 
 
-def report_reasons(what: str, table: ibis.Table, order: list[str]) -> dict[str, int]:
-    """Say how many rows of `table` were kept and why the others were not, reasons in the order of the rules."""
+def report_reasons(name: str, table: ibis.Table, order: list[str]) -> dict[str, int]:
+    """Say of the table called `name` how many rows were kept and why the others were not, reasons in the order of the rules."""
     counts = count_reasons(table)
     read, kept = sum(counts.values()), counts.pop(KEPT)
     left_out = {reason: counts[reason] for reason in sorted(counts, key=order.index)}
-    print_kept(what, read, left_out, kept)
+    print_kept(name, read, left_out, kept)
     return {"read": read, "kept": kept, **left_out}
 
 
@@ -46,33 +46,34 @@ def settle_rejects(
     hospital: str,
     table: str,
     counts: dict[str, int],
-    rejects: Callable[[], ibis.Table],
-    left_out: list[str],
-    most: float,
+    read_rejects: Callable[[], ibis.Table],
+    left_out_reasons: list[str],
+    max_rejects: float,
     lines: int | None = None,
 ) -> dict[str, int]:
-    """Say what became of the rows of a hospital's `table`, write its rejects, and stop if more than the share `most` are.
+    """Say what became of the rows of a hospital's `table`, write its rejects, and stop if they are a larger share than `max_rejects`.
 
-    `counts` is what count_reasons gives; reasons that are not in `left_out` reject. `rejects` reads the file again, with
-    `line`, `raw` and `reason`: it is called only where something was rejected. `lines`: of the file, if they were counted.
+    `counts` is what count_reasons gives; reasons that are not in `left_out_reasons` reject. `read_rejects` reads the file
+    again, with `line`, `raw` and `reason`: it is called only where something was rejected. `lines`: of the file, if they
+    were counted.
     """
     malformed = hospital_tables.malformed_rows(con, hospital, table)
-    rejected = {reason: n for reason, n in counts.items() if reason not in (KEPT, *left_out)}
-    of_rows = list(rejected)
+    rejected = {reason: n for reason, n in counts.items() if reason not in (KEPT, *left_out_reasons)}
+    row_reasons = list(rejected)  # those of malformed lines come from the engine
     for row in malformed:
         rejected[row["reason"]] = rejected.get(row["reason"], 0) + 1
     read, total = sum(counts.values()) + len(malformed), sum(rejected.values())
     hospital_tables.check_quotes(hospital, table, read, lines)
-    went = {reason: counts[reason] for reason in left_out if reason in counts}
-    print_kept(f"{hospital} {table}", read, went, counts[KEPT], rejected)
-    storage.write_json(contract.counts_file(hospital, table), {"read": read, "kept": counts[KEPT], "left out": went, "rejected": rejected})
-    too_many = total > most * read
-    written = write_rejects(con, hospital, table, rejects, of_rows, malformed, MAX_REJECTS_WRITTEN if too_many else None)
+    left_out = {reason: counts[reason] for reason in left_out_reasons if reason in counts}
+    print_kept(f"{hospital} {table}", read, left_out, counts[KEPT], rejected)
+    storage.write_json(contract.counts_file(hospital, table), {"read": read, "kept": counts[KEPT], "left out": left_out, "rejected": rejected})
+    too_many = total > max_rejects * read
+    written = write_rejects(con, hospital, table, read_rejects, row_reasons, malformed, MAX_REJECTS_WRITTEN if too_many else None)
     if too_many:
         worst = sorted(rejected.items(), key=lambda item: -item[1])[:3]
         raise UserError(
             f"{hospital} {table}: {total / read:.1%} of {read:,} rows can't be read ({', '.join(f'{n:,} {r}' for r, n in worst)}), "
-            f"more than cohort.max_rejects allows ({most:.0%}): see {contract.display_path(REJECTS.at(hospital=hospital, source=table))}, "
+            f"more than cohort.max_rejects allows ({max_rejects:.0%}): see {contract.display_path(REJECTS.at(hospital=hospital, source=table))}, "
             "and mend the export"
         )
     if written != total:
@@ -81,24 +82,30 @@ def settle_rejects(
 
 
 def write_rejects(
-    con: ibis.BaseBackend, hospital: str, table: str, rejects: Callable[[], ibis.Table], reasons: list[str], malformed: list[dict], most: int | None
+    con: ibis.BaseBackend,
+    hospital: str,
+    table: str,
+    read_rejects: Callable[[], ibis.Table],
+    reasons: list[str],
+    malformed: list[dict],
+    max_rows: int | None,
 ) -> int:
-    """Write the rows with `reasons`, and the malformed ones, some at a time; all, or about `most`. Gives how many."""
+    """Write the rows with `reasons`, and the malformed ones, some at a time; all, or about `max_rows`. Gives how many."""
     storage.remove_path(REJECTS.at(hospital=hospital, source=table))  # an earlier run's
     if not reasons and not malformed:
         return 0
     written, schema = 0, REJECTS.schema.to_pyarrow()
-    with REJECTS.writing(con, hospital=hospital, source=table) as add:
+    with REJECTS.write_in_parts(con, hospital=hospital, source=table) as add:
         if reasons:
-            found = rejects()
+            found = read_rejects()
             found = found.filter(found.reason.isin(reasons)).select("line", "reason", "raw")
-            for batch in (found if most is None else found.limit(most)).to_pyarrow_batches(chunk_size=BATCH_ROWS):
+            for batch in (found if max_rows is None else found.limit(max_rows)).to_pyarrow_batches(chunk_size=BATCH_ROWS):
                 line = to_file_lines(batch["line"].to_numpy(zero_copy_only=False), malformed)
                 rows = pa.table([pa.repeat(table, len(batch)), line, batch["reason"], batch["raw"]], schema=schema)
                 if len(batch):
                     add(ibis.memtable(rows))
                 written += len(batch)
-        if malformed := malformed[:most]:
+        if malformed := malformed[:max_rows]:
             add(ibis.memtable(pa.Table.from_pylist([{"table": table, **row} for row in malformed], schema=schema)))
     return written + len(malformed)
 

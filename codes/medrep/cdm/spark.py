@@ -43,8 +43,8 @@ def require_java():
     java = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
     if java is None:
         raise UserError(f"engine spark needs Java, and {f'JAVA_HOME={home} has no bin/java' if home else 'there is none'}: {remedy}")
-    said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
-    version = re.search(r'version "(?:1\.)?(\d+)', said)  # Java 8 calls itself 1.8
+    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    version = re.search(r'version "(?:1\.)?(\d+)', answer)  # Java 8 calls itself 1.8
     if version and int(version[1]) < MIN_JAVA_VERSION:
         raise UserError(f"engine spark needs Java {MIN_JAVA_VERSION}, and {java} is Java {version[1]}: {remedy}")
 
@@ -81,6 +81,8 @@ def to_java_memory(memory: str) -> str:
 
 
 class SparkCompiler(PySparkCompiler):
+    """Ibis' compiler, where Spark's function gives another type than Ibis promises."""
+
     __slots__ = ()
 
     def visit_TimestampTruncate(self, op, *, arg, unit):  # Spark's date_trunc gives a time with a zone
@@ -119,7 +121,7 @@ class SparkBackend(ibis_pyspark.Backend):
 
     def read_parquet(self, path: str | Sequence[str], /, *, table_name: str | None = None, **options):
         # a path is this machine's (or a disk's that all machines share), whatever file system the cluster takes for granted
-        paths = [f"file://{Path(one).absolute()}" for one in ([path] if isinstance(path, str | Path) else path)]
+        paths = [f"file://{Path(path).absolute()}" for path in ([path] if isinstance(path, str | Path) else path)]
         name = table_name or ibis.util.gen_name("read_parquet")
         self._session.read.parquet(*paths, **options).createOrReplaceTempView(name)
         return self.table(name)
@@ -133,5 +135,6 @@ SparkBackend.register_options()
 
 def connect(reader: ibis.BaseBackend, memory: str, threads: int | None) -> SparkBackend:
     backend = SparkBackend().connect(open_session(memory, threads))
+    assert isinstance(backend, SparkBackend)  # Ibis says any backend
     backend.reader = reader
     return backend

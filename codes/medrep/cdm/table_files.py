@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import duckdb
 import ibis
@@ -24,15 +25,16 @@ from medrep.errors import UserError
 OPTIONAL_TABLES = {"death", "measurement", "patients", "concept_ancestor", "concept_synonym"}
 TABLES_THAT_MAY_BE_EMPTY = {"death", "patients", "concept_ancestor", "concept_synonym"}
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
-COMPRESSION_RATIO = 12  # times as large is the text of a gzip-compressed or parquet table
+COMPRESSION_RATIO = 12  # the text of a gzip-compressed or parquet table is about so many times as large
 
 
 def find_table_file(folder: str, table: str) -> Path | None:
     """The file that holds `table` in data/{folder}; None where it is absent and may be."""
-    place = contract.data_folder(folder)
-    found = sorted(p for p in place.iterdir() if p.name.lower() in [table + suffix for suffix in TABLE_SUFFIXES]) if place.is_dir() else []
+    path = contract.data_folder(folder)
+    names = [table + suffix for suffix in TABLE_SUFFIXES]
+    found = sorted(p for p in path.iterdir() if p.name.lower() in names) if path.is_dir() else []
     if len(found) > 1:
-        raise UserError(f"{contract.display_path(place)} has {' and '.join(p.name for p in found)}: keep one of them")
+        raise UserError(f"{contract.display_path(path)} has {' and '.join(p.name for p in found)}: keep one of them")
     if not found and table not in OPTIONAL_TABLES:
         raise missing_table(folder, table)
     return found[0] if found else None
@@ -61,7 +63,7 @@ def count_lines(path: Path) -> int:
     if path.name.lower().endswith(".parquet"):
         return 0
     lines, last, decoder = 0, b"\n", codecs.getincrementaldecoder("utf-8")()
-    with open_file(path, "rb") as file:
+    with open_binary(path) as file:
         while piece := file.read(2**24):
             try:
                 if not piece.isascii() or decoder.getstate()[0]:
@@ -84,24 +86,24 @@ def check_unclosed_quotes(path: Path, lines: int, rows: int):
     """
     if lines <= rows + 1:
         return
-    taken: list[str] = []  # the lines of one record
+    record_lines: list[str] = []
 
-    def each(file):
+    def read_lines(file):
         for line in file:
-            taken.append(line)
+            record_lines.append(line)
             yield line
 
-    with open_file(path, "rt", encoding="utf-8-sig", newline="") as file:
-        records = csv.reader(each(file))
+    with open_text(path) as file:
+        records = csv.reader(read_lines(file))
         try:
             commas = len(next(records)) - 1
             while True:
                 start = records.line_num
-                taken.clear()
+                record_lines.clear()
                 if next(records, None) is None:
                     return
                 # a text with line breaks leaves its row's other fields to the last line; lines that were rows have all their commas
-                if len(taken) > 1 and all(line.count(",") >= commas for line in taken):
+                if len(record_lines) > 1 and all(line.count(",") >= commas for line in record_lines):
                     break
         except csv.Error:  # a text longer than any is
             pass
@@ -129,16 +131,21 @@ def csv_errors_in_words() -> Iterator[None]:
         ) from None
 
 
-def open_file(path: Path, mode: str, **options):
-    return (gzip.open if path.name.lower().endswith(".gz") else open)(path, mode, **options)
+def open_binary(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")
+
+
+def open_text(path: Path) -> IO[str]:
+    open_file = gzip.open if path.name.lower().endswith(".gz") else open
+    return open_file(path, "rt", encoding="utf-8-sig", newline="")
 
 
 def read_header(path: Path, delimiter: str, quote: str) -> tuple[list[str], bool]:
     """The columns in lower case, and whether there is a row below them."""
     if path.name.lower().endswith(".parquet"):
-        facts = pyarrow.parquet.ParquetDataset(path)
-        return [name.lower() for name in facts.schema.names], any(f.count_rows() for f in facts.fragments)
-    with open_file(path, "rt", encoding="utf-8-sig", newline="") as file:
+        dataset = pyarrow.parquet.ParquetDataset(path)
+        return [name.lower() for name in dataset.schema.names], any(fragment.count_rows() for fragment in dataset.fragments)
+    with open_text(path) as file:
         try:
             first, second = file.readline(), file.readline()
         except (UnicodeDecodeError, gzip.BadGzipFile, EOFError):
@@ -146,8 +153,8 @@ def read_header(path: Path, delimiter: str, quote: str) -> tuple[list[str], bool
                 f"{contract.display_path(path)} cannot be read as {'gzip-compressed ' if path.name.lower().endswith('.gz') else ''}"
                 "UTF-8 text: export it again, or convert it, for example with iconv -f WINDOWS-1252 -t UTF-8"
             ) from None
-    options = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
-    names = next(csv.reader([first.rstrip("\r\n")], delimiter=delimiter, **options), [])
+    quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
+    names = next(csv.reader([first.rstrip("\r\n")], delimiter=delimiter, quotechar=quote or None, quoting=quoting), [])
     return [name.strip().lower() for name in names], bool(second.strip())
 
 
