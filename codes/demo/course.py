@@ -8,6 +8,7 @@ and a severity. These drive what is charted, prescribed, measured and done, each
 
 Everything is drawn for a chunk of persons at once, from a generator of its own.
 """
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,9 +47,15 @@ def draw_chunk(size: int, random: np.random.Generator) -> Chunk:
 def draw_persons(size, random) -> pd.DataFrame:
     age = np.where(random.random(size) < 0.03, random.integers(1, 17, size), random.normal(62, 17, size).clip(18, 99).astype(int))
     burden = random.gamma(0.35, 1.0, (size, len(NAMES))) * (0.5 + (age / 62)[:, None] ** 2 * 0.5)
-    return pd.DataFrame({
-        "age": age, "female": random.random(size) < 0.5, "frailty": random.normal((age - 62) / 40, 1, size),
-        "care": np.exp(random.normal(0, 0.9, size)), **{f"burden_{name}": burden[:, i] for i, name in enumerate(NAMES)}})
+    return pd.DataFrame(
+        {
+            "age": age,
+            "female": random.random(size) < 0.5,
+            "frailty": random.normal((age - 62) / 40, 1, size),
+            "care": np.exp(random.normal(0, 0.9, size)),
+            **{f"burden_{name}": burden[:, i] for i, name in enumerate(NAMES)},
+        }
+    )
 
 
 def draw_stays(persons: pd.DataFrame, random) -> pd.DataFrame:
@@ -69,8 +76,9 @@ def draw_stays(persons: pd.DataFrame, random) -> pd.DataFrame:
     origin = (2130 - 1970 + random.integers(0, 40, len(persons))) * 365.25 * DAY
     before = pd.Series(gap + length).groupby(person).cumsum().to_numpy() - length
     start = (origin[person] + before + random.uniform(0, DAY, len(person))).astype(np.int64)
-    return pd.DataFrame({"person": person, "start": start, "end": start + length.astype(np.int64), "admission": admission,
-                         "system": chosen, "severity": severity})
+    return pd.DataFrame(
+        {"person": person, "start": start, "end": start + length.astype(np.int64), "admission": admission, "system": chosen, "severity": severity}
+    )
 
 
 def draw_outcomes(persons, stays, random) -> pd.DataFrame:
@@ -78,8 +86,14 @@ def draw_outcomes(persons, stays, random) -> pd.DataFrame:
     burden = persons.filter(like="burden_").to_numpy()
     who = stays.person.to_numpy()
     lethal = np.array([0.5, 0.6, 0.1, 0.5, 0.6, 0.0, 0.2, -0.5, 0.3, -0.8, -0.5, 0.7])[stays.system]
-    p = sigmoid(-5.4 + 1.55 * stays.severity + 0.45 * persons.frailty.to_numpy()[who] + 0.12 * burden[who].sum(1)
-                + 0.025 * (persons.age.to_numpy()[who] - 62) + lethal)
+    p = sigmoid(
+        -5.4
+        + 1.55 * stays.severity
+        + 0.45 * persons.frailty.to_numpy()[who]
+        + 0.12 * burden[who].sum(1)
+        + 0.025 * (persons.age.to_numpy()[who] - 62)
+        + lethal
+    )
     in_at_24 = stays.admission & (stays.end - stays.start > DAY)
     early = stays.admission & (random.random(len(stays)) < 0.08 * p)
     dies = (in_at_24 & (random.random(len(stays)) < p)) | early
@@ -128,13 +142,25 @@ def draw_events(persons, stays, random) -> pd.DataFrame:
     fact = np.where(random.random(n) < 0.5, habit, random.integers(0, 1 << 30, n) % kinds)
     shift = np.where(admission, 0.75 * severity, -0.4) * (system == stays.system.to_numpy()[stay]) + 0.25 * burden[person, system] + 0.5 * near_death
     value = shift + random.normal(0, 1, n)
-    events = pd.DataFrame({"stay": stay, "domain": domain, "system": system, "severity": severe.astype(int), "fact": fact,
-                           "time": time, "value": value, "billing": billing})
+    events = pd.DataFrame(
+        {
+            "stay": stay,
+            "domain": domain,
+            "system": system,
+            "severity": severe.astype(int),
+            "fact": fact,
+            "time": time,
+            "value": value,
+            "billing": billing,
+        }
+    )
     again = events[(domain == 2) & (random.random(n) < 0.02)]  # measured twice within the hour
     return pd.concat([events, again.assign(value=again.value + 0.1)], ignore_index=True)
 
 
-ANALYTE_SCALES = {(s, f): (10.0 * (1 + (i * 37 % 23)), 1.0 + (i * 53 % 17)) for i, (s, f) in
-                  enumerate((s, f) for s, name in enumerate(NAMES) for f in range(len(ANALYTES[name])))}
+ANALYTE_SCALES = {
+    (s, f): (10.0 * (1 + (i * 37 % 23)), 1.0 + (i * 53 % 17))
+    for i, (s, f) in enumerate((s, f) for s, name in enumerate(NAMES) for f in range(len(ANALYTES[name])))
+}
 """(system, analyte) -> the level and spread that turn a shift into a value in units."""
 assert len(DOMAINS) == len(DOMAIN_SHARES)

@@ -11,6 +11,7 @@ Persons have a latent course (demo/course.py) that leaves facts; each hospital c
 same however many there are, and a person does not depend on how many follow. `--rows 100000000` draws as many as give so
 many events at each hospital, for benchmarks. Into a data/ that holds anything this script did not write, it writes nothing.
 """
+
 import argparse
 import hashlib
 import itertools
@@ -23,20 +24,24 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from demo import course, layouts, terminology
-from medrep import storage, contract, progress
+from medrep import contract, progress, storage
+from medrep.errors import UserError
 from medrep.evaluation import metrics
+from medrep.progress import print_line, timed_stage
 from medrep.stamps import Stamp
 from medrep.storage import stamp_path
-from medrep.errors import UserError
-from medrep.progress import print_line, timed_stage
 
 CHUNK = 500
 HOSPITALS = ("mimic", "ehrshot")
 VOCABULARY_FILES = ("CONCEPT.csv", "CONCEPT_RELATIONSHIP.csv", "CONCEPT_ANCESTOR.csv", "CONCEPT_SYNONYM.csv")
 SYNTHETIC_MARK = ".synthetic"  # lies in data/ and in each of its folders that this script wrote
 MIMIC_ADMISSIONS = (8870, 581385, 262, 9201)  # by MIMIC's admission_type, see omop.md
-EVENT_TABLES = {"condition": ("condition_occurrence", "condition_start"), "drug": ("drug_exposure", "drug_exposure_start"),
-                "measurement": ("measurement", "measurement"), "procedure": ("procedure_occurrence", "procedure")}
+EVENT_TABLES = {
+    "condition": ("condition_occurrence", "condition_start"),
+    "drug": ("drug_exposure", "drug_exposure_start"),
+    "measurement": ("measurement", "measurement"),
+    "procedure": ("procedure_occurrence", "procedure"),
+}
 # A few concepts that are no event: real vocabularies are full of them, and of names with quotes and of the name NA.
 OTHER_CONCEPTS = [
     (8507, "MALE", "Gender", "Gender", "Gender"),
@@ -80,20 +85,39 @@ def write_vocabulary(words: terminology.Terminology, folder):
     others = pd.DataFrame(OTHER_CONCEPTS, columns=["concept_id", "name", "domain", "vocabulary", "concept_class"]).assign(synonym="")
     c = pd.concat([words.concepts, others], ignore_index=True)
     dates = {"valid_start_date": "19700101", "valid_end_date": "20991231", "invalid_reason": ""}
-    write_athena(folder / "CONCEPT.csv", pd.DataFrame({
-        "concept_id": c.concept_id, "concept_name": c.name, "domain_id": c.domain, "vocabulary_id": c.vocabulary,
-        "concept_class_id": c.concept_class, "standard_concept": np.where(c.vocabulary == "ATC", "C", "S"),
-        "concept_code": [f"{v[:2]}{i}" for v, i in zip(c.vocabulary, c.concept_id, strict=True)], **dates}))
+    write_athena(
+        folder / "CONCEPT.csv",
+        pd.DataFrame(
+            {
+                "concept_id": c.concept_id,
+                "concept_name": c.name,
+                "domain_id": c.domain,
+                "vocabulary_id": c.vocabulary,
+                "concept_class_id": c.concept_class,
+                "standard_concept": np.where(c.vocabulary == "ATC", "C", "S"),
+                "concept_code": [f"{v[:2]}{i}" for v, i in zip(c.vocabulary, c.concept_id, strict=True)],
+                **dates,
+            }
+        ),
+    )
     r = words.relations
-    both = pd.concat([pd.DataFrame({"concept_id_1": r.child, "concept_id_2": r.parent, "relationship_id": r.forward}),
-                      pd.DataFrame({"concept_id_1": r.parent, "concept_id_2": r.child, "relationship_id": r.backward}),
-                      *(pd.DataFrame({"concept_id_1": c.concept_id, "concept_id_2": c.concept_id, "relationship_id": name})
-                        for name in ("Maps to", "Mapped from"))])
+    both = pd.concat(
+        [
+            pd.DataFrame({"concept_id_1": r.child, "concept_id_2": r.parent, "relationship_id": r.forward}),
+            pd.DataFrame({"concept_id_1": r.parent, "concept_id_2": r.child, "relationship_id": r.backward}),
+            *(
+                pd.DataFrame({"concept_id_1": c.concept_id, "concept_id_2": c.concept_id, "relationship_id": name})
+                for name in ("Maps to", "Mapped from")
+            ),
+        ]
+    )
     write_athena(folder / "CONCEPT_RELATIONSHIP.csv", both.assign(**dates))
     write_athena(folder / "CONCEPT_ANCESTOR.csv", ancestors(c.concept_id, r))
     named = c[c.synonym != ""]
-    write_athena(folder / "CONCEPT_SYNONYM.csv", pd.DataFrame({
-        "concept_id": named.concept_id, "concept_synonym_name": named.synonym, "language_concept_id": 4180186}))
+    write_athena(
+        folder / "CONCEPT_SYNONYM.csv",
+        pd.DataFrame({"concept_id": named.concept_id, "concept_synonym_name": named.synonym, "language_concept_id": 4180186}),
+    )
 
 
 def ancestors(ids, relations) -> pd.DataFrame:
@@ -143,31 +167,59 @@ def make_tables(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: 
     person_id = np.array([stable_hash(f"person {s}") for s in subject]) if mimic else number + 115_000_000
     begin = stays.groupby("person").start.min().reindex(range(len(persons)), fill_value=5_000_000_000)
     birth = begin.to_numpy().astype("datetime64[s]").astype("datetime64[Y]").astype(int) + 1970 - persons.age.to_numpy()
-    tables = {"person": pd.DataFrame({
-        "person_id": person_id, "gender_concept_id": np.where(persons.female, 8532, 8507), "year_of_birth": birth,
-        "race_concept_id": RACES[number * 7 % len(RACES)], "person_source_value": subject if mimic else [f"p{n:08d}" for n in number],
-        "gender_source_value": np.where(persons.female, "F", "M")})}
+    tables = {
+        "person": pd.DataFrame(
+            {
+                "person_id": person_id,
+                "gender_concept_id": np.where(persons.female, 8532, 8507),
+                "year_of_birth": birth,
+                "race_concept_id": RACES[number * 7 % len(RACES)],
+                "person_source_value": subject if mimic else [f"p{n:08d}" for n in number],
+                "gender_source_value": np.where(persons.female, "F", "M"),
+            }
+        )
+    }
     if mimic:
-        tables["patients"] = pd.DataFrame({"subject_id": subject, "gender": np.where(persons.female, "F", "M"), "anchor_age": persons.age,
-                                           "anchor_year": birth + persons.age, "anchor_year_group": "2011 - 2013", "dod": ""})
+        tables["patients"] = pd.DataFrame(
+            {
+                "subject_id": subject,
+                "gender": np.where(persons.female, "F", "M"),
+                "anchor_age": persons.age,
+                "anchor_year": birth + persons.age,
+                "anchor_year_group": "2011 - 2013",
+                "dod": "",
+            }
+        )
     kept = stays[stays.kept]
     who = kept.person.to_numpy()
-    visit_of = np.array([stable_hash(f"visit {subject[p]} {i}") if mimic else int(number[p]) * 1000 + i % 1000
-                         for i, p in enumerate(stays.person)], dtype=np.int64)
-    source = [f"{subject[p]}|{20_000_000 + i}" if a else f"{subject[p]}|{d}" for i, p, a, d in
-              zip(kept.index, who, kept.admission, day(kept.start), strict=True)]
+    visit_of = np.array(
+        [stable_hash(f"visit {subject[p]} {i}") if mimic else int(number[p]) * 1000 + i % 1000 for i, p in enumerate(stays.person)], dtype=np.int64
+    )
+    source = [
+        f"{subject[p]}|{20_000_000 + i}" if a else f"{subject[p]}|{d}"
+        for i, p, a, d in zip(kept.index, who, kept.admission, day(kept.start), strict=True)
+    ]
     kinds = random.choice(MIMIC_ADMISSIONS if mimic else [9201, 262], len(kept))
-    tables["visit_occurrence"] = pd.DataFrame({
-        "visit_occurrence_id": visit_of[kept.index], "person_id": person_id[who],
-        "visit_concept_id": np.where(kept.admission, kinds, 38004207 if mimic else 9202),
-        "visit_start_date": day(kept.start), "visit_start_datetime": moment(kept.start), "visit_end_date": day(kept.end),
-        "visit_end_datetime": moment(kept.end), "visit_type_concept_id": 32817, "visit_source_value": source if mimic else ""})
+    tables["visit_occurrence"] = pd.DataFrame(
+        {
+            "visit_occurrence_id": visit_of[kept.index],
+            "person_id": person_id[who],
+            "visit_concept_id": np.where(kept.admission, kinds, 38004207 if mimic else 9202),
+            "visit_start_date": day(kept.start),
+            "visit_start_datetime": moment(kept.start),
+            "visit_end_date": day(kept.end),
+            "visit_end_datetime": moment(kept.end),
+            "visit_type_concept_id": 32817,
+            "visit_source_value": source if mimic else "",
+        }
+    )
     dead = kept[kept.death]
     died = ""  # the second hospital knows the day only
     if mimic:
         died = np.where(random.random(len(dead)) < 0.9, moment(dead.end), np.char.add(day(dead.end), " 00:00:00"))
-    tables["death"] = pd.DataFrame({"person_id": person_id[dead.person], "death_date": day(dead.end), "death_datetime": died,
-                                    "death_type_concept_id": 32817})
+    tables["death"] = pd.DataFrame(
+        {"person_id": person_id[dead.person], "death_date": day(dead.end), "death_datetime": died, "death_type_concept_id": 32817}
+    )
     time = np.where(events.billing, stays.start.to_numpy()[events.stay], events.time)
     if not mimic:  # the second hospital stamps its diagnoses truly
         time = np.where(events.billing, stays.end.to_numpy()[events.stay], events.time)
@@ -175,12 +227,19 @@ def make_tables(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: 
         at = np.flatnonzero(events.domain == place)
         stay = events.stay.to_numpy()[at]
         table, prefix = EVENT_TABLES[domain]
-        rows = pd.DataFrame({
-            f"{table}_id": stable_hash(f"{hospital} {domain} {first}") // 4 + np.arange(len(at)) if mimic else first * 1_000_000 + np.arange(len(at)),
-            "person_id": person_id[stays.person.to_numpy()[stay]], f"{domain}_concept_id": concept[at], f"{prefix}_date": day(time[at]),
-            f"{prefix}_datetime": moment(time[at]),
-            f"{domain}_type_concept_id": np.where(events.billing.to_numpy()[at], 32821, 32817) if mimic else 32817,
-            "visit_occurrence_id": visit_of[stay]})
+        rows = pd.DataFrame(
+            {
+                f"{table}_id": stable_hash(f"{hospital} {domain} {first}") // 4 + np.arange(len(at))
+                if mimic
+                else first * 1_000_000 + np.arange(len(at)),
+                "person_id": person_id[stays.person.to_numpy()[stay]],
+                f"{domain}_concept_id": concept[at],
+                f"{prefix}_date": day(time[at]),
+                f"{prefix}_datetime": moment(time[at]),
+                f"{domain}_type_concept_id": np.where(events.billing.to_numpy()[at], 32821, 32817) if mimic else 32817,
+                "visit_occurrence_id": visit_of[stay],
+            }
+        )
         if domain == "measurement":
             pairs = zip(events.system.to_numpy()[at], events.fact.to_numpy()[at], strict=True)
             level, spread = np.array([course.ANALYTE_SCALES[pair] for pair in pairs]).reshape(-1, 2).T
@@ -195,8 +254,15 @@ def make_tables(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: 
         tables[table] = rows
     truth = chunk.truth.merge(stays[["person", "start"]], left_on="stay", right_index=True)
     moments = (truth.start.to_numpy() + course.DAY).astype("datetime64[s]").astype("datetime64[us]")
-    truth = pd.DataFrame({"subject_id": person_id[truth.person], "prediction_time": moments, "outcome": truth.outcome,
-                          "probability": truth.probability, "label": stays.death.to_numpy()[truth.stay]})
+    truth = pd.DataFrame(
+        {
+            "subject_id": person_id[truth.person],
+            "prediction_time": moments,
+            "outcome": truth.outcome,
+            "probability": truth.probability,
+            "label": stays.death.to_numpy()[truth.stay],
+        }
+    )
     return tables, truth
 
 
@@ -227,8 +293,11 @@ def write_hospital(hospital: str, persons: int | None, rows_wanted: int | None, 
                 figures["rows"] += len(rows)
             if name not in files:
                 files[name] = open(folder / f"{name}.csv", "wb")  # noqa: SIM115
-            pyarrow.csv.write_csv(as_site_writes(rows, name, hospital), files[name],
-                                  pyarrow.csv.WriteOptions(include_header=first == 0, quoting_style="none", quoting_header="none"))
+            pyarrow.csv.write_csv(
+                as_site_writes(rows, name, hospital),
+                files[name],
+                pyarrow.csv.WriteOptions(include_header=first == 0, quoting_style="none", quoting_header="none"),
+            )
         figures["persons"] += size
         truths.append(truth[truth.subject_id.isin(wanted)])
         ids, counts = np.unique(concept[concept > 0], return_counts=True)
@@ -245,7 +314,9 @@ def write_hospital(hospital: str, persons: int | None, rows_wanted: int | None, 
 
 def refuse_foreign_data(data: Path):
     """Nothing is written into a data/ that holds what this script did not write: a folder without its mark, or another file."""
-    own = {f"{table}.csv" for table in layouts.COLUMNS} | {"README.md", SYNTHETIC_MARK, stamp_path(data / SYNTHETIC_MARK).name} | set(VOCABULARY_FILES)
+    own = (
+        {f"{table}.csv" for table in layouts.COLUMNS} | {"README.md", SYNTHETIC_MARK, stamp_path(data / SYNTHETIC_MARK).name} | set(VOCABULARY_FILES)
+    )
     foreign = []
     for path in sorted(data.iterdir()) if data.is_dir() else []:
         if (path / SYNTHETIC_MARK).exists():
@@ -253,8 +324,9 @@ def refuse_foreign_data(data: Path):
         elif path.is_dir() or path.name not in own:
             foreign.append(path.name)
     if foreign:
-        raise UserError(f"{contract.display_path(data)} holds {', '.join(foreign[:3])}, which this script did not write: "
-                        "point MEDREP_ROOT at an empty folder")
+        raise UserError(
+            f"{contract.display_path(data)} holds {', '.join(foreign[:3])}, which this script did not write: point MEDREP_ROOT at an empty folder"
+        )
 
 
 def mark_as_own(data: Path):

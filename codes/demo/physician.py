@@ -11,6 +11,7 @@ made (demo/terminology.py). What the generator records of severe courses is High
 severity moves it, Moderate, and the rest Low. So in the demo's report the difference between top features and controls says whether
 the patient model looks at what the outcome was in truth drawn from; how far ratings can be believed it does not say.
 """
+
 import json
 import os
 import re
@@ -20,7 +21,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from demo import terminology
 from experiments import medgemma
-from medrep.llm import chat
 
 LISTED_FEATURE = re.compile(r"^(\d+)\. (.*)$", re.MULTILINE)
 HIGH_TENTHS = ("(8th decile)", "(9th decile)", "(10th decile)")
@@ -40,13 +40,21 @@ def rate(name: str, severe: set[str]) -> str:
 
 def serve(severe: set[str]) -> ThreadingHTTPServer:
     """A server on loopback, at a port that is free."""
+
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self):
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             ratings = {number: rate(name, severe) for number, name in LISTED_FEATURE.findall(asked["messages"][-1]["content"])}
             message = {"role": "assistant", "content": json.dumps(ratings)}
-            body = json.dumps({"id": "demo", "object": "chat.completion", "created": 0, "model": MODEL_NAME,
-                               "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}).encode()
+            body = json.dumps(
+                {
+                    "id": "demo",
+                    "object": "chat.completion",
+                    "created": 0,
+                    "model": MODEL_NAME,
+                    "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                }
+            ).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))

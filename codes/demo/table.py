@@ -9,16 +9,17 @@ Writes  nothing
 The generator knows the probability that it drew every label from. Best reachable is the AUROC of that probability
 on the very examples that the models are tested on: no model can be expected to do better.
 """
+
 import argparse
 
 import numpy as np
 import pandas as pd
 
-from medrep.vectors import concept_vectors
 from medrep import config, contract
-from medrep.evaluation import metrics, results
 from medrep.errors import UserError
+from medrep.evaluation import metrics, results
 from medrep.progress import print_line, timed_stage
+from medrep.vectors import concept_vectors
 
 
 def best_reachable(hospital: str, outcome: str, predictions: pd.DataFrame) -> float | None:
@@ -34,15 +35,28 @@ def best_reachable(hospital: str, outcome: str, predictions: pd.DataFrame) -> fl
 def make_table(outcome: str, home: str, external: str) -> pd.DataFrame:
     """A row a representation: mean over seeds of home and external AUROC, readable external tokens, best reachable."""
     summary = results.read_summary()
-    summary = summary[(summary.trained_on == home) & (summary.outcome == outcome) & (summary.model == "behrt") & summary.oov.isin(["", "unk"])
-                      & (summary[["variant", "subgroup", "recalibration"]] == "").all(axis=1)]
+    summary = summary[
+        (summary.trained_on == home)
+        & (summary.outcome == outcome)
+        & (summary.model == "behrt")
+        & summary.oov.isin(["", "unk"])
+        & (summary[["variant", "subgroup", "recalibration"]] == "").all(axis=1)
+    ]
     rows = []
     for rep, runs in summary.groupby("rep_type", sort=False):
         at = {h: runs[runs.tested_on == h].set_index("seed") for h in (home, external)}
         best = {h: np.mean([best_reachable(h, outcome, results.read_predictions(contract.ROOT / path)) for path in at[h].predictions]) for h in at}
-        rows.append({"representation": rep, "home AUROC": at[home].auroc.mean(), "external AUROC": at[external].auroc.mean(),
-                     "external tokens read": at[external].readable_tokens.mean(),
-                     "best reachable, home": best[home], "best reachable, external": best[external], "seeds": len(at[home])})
+        rows.append(
+            {
+                "representation": rep,
+                "home AUROC": at[home].auroc.mean(),
+                "external AUROC": at[external].auroc.mean(),
+                "external tokens read": at[external].readable_tokens.mean(),
+                "best reachable, home": best[home],
+                "best reachable, external": best[external],
+                "seeds": len(at[home]),
+            }
+        )
     order = list(concept_vectors.REPRESENTATION_SCRIPTS)
     return pd.DataFrame(sorted(rows, key=lambda row: order.index(row["representation"]) if row["representation"] in order else len(order)))
 

@@ -5,6 +5,7 @@ siblings with names of shared words and the same parent, as in real terminologie
 concepts for most facts; for a share of the facts, drawn at random within each domain and without regard to what the fact
 says of a patient, the second hospital uses siblings that the first never uses.
 """
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,24 +47,40 @@ ANALYTES = {
 SPECIMENS = ["in Blood", "in Serum or Plasma", "in Arterial blood", "in Venous blood", "in Capillary blood"]
 METHODS = ["", " by Enzymatic assay", " by Automated count"]
 DRUG_STEMS = {
-    "heart": ("pril", "ACE inhibitor"), "lung": ("terol", "Beta-2 agonist"), "kidney": ("semide", "Loop diuretic"),
+    "heart": ("pril", "ACE inhibitor"),
+    "lung": ("terol", "Beta-2 agonist"),
+    "kidney": ("semide", "Loop diuretic"),
     "liver": ("xaban", "Factor Xa inhibitor"),
-    "brain": ("racetam", "Antiepileptic"), "gut": ("prazole", "Proton pump inhibitor"), "blood": ("grastim", "Colony stimulating factor"),
-    "endocrine": ("gliptin", "DPP-4 inhibitor"), "vessel": ("statin", "Statin"), "skin": ("conazole", "Azole antifungal"),
-    "bone": ("dronate", "Bisphosphonate"), "systemic": ("cillin", "Penicillin"),
+    "brain": ("racetam", "Antiepileptic"),
+    "gut": ("prazole", "Proton pump inhibitor"),
+    "blood": ("grastim", "Colony stimulating factor"),
+    "endocrine": ("gliptin", "DPP-4 inhibitor"),
+    "vessel": ("statin", "Statin"),
+    "skin": ("conazole", "Azole antifungal"),
+    "bone": ("dronate", "Bisphosphonate"),
+    "systemic": ("cillin", "Penicillin"),
 }
 SEVERE_STEMS = {
-    "heart": ("rinone", "Inotrope"), "lung": ("curium", "Neuromuscular blocker"), "kidney": ("pressin", "Vasopressor peptide"),
+    "heart": ("rinone", "Inotrope"),
+    "lung": ("curium", "Neuromuscular blocker"),
+    "kidney": ("pressin", "Vasopressor peptide"),
     "liver": ("plase", "Thrombolytic"),
-    "brain": ("azepam", "Benzodiazepine"), "gut": ("tetron", "Serotonin antagonist"), "blood": ("rubicin", "Anthracycline"),
-    "endocrine": ("cortone", "Corticosteroid"), "vessel": ("parin", "Heparin"), "skin": ("vancin", "Glycopeptide antibacterial"),
-    "bone": ("fentanil", "Opioid anesthetic"), "systemic": ("penem", "Carbapenem"),
+    "brain": ("azepam", "Benzodiazepine"),
+    "gut": ("tetron", "Serotonin antagonist"),
+    "blood": ("rubicin", "Anthracycline"),
+    "endocrine": ("cortone", "Corticosteroid"),
+    "vessel": ("parin", "Heparin"),
+    "skin": ("vancin", "Glycopeptide antibacterial"),
+    "bone": ("fentanil", "Opioid anesthetic"),
+    "systemic": ("penem", "Carbapenem"),
 }
 SYLLABLES = ["ena", "lisi", "dore", "bumi", "ome", "tira", "zole", "capo", "meri", "vala", "sulo", "rami", "pinta", "feno", "gluco", "niva"]
 STRENGTHS = ["5 MG", "10 MG", "25 MG", "50 MG", "100 MG"]
 FORMS = ["Oral Tablet", "Oral Capsule", "Injectable Solution"]
-ACTIONS = {0: ["Imaging of", "Biopsy of", "Endoscopy of", "Ultrasonography of"],
-           1: ["Emergency resection of", "Drainage of", "Mechanical support of", "Reconstruction of"]}
+ACTIONS = {
+    0: ["Imaging of", "Biopsy of", "Endoscopy of", "Ultrasonography of"],
+    1: ["Emergency resection of", "Drainage of", "Mechanical support of", "Reconstruction of"],
+}
 APPROACHES = ["open approach", "percutaneous approach", "laparoscopic approach", "robotic approach"]
 DOMAINS = ("condition", "drug", "measurement", "procedure")
 
@@ -110,16 +127,30 @@ def build(seed: int) -> Terminology:
             found = facts.setdefault(("drug", system, severity), [])
             for start in random.choice(SYLLABLES, 4, replace=False):
                 ingredient = concept(f"{start}{stem}", "Drug", "RxNorm", "Ingredient", parents=[of_group])
-                found.append([concept(f"{start}{stem} {strength} {form}", "Drug", "RxNorm", "Clinical Drug", f"{form} of {start}{stem} {strength}",
-                                      [ingredient], ("RxNorm has ing", "RxNorm ing of"))
-                              for form in FORMS[:2] for strength in random.choice(STRENGTHS, 2, replace=False)])
+                found.append(
+                    [
+                        concept(
+                            f"{start}{stem} {strength} {form}",
+                            "Drug",
+                            "RxNorm",
+                            "Clinical Drug",
+                            f"{form} of {start}{stem} {strength}",
+                            [ingredient],
+                            ("RxNorm has ing", "RxNorm ing of"),
+                        )
+                        for form in FORMS[:2]
+                        for strength in random.choice(STRENGTHS, 2, replace=False)
+                    ]
+                )
     laboratory = concept("Laboratory test", "Measurement", "LOINC", "LOINC Hierarchy")
     for system, analytes in ANALYTES.items():
         found = facts.setdefault(("measurement", system, 0), [])
         for analyte in analytes:
             parent = concept(f"{analyte} measurement", "Measurement", "LOINC", "LOINC Hierarchy", parents=[laboratory])
-            names = [f"{analyte} [Mass/volume] {specimen}{method}" for specimen, method in
-                     zip(random.permutation(SPECIMENS)[:4], random.choice(METHODS, 4), strict=True)]
+            names = [
+                f"{analyte} [Mass/volume] {specimen}{method}"
+                for specimen, method in zip(random.permutation(SPECIMENS)[:4], random.choice(METHODS, 4), strict=True)
+            ]
             found.append([concept(name, "Measurement", "LOINC", "Lab Test", parents=[parent]) for name in names])
     for system, (sites, _) in SYSTEMS.items():
         of_system = concept(f"Procedure on {system} system", "Procedure", "SNOMED", "Procedure")
@@ -132,7 +163,10 @@ def build(seed: int) -> Terminology:
     parents = {child: parent for child, parent, *_ in relations}
     return Terminology(
         pd.DataFrame(concepts, columns=["concept_id", "name", "domain", "vocabulary", "concept_class", "synonym"]),
-        pd.DataFrame(relations, columns=["child", "parent", "forward", "backward"]), facts, usage(facts, parents, random))
+        pd.DataFrame(relations, columns=["child", "parent", "forward", "backward"]),
+        facts,
+        usage(facts, parents, random),
+    )
 
 
 def usage(facts: dict, parents: dict, random: np.random.Generator) -> dict:

@@ -1,4 +1,5 @@
 """The synthetic hospitals: real formats, seeded chunks, honest truth, and never over anyone's data."""
+
 import csv
 import json
 
@@ -7,9 +8,9 @@ import pandas as pd
 import pytest
 
 from demo import hospitals, terminology
-from medrep import storage, contract
-from medrep.evaluation import metrics
+from medrep import contract, storage
 from medrep.errors import UserError
+from medrep.evaluation import metrics
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,9 @@ def files_of(root):
 
 
 def test_mimic_has_the_columns_of_the_etl_and_the_other_hospital_cdm_54_in_mixed_case(made):
-    assert header(made / "data/mimic/death.csv") == ("person_id,death_date,death_datetime,death_type_concept_id,cause_concept_id,"
-                                                     "cause_source_value,cause_source_concept_id")
+    assert header(made / "data/mimic/death.csv") == (
+        "person_id,death_date,death_datetime,death_type_concept_id,cause_concept_id,cause_source_value,cause_source_concept_id"
+    )
     assert header(made / "data/mimic/patients.csv") == "subject_id,gender,anchor_age,anchor_year,anchor_year_group,dod"
     assert "admitting_source_value" in header(made / "data/mimic/visit_occurrence.csv").split(",")
     other = header(made / "data/ehrshot/visit_occurrence.csv").split(",")
@@ -202,8 +204,9 @@ def test_the_truth_stands_at_24_hours_of_stays_still_going_on(made):
     visits = table(made, "mimic", "visit_occurrence")
     truth = pd.read_parquet(made / "truth/mimic.parquet")
     assert list(truth.columns) == ["subject_id", "prediction_time", "outcome", "probability"]
-    keyed = visits.assign(subject_id=visits.person_id.astype("int64"),
-                          prediction_time=pd.to_datetime(visits.visit_start_datetime) + pd.Timedelta(hours=24))
+    keyed = visits.assign(
+        subject_id=visits.person_id.astype("int64"), prediction_time=pd.to_datetime(visits.visit_start_datetime) + pd.Timedelta(hours=24)
+    )
     joined = truth.merge(keyed, on=["subject_id", "prediction_time"], validate="one_to_one")
     assert len(joined) == len(truth) and (pd.to_datetime(joined.visit_end_datetime) >= joined.prediction_time).all()
 
@@ -223,7 +226,9 @@ def test_facts_that_are_coded_otherwise_are_drawn_without_regard_to_severity():
     for (domain, _, severity), facts in words.facts.items():
         for fact in facts:
             used = words.usage[fact[0]]
-            other.setdefault((domain, severity), []).append(set(used["mimic"][0][:-1]).isdisjoint(used["ehrshot"][0][:-1]))  # the last is their parent
+            other.setdefault((domain, severity), []).append(
+                set(used["mimic"][0][:-1]).isdisjoint(used["ehrshot"][0][:-1])
+            )  # the last is their parent
             assert all(np.isclose(shares.sum(), 1) for _, shares in used.values())
     for domain in ("condition", "drug", "procedure"):
         mild, severe = np.mean(other[domain, 0]), np.mean(other[domain, 1])

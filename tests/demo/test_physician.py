@@ -1,4 +1,5 @@
 """The demo's stand-in for a medical language model: it is asked over HTTP, and knows what the generator means."""
+
 import json
 
 import openai
@@ -13,8 +14,13 @@ def test_severe_facts_are_high_and_high_values_moderate_in_the_form_that_is_aske
     severe = physician.severe_names()
     words = terminology.build(0)
     lung = words.facts["condition", "lung", 1][0][0]
-    names = [words.concepts.set_index("concept_id").name[lung], "Stable lung infection", "Lactate [Mass/volume] in Blood (10th decile)",
-             "Lactate [Mass/volume] in Blood (2nd decile)", "Lung infection"]
+    names = [
+        words.concepts.set_index("concept_id").name[lung],
+        "Stable lung infection",
+        "Lactate [Mass/volume] in Blood (10th decile)",
+        "Lactate [Mass/volume] in Blood (2nd decile)",
+        "Lung infection",
+    ]
     assert names[0] in severe and 300 < len(severe) < len(words.concepts)
     prompt = ratings.RatingPrompt("", medgemma.read_rating_prompt()["user"], "").text(names, 0)
     server = physician.serve(severe)
