@@ -28,13 +28,17 @@ def sigmoid(x):
 
 @dataclass
 class Chunk:
+    """Persons who are drawn together, their stays, and what is recorded of them. A place is the number of a row, from 0."""
+
     persons: pd.DataFrame
+    """age (at the first visit), female, frailty, care (how much of it the person uses), burden_{system}"""
     stays: pd.DataFrame
-    """Admissions and outpatient days: person (place in persons), start, end (seconds), admission, system, severity, death."""
+    """Admissions and outpatient days: person (place in persons), start, end (seconds), admission, system, severity, death;
+    kept is false for those that would come after the person's death."""
     events: pd.DataFrame
-    """stay (place in stays), domain (place in DOMAINS), system, severity, fact (place in its list), time, value, billing"""
+    """stay (place in stays), domain (place in DOMAINS), system, severity, fact (place in its list), time (seconds), value, billing"""
     truth: pd.DataFrame
-    """stay, outcome, probability"""
+    """stay (place in stays), outcome, and the probability that it was drawn from"""
 
 
 def draw_chunk(size: int, random: np.random.Generator) -> Chunk:
@@ -64,82 +68,82 @@ def draw_stays(persons: pd.DataFrame, random) -> pd.DataFrame:
     admissions = random.poisson(1.1 * np.exp(0.25 * persons.frailty + 0.06 * burden.sum(1))).clip(0, 8)
     days = random.poisson(2.5 * persons.care).clip(0, 40)
     person = np.repeat(np.arange(len(persons)), admissions + days)
-    place = np.concatenate([np.arange(n) for n in admissions + days]) if len(person) else np.array([], int)
+    number = np.concatenate([np.arange(n) for n in admissions + days]) if len(person) else np.array([], int)  # of a visit within its person
     # admissions are spread evenly among the visits
-    total, own = (admissions + days)[person], admissions[person]
-    admission = np.floor((place + 1) * own / np.maximum(total, 1)) > np.floor(place * own / np.maximum(total, 1))
+    own_visits, own_admissions = np.maximum((admissions + days)[person], 1), admissions[person]
+    admission = np.floor((number + 1) * own_admissions / own_visits) > np.floor(number * own_admissions / own_visits)
     weights = burden[person] + 0.25
-    chosen = (weights.cumsum(1) > (random.random(len(person)) * weights.sum(1))[:, None]).argmax(1)
-    severity = random.normal(0, 1, len(person)) + 0.35 * persons.frailty.to_numpy()[person] + 0.25 * burden[person, chosen] - 0.2
+    system = (weights.cumsum(1) > (random.random(len(person)) * weights.sum(1))[:, None]).argmax(1)
+    severity = random.normal(0, 1, len(person)) + 0.35 * persons.frailty.to_numpy()[person] + 0.25 * burden[person, system] - 0.2
     length = np.where(admission, np.exp(random.normal(1.5 + 0.3 * severity.clip(-2, 3), 0.65)) * DAY, HOUR).clip(0.2 * HOUR, 60 * DAY)
     gap = np.where(random.random(len(person)) < 0.12, random.uniform(2, 28, len(person)), random.exponential(70, len(person)) + 2) * DAY
     origin = (2130 - 1970 + random.integers(0, 40, len(persons))) * 365.25 * DAY
-    before = pd.Series(gap + length).groupby(person).cumsum().to_numpy() - length
-    start = (origin[person] + before + random.uniform(0, DAY, len(person))).astype(np.int64)
+    since_origin = pd.Series(gap + length).groupby(person).cumsum().to_numpy() - length
+    start = (origin[person] + since_origin + random.uniform(0, DAY, len(person))).astype(np.int64)
     return pd.DataFrame(
-        {"person": person, "start": start, "end": start + length.astype(np.int64), "admission": admission, "system": chosen, "severity": severity}
+        {"person": person, "start": start, "end": start + length.astype(np.int64), "admission": admission, "system": system, "severity": severity}
     )
 
 
 def draw_outcomes(persons, stays, random) -> pd.DataFrame:
     """Death in the rest of the stay, from its true probability at 24 h; the person has no visit after it."""
     burden = persons.filter(like="burden_").to_numpy()
-    who = stays.person.to_numpy()
-    lethal = np.array([0.5, 0.6, 0.1, 0.5, 0.6, 0.0, 0.2, -0.5, 0.3, -0.8, -0.5, 0.7])[stays.system]
-    p = sigmoid(
+    person = stays.person.to_numpy()
+    lethality = np.array([0.5, 0.6, 0.1, 0.5, 0.6, 0.0, 0.2, -0.5, 0.3, -0.8, -0.5, 0.7])[stays.system]
+    probability = sigmoid(
         -5.4
         + 1.55 * stays.severity
-        + 0.45 * persons.frailty.to_numpy()[who]
-        + 0.12 * burden[who].sum(1)
-        + 0.025 * (persons.age.to_numpy()[who] - 62)
-        + lethal
+        + 0.45 * persons.frailty.to_numpy()[person]
+        + 0.12 * burden[person].sum(1)
+        + 0.025 * (persons.age.to_numpy()[person] - 62)
+        + lethality
     )
-    in_at_24 = stays.admission & (stays.end - stays.start > DAY)
-    early = stays.admission & (random.random(len(stays)) < 0.08 * p)
-    dies = (in_at_24 & (random.random(len(stays)) < p)) | early
+    in_at_24_h = stays.admission & (stays.end - stays.start > DAY)
+    early = stays.admission & (random.random(len(stays)) < 0.08 * probability)
+    dies = (in_at_24_h & (random.random(len(stays)) < probability)) | early
     rest = (stays.end - stays.start - DAY).clip(lower=HOUR)
-    late = stays.start + DAY + (rest * random.uniform(0.02, 1, len(stays))).astype(np.int64)
-    soon = stays.start + (random.uniform(0.1, 0.95, len(stays)) * np.minimum(DAY, stays.end - stays.start)).astype(np.int64)
+    late_end = stays.start + DAY + (rest * random.uniform(0.02, 1, len(stays))).astype(np.int64)
+    early_end = stays.start + (random.uniform(0.1, 0.95, len(stays)) * np.minimum(DAY, stays.end - stays.start)).astype(np.int64)
     stays["death"] = dies & ~dies.groupby(stays.person).cumsum().gt(1)
-    stays["end"] = np.where(stays.death, np.where(early, soon, late), stays.end).astype(np.int64)
-    dead_before = stays.death.groupby(stays.person).cumsum().gt(0) & ~stays.death
-    gone = dead_before.to_numpy()
-    truth = pd.DataFrame({"stay": np.arange(len(stays)), "outcome": "MT", "probability": p})[(in_at_24 & ~early).to_numpy() & ~gone]
-    stays["kept"] = ~gone
+    stays["end"] = np.where(stays.death, np.where(early, early_end, late_end), stays.end).astype(np.int64)
+    dead_before = (stays.death.groupby(stays.person).cumsum().gt(0) & ~stays.death).to_numpy()
+    truth = pd.DataFrame({"stay": np.arange(len(stays)), "outcome": "MT", "probability": probability})
+    truth = truth[(in_at_24_h & ~early).to_numpy() & ~dead_before]
+    stays["kept"] = ~dead_before
     return truth
 
 
 def draw_events(persons, stays, random) -> pd.DataFrame:
     """What is recorded: more with length and use of care; of the stay's system or a chronic one; severe facts with severity."""
     burden = persons.filter(like="burden_").to_numpy()
-    who, days = stays.person.to_numpy(), (stays.end - stays.start).to_numpy() / DAY
-    care = persons.care.to_numpy()[who]
+    days = (stays.end - stays.start).to_numpy() / DAY
+    care = persons.care.to_numpy()[stays.person.to_numpy()]
     # the first day is charted apart and densest: how much it holds must not tell how long the stay will be, or how it ends
     first = random.poisson(np.where(stays.admission, 65 * care**0.4 * days.clip(0, 1), 9 * care)).clip(1)
     later = random.poisson(np.where(stays.admission, 24 * care**0.4 * (days - 1).clip(0), 0)).clip(0, 3000)
     stay = np.repeat(np.arange(len(stays)), (first + later) * stays.kept.to_numpy())
-    n, person = len(stay), who[stay]
+    n, person = len(stay), stays.person.to_numpy()[stay]
     admission, severity = stays.admission.to_numpy()[stay], stays.severity.to_numpy()[stay]
     weights = burden[person] + 0.1
     chronic = (weights.cumsum(1) > (random.random(n) * weights.sum(1))[:, None]).argmax(1)
     system = np.where(random.random(n) < np.where(admission, 0.55, 0.2), stays.system.to_numpy()[stay], chronic)
-    anything = random.random(n) < 0.12
-    system = np.where(anything, random.integers(0, len(NAMES), n), system)
+    unrelated = random.random(n) < 0.12
+    system = np.where(unrelated, random.integers(0, len(NAMES), n), system)
     domain = np.searchsorted(np.cumsum(DOMAIN_SHARES), random.random(n)).clip(max=3)
     length = (stays.end - stays.start).to_numpy()[stay]
-    place = np.arange(n) - np.flatnonzero(np.diff(stay, prepend=-1)).repeat(np.unique(stay, return_counts=True)[1])
-    when = np.where(place < first[stay], random.random(n) * np.minimum(length, DAY), DAY + random.random(n) * (length - DAY))
-    time = (stays.start.to_numpy()[stay] + when).astype(np.int64)
-    near_death = stays.death.to_numpy()[stay] & (time > stays.end.to_numpy()[stay] - DAY // 2) & (when > DAY)
-    lean = np.where(admission, 0.9 * severity - 1.6, -2.5) + 0.2 * burden[person, system] + 2.5 * near_death
-    severe = (random.random(n) < sigmoid(lean)) & (domain != 2)
+    number = np.arange(n) - np.flatnonzero(np.diff(stay, prepend=-1)).repeat(np.unique(stay, return_counts=True)[1])  # within the stay
+    since_start = np.where(number < first[stay], random.random(n) * np.minimum(length, DAY), DAY + random.random(n) * (length - DAY))
+    time = (stays.start.to_numpy()[stay] + since_start).astype(np.int64)
+    near_death = stays.death.to_numpy()[stay] & (time > stays.end.to_numpy()[stay] - DAY // 2) & (since_start > DAY)
+    severe_logit = np.where(admission, 0.9 * severity - 1.6, -2.5) + 0.2 * burden[person, system] + 2.5 * near_death
+    severe = (random.random(n) < sigmoid(severe_logit)) & (domain != 2)
     billing = admission & (domain == 0) & (random.random(n) < 0.4)
     # the discharge diagnoses tell how the stay ended
     severe = np.where(billing & stays.death.to_numpy()[stay], random.random(n) < 0.8, severe)
-    kinds = np.array([16, 4, 4, 4])[domain]
+    fact_count = np.array([16, 4, 4, 4])[domain]  # of one system and severity, in terminology.build
     # a person's own form of an illness comes up again and again
-    habit = (person * 7919 + system * 104729 + domain * 31) % kinds
-    fact = np.where(random.random(n) < 0.5, habit, random.integers(0, 1 << 30, n) % kinds)
+    habit = (person * 7919 + system * 104729 + domain * 31) % fact_count
+    fact = np.where(random.random(n) < 0.5, habit, random.integers(0, 1 << 30, n) % fact_count)
     shift = np.where(admission, 0.75 * severity, -0.4) * (system == stays.system.to_numpy()[stay]) + 0.25 * burden[person, system] + 0.5 * near_death
     value = shift + random.normal(0, 1, n)
     events = pd.DataFrame(

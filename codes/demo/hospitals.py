@@ -15,6 +15,7 @@ many events at each hospital, for benchmarks. Into a data/ that holds anything t
 import argparse
 import hashlib
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -80,10 +81,10 @@ def moment(seconds) -> np.ndarray:
 # ---- the vocabulary ------------------------------------------------------------------------------------------
 
 
-def write_vocabulary(words: terminology.Terminology, folder):
+def write_vocabulary(vocabulary: terminology.Terminology, folder: Path):
     storage.make_folder(folder)
     others = pd.DataFrame(OTHER_CONCEPTS, columns=["concept_id", "name", "domain", "vocabulary", "concept_class"]).assign(synonym="")
-    c = pd.concat([words.concepts, others], ignore_index=True)
+    c = pd.concat([vocabulary.concepts, others], ignore_index=True)
     dates = {"valid_start_date": "19700101", "valid_end_date": "20991231", "invalid_reason": ""}
     write_athena(
         folder / "CONCEPT.csv",
@@ -100,7 +101,7 @@ def write_vocabulary(words: terminology.Terminology, folder):
             }
         ),
     )
-    r = words.relations
+    r = vocabulary.relations
     both = pd.concat(
         [
             pd.DataFrame({"concept_id_1": r.child, "concept_id_2": r.parent, "relationship_id": r.forward}),
@@ -120,21 +121,21 @@ def write_vocabulary(words: terminology.Terminology, folder):
     )
 
 
-def ancestors(ids, relations) -> pd.DataFrame:
-    """Every concept with itself and everything above it, with the steps between."""
-    above = relations.groupby("child").parent.apply(list).to_dict()
+def ancestors(ids: Iterable[int], relations: pd.DataFrame) -> pd.DataFrame:
+    """Every concept with itself and all its ancestors, with the steps between."""
+    parents = relations.groupby("child").parent.apply(list).to_dict()
     rows = []
-    for one in ids:
-        level, steps, seen = [one], 0, {one: 0}
+    for descendant in ids:
+        level, steps, seen = [descendant], 0, {descendant: 0}
         while level:
             steps += 1
-            level = [parent for concept in level for parent in above.get(concept, []) if parent not in seen]
+            level = [parent for concept in level for parent in parents.get(concept, []) if parent not in seen]
             seen.update({concept: steps for concept in level})
-        rows += [(concept, one, steps, steps) for concept, steps in seen.items()]
+        rows += [(concept, descendant, steps, steps) for concept, steps in seen.items()]
     return pd.DataFrame(rows, columns=["ancestor_concept_id", "descendant_concept_id", "min_levels_of_separation", "max_levels_of_separation"])
 
 
-def write_athena(path, table: pd.DataFrame):
+def write_athena(path: Path, table: pd.DataFrame):
     """Tab separated, never quoted, as Athena writes."""
     lines = ["\t".join(table.columns), *("\t".join(map(str, row)) for row in table.itertuples(index=False))]
     path.write_text("\n".join(lines) + "\n")
@@ -143,7 +144,7 @@ def write_athena(path, table: pd.DataFrame):
 # ---- one chunk of a hospital -----------------------------------------------------------------------------------
 
 
-def assign_concepts(events: pd.DataFrame, words, hospital: str, random) -> np.ndarray:
+def assign_concepts(events: pd.DataFrame, vocabulary: terminology.Terminology, hospital: str, random: np.random.Generator) -> np.ndarray:
     """The concept that the hospital codes each event's fact with; 1 in 100 is unmapped (0)."""
     concept = np.zeros(len(events), dtype=np.int64)
     keys = events.domain.to_numpy() * 100_000 + events.system.to_numpy() * 1000 + events.severity.to_numpy() * 100 + events.fact.to_numpy()
@@ -152,8 +153,8 @@ def assign_concepts(events: pd.DataFrame, words, hospital: str, random) -> np.nd
     for start, stop in itertools.pairwise([*places, len(keys)]):
         rows = order[start:stop]
         e = events.iloc[rows[0]]
-        fact = words.facts[(terminology.DOMAINS[int(e.domain)], course.NAMES[int(e.system)], int(e.severity))][int(e.fact)]
-        ids, shares = words.usage[fact[0]][hospital]
+        fact = vocabulary.facts[(terminology.DOMAINS[int(e.domain)], course.NAMES[int(e.system)], int(e.severity))][int(e.fact)]
+        ids, shares = vocabulary.usage[fact[0]][hospital]
         concept[rows] = random.choice(ids, len(rows), p=shares / shares.sum())
     return np.where(random.random(len(events)) < 0.01, 0, concept)
 
@@ -191,19 +192,19 @@ def make_tables(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: 
             }
         )
     kept = stays[stays.kept]
-    who = kept.person.to_numpy()
+    kept_person = kept.person.to_numpy()
     visit_of = np.array(
         [stable_hash(f"visit {subject[p]} {i}") if mimic else int(number[p]) * 1000 + i % 1000 for i, p in enumerate(stays.person)], dtype=np.int64
     )
     source = [
         f"{subject[p]}|{20_000_000 + i}" if a else f"{subject[p]}|{d}"
-        for i, p, a, d in zip(kept.index, who, kept.admission, day(kept.start), strict=True)
+        for i, p, a, d in zip(kept.index, kept_person, kept.admission, day(kept.start), strict=True)
     ]
     kinds = random.choice(MIMIC_ADMISSIONS if mimic else [9201, 262], len(kept))
     tables["visit_occurrence"] = pd.DataFrame(
         {
             "visit_occurrence_id": visit_of[kept.index],
-            "person_id": person_id[who],
+            "person_id": person_id[kept_person],
             "visit_concept_id": np.where(kept.admission, kinds, 38004207 if mimic else 9202),
             "visit_start_date": day(kept.start),
             "visit_start_datetime": moment(kept.start),
@@ -224,30 +225,30 @@ def make_tables(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: 
     if not mimic:  # the second hospital stamps its diagnoses truly
         time = np.where(events.billing, stays.end.to_numpy()[events.stay], events.time)
     for place, domain in enumerate(terminology.DOMAINS):
-        at = np.flatnonzero(events.domain == place)
-        stay = events.stay.to_numpy()[at]
+        chosen = np.flatnonzero(events.domain == place)
+        stay = events.stay.to_numpy()[chosen]
         table, prefix = EVENT_TABLES[domain]
         rows = pd.DataFrame(
             {
-                f"{table}_id": stable_hash(f"{hospital} {domain} {first}") // 4 + np.arange(len(at))
+                f"{table}_id": stable_hash(f"{hospital} {domain} {first}") // 4 + np.arange(len(chosen))
                 if mimic
-                else first * 1_000_000 + np.arange(len(at)),
+                else first * 1_000_000 + np.arange(len(chosen)),
                 "person_id": person_id[stays.person.to_numpy()[stay]],
-                f"{domain}_concept_id": concept[at],
-                f"{prefix}_date": day(time[at]),
-                f"{prefix}_datetime": moment(time[at]),
-                f"{domain}_type_concept_id": np.where(events.billing.to_numpy()[at], 32821, 32817) if mimic else 32817,
+                f"{domain}_concept_id": concept[chosen],
+                f"{prefix}_date": day(time[chosen]),
+                f"{prefix}_datetime": moment(time[chosen]),
+                f"{domain}_type_concept_id": np.where(events.billing.to_numpy()[chosen], 32821, 32817) if mimic else 32817,
                 "visit_occurrence_id": visit_of[stay],
             }
         )
         if domain == "measurement":
-            pairs = zip(events.system.to_numpy()[at], events.fact.to_numpy()[at], strict=True)
+            pairs = zip(events.system.to_numpy()[chosen], events.fact.to_numpy()[chosen], strict=True)
             level, spread = np.array([course.ANALYTE_SCALES[pair] for pair in pairs]).reshape(-1, 2).T
-            value = np.round(level + spread * events.value.to_numpy()[at], 2).astype(str)
-            lost = random.random(len(at))
-            rows["value_as_number"] = np.where(lost < 0.04, "", value)
-            rows["value_source_value"] = np.where(lost < 0.02, "", np.where(lost < 0.03, "see comment", value))
-            rows["unit_concept_id"] = np.where(random.random(len(at)) < 0.97, 8840, 0)
+            value = np.round(level + spread * events.value.to_numpy()[chosen], 2).astype(str)
+            draw = random.random(len(chosen))
+            rows["value_as_number"] = np.where(draw < 0.04, "", value)
+            rows["value_source_value"] = np.where(draw < 0.02, "", np.where(draw < 0.03, "see comment", value))
+            rows["unit_concept_id"] = np.where(random.random(len(chosen)) < 0.97, 8840, 0)
             rows["unit_source_value"] = "mg/dL"
         if not mimic and domain == "procedure":
             rows = rows.drop(columns=f"{prefix}_datetime")  # only the day is known
@@ -268,23 +269,28 @@ def make_tables(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: 
 
 def as_site_writes(rows: pd.DataFrame, table: str, hospital: str) -> pa.Table:
     """All columns of the hospital's file in their order; those that `rows` lacks are empty."""
-    made = pa.Table.from_pandas(rows.astype(str), preserve_index=False)
+    written = pa.Table.from_pandas(rows.astype(str), preserve_index=False)
     empty = pa.nulls(len(rows), pa.string())
-    return pa.table({name: made[column] if column in made.column_names else empty for column, name in layouts.columns_of(table, hospital).items()})
+    return pa.table(
+        {name: written[column] if column in written.column_names else empty for column, name in layouts.columns_of(table, hospital).items()}
+    )
 
 
-def write_hospital(hospital: str, persons: int | None, rows_wanted: int | None, seed: int, words) -> dict:
-    """Draw and write chunk by chunk, for `persons` or else until there are `rows_wanted` events; gives rows, persons, the truth's figures."""
+def write_hospital(hospital: str, persons: int | None, target_rows: int | None, seed: int, vocabulary: terminology.Terminology) -> dict:
+    """Draw and write chunk by chunk, for `persons`, or where that is None until there are `target_rows` events.
+
+    Gives rows, persons, the truth's figures, and {concept: events} in `used`.
+    """
     folder = storage.make_folder(contract.data_folder(hospital))
     files, figures, truths, used = {}, {"rows": 0, "persons": 0}, [], {}
     for first in progress.progress_bar(itertools.count(0, CHUNK) if persons is None else range(0, persons, CHUNK), hospital, unit="chunks"):
-        if persons is None and figures["rows"] >= rows_wanted:
+        if persons is None and target_rows is not None and figures["rows"] >= target_rows:
             break
         size = CHUNK if persons is None else min(CHUNK, persons - first)
         random = np.random.default_rng([seed, HOSPITALS.index(hospital), first // CHUNK])
         # a whole chunk is always drawn, so that a person does not depend on how many there are
         chunk = course.draw_chunk(CHUNK, random)
-        concept = assign_concepts(chunk.events, words, hospital, random)
+        concept = assign_concepts(chunk.events, vocabulary, hospital, random)
         tables, truth = make_tables(chunk, concept, hospital, first, random)
         wanted = set(tables["person"].person_id[:size])
         for name, rows in tables.items():
@@ -301,8 +307,8 @@ def write_hospital(hospital: str, persons: int | None, rows_wanted: int | None, 
         figures["persons"] += size
         truths.append(truth[truth.subject_id.isin(wanted)])
         ids, counts = np.unique(concept[concept > 0], return_counts=True)
-        for one, n in zip(ids.tolist(), counts.tolist(), strict=True):
-            used[one] = used.get(one, 0) + n
+        for concept_id, n in zip(ids.tolist(), counts.tolist(), strict=True):
+            used[concept_id] = used.get(concept_id, 0) + n
     for file in files.values():
         file.close()
     truth = pd.concat(truths)
@@ -354,13 +360,13 @@ def main(argv=None):
     with timed_stage("hospitals") as figures:
         storage.remove_path(stamp_path(data / SYNTHETIC_MARK))  # from here on what was there is no longer whole
         mark_as_own(data)
-        words = terminology.build(args.seed)
-        write_vocabulary(words, contract.data_folder("concepts"))
+        vocabulary = terminology.build(args.seed)
+        write_vocabulary(vocabulary, contract.data_folder("concepts"))
         persons = dict(zip(HOSPITALS, (args.persons, args.second_persons or args.persons), strict=True)) if args.rows is None else {}
-        found = {h: write_hospital(h, persons.get(h), args.rows, args.seed, words) for h in HOSPITALS}
+        found = {h: write_hospital(h, persons.get(h), args.rows, args.seed, vocabulary) for h in HOSPITALS}
         home, other = (found[h].pop("used") for h in HOSPITALS)
         unknown = sum(n for concept, n in other.items() if concept not in home) / sum(other.values())
-        figures.update(concepts=len(words.concepts), unknown_share=round(unknown, 4), **found)
+        figures.update(concepts=len(vocabulary.concepts), unknown_share=round(unknown, 4), **found)
         counts = " and ".join(f"{found[h]['persons']:,} persons of {h}" for h in HOSPITALS)
         print_line(f"{contract.display_path(data)}: {counts}; {unknown:.1%} of the second's events unknown to the first")
         stamp.record()

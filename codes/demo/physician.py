@@ -29,9 +29,9 @@ MODEL_NAME = "demo-physician"
 
 def severe_names(seed: int = 0) -> set[str]:
     """Of all concepts that code a severe fact."""
-    words = terminology.build(seed)
-    name_of = words.concepts.set_index("concept_id").name
-    return {name_of[concept] for (_, _, severity), facts in words.facts.items() if severity for fact in facts for concept in fact}
+    vocabulary = terminology.build(seed)
+    name_of = vocabulary.concepts.set_index("concept_id").name
+    return {name_of[concept] for (_, _, severity), facts in vocabulary.facts.items() if severity for fact in facts for concept in fact}
 
 
 def rate(name: str, severe: set[str]) -> str:
@@ -43,8 +43,8 @@ def serve(severe: set[str]) -> ThreadingHTTPServer:
 
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self):
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            ratings = {number: rate(name, severe) for number, name in LISTED_FEATURE.findall(asked["messages"][-1]["content"])}
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            ratings = {number: rate(name, severe) for number, name in LISTED_FEATURE.findall(request["messages"][-1]["content"])}
             message = {"role": "assistant", "content": json.dumps(ratings)}
             body = json.dumps(
                 {

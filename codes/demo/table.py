@@ -22,14 +22,17 @@ from medrep.progress import print_line, timed_stage
 from medrep.vectors import concept_vectors
 
 
-def best_reachable(hospital: str, outcome: str, predictions: pd.DataFrame) -> float | None:
+def best_reachable(hospital: str, outcome: str, predictions: pd.DataFrame) -> float:
     """The AUROC of the true probabilities on the examples of `predictions`."""
     truth = pd.read_parquet(contract.ROOT / "truth" / f"{hospital}.parquet")
     truth = truth[truth.outcome == outcome].drop(columns="outcome")
     known = predictions.merge(truth, on=["subject_id", "prediction_time"], how="left", validate="one_to_one")
     if lost := int(known.probability.isna().sum()):
         raise UserError(f"{lost} of {len(known)} test examples at {hospital} have no true probability: labels and generator disagree")
-    return metrics.compute_metrics(known.boolean_value.to_numpy(), known.probability.to_numpy())["auroc"]
+    auroc = metrics.compute_metrics(known.boolean_value.to_numpy(), known.probability.to_numpy())["auroc"]
+    if auroc is None:
+        raise UserError(f"the {len(known)} test examples at {hospital} all have the same label: draw more persons")
+    return auroc
 
 
 def make_table(outcome: str, home: str, external: str) -> pd.DataFrame:
@@ -44,17 +47,20 @@ def make_table(outcome: str, home: str, external: str) -> pd.DataFrame:
     ]
     rows = []
     for rep, runs in summary.groupby("rep_type", sort=False):
-        at = {h: runs[runs.tested_on == h].set_index("seed") for h in (home, external)}
-        best = {h: np.mean([best_reachable(h, outcome, results.read_predictions(contract.ROOT / path)) for path in at[h].predictions]) for h in at}
+        runs_at = {h: runs[runs.tested_on == h].set_index("seed") for h in (home, external)}
+        best = {
+            h: np.mean([best_reachable(h, outcome, results.read_predictions(contract.ROOT / path)) for path in runs_at[h].predictions])
+            for h in runs_at
+        }
         rows.append(
             {
                 "representation": rep,
-                "home AUROC": at[home].auroc.mean(),
-                "external AUROC": at[external].auroc.mean(),
-                "external tokens read": at[external].readable_tokens.mean(),
+                "home AUROC": runs_at[home].auroc.mean(),
+                "external AUROC": runs_at[external].auroc.mean(),
+                "external tokens read": runs_at[external].readable_tokens.mean(),
                 "best reachable, home": best[home],
                 "best reachable, external": best[external],
-                "seeds": len(at[home]),
+                "seeds": len(runs_at[home]),
             }
         )
     order = list(concept_vectors.REPRESENTATION_SCRIPTS)

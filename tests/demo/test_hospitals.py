@@ -166,13 +166,13 @@ def test_the_second_hospital_may_have_another_size(root):
 @pytest.fixture(scope="module")
 def judged():
     """Truth and label of many stays, without writing their events' files."""
-    words = terminology.build(0)
+    vocabulary = terminology.build(0)
     found = []
     for chunk in range(8):
         random = np.random.default_rng([0, chunk])
         drawn = hospitals.course.draw_chunk(500, random)
         empty = hospitals.course.Chunk(drawn.persons, drawn.stays, drawn.events.head(0), drawn.truth)
-        _, truth = hospitals.make_tables(empty, hospitals.assign_concepts(empty.events, words, "mimic", random), "mimic", chunk * 500, random)
+        _, truth = hospitals.make_tables(empty, hospitals.assign_concepts(empty.events, vocabulary, "mimic", random), "mimic", chunk * 500, random)
         found.append(truth)
     return pd.concat(found)
 
@@ -221,11 +221,11 @@ def test_between_a_fifth_and_a_third_of_the_second_hospitals_events_are_unknown_
 
 
 def test_facts_that_are_coded_otherwise_are_drawn_without_regard_to_severity():
-    words = terminology.build(0)
+    vocabulary = terminology.build(0)
     other = {}
-    for (domain, _, severity), facts in words.facts.items():
+    for (domain, _, severity), facts in vocabulary.facts.items():
         for fact in facts:
-            used = words.usage[fact[0]]
+            used = vocabulary.usage[fact[0]]
             other.setdefault((domain, severity), []).append(
                 set(used["mimic"][0][:-1]).isdisjoint(used["ehrshot"][0][:-1])
             )  # the last is their parent
@@ -237,9 +237,9 @@ def test_facts_that_are_coded_otherwise_are_drawn_without_regard_to_severity():
 
 
 def test_the_demos_concept_set_means_what_it_says():
-    words = terminology.build(0)
+    vocabulary = terminology.build(0)
     (item,) = json.loads((contract.REPOSITORY / "codes" / "demo" / "lung_infection.json").read_text())["items"]
-    named = words.concepts.set_index("concept_id").name
+    named = vocabulary.concepts.set_index("concept_id").name
     assert named[item["concept"]["CONCEPT_ID"]] == item["concept"]["CONCEPT_NAME"] == "Lung infection" and item["includeDescendants"]
 
 
