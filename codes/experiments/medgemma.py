@@ -35,7 +35,7 @@ import yaml
 from medrep import config, contract, progress, stamps, storage
 from medrep.cdm import outcomes
 from medrep.cdm.engine import connect
-from medrep.cdm.sources import omop
+from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.evaluation import features, ratings
 from medrep.llm import chat, local_model
@@ -206,7 +206,7 @@ def rate_outcome(folder: Path, outcome: str, args, settings: RatingConfig, rater
     stamp = Stamp(
         files["summary"],
         settings=decisive | rater.identity() | {"prompt": prompt, "seed": args.seed},
-        inputs=[contract.attention_file(folder, args.ex), contract.features_file(folder, args.ex), *omop.input_files("concepts", "concept")],
+        inputs=[contract.attention_file(folder, args.ex), contract.features_file(folder, args.ex), *athena.input_files("concept")],
     )
     # all that is asked anew comes together beside what is there, which stays until it has
     before = json.loads(files["summary"].read_text()) if files["summary"].exists() and files["ratings"].exists() else None

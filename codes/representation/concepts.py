@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from medrep import config, contract
 from medrep.cdm import engine, table_files
-from medrep.cdm.sources import athena, omop
+from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.progress import print_kept, print_line, timed_stage
 from medrep.stamps import Stamp
@@ -150,7 +150,7 @@ def main(argv=None):
     tokens = read_tokens(required=args.scope != "all")
     vocabularies = [contract.vocabulary_file(h) for h in tokens] if args.scope != "all" else []
     tables = ["concept", "concept_relationship"] if args.scope == "neighbours" else ["concept"]
-    stamp = Stamp(contract.concept_index_file(), inputs=[*vocabularies, *omop.input_files("concepts", *tables)], settings={"scope": args.scope})
+    stamp = Stamp(contract.concept_index_file(), inputs=[*vocabularies, *athena.input_files(*tables)], settings={"scope": args.scope})
     if stamp.is_current():
         return
     with timed_stage("concepts") as figures, table_files.csv_errors_in_words():

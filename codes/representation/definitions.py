@@ -38,7 +38,7 @@ import pyarrow.parquet as pq
 
 from medrep import config, contract, storage
 from medrep.cdm import engine, spill, table_files
-from medrep.cdm.sources import athena, omop
+from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.llm import chat
 from medrep.progress import print_line, progress_bar, timed_stage
@@ -566,7 +566,7 @@ def main(argv=None):
     stamp = Stamp(
         DEFINITIONS.at(),
         settings=made_with,
-        inputs=[contract.concept_index_file(), *omop.input_files("concepts", "concept", "concept_relationship", "concept_synonym")],
+        inputs=[contract.concept_index_file(), *athena.input_files("concept", "concept_relationship", "concept_synonym")],
     )
     if not (args.dry_run or args.batch_results) and stamp.is_current():
         return

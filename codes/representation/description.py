@@ -26,7 +26,7 @@ import torch
 
 from medrep import config, contract, storage
 from medrep.cdm import engine, table_files
-from medrep.cdm.sources import omop
+from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.patients import training
 from medrep.progress import print_line, progress_bar, timed_stage
@@ -159,7 +159,7 @@ def main(argv=None):
         raise UserError(f"{contract.display_path(contract.encoder_folder())} is missing; representation/encoder.py writes it")
     arm = "name" if args.text == "name" else "description"
     output = contract.concept_array_file(arm)
-    sources = omop.input_files("concepts", "concept") if arm == "name" else [DEFINITIONS.require()]
+    sources = athena.input_files("concept") if arm == "name" else [DEFINITIONS.require()]
     stamp = Stamp(
         output,
         inputs=[contract.concept_index_file(), *sources, contract.encoder_folder()],

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from medrep import config, contract, storage
 from medrep.cdm import engine, table_files
-from medrep.cdm.sources import athena, omop
+from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
 from medrep.stamps import Stamp
@@ -131,7 +131,7 @@ def main(argv=None):
     ids = concept_vectors.read_concept_index()
     stamp = Stamp(
         contract.edges_file(),
-        inputs=[contract.concept_index_file(), *omop.input_files("concepts", "concept", "concept_relationship")],
+        inputs=[contract.concept_index_file(), *athena.input_files("concept", "concept_relationship")],
         settings={"relationships": names},
     )
     if stamp.is_current():

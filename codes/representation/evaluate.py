@@ -33,7 +33,7 @@ from scipy.stats import rankdata
 
 from medrep import config, contract, storage
 from medrep.cdm import engine, table_files
-from medrep.cdm.sources import omop
+from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.patients.behrt import RescaledVectors
 from medrep.progress import print_line, progress_bar, timed_stage
@@ -411,7 +411,7 @@ def main(argv=None):
             contract.concept_index_file(),
             *map(contract.concept_array_file, reps.values()),
             DEFINITIONS.at(),
-            *omop.input_files("concepts", "concept", "concept_relationship"),
+            *athena.input_files("concept", "concept_relationship"),
         ],
     )
     if stamp.is_current():
