@@ -174,9 +174,9 @@ def features_file(folder: Path, hospital: str) -> Path:
 
 
 def rating_files(folder: Path, hospital: str) -> dict[str, Path]:
-    """What experiments/medgemma.py writes of them: the ratings by feature, their summary, and what the language model answered."""
+    """What experiments/medgemma.py writes of the features: the ratings by feature, their summary, and what the language model answered."""
     names = {"ratings": f"rating_{hospital}.csv", "summary": f"rating_{hospital}.json", "answers": f"rating_{hospital}_answers.jsonl"}
-    return {what: folder / name for what, name in names.items()}
+    return {key: folder / name for key, name in names.items()}
 
 
 def agreement_file(folder: Path, hospital: str) -> Path:
@@ -190,7 +190,7 @@ def comparison_file() -> Path:
 
 
 def metrics_files() -> list[Path]:
-    """Those of every run."""
+    """The metrics of every run."""
     return sorted((ROOT / "results").glob("*/finetuning/*/*/seed_*/metrics_*.json"))
 
 
@@ -205,7 +205,7 @@ def coverage_files(home: str, external: str) -> dict[str, Path]:
         "picture": f"coverage_{home}_{external}.png",
         "auroc": f"coverage_auroc_{home}_{external}.csv",
     }
-    return {what: ROOT / "results" / name for what, name in names.items()}
+    return {key: ROOT / "results" / name for key, name in names.items()}
 
 
 def quality_file() -> Path:

@@ -79,7 +79,7 @@ class HospitalConfig:
 
 @dataclass(frozen=True)
 class ChatConfig:
-    """How a service that speaks OpenAI's protocol is asked: what Definitions and Rating have in common."""
+    """How a service that speaks OpenAI's protocol is called: what DefinitionsConfig and RatingConfig have in common."""
 
     model: str = ""
     """As the service calls it."""
@@ -87,9 +87,9 @@ class ChatConfig:
     max_tokens: int = 300
     """The most tokens of an answer; 0 asks for no limit. These three and the prompt make an answer's key."""
     tries: int = 3
-    """How often a prompt is asked whose answers are of no use."""
+    """How often a prompt is sent whose answers are of no use."""
     retries: int = 6
-    """How often a prompt is asked again that the service gives no answer to: 429, 5xx, a timeout, a broken connection.
+    """How often a prompt is sent again that the service gives no answer to: 429, 5xx, a timeout, a broken connection.
     A 429 that says when to come back (Retry-After) does not count."""
     timeout_s: float = 60.0
     first_wait_s: float = 1.0

@@ -32,9 +32,9 @@ def correct_birth_years(persons: ibis.Table, births: ibis.Table | None) -> ibis.
     """`persons` with year_of_birth from MIMIC's patients.csv, found by source_id, else trace_id, else the table's own."""
     if births is None:
         return persons.mutate(corrected=False)
-    births = births.filter(births.reason.isnull())
-    by_source = births.select(source_id="subject_id", source_year="year_of_birth")
-    by_trace = births.select(trace_id="subject_id", trace_year="year_of_birth")
+    kept = births.filter(births.reason.isnull())
+    by_source = kept.select(source_id="subject_id", source_year="year_of_birth")
+    by_trace = kept.select(trace_id="subject_id", trace_year="year_of_birth")
     joined = persons.left_join(by_source, "source_id").drop("source_id_right").left_join(by_trace, "trace_id").drop("trace_id_right")
     year = ibis.coalesce(joined.source_year, joined.trace_year)
     return joined.mutate(corrected=year.notnull(), year_of_birth=ibis.coalesce(year, joined.year_of_birth))
