@@ -80,7 +80,7 @@ def read_inputs(con: ibis.BaseBackend, hospital: str, cohort: CohortConfig) -> L
     admissions = with_records.filter(with_records.is_admission).join(persons.select("person_id", "death_time"), "person_id")
     admissions = engine.materialize(con, admissions)
     tables = {"visits": visits, "visits of persons with records": with_records, "admissions": admissions}
-    flow = {name: int(table.count().execute()) for name, table in tables.items()}
+    flow: dict = {name: int(table.count().execute()) for name, table in tables.items()}
     counts = rules.count_reasons(not_admission_reason(with_records, persons, cohort))
     flow["no admissions"] = {reason: counts[reason] for reason in NOT_ADMISSION_REASONS if reason in counts}
     return LabelInputs(visits, records, admissions, flow)

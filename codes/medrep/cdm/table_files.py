@@ -7,6 +7,7 @@ beyond 2^53 that a float column would destroy.
 import codecs
 import csv
 import gzip
+import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,7 +132,7 @@ def csv_errors_in_words() -> Iterator[None]:
         ) from None
 
 
-def open_binary(path: Path) -> IO[bytes]:
+def open_binary(path: Path) -> io.BufferedIOBase:
     return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")
 
 
