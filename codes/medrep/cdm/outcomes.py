@@ -41,6 +41,7 @@ class Outcome:
     kind: str
     """MT, LLOS, RA, onset (of a concept set), phenotypes, or meds (labels that the user brings)."""
     source: Path | None = None
+    """The file that defines it; None for those of STAY_OUTCOMES."""
 
 
 def built_in_outcomes() -> dict[str, Outcome]:
