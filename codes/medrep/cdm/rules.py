@@ -21,9 +21,9 @@ MAX_REJECTS_WRITTEN = 10_000  # rejects that are written of a table that is refu
 BATCH_ROWS = 200_000
 
 
-def first_reason(rules: dict[str, ibis.Value]) -> ibis.Value:
-    """The name of the first rule that is true of a row, null where none is; a rule that is null is not true."""
-    return ibis.cases(*((rule.fill_null(False), name) for name, rule in rules.items()), else_=ibis.null("string"))
+def first_reason(conditions: dict[str, ibis.Value]) -> ibis.Value:
+    """Of {reason: condition} the reason whose condition is the first true of a row, null where none is; a null is not true."""
+    return ibis.cases(*((condition.fill_null(False), reason) for reason, condition in conditions.items()), else_=ibis.null("string"))
 
 
 def count_reasons(table: ibis.Table) -> dict[str, int]:
@@ -33,7 +33,7 @@ def count_reasons(table: ibis.Table) -> dict[str, int]:
 
 
 def report_reasons(name: str, table: ibis.Table, order: list[str]) -> dict[str, int]:
-    """Say of the table called `name` how many rows were kept and why the others were not, reasons in the order of the rules."""
+    """Say of the table called `name` how many rows were kept and why the others were not, the reasons in `order`. Gives the counts."""
     counts = count_reasons(table)
     read, kept = sum(counts.values()), counts.pop(KEPT)
     left_out = {reason: counts[reason] for reason in sorted(counts, key=order.index)}
