@@ -30,10 +30,10 @@ STAGES = ("persons", "visits", "records", "site_report", "deciles", "trajectorie
 DISEASES = ("MI", "PNA", "Sepsis", "UTI", "Fx")
 CONCEPTS_PER_DISEASE = 20
 GENERATOR_SCRIPT = """
-from demo import hospitals, terminology
+from demo import athena_files, hospitals, terminology
 from medrep import contract
 words = terminology.build(0)
-hospitals.write_vocabulary(words, contract.data_folder("concepts"))
+athena_files.write_vocabulary(words, contract.data_folder("concepts"))
 print(hospitals.write_hospital("mimic", None, {rows}, 0, words)["rows"])
 """
 

@@ -15,7 +15,6 @@ many events at each hospital, for benchmarks. Into a data/ that holds anything t
 import argparse
 import hashlib
 import itertools
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from demo import course, layouts, terminology
+from demo import athena_files, course, layouts, terminology
 from medrep import contract, progress, storage
 from medrep.errors import UserError
 from medrep.evaluation import metrics
@@ -34,33 +33,14 @@ from medrep.storage import stamp_path
 
 CHUNK = 500
 HOSPITALS = ("mimic", "ehrshot")
-VOCABULARY_FILES = ("CONCEPT.csv", "CONCEPT_RELATIONSHIP.csv", "CONCEPT_ANCESTOR.csv", "CONCEPT_SYNONYM.csv")
 SYNTHETIC_MARK = ".synthetic"  # lies in data/ and in each of its folders that this script wrote
-MIMIC_ADMISSIONS = (8870, 581385, 262, 9201)  # by MIMIC's admission_type, see omop.md
+MIMIC_ADMISSIONS = (8870, 581385, 262, 9201)  # what MIMIC's ETL makes of admission_type
 EVENT_TABLES = {
     "condition": ("condition_occurrence", "condition_start"),
     "drug": ("drug_exposure", "drug_exposure_start"),
     "measurement": ("measurement", "measurement"),
     "procedure": ("procedure_occurrence", "procedure"),
 }
-# A few concepts that are no event: real vocabularies are full of them, and of names with quotes and of the name NA.
-OTHER_CONCEPTS = [
-    (8507, "MALE", "Gender", "Gender", "Gender"),
-    (8532, "FEMALE", "Gender", "Gender", "Gender"),
-    (8527, "White", "Race", "Race", "Race"),
-    (8515, "Asian", "Race", "Race", "Race"),
-    (8516, "Black or African American", "Race", "Race", "Race"),
-    (9201, "Inpatient Visit", "Visit", "Visit", "Visit"),
-    (9202, "Outpatient Visit", "Visit", "Visit", "Visit"),
-    (8840, "milligram per deciliter", "Unit", "UCUM", "Unit"),
-    (32817, "EHR", "Type Concept", "Type Concept", "Type Concept"),
-    (32821, "EHR billing record", "Type Concept", "Type Concept", "Type Concept"),
-    (45_900_001, '"Worried well" person', "Observation", "SNOMED", "Clinical Finding"),
-    (45_900_002, "NA", "Observation", "SNOMED", "Clinical Finding"),
-    (45_900_003, 'Dressing 5" wide', "Device", "SNOMED", "Physical Object"),
-]
-
-
 RACES = np.array([8527] * 6 + [8516] * 2 + [8515, 0])  # without a bearing on anything
 
 
@@ -76,69 +56,6 @@ def day(seconds) -> np.ndarray:
 def moment(seconds) -> np.ndarray:
     text = np.datetime_as_string(np.asarray(seconds, "int64").astype("datetime64[s]"))
     return np.char.replace(text, "T", " ") if len(text) else text.astype(str)  # NumPy cannot replace in nothing
-
-
-# ---- the vocabulary ------------------------------------------------------------------------------------------
-
-
-def write_vocabulary(vocabulary: terminology.Terminology, folder: Path):
-    storage.make_folder(folder)
-    others = pd.DataFrame(OTHER_CONCEPTS, columns=["concept_id", "name", "domain", "vocabulary", "concept_class"]).assign(synonym="")
-    c = pd.concat([vocabulary.concepts, others], ignore_index=True)
-    dates = {"valid_start_date": "19700101", "valid_end_date": "20991231", "invalid_reason": ""}
-    write_athena(
-        folder / "CONCEPT.csv",
-        pd.DataFrame(
-            {
-                "concept_id": c.concept_id,
-                "concept_name": c.name,
-                "domain_id": c.domain,
-                "vocabulary_id": c.vocabulary,
-                "concept_class_id": c.concept_class,
-                "standard_concept": np.where(c.vocabulary == "ATC", "C", "S"),
-                "concept_code": [f"{v[:2]}{i}" for v, i in zip(c.vocabulary, c.concept_id, strict=True)],
-                **dates,
-            }
-        ),
-    )
-    r = vocabulary.relations
-    both = pd.concat(
-        [
-            pd.DataFrame({"concept_id_1": r.child, "concept_id_2": r.parent, "relationship_id": r.forward}),
-            pd.DataFrame({"concept_id_1": r.parent, "concept_id_2": r.child, "relationship_id": r.backward}),
-            *(
-                pd.DataFrame({"concept_id_1": c.concept_id, "concept_id_2": c.concept_id, "relationship_id": name})
-                for name in ("Maps to", "Mapped from")
-            ),
-        ]
-    )
-    write_athena(folder / "CONCEPT_RELATIONSHIP.csv", both.assign(**dates))
-    write_athena(folder / "CONCEPT_ANCESTOR.csv", ancestors(c.concept_id, r))
-    named = c[c.synonym != ""]
-    write_athena(
-        folder / "CONCEPT_SYNONYM.csv",
-        pd.DataFrame({"concept_id": named.concept_id, "concept_synonym_name": named.synonym, "language_concept_id": 4180186}),
-    )
-
-
-def ancestors(ids: Iterable[int], relations: pd.DataFrame) -> pd.DataFrame:
-    """Every concept with itself and all its ancestors, with the steps between."""
-    parents = relations.groupby("child").parent.apply(list).to_dict()
-    rows = []
-    for descendant in ids:
-        level, steps, seen = [descendant], 0, {descendant: 0}
-        while level:
-            steps += 1
-            level = [parent for concept in level for parent in parents.get(concept, []) if parent not in seen]
-            seen.update({concept: steps for concept in level})
-        rows += [(concept, descendant, steps, steps) for concept, steps in seen.items()]
-    return pd.DataFrame(rows, columns=["ancestor_concept_id", "descendant_concept_id", "min_levels_of_separation", "max_levels_of_separation"])
-
-
-def write_athena(path: Path, table: pd.DataFrame):
-    """Tab separated, never quoted, as Athena writes."""
-    lines = ["\t".join(table.columns), *("\t".join(map(str, row)) for row in table.itertuples(index=False))]
-    path.write_text("\n".join(lines) + "\n")
 
 
 # ---- one chunk of a hospital -----------------------------------------------------------------------------------
@@ -321,7 +238,9 @@ def write_hospital(hospital: str, persons: int | None, target_rows: int | None, 
 def refuse_foreign_data(data: Path):
     """Nothing is written into a data/ that holds what this script did not write: a folder without its mark, or another file."""
     own = (
-        {f"{table}.csv" for table in layouts.COLUMNS} | {"README.md", SYNTHETIC_MARK, stamp_path(data / SYNTHETIC_MARK).name} | set(VOCABULARY_FILES)
+        {f"{table}.csv" for table in layouts.COLUMNS}
+        | {"README.md", SYNTHETIC_MARK, stamp_path(data / SYNTHETIC_MARK).name}
+        | set(athena_files.VOCABULARY_FILES)
     )
     foreign = []
     for path in sorted(data.iterdir()) if data.is_dir() else []:
@@ -361,7 +280,7 @@ def main(argv=None):
         storage.remove_path(stamp_path(data / SYNTHETIC_MARK))  # from here on what was there is no longer whole
         mark_as_own(data)
         vocabulary = terminology.build(args.seed)
-        write_vocabulary(vocabulary, contract.data_folder("concepts"))
+        athena_files.write_vocabulary(vocabulary, contract.data_folder("concepts"))
         persons = dict(zip(HOSPITALS, (args.persons, args.second_persons or args.persons), strict=True)) if args.rows is None else {}
         found = {h: write_hospital(h, persons.get(h), args.rows, args.seed, vocabulary) for h in HOSPITALS}
         home, other = (found[h].pop("used") for h in HOSPITALS)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from demo import hospitals, terminology
+from demo import athena_files, hospitals, terminology
 from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import metrics
@@ -50,7 +50,7 @@ def test_mimic_has_the_columns_of_the_etl_and_the_other_hospital_cdm_54_in_mixed
 
 
 def test_the_vocabulary_is_tab_separated_and_never_quoted(made):
-    for name in hospitals.VOCABULARY_FILES:
+    for name in athena_files.VOCABULARY_FILES:
         lines = (made / "data/concepts" / name).read_text().splitlines()
         columns = lines[0].split("\t")
         assert columns == [c.lower() for c in columns]
