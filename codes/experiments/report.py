@@ -17,62 +17,77 @@ import argparse
 from medrep import config, contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import results
-from medrep.patients import training
+from medrep.patients.training import code_version
 from medrep.progress import print_line, timed_stage
-from medrep.report import pages, section_data, section_results, section_tests, section_training
+from medrep.report import pages
+from medrep.report.arms import find_reference_arm, group_home_first, row_arms
+from medrep.report.cells import format_interval, number_cell
 from medrep.report.disclosure import Counts
+from medrep.report.inputs import read_comparison
 from medrep.report.pages import Section
+from medrep.report.sections import (
+    audit,
+    comparison,
+    coverage,
+    curves,
+    features,
+    flows,
+    pipeline,
+    quality,
+    run_settings,
+    sites,
+    subgroups,
+    training,
+    unknown_codes,
+)
 from medrep.settings import ReportConfig
 
 
 def available_hospitals(home: str, external: list[str]) -> list[str]:
-    """Home, those it is tested at by default, and whatever else has been read."""
+    """Home, those that its models are tested at by default, and whatever else has been read."""
     folder = contract.ROOT / "usedata"
     read = sorted(path.parent.name for path in folder.glob("*/counts") if path.is_dir()) if folder.is_dir() else []
     return list(dict.fromkeys([home, *external, *read]))
 
 
 def build_sections(settings: ReportConfig, home: str, hospitals: list[str]) -> list[Section]:
+    """In the order of the page; a new section is a file of medrep/report/sections and a line here."""
     counts, others = Counts(settings.small_count), hospitals[1:]
-    found = [
-        section_data.pipeline_section(counts, hospitals),
-        section_data.sites_section(counts, hospitals),
-        section_data.flow_section(counts, hospitals),
-        section_data.audit_section(counts, hospitals),
-        section_data.coverage_section(counts, home, others),
-        section_training.quality_section(),
-        section_training.training_section(home),
-        section_results.comparison_section(counts, home, config.read_merged_yaml("published.yaml")),
-        section_tests.curve_section(home, settings.small_count, settings.curves),
-        section_tests.subgroup_section(counts, home),
-        section_tests.unknown_codes_section(counts, home, others, settings.curves),
-        section_results.feature_section(counts, home, hospitals, settings.features),
-        section_training.settings_section(training.code_version()),
+    sections = [
+        pipeline.build_section(counts, hospitals),
+        sites.build_section(counts, hospitals),
+        flows.build_section(counts, hospitals),
+        audit.build_section(counts, hospitals),
+        coverage.build_section(counts, home, others),
+        quality.build_section(),
+        training.build_section(home),
+        comparison.build_section(counts, home, config.read_merged_yaml("published.yaml")),
+        curves.build_section(home, settings.small_count, settings.curves),
+        subgroups.build_section(counts, home),
+        unknown_codes.build_section(counts, home, others, settings.curves),
+        features.build_section(counts, home, hospitals, settings.features),
+        run_settings.build_section(code_version()),
     ]
     counts.protect()
-    return found
+    return sections
 
 
-def headline_results(home: str, smallest: int) -> list[tuple[str, str, str]]:
-    """The reference arm's mean AUROC, outcome by outcome and hospital by hospital."""
-    table = section_results.read_comparison(smallest)
+def headline_results(home: str, min_count: int) -> list[tuple[str, str, str]]:
+    """The reference arm's mean AUROC, outcome by outcome and hospital by hospital: (name, value, remark)."""
+    table = read_comparison(min_count)
     if table is None or table.empty:
         return []
-    found = []
-    for outcome, of in section_training.group_home_first(table, "outcome", home):
-        for hospital, rows in section_training.group_home_first(of, "tested_on", home):
-            arms = section_results.list_arms(rows)
-            reference = results.find_reference_arm(sorted(set(arms), key=results.arm_sort_key), None)
+    headline = []
+    for outcome, of_outcome in group_home_first(table, "outcome", home):
+        for hospital, rows in group_home_first(of_outcome, "tested_on", home):
+            arms = row_arms(rows)
+            reference = find_reference_arm(arms)
             row = rows.iloc[arms.index(reference)]
-            interval = pages.format_interval(row.auroc_low, row.auroc_high, ".2f")
-            found.append(
-                (
-                    f"{outcome} at {hospital}",
-                    pages.number_cell(row.auroc, ".2f" if row.few else ".3f").text or "–",
-                    f"AUROC, {results.arm_label(reference)}" + (f", {interval}" if interval else ""),
-                )
-            )
-    return found
+            value = number_cell(row.auroc, ".2f" if row.few else ".3f").text or "–"
+            interval = format_interval(row.auroc_low, row.auroc_high, ".2f")
+            remark = f"AUROC, {results.arm_label(reference)}" + (f", {interval}" if interval else "")
+            headline.append((f"{outcome} at {hospital}", value, remark))
+    return headline
 
 
 def main(argv=None):
@@ -114,7 +129,7 @@ def main(argv=None):
         with storage.atomic_write(contract.report_file()) as part:
             part.touch(mode=0o600 if open_counts else 0o644)
             part.write_text(html, encoding="utf-8")
-        missing = [what for section in sections for what in pages.missing_results(section.parts)]
+        missing = [name for section in sections for name in pages.missing_results(section.parts)]
         figures.update(sections=len(sections), not_run=len(missing), kilobytes=len(html.encode()) // 1000)
     if missing:
         print_line(f"not run yet: {'; '.join(missing)}")

@@ -1,7 +1,6 @@
 """The report page of fabricated results: what is on it, what is not, what is hidden; and the page in a real browser."""
 
 import base64
-import itertools
 import json
 import os
 import re
@@ -12,14 +11,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from experiments import report
 from medrep import contract, stamps, storage
 from medrep.errors import UserError
-from medrep.evaluation import metrics
-from medrep.report import curves, disclosure, pages, section_data, section_training
+from medrep.report.cells import to_cell
+from medrep.report.disclosure import Counts
+from medrep.report.sections import coverage, flows, pipeline, sites
 from medrep.tables import LABELS, RECORDS, REJECTS
 
 COMMANDS = (
@@ -233,65 +231,10 @@ def test_arms_that_were_trained_elsewhere_say_where(at_study):
     assert "logreg tokens @ehrshot" in rows and "behrt medrep" in rows
 
 
-def test_an_arm_looks_like_its_representation_wherever_it_is_drawn():
-    plain = [("mimic", "behrt", "linear", rep, "", oov) for rep, oov in (("none", "unk"), ("description", ""), ("medrep", ""))]
-    by_ancestor, frozen = ("mimic", "behrt", "linear", "none", "", "ancestor"), ("mimic", "behrt", "linear", "medrep", "frozen", "")
-    looks = section_training.arm_styles([by_ancestor, frozen, *plain])
-    assert len(set(looks.values())) == 5 and all(looks[arm] == section_training.rep_style(arm[3]) for arm in plain)
-
-
 def test_everything_is_escaped(at_study, evil):
     html = page()
     assert "<script>alert" not in html and "&lt;script&gt;alert" in html
     assert html.count("<script>") == 1 and evil in Texts(html).text.replace("\n", " ")
-
-
-def test_flows_of_phenotypes_and_of_labels_of_the_users_own():
-    counts = disclosure.Counts(11)
-    facts = {
-        "visits": 900,
-        "visits of persons with records": 800,
-        "admissions": 500,
-        "no admissions": {"not overnight": 300},
-        "left out": {"not still in at the prediction time": 30},
-        "eligible": 470,
-        "labelled": {"a": 470, "b": 400},
-        "positive": {"a": 40, "b": 5},
-    }
-    drawn = section_data.flow_chart(counts, "mimic", "Pheno", facts)
-    assert [(step.name, str(step.count)) for step in drawn.steps] == [
-        ("visits", "900"),
-        ("of persons with records", "800"),
-        ("admissions", "500"),
-        ("labelled prediction points", "470"),
-    ]
-    (details,) = section_data.phenotype_details(counts, "Pheno", {"mimic": facts})
-    (table,) = details.parts
-    assert [[str(value) for value in row] for row in table.rows] == [["a", "mimic", "470", "40"], ["b", "mimic", "400", "<11"]]
-    own = section_data.flow_chart(
-        counts, "mimic", "icu", {"rows": 200, "left out": {"no record of the person": 20}, "eligible": 180, "labelled": 180, "positive": 50}
-    )
-    assert [str(step.count) for step in own.steps] == ["200", "180", "50"] and own.steps[1].out[0][0] == "no record of the person"
-    merged = section_data.flow_chart(counts, "mimic", "RA", facts | {"stays": 480, "left out": {}, "labelled": 480, "positive": 60})
-    assert [(step.name, str(step.count)) for step in merged.steps][-3:] == [
-        ("stays", "480"),
-        ("labelled prediction points", "480"),
-        ("positive", "60"),
-    ]
-
-
-def test_curves_are_means_over_seeds_and_groups_are_large():
-    chance = np.random.default_rng(0)
-    tests = [(labels := chance.random(400) < 0.2, chance.normal(0, 1, 400) + labels, np.arange(400)) for _ in range(2)]
-    x, y = curves.roc_curve(tests)
-    area = np.mean([metrics.auroc(labels, scores) for labels, scores, _ in tests])
-    assert np.trapezoid(y, x) == pytest.approx(area, abs=0.01) and (np.diff(y) >= 0).all() and len(x) == 102
-    recall, precision = curves.precision_recall_curve(tests, 11)
-    assert precision[-1] == pytest.approx(np.mean([labels.mean() for labels, *_ in tests]), abs=0.03) and recall[0] > 0
-    predicted, observed = curves.calibration_curve([(labels, 1 / (1 + np.exp(-scores)), people) for labels, scores, people in tests], 11)
-    assert 2 <= len(predicted) <= curves.CALIBRATION_BINS and (np.diff(predicted) > 0).all() and observed[-1] > observed[0]
-    few = [(np.arange(400) < 10, chance.random(400), np.arange(400))]
-    assert not curves.has_enough_cases(few, 11) and curves.has_enough_cases(tests, 11) and len(curves.calibration_curve(few, 11)[0]) == 0
 
 
 # ---- what is hidden -------------------------------------------------------------------------------------------------
@@ -320,9 +263,9 @@ def shown(counts, *sections) -> list[str]:
 
     def texts_of(part):
         if part.kind == "flow":
-            return [str(n) for step in part.steps for n in (step.count, *(out for _, out in step.out))]
+            return [str(n) for step in part.steps for n in (step.count, *(n for _, n in step.left_out))]
         inside = [text for inner in getattr(part, "parts", ()) for text in texts_of(inner)]
-        return inside + [pages.to_cell(value).text for row in getattr(part, "rows", ()) for value in row]
+        return inside + [to_cell(value).text for row in getattr(part, "rows", ()) for value in row]
 
     return [text for section in sections for part in section.parts for text in texts_of(part)]
 
@@ -348,7 +291,7 @@ def test_rows_kept_are_events_and_hidden_as_both(at_study):
         tables={"condition_occurrence": {"read": 4107, "kept": 4100, "left out": {"no concept": 7, "under age": 0}}},
         domains={"condition": {"events": 4100}},
     )
-    texts = shown(counts := disclosure.Counts(11), section_data.sites_section(counts, ["mimic"]))
+    texts = shown(counts := Counts(11), sites.build_section(counts, ["mimic"]))
     assert "4,107" in texts and "4,100" not in texts
 
 
@@ -356,8 +299,8 @@ def test_labelled_rows_are_hidden_on_the_road_as_in_the_flow(at_study):
     """500 admissions = 493 labelled + 7 that were not."""
     change(contract.flow_file("mimic", "MT"), **{"left out": {"not still in at the prediction time": 7}, "labelled": 493})
     table_of(LABELS, 493, hospital="mimic", outcome="MT")
-    counts = disclosure.Counts(11)
-    assert "493" not in shown(counts, section_data.pipeline_section(counts, ["mimic"]), section_data.flow_section(counts, ["mimic"]))
+    counts = Counts(11)
+    assert "493" not in shown(counts, pipeline.build_section(counts, ["mimic"]), flows.build_section(counts, ["mimic"]))
 
 
 def test_rejected_rows_add_up_over_tables(at_study):
@@ -365,8 +308,8 @@ def test_rejected_rows_add_up_over_tables(at_study):
     for table, n in (("person", 7), ("visit_occurrence", 30)):
         change(contract.site_file("mimic"), tables={table: {"read": 2000 + n, "kept": 2000, "rejected": {"unreadable date": n}}})
     table_of(REJECTS, 37, hospital="mimic", source="person")
-    counts = disclosure.Counts(11)
-    texts = shown(counts, section_data.pipeline_section(counts, ["mimic"]), section_data.sites_section(counts, ["mimic"]))
+    counts = Counts(11)
+    texts = shown(counts, pipeline.build_section(counts, ["mimic"]), sites.build_section(counts, ["mimic"]))
     assert not {"30", "37"} <= set(texts)
 
 
@@ -379,8 +322,8 @@ def test_units_add_up_to_values_and_domains_to_records(at_study):
         domains={name: {"events": n, "with_value": 3100 if name == "measurement" else 0, "without_unit": 0} for name, n in events.items()},
     )
     table_of(RECORDS, 12607, hospital="mimic")
-    counts = disclosure.Counts(11)
-    texts = set(shown(counts, section_data.pipeline_section(counts, ["mimic"]), section_data.sites_section(counts, ["mimic"])))
+    counts = Counts(11)
+    texts = set(shown(counts, pipeline.build_section(counts, ["mimic"]), sites.build_section(counts, ["mimic"])))
     assert not {"3,100", "3,093"} <= texts and not {"12,607", "4,100", "4,200", "4,300"} <= texts
 
 
@@ -395,27 +338,10 @@ def test_what_is_read_adds_up_over_domains(at_study):
         columns=["by", "part", "reading", "kind", "events", "events_share", "concepts", "concepts_share"],
     )
     table.to_csv(contract.coverage_files("mimic", "ehrshot")["shares"], index=False)
-    counts = disclosure.Counts(11)
-    rows = shown(counts, section_data.coverage_section(counts, "mimic", ["ehrshot"]))
+    counts = Counts(11)
+    rows = shown(counts, coverage.build_section(counts, "mimic", ["ehrshot"]))
     percent = f"{50 / 55050:.1%}", f"{43 / 47343:.1%}"
     assert sum(text in percent for text in rows) < 2
-
-
-def test_a_bar_shows_no_small_part():
-    """All that a reader knows of 526 = 489 + at least 11 + fewer than 11, or of 526 = at least 11 + fewer than 11, is what is drawn."""
-    for total, of in ((526, lambda few: (489, 37 - few, few)), (526, lambda few: (526 - few, few)), (9000, lambda few: (6000, 3000 - few, few))):
-        drawn = set()
-        for few in range(1, 11):
-            counts = disclosure.Counts(11)
-            whole, parts = counts("whole", total), [counts(f"part {i}", n) for i, n in enumerate(of(few))]
-            counts.add_up(whole, parts)
-            counts.protect()
-            drawn.add(tuple(disclosure.shares(parts, whole)))
-            assert sum(disclosure.shares(parts, whole)) == pytest.approx(1)
-        assert len(drawn) == 1
-    counts = disclosure.Counts(11)
-    assert disclosure.shares([counts("a", 30), counts("b", 10)], counts("whole", 40)) == [0.75, 0]
-    assert disclosure.shares([counts("c", 0)], counts("none", 0)) == [0]
 
 
 def test_the_drawing_of_what_is_read_has_no_small_part(at_study):
@@ -458,9 +384,9 @@ def test_medians_and_years_of_few_are_not_shown(at_study):
         domains={"drug": {"events": 3, "first": "2151-01-05 22:38:40"}},
         warnings=["26% of drug_exposure has no concept", "3,001 records stand more than 30 years after the middle one", "3 of 4 persons"],
     )
-    texts = shown(counts := disclosure.Counts(11), section := section_data.sites_section(counts, ["mimic"]))
+    texts = shown(counts := Counts(11), section := sites.build_section(counts, ["mimic"]))
     assert not {"43", "4,321", "77.7"} & set(texts) and not any("2151" in text for text in texts)
-    said = [part.text for part in section.parts[-1].parts if part.kind == "text"]
+    said = [part.text for part in section.parts[-1].parts if part.kind == "paragraph"]
     assert said == [
         "Warning: some of drug_exposure has no concept",
         "Warning: some records stand more than 30 years after the middle one",
@@ -496,61 +422,6 @@ def test_groups_with_few_persons_have_no_figure(at_study):
 def test_curves_of_few_positives_are_not_drawn(at_study):
     assert 'id="roc-MT-mimic-title"' in page()
     assert 'id="roc-MT-mimic-title"' not in page("--set", "report.small_count=200")
-
-
-def test_a_lone_small_count_takes_the_smallest_fit_neighbour_with_it():
-    counts = disclosure.Counts(11)
-    whole, most, some, few = counts("all", 900), counts("most", 800), counts("some", 96), counts("few", 4)
-    counts.add_up(whole, [most, some, few])
-    counts.protect()
-    assert [str(count) for count in (whole, most, some, few)] == ["900", "800", "≥11", "<11"]
-    assert [str(disclosure.Share(part, whole)) for part in (few, some, most)] == ["<1.22%", "", "88.9%"]
-
-
-def test_a_rest_that_is_small_is_hidden_though_it_is_shown_nowhere():
-    counts = disclosure.Counts(11)
-    persons, with_records = counts("persons", 400), counts("with records", 396)
-    counts.add_up(persons, [with_records])
-    counts.protect()
-    assert (str(persons), str(with_records)) == ("400", "≥11")
-
-
-def test_hiding_goes_on_through_sums_that_share_a_count():
-    counts = disclosure.Counts(11)
-    a, b, c, d, e = (counts(name, n) for name, n in (("a", 100), ("b", 95), ("c", 5), ("d", 60), ("e", 35)))
-    counts.add_up(a, [b, c])  # c is small, so b is withheld
-    counts.add_up(b, [d, e])  # b is d + e, so one of them is, too
-    counts.protect()
-    assert [str(x) for x in (a, b, c, d, e)] == ["100", "≥11", "<11", "60", "≥11"]
-
-
-@settings(deadline=None, max_examples=300)
-@given(parts=st.lists(st.integers(0, 40), min_size=1, max_size=4), left=st.integers(0, 40))
-def test_whoever_adds_up_what_is_shown_does_not_learn_a_small_count(parts, left):
-    """All that a reader can think of, tried one by one: a small count may still be at least five numbers."""
-    counts = disclosure.Counts(11)
-    whole, some = counts("whole", sum(parts) + left), [counts(f"part {i}", n) for i, n in enumerate(parts)]
-    counts.add_up(whole, some)
-    rest = counts.sums[0][-1]
-    counts.protect()
-    small = [n for n in (*some, rest) if n.small]
-    withheld = [n for n in (*some, rest) if n.withheld]
-    if whole.small or not small:
-        return
-    assert sum(n.hidden for n in (whole, *some)) >= 1
-    known = whole.value - sum(n.value for n in (*some, rest) if not n.hidden)  # what the hidden ones come to
-    possible = [
-        guess
-        for guess in itertools.product(range(1, 11), repeat=len(small))
-        if whole.hidden or (known - sum(guess) >= 11 * len(withheld) if withheld else known == sum(guess))
-    ]
-    # of whom there are 1 to 10 in all, or nearly 20 in two groups, a reader knows as much as anyone can be kept from
-    assert all(len({guess[i] for guess in possible}) >= 5 for i in range(len(small)))
-
-
-def test_zero_is_shown():
-    counts = disclosure.Counts(11)
-    assert str(counts("none", 0)) == "0" and str(counts("mean", 12, least=3)) == "<11"
 
 
 # ---- in a browser ------------------------------------------------------------------------------------------------------

@@ -1,15 +1,17 @@
 """Drawings for a page: matplotlib figures as SVG that lies inside the page and takes its colours, by day and by night.
 
-    charts.line_chart([charts.Line("medrep", x, y)], key="roc-MT-mimic", title="...", description="...", labels=("1 - specificity", "sensitivity"))
+    charts.line_chart([charts.Line("medrep", x, y)], "roc-MT-mimic", "title", "description", axis_labels=("1 - specificity", "sensitivity"))
 
 Text stays text: it is read aloud, found and selected, and has the page's font. Colours are the page's CSS variables (--ink, --faint, --c1 to
---c8), lines also differ by their dashes. Every id carries `key`, so that many drawings lie in one page. The same input gives the same bytes.
+--c8), lines also differ by their dashes. Every id starts with `id_prefix`, so that many drawings lie in one page. The same input gives the
+same bytes.
 """
 
 import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,6 +19,7 @@ from markupsafe import Markup, escape
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 INK, FAINT = "#010101", "#020202"
 SERIES_COLOURS = [f"#0{i}0{i}0a" for i in range(1, 9)]
@@ -24,7 +27,7 @@ SERIES_COLOURS = [f"#0{i}0{i}0a" for i in range(1, 9)]
 CSS_VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)"} | {colour: f"var(--c{i})" for i, colour in enumerate(SERIES_COLOURS, 1)}
 DASH_PATTERNS = [(), (6, 2), (2, 2), (8, 2, 2, 2), (4, 1), (1, 1.5), (10, 3), (5, 2, 1, 2, 1, 2)]
 """In line widths, as SVG and matplotlib both count them."""
-RC_PARAMS = {
+RC_PARAMS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "medrep",
     "text.parse_math": False,
@@ -52,9 +55,9 @@ class Line:
     x: Sequence[float]
     y: Sequence[float]
     style: int = 0
-    """Colour and dashes; the same number is the same arm all over a page."""
-    marked: bool | Sequence[int] = False
-    """Its points, or those at these places."""
+    """A number for colour and dashes; the same is the same arm all over a page."""
+    markers: bool | Sequence[int] = False
+    """On all its points, or on those of these indices."""
     thin: bool = False
 
 
@@ -74,7 +77,7 @@ def colour(style: int) -> str:
 
 
 def legend(names: dict[str, int], solid: bool = False) -> Markup:
-    """A list for several drawings: {name: style}; `solid` for areas."""
+    """One for several drawings: {name: style}; `solid` for areas."""
     patterns = {style: "" if solid else " ".join(f"{2 * part:g}" for part in dashes(style)) for style in names.values()}
     items = [
         f'<li><svg width="34" height="10" aria-hidden="true"><line x1="1" y1="5" x2="33" y2="5" stroke="{CSS_VARIABLES[colour(style)]}" '
@@ -84,17 +87,17 @@ def legend(names: dict[str, int], solid: bool = False) -> Markup:
     return Markup(f'<ul class="legend">{"".join(items)}</ul>')
 
 
-def to_svg(figure, key: str, title: str, description: str) -> Markup:
-    """The drawing as one <svg>, with its title and description for those who don't see it."""
+def to_svg(figure, id_prefix: str, title: str, description: str) -> Markup:
+    """The figure as one <svg>, with its title and description for those who don't see it."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     plt.close(figure)
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->\s*", "", text, flags=re.S)
-    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
-    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{key}-{m[1]}"' if m[1] in used else "", text)
-    text = text.replace("url(#", f"url(#{key}-").replace('xlink:href="#', f'href="#{key}-')
+    referenced_ids = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
+    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{id_prefix}-{m[1]}"' if m[1] in referenced_ids else "", text)
+    text = text.replace("url(#", f"url(#{id_prefix}-").replace('xlink:href="#', f'href="#{id_prefix}-')
     # a tenth of a point is finer than a screen
     text = re.sub(r' d="[^"]*"', lambda m: re.sub(r"(\d\.\d)\d+", r"\1", " ".join(m[0].split("\n"))).replace(' " ', '"'), text)
     text = re.sub(r' ([xy])="(-?\d+\.\d)\d+"', r' \1="\2"', text)
@@ -102,26 +105,28 @@ def to_svg(figure, key: str, title: str, description: str) -> Markup:
     for stand_in, variable in CSS_VARIABLES.items():
         text = text.replace(stand_in, variable)
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
+    assert box is not None, "matplotlib writes a viewBox"
+    width, height = box.groups()
     opening = (
-        f'<svg viewBox="0 0 {box[1]} {box[2]}" width="{box[1]}" height="{box[2]}" role="img" aria-labelledby="{key}-title {key}-text">'
-        f'<title id="{key}-title">{escape(title)}</title><desc id="{key}-text">{escape(description)}</desc>'
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-labelledby="{id_prefix}-title {id_prefix}-text">'
+        f'<title id="{id_prefix}-title">{escape(title)}</title><desc id="{id_prefix}-text">{escape(description)}</desc>'
     )
     return Markup(opening + re.sub(r"\n\s*", "\n", text[text.index(">") + 1 :]).strip())
 
 
 def line_chart(
-    drawn: Sequence[Line],
-    key: str,
+    lines: Sequence[Line],
+    id_prefix: str,
     title: str,
     description: str,
-    labels: tuple[str, str],
+    axis_labels: tuple[str, str],
     limits: tuple | None = None,
     diagonal: bool = False,
     level: float | None = None,
     size: tuple[float, float] = (3.3, 2.9),
-    whole_x: bool = False,
+    integer_x: bool = False,
 ) -> Markup:
-    """Curves; `limits` are of both axes, ((x0, x1), (y0, y1)); the diagonal and a level are there to compare with."""
+    """Curves; `limits` are of both axes, ((x0, x1), (y0, y1)); the diagonal and a horizontal line at `level` are there to compare with."""
     with plt.rc_context(RC_PARAMS):
         figure, axes = new_figure(size, title)
         if diagonal:
@@ -129,7 +134,7 @@ def line_chart(
             axes.plot([0, end], [0, end], **REFERENCE_LINE)
         if level is not None:
             axes.axhline(level, **REFERENCE_LINE)
-        for line in drawn:
+        for line in lines:
             axes.plot(
                 line.x,
                 line.y,
@@ -137,17 +142,17 @@ def line_chart(
                 linestyle=(0, dashes(line.style) or None),
                 linewidth=1 if line.thin else 1.7,
                 alpha=0.8 if line.thin else 1,
-                marker=None if line.marked is False else "o",
+                marker=None if line.markers is False else "o",
                 markersize=3.5,
-                markevery=None if isinstance(line.marked, bool) else list(line.marked),
+                markevery=None if isinstance(line.markers, bool) else list(line.markers),
             )
         if limits:
             axes.set(xlim=limits[0], ylim=limits[1])
-        if whole_x:
-            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=6))
-        axes.set(xlabel=labels[0], ylabel=labels[1])
+        if integer_x:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
         axes.grid(True)
-        return to_svg(figure, key, title, description)
+        return to_svg(figure, id_prefix, title, description)
 
 
 def label_rows(axes, names: Sequence[str]):
@@ -158,46 +163,46 @@ def label_rows(axes, names: Sequence[str]):
 
 def forest_chart(
     rows: Sequence[tuple[str, float, float, float, int]],
-    key: str,
+    id_prefix: str,
     title: str,
     description: str,
-    label: str,
-    marks: dict[int, float] | None = None,
+    x_label: str,
+    diamonds: dict[int, float] | None = None,
     level: float | None = None,
     limits: tuple[float, float] | None = None,
     width: float = 4.1,
 ) -> Markup:
-    """A point and its interval a row, (name, value, low, high, style), the first on top; `marks` {row: another value of it}, as diamonds."""
+    """A point and its interval a row, (name, value, low, high, style), the first on top; `diamonds`: {row: another value}."""
     with plt.rc_context(RC_PARAMS):
         figure, axes = new_figure((width, 0.62 + 0.23 * len(rows)), title)
         if level is not None:
             axes.axvline(level, **REFERENCE_LINE)
-        for place, (_, value, low, high, style) in enumerate(rows):
+        for position, (_, value, low, high, style) in enumerate(rows):
             if np.isfinite([low, high]).all():
-                axes.plot([low, high], [place, place], color=colour(style), linewidth=1.6, solid_capstyle="butt")
-            axes.plot([value], [place], "o", color=colour(style), markersize=5)
-        for place, value in (marks or {}).items():
-            axes.plot([value], [place], "D", markerfacecolor="none", markeredgecolor=INK, markersize=5)
+                axes.plot([low, high], [position, position], color=colour(style), linewidth=1.6, solid_capstyle="butt")
+            axes.plot([value], [position], "o", color=colour(style), markersize=5)
+        for position, value in (diamonds or {}).items():
+            axes.plot([value], [position], "D", markerfacecolor="none", markeredgecolor=INK, markersize=5)
         if limits:
             axes.set_xlim(limits)
         label_rows(axes, [name for name, *_ in rows])
-        axes.set(xlabel=label)
-        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+        axes.set(xlabel=x_label)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         axes.grid(True, axis="x")
-        return to_svg(figure, key, title, description)
+        return to_svg(figure, id_prefix, title, description)
 
 
 def bar_chart(
-    rows: Sequence[tuple[str, Sequence[float]]], styles: Sequence[int], key: str, title: str, description: str, label: str, width: float = 4.1
+    rows: Sequence[tuple[str, Sequence[float]]], styles: Sequence[int], id_prefix: str, title: str, description: str, x_label: str, width: float = 4.1
 ) -> Markup:
     """Shares of 1, stacked to the right, a bar a row; `styles` are the colours of its shares."""
     with plt.rc_context(RC_PARAMS):
         figure, axes = new_figure((width, 0.62 + 0.27 * len(rows)), title)
-        for place, (_, shares) in enumerate(rows):
+        for position, (_, shares) in enumerate(rows):
             left = 0.0
             for style, share in zip(styles, shares, strict=True):
-                axes.barh(place, share, left=left, height=0.72, color=colour(style), linewidth=0)
+                axes.barh(position, share, left=left, height=0.72, color=colour(style), linewidth=0)
                 left += share
-        axes.set(xlim=(0, 1), xlabel=label)
+        axes.set(xlim=(0, 1), xlabel=x_label)
         label_rows(axes, [name for name, _ in rows])
-        return to_svg(figure, key, title, description)
+        return to_svg(figure, id_prefix, title, description)

@@ -1,9 +1,9 @@
 """Counts that a page may show: what is of a few persons is hidden, and so is what it could be computed from.
 
-    counts = disclosure.Counts(smallest=11)
+    counts = disclosure.Counts(min_count=11)
     visits, admissions, others = counts("mimic visits", 900), counts("mimic admissions", 896), counts("mimic other", 4)
-    counts.add_up(visits, [admissions, others])
-    counts.protect()                         # once all are known
+    counts.add_sum(visits, [admissions, others])
+    counts.protect()                         # once all are registered
     str(visits), str(others)                 # "900", "<11"
 
     900 visits = 896 admissions + 4 others       4 is small, and 900 - 896 would tell it
@@ -14,48 +14,58 @@ turn until none changes; whoever combines several sums by algebra may still narr
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 class Count:
     """A number of persons, or of what persons have: shown, small, or withheld because it would tell a small one."""
 
-    def __init__(self, value: float, least: float, smallest: int):
-        self.value, self.smallest, self.withheld = value, smallest, False
-        self.small = 0 < least < smallest or 0 < value < smallest
+    def __init__(self, value: float, minimum: float, min_count: int):
+        """`minimum`: the least of the numbers that `value` is the mean of."""
+        self.value, self.min_count, self.withheld = value, min_count, False
+        self.small = 0 < minimum < min_count or 0 < value < min_count
 
     @property
     def hidden(self) -> bool:
         return self.small or self.withheld
 
     @property
-    def order(self) -> float:
-        """Where it stands when a table is sorted: hidden counts tell nothing by their place."""
-        return 1 if self.small else self.smallest if self.withheld else round(self.value)
+    def sort_key(self) -> float:
+        """The same for all small and for all withheld counts, or their places would tell them."""
+        return 1 if self.small else self.min_count if self.withheld else round(self.value)
 
     def __str__(self) -> str:
-        return f"<{self.smallest}" if self.small else f"≥{self.smallest}" if self.withheld else f"{self.value:,.0f}"
+        return f"<{self.min_count}" if self.small else f"≥{self.min_count}" if self.withheld else f"{self.value:,.0f}"
 
     def __bool__(self) -> bool:
         return self.value > 0
 
 
 class Counts:
-    def __init__(self, smallest: int):
-        self.smallest, self.known, self.sums = smallest, {}, []
+    """All counts of a page, and the sums that a reader can check them by."""
 
-    def __call__(self, name: str, value: float, least: float | None = None) -> Count:
-        """The count of this name and value, one object wherever it stands; `least`: of several that `value` is the mean of, the least."""
-        return self.known.setdefault((name, value), Count(value, value if least is None else least, self.smallest))
+    def __init__(self, min_count: int):
+        self.min_count = min_count
+        self.registered: dict[tuple[str, float], Count] = {}
+        self.sums: list[list[Count]] = []
+        """Each is the whole, its parts, and the rest that is shown nowhere."""
 
-    def of(self, hospital: str):
-        """Counts of one hospital, by name; what is None is none."""
-        return lambda name, value, least=None: self(f"{hospital} {name}", value or 0, least)
+    def __call__(self, name: str, value: float, minimum: float | None = None) -> Count:
+        """The count of this name and value: one object, wherever on the page it stands."""
+        return self.registered.setdefault((name, value), Count(value, value if minimum is None else minimum, self.min_count))
 
-    def add_up(self, whole: Count, parts: Sequence[Count]):
-        """`parts` are all of `whole` that is shown: what is left is as good as shown."""
+    def for_hospital(self, hospital: str) -> Callable[..., Count]:
+        """The same, of one hospital's counts; a value of None is 0."""
+        return lambda name, value, minimum=None: self(f"{hospital} {name}", value or 0, minimum)
+
+    def find(self, hospital: str, name: str, value: float) -> Count | None:
+        """The hospital's count of this name and value, if a section has shown it before."""
+        return self.registered.get((f"{hospital} {name}", value))
+
+    def add_sum(self, whole: Count, parts: Sequence[Count]):
+        """Register that `parts` belong to `whole`; a reader can compute what is left of it."""
         rest = whole.value - sum(part.value for part in parts)
-        self.sums.append([whole, *parts, Count(rest, rest, self.smallest)])
+        self.sums.append([whole, *parts, Count(rest, rest, self.min_count)])
 
     def protect(self):
         """Withhold counts until no sum tells a small one."""
@@ -68,55 +78,57 @@ class Counts:
                 shown = [term for term in terms if not term.hidden and term.value > 0]
                 # not the rest, which stands nowhere; the smallest that leaves room for ten cases; the whole only if there is no other
                 if others := [term for term in shown if term not in (terms[0], terms[-1])] or [term for term in shown if term is terms[0]]:
-                    min(others, key=lambda term: (term.value < 2 * self.smallest, term.value)).withheld = changed = True
+                    min(others, key=lambda term: (term.value < 2 * self.min_count, term.value)).withheld = changed = True
 
 
 def reveals_hidden(terms: Sequence[Count]) -> bool:
-    """Whether terms[0] = the sum of the others, all but the hidden ones known, leaves a hidden one hardly anything to be.
+    """Whether the sum terms[0] = terms[1] + terms[2] + ... leaves too few values possible for a hidden term, when all shown ones are known.
 
-    Hardly anything: for a small one fewer than half of what "<11" leaves it; for a withheld one, a single number.
+    Too few: for a small term fewer than half of those that "<11" leaves it, for a withheld one a single value.
     """
-    hidden = [(term, 1 if i else -1) for i, term in enumerate(terms) if term.hidden]  # the hidden ones, the whole taken off, come to a known sum
+    # the hidden terms, the whole with a minus, have a known total
+    hidden = [(term, 1 if i else -1) for i, term in enumerate(terms) if term.hidden]
     total = sum(sign * term.value for term, sign in hidden)
-    ends = [
-        sorted(sign * end for end in ((1, max(term.smallest - 1, term.value)) if term.small else (term.smallest, math.inf))) for term, sign in hidden
+    bounds = [
+        sorted(sign * bound for bound in ((1, max(term.min_count - 1, term.value)) if term.small else (term.min_count, math.inf)))
+        for term, sign in hidden
     ]
     for i, (term, _) in enumerate(hidden):
-        low = max(ends[i][0], total - sum(high for j, (_, high) in enumerate(ends) if j != i))
-        high = min(ends[i][1], total - sum(low for j, (low, _) in enumerate(ends) if j != i))
-        if high - low < (term.smallest // 2 - 1 if term.small else 1):
+        low = max(bounds[i][0], total - sum(high for j, (_, high) in enumerate(bounds) if j != i))
+        high = min(bounds[i][1], total - sum(low for j, (low, _) in enumerate(bounds) if j != i))
+        if high - low < (term.min_count // 2 - 1 if term.small else 1):
             return True
     return False
 
 
 def shares(parts: Sequence[Count], whole: Count) -> list[float]:
-    """What to draw of a whole and all its parts, once the counts are protected: small parts have no width.
+    """The widths, of 1, by which a whole and all its parts are drawn once the counts are protected: small parts have none.
 
-    Withheld parts are drawn in steps that no small count could move, the last of them up to the end, as what is shown already tells.
+    Withheld parts are drawn in steps too coarse for a small count to move; the last of them fills the rest, which what is shown tells anyway.
     """
     if not whole.value:
         return [0.0] * len(parts)
-    step = max(0.01, 2 * whole.smallest / whole.value)
+    step = max(0.01, 2 * whole.min_count / whole.value)
     withheld = [i for i, part in enumerate(parts) if not part.small and (part.withheld or whole.hidden)]
-    drawn = [0.0 if part.small else part.value / whole.value for part in parts]
+    drawn_shares = [0.0 if part.small else part.value / whole.value for part in parts]
     for i in withheld:
-        drawn[i] = round(drawn[i] / step) * step
+        drawn_shares[i] = round(drawn_shares[i] / step) * step
     if withheld and not whole.hidden:
-        drawn[withheld[-1]] = 1 - sum(share for i, share in enumerate(drawn) if i != withheld[-1])
-    return drawn
+        drawn_shares[withheld[-1]] = 1 - sum(share for i, share in enumerate(drawn_shares) if i != withheld[-1])
+    return drawn_shares
 
 
 class Share:
-    """What share of `whole` `part` is, in percent, written once the counts are protected: of a small part its bound, of withheld ones nothing."""
+    """The share of `part` in `whole`, written in percent once the counts are protected: of a small part the bound, of a withheld one nothing."""
 
     def __init__(self, part: Count, whole: Count):
         self.part, self.whole = part, whole
 
     @property
-    def order(self) -> float:
+    def sort_key(self) -> float:
         return 0 if self.part.hidden or self.whole.hidden or not self.whole.value else self.part.value / self.whole.value
 
     def __str__(self) -> str:
         if not self.whole.value or self.whole.hidden or self.part.withheld and not self.part.small:
             return ""
-        return f"<{self.part.smallest / self.whole.value:.2%}" if self.part.small else f"{self.part.value / self.whole.value:.1%}"
+        return f"<{self.part.min_count / self.whole.value:.2%}" if self.part.small else f"{self.part.value / self.whole.value:.1%}"

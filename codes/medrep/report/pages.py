@@ -1,51 +1,42 @@
-"""The parts that a report page is made of, and how they become one file: templates in configs/report/, everything in them escaped.
+"""The parts that a report page is made of, and how the templates in configs/report/ make one file of them, everything escaped.
 
-    section = Section("coverage", "Coverage", "What can be read", "...", [Text("..."), Table("...", ["hospital", "events"], [["mimic", 3]])])
-    html = render("page.html", sections=[section], title="...")
+    section = Section("coverage", "Coverage", "What can be read", "...", [Paragraph("..."), Table("...", ["hospital", "events"], [["mimic", 3]])])
+    html = render_template("page.html", sections=[section], title="...")
 
-A part knows its kind, by which the template draws it; what has not been run is a part as well (Missing), with the command that would.
+A part has a `kind`, by which the template draws it; what has not been run is a part as well (MissingResult), with the command that would.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
-import pandas as pd
 from markupsafe import Markup
 
-from medrep import config, contract
-from medrep.errors import UserError
-from medrep.report.disclosure import Count, Share
-
-
-@dataclass(frozen=True)
-class Cell:
-    text: str
-    order: float | None = None
-    """By which a column is sorted; None sorts as text, and an empty text last."""
+from medrep import config
+from medrep.report.cells import to_cell
+from medrep.report.disclosure import Count
 
 
 @dataclass(frozen=True)
 class Paragraph:
     text: str
     warning: bool = False
-    kind = "text"
+    kind = "paragraph"
 
 
 @dataclass(frozen=True)
 class MissingResult:
     """What has not been run, and the commands that would, a line each."""
 
-    what: str
+    name: str
     command: str
     kind = "missing"
 
 
 @dataclass(frozen=True)
 class Table:
-    """The first cell of a row is its heading. Cells are texts, Cells or Counts."""
+    """The first cell of a row is its heading. A cell is a text, a Cell, a Count or a Share."""
 
     caption: str
     headings: Sequence[str]
@@ -54,18 +45,18 @@ class Table:
     kind = "table"
 
     @property
-    def numeric(self) -> list[bool]:
-        """Which columns hold numbers."""
-        return [any(to_cell(row[i]).order is not None for row in self.rows) for i in range(len(self.headings))]
+    def numeric_columns(self) -> list[bool]:
+        """Of each column, whether it holds numbers."""
+        return [any(to_cell(row[i]).sort_key is not None for row in self.rows) for i in range(len(self.headings))]
 
 
 @dataclass(frozen=True)
 class FigureGrid:
-    """Drawings side by side, each an SVG, one that is drawn Later, or a Picture, and one legend for all; `across`: how many fit a wide page."""
+    """Drawings side by side, each an SVG, a DeferredFigure or an Image, with one legend for all; `columns` of them fit a wide page."""
 
     drawings: Sequence
     legend: Markup = Markup("")
-    across: int = 4
+    columns: int = 4
     captions: Sequence[str] = ()
     """One a drawing, or none."""
     kind = "figures"
@@ -73,7 +64,7 @@ class FigureGrid:
 
 @dataclass(frozen=True)
 class DeferredFigure:
-    """A drawing of counts: it waits until they are protected."""
+    """A drawing of counts, drawn when the page is written, because by then they are protected."""
 
     draw: Callable[[], Markup]
 
@@ -83,21 +74,20 @@ class DeferredFigure:
 
 @dataclass(frozen=True)
 class Image:
-    """A picture file, inside the page."""
+    """A picture, inside the page."""
 
-    data: str
-    """As a data URI."""
-    alternative: str
+    data_uri: str
+    alt_text: str
     size: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class FlowStep:
-    """A box of a flow: how many are left, and what became of the others."""
+    """A box of a flow chart: how many are left, and why the others are not, by reason."""
 
     name: str
     count: Count
-    out: Sequence[tuple[str, Count]] = ()
+    left_out: Sequence[tuple[str, Count]] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +102,7 @@ class SideBySide:
     """Tables or flows side by side, where there is room."""
 
     parts: Sequence[Table | FlowChart]
-    kind = "beside"
+    kind = "side_by_side"
 
 
 @dataclass(frozen=True)
@@ -124,7 +114,7 @@ class CodeBlock:
 
 @dataclass(frozen=True)
 class Details:
-    """What is long, or for few: closed until someone opens it."""
+    """What is long, or for few readers: closed until someone opens it."""
 
     summary: str
     parts: Sequence
@@ -133,19 +123,19 @@ class Details:
 
 @dataclass(frozen=True)
 class Subsection:
-    """A heading of the second order, with what stands below it."""
+    """A heading below that of the section, and its parts."""
 
     id: str
     title: str
     parts: Sequence
-    kind = "part"
+    kind = "subsection"
 
 
 @dataclass
 class Section:
     id: str
-    short: str
-    """As the contents call it."""
+    short_title: str
+    """Its title in the table of contents."""
     title: str
     lead: str
     parts: list = field(default_factory=list)
@@ -157,71 +147,26 @@ class Section:
 
 def all_missing(parts: Sequence) -> bool:
     """Whether nothing of this has been run."""
-    return bool(parts) and all(part.kind == "missing" or part.kind == "part" and all_missing(part.parts) for part in parts)
-
-
-def read_json(file: Path):
-    """None if it is not there."""
-    try:
-        return json.loads(file.read_text()) if file.exists() else None
-    except ValueError:
-        raise UserError(f"{contract.display_path(file)} is not whole JSON: remove it, and the stage that writes it does so anew") from None
+    return bool(parts) and all(part.kind == "missing" or part.kind == "subsection" and all_missing(part.parts) for part in parts)
 
 
 def missing_results(parts: Sequence) -> list[str]:
-    """What of these parts, and of those inside them, has not been run."""
-    return [what for part in parts for what in ([part.what] if part.kind == "missing" else missing_results(getattr(part, "parts", ())))]
+    """The names of what has not been run, of these parts and those inside them."""
+    return [name for part in parts for name in ([part.name] if part.kind == "missing" else missing_results(getattr(part, "parts", ())))]
 
 
-def parts_or_missing(file: Path, parts: Callable[[Path], Sequence], what: str, command: str) -> list:
-    """The parts that are made of a file, or what is missing and the command that would write it."""
-    return list(parts(file)) if file.exists() else [MissingResult(what, command)]
-
-
-def is_known(value) -> bool:
-    return value is not None and value != "" and not pd.isna(value)
-
-
-def number_cell(value, form: str) -> Cell:
-    """A column is sorted by what can be read, too: digits that are not shown may tell how many persons a figure is of."""
-    if not is_known(value):
-        return Cell("")
-    text = format(float(value), form)
-    return Cell(text.replace("-", "−"), float(text.replace(",", "").rstrip("%")))
-
-
-def count_cell(value: int | None) -> Cell:
-    """A number of what is no person's: files, concepts, runs."""
-    return Cell("–") if value is None else number_cell(value, ",.0f")
-
-
-def format_interval(low, high, form: str) -> str:
-    return f"{number_cell(low, form).text} to {number_cell(high, form).text}" if is_known(low) and is_known(high) else ""
-
-
-def interval_cell(value, low, high, form: str) -> Cell:
-    found, interval = number_cell(value, form), format_interval(low, high, form)
-    return Cell(f"{found.text} ({interval})" if interval else found.text, found.order)
-
-
-def p_value_cell(value) -> Cell:
-    return Cell("") if not is_known(value) else Cell("<.001" if float(value) < 0.001 else f"{float(value):.3f}", float(value))
+def parts_or_missing(file: Path, make_parts: Callable[[Path], Sequence], name: str, command: str) -> list:
+    """The parts that are made of a file, or the name of what is missing and the command that would write it."""
+    return list(make_parts(file)) if file.exists() else [MissingResult(name, command)]
 
 
 def slugify(*words: str) -> str:
-    """A name for an id: letters, digits and hyphens."""
+    """An id of letters, digits and hyphens."""
     return "-".join("".join(c if c.isascii() and c.isalnum() else "-" for c in word) or "x" for word in words)
 
 
-def to_cell(value) -> Cell:
-    """What the template draws: the text of a cell, and its place in an order."""
-    if isinstance(value, Count | Share):
-        return Cell(str(value), value.order)
-    return value if isinstance(value, Cell) else Cell(str(value))
-
-
 def render_template(template: str, **content) -> str:
-    """The page. A file in $MEDREP_CONFIGS/report stands for that of configs/report."""
+    """The page; a file in $MEDREP_CONFIGS/report is taken instead of its namesake in configs/report."""
     folders = [folder / "report" for folder in reversed(config.config_folders())]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders),
@@ -236,7 +181,7 @@ def render_template(template: str, **content) -> str:
 
 
 def read_asset(name: str) -> str:
-    """A style or script of ours, which goes into the page as it is."""
+    """A style sheet or script of configs/report, which goes into the page as it is."""
     return Path([folder / "report" / name for folder in config.config_folders() if (folder / "report" / name).exists()][-1]).read_text(
         encoding="utf-8"
     )

@@ -1,0 +1,68 @@
+"""What more than one section of the report reads, and the commands that write it."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from medrep import contract
+from medrep.cdm import outcomes
+from medrep.errors import UserError
+
+FINETUNE_COMMAND, PRETRAIN_COMMAND = "python experiments/finetune.py -d 0 --model behrt", "python experiments/pretrain.py --model behrt"
+TEST_RESULTS = "Finetuning and its tests"
+PREVALENCE_METRICS = ["auprc", "brier"]
+AUROC_COLUMNS = ["auroc", "auroc_low", "auroc_high", "difference", "low", "high"]
+
+
+def read_json(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text())
+    except ValueError:
+        raise UserError(f"{contract.display_path(file)} is not whole JSON: remove it, and the stage that writes it does so anew") from None
+
+
+def read_optional_json(file: Path) -> dict | None:
+    """None if the file is missing."""
+    return read_json(file) if file.exists() else None
+
+
+def labelled_outcomes(hospitals: list[str]) -> list[str]:
+    """Those that any of the hospitals has labels of; those of configs/outcomes come first."""
+    found = []
+    for hospital in hospitals:
+        names = {path.name.removesuffix(".flow.json") for path in contract.flow_file(hospital, "*").parent.glob("*.flow.json")}
+        built_in = [name for name in outcomes.built_in_outcomes() if name in names]
+        found += built_in + sorted(names - set(built_in))
+    return list(dict.fromkeys(found))
+
+
+def read_runs(pattern: str) -> list[tuple[Path, dict]]:
+    """Folders of finished runs below results/HOSPITAL, and what their config.yaml says."""
+    files = sorted((contract.ROOT / "results").glob(f"*/{pattern}/config.yaml"))
+    found = [(file.parent, yaml.safe_load(file.read_text()) or {}) for file in files]
+    return [(folder, content) for folder, content in found if "run" in content]
+
+
+def read_comparison(min_count: int) -> pd.DataFrame | None:
+    """comparison.csv with a column `few`: where fewer than `min_count` had the outcome, or had it not, other figures must not tell how many.
+
+    So metrics that depend on prevalence are left out there, and AUROCs, which are multiples of 1 / (positives x negatives), are rounded.
+    """
+    file = contract.comparison_file()
+    if not file.exists():
+        return None
+    table = pd.read_csv(file, keep_default_na=False, dtype=str)
+    positives, n = (pd.to_numeric(table[name]) for name in ("positives", "n"))
+    table["few"] = [0 < min(p, m - p) < min_count for p, m in zip(positives, n, strict=True)]
+    table.loc[table.few, PREVALENCE_METRICS] = ""
+    for name in AUROC_COLUMNS:
+        table.loc[table.few, name] = [f"{float(value):.2f}" if value else "" for value in table[name][table.few]]
+    return table
+
+
+def shorten_path(word: str) -> str:
+    """Of a path of this machine its last part; any other word as it is."""
+    bare = word.strip("\"',[]{}")
+    return word.replace(bare, Path(bare).name) if bare.startswith(("/", "~/")) and len(bare) > 1 else word

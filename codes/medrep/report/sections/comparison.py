@@ -1,0 +1,167 @@
+"""The comparison: every arm at every hospital beside the paper's figures, of what experiments/compare.py writes."""
+
+import pandas as pd
+from markupsafe import Markup
+
+from medrep import contract
+from medrep.evaluation import results
+from medrep.progress import format_figures
+from medrep.report import charts
+from medrep.report.arms import group_home_first, home_first, rep_style, row_arms, select_arm
+from medrep.report.cells import interval_cell, number_cell, p_value_cell
+from medrep.report.count_names import count_tested
+from medrep.report.disclosure import Counts
+from medrep.report.inputs import FINETUNE_COMMAND, TEST_RESULTS, read_comparison
+from medrep.report.pages import FigureGrid, MissingResult, Paragraph, Section, Subsection, Table, slugify
+
+PAPER_MEAN_OUTCOMES = ("MT", "LLOS", "RA")
+
+
+def build_section(counts: Counts, home: str, published: dict) -> Section:
+    section = Section(
+        "comparison",
+        "Comparison",
+        "Comparison",
+        "Every arm at every hospital: mean AUROC over seeds with its 95 % interval by person, the difference to the reference "
+        "arm on the very same examples with p corrected by Holm, and the paper's figure where it gave one.",
+    )
+    table = read_comparison(counts.min_count)
+    if table is None or table.empty:
+        if not contract.summary_file().exists():
+            section.parts.append(MissingResult(TEST_RESULTS, f"{FINETUNE_COMMAND} --rep-type none medrep --outcome MT"))
+        section.parts.append(MissingResult("The comparison of arms", "python experiments/compare.py"))
+        return section
+    if uncompared := uncompared_outcomes(table):
+        section.parts.append(
+            MissingResult(f"The comparison of {', '.join(home_first(uncompared, home))} with all arms", "python experiments/compare.py")
+        )
+    section.parts.append(
+        Paragraph(
+            "Read is the share of events that the model could read; n and positive are means over seeds; slope is that of calibration, 1 if "
+            "probabilities can be believed: the median over seeds, and its range. Paper, a diamond in the drawings: arXiv 2504.08329 "
+            f"{published.get('version', '')}, MIMIC-IV and EHRSHOT; its medrep was finetuned with trajectory augmentation."
+        )
+    )
+    for outcome, of_outcome in group_home_first(table, "outcome", home):
+        by_hospital, limits = dict(group_home_first(of_outcome, "tested_on", home)), axis_limits(of_outcome)
+        figures = [figure for hospital, rows in by_hospital.items() if (figure := forest_plot(outcome, hospital, rows, home, limits))]
+        tables = [comparison_table(counts, outcome, hospital, rows, home) for hospital, rows in by_hospital.items()]
+        parts = [*([FigureGrid(figures, columns=2)] if figures else []), *tables]
+        section.parts.append(Subsection(slugify("comparison", outcome), outcome, parts))
+    if mean := means_table(table, home, published):
+        section.parts.append(
+            Subsection(
+                "comparison-means",
+                "Over outcomes",
+                [mean, Paragraph("The paper's means over external hospitals and over all are of one hospital more, and of more outcomes.")],
+            )
+        )
+    return section
+
+
+def uncompared_outcomes(table: pd.DataFrame) -> set[str]:
+    """Outcomes of which the summary has tests of an arm that are not in the comparison."""
+    if not contract.summary_file().exists():
+        return set()
+    summary, columns = results.read_summary(), ["outcome", "tested_on", *results.KEY_COLUMNS]
+    whole = summary[(summary.subgroup == "") & (summary.recalibration == "")]
+    compared = set(table[columns].itertuples(index=False, name=None))
+    return {row[0] for row in whole[columns].itertuples(index=False, name=None) if row not in compared}
+
+
+def axis_limits(rows: pd.DataFrame) -> tuple[float, float]:
+    """One range for all AUROCs of an outcome, so that its drawings can be compared."""
+    values = pd.concat([pd.to_numeric(rows[name]) for name in ("auroc", "auroc_low", "auroc_high", "paper")]).dropna()
+    return (min(0.5, values.min()) - 0.02, max(values.max(), 0.7) + 0.02) if len(values) else (0, 1)
+
+
+def arm_labels(rows: pd.DataFrame, home: str) -> list[str]:
+    """The label of each row's arm, with the hospital that it was trained at where that is not home."""
+    return [results.arm_label(arm) + (f" @{arm[0]}" if arm[0] != home else "") for arm in row_arms(rows)]
+
+
+def forest_plot(outcome: str, hospital: str, rows: pd.DataFrame, home: str, limits: tuple[float, float]) -> Markup | None:
+    """None if no row has an AUROC."""
+    intervals, published = [], {}
+    for row, arm, name in zip(rows.to_dict("records"), row_arms(rows), arm_labels(rows, home), strict=True):
+        if row["auroc"]:
+            if row["paper"]:
+                published[len(intervals)] = float(row["paper"])
+            intervals.append((name, *(float(row[key] or "nan") for key in ("auroc", "auroc_low", "auroc_high")), rep_style(arm[3])))
+    if not intervals:
+        return None
+    values = format_figures({name: value for name, value, *_ in intervals})
+    return charts.forest_chart(
+        intervals,
+        slugify("forest", outcome, hospital),
+        f"{outcome} at {hospital}",
+        f"AUROC by arm: {values}.",
+        "AUROC, 95 % interval",
+        published,
+        level=0.5,
+        limits=limits,
+    )
+
+
+def comparison_table(counts: Counts, outcome: str, hospital: str, rows: pd.DataFrame, home: str) -> Table:
+    reference = next((row for row in rows.against if row), "")
+    headings = [
+        "arm",
+        "AUROC (95 %)",
+        "paper",
+        f"less {reference}" if reference else "difference",
+        "p (Holm)",
+        "AUPRC",
+        "Brier",
+        "slope",
+        "read",
+        "n",
+        "positive",
+        "remarks",
+    ]
+    seeds = sorted({number_cell(row, ".0f").text for row in rows.seeds})
+    lines = [
+        [
+            name,
+            interval_cell(row["auroc"], row["auroc_low"], row["auroc_high"], ".2f" if row["few"] else ".3f"),
+            number_cell(row["paper"], ".3f"),
+            interval_cell(row["difference"], row["low"], row["high"], "+.2f" if row["few"] else "+.3f"),
+            p_value_cell(row["p_holm"]),
+            number_cell(row["auprc"], ".3f"),
+            number_cell(row["brier"], ".3f"),
+            interval_cell(row["calibration_slope"], row.get("calibration_slope_low"), row.get("calibration_slope_high"), ".1f"),
+            number_cell(row["readable_tokens"], ".0%"),
+            *count_tested(counts, hospital, outcome, row["n"], row["positives"], row["seeds"]),
+            row_remarks(row, len(seeds) > 1, counts.min_count),
+        ]
+        for row, name in zip(rows.to_dict("records"), arm_labels(rows, home), strict=True)
+    ]
+    filled = [i for i in range(len(headings)) if any(getattr(line[i], "text", line[i]) != "" for line in lines)]
+    return Table(
+        f"{outcome} at {hospital}, means over {' or '.join(seeds)} seeds",
+        [headings[i] for i in filled],
+        [[line[i] for i in filled] for line in lines],
+    )
+
+
+def row_remarks(row: dict, seeds_differ: bool, min_count: int) -> str:
+    """What limits the figures of a row."""
+    reason = row["reason"].replace("fewer than two persons", f"fewer than {max(2, min_count)} persons")
+    shared = "difference on the examples that both have" if row["difference"] and row["same_examples"] == "False" else ""
+    return "; ".join(filter(None, [f"{number_cell(row['seeds'], '.0f').text} of the seeds" if seeds_differ else "", shared, reason]))
+
+
+def means_table(table: pd.DataFrame, home: str, published: dict) -> Table | None:
+    """Mean AUROC over the outcomes that the paper gives by hospital, of plain arms that have them all, beside the paper's means."""
+    chosen = table[table.outcome.isin(PAPER_MEAN_OUTCOMES) & (table.auroc != "") & (table.variant == "") & table.oov.isin(["", "unk"])]
+    hospitals, rows = home_first(chosen.tested_on, home), []
+    for arm in sorted(set(row_arms(chosen)), key=results.arm_sort_key):
+        of_arm = select_arm(chosen, arm)
+        aurocs = {hospital: of_arm[of_arm.tested_on == hospital].auroc.astype(float) for hospital in hospitals}
+        in_paper = arm[0] == published.get("trained_on") and arm[2] in ("", "linear")
+        paper = published.get("means", {}).get(arm[1], {}).get(arm[3], {}) if in_paper else {}
+        if any(len(values) == len(PAPER_MEAN_OUTCOMES) for values in aurocs.values()):
+            means = [number_cell(values.mean() if len(values) == len(PAPER_MEAN_OUTCOMES) else None, ".3f") for values in aurocs.values()]
+            rows.append([results.arm_label(arm), *means, *(number_cell(paper.get(name), ".3f") for name in ("internal", "external", "all"))])
+    headings = ["arm", *hospitals, "paper, internal", "paper, external", "paper, all"]
+    return Table(f"Mean AUROC over {', '.join(PAPER_MEAN_OUTCOMES)}", headings, rows) if rows else None
