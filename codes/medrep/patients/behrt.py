@@ -8,6 +8,8 @@ attention runs within boundaries. Attention weights are not dropped out, unlike 
 don't offer it, and on the CPU it alone costs more than half of the step.
 """
 
+from typing import TYPE_CHECKING, Self, TypeVar, cast
+
 import numpy as np
 import torch
 from torch import nn
@@ -21,23 +23,50 @@ from medrep.settings import ModelConfig
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK
 
 NUM_SPECIAL_TOKENS = len(SPECIAL_TOKENS)
+RENAMED_BUFFERS = {"concept_shift": "concept_mean", "concept_turn": "concept_whitening"}
+"""What models that were saved before November 2026 call them."""
+Table = TypeVar("Table", nn.Linear, nn.Embedding)
 
 
-def packed_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, boundaries=None, asking=None, **_):
+def has_packed_kernel(query: torch.Tensor) -> bool:
+    """Whether varlen_attn, torch's one kernel for all sequences, takes it: on a GPU, half precision, heads of 8, 16, ... 256."""
+    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
+
+
+def max_sequence_length(boundaries: torch.Tensor) -> int:
+    """Tokens of the longest sequence. To ask a GPU for a number halts it: once a batch, not in each layer."""
+    return int(boundaries.diff().max())
+
+
+def packed_attention(
+    module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    boundaries: torch.Tensor,
+    query_boundaries: torch.Tensor | None = None,
+    max_lengths: tuple[int, int] | None = None,
+    **_,
+):
     """Attention within each sequence of a packed batch. query, key, value: (1, heads, tokens, size of a head).
 
-    `asking` are the boundaries of the queries, where not every token asks.
+    `query_boundaries`: those of the queries, where only some tokens are queries. `max_lengths`: the most queries and the most tokens of a
+    sequence; without it they are found out.
     """
-    asking = boundaries if asking is None else asking
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+    query_boundaries = boundaries if query_boundaries is None else query_boundaries
+    if has_packed_kernel(query):
         from torch.nn.attention.varlen import varlen_attn
 
-        edges = [asking.to(torch.int32), boundaries.to(torch.int32)]
-        longest = [int(given.diff().max()) for given in edges]
+        max_lengths = max_lengths or (max_sequence_length(query_boundaries), max_sequence_length(boundaries))
         q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))  # (tokens, heads, size)
-        return varlen_attn(q, k, v, *edges, *longest, scale=scaling)[None], None
+        found = varlen_attn(q, k, v, query_boundaries.to(torch.int32), boundaries.to(torch.int32), *max_lengths, scale=scaling)
+        return cast(torch.Tensor, found)[None], None  # a tuple is what it gives with return_aux
     # split, not slices: the gradient of a slice is a tensor of the whole batch's size, filled with zeros
-    lengths = [given.diff().tolist() for given in (asking, boundaries, boundaries)]
+    lengths = [of.diff().tolist() for of in (query_boundaries, boundaries, boundaries)]
     parts = [
         F.scaled_dot_product_attention(*qkv, scale=scaling)
         for qkv in zip(*(x.split(sizes, dim=2) for x, sizes in zip((query, key, value), lengths, strict=True)), strict=True)
@@ -94,15 +123,19 @@ def make_config(sizes: ModelConfig, vocabulary_size: int, frozen_concepts: bool,
 class PatientEmbeddings(nn.Module):
     """(tokens,) numbers to (tokens, width). Special tokens have a table of their own that is always learned."""
 
+    concept_mean: torch.Tensor
+    concept_whitening: torch.Tensor
+
     def __init__(self, config: BehrtConfig):
         super().__init__()
         width = config.hidden_size
         self.special = nn.Embedding(NUM_SPECIAL_TOKENS, width)
         self.concepts = nn.Embedding(config.concept_count, width)
         self.concepts.weight.requires_grad = not config.frozen_concepts
-        # What is taken off a representation's vectors and what turns them; part of the model: another hospital's get the same.
-        self.register_buffer("concept_shift", torch.zeros(config.concept_width or width))
-        self.register_buffer("concept_turn", torch.eye(config.concept_width or width, width))
+        # The whitening of a representation's vectors is part of the model: another hospital's go through the same.
+        self.register_buffer("concept_mean", torch.zeros(config.concept_width or width))
+        self.register_buffer("concept_whitening", torch.eye(config.concept_width or width, width))
+        self.register_load_state_dict_pre_hook(rename_saved_buffers)  # a checkpoint of an unfinished run
         self.age = nn.Embedding(config.max_age + 1, width)
         self.visit_rank = nn.Embedding(config.max_rank + 1, width)
         self.record_rank = nn.Embedding(config.max_rank + 1, width)
@@ -125,14 +158,28 @@ class PatientEmbeddings(nn.Module):
         return self.dropout(self.norm(h))  # (tokens, width)
 
 
+def rename_saved_buffers(module, state_dict: dict, prefix: str, *_):
+    """A hook of load_state_dict, see RENAMED_BUFFERS."""
+    for old, new in RENAMED_BUFFERS.items():
+        if prefix + old in state_dict:
+            state_dict[prefix + new] = state_dict.pop(prefix + old)
+
+
 class BehrtPreTrainedModel(PreTrainedModel):
     config_class = BehrtConfig
     base_model_prefix = "encoder"
 
+    if TYPE_CHECKING:  # transformers wraps torch's, and pyright loses self in it
+
+        def to(self, *args, **kwargs) -> Self: ...
+
     @classmethod
-    def from_pretrained(cls, *args, **settings):
-        """transformers makes every parameter that it loads one that is learned: the frozen concept table is frozen again."""
-        found = super().from_pretrained(*args, **settings)
+    def from_pretrained(cls, *args, **settings) -> Self:
+        """A saved model, also one from before RENAMED_BUFFERS, which is saved again with the names that it came with.
+
+        transformers makes every parameter that it loads one that is learned: the frozen concept table is frozen again.
+        """
+        found = super().from_pretrained(*args, **{"key_mapping": RENAMED_BUFFERS} | settings)
         model = found[0] if isinstance(found, tuple) else found
         for module in model.modules():
             if isinstance(module, PatientEmbeddings):
@@ -150,8 +197,8 @@ class BehrtPreTrainedModel(PreTrainedModel):
         elif isinstance(module, PatientEmbeddings):
             for name, scalar in module.scalars.items():
                 nn.init.constant_(scalar, 1.0 if name == "concept" else 0.0)
-            nn.init.zeros_(module.concept_shift)
-            nn.init.eye_(module.concept_turn)
+            nn.init.zeros_(module.concept_mean)
+            nn.init.eye_(module.concept_whitening)
 
 
 class BehrtEncoder(BehrtPreTrainedModel):
@@ -164,37 +211,57 @@ class BehrtEncoder(BehrtPreTrainedModel):
         self.layers = nn.ModuleList(BertLayer(config, layer_idx=i) for i in range(config.num_hidden_layers))
         self.post_init()
 
+    @property
+    def last_layer(self) -> BertLayer:
+        layer = self.layers[-1]
+        assert isinstance(layer, BertLayer)
+        return layer
+
     def forward(self, token, boundaries, layers: int | None = None, **added):
         """Hidden states (tokens, width) of a packed batch (medrep.patients.sequences.Trajectories.pack), after `layers` layers."""
-        return self.through_layers(self.embeddings(token, **added), boundaries, layers)
+        return self.encode_embeddings(self.embeddings(token, **added), boundaries, layers)
 
-    def through_layers(self, embeddings, boundaries, layers: int | None = None):
-        """Hidden states (tokens, width) of what a packed batch was embedded as, (tokens, width): attribution steps in here."""
+    def encode_embeddings(self, embeddings, boundaries, layers: int | None = None, max_length: int | None = None):
+        """Hidden states (tokens, width) of a packed batch's embeddings (tokens, width): attribution steps in here.
+
+        `max_length`: max_sequence_length of `boundaries`, if it is known.
+        """
+        if max_length is None and boundaries.is_cuda:  # only a GPU's kernel needs it
+            max_length = max_sequence_length(boundaries)
         h = embeddings[None]  # (1, tokens, width)
         for layer in self.layers[:layers]:
-            h = layer(h, boundaries=boundaries)
+            h = layer(h, boundaries=boundaries, max_lengths=None if max_length is None else (max_length, max_length))
         return h[0]
 
-    def cls(self, embeddings, boundaries):
-        """Hidden states (sequences, width) of [CLS] after all layers: what through_layers gives in those rows.
+    def encode_cls(self, embeddings, boundaries):
+        """Hidden states (sequences, width) of [CLS] after all layers: what encode_embeddings gives in those rows.
 
         The last layer computes no other row, which saves about a tenth of the work.
         """
-        h = self.through_layers(embeddings, boundaries, self.config.num_hidden_layers - 1)
-        layer, first = self.layers[-1], h[boundaries[:-1]]
-        own = layer.attention.self
+        max_length = max_sequence_length(boundaries) if boundaries.is_cuda else None
+        h = self.encode_embeddings(embeddings, boundaries, self.config.num_hidden_layers - 1, max_length)
+        layer, first = self.last_layer, h[boundaries[:-1]]
+        attention = layer.attention.self
         query, key, value = (
-            linear(x).view(1, len(x), own.num_attention_heads, own.attention_head_size).transpose(1, 2)
-            for linear, x in ((own.query, first), (own.key, h), (own.value, h))
+            linear(x).view(1, len(x), attention.num_attention_heads, attention.attention_head_size).transpose(1, 2)
+            for linear, x in ((attention.query, first), (attention.key, h), (attention.value, h))
         )
         context, _ = packed_attention(
-            own, query, key, value, None, scaling=own.scaling, boundaries=boundaries, asking=torch.arange(len(boundaries), device=boundaries.device)
+            attention,
+            query,
+            key,
+            value,
+            None,
+            scaling=attention.scaling,
+            boundaries=boundaries,
+            query_boundaries=torch.arange(len(boundaries), device=boundaries.device),
+            max_lengths=None if max_length is None else (1, max_length),
         )
         first = layer.attention.output(context.reshape(first.shape), first)
         return layer.output(layer.intermediate(first), first)
 
     @torch.no_grad()
-    def set_concepts(self, vectors: np.ndarray, rescale: bool):
+    def set_concept_vectors(self, vectors: np.ndarray, rescale: bool):
         """Read another vocabulary: `vectors` float32 (concepts, width) take the place of the concept table.
 
         `rescale` (once, when the model is made) learns from them the whitening that they and every later vocabulary go
@@ -210,12 +277,12 @@ class BehrtEncoder(BehrtPreTrainedModel):
             )
         if rescale:
             # a concept without a vector is a row of zeros
-            shift, turn = fit_whitening(vectors[np.any(vectors != 0, axis=1)], self.config.hidden_size)
-            self.embeddings.concept_shift.copy_(torch.from_numpy(shift))
-            self.embeddings.concept_turn.copy_(torch.from_numpy(turn * self.config.initializer_range))
-        vectors = (torch.from_numpy(np.ascontiguousarray(vectors)).to(table.weight) - self.embeddings.concept_shift) @ self.embeddings.concept_turn
-        new = nn.Embedding(*vectors.shape, device=table.weight.device, dtype=table.weight.dtype)
-        new.weight.copy_(vectors)
+            mean, whitening = fit_whitening(vectors[np.any(vectors != 0, axis=1)], self.config.hidden_size)
+            self.embeddings.concept_mean.copy_(torch.from_numpy(mean))
+            self.embeddings.concept_whitening.copy_(torch.from_numpy(whitening * self.config.initializer_range))
+        read = torch.from_numpy(np.ascontiguousarray(vectors)).to(table.weight)
+        new = nn.Embedding(len(read), self.config.hidden_size, device=table.weight.device, dtype=table.weight.dtype)
+        new.weight.copy_((read - self.embeddings.concept_mean) @ self.embeddings.concept_whitening)
         new.weight.requires_grad = table.weight.requires_grad
         self.embeddings.concepts = new
         self.config.concept_count, self.config.vocab_size = len(vectors), len(vectors) + NUM_SPECIAL_TOKENS
@@ -242,20 +309,20 @@ class RescaledVectors:
 
     def __init__(self, array: np.ndarray, fitted_on: np.ndarray):
         self.array, self.shape = array, array.shape
-        self.mean, self.turn = fit_whitening(array[fitted_on], array.shape[1])
+        self.mean, self.whitening = fit_whitening(array[fitted_on], array.shape[1])
 
     def __len__(self) -> int:
         return len(self.array)
 
     def __getitem__(self, rows) -> np.ndarray:
-        return (self.array[rows] - self.mean) @ self.turn
+        return (self.array[rows] - self.mean) @ self.whitening
 
 
 class BehrtForPretraining(BehrtPreTrainedModel):
     """Masked-language model, at the masked places only; Med-BERT's second target.
 
     With the tied head the logits are the hidden state, transformed, against the very vectors that stand for the concepts:
-    a vocabulary that set_concepts puts in place is read and predicted alike.
+    a vocabulary that set_concept_vectors puts in place is read and predicted alike.
     """
 
     def __init__(self, config: BehrtConfig):
@@ -288,24 +355,26 @@ class BehrtForPretraining(BehrtPreTrainedModel):
         return torch.cat([h @ self.encoder.embeddings.special.weight.T, h @ self.encoder.embeddings.concepts.weight.T], dim=1) * scale
 
     @torch.no_grad()
-    def move(self, translation: np.ndarray, vectors: np.ndarray | None):
+    def change_vocabulary(self, token_map: np.ndarray, vectors: np.ndarray | None):
         """Go over to another vocabulary: `vectors` (concepts, width) of a representation, or None for learned tables.
 
-        `translation` int64 (new vocabulary,) gives the old number of each token, UNK where it had none. What is kept by
+        `token_map` int64 (new vocabulary,) gives the old number of each token, UNK where it had none. What is kept by
         token (learned tables, the linear head) is taken over; a token that is new there starts as in a new model.
         """
-        rows = torch.from_numpy(np.where(translation[NUM_SPECIAL_TOKENS:] == UNK, -1, translation[NUM_SPECIAL_TOKENS:]))
+        rows = torch.from_numpy(np.where(token_map[NUM_SPECIAL_TOKENS:] == UNK, -1, token_map[NUM_SPECIAL_TOKENS:]))
         if vectors is not None:
-            self.encoder.set_concepts(vectors, rescale=False)
+            self.encoder.set_concept_vectors(vectors, rescale=False)
         else:
-            self.encoder.embeddings.concepts = self.taken_over(self.encoder.embeddings.concepts, (rows - NUM_SPECIAL_TOKENS).clamp(min=-1))
+            old = self.encoder.embeddings.concepts
+            new = nn.Embedding(len(rows), old.embedding_dim)
+            self.encoder.embeddings.concepts = self.copy_rows(old, new, (rows - NUM_SPECIAL_TOKENS).clamp(min=-1))
             self.config.concept_count, self.config.vocab_size = len(rows), len(rows) + NUM_SPECIAL_TOKENS
         if self.config.head == "linear":
-            self.decoder = self.taken_over(self.decoder, torch.cat([torch.arange(NUM_SPECIAL_TOKENS), rows]))
+            rows = torch.cat([torch.arange(NUM_SPECIAL_TOKENS), rows])
+            self.decoder = self.copy_rows(self.decoder, nn.Linear(self.decoder.in_features, len(rows)), rows)
 
-    def taken_over(self, old: nn.Linear | nn.Embedding, rows: torch.Tensor) -> nn.Linear | nn.Embedding:
-        """A table with a row for each of `rows` int64: the old one's row of that number, a new model's for -1."""
-        new = nn.Embedding(len(rows), old.weight.shape[1]) if isinstance(old, nn.Embedding) else nn.Linear(old.weight.shape[1], len(rows))
+    def copy_rows(self, old: Table, new: Table, rows: torch.Tensor) -> Table:
+        """`new` with a row for each of `rows` int64: the old one's row of that number, a new model's for -1."""
         self._init_weights(new)
         new = new.to(old.weight)
         had = rows >= 0
@@ -329,7 +398,7 @@ class BehrtForPrediction(BehrtPreTrainedModel):
     def forward(self, **batch):
         """Logits (sequences, labels)."""
         added = {name: values for name, values in batch.items() if name != "boundaries"}
-        return self.classify(self.encoder.cls(self.encoder.embeddings(**added), batch["boundaries"]))
+        return self.classify(self.encoder.encode_cls(self.encoder.embeddings(**added), batch["boundaries"]))
 
     def classify(self, cls):
         """Logits (sequences, labels) of [CLS] (sequences, width)."""
@@ -342,7 +411,7 @@ class BehrtForPrediction(BehrtPreTrainedModel):
         Only the [CLS] rows are computed: no tokens x tokens map is made.
         """
         h = self.encoder(**batch, layers=self.config.num_hidden_layers - 1)
-        attention = self.encoder.layers[-1].attention.self
+        attention = self.encoder.last_layer.attention.self
         heads, size = attention.num_attention_heads, attention.attention_head_size
         edges = batch["boundaries"].tolist()
         query = attention.query(h[batch["boundaries"][:-1]]).view(-1, heads, size)  # (sequences, heads, size)
