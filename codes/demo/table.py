@@ -14,6 +14,7 @@ import argparse
 import numpy as np
 import pandas as pd
 
+from medrep.vectors import representations
 from medrep.vectors import concept_vectors
 from medrep import config, contract
 from medrep.evaluation import metrics, results
@@ -43,7 +44,7 @@ def make_table(outcome: str, home: str, external: str) -> pd.DataFrame:
         rows.append({"representation": rep, "home AUROC": at[home].auroc.mean(), "external AUROC": at[external].auroc.mean(),
                      "external tokens read": at[external].readable_tokens.mean(),
                      "best reachable, home": best[home], "best reachable, external": best[external], "seeds": len(at[home])})
-    order = list(concept_vectors.REPRESENTATION_SCRIPTS)
+    order = list(representations.REPRESENTATION_SCRIPTS)
     return pd.DataFrame(sorted(rows, key=lambda row: order.index(row["representation"]) if row["representation"] in order else len(order)))
 
 

@@ -25,7 +25,7 @@ from medrep.progress import print_line
 from medrep.settings import ExperimentConfig
 from medrep.stamps import Stamp
 from medrep.tables import LABELS, PERSONS
-from medrep.vectors import concept_vectors
+from medrep.vectors import markers
 
 BASELINES = ("logreg", "gbm")
 TERMINOLOGY_FILES = ("concept_ancestor.", "concept_relationship.")
@@ -198,7 +198,7 @@ class Run:
             labels=examples.label_names,
             thresholds=chosen,
             unlearned=unlearned,
-            vectors={} if self.arm.model in BASELINES else concept_vectors.representation_identity(self.arm.rep),
+            vectors={} if self.arm.model in BASELINES else markers.representation_identity(self.arm.rep),
         )
         print_line(f"{contract.display_path(self.folder)}: what was learned")
 
