@@ -17,7 +17,7 @@ import pytest
 from experiments import medgemma
 from medrep import contract
 from medrep.patients import sequences
-from medrep.vectors import concept_vectors, texts
+from medrep.vectors import concept_vectors
 from medrep.vocabulary import token_vocabulary
 
 from .representation.model_server import ModelServer
@@ -170,7 +170,7 @@ def test_one_measurement_from_csv_to_prediction_and_rating(road, monkeypatch):
     assert len(attention[(attention.subject_id == 7) & (attention.token == token)]) >= 1
 
     # medgemma: a language model, here a server of our own that finds all HbA1c important, rates it by its name
-    name = f"Hemoglobin A1c in blood ({texts.ORDINALS[decile]} decile)"
+    name = f"Hemoglobin A1c in blood ({token_vocabulary.ORDINALS[decile]} decile)"
 
     def opinion(prompt):
         listed = re.findall(r"^(\d+)\. (.*)$", prompt, re.MULTILINE)

@@ -30,7 +30,7 @@ import torch
 from medrep import contract, storage
 from medrep.progress import print_line
 from medrep.tables import DEFINITIONS
-from medrep.vectors import concept_vectors, text_encoder, texts
+from medrep.vectors import hub, markers, text_encoder
 
 BATCH_SIZE, VOCABULARY_SIZE = 16, 50265
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
@@ -52,13 +52,13 @@ def make_tokenizer():
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
-    return texts.quiet_transformers().PreTrainedTokenizerFast(
+    return hub.quiet_transformers().PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, model_max_length=512, **{f"{t.strip('[]').lower()}_token": t for t in SPECIAL_TOKENS}
     )
 
 
 def make_model():
-    transformers = texts.quiet_transformers()
+    transformers = hub.quiet_transformers()
     torch.manual_seed(0)
     return transformers.DebertaForMaskedLM(
         transformers.DebertaConfig(
@@ -151,7 +151,7 @@ def make_texts(count: int):
     con = duckdb.connect()
     con.execute(f"""COPY (SELECT i::text AS concept_id, concat('concept ', {same}, {more}, '.') AS text, 'template' AS writer,
         '' AS model, '' AS key FROM range(1, {count} + 1) t(i)) TO '{folder}/0.parquet'""")
-    with concept_vectors.write_marked(contract.concept_index_file()) as part:
+    with markers.write_marked(contract.concept_index_file()) as part:
         con.execute(f"COPY (SELECT i AS concept_id FROM range(1, {count} + 1) t(i)) TO '{part}' (FORMAT csv, HEADER)")
 
 

@@ -19,7 +19,7 @@ from medrep import config, contract
 from medrep.errors import UserError
 from medrep.evaluation import metrics, results
 from medrep.progress import print_line, timed_stage
-from medrep.vectors import concept_vectors
+from medrep.vectors import representations
 
 
 def best_reachable(hospital: str, outcome: str, predictions: pd.DataFrame) -> float:
@@ -63,7 +63,7 @@ def make_table(outcome: str, home: str, external: str) -> pd.DataFrame:
                 "seeds": len(runs_at[home]),
             }
         )
-    order = list(concept_vectors.REPRESENTATION_SCRIPTS)
+    order = list(representations.REPRESENTATION_SCRIPTS)
     return pd.DataFrame(sorted(rows, key=lambda row: order.index(row["representation"]) if row["representation"] in order else len(order)))
 
 

@@ -37,7 +37,7 @@ from medrep.patients import training
 from medrep.progress import print_line, timed_stage
 from medrep.settings import ExperimentConfig, ModelConfig
 from medrep.tables import LABELS
-from medrep.vectors import concept_vectors
+from medrep.vectors import concept_vectors, markers, representations
 
 
 def parse_outcome(text: str, home: str) -> str:
@@ -182,12 +182,12 @@ def evaluate_only(args) -> list[dict]:
     if "thresholds" not in facts or facts["model"] in BASELINES or "frozen" in facts["variant"]:
         raise UserError(f"--evaluate-only {folder} is not a finetuned patient model: give a folder seed_... of one")
     rep = facts["rep_type"]
-    if rep not in concept_vectors.REPRESENTATION_SCRIPTS:
+    if rep not in representations.REPRESENTATION_SCRIPTS:
         own = [path for path in args.rep_type if contract.rep_name(path) == rep]
         if not own:
             raise UserError(f"--evaluate-only {folder} reads vectors of its own: give --rep-type path/to/{rep}.npy, too")
         rep = own[0]
-    if facts.get("vectors") != concept_vectors.representation_identity(rep):
+    if facts.get("vectors") != markers.representation_identity(rep):
         raise UserError(
             f"--evaluate-only {folder} was trained on other vectors than {contract.display_path(contract.concept_array_file(rep))}: "
             "put those that it was trained on there, with their concept_idx.csv"
@@ -210,7 +210,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-d", "--device", default="0", metavar="N", help="a GPU's number, or cpu")
     parser.add_argument("--model", default="behrt", help="one of configs/models, or a baseline on counts: logreg, gbm")
-    concept_vectors.add_rep_argument(parser, "--rep-type", nargs="+", default=None)
+    representations.add_rep_argument(parser, "--rep-type", nargs="+", default=None)
     parser.add_argument("--counts", nargs="+", choices=counts.FEATURE_KINDS, help="what logreg and gbm count; default both")
     parser.add_argument("--head", choices=["linear", "tied"], help="which pretrained model; default model.head")
     parser.add_argument(

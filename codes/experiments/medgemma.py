@@ -38,12 +38,14 @@ from medrep.cdm.engine import connect
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.evaluation import features, ratings
-from medrep.llm import chat, local_model
+from medrep.llm import answer_file, chat_client, local_model, replies
+from medrep.llm.answer_file import AnswerFile
+from medrep.llm.chat_requests import Request
 from medrep.progress import print_line, timed_stage
 from medrep.settings import CohortConfig, RatingConfig
 from medrep.stamps import Stamp
 from medrep.tables import LABELS
-from medrep.vectors import concept_vectors
+from medrep.vectors import representations
 
 RATING_COLUMNS = [
     "token",
@@ -121,15 +123,15 @@ class Rater:
         """What of the model decides an answer, beside its name."""
         return self.local.fingerprint() if self.local else {"served": True}
 
-    def ask(self, requests: list[chat.Request], readable: Callable[[str, str], bool], file: Path) -> dict[str, str]:
+    def ask(self, requests: list[Request], readable: Callable[[str, str], bool], file: Path) -> dict[str, str]:
         """The answers by key; ends with the reason if one of them has none. What an earlier run could not read is asked for again."""
         answered = read_cached_answers(file)
         if lacking := [request for request in requests if not readable(request.key, rateable_text(answered.get(request.key, {})))]:
-            with chat.AnswerFile(file, mode=0o600) as answers:
+            with AnswerFile(file, mode=0o600) as answers:
                 if self.local:
                     self.local.answer_all(lacking, answers, "ratings")
                 else:
-                    chat.ask_all(lacking, len(lacking), answers, self.settings, chat.keep_raw, "ratings", self.address)
+                    chat_client.ask_all(lacking, len(lacking), answers, self.settings, replies.keep_raw, "ratings", self.address)
             answered = read_cached_answers(file)
         if missing := [request.key for request in requests if answered.get(request.key, NO_ANSWER).get("failed", "refused") != "refused"]:
             why = answered.get(missing[0], NO_ANSWER)["failed"]
@@ -147,7 +149,7 @@ def rateable_text(answer: dict) -> str:
 
 def read_cached_answers(file: Path) -> dict[str, dict]:
     """By key what is on record of each prompt (text, ended, failed; what is null is not there): its last answer, or its last failure."""
-    table = chat.read_answers(connect(), file).to_pandas().sort_values("time", kind="stable")
+    table = answer_file.read_answers(connect(), file).to_pandas().sort_values("time", kind="stable")
     rows = [{name: value for name, value in row.items() if pd.notna(value)} for row in table[["key", "text", "ended", "failed"]].to_dict("records")]
     return {row["key"]: row for row in sorted(rows, key=lambda row: "text" in row)}
 
@@ -364,7 +366,7 @@ def rating_settings(args) -> RatingConfig:
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="behrt", help="the patient model, one of configs/models")
-    concept_vectors.add_rep_argument(parser, "--rep")
+    representations.add_rep_argument(parser, "--rep")
     parser.add_argument("--head", choices=["linear", "tied"], help="which pretrained model; default model.head")
     parser.add_argument(
         "--variant",

@@ -36,7 +36,7 @@ from medrep.evaluation import metrics
 from medrep.patients import behrt, fitting, sequences, training
 from medrep.progress import format_figures, is_main_process, print_line, progress_bar, timed_stage
 from medrep.settings import ExperimentConfig, ModelConfig
-from medrep.vectors import concept_vectors
+from medrep.vectors import concept_vectors, representations
 from medrep.vocabulary import token_vocabulary
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS
 
@@ -177,7 +177,7 @@ def check_arguments(args) -> PretrainedStart | None:
                 raise UserError(f"--from {args.start} was made with {name} {start.facts['run'][name]}, not {given}: leave the flag out")
         args.model, args.head = start.facts["run"]["model"], start.facts["run"]["head"]
         args.rep_type = args.rep_type or start.facts["run"]["rep_type"]
-        if args.rep_type not in concept_vectors.REPRESENTATION_SCRIPTS and not args.rep_type.endswith(".npy"):
+        if args.rep_type not in representations.REPRESENTATION_SCRIPTS and not args.rep_type.endswith(".npy"):
             raise UserError(f"--from {args.start} reads vectors of your own: give --rep-type path/to/{args.rep_type}.npy, too")
     elif args.zero_shot:
         raise UserError("--zero-shot measures a model that --from names")
@@ -188,7 +188,7 @@ def check_arguments(args) -> PretrainedStart | None:
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a file of configs/models; default behrt")
-    concept_vectors.add_rep_argument(parser, "--rep-type", default=None)
+    representations.add_rep_argument(parser, "--rep-type", default=None)
     parser.add_argument("--head", choices=["linear", "tied"], help="what predicts masked tokens; default model.head")
     parser.add_argument("--hospital", help="default cohort.home")
     parser.add_argument("--from", dest="start", type=Path, metavar="RUN", help="a pretrained model to go on with")

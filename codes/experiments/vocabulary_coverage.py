@@ -36,8 +36,8 @@ from medrep.errors import UserError
 from medrep.evaluation import metrics, results
 from medrep.patients import sequences
 from medrep.progress import print_line, timed_stage
-from medrep.vectors import concept_vectors
-from medrep.vocabulary import terminology, token_vocabulary
+from medrep.vectors import concept_vectors, representations
+from medrep.vocabulary import ancestors, terminology, token_vocabulary
 from medrep.vocabulary.ancestors import map_tokens_by_ancestors
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, Vocabulary
 
@@ -71,7 +71,7 @@ def classify_by_codes(theirs: Vocabulary, known: Vocabulary) -> np.ndarray:
     special = len(SPECIAL_TOKENS)
     if contract.data_folder("concepts").is_dir():
         how = map_tokens_by_ancestors(theirs, known)[1][special:]
-        return np.select([how == concept_vectors.OWN, how == concept_vectors.NONE], [KNOWN, UNREADABLE], how)
+        return np.select([how == ancestors.OWN, how == ancestors.NONE], [KNOWN, UNREADABLE], how)
     print_line("data/concepts is not there: no ancestors can be looked up")
     return np.array(
         [
@@ -84,7 +84,7 @@ def classify_by_codes(theirs: Vocabulary, known: Vocabulary) -> np.ndarray:
 def classify_by_vectors(tokens: list[str], rep: str) -> np.ndarray:
     """How a model that reads the vectors of `rep` finds one for each of `tokens`: OWN, PLAIN, ANCESTOR or LOST."""
     _, how = concept_vectors.gather_vectors(tokens, rep)
-    return np.where(how == concept_vectors.NONE, UNREADABLE, how)
+    return np.where(how == ancestors.NONE, UNREADABLE, how)
 
 
 def source_vocabularies(tokens: list[str]) -> np.ndarray:
@@ -360,11 +360,11 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", help="whose codes are known; default cohort.home")
     parser.add_argument("--external", required=True, nargs="+", help="the hospitals whose codes are to be read")
-    concept_vectors.add_rep_argument(parser, "--rep-type", default=None, nargs="+")
+    representations.add_rep_argument(parser, "--rep-type", default=None, nargs="+")
     config.add_arguments(parser)
     args = parser.parse_args(argv)
     home = args.home or config.load("cohort", args.overrides).home
-    reps = [rep for rep in dict.fromkeys(args.rep_type or concept_vectors.available_arms()) if rep != "none"]
+    reps = [rep for rep in dict.fromkeys(args.rep_type or representations.available_arms()) if rep != "none"]
     with timed_stage("vocabulary_coverage") as figures:
         if not reps:
             print_line("no representation is asked for or there: codes only")

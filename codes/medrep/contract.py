@@ -87,7 +87,7 @@ def neighbour_index_file(rep: str) -> Path:
 
 
 def answers_file() -> Path:
-    """What a language model answered: medrep.llm.chat appends to it and reads it. It is paid for: no stage removes it."""
+    """What a language model answered: medrep.llm.answer_file appends to it and reads it. It is paid for: no stage removes it."""
     return representation_folder() / "answers.jsonl"
 
 

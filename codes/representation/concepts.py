@@ -28,7 +28,7 @@ from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.progress import print_kept, print_line, timed_stage
 from medrep.stamps import Stamp
-from medrep.vectors import concept_vectors
+from medrep.vectors import concept_index, published
 from medrep.vocabulary import token_vocabulary
 
 SCOPES = ("used", "neighbours", "all")
@@ -65,7 +65,7 @@ def find_all_concepts(concept: ibis.Table) -> ibis.Table:
 
 def make_index(plain: np.ndarray, with_deciles: np.ndarray) -> pa.Array:
     """Ids as text by number, a concept's deciles below it."""
-    plain, ten = np.unique(plain), len(concept_vectors.DECILES)
+    plain, ten = np.unique(plain), len(concept_index.DECILES)
     rows = np.where(np.isin(plain, with_deciles), 1 + ten, 1)
     first = np.repeat(np.cumsum(rows) - rows, rows)
     concept = pc.cast(pa.array(np.repeat(plain, rows)), pa.string())
@@ -145,7 +145,7 @@ def main(argv=None):
     config.add_arguments(parser)
     args = parser.parse_args(argv)
 
-    if concept_vectors.published_representations():
+    if published.published_representations():
         return
     tokens = read_tokens(required=args.scope != "all")
     vocabularies = [contract.vocabulary_file(h) for h in tokens] if args.scope != "all" else []
@@ -156,7 +156,7 @@ def main(argv=None):
     with timed_stage("concepts") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
         index = choose_all_concepts(con, tokens, figures) if args.scope == "all" else choose_used_or_neighbours(con, tokens, args.scope, figures)
-        concept_vectors.write_concept_index(index)
+        concept_index.write_concept_index(index)
         figures["rows"] = len(index)
         print_line(f"{contract.display_path(contract.concept_index_file())}: {len(index):,} rows")
         stamp.record()

@@ -33,7 +33,7 @@ from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.settings import CHOICES, EncoderConfig
 from medrep.stamps import Stamp
 from medrep.tables import DEFINITIONS
-from medrep.vectors import concept_vectors, text_encoder, texts
+from medrep.vectors import hub, markers, published, text_encoder, texts, tokenization
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ def write_rows(array: Path, rows: list[list[int]], vectors: np.ndarray):
 
 def encode_share(plan: Plan, rank: int = 0, world: int = 1):
     """Encode every world-th of the chunks that are left, and note each when its rows are on the disk."""
-    transformers, device = texts.quiet_transformers(), training.torch_device(plan.devices)
+    transformers, device = hub.quiet_transformers(), training.torch_device(plan.devices)
     tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
     model = transformers.AutoModel.from_pretrained(contract.encoder_folder(), dtype=torch.float32).eval()
     model.to(device, torch.bfloat16 if plan.precision == "bf16" else torch.float32)
-    max_length = texts.max_input_length(model, tokenizer, plan.max_length)
+    max_length = tokenization.max_input_length(model, tokenizer, plan.max_length)
     laid_out, array = texts.TextFile(Path(plan.texts)), Path(plan.array)
     mine, threads = plan.left[rank::world], torch.get_num_threads()
     torch.set_num_threads(plan.threads)
@@ -108,7 +108,7 @@ def make_array(part: Path, rows: int, width: int):
 
 def encode_all(laid_out: texts.TextFile, part: Path, devices: list[str], settings: EncoderConfig, figures: dict):
     """Encode what `part` still lacks, in a process for each device."""
-    width = texts.quiet_transformers().AutoConfig.from_pretrained(contract.encoder_folder()).hidden_size
+    width = hub.quiet_transformers().AutoConfig.from_pretrained(contract.encoder_folder()).hidden_size
     make_array(part, laid_out.rows, width)
     if done := read_progress(part):
         print_line(f"{len(done):,} of {laid_out.chunks:,} chunks of {texts.CHUNK_ROWS:,} texts are done")
@@ -151,9 +151,9 @@ def main(argv=None):
     settings = config.load("encoder", args.overrides)
     if args.pooling:
         settings = replace(settings, pooling=args.pooling)
-    texts.check_encoder_settings(settings)
+    text_encoder.check_encoder_settings(settings)
     devices = training.requested_devices(args)
-    if concept_vectors.published_representations():
+    if published.published_representations():
         return
     if not contract.encoder_folder().exists():
         raise UserError(f"{contract.display_path(contract.encoder_folder())} is missing; representation/encoder.py writes it")
@@ -177,7 +177,7 @@ def main(argv=None):
                 if arm == "name"
                 else texts.write_distinct_texts(local, texts.read_definitions(local), texts.missing_definitions_error)
             )
-        with concept_vectors.write_marked(output, stamp.content | {"device": "gpu" if on_gpu else "cpu", "precision": precision}) as part:
+        with markers.write_marked(output, stamp.content | {"device": "gpu" if on_gpu else "cpu", "precision": precision}) as part:
             encode_all(laid_out, part, devices, replace(settings, precision=precision), figures)
         print_line(
             f"{contract.display_path(output)}: {laid_out.rows:,} vectors of width {figures['width']}, {settings.pooling} of the last layer, {precision}"

@@ -21,7 +21,7 @@ from medrep import config, contract, storage
 from medrep.download import download
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
-from medrep.vectors import concept_vectors
+from medrep.vectors import concept_index, markers, published
 
 RELEASE_SERVER, RELEASE_PAGE = "https://dl.dropboxusercontent.com", "https://arxiv.org/abs/2504.08329"
 LINKS = {
@@ -51,7 +51,7 @@ def check_array(part: Path, url: str, rows: int):
 def download_release(what: str, server: str):
     path = contract.concept_index_file() if what == "index" else contract.concept_array_file(what)
     if path.exists():
-        if concept_vectors.has_marker(path):
+        if markers.has_marker(path):
             raise UserError(
                 f"{contract.display_path(path)} was written here: move usedata/representation away, or point MEDREP_ROOT at another folder"
             )
@@ -67,7 +67,7 @@ def download_release(what: str, server: str):
                 f"{url} is not the index, a CSV file with a column concept_id: nothing was kept; is the address still right? See {RELEASE_PAGE}"
             )
     else:
-        check_array(part, url, len(concept_vectors.read_concept_index()))
+        check_array(part, url, len(concept_index.read_concept_index()))
     part.rename(path)
     print_line(f"{contract.display_path(path)}: {path.stat().st_size:,} bytes")
 
@@ -85,7 +85,7 @@ def main(argv=None):
         for what in files:  # the index first: it says how many rows an array must have
             download_release(what, args.base_url)
         figures["files"] = len(files)
-        concept_vectors.check_published(concept_vectors.read_concept_index(), files[1:])
+        published.check_published(concept_index.read_concept_index(), files[1:])
 
 
 if __name__ == "__main__":

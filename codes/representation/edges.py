@@ -9,7 +9,7 @@ Writes  usedata/representation/edges.npy, int64 [2, edges]
 
 Both directions of every edge, sorted by target then source; no self-loops ("Maps to" of a standard concept is one),
 none twice. Concepts with many edges, as ingredients and classes are, keep them all. One pair in twenty is held out for
-evaluate.py (concept_vectors.held_out_mask) and is in no edge, whatever relationships it has.
+evaluate.py (holdout.held_out_mask) and is in no edge, whatever relationships it has.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
 from medrep.stamps import Stamp
-from medrep.vectors import concept_vectors
-from medrep.vocabulary import terminology
+from medrep.vectors import concept_index, published
+from medrep.vocabulary import holdout, terminology
 
 ROWS_PER_BATCH = 2**22  # pairs, where the work would otherwise hold further copies of all of them
 MAX_RELATIONSHIPS_SHOWN = 8  # relationships that are said by name
@@ -61,7 +61,7 @@ def find_pairs(related: Iterable[pa.RecordBatch], plain: np.ndarray, names: list
         kinds, kind = np.array(kind.dictionary.to_pylist(), dtype=object), kind.indices.to_numpy()
         one, other = (batch[name].to_numpy() for name in ("one", "other"))
         asked = np.isin(kinds, names)[kind] | ("all" in names)
-        held = concept_vectors.held_out_mask(plain[one], plain[other]) & asked
+        held = holdout.held_out_mask(plain[one], plain[other]) & asked
         key = np.minimum(one, other) * rows + np.maximum(one, other)
         pairs.append(key[asked & ~held])
         held_out.append(key[held])
@@ -126,9 +126,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     names = config.load("graph", args.overrides).relationships
-    if concept_vectors.published_representations():
+    if published.published_representations():
         return
-    ids = concept_vectors.read_concept_index()
+    ids = concept_index.read_concept_index()
     stamp = Stamp(
         contract.edges_file(),
         inputs=[contract.concept_index_file(), *athena.input_files("concept", "concept_relationship")],
@@ -141,7 +141,7 @@ def main(argv=None):
         terminology.check_relationship_ends(con)
         relationship = athena.read_vocabulary_table(con, "concept_relationship")
         check_names(names, set(relationship.select("relationship_id").distinct().to_pyarrow()["relationship_id"].to_pylist()))
-        plain, decile = concept_vectors.split_deciles(ids)
+        plain, decile = concept_index.split_deciles(ids)
         rows = np.flatnonzero(decile < 0)
         related = find_related(relationship, ibis.memtable(pa.table({"concept_id": plain[rows], "row": rows})))
         pairs, counts = find_pairs(related.to_pyarrow_batches(), plain, names)

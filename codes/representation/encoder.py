@@ -22,7 +22,6 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -38,165 +37,18 @@ from medrep.progress import format_figures, is_main_process, print_line, progres
 from medrep.settings import EncoderConfig
 from medrep.stamps import Stamp
 from medrep.tables import DEFINITIONS
-from medrep.vectors import concept_vectors, texts
+from medrep.vectors import hub, masked_lm, published, text_encoder, texts, tokenization
+from medrep.vectors.tokenization import TokenizedTexts
 
 VALID_MASK_SEED = 2**31  # in place of an epoch: the seed of the validation masks
 WARMUP_SHARE = 0.06  # of the steps, as DeBERTa's authors finetune
 FROM_NOTHING = "none"
-SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
-
-
-# ---- the model to start from -------------------------------------------------------------------------------
-
-
-def new_model(definitions: Iterable[list[str]], settings: EncoderConfig):
-    """A small DeBERTa with random weights, and a tokenizer of the definitions' words."""
-    transformers = texts.quiet_transformers()
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-
-    # Bytes as in DeBERTa's own; a WordPiece trainer numbers its pieces in a different order each time.
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        definitions,
-        trainers.BpeTrainer(
-            vocab_size=settings.vocab_size,
-            special_tokens=list(SPECIAL_TOKENS),
-            show_progress=False,
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        ),
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")]
-    )
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=settings.max_length, **{f"{t.strip('[]').lower()}_token": t for t in SPECIAL_TOKENS}
-    )
-    torch.manual_seed(settings.seed)
-    # as microsoft/deberta-base, but small: positions are relative only
-    shape = transformers.DebertaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=settings.hidden_size,
-        num_hidden_layers=settings.num_layers,
-        num_attention_heads=settings.num_heads,
-        intermediate_size=settings.intermediate_size,
-        max_position_embeddings=settings.max_length,
-        relative_attention=True,
-        position_biased_input=False,
-        pos_att_type=["c2p", "p2c"],
-        pad_token_id=tokenizer.pad_token_id,
-        legacy=False,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )  # a small model trained briefly does not overfit
-    return transformers.DebertaForMaskedLM(shape), tokenizer
-
-
-def open_model(name: str):
-    """The model and tokenizer of a folder or a Hugging Face id."""
-    transformers = texts.quiet_transformers()
-    remedy = (
-        f"where there is a network, run `hf download {name if not Path(name).is_dir() else 'microsoft/deberta-base'} "
-        "--local-dir FOLDER`, bring FOLDER here and give --encoder FOLDER"
-    )
-    if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
-        raise UserError(f"the encoder's folder {name} is not there: {remedy}")
-    here = {"local_files_only": Path(name).is_dir() or not texts.hub_reachable()}  # what was downloaded before is found without the hub
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **here)
-        shape = transformers.AutoConfig.from_pretrained(name, **here)
-        # The legacy head of DeBERTa in transformers does not take up the published head's weights.
-        extra = {"legacy": False} if shape.model_type in ("deberta", "deberta-v2") else {}
-        model = transformers.AutoModelForMaskedLM.from_pretrained(name, dtype=torch.float32, **extra, **here)
-    except (OSError, ValueError) as problem:
-        reason = str(problem).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"the encoder {name} cannot be had ({reason}): {remedy}") from None
-    if None in (tokenizer.mask_token_id, tokenizer.pad_token_id):
-        raise UserError(
-            f"the encoder {name} has no mask or padding token: encoder.model must be a masked language model, such as microsoft/deberta-base"
-        )
-    return model, tokenizer
-
-
-# ---- definitions as tokens ---------------------------------------------------------------------------------
-
-
-def write_tokens(laid_out: texts.TextFile, tokenizer, max_length: int, valid_share: float, folder: Path) -> dict:
-    """Every different text's tokens end to end, where each ends, and whether it is held out, as flat files; gives the counts."""
-    counts = {"texts": laid_out.distinct, "held_out": 0, "cut": 0, "max_length": max_length}
-    with (
-        progress_bar(what="texts tokenized", total=laid_out.distinct, unit="texts") as line,
-        open(folder / "tokens.int32", "wb") as tokens,
-        open(folder / "ends.int64", "wb") as ends,
-        open(folder / "held_out.bool", "wb") as held_out,
-    ):
-        total = 0
-        for chunk in laid_out:
-            numbers, cut = texts.tokenize(tokenizer, chunk, max_length)
-            held = np.array([texts.is_held_out(text, valid_share) for text in chunk])
-            np.concatenate(numbers).astype(np.int32).tofile(tokens)
-            stops = total + np.cumsum([len(n) for n in numbers], dtype=np.int64)
-            stops.tofile(ends)
-            held.tofile(held_out)
-            total = int(stops[-1])
-            counts["held_out"] += int(held.sum())
-            counts["cut"] += cut
-            line.update(len(chunk))
-    if counts["held_out"] == counts["texts"]:  # by chance, of a few: then they are learned from
-        np.zeros(counts["texts"], dtype=bool).tofile(folder / "held_out.bool")
-        counts["held_out"] = 0
-    storage.write_json(folder / "tokens.json", counts)  # last: where it lies, the rest is whole
-    return counts
-
-
-class Tokens:
-    """What write_tokens wrote, memory-mapped, and the batches of what is learned from and of what is held out."""
-
-    def __init__(self, folder: Path, batch_tokens: int):
-        self.tokens = np.memmap(folder / "tokens.int32", dtype=np.int32, mode="r")
-        self.ends = np.memmap(folder / "ends.int64", dtype=np.int64, mode="r")
-        held_out = np.fromfile(folder / "held_out.bool", dtype=bool)
-        lengths = np.diff(self.ends, prepend=0)
-        self.train, self.valid = (
-            [rows[batch] for batch in texts.length_batches(lengths[rows], batch_tokens)]
-            for rows in (np.flatnonzero(~held_out), np.flatnonzero(held_out))
-        )
-
-    def read(self, rows: np.ndarray, pad_number: int) -> tuple[np.ndarray, np.ndarray]:
-        return texts.pad_sequences([self.tokens[self.ends[i - 1] if i else 0 : self.ends[i]] for i in rows.tolist()], pad_number)
-
-
-# ---- training ----------------------------------------------------------------------------------------------
-
-
-def mask(tokens: np.ndarray, real: np.ndarray, tokenizer, share: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens with `share` of the words masked, and labels: the true token there, -100 elsewhere.
-
-    Of the masked 80 % become the mask token, 10 % another token, 10 % stay (BERT's rule); special tokens never are.
-    """
-    special = np.isin(tokens, tokenizer.all_special_ids) | (real == 0)
-    chosen = (random.random(tokens.shape) < share) & ~special
-    fate = random.random(tokens.shape)
-    masked = np.where(chosen & (fate < 0.8), tokenizer.mask_token_id, tokens)
-    other = chosen & (fate >= 0.8) & (fate < 0.9)
-    masked[other] = random.integers(0, len(tokenizer), int(other.sum()))
-    return masked, np.where(chosen, tokens, -100)
-
-
-def masked_logits(model, input_ids: torch.Tensor, attention_mask: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """(masked, vocabulary): logits at the masked places. At all of them they would fill the memory."""
-    if hasattr(model, "lm_predictions"):  # DeBERTa
-        hidden = model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return model.lm_predictions(hidden[places], model.get_input_embeddings())
-    return type(model).forward(model, input_ids=input_ids, attention_mask=attention_mask).logits[places]
 
 
 class Steps(Dataset):
     """The batches of all epochs, one after the other; each process gets its share of each batch's texts."""
 
-    def __init__(self, tokens: Tokens, tokenizer, settings: EncoderConfig, rank: int, world: int):
+    def __init__(self, tokens: TokenizedTexts, tokenizer, settings: EncoderConfig, rank: int, world: int):
         self.tokens, self.tokenizer, self.settings, self.rank, self.world = tokens, tokenizer, settings, rank, world
 
     def __len__(self):
@@ -210,7 +62,9 @@ class Steps(Dataset):
     def masked(self, rows: np.ndarray, draw: tuple[int, int], rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
         """The batch of `rows` with masks that `draw` decides, and this process' texts of it."""
         tokens, real = self.tokens.read(rows, self.tokenizer.pad_token_id)
-        masked, labels = mask(tokens, real, self.tokenizer, self.settings.mask_share, np.random.default_rng((self.settings.seed, *draw)))
+        masked, labels = masked_lm.mask_tokens(
+            tokens, real, self.tokenizer, self.settings.mask_share, np.random.default_rng((self.settings.seed, *draw))
+        )
         of_all = int((labels != -100).sum())
         if rank >= len(rows):  # a process without a text takes part with one that does not count
             rank, labels = 0, np.full_like(labels, -100)
@@ -248,9 +102,9 @@ def discard_others(folder: Path, kept: Path | None):
 
 def train(work: Path, settings: EncoderConfig, devices: list[str]):
     """Train work/start on the tokens in `work`; leaves the best epoch's model in work/best and the epochs in work/log.jsonl."""
-    transformers = texts.quiet_transformers()
-    model, tokenizer = open_model(str(work / "start"))
-    tokens = Tokens(work, settings.batch_tokens)
+    transformers = hub.quiet_transformers()
+    model, tokenizer = masked_lm.open_model(str(work / "start"))
+    tokens = TokenizedTexts(work, settings.batch_tokens)
     checkpoint, course = last_checkpoint(work)
     if checkpoint and is_main_process():
         print_line(f"continues after step {checkpoint.name.partition('-')[2]}")
@@ -280,7 +134,7 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs in one process would cut our packed items apart
     steps = Steps(tokens, tokenizer, settings, arguments.process_index, arguments.world_size)
-    model.forward = functools.partial(masked_logits, model)  # through it the Trainer, its autocast and its processes' gradients
+    model.forward = functools.partial(masked_lm.masked_logits, model)  # through it the Trainer, its autocast and its processes' gradients
 
     class MaskedTrainer(transformers.Trainer):
         def get_train_dataloader(self):
@@ -386,13 +240,15 @@ def prepare(work: Path, args, settings: EncoderConfig) -> dict:
     local = engine.connect("duckdb", args.memory, args.threads)  # whichever engine is asked for: the index fits one machine
     laid_out = texts.write_distinct_texts(local, texts.read_definitions(local), texts.missing_definitions_error)
     if settings.model == FROM_NOTHING:
-        model, tokenizer = new_model(laid_out, settings)
+        model, tokenizer = masked_lm.new_model(laid_out, settings)
     else:
-        model, tokenizer = open_model(settings.model)
+        model, tokenizer = masked_lm.open_model(settings.model)
     check_width(model.config.hidden_size, settings.model, args.overrides)
     model.save_pretrained(work / "start")
     tokenizer.save_pretrained(work / "start")
-    counts = write_tokens(laid_out, tokenizer, texts.max_input_length(model, tokenizer, settings.max_length), settings.valid_share, work)
+    counts = tokenization.write_tokens(
+        laid_out, tokenizer, tokenization.max_input_length(model, tokenizer, settings.max_length), settings.valid_share, work
+    )
     print_line(
         f"encoder {settings.model}: {sum(p.numel() for p in model.parameters()):,} weights; {counts['texts']:,} distinct definitions, "
         f"{counts['held_out']:,} of them held out, {counts['cut']:,} cut at {counts['max_length']} tokens"
@@ -411,14 +267,14 @@ def main(argv=None):
     settings = config.load("encoder", args.overrides)
     if args.encoder:
         settings = replace(settings, model=args.encoder)
-    texts.check_encoder_settings(settings)
+    text_encoder.check_encoder_settings(settings)
     devices = training.requested_devices(args)
     output = contract.encoder_folder()
     work = storage.unfinished_path(output) / "work"
     if training.is_worker_process():
         train(work, settings, devices)
         return
-    if concept_vectors.published_representations():
+    if published.published_representations():
         return
     DEFINITIONS.require()
     if settings.model == FROM_NOTHING:

@@ -28,7 +28,7 @@ from medrep.cdm import engine, table_files
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
 from medrep.tables import DEFINITIONS
-from medrep.vectors import concept_vectors
+from medrep.vectors import concept_index, concept_vectors, markers, representations
 from medrep.vocabulary import terminology, token_vocabulary
 
 SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16", "int8": "I8"}  # as safetensors calls them
@@ -54,7 +54,7 @@ MAX_NAME_LENGTH = 100  # bytes of a rep: with what is put around it a file's nam
 def choose_rows(ids: pa.Array, args) -> np.ndarray:
     """int64 rows of the index, in its order; says how many of the wanted have none."""
     if args.vocabulary:
-        plain, _ = concept_vectors.split_deciles(ids)
+        plain, _ = concept_index.split_deciles(ids)
         with table_files.csv_errors_in_words():
             con = engine.connect(args.engine, args.memory, args.threads)
             table = terminology.read_concept_names(con, np.unique(plain)).to_pandas()
@@ -127,7 +127,7 @@ def export_vectors(args):
     if file.suffix != ".safetensors":
         raise UserError(f"{args.file}: give it a name that ends in .safetensors")
     ids, array = concept_vectors.open_vectors(args.rep)
-    concept_vectors.check_index(ids)
+    concept_index.check_index(ids)
     rows = choose_rows(ids, args)
     if not len(rows):
         raise UserError("none of the wanted concepts has a vector: nothing is written")
@@ -136,7 +136,7 @@ def export_vectors(args):
     if args.dtype == "float16" and np.abs(vectors).max() > np.finfo(np.float16).max:
         raise UserError("the vectors hold numbers beyond float16's 65,504: give --dtype int8 or float32")
     facts = manifest(args.rep, args.dtype, vectors.shape)
-    tensors = {"ids": np.column_stack(concept_vectors.split_deciles(names)), **pack(vectors, args.dtype)}
+    tensors = {"ids": np.column_stack(concept_index.split_deciles(names)), **pack(vectors, args.dtype)}
     with storage.atomic_write(file) as part:
         part.touch()
         mode = part.stat().st_mode  # as a user's files are: safetensors would make it private
@@ -204,7 +204,7 @@ def import_vectors(file: Path):
     ids = [f"{plain}_{decile}" if decile >= 0 else str(plain) for plain, decile in tensors["ids"].tolist()]
     if output.exists():
         raise UserError(f"{contract.display_path(output)} is there already: move it away, or point MEDREP_ROOT at another folder")
-    if index.exists() and (concept_vectors.has_marker(index) or concept_vectors.read_concept_index().to_pylist() != ids):
+    if index.exists() and (markers.has_marker(index) or concept_index.read_concept_index().to_pylist() != ids):
         raise UserError(
             f"{contract.display_path(index)} is there and is of other concepts or was written here: move usedata/representation away, "
             "or point MEDREP_ROOT at another folder"
@@ -229,7 +229,7 @@ def main(argv=None):
     which.add_argument("--hospital", help="the concepts that a preprocessed hospital has")
     which.add_argument("--ids", type=Path, metavar="LIST", help="a file with a concept id a line")
     parser.add_argument("--dtype", default="float32", choices=SAFETENSORS_DTYPES)
-    concept_vectors.add_rep_argument(parser, "--rep", none=False)
+    representations.add_rep_argument(parser, "--rep", none=False)
     engine.add_arguments(parser)
     config.add_arguments(parser)
     args = parser.parse_args(argv)

@@ -29,7 +29,7 @@ from medrep.patients import training
 from medrep.progress import print_line, timed_stage
 from medrep.settings import GraphConfig
 from medrep.stamps import Stamp
-from medrep.vectors import concept_vectors, graphs
+from medrep.vectors import concept_vectors, graphs, markers, published
 
 # ---- the network -------------------------------------------------------------------------------------------
 
@@ -119,7 +119,7 @@ def main(argv=None):
 
     settings = config.load("graph", args.overrides)
     devices = training.requested_devices(args)
-    if concept_vectors.published_representations():
+    if published.published_representations():
         return
     output = contract.concept_array_file("medrep")
     _, text = concept_vectors.open_vectors("description")
@@ -137,7 +137,7 @@ def main(argv=None):
             f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: contrastive loss {best['contrast']:.3f}, "
             f"distillation {best['distillation']:.3f}, held out {best['held_out']:.4f}"
         )
-        with concept_vectors.write_marked(output) as part:
+        with markers.write_marked(output) as part:
             out = storage.create_array(part, text.shape)
             graphs.embed_nodes(model.encoder, text, edges, out, scratch=part.parent)
             out.flush()

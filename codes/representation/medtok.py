@@ -54,7 +54,7 @@ from medrep.patients import training
 from medrep.progress import print_line, timed_stage
 from medrep.settings import MedTokConfig
 from medrep.stamps import Stamp
-from medrep.vectors import concept_vectors, graphs
+from medrep.vectors import concept_vectors, graphs, markers, published
 
 PARTS = ("text", "graph", "shared_text", "shared_graph")  # in this order in the vectors and the tokens
 REGIONS = {"text": [0], "graph": [1], "shared": [2, 3]}  # in this order in the codebook; whose codes each region has
@@ -313,7 +313,7 @@ def main(argv=None):
 
     settings = config.load("medtok", args.overrides)
     devices = training.requested_devices(args)
-    if concept_vectors.published_representations():
+    if published.published_representations():
         return
     output, beside = contract.concept_array_file("medtok"), contract.medtok_files()
     _, text = concept_vectors.open_vectors("description")
@@ -335,7 +335,7 @@ def main(argv=None):
         )
         storage.remove_path(storage.stamp_path(output))  # killed between two of the files, they are all made again
         with ExitStack() as files:
-            part = files.enter_context(concept_vectors.write_marked(output))
+            part = files.enter_context(markers.write_marked(output))
             parts = {name: files.enter_context(storage.atomic_write(path)) for name, path in beside.items()}
             shape = (len(text), len(PARTS), settings.codes_per_part)
             arrays = [

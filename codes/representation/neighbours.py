@@ -21,7 +21,7 @@ from medrep.cdm import engine, table_files
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.progress import print_line
-from medrep.vectors import concept_vectors, texts
+from medrep.vectors import concept_index, concept_vectors, representations, texts
 
 MAX_MATCHES_SHOWN = 20  # matches of a name
 
@@ -43,7 +43,7 @@ def choose_concept(text: str, ids: pa.Array, con) -> str:
         return text
     if text.replace("_", "").isdigit():
         raise UserError(f"concept {text} is not in the index: it has no vector of its own")
-    plain = np.unique(concept_vectors.split_deciles(ids)[0])
+    plain = np.unique(concept_index.split_deciles(ids)[0])
     found = find_matches(athena.read_vocabulary_table(con, "concept"), ibis.memtable(pa.table({"concept_id": plain})), text)
     if not len(found):
         raise UserError(f"no concept of the index is called {text!r}, or has it in its name: try a shorter word, or a concept id")
@@ -59,7 +59,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("concept", help="a concept id, or a name")
     parser.add_argument("-k", type=int, default=10, help="how many")
-    concept_vectors.add_rep_argument(parser, "--rep", none=False)
+    representations.add_rep_argument(parser, "--rep", none=False)
     engine.add_arguments(parser)
     config.add_arguments(parser)
     args = parser.parse_args(argv)
@@ -67,7 +67,7 @@ def main(argv=None):
         raise UserError(f"-k {args.k}: ask for 1 neighbour or more")
 
     ids, array = concept_vectors.open_vectors(args.rep)
-    concept_vectors.check_index(ids)
+    concept_index.check_index(ids)
     with table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
         query = choose_concept(args.concept, ids, con)

@@ -19,7 +19,8 @@ from medrep import config, contract, storage
 from medrep.cdm import engine
 from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.stamps import Stamp
-from medrep.vectors import concept_vectors
+from medrep.vectors import concept_index, markers, published
+from medrep.vocabulary import holdout
 
 SEED = 0
 ROWS_AT_ONCE = 2**15
@@ -27,8 +28,8 @@ ROWS_AT_ONCE = 2**15
 
 def draw_vectors(plain: np.ndarray, decile: np.ndarray, width: int, seed: int = SEED) -> np.ndarray:
     """float32 (concepts, width), each row uniform on the sphere: normal numbers by SplitMix64 from the concept's key."""
-    key = concept_vectors.hash_integers((plain * 11 + decile + 1).view(np.uint64) + concept_vectors.hash_integers(np.array([seed])))
-    numbers = concept_vectors.hash_integers(key[:, None] + concept_vectors.GOLDEN * np.arange(1, width + 1, dtype=np.uint64))
+    key = holdout.hash_integers((plain * 11 + decile + 1).view(np.uint64) + holdout.hash_integers(np.array([seed])))
+    numbers = holdout.hash_integers(key[:, None] + holdout.GOLDEN * np.arange(1, width + 1, dtype=np.uint64))
     normal = ndtri(((numbers >> np.uint64(11)) + 0.5) * 2.0**-53)
     return (normal / np.linalg.norm(normal, axis=1, keepdims=True)).astype(np.float32)
 
@@ -42,15 +43,15 @@ def main(argv=None):
 
     width = config.load_experiment("behrt", args.overrides).model.hidden_size
     output = contract.concept_array_file("random")
-    if concept_vectors.published_representations() and args.unless_published:  # half a set is refused in any case
+    if published.published_representations() and args.unless_published:  # half a set is refused in any case
         return
-    ids = concept_vectors.read_concept_index()
+    ids = concept_index.read_concept_index()
     stamp = Stamp(output, inputs=[contract.concept_index_file()], settings={"seed": SEED, "width": width})
-    if output.exists() and concept_vectors.has_marker(output) and concept_vectors.matches_index(output) and stamp.is_current():
+    if output.exists() and markers.has_marker(output) and markers.matches_index(output) and stamp.is_current():
         return
     with timed_stage("random") as figures:
-        plain, decile = concept_vectors.split_deciles(ids)
-        with concept_vectors.write_marked(output) as part:
+        plain, decile = concept_index.split_deciles(ids)
+        with markers.write_marked(output) as part:
             out = storage.create_array(part, (len(ids), width))
             for first in progress_bar(range(0, len(ids), ROWS_AT_ONCE), "random", unit="pieces"):
                 rows = slice(first, first + ROWS_AT_ONCE)

@@ -20,7 +20,7 @@ from medrep.patients import sequences, training
 from medrep.patients.examples import Examples, sample_few_shot, sort_by_hash, split_persons
 from medrep.settings import FinetuningConfig
 from medrep.tables import LABELS, PERSONS, labels_table
-from medrep.vectors import concept_vectors
+from medrep.vectors import concept_index, markers
 from medrep.vocabulary import token_vocabulary
 
 SMALL = [
@@ -56,9 +56,9 @@ TELLING = 3  # the place among the vocabulary's tokens of the one that labels co
 
 
 def write_vectors(width=16):
-    concept_vectors.write_concept_index([str(1000 + i) for i in range(60)])
+    concept_index.write_concept_index([str(1000 + i) for i in range(60)])
     array = np.random.default_rng(0).normal(size=(60, width)).astype(np.float32)
-    with concept_vectors.write_marked(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
+    with markers.write_marked(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
         np.save(file, array)
     return array
 
@@ -462,7 +462,7 @@ def test_a_run_is_tested_only_with_its_own_vectors_and_split(hospitals):
     save_file({name: value + 0.01 * (name == "classifier.bias") for name, value in weights.items()}, run / "model.safetensors")
     finetune.main([*given, "--external", "mimic"])
     assert len([v for v in set(results.read_summary().variant) if v.startswith("evaluated-")]) == 2  # another model is another arm
-    with concept_vectors.write_marked(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
+    with markers.write_marked(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
         np.save(file, np.random.default_rng(1).normal(size=(60, 16)).astype(np.float32))
     with pytest.raises(UserError, match="was trained on other vectors than"):
         finetune.main([*given, "--external", "ehrshot"])

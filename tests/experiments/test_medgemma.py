@@ -23,7 +23,7 @@ from experiments import medgemma
 from medrep import contract, stamps, storage
 from medrep.errors import UserError
 from medrep.evaluation import features, ratings
-from medrep.llm import chat, local_model
+from medrep.llm import answer_file, chat_requests, local_model
 from medrep.settings import RatingConfig
 from medrep.tables import LABELS
 
@@ -508,7 +508,7 @@ def test_where_nothing_can_be_written_one_sentence_says_so(run, server, monkeypa
     def read_only(path, *others):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(chat.os, "open", read_only)
+    monkeypatch.setattr(answer_file.os, "open", read_only)
     with pytest.raises(UserError, match=r"cannot write \S*rating_mimic_answers.jsonl: give it write permission"):
         ask(server)
 
@@ -645,9 +645,9 @@ def test_a_model_here_that_answers_well_is_read_and_killed_continues(run, gemma,
 
 def test_a_full_disk_ends_a_model_here_in_one_sentence(run, gemma, monkeypatch):
     def full(self, key, reply):
-        raise chat.StopAsking("the disk is full")
+        raise answer_file.StopAsking("the disk is full")
 
-    monkeypatch.setattr(chat.AnswerFile, "keep", full)
+    monkeypatch.setattr(answer_file.AnswerFile, "append", full)
     with pytest.raises(UserError, match="the disk is full; what was answered is kept, and the same command asks for the rest"):
         rate("--llm", str(gemma))
 
@@ -657,7 +657,7 @@ def test_left_padding_does_not_change_what_is_said(run, gemma):
 
     model = local_model.LocalModel(RatingConfig(model=str(gemma), max_tokens=8))
     model.open()
-    requests = [chat.Request(str(i), "Be kind.", "Say something of " + "this and that " * n) for i, n in enumerate((1, 40, 7))]
+    requests = [chat_requests.Request(str(i), "Be kind.", "Say something of " + "this and that " * n) for i, n in enumerate((1, 40, 7))]
     together = model.generate(requests)
     assert [reply["text"] for reply in together] == [model.generate([request])[0]["text"] for request in requests]
     assert len({reply["input_tokens"] for reply in together}) == 3
@@ -669,7 +669,7 @@ def test_a_template_without_a_system_has_its_words_in_front(run, gemma):
     model.open()
     tokenizer, _ = model.opened
     tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[0]['content'] }}|"
-    assert model.in_template(chat.Request("k", "Be kind.", "Say.")) == "Be kind.\n\nSay.|"
+    assert model.format_prompt(chat_requests.Request("k", "Be kind.", "Say.")) == "Be kind.\n\nSay.|"
 
 
 def test_whether_a_quantised_model_fits_is_left_to_its_loader(gemma, monkeypatch):
@@ -680,7 +680,7 @@ def test_whether_a_quantised_model_fits_is_left_to_its_loader(gemma, monkeypatch
     monkeypatch.setattr(local_model.psutil, "virtual_memory", lambda: SimpleNamespace(available=10))
     shape = transformers.AutoConfig.from_pretrained(gemma)
     shape.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    local_model.LocalModel(RatingConfig(model=str(gemma))).check_room(transformers, shape)
+    local_model.LocalModel(RatingConfig(model=str(gemma))).check_memory(transformers, shape)
 
 
 def test_a_model_that_does_not_fit_or_has_no_template_is_refused(run, gemma, monkeypatch):

@@ -19,7 +19,7 @@ from medrep.evaluation import results
 from medrep.patients import behrt, fitting, sequences, training
 from medrep.patients.examples import Examples, split_persons
 from medrep.tables import LABELS, PERSONS
-from medrep.vectors import concept_vectors
+from medrep.vectors import concept_index
 
 SMALL = [
     "--set",
@@ -283,7 +283,7 @@ def test_persons_are_split_apart_and_positives_are_in_every_part():
 
 def write_own_vectors(path, width):
     ids = [str(1000 + i) for i in range(60)]
-    concept_vectors.write_concept_index(ids)
+    concept_index.write_concept_index(ids)
     np.save(path, np.random.default_rng(0).normal(size=(60, width)).astype(np.float32))
 
 

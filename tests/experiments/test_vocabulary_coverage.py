@@ -18,7 +18,7 @@ from medrep import contract, storage
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
 from medrep.patients import sequences
-from medrep.vectors import concept_vectors
+from medrep.vectors import concept_index, markers
 from medrep.vocabulary import token_vocabulary
 
 HOME = ["1", "2", "3_0", "4", "5_1", "9"]
@@ -48,8 +48,8 @@ def write_concepts(root):
 
 
 def write_vectors(rep="medrep", ids=("1", "2", "6_2", "7")):
-    concept_vectors.write_concept_index(list(ids))
-    with concept_vectors.write_marked(contract.concept_array_file(rep)) as part, open(part, "wb") as file:
+    concept_index.write_concept_index(list(ids))
+    with markers.write_marked(contract.concept_array_file(rep)) as part, open(part, "wb") as file:
         np.save(file, np.ones((len(ids), 4), dtype=np.float32))
 
 
@@ -109,7 +109,7 @@ def test_shares_are_those_of_a_count_event_by_event_and_add_up_to_all(hospitals,
 
 
 def test_arms_that_read_alike_are_shown_once_and_all_are_written(hospitals, capsys):
-    with concept_vectors.write_marked(contract.concept_array_file("name")) as part, open(part, "wb") as file:
+    with markers.write_marked(contract.concept_array_file("name")) as part, open(part, "wb") as file:
         np.save(file, np.zeros((4, 4), dtype=np.float32))
     table = run()
     assert set(table.reading) == {"codes", "name", "medrep"}

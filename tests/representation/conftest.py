@@ -11,7 +11,7 @@ import pytest
 from medrep import contract
 from medrep.cdm.engine import connect
 from medrep.tables import DEFINITIONS
-from medrep.vectors import concept_vectors
+from medrep.vectors import concept_index
 from medrep.vocabulary import token_vocabulary
 from representation import encoder
 
@@ -127,7 +127,7 @@ def many_texts(small_root):
     texts[7] = texts[200] = texts[11]
     texts[40], texts[41] = " ".join(["40", *WORDS * 8]), " ".join(["41", *WORDS * 9])
     ids = [str(1000 + i) for i in range(300)]
-    concept_vectors.write_concept_index(ids)
+    concept_index.write_concept_index(ids)
     rows = ibis.memtable([(i, text, "template", "", "k") for i, text in zip(ids, texts, strict=True)], schema=DEFINITIONS.schema)
     DEFINITIONS.write(connect(), rows)
     encoder.main(["--gpu-devices", "cpu", "--set", "encoder.epochs=0"])

@@ -7,7 +7,7 @@ import pytest
 
 from medrep import contract
 from medrep.cdm.engine import connect
-from medrep.vectors import concept_vectors as shared
+from medrep.vectors import concept_index
 from representation import concepts
 
 TOKENS = ["2", "11", "20", "20_7", "30", "40", "777", "778_3"]  # conftest.py's hospital
@@ -15,7 +15,7 @@ TOKENS = ["2", "11", "20", "20_7", "30", "40", "777", "778_3"]  # conftest.py's 
 
 def test_the_index_has_used_concepts_their_neighbours_and_all_ten_deciles(athena):
     concepts.main([])
-    ids = shared.read_concept_index().to_pylist()
+    ids = concept_index.read_concept_index().to_pylist()
     # 40 is used, so it stays though an Observation; its neighbour 41 is one too and does not come in; 50's relationship
     # is deleted; 12 is a drug's dose form; 777 and 778 are not in CONCEPT
     assert ids == ["1", "2", "3", "10", "11", "12", "20", *(f"20_{i}" for i in range(10)), "21", "30", "40"]
@@ -91,21 +91,21 @@ def test_each_scope_agrees_with_a_plain_second_implementation(athena, scope):
     with open(athena / "data" / "concepts" / "CONCEPT.csv", "a") as file:
         file.write(SCOPED)
     concepts.main(["--scope", scope])
-    ids = shared.read_concept_index()
+    ids = concept_index.read_concept_index()
     assert ids.to_pylist() == plain_scope(athena, scope)
-    plain, decile = shared.split_deciles(ids)
+    plain, decile = concept_index.split_deciles(ids)
     assert [f"{p}_{d}" if d >= 0 else str(p) for p, d in zip(plain, decile, strict=True)] == ids.to_pylist()
 
 
 def test_all_needs_no_hospital_and_is_the_same_with_one(athena, capsys):
     concepts.main(["--scope", "all"])
-    with_hospital = shared.read_concept_index()
+    with_hospital = concept_index.read_concept_index()
     # used are 2 11 20 30 and 40, which is an Observation, and 777 and 778
     assert "7 rows; 4 kept; left out: 3 invalid, of another domain or missing" in capsys.readouterr().out
     contract.concept_index_file().unlink()
     contract.vocabulary_file("mimic").unlink()
     concepts.main(["--scope", "all"])
-    assert shared.read_concept_index() == with_hospital
+    assert concept_index.read_concept_index() == with_hospital
 
 
 def test_a_concept_without_a_readable_id_is_left_out_and_said(athena, capsys):
@@ -113,18 +113,18 @@ def test_a_concept_without_a_readable_id_is_left_out_and_said(athena, capsys):
         file.write("x\tUnreadable\tCondition\tSNOMED\tDisorder\tS\tc60\t19700101\t20991231\t\n")
     for scope in concepts.SCOPES:
         concepts.main(["--scope", scope])
-        shared.check_index(shared.read_concept_index())
+        concept_index.check_index(concept_index.read_concept_index())
     assert "1 rows of data/concepts/CONCEPT have no readable concept_id: they are left out" in capsys.readouterr().out
 
 
 def test_another_scope_makes_the_index_anew(athena, capsys):
     concepts.main(["--scope", "used"])
-    used = shared.read_concept_index()
+    used = concept_index.read_concept_index()
     concepts.main([])
-    assert len(shared.read_concept_index()) > len(used) and "up to date" not in capsys.readouterr().out
+    assert len(concept_index.read_concept_index()) > len(used) and "up to date" not in capsys.readouterr().out
 
 
 def test_an_index_with_something_else_than_ids_is_refused_by_name(small_root):
-    shared.write_concept_index(["1", "1_2", "1_x"])
+    concept_index.write_concept_index(["1", "1_2", "1_x"])
     with pytest.raises(SystemExit, match="has an id that is none .*'1_x'"):
-        shared.split_deciles(shared.read_concept_index())
+        concept_index.split_deciles(concept_index.read_concept_index())

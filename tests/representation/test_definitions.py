@@ -6,13 +6,14 @@ import pytest
 
 from medrep.cdm.engine import connect
 from medrep.tables import DEFINITIONS
-from medrep.vectors import concept_vectors as shared
+from medrep.vectors import concept_index
+from medrep.vocabulary import definition_template, holdout
 from representation import concepts, definitions
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_held_out(monkeypatch):
-    monkeypatch.setattr(shared, "held_out_mask", lambda a, b, share=0.05: a != a)
+    monkeypatch.setattr(holdout, "held_out_mask", lambda a, b, share=0.05: a != a)
 
 
 def texts():
@@ -35,7 +36,7 @@ def test_definitions_say_name_class_features_synonyms_and_decile(athena):
 
 def test_what_evaluate_asks_for_is_unsaid_from_both_ends(athena, monkeypatch):
     """A plain second look at the files: of every valid relationship in words, the name is said or held out, never both."""
-    monkeypatch.setattr(shared, "held_out_mask", lambda a, b, share=0.05: (a + b) % 3 == 0)  # 1 and 2, 10 and 11
+    monkeypatch.setattr(holdout, "held_out_mask", lambda a, b, share=0.05: (a + b) % 3 == 0)  # 1 and 2, 10 and 11
     concepts.main([])
     definitions.main([])
     text = {concept: row["text"] for concept, row in texts().items()}
@@ -69,8 +70,8 @@ def test_working_part_by_part_changes_nothing(athena, monkeypatch):
     definitions.main([])
     whole = texts()
     monkeypatch.setenv("MEDREP_FRESH", "1")
-    monkeypatch.setattr(definitions, "CONCEPTS_PER_PART", 3)
-    assert len(definitions.cut_index(shared.read_concept_index()).parts) > 4
+    monkeypatch.setattr(concept_index, "CONCEPTS_PER_PART", 3)
+    assert len(concept_index.partition_index(concept_index.read_concept_index()).parts) > 4
     definitions.main([])
     assert texts() == whole
 
@@ -83,7 +84,7 @@ def test_texts_and_keys_stay_as_they_are():
         "synonyms": ["Lung infection"],
         "features": {"a kind of": ["Disorder of lung"]},
     }
-    row = definitions.by_template(facts, 9)
+    row = definition_template.by_template(facts, 9)
     assert row["text"] == (
         "Pneumonia (10th decile): condition (disorder). A value in the 10th of ten tenths of all values: very high. "
         "It is a kind of Disorder of lung. Also called Lung infection."

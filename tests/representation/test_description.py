@@ -9,8 +9,8 @@ import pytest
 
 from medrep import contract, storage
 from medrep.cdm.engine import connect
+from medrep.vectors import concept_index, markers, text_encoder, texts
 from medrep.vectors import concept_vectors as shared
-from medrep.vectors import text_encoder, texts
 from representation import description
 
 OUTPUT = "description"
@@ -45,7 +45,7 @@ def test_equal_texts_are_encoded_once_and_long_ones_are_cut_and_counted(many_tex
     assert (array[7] == array[11]).all() and (array[200] == array[11]).all() and not (array[8] == array[11]).any()
     figures = json.loads(said.splitlines()[-1])
     assert figures["rows"] == 300 and figures["texts"] == 298 and figures["cut"] == 2 and "2 of 298 texts are longer" in said
-    assert shared.has_marker(contract.concept_array_file(OUTPUT)) and not left_over()
+    assert markers.has_marker(contract.concept_array_file(OUTPUT)) and not left_over()
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -129,14 +129,14 @@ def test_mistakes_are_named(many_texts, flags, words):
 
 
 def test_a_concept_without_a_definition_is_named(many_texts):
-    shared.write_concept_index(["1000", "4711", "4712"])
+    concept_index.write_concept_index(["1000", "4711", "4712"])
     with pytest.raises(SystemExit, match=r"lacks 2 of the index's concepts, such as 4711; representation/definitions.py writes it anew"):
         description.main(["--gpu-devices", "cpu"])
     assert not left_over()
 
 
 def test_names_of_deciles_say_which(athena):
-    shared.write_concept_index(["2", "20_7", "20", "20_0", "21"])
+    concept_index.write_concept_index(["2", "20_7", "20", "20_0", "21"])
     table = texts.read_names(connect()).to_pyarrow().to_pylist()
     assert {row["row"]: row["text"] for row in table} == {
         0: "Pneumonia",

@@ -8,7 +8,7 @@ import pytest
 from medrep import contract, storage
 from medrep import download as http
 from medrep.errors import UserError
-from medrep.vectors import concept_vectors as shared
+from medrep.vectors import concept_index, published
 from representation import concepts, download
 
 INDEX, MEDREP = download.LINKS["index"], download.LINKS["medrep"]
@@ -48,7 +48,7 @@ def test_a_run_that_was_broken_off_continues_and_one_array_is_enough(server):
     assert not contract.concept_array_file("medrep").exists()
     server.faults, server.asked = {}, []
     download.main(["medrep", "--base-url", server.address])
-    assert server.asked[0][1] > 0 and shared.published_representations() == ["medrep"]
+    assert server.asked[0][1] > 0 and published.published_representations() == ["medrep"]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_what_is_not_the_file_is_not_kept(server, what, content, words):
 
 
 def test_ours_is_never_replaced_and_a_full_disk_is_said(server, monkeypatch):
-    shared.write_concept_index(IDS)
+    concept_index.write_concept_index(IDS)
     with pytest.raises(UserError, match="concept_idx.csv was written here: move usedata/representation away"):
         download.main(["--base-url", server.address])
     storage.remove_path(contract.representation_folder())

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from medrep import contract
-from medrep.vectors import concept_vectors as shared
+from medrep.vectors import concept_index
+from medrep.vocabulary import holdout
 from representation import concepts, edges, evaluate, random_vectors
 
 NAMES = ["Is a", "Subsumes", "Has finding site", "Maps to"]
@@ -29,7 +30,7 @@ def test_edges_agree_with_plain_python(seed, names, monkeypatch):
     relationship = ibis.memtable(
         rows, schema={"concept_id_1": "int64", "concept_id_2": "int64", "relationship_id": "string", "invalid_reason": "string"}
     )
-    plain, decile = shared.split_deciles(pa.array(ids))
+    plain, decile = concept_index.split_deciles(pa.array(ids))
     index = ibis.memtable(pa.table({"concept_id": plain[decile < 0], "row": np.flatnonzero(decile < 0)}))
     pairs, counts = edges.find_pairs(batches_of(edges.find_related(relationship, index), 50), plain, names)
     found = edges.both_ways(np.concatenate([pairs, edges.find_decile_pairs(plain, decile)]), len(ids))
@@ -40,7 +41,7 @@ def test_edges_agree_with_plain_python(seed, names, monkeypatch):
             continue
         what = "not asked for"
         if "all" in names or name in names:
-            what = "held out" if shared.held_out_mask(np.array([a]), np.array([b]))[0] else "became edges"
+            what = "held out" if holdout.held_out_mask(np.array([a]), np.array([b]))[0] else "became edges"
             (held if what == "held out" else expected).update({(row[str(a)], row[str(b)]), (row[str(b)], row[str(a)])})
         by_name[what][name] += 1
     assert held and len(pairs) * 2 == len(expected) and counts == {"held_out": len(held) // 2, "by_relationship": by_name}
@@ -61,22 +62,22 @@ def test_no_edge_is_held_out_and_deciles_never_are(small_root):
     write_relationships(small_root, "concept_id_1\tconcept_id_2\trelationship_id\n" + "".join(f"{i}\t{i % 1000 + 1}\tIs a\n" for i in range(1, 1001)))
     concepts.main(["--scope", "all"])
     edges.main([])
-    found, ids = np.load(contract.edges_file()), shared.read_concept_index()
-    plain, decile = shared.split_deciles(ids)
-    assert not shared.held_out_mask(plain[found[0]], plain[found[1]]).any()
+    found, ids = np.load(contract.edges_file()), concept_index.read_concept_index()
+    plain, decile = concept_index.split_deciles(ids)
+    assert not holdout.held_out_mask(plain[found[0]], plain[found[1]]).any()
     neighbour = decile[found[0]] < 0
     a, b = np.arange(1, 1001), np.arange(1, 1001) % 1000 + 1
-    assert (neighbour & (decile[found[1]] < 0)).sum() == 2 * (~shared.held_out_mask(a, b)).sum() < 2000
+    assert (neighbour & (decile[found[1]] < 0)).sum() == 2 * (~holdout.held_out_mask(a, b)).sum() < 2000
     assert (decile[found[1]] >= 0).sum() == 10_000 and set(np.bincount(found[1])[decile >= 0]) == {1}
 
 
 def test_the_stage_writes_both_directions_without_self_loops(athena):
     concepts.main([])
     edges.main([])
-    found, ids = np.load(contract.edges_file()), shared.read_concept_index().to_pylist()
+    found, ids = np.load(contract.edges_file()), concept_index.read_concept_index().to_pylist()
     names = {(ids[a], ids[b]) for a, b in found.T}
     assert ("3", "2") in names and ("2", "3") in names and ("20", "20_7") in names and ("2", "2") not in names
-    assert shared.held_out_mask(np.array([2]), np.array([1]))[0] and ("2", "1") not in names
+    assert holdout.held_out_mask(np.array([2]), np.array([1]))[0] and ("2", "1") not in names
     assert len(names) == found.shape[1] and names == {(b, a) for a, b in names}
 
 
@@ -99,7 +100,7 @@ def test_the_relationships_asked_for_are_a_setting(athena, capsys):
 
 
 def test_a_decile_whose_measurement_has_no_row_has_no_edge():
-    plain, decile = shared.split_deciles(pa.array(["7_1", "5", "5_2"]))
+    plain, decile = concept_index.split_deciles(pa.array(["7_1", "5", "5_2"]))
     assert edges.find_decile_pairs(plain, decile).tolist() == [1 * 3 + 2]
     assert edges.find_decile_pairs(plain[:1], decile[:1]).tolist() == []
 

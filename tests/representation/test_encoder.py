@@ -9,8 +9,8 @@ import torch
 
 from medrep import config, contract, storage
 from medrep.cdm.engine import connect
+from medrep.vectors import concept_index, hub, masked_lm, representations, text_encoder, texts, tokenization
 from medrep.vectors import concept_vectors as shared
-from medrep.vectors import text_encoder, texts
 from representation import concepts, definitions, description, encoder
 
 
@@ -29,8 +29,8 @@ def defined(athena):
 
 def test_a_folder_that_transformers_opens_and_one_vector_a_concept(defined):
     array = encode_all()
-    assert array.dtype == np.float32 and array.shape == (len(shared.read_concept_index()), 16) and np.isfinite(array).all()
-    tokenizer = texts.quiet_transformers().AutoTokenizer.from_pretrained(contract.encoder_folder())
+    assert array.dtype == np.float32 and array.shape == (len(concept_index.read_concept_index()), 16) and np.isfinite(array).all()
+    tokenizer = hub.quiet_transformers().AutoTokenizer.from_pretrained(contract.encoder_folder())
     assert tokenizer("Pneumonia")["input_ids"][0] == tokenizer.cls_token_id and tokenizer.mask_token == "[MASK]"
 
 
@@ -44,7 +44,7 @@ def test_one_seed_gives_the_same_bytes(defined, monkeypatch):
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_batched_vectors_equal_one_text_at_a_time(defined, pooling):
     encode_all()
-    transformers = texts.quiet_transformers()
+    transformers = hub.quiet_transformers()
     tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
     model = transformers.AutoModel.from_pretrained(contract.encoder_folder())
     many = ["Pneumonia: condition.", "aspirin 100 MG Oral Tablet: drug with the ingredient aspirin.", "aspirin"]
@@ -59,9 +59,11 @@ def test_batched_vectors_equal_one_text_at_a_time(defined, pooling):
 
 def test_masking_spares_special_tokens_and_padding(defined):
     encoder.main([])
-    tokenizer = texts.quiet_transformers().AutoTokenizer.from_pretrained(contract.encoder_folder())
-    tokens, real = texts.pad_sequences(texts.tokenize(tokenizer, ["Pneumonia: condition.", "aspirin"] * 300, 48)[0], tokenizer.pad_token_id)
-    masked, labels = encoder.mask(tokens, real, tokenizer, 0.3, np.random.default_rng(0))
+    tokenizer = hub.quiet_transformers().AutoTokenizer.from_pretrained(contract.encoder_folder())
+    tokens, real = tokenization.pad_sequences(
+        tokenization.tokenize(tokenizer, ["Pneumonia: condition.", "aspirin"] * 300, 48)[0], tokenizer.pad_token_id
+    )
+    masked, labels = masked_lm.mask_tokens(tokens, real, tokenizer, 0.3, np.random.default_rng(0))
     assert (labels[np.isin(tokens, tokenizer.all_special_ids)] == -100).all()
     chosen = labels != -100
     assert np.array_equal(labels[chosen], tokens[chosen]) and np.array_equal(masked[~chosen], tokens[~chosen])
@@ -226,16 +228,16 @@ def test_training_stops_when_held_out_texts_are_no_better_told_and_keeps_the_bes
     kept = int(np.argmin(losses))
     assert len(losses) == kept + 4 < 30 and best[kept] and not any(best[kept + 1 :])
     # the weights kept are those of that epoch: they give its loss again
-    model, tokenizer = encoder.open_model(str(contract.encoder_folder()))
+    model, tokenizer = masked_lm.open_model(str(contract.encoder_folder()))
     where = storage.make_folder(contract.ROOT / "tokens")
-    encoder.write_tokens(lay_out_definitions(), tokenizer, 48, 0.2, where)
-    tokens = encoder.Tokens(where, 512)
+    tokenization.write_tokens(lay_out_definitions(), tokenizer, 48, 0.2, where)
+    tokens = tokenization.TokenizedTexts(where, 512)
     steps, loss, masked = encoder.Steps(tokens, tokenizer, config.load("encoder"), 0, 1), 0.0, 0
     for i, rows in enumerate(tokens.valid):
         batch = steps.masked(rows, (encoder.VALID_MASK_SEED, i))
         places = batch["truth"] != -100
         with torch.no_grad():
-            logits = encoder.masked_logits(model.eval(), batch["input_ids"], batch["attention_mask"], places)
+            logits = masked_lm.masked_logits(model.eval(), batch["input_ids"], batch["attention_mask"], places)
         loss += float(torch.nn.functional.cross_entropy(logits, batch["truth"][places], reduction="sum"))
         masked += int(places.sum())
     assert loss / masked == pytest.approx(losses[kept], abs=1e-4)
@@ -248,18 +250,18 @@ def test_a_loss_that_is_no_number_is_said(flags):
 
 def test_no_held_out_text_is_learned_from(many_texts, flags):
     where = storage.make_folder(contract.ROOT / "tokens")
-    _, tokenizer = encoder.open_model(flags[1])
-    counts = encoder.write_tokens(lay_out_definitions(), tokenizer, 48, 0.2, where)
-    tokens = encoder.Tokens(where, 512)
+    _, tokenizer = masked_lm.open_model(flags[1])
+    counts = tokenization.write_tokens(lay_out_definitions(), tokenizer, 48, 0.2, where)
+    tokens = tokenization.TokenizedTexts(where, 512)
     told = [{tokenizer.decode(tokens.read(np.array([i]), 0)[0][0]) for batch in batches for i in batch} for batches in (tokens.train, tokens.valid)]
     assert counts["held_out"] == len(told[1]) > 20 and counts["texts"] == len(told[0]) + len(told[1]) == 298 and not told[0] & told[1]
     assert counts["cut"] == 2
 
 
 def test_texts_that_would_all_be_held_out_are_learned_from(many_texts, tmp_path, flags):
-    _, tokenizer = encoder.open_model(flags[1])
-    counts = encoder.write_tokens(lay_out_definitions(), tokenizer, 48, 1.0, tmp_path)
-    tokens = encoder.Tokens(tmp_path, 512)
+    _, tokenizer = masked_lm.open_model(flags[1])
+    counts = tokenization.write_tokens(lay_out_definitions(), tokenizer, 48, 1.0, tmp_path)
+    tokens = tokenization.TokenizedTexts(tmp_path, 512)
     assert counts["held_out"] == 0 and not tokens.valid and sum(map(len, tokens.train)) == counts["texts"]
 
 
@@ -269,9 +271,9 @@ def test_an_encoder_of_another_width_is_trained_where_vectors_are_projected(defi
 
 
 def test_a_longer_text_than_the_model_knows_positions_for_is_cut_and_its_positions_stay(flags, capsys):
-    start, _ = encoder.open_model(flags[1])
+    start, _ = masked_lm.open_model(flags[1])
     encoder.main([*flags, "--set", "encoder.max_length=512", "--set", "encoder.epochs=1"])
-    trained, _ = encoder.open_model(str(contract.encoder_folder()))
+    trained, _ = masked_lm.open_model(str(contract.encoder_folder()))
     assert "2 cut at 48 tokens" in capsys.readouterr().out
     assert trained.config.max_position_embeddings == start.config.max_position_embeddings == 48
     assert trained.base_model.encoder.rel_embeddings.weight.shape == start.base_model.encoder.rel_embeddings.weight.shape
@@ -299,7 +301,7 @@ def test_mistakes_are_named(defined, flags, words):
 
 
 def test_a_model_that_cannot_be_had_names_the_offline_way(defined, monkeypatch):
-    transformers = texts.quiet_transformers()
+    transformers = hub.quiet_transformers()
 
     def unreachable(*args, **kwargs):
         raise OSError("We couldn't connect to the hub.\nMore.")
@@ -313,9 +315,9 @@ def test_a_model_that_cannot_be_had_names_the_offline_way(defined, monkeypatch):
 def test_the_name_arm_encodes_bare_names_with_the_decile_written_out(defined):
     encoder.main([])
     description.main(["--text", "name"])
-    ids, array = shared.read_concept_index().to_pylist(), np.array(shared.open_array("name"))
-    assert shared.list_representations() == ["name"] and array.shape == (len(ids), 16)
-    transformers = texts.quiet_transformers()
+    ids, array = concept_index.read_concept_index().to_pylist(), np.array(shared.open_array("name"))
+    assert representations.list_representations() == ["name"] and array.shape == (len(ids), 16)
+    transformers = hub.quiet_transformers()
     tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
     model = transformers.AutoModel.from_pretrained(contract.encoder_folder())
     for concept, name in (("2", "Pneumonia"), ("20_7", "Hemoglobin A1c (8th decile)"), ("21", "NA")):
@@ -326,6 +328,6 @@ def test_the_name_arm_encodes_bare_names_with_the_decile_written_out(defined):
 
 def test_a_concept_without_a_name_is_named(defined):
     encoder.main([])
-    shared.write_concept_index(["2", "4711"])
+    concept_index.write_concept_index(["2", "4711"])
     with pytest.raises(SystemExit, match="CONCEPT lacks 1 concepts of the index, such as 4711"):
         description.main(["--text", "name"])

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from medrep import contract, storage
+from medrep.vectors import concept_index, concept_pairs, quality
 from medrep.vectors import concept_vectors as shared
+from medrep.vocabulary import holdout
 from representation import concepts, definitions, description, edges, encoder, evaluate, graph, random_vectors
 
 
@@ -28,7 +30,7 @@ def small():
     edges += [(b, a, "Subsumes" if kind == "Is a" else "RxNorm ing of") for a, b, kind in edges]
     source, target, relationship = zip(*edges, strict=True)
     kinds, relationship = np.unique(relationship, return_inverse=True)
-    v = evaluate.Vocabulary(
+    v = concept_pairs.ConceptGraph(
         plain,
         decile,
         np.array([f"name {i}" for i in plain], dtype=object),
@@ -47,7 +49,7 @@ def test_auroc_agrees_with_counting_pairs(small):
     random = np.random.default_rng(0)
     positive, negative = random.integers(0, 6, 9) / 6, random.integers(0, 5, (9, 3)) / 6
     weights = np.concatenate([np.ones((1, 9)), random.integers(0, 3, (4, 9))])
-    for found, weight in zip(evaluate.weighted_aurocs(positive, negative, weights), weights.tolist(), strict=True):
+    for found, weight in zip(quality.weighted_aurocs(positive, negative, weights), weights.tolist(), strict=True):
         won = sum(
             w * u * ((p > n) + (p == n) / 2)
             for p, w in zip(positive, weight, strict=True)
@@ -60,16 +62,16 @@ def test_auroc_agrees_with_counting_pairs(small):
 def test_strangers_have_domain_and_class_of_whom_they_stand_for_and_no_relationship(small):
     v, _ = small
     pairs = np.unique(np.sort(np.column_stack([v.source, v.target]), axis=1), axis=0)
-    stays, strangers = evaluate.draw_negatives(v, pairs)
+    anchors, negatives = concept_pairs.draw_negatives(v, pairs)
     related = {*zip(v.source.tolist(), v.target.tolist(), strict=True)}
-    found = strangers[strangers >= 0]
-    assert len(found) > 0.95 * strangers.size and (v.decile[found] < 0).all()
-    for pair, one, others in zip(pairs.tolist(), stays.tolist(), strangers.tolist(), strict=True):
+    found = negatives[negatives >= 0]
+    assert len(found) > 0.95 * negatives.size and (v.decile[found] < 0).all()
+    for pair, one, others in zip(pairs.tolist(), anchors.tolist(), negatives.tolist(), strict=True):
         assert one in pair
         gone = pair[1] if one == pair[0] else pair[0]
         assert all(v.kind[o] == v.kind[gone] and o != one and (one, o) not in related for o in others if o >= 0)
-    again = evaluate.draw_negatives(v, pairs)
-    assert np.array_equal(stays, again[0]) and np.array_equal(strangers, again[1]) and 0.3 < (stays == pairs[:, 0]).mean() < 0.7
+    again = concept_pairs.draw_negatives(v, pairs)
+    assert np.array_equal(anchors, again[0]) and np.array_equal(negatives, again[1]) and 0.3 < (anchors == pairs[:, 0]).mean() < 0.7
 
 
 def test_how_many_relationships_a_concept_has_does_not_tell_it_from_a_stranger():
@@ -79,7 +81,7 @@ def test_how_many_relationships_a_concept_has_does_not_tell_it_from_a_stranger()
     ends = random.choice(n, (12_000, 2), p=weight / weight.sum())
     pairs = np.unique(np.sort(ends[ends[:, 0] % 2 != ends[:, 1] % 2], axis=1), axis=0)  # always one of each class
     kind = np.arange(n) % 2
-    v = evaluate.Vocabulary(
+    v = concept_pairs.ConceptGraph(
         np.arange(n),
         np.full(n, -1),
         np.array(["x"] * n, dtype=object),
@@ -92,27 +94,27 @@ def test_how_many_relationships_a_concept_has_does_not_tell_it_from_a_stranger()
         ["Is a"],
     )
     degree = np.bincount(pairs.ravel(), minlength=n)
-    stays, strangers = evaluate.draw_negatives(v, pairs)
-    whole = (strangers >= 0).all(axis=1)
+    anchors, negatives = concept_pairs.draw_negatives(v, pairs)
+    whole = (negatives >= 0).all(axis=1)
     assert whole.mean() > 0.9
 
     def auroc(score):
         positive = score(pairs[:, 0], pairs[:, 1])[whole]
-        return evaluate.weighted_aurocs(positive, score(stays[:, None], strangers)[whole], np.ones((1, len(positive))))[0]
+        return quality.weighted_aurocs(positive, score(anchors[:, None], negatives)[whole], np.ones((1, len(positive))))[0]
 
     assert auroc(lambda a, b: (kind[a] != kind[b]).astype(float)) == 0.5
     assert abs(auroc(lambda a, b: degree[a] * degree[b]) - 0.5) < 0.06
-    even = random.integers(0, n, strangers.shape)  # as it would be with strangers drawn evenly
+    even = random.integers(0, n, negatives.shape)  # as it would be with negatives drawn evenly
     positive = (degree[pairs[:, 0]] * degree[pairs[:, 1]]).astype(float)
-    assert evaluate.weighted_aurocs(positive, (degree[stays][:, None] * degree[even]).astype(float), np.ones((1, len(pairs))))[0] > 0.7
+    assert quality.weighted_aurocs(positive, (degree[anchors][:, None] * degree[even]).astype(float), np.ones((1, len(pairs))))[0] > 0.7
 
 
 def test_held_out_pairs_are_what_a_plain_search_finds(small, monkeypatch):
     v, _ = small
-    monkeypatch.setattr(shared, "held_out_mask", lambda a, b: (a + b) % 4 == 0)
-    monkeypatch.setattr(evaluate, "MIN_PAIRS", 1)
+    monkeypatch.setattr(holdout, "held_out_mask", lambda a, b: (a + b) % 4 == 0)
+    monkeypatch.setattr(concept_pairs, "MIN_PAIRS", 1)
     text = {str(100 + i): f"name {100 + i} is a kind of name {100 + (i + 4) % 40}" for i in range(40)}
-    found = evaluate.held_out_pairs(v, evaluate.make_unsaid_filter(text, v))
+    found = concept_pairs.held_out_pairs(v, concept_pairs.make_unsaid_filter(text, v))
     every = {frozenset(p) for p in zip(v.source.tolist(), v.target.tolist(), strict=True) if (v.plain[p[0]] + v.plain[p[1]]) % 4 == 0}
     as_sets = {kind: {frozenset(p) for p in pairs.tolist()} for kind, pairs in found.items()}
     assert as_sets["all"] == every
@@ -126,14 +128,14 @@ def test_ranks_agree_with_sorting_one_query_at_a_time(small):
     edges = np.array(
         [(a, b) for a, b, kind in zip(v.source.tolist(), v.target.tolist(), v.relationship, strict=True) if v.relationships[kind] == "Is a"]
     )
-    assert np.array_equal(v.related(("Is a", "RxNorm is a")), edges)
+    assert np.array_equal(v.pairs_related_by(("Is a", "RxNorm is a")), edges)
     answers = {}
     for a, b in edges.tolist():
         answers.setdefault(a, set()).add(b)
     for kind in range(6):
         mine = edges[v.kind[edges[:, 1]] == kind]
-        candidates = np.flatnonzero(v.asked & (v.kind == kind))
-        found = evaluate.rank_candidates(array, mine[:, 0], mine[:, 1], candidates, answers)
+        candidates = np.flatnonzero(v.eligible & (v.kind == kind))
+        found = quality.rank_candidates(array, mine[:, 0], mine[:, 1], candidates, answers)
         for (query, truth), rank in zip(mine.tolist(), found, strict=True):
             own = cosine(array[query].tolist(), array[truth].tolist())
             others = [cosine(array[query].tolist(), array[c].tolist()) for c in candidates if c not in {query, *answers[query]}]
@@ -142,7 +144,7 @@ def test_ranks_agree_with_sorting_one_query_at_a_time(small):
 
 def test_neighbourhoods_agree_with_a_plain_search(small):
     v, array = small
-    rows = {r["measure"]: r for r in evaluate.neighbour_rows("x", array, v)}
+    rows = {r["measure"]: r for r in quality.neighbour_rows("x", array, v)}
     parents = {i: set() for i in range(40)}
     for a, b, kind in zip(v.source.tolist(), v.target.tolist(), v.relationship, strict=True):
         if v.relationships[kind] == "Is a":
@@ -171,25 +173,25 @@ def test_the_order_of_deciles_agrees_with_plain_ranks(small):
         return np.corrcoef(a, b)[0, 1]
 
     vectors = array[40:].reshape(2, 10, 4)
-    assert evaluate.decile_orders(vectors) == pytest.approx([slow(x) for x in vectors])
+    assert quality.decile_orders(vectors) == pytest.approx([slow(x) for x in vectors])
     line = np.stack([np.cos(np.arange(10) / 9), np.sin(np.arange(10) / 9)], axis=1)[None]
-    assert evaluate.decile_orders(line) == pytest.approx([1]) and evaluate.decile_orders(np.ones((1, 10, 3))) == [0]
-    (row,) = evaluate.decile_rows("x", array, v)
+    assert quality.decile_orders(line) == pytest.approx([1]) and quality.decile_orders(np.ones((1, 10, 3))) == [0]
+    (row,) = quality.decile_rows("x", array, v)
     assert row["n"] == 2 and row["value"] == pytest.approx(np.mean([slow(x) for x in vectors]), abs=1e-4)
 
 
 def test_intervals_are_a_bootstraps(small):
     values = np.random.default_rng(0).normal(size=400)
-    (row,) = evaluate.mean_row("x", "measure", "kind", values)
+    (row,) = quality.mean_row("x", "measure", "kind", values)
     random = np.random.default_rng(1)
     draws = [values[random.integers(0, 400, 400)].mean() for _ in range(2000)]
     assert row["value"] == round(values.mean(), 4) and [row["low"], row["high"]] == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.02)
-    assert evaluate.mean_row("x", "measure", "kind", np.zeros(0)) == []
+    assert quality.mean_row("x", "measure", "kind", np.zeros(0)) == []
 
 
 def test_the_stage_writes_one_table_and_two_maps_over_all_arms(athena, monkeypatch, capsys):
-    monkeypatch.setattr(shared, "held_out_mask", lambda a, b, share=0.05: (a + b) % 2 == 1)
-    monkeypatch.setattr(evaluate, "MIN_PAIRS", 1)
+    monkeypatch.setattr(holdout, "held_out_mask", lambda a, b, share=0.05: (a + b) % 2 == 1)
+    monkeypatch.setattr(concept_pairs, "MIN_PAIRS", 1)
     with open(contract.data_folder("concepts") / "CONCEPT_RELATIONSHIP.csv", "a") as file:
         file.write("50\t1\tIs a\t19700101\t20991231\t\n")  # so that 1 has somebody to be mistaken for
     concepts.main(["--scope", "all"])
@@ -231,7 +233,7 @@ def test_the_stage_writes_one_table_and_two_maps_over_all_arms(athena, monkeypat
 
 
 def test_held_out_edges_that_the_graph_has_seen_are_said(athena, capsys):
-    shared.write_concept_index(["1", "2"])
+    concept_index.write_concept_index(["1", "2"])
     storage.write_array(contract.concept_array_file("medrep"), np.ones((2, 16), dtype=np.float32))
     storage.write_array(contract.edges_file(), np.array([[1, 0], [0, 1]]))
     evaluate.main([])
@@ -241,7 +243,7 @@ def test_held_out_edges_that_the_graph_has_seen_are_said(athena, capsys):
 def test_what_can_not_be_judged_is_said(athena, capsys):
     with pytest.raises(SystemExit, match=r"has no concept_representation_\*.npy; representation/run.sh writes them"):
         evaluate.main([])
-    shared.write_concept_index(["1", "3"])
+    concept_index.write_concept_index(["1", "3"])
     array = np.ones((2, 16), dtype=np.float32)
     storage.write_array(contract.concept_array_file("medrep"), array)
     evaluate.main([])
@@ -250,7 +252,7 @@ def test_what_can_not_be_judged_is_said(athena, capsys):
     storage.write_array(contract.concept_array_file("medrep"), array)
     with pytest.raises(SystemExit, match="medrep.npy has NaN or infinite numbers in the vectors of 1 concepts, such as 3"):
         evaluate.main([])
-    shared.write_concept_index(["901", "903"])
+    concept_index.write_concept_index(["901", "903"])
     storage.write_array(contract.concept_array_file("medrep"), np.ones((2, 16), dtype=np.float32))
     with pytest.raises(SystemExit, match="CONCEPT has none of the concepts of usedata/representation/concept_idx.csv"):
         evaluate.main([])
@@ -258,7 +260,7 @@ def test_what_can_not_be_judged_is_said(athena, capsys):
 
 def test_a_decile_with_a_number_that_is_none_is_refused(athena):
     ids = ["20", *(f"20_{i}" for i in range(10))]
-    shared.write_concept_index(ids)
+    concept_index.write_concept_index(ids)
     for bad in (np.nan, np.inf):
         array = np.random.default_rng(0).normal(size=(11, 16)).astype(np.float32)
         array[8, 3] = bad

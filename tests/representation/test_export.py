@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from medrep import contract, storage
+from medrep.vectors import concept_index, published
 from medrep.vectors import concept_vectors as shared
 from representation import concepts, definitions, description, edges, encoder, export, graph
 
@@ -16,7 +17,7 @@ IDS = ["1", "2", "10", "11", "20", "20_0", "20_7", "30"]
 
 @pytest.fixture
 def vectors(athena):
-    shared.write_concept_index(IDS)
+    concept_index.write_concept_index(IDS)
     random = np.random.default_rng(0)
     array = (random.normal(size=(len(IDS), 16)) * 10.0 ** random.integers(-3, 3, (len(IDS), 1))).astype(np.float32)
     array[3] = 0
@@ -56,7 +57,7 @@ def test_what_is_exported_comes_back_as_published_files(vectors, tmp_path, monke
     assert load_file(file)["vectors"].dtype == dtype
     monkeypatch.setattr(contract, "ROOT", tmp_path / "elsewhere")
     export.main(["--import", str(file)])
-    assert shared.read_concept_index().to_pylist() == IDS and shared.published_representations() == ["medrep"]
+    assert concept_index.read_concept_index().to_pylist() == IDS and published.published_representations() == ["medrep"]
     found = np.array(shared.open_array("medrep"))
     allowed = {"float32": 0, "float16": np.abs(array) * 2**-11 + 1e-7, "int8": np.abs(array).max(axis=1, keepdims=True) / 127 / 2 * 1.001}[dtype]
     assert found.dtype == np.float32 and (np.abs(found - array) <= allowed).all()
@@ -109,7 +110,7 @@ def test_a_rep_that_is_no_bare_name_is_refused(elsewhere, rep):
 def test_a_user_s_own_name_comes_back(elsewhere):
     forge(elsewhere, rep="my vectors, 2.0 (ü)")
     export.main(["--import", str(elsewhere)])
-    assert shared.published_representations() == ["my vectors, 2.0 (ü)"]
+    assert published.published_representations() == ["my vectors, 2.0 (ü)"]
 
 
 @pytest.mark.parametrize("text", [b"{", b"[]", b"null", b"\xff\xfe\x00", b"", b'"rep"'])
@@ -174,7 +175,7 @@ def test_an_import_killed_between_its_two_files_is_finished_by_the_same_command(
     assert len(list(contract.representation_folder().iterdir())) == 1
     monkeypatch.setattr(storage, "move_into_place", put_in_place)
     export.main(["--import", str(elsewhere)])
-    assert shared.published_representations() == ["medrep"] and shared.read_concept_index().to_pylist() == ids_in(elsewhere)
+    assert published.published_representations() == ["medrep"] and concept_index.read_concept_index().to_pylist() == ids_in(elsewhere)
 
 
 def test_the_manifest_says_release_writer_encoder_and_settings(athena, tmp_path):

@@ -12,8 +12,8 @@ from torch_geometric.data import Data
 
 from medrep import contract, stamps, storage
 from medrep.settings import GraphConfig
+from medrep.vectors import concept_index, graphs, markers
 from medrep.vectors import concept_vectors as shared
-from medrep.vectors import graphs
 from representation import concepts, edges, graph
 
 
@@ -192,8 +192,8 @@ def test_the_best_weights_are_kept_and_the_seed_gives_the_same(tmp_path):
 
 def test_the_stage_writes_one_vector_a_concept(small_root, capsys):
     x, edges = random_graph()
-    shared.write_concept_index([str(i) for i in range(len(x))])
-    with shared.write_marked(contract.concept_array_file("description")) as part, open(part, "wb") as file:
+    concept_index.write_concept_index([str(i) for i in range(len(x))])
+    with markers.write_marked(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.save(file, x)
     storage.write_array(contract.edges_file(), edges)
     graph.main([])
@@ -214,9 +214,9 @@ def test_edges_of_another_index_are_refused(athena):
         graphs.open_edges(5)
     for stage in (concepts, edges):
         stage.main([])
-    nodes = len(shared.read_concept_index())
+    nodes = len(concept_index.read_concept_index())
     graphs.open_edges(nodes)
-    shared.write_concept_index([*shared.read_concept_index().to_pylist(), "999999"])
+    concept_index.write_concept_index([*concept_index.read_concept_index().to_pylist(), "999999"])
     with pytest.raises(SystemExit, match="edges.npy was written for another concept_idx.csv than the one that lies there: run representation/run.sh"):
         graphs.open_edges(nodes + 1)
 
@@ -283,8 +283,8 @@ def stop(*_):
 def graph_root(small_root):
     """A small root with text vectors and edges of 60 concepts."""
     x, edges = random_graph(nodes=60)
-    shared.write_concept_index([str(i) for i in range(len(x))])
-    with shared.write_marked(contract.concept_array_file("description")) as part, open(part, "wb") as file:
+    concept_index.write_concept_index([str(i) for i in range(len(x))])
+    with markers.write_marked(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.save(file, x)
     storage.write_array(contract.edges_file(), edges)
     return small_root
@@ -341,14 +341,14 @@ def test_killed_between_the_array_and_its_stamp_the_array_is_made_again(graph_ro
 
 
 def test_text_vectors_of_another_index_or_with_nan_are_refused(graph_root):
-    ids = shared.read_concept_index().to_pylist()
-    shared.write_concept_index(["900", *ids[1:]])
+    ids = concept_index.read_concept_index().to_pylist()
+    concept_index.write_concept_index(["900", *ids[1:]])
     with pytest.raises(SystemExit, match="description.npy was written for another concept_idx.csv"):
         graph.main([])
-    shared.write_concept_index(ids)
+    concept_index.write_concept_index(ids)
     x = np.array(shared.open_array("description"))
     x[7, 3] = np.nan
-    with shared.write_marked(contract.concept_array_file("description")) as part, open(part, "wb") as file:
+    with markers.write_marked(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.save(file, x)
     with pytest.raises(SystemExit, match="description.npy has NaN or infinite numbers in the vectors of 1 concepts, such as 7"):
         graph.main([])
@@ -357,8 +357,8 @@ def test_text_vectors_of_another_index_or_with_nan_are_refused(graph_root):
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_a_graph_of_hardly_anything_and_without_edges_has_vectors(small_root, nodes):
     x = np.random.default_rng(0).normal(size=(nodes, 16)).astype(np.float32)
-    shared.write_concept_index([str(i) for i in range(nodes)])
-    with shared.write_marked(contract.concept_array_file("description")) as part, open(part, "wb") as file:
+    concept_index.write_concept_index([str(i) for i in range(nodes)])
+    with markers.write_marked(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.save(file, x)
     storage.write_array(contract.edges_file(), np.zeros((2, 0), dtype=np.int64))
     graph.main([])

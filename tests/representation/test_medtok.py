@@ -11,8 +11,8 @@ from torch_geometric.data import Data
 
 from medrep import contract, storage
 from medrep.settings import MedTokConfig
+from medrep.vectors import concept_index, graphs, markers
 from medrep.vectors import concept_vectors as shared
-from medrep.vectors import graphs
 from representation import medtok
 
 SMALL = MedTokConfig(
@@ -80,8 +80,8 @@ def compose_by_loops(tokens, weights, codebook):
 
 
 def put_inputs(x, edges):
-    shared.write_concept_index([str(i) for i in range(len(x))])
-    with shared.write_marked(contract.concept_array_file("description")) as part, open(part, "wb") as file:
+    concept_index.write_concept_index([str(i) for i in range(len(x))])
+    with markers.write_marked(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.save(file, x)
     storage.write_array(contract.edges_file(), edges)
 
@@ -397,7 +397,7 @@ def test_a_run_that_fails_leaves_all_files_as_they_were(stage_root, monkeypatch)
 
 
 def test_missing_inputs_are_named(small_root):
-    shared.write_concept_index(["1"])
+    concept_index.write_concept_index(["1"])
     with pytest.raises(SystemExit, match="concept_representation_description.npy is missing: representation/description.py writes it"):
         medtok.main([])
     put_inputs(*random_graph())

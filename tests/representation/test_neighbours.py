@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from medrep import contract, storage
-from medrep.vectors import concept_vectors as shared
+from medrep.vectors import concept_index
 from representation import neighbours
 
 
 @pytest.fixture
 def vectors(athena):
     ids = ["1", "2", "3", "10", "11", "20", "20_0", "20_1", "21"]
-    shared.write_concept_index(ids)
+    concept_index.write_concept_index(ids)
     at = dict(zip(ids, range(len(ids)), strict=True))
     array = np.eye(9, 16, dtype=np.float32)
     array[at["3"]] = array[at["2"]] + 0.5 * array[at["3"]]
@@ -61,7 +61,7 @@ def test_without_a_vocabulary_ids_are_looked_up_and_names_are_not(vectors, athen
 
 
 def test_an_index_with_a_duplicate_id_is_refused(vectors):
-    shared.write_concept_index(["1", "2", "3", "10", "11", "20", "20_0", "20_0", "21"])
+    concept_index.write_concept_index(["1", "2", "3", "10", "11", "20", "20_0", "20_0", "21"])
     with pytest.raises(SystemExit, match="concept_idx.csv has 1 duplicate ids, such as 20_0"):
         neighbours.main(["2"])
 

@@ -5,6 +5,7 @@ import pytest
 
 from medrep import contract
 from medrep.vectors import concept_vectors as shared
+from medrep.vectors import published, representations
 from representation import concepts, definitions, description, edges, encoder, evaluate, graph, random_vectors
 
 STAGES = [concepts, definitions, encoder, description, edges, graph]
@@ -50,16 +51,16 @@ def test_run_sh_adds_nothing_to_published_files(put_published, stage, capsys):
 def test_published_files_copied_over_ours_are_not_taken_for_ours(athena, put_published):
     for stage in STAGES:
         stage.main([])
-    assert shared.published_representations() == []
+    assert published.published_representations() == []
     before = put_published()
-    assert shared.published_representations() == ["description", "medrep"]
+    assert published.published_representations() == ["description", "medrep"]
     for stage in STAGES:
         stage.main([])
     assert {p.name: p.read_bytes() for p in contract.representation_folder().iterdir() if p.is_file()} == {
         name: content for name, content in before.items()
     }
     contract.concept_array_file("medrep").unlink()
-    assert shared.published_representations() == ["description"]
+    assert published.published_representations() == ["description"]
 
 
 def test_a_published_index_over_our_arrays_is_refused(athena, put_published):
@@ -67,14 +68,14 @@ def test_a_published_index_over_our_arrays_is_refused(athena, put_published):
         stage.main([])
     put_published(reps=("medrep",))
     with pytest.raises(SystemExit, match="description.npy was written here for another concept_idx.csv"):
-        shared.published_representations()
+        published.published_representations()
 
 
 def test_the_whole_road_twice_gives_the_same_bytes(athena, monkeypatch):
     def walk():
         for stage in STAGES:
             stage.main([])
-        return {rep: contract.concept_array_file(rep).read_bytes() for rep in shared.list_representations()}
+        return {rep: contract.concept_array_file(rep).read_bytes() for rep in representations.list_representations()}
 
     first = walk()
     assert set(first) == {"description", "medrep"}

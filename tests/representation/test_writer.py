@@ -14,8 +14,9 @@ import pytest
 
 from medrep import config, contract
 from medrep.cdm.engine import connect
-from medrep.llm import chat
+from medrep.llm import answer_file, chat_requests, definition_prompts, openai_batch, replies
 from medrep.tables import DEFINITIONS
+from medrep.vectors import concept_index
 from representation import concepts, definitions
 
 from .model_server import ModelServer, completion
@@ -124,7 +125,7 @@ def test_working_part_by_part_changes_nothing(index, server, monkeypatch):
     write("--fill-failed", "template")
     whole = rows()
     monkeypatch.setenv("MEDREP_FRESH", "1")
-    monkeypatch.setattr(definitions, "CONCEPTS_PER_PART", 3)
+    monkeypatch.setattr(concept_index, "CONCEPTS_PER_PART", 3)
     write("--fill-failed", "template")
     assert rows() == whole and {id for id, row in whole.items() if row["writer"] == "template"} == {"10", "40"}
 
@@ -293,13 +294,13 @@ DEFINED = [
 
 @pytest.mark.parametrize(("texts", "failed"), [(REFUSED, "refused"), (DEFINED, None)])
 def test_refusals_are_told_from_definitions(texts, failed):
-    keep = chat.definition_parser(config.load("definitions"))
-    replies = {text: chat.parse_reply(completion(text), keep) for text in texts}
-    assert {text for text, reply in replies.items() if reply.get("failed") != failed} == set()
+    parse = replies.definition_parser(config.load("definitions"))
+    parsed = {text: replies.parse_reply(completion(text), parse) for text in texts}
+    assert {text for text, reply in parsed.items() if reply.get("failed") != failed} == set()
 
 
 def test_the_limit_of_sentences_is_what_the_prompt_asks_for():
-    assert "in fewer than five sentences" in definitions.read_prompts()["common"] and config.load("definitions").max_sentences == 4
+    assert "in fewer than five sentences" in definition_prompts.read_prompts()["common"] and config.load("definitions").max_sentences == 4
 
 
 def test_a_useful_second_answer_is_taken(index, server):
@@ -457,7 +458,10 @@ def test_a_killed_writer_loses_no_answer_and_asks_nothing_twice(index, server, h
 
 
 def test_only_one_writer_at_a_time(index, server):
-    with chat.AnswerFile(contract.answers_file()), pytest.raises(SystemExit, match="another process is writing usedata/representation/answers.jsonl"):
+    with (
+        answer_file.AnswerFile(contract.answers_file()),
+        pytest.raises(SystemExit, match="another process is writing usedata/representation/answers.jsonl"),
+    ):
         write()
 
 
@@ -500,7 +504,7 @@ def result_of(line, body=None, status=200, error=None):
 
 
 def test_batch_files_go_out_and_come_back_shuffled_with_failures(index, server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(chat, "MAX_BATCH_REQUESTS", 4)
+    monkeypatch.setattr(openai_batch, "MAX_BATCH_REQUESTS", 4)
     monkeypatch.delenv("OPENAI_API_KEY")
     write("--batch")
     files = sorted(contract.batch_folder().iterdir())
@@ -542,22 +546,22 @@ def test_batch_files_go_out_and_come_back_shuffled_with_failures(index, server, 
 
 def test_batch_files_stay_under_the_limit_of_bytes(tmp_path, monkeypatch):
     settings = config.load("definitions")
-    requests = [chat.Request(f"{i:032x}", "common", f"Define é {i}") for i in range(50)]
-    monkeypatch.setattr(chat, "MAX_BATCH_BYTES", 1000)
-    files = chat.write_batch(requests, tmp_path / "batch", settings)
+    requests = [chat_requests.Request(f"{i:032x}", "common", f"Define é {i}") for i in range(50)]
+    monkeypatch.setattr(openai_batch, "MAX_BATCH_BYTES", 1000)
+    files = openai_batch.write_batch(requests, tmp_path / "batch", settings)
     assert len(files) > 10 and all(p.stat().st_size <= 1000 for p in files)
     assert [json.loads(line)["custom_id"] for p in files for line in p.read_text().splitlines()] == [r.key for r in requests]
 
 
 def test_batch_files_of_before_are_replaced_and_nothing_else(index, server, monkeypatch):
-    monkeypatch.setattr(chat, "MAX_BATCH_REQUESTS", 2)
+    monkeypatch.setattr(openai_batch, "MAX_BATCH_REQUESTS", 2)
     write("--batch")
     folder = contract.batch_folder()
     kept = {"output.jsonl": "results", "requests_0000_output.jsonl": "more", "notes.txt": "mine"}
     for name, text in kept.items():
         (folder / name).write_text(text)
     (folder / "requests_0007.jsonl.unfinished").write_text("of a killed run")
-    monkeypatch.setattr(chat, "MAX_BATCH_REQUESTS", 6)
+    monkeypatch.setattr(openai_batch, "MAX_BATCH_REQUESTS", 6)
     write("--batch")
     assert sorted(p.name for p in folder.iterdir()) == sorted([*kept, "requests_0000.jsonl", "requests_0001.jsonl"])
     assert {name: (folder / name).read_text() for name in kept} == kept
@@ -565,11 +569,11 @@ def test_batch_files_of_before_are_replaced_and_nothing_else(index, server, monk
 
 def test_a_batch_that_fails_leaves_the_files_of_before(tmp_path):
     settings, folder = config.load("definitions"), tmp_path / "batch"
-    request = chat.Request("0" * 32, "common", "Define it")
-    chat.write_batch([request], folder, settings)
+    request = chat_requests.Request("0" * 32, "common", "Define it")
+    openai_batch.write_batch([request], folder, settings)
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     with pytest.raises(ZeroDivisionError):
-        chat.write_batch((request for i in (1, 0) if 1 / i), folder, settings)
+        openai_batch.write_batch((request for i in (1, 0) if 1 / i), folder, settings)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
@@ -594,4 +598,4 @@ def test_files_that_are_no_results_are_refused(index, tmp_path):
     ],
 )
 def test_sentences_are_counted_as_a_reader_does(text, sentences):
-    assert len(chat.END_OF_SENTENCE.findall(text)) == sentences
+    assert len(replies.END_OF_SENTENCE.findall(text)) == sentences

@@ -29,8 +29,8 @@ from torch.nn import functional as F
 from medrep import progress, storage
 from medrep.cdm.engine import connect
 from medrep.patients import behrt, sequences, training
-from medrep.vectors import concept_vectors, texts
-from medrep.vocabulary import token_vocabulary
+from medrep.vectors import texts
+from medrep.vocabulary import holdout, token_vocabulary
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK
 
 TOP_K = 10  # events of an example
@@ -119,7 +119,7 @@ def sample_examples(persons: np.ndarray, count: int) -> np.ndarray:
 
     So every model, seed and representation is attributed on the same persons, as far as they were tested on them.
     """
-    order = np.lexsort((persons, concept_vectors.hash_integers(persons.astype(np.int64).view(np.uint64) + concept_vectors.GOLDEN)))
+    order = np.lexsort((persons, holdout.hash_integers(persons.astype(np.int64).view(np.uint64) + holdout.GOLDEN)))
     chosen = np.zeros(len(persons), dtype=bool)
     chosen[order[:count]] = True
     return chosen

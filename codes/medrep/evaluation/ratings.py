@@ -20,7 +20,8 @@ import pandas as pd
 from scipy.stats import norm, spearmanr
 
 from medrep.evaluation import features
-from medrep.llm import chat
+from medrep.llm import chat_requests
+from medrep.llm.chat_requests import Request
 from medrep.settings import RatingConfig
 from medrep.vectors import texts
 
@@ -107,12 +108,7 @@ def shuffled_batches(names: Iterable[str], batch: int, seed: Sequence[int]) -> l
 
 
 def rate_names(
-    names: Sequence[str],
-    question: RatingPrompt,
-    settings: RatingConfig,
-    seed: int,
-    ask: Callable[[list[chat.Request], Callable], dict[str, str]],
-    **model,
+    names: Sequence[str], question: RatingPrompt, settings: RatingConfig, seed: int, ask: Callable[[list[Request], Callable], dict[str, str]], **model
 ) -> RatingAnswers:
     """Have each name rated settings.repeats times. What an answer lacks is asked for again, and only that, settings.tries times in all.
 
@@ -126,9 +122,9 @@ def rate_names(
             missing = [name for name in names if (repeat, name) not in found.words]
             for part in shuffled_batches(missing, settings.batch, (seed, repeat, attempt)):
                 text = question.text(part, attempt)
-                key = chat.request_key(question.system, text, settings, repeat=repeat, attempt=attempt, **model)
+                key = chat_requests.request_key(question.system, text, settings, repeat=repeat, attempt=attempt, **model)
                 # some servers that are held to a schema run on without an end: asked again they are free
-                asked.append((chat.Request(key, question.system, text, None if attempt else answer_schema(len(part))), repeat, part))
+                asked.append((Request(key, question.system, text, None if attempt else answer_schema(len(part))), repeat, part))
         if not asked:
             break
         found.requests += len(asked)

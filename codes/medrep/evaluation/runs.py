@@ -24,7 +24,7 @@ from medrep.patients.examples import Examples, sample_few_shot, split_persons
 from medrep.progress import print_line
 from medrep.stamps import Stamp
 from medrep.tables import LABELS, PERSONS
-from medrep.vectors import concept_vectors
+from medrep.vectors import markers
 
 MAX_FEATURES = 100  # of which a CSV is written: as many as the paper has rated
 
@@ -126,7 +126,7 @@ class Run:
             labels=examples.label_names,
             thresholds=chosen,
             unlearned=unlearned,
-            vectors={} if self.arm.model in BASELINES else concept_vectors.representation_identity(self.arm.rep),
+            vectors={} if self.arm.model in BASELINES else markers.representation_identity(self.arm.rep),
         )
         print_line(f"{contract.display_path(self.folder)}: what was learned")
 

@@ -1,1 +1,4 @@
-"""Language models: chat asks a service, local_model one on this machine; answers of both are kept alike. Read chat.py first."""
+"""Language models: chat_client asks a service, local_model one on this machine, openai_batch writes and reads OpenAI's Batch files.
+
+Requests (chat_requests) and answers (answer_file, replies) of all three are alike. Read chat_client.py first.
+"""

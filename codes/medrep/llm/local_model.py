@@ -1,7 +1,7 @@
-"""Answers prompts by a language model on this machine, as medrep.llm.chat does by a service.
+"""Answers prompts by a language model on this machine, as medrep.llm.chat_client does by a service.
 
     model = local_model.LocalModel(settings)
-    model.answer_all(requests, answers, what="ratings")         # greedily, settings.prompts_at_once at a time
+    model.answer_all(requests, answers, label="ratings")         # greedily, settings.prompts_at_once at a time
 
 Any causal model with a chat template, by its Hugging Face id or folder: MedGemma 27B text is a Gemma 3 (Gemma3ForCausalLM), 54 GB
 in bf16. It is spread over the GPUs that are there and, if they are too small, the main memory. Answers are kept as they come.
@@ -9,16 +9,19 @@ in bf16. It is spread over the GPUs that are there and, if they are too small, t
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from jinja2 import TemplateError
 
 from medrep.errors import UserError
-from medrep.llm import chat
+from medrep.llm import replies
+from medrep.llm.answer_file import AnswerFile, StopAsking
+from medrep.llm.chat_requests import Request
 from medrep.progress import print_line, progress_bar
 from medrep.settings import RatingConfig
-from medrep.vectors import texts
+from medrep.vectors import hub
 
 MAX_ANSWER_TOKENS = 8192  # tokens, where the settings give no limit
 WORKING_MEMORY_SHARE = 0.1  # of the weights' bytes, for what is computed and remembered of a prompt
@@ -29,7 +32,7 @@ class LocalModel:
 
     def __init__(self, settings: RatingConfig):
         self.settings, self.name = settings, settings.model
-        self.opened = None
+        self.opened: tuple[Any, Any] | None = None  # tokenizer and model
 
     def fingerprint(self) -> dict:
         """What tells this model from another of its name, as far as that is known before it is opened."""
@@ -38,7 +41,7 @@ class LocalModel:
 
     def open(self):
         """Tokenizer and model; whatever hinders it is said with the remedy."""
-        transformers, name = texts.quiet_transformers(), self.name
+        transformers, name = hub.quiet_transformers(), self.name
         remedy = (
             f"accept its licence at https://huggingface.co/{name} and run `hf auth login`, or bring a folder (`hf download`) and give it as "
             "--llm FOLDER, or name a server's address as --base-url"
@@ -47,12 +50,12 @@ class LocalModel:
             remedy = "--llm takes the folder of a causal language model, as `hf download` brings it, or its Hugging Face id"
             if not Path(name).is_dir():
                 raise UserError(f"{name} is no folder: {remedy}")
-        here = {"local_files_only": Path(name).is_dir() or not texts.hub_reachable()}
+        location = {"local_files_only": Path(name).is_dir() or not hub.hub_reachable()}
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, padding_side="left", **here)
-            self.check_room(transformers, transformers.AutoConfig.from_pretrained(name, **here))
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, padding_side="left", **location)
+            self.check_memory(transformers, transformers.AutoConfig.from_pretrained(name, **location))
             dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
-            model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map="auto", **here).eval()
+            model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map="auto", **location).eval()
         except (OSError, ValueError) as problem:
             reason = " ".join(str(problem).split())[:300].rstrip(".")
             raise UserError(f"the language model {name} cannot be had ({reason}): {remedy}") from None
@@ -64,12 +67,17 @@ class LocalModel:
         print_line(f"{name}: {model.config.architectures and model.config.architectures[0]}, {model.num_parameters():,} weights in {where}")
         self.opened = tokenizer, model
 
-    def check_room(self, transformers, shape):
+    def opened_model(self) -> tuple[Any, Any]:
+        """Tokenizer and model; `open` comes first."""
+        assert self.opened, "open() was not called"
+        return self.opened
+
+    def check_memory(self, transformers, model_config):
         """Refuse a model that does not fit, before its weights are downloaded and the machine begins to swap."""
-        if getattr(shape, "quantization_config", None):
+        if getattr(model_config, "quantization_config", None):
             return  # how much that takes, its own loader knows
         with torch.device("meta"):
-            weights = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_config(shape).parameters())
+            weights = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_config(model_config).parameters())
         needed = weights * (2 if self.settings.precision == "bf16" else 4) * (1 + WORKING_MEMORY_SHARE)
         gpus = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
         memory = psutil.virtual_memory().available
@@ -84,26 +92,26 @@ class LocalModel:
                 f"{self.name} needs {needed / 1e9:,.0f} GB and {gpus / 1e9:,.0f} are free on the GPUs: a part stays in main memory, which is slow"
             )
 
-    def answer_all(self, requests: Sequence[chat.Request], answers: chat.AnswerFile, what: str):
+    def answer_all(self, requests: Sequence[Request], answers: AnswerFile, label: str):
         """Keep the answer to every request. The most likely token each time: one machine answers a prompt the same way twice."""
         if not self.opened:
-            self.open()
-        with progress_bar(what=what, total=len(requests), unit="answers") as progress:
+            self.open()  # before the progress line
+        with progress_bar(what=label, total=len(requests), unit="answers") as progress:
             for start in range(0, len(requests), self.settings.prompts_at_once):
                 part = requests[start : start + self.settings.prompts_at_once]
                 try:
                     for request, reply in zip(part, self.generate(part), strict=True):
-                        answers.keep(request.key, reply)
-                except chat.StopAsking as reason:
+                        answers.append(request.key, reply)
+                except StopAsking as reason:
                     raise UserError(f"{reason}; what was answered is kept, and the same command asks for the rest") from None
                 answers.sync()
                 progress.update(len(part))
 
     @torch.inference_mode()
-    def generate(self, requests: Sequence[chat.Request]) -> list[dict]:
-        """What Answers keeps of each: the text as it came, whether it broke off, and numbers of tokens."""
-        tokenizer, model = self.opened
-        prompts = [self.in_template(request) for request in requests]
+    def generate(self, requests: Sequence[Request]) -> list[dict]:
+        """The answer to each, as AnswerFile keeps it: the text as it came, whether it broke off, and numbers of tokens."""
+        tokenizer, model = self.opened_model()
+        prompts = [self.format_prompt(request) for request in requests]
         batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)  # the template has them
         try:
             # temperature and the like: Gemma's generation_config.json samples, and transformers warns of what it will not use
@@ -123,18 +131,20 @@ class LocalModel:
             ) from None
         ends = model.generation_config.eos_token_id
         ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
-        replies = []
-        for asked, said in zip(batch["attention_mask"].sum(dim=1).tolist(), tokens[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-            end = next((i for i, token in enumerate(said) if token in ends), None)
+        found = []
+        for prompt_tokens, answer_tokens in zip(
+            batch["attention_mask"].sum(dim=1).tolist(), tokens[:, batch["input_ids"].shape[1] :].tolist(), strict=True
+        ):
+            end = next((i for i, token in enumerate(answer_tokens) if token in ends), None)
             # marks of thoughts are special tokens to some models, and are needed to tell them from the answer
-            replies.append(
-                chat.keep_raw(tokenizer.decode(said[:end]), "length" if end is None else "stop", refused=False)
-                | {"input_tokens": asked, "output_tokens": len(said) if end is None else end + 1}
+            found.append(
+                replies.keep_raw(tokenizer.decode(answer_tokens[:end]), "length" if end is None else "stop", refused=False)
+                | {"input_tokens": prompt_tokens, "output_tokens": len(answer_tokens) if end is None else end + 1}
             )
-        return replies
+        return found
 
-    def in_template(self, request: chat.Request) -> str:
-        tokenizer, _ = self.opened
+    def format_prompt(self, request: Request) -> str:
+        tokenizer, _ = self.opened_model()
         messages = [{"role": "system", "content": request.system}, {"role": "user", "content": request.user}]
         try:
             return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

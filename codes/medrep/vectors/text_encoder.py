@@ -12,18 +12,32 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from medrep.vectors import texts
+from medrep.errors import UserError
+from medrep.vectors import tokenization
 
 CPU_BATCH_TOKENS = 4096  # of a batch on the CPU: as fast as larger ones there, and half a GB of memory at 512 tokens a text
+
+
+def check_encoder_settings(settings):
+    """Refuse settings of the encoder (settings.EncoderConfig) that mean nothing, all at once."""
+    wrong = []
+    if not 3 <= settings.max_length <= tokenization.MAX_TOKENS:
+        wrong.append(f"encoder.max_length is {settings.max_length}: it must be 3 to {tokenization.MAX_TOKENS}")
+    if not 0 <= settings.valid_share < 1:
+        wrong.append(f"encoder.valid_share is {settings.valid_share}: it must be 0 or more and below 1")
+    if min(settings.patience, settings.checkpoint_steps) < 1 or settings.epochs < 0:
+        wrong.append("encoder.patience and encoder.checkpoint_steps must be 1 or more, encoder.epochs 0 or more")
+    if wrong:
+        raise UserError("; ".join(wrong))
 
 
 @torch.inference_mode()
 def encode_texts(model, tokenizer, chunk: Sequence[str], pooling: str, max_length: int, batch_tokens: int) -> tuple[np.ndarray, int]:
     """float32 (texts, width), each text's first token of the last layer (cls) or the mean over its tokens; and how many were cut."""
-    numbers, cut = texts.tokenize(tokenizer, chunk, max_length)
+    numbers, cut = tokenization.tokenize(tokenizer, chunk, max_length)
     out = np.empty((len(numbers), model.config.hidden_size), dtype=np.float32)
-    for batch in texts.length_batches(np.array([len(n) for n in numbers]), batch_tokens):
-        tokens, real = (torch.from_numpy(a).to(model.device) for a in texts.pad_sequences([numbers[i] for i in batch], tokenizer.pad_token_id))
+    for batch in tokenization.length_batches(np.array([len(n) for n in numbers]), batch_tokens):
+        tokens, real = (torch.from_numpy(a).to(model.device) for a in tokenization.pad_sequences([numbers[i] for i in batch], tokenizer.pad_token_id))
         hidden = last_hidden_state(model, tokens, real)
         if pooling == "cls":
             vectors = hidden[:, 0].float()

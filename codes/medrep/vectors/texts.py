@@ -1,4 +1,4 @@
-"""Concepts' texts, chunk by chunk, as token numbers and batches of like length: what the encoder's training and its use share.
+"""Concepts' texts, their definitions or names: read by the rows of the index, and laid out once each, chunk by chunk.
 
     texts = texts.write_distinct_texts(local, texts.read_definitions(local), lacking)     # each different text once, with the rows that have it
     for chunk in range(texts.chunks): texts.read(chunk)
@@ -6,10 +6,6 @@
 The index may have millions of rows: no one holds the texts of more than a chunk.
 """
 
-import hashlib
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -26,23 +22,12 @@ from medrep.cdm import engine
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.tables import DEFINITIONS
-from medrep.vectors import concept_vectors
+from medrep.vectors import concept_index
 from medrep.vocabulary import terminology
+from medrep.vocabulary.token_vocabulary import ORDINALS
 
-ORDINALS = ("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th", "10th")
 PLACEHOLDER_NAMES = ("(not in CONCEPT)", "(data/concepts is missing)")  # in place of the name of a concept that has none
 CHUNK_ROWS = 20_000  # different texts: some MB of them, and minutes of work for a large model on a CPU
-MAX_TOKENS = 512  # tokens: what the models of this kind were trained on
-
-# Read when transformers is first imported: a hub that can't be reached is given up in seconds.
-for name, value in {
-    "HF_HUB_ETAG_TIMEOUT": "5",
-    "HF_HUB_DOWNLOAD_TIMEOUT": "15",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DISABLE_SAFETENSORS_CONVERSION": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}.items():
-    os.environ.setdefault(name, value)
 
 
 # ---- texts of the index ------------------------------------------------------------------------------------
@@ -63,7 +48,7 @@ def read_definitions(local: ibis.BaseBackend) -> ibis.Table:
 def missing_definitions_error(rows: list[int]) -> UserError:
     return UserError(
         f"{contract.display_path(DEFINITIONS.at())} lacks {len(rows):,} of the index's concepts, such as "
-        f"{concept_vectors.read_concept_index()[rows[0]]}; {DEFINITIONS.written_by} writes it anew"
+        f"{concept_index.read_concept_index()[rows[0]]}; {DEFINITIONS.written_by} writes it anew"
     )
 
 
@@ -82,7 +67,7 @@ def read_names(local: ibis.BaseBackend) -> ibis.Table:
 
 def describe_concepts(ids: Sequence[str], con: ibis.BaseBackend) -> list[tuple[str, str]]:
     """(name, domain) of each id; a decile says which it is. Vectors and results may have come without a vocabulary."""
-    plain, decile = concept_vectors.split_deciles(pa.array(ids, pa.string()))
+    plain, decile = concept_index.split_deciles(pa.array(ids, pa.string()))
     if contract.data_folder("concepts").is_dir():
         table, unknown = terminology.read_concept_names(con, np.unique(plain)).to_pylist(), PLACEHOLDER_NAMES[0]
     else:
@@ -94,7 +79,7 @@ def describe_concepts(ids: Sequence[str], con: ibis.BaseBackend) -> list[tuple[s
 
 def missing_names_error(rows: list[int]) -> UserError:
     return UserError(
-        f"data/concepts/CONCEPT lacks {len(rows):,} concepts of the index, such as {concept_vectors.read_concept_index()[rows[0]]}: "
+        f"data/concepts/CONCEPT lacks {len(rows):,} concepts of the index, such as {concept_index.read_concept_index()[rows[0]]}: "
         "representation/run.sh makes an index of what it has"
     )
 
@@ -152,88 +137,3 @@ def write_distinct_texts(local: ibis.BaseBackend, table: ibis.Table, lacking: Ca
             writer.write_table(pa.table(list(zip(*chunk, strict=True)), schema=TEXTS_SCHEMA))
     by_length.unlink()
     return TextFile(file, rows)
-
-
-def is_held_out(text: str, share: float) -> bool:
-    """Whether the encoder is validated on `text`: its hash says so, so that whoever asks gets the same answer."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) < share * 2**64
-
-
-# ---- models and tokens -------------------------------------------------------------------------------------
-
-
-def quiet_transformers():
-    """Import transformers without its own progress bars and warnings."""
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    return transformers
-
-
-def hub_reachable() -> bool:
-    """Whether the hub can be reached: asked once, because transformers asks for a minute before it gives up."""
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
-        return False
-    try:
-        urllib.request.urlopen(urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD"), timeout=10).close()
-    except urllib.error.HTTPError:
-        return True  # an answer, if not a friendly one
-    except OSError:
-        return False
-    return True
-
-
-def check_encoder_settings(settings):
-    """Refuse settings of the encoder (settings.EncoderConfig) that mean nothing, all at once."""
-    wrong = []
-    if not 3 <= settings.max_length <= MAX_TOKENS:
-        wrong.append(f"encoder.max_length is {settings.max_length}: it must be 3 to {MAX_TOKENS}")
-    if not 0 <= settings.valid_share < 1:
-        wrong.append(f"encoder.valid_share is {settings.valid_share}: it must be 0 or more and below 1")
-    if min(settings.patience, settings.checkpoint_steps) < 1 or settings.epochs < 0:
-        wrong.append("encoder.patience and encoder.checkpoint_steps must be 1 or more, encoder.epochs 0 or more")
-    if wrong:
-        raise UserError("; ".join(wrong))
-
-
-def max_input_length(model, tokenizer, max_length: int) -> int:
-    """Tokens of the longest text that the model is given: its table of positions stays as it is."""
-    limits = [max_length, MAX_TOKENS, tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", MAX_TOKENS)]
-    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    if table is not None:  # RoBERTa's first positions stand for padding
-        limits.append(table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1))
-    return min(limits)
-
-
-def tokenize(tokenizer, texts: Sequence[str], max_length: int) -> tuple[list[np.ndarray], int]:
-    """int64 token numbers of each text, first and last token special, cut at max_length; and how many were cut."""
-    only = {"padding": False, "return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-    numbers = [np.asarray(n, dtype=np.int64) for n in tokenizer(list(texts), **only, truncation=True, max_length=max_length)["input_ids"]]
-    full = [text for text, n in zip(texts, numbers, strict=True) if len(n) == max_length]
-    whole = tokenizer(full, **only)["input_ids"] if full else []
-    return numbers, sum(len(n) > max_length for n in whole)
-
-
-def length_batches(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
-    """Row numbers put together from the shortest text up, so that a batch with its padding stays under `budget` tokens.
-
-    A text longer than the budget stands alone.
-    """
-    order = np.argsort(lengths, kind="stable")
-    batches, start = [], 0
-    for stop in range(1, len(order) + 1):
-        # the next text is the longest so far, and all would be padded to it
-        if stop == len(order) or lengths[order[stop]] * (stop + 1 - start) > budget:
-            batches.append(order[start:stop])
-            start = stop
-    return batches
-
-
-def pad_sequences(numbers: Sequence[np.ndarray], pad_number: int) -> tuple[np.ndarray, np.ndarray]:
-    """int64 (texts, longest) token numbers, and int64 1 where there is a token, 0 where there is padding."""
-    longest = max(len(n) for n in numbers)
-    tokens, mask = np.full((len(numbers), longest), pad_number, dtype=np.int64), np.zeros((len(numbers), longest), dtype=np.int64)
-    for row, n in enumerate(numbers):
-        tokens[row, : len(n)], mask[row, : len(n)] = n, 1
-    return tokens, mask

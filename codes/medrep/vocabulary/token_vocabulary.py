@@ -18,6 +18,7 @@ from medrep.errors import UserError
 SPECIAL_TOKENS = ("[PAD]", "[MASK]", "[UNK]", "[CLS]", "[SEP]", "M", "F")
 PAD, MASK, UNK, CLS, SEP, MALE, FEMALE = range(7)
 SEX_TOKEN = {"M": MALE, "F": FEMALE, "U": UNK}
+ORDINALS = ("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th", "10th")  # how texts say the deciles 0 to 9
 
 
 @dataclass(frozen=True)

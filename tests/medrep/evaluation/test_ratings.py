@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medrep.evaluation import ratings
-from medrep.llm import chat
+from medrep.llm import chat_requests
 from medrep.settings import RatingConfig
 
 QUESTION = ratings.RatingPrompt("You are kind.", "Rate for death:\n{features}\nIn JSON.", "All of them.")
@@ -201,7 +201,7 @@ def test_what_is_missing_is_asked_for_again_and_only_that():
 def test_what_stays_unread_after_all_tries_is_not_guessed():
     found, asked = answered(lambda part, attempt: "High, all of them!", ["Ache", "Burn"], tries=3, repeats=1)
     assert len(asked) == 3 and found.words == {} and set(found.last) == {(0, "Ache"), (0, "Burn")}
-    assert found.last[0, "Ache"] != chat.request_key("", "", RatingConfig())
+    assert found.last[0, "Ache"] != chat_requests.request_key("", "", RatingConfig())
 
 
 def test_a_name_that_looks_like_the_prompt_is_a_name():

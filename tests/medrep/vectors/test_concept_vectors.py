@@ -7,11 +7,12 @@ import pyarrow as pa
 import pytest
 
 from medrep import contract, storage
-from medrep.vectors import concept_vectors
+from medrep.vectors import concept_index, concept_vectors, markers, representations
+from medrep.vocabulary import holdout
 
 
 def write(ids, width=4, rep="medrep", rows=None):
-    concept_vectors.write_concept_index(ids)
+    concept_index.write_concept_index(ids)
     array = np.random.default_rng(0).normal(size=(rows or len(ids), width)).astype(np.float32)
     storage.write_array(contract.concept_array_file(rep), array)
     return dict(zip(ids, array, strict=False))
@@ -103,21 +104,21 @@ def test_nan_and_infinite_vectors_are_refused_where_they_are_used(root, value):
 
 
 def test_vectors_written_for_another_index_are_refused(root):
-    concept_vectors.write_concept_index(["1", "2"])
-    with concept_vectors.write_marked(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
+    concept_index.write_concept_index(["1", "2"])
+    with markers.write_marked(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:
         np.save(file, np.eye(2, dtype=np.float32))
     assert concept_vectors.gather_vectors(["2"], "medrep")[0].tolist() == [[0, 1]]
-    concept_vectors.write_concept_index(["2", "3"])
+    concept_index.write_concept_index(["2", "3"])
     with pytest.raises(SystemExit, match="medrep.npy was written for another concept_idx.csv than the one that lies there: run"):
         concept_vectors.gather_vectors(["2"], "medrep")
 
 
 def test_plain_and_decile_agree_with_plain_python():
     ids = ["3", "3_0", "3_9", "2000000001", "0", "44_5"]
-    plain, decile = concept_vectors.split_deciles(pa.array(ids))
+    plain, decile = concept_index.split_deciles(pa.array(ids))
     slow = [(int(i.split("_")[0]), int(i.split("_")[1]) if "_" in i else -1) for i in ids]
     assert list(zip(plain.tolist(), decile.tolist(), strict=True)) == slow
-    assert concept_vectors.split_deciles(pa.array([], pa.string()))[0].shape == (0,)
+    assert concept_index.split_deciles(pa.array([], pa.string()))[0].shape == (0,)
 
 
 def test_held_out_agrees_with_python_integers_and_does_not_know_directions():
@@ -132,15 +133,15 @@ def test_held_out_agrees_with_python_integers_and_does_not_know_directions():
 
     a, b = np.random.default_rng(0).integers(0, 2**31, (2, 5000))
     b[:50] = a[:50]
-    found = concept_vectors.held_out_mask(a, b)
+    found = holdout.held_out_mask(a, b)
     assert found.tolist() == [slow(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
-    assert np.array_equal(found, concept_vectors.held_out_mask(b, a)) and 0.04 < found.mean() < 0.06
-    assert (found <= concept_vectors.held_out_mask(a, b, share=0.2)).all()
+    assert np.array_equal(found, holdout.held_out_mask(b, a)) and 0.04 < found.mean() < 0.06
+    assert (found <= holdout.held_out_mask(a, b, share=0.2)).all()
 
 
 def test_arms_are_accepted_by_name_or_path_and_others_are_named(capsys, tmp_path):
     parser = argparse.ArgumentParser()
-    concept_vectors.add_rep_argument(parser, "--rep-type")
+    representations.add_rep_argument(parser, "--rep-type")
     for arm in ("none", "random", "name", "description", "medrep", "medtok"):
         assert parser.parse_args(["--rep-type", arm]).rep_type == arm
     path = parser.parse_args(["--rep-type", "some/mine.npy"]).rep_type

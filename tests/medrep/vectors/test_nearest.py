@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medrep import contract, storage
-from medrep.vectors import concept_vectors, nearest
+from medrep.vectors import concept_index, concept_vectors, nearest
 
 
 def slow(array, query, k, among=None):
@@ -42,7 +42,7 @@ def clustered(rows, width, seed=0):
 def test_beyond_a_million_rows_an_index_finds_nearly_all_and_is_built_once(root, monkeypatch, capsys):
     monkeypatch.setattr(nearest, "MAX_EXACT_ROWS", 1000)
     array = clustered(20_000, 32)
-    concept_vectors.write_concept_index([str(i) for i in range(20_000)])
+    concept_index.write_concept_index([str(i) for i in range(20_000)])
     storage.write_array(contract.concept_array_file("medrep"), array)
     exact, cosines = nearest.search_exact(array, array[:200], 10)
     found, near = concept_vectors.nearest_neighbours(array[:200], "medrep", 10)
@@ -52,6 +52,6 @@ def test_beyond_a_million_rows_an_index_finds_nearly_all_and_is_built_once(root,
     assert "is built, once" in capsys.readouterr().out
     again, _ = concept_vectors.nearest_neighbours(array[:200], "medrep", 10)
     assert np.array_equal(again, found) and "up to date" in capsys.readouterr().out
-    concept_vectors.write_concept_index([str(i) for i in range(3000)])
+    concept_index.write_concept_index([str(i) for i in range(3000)])
     storage.write_array(contract.concept_array_file("medrep"), clustered(3000, 32, seed=1))
     assert concept_vectors.nearest_neighbours(array[:3], "medrep", 10)[0].max() < 3000 and "is built, once" in capsys.readouterr().out

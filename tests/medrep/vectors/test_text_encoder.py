@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from medrep.vectors import text_encoder, texts
+from medrep.vectors import hub, text_encoder
 
 
 def small_model(**more):
-    transformers = texts.quiet_transformers()
+    transformers = hub.quiet_transformers()
     torch.manual_seed(0)
     shape = {"position_biased_input": False, "type_vocab_size": 0, "pos_att_type": ["c2p", "p2c"]} | more
     model = transformers.DebertaModel(
@@ -42,7 +42,7 @@ def test_the_last_layer_is_that_of_transformers(lengths, more):
 
 
 def test_other_models_and_longer_texts_are_left_to_transformers():
-    transformers = texts.quiet_transformers()
+    transformers = hub.quiet_transformers()
     assert not text_encoder.has_fast_forward(small_model(), 21) and not text_encoder.has_fast_forward(small_model(pos_att_type=["c2p"]), 5)
     shape = transformers.BertConfig(vocab_size=50, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     assert not text_encoder.has_fast_forward(transformers.BertModel(shape), 5)

@@ -14,7 +14,7 @@ from medrep.report.disclosure import Counts
 from medrep.report.inputs import labelled_outcomes
 from medrep.report.pages import MissingResult, Section, SideBySide, Subsection, Table
 from medrep.tables import DECILES, DEFINITIONS, LABELS, PERSONS, RECORDS, REJECTS, VISITS
-from medrep.vectors import concept_vectors
+from medrep.vectors import representations
 from medrep.vocabulary import token_vocabulary
 
 
@@ -50,7 +50,7 @@ def build_section(counts: Counts, hospitals: list[str]) -> Section:
     parts: list = [Table("Rows at every stage, by hospital", ["stage", *hospitals, "one row is"], rows, note)]
     parts += [MissingResult(f"Stages of {hospital}", "\n".join(dict.fromkeys(commands))) for hospital, commands in missing.items()]
     parts += [Subsection("road-concepts", "Concepts and experiments", [SideBySide([shared_files_table(), experiments_table()])])]
-    if not concept_vectors.available_arms():
+    if not representations.available_arms():
         parts.append(MissingResult("Concept vectors", "bash representation/run.sh"))
     return Section("road", "Road", "The road", "What every stage wrote, from the hospitals' tables to tested models.", parts)
 
@@ -75,7 +75,7 @@ def vocabulary_size(hospital: str) -> int | None:
 
 
 def shared_files_table() -> Table:
-    index, files = contract.concept_index_file(), {rep: contract.concept_array_file(rep) for rep in concept_vectors.available_arms()}
+    index, files = contract.concept_index_file(), {rep: contract.concept_array_file(rep) for rep in representations.available_arms()}
     found = [
         ("concept_idx", "a concept, or a measurement's decile", sum(1 for _ in open(index)) - 1 if index.exists() else None),
         ("definitions", DEFINITIONS.row, count_rows(DEFINITIONS.at())),
