@@ -67,7 +67,7 @@ def clone(tmp_path):
     """A folder with what setup.sh reads, and a PATH with the tools it uses; Python and a compiler are not among them."""
     shutil.copytree(REPOSITORY / "codes" / "setup", tmp_path / "codes" / "setup", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "bin").mkdir()
-    for name in ("codes/setup.sh", "requirements.txt", "pyproject.toml"):
+    for name in ("codes/setup.sh", "requirements.txt", "pyproject.toml", "setup.py"):
         shutil.copy(REPOSITORY / name, tmp_path / name)
     for tool in TOOLS:
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
