@@ -1,26 +1,91 @@
-"""codes/setup.sh says what is missing before it installs anything, and takes no time when nothing changed."""
+"""codes/setup.sh says what is missing before it installs anything, takes up where an earlier run failed, and takes no time when nothing changed.
 
+A fake pip stands for the network: it writes down how it was called and leaves the metadata that the real one would.
+"""
+
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 TOOLS = ("bash", "cat", "cksum", "dirname", "grep", "rm")
+FAKE_PIP = """
+import os, re, sys
+from pathlib import Path
+clone = Path(sys.prefix).parent
+arguments = sys.argv[1:]
+if "--version" in arguments:
+    sys.exit()
+with (clone / "pip.log").open("a") as log:
+    print(*(Path(one).name if "/" in one else one for one in arguments), file=log)
+def after(option):
+    return Path(arguments[arguments.index(option) + 1])
+def leave(name, version):
+    folder = Path(__file__).parent.parent / f"{name}-{version}.dist-info"
+    folder.mkdir(exist_ok=True)
+    asks = (clone / "torch-asks").read_text() if name == "torch" else ""
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n{asks}")
+    (folder / "INSTALLER").write_text("pip")
+    (Path(__file__).parent.parent / f"{name}.py").write_text("")
+words = clone / "pip-fails"
+if words.exists() and words.read_text().split("\\n")[0] in " ".join(arguments):
+    print(words.read_text().split("\\n", 1)[1])
+    sys.exit(1)
+if "download" in arguments:
+    after("--dest").mkdir(parents=True, exist_ok=True)
+elif "-r" in arguments:
+    for name, version in re.findall(r"^([\\w-]+)==(\\S+)", after("-r").read_text(), re.M):
+        leave(name, "2.13.0+cpu" if name == "torch" else version)
+for one in arguments:
+    if one.endswith(".whl"):
+        leave(*Path(one).name.split("-")[:2])
+"""
+FAKE_COMPILE = """
+import sys
+from pathlib import Path
+sdists, build, wheels, log = map(Path, sys.argv[1:])
+clone = Path(sys.prefix).parent
+with log.open("a") as words:
+    words.write("g++ ...\\nscatter.cpp:7:1: error: no such thing\\n")
+print("1 of 2 files compiled")
+if (clone / "compile-fails").exists():
+    number = len(log.read_text().splitlines())
+    sys.exit(print(f"torch_scatter-2.1.2 cannot be compiled, scatter.cpp: error: no such thing (line {number} of {log})") or 3)
+wheels.mkdir(parents=True, exist_ok=True)
+for name in ("torch_scatter-2.1.2", "torch_sparse-0.6.18"):
+    (wheels / f"{name}-cp311-cp311-linux_x86_64.whl").write_text("")
+"""
 
 
 @pytest.fixture
 def clone(tmp_path):
     """A folder with what setup.sh reads, and a PATH with the tools it uses; Python and a compiler are not among them."""
-    (tmp_path / "codes").mkdir()
+    shutil.copytree(REPOSITORY / "codes" / "setup", tmp_path / "codes" / "setup", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "bin").mkdir()
-    for name in ("codes/setup.sh", "requirements.txt", "pyproject.toml"):
+    for name in ("codes/setup.sh", "requirements.txt", "pyproject.toml", "setup.py"):
         shutil.copy(REPOSITORY / name, tmp_path / name)
     for tool in TOOLS:
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
     return tmp_path
+
+
+@pytest.fixture
+def ready(clone):
+    """The clone on a machine that has all it takes: Python, a compiler, and pip and the compiling faked as above."""
+    put(clone, "python3", f'exec {sys.executable} "$@"')
+    put(clone, "c++", "exit 0")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", clone / ".venv"], check=True)
+    pip = next(clone.glob(".venv/lib/python*/site-packages")) / "pip"
+    pip.mkdir()
+    (pip / "__main__.py").write_text(FAKE_PIP)
+    (clone / "codes" / "setup" / "compile.py").write_text(FAKE_COMPILE)
+    (clone / "torch-asks").write_text("Requires-Dist: filelock\n")
+    return clone
 
 
 def put(clone, name, script):
@@ -29,9 +94,9 @@ def put(clone, name, script):
     file.chmod(0o755)
 
 
-def setup(clone, **env):
+def setup(clone, *arguments, **env):
     done = subprocess.run(
-        [shutil.which("bash"), clone / "codes" / "setup.sh"],
+        [shutil.which("bash"), clone / "codes" / "setup.sh", *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -41,9 +106,31 @@ def setup(clone, **env):
     return done.returncode, done.stdout + done.stderr
 
 
+def calls_of_pip(clone):
+    """What pip was called for since the last look."""
+    log = clone / "pip.log"
+    calls = log.read_text().splitlines() if log.exists() else []
+    log.unlink(missing_ok=True)
+    return calls
+
+
+def installed_locks(calls):
+    return [call.split()[-1] for call in calls if " install " in call and " -r " in call]
+
+
 def must_refuse(found, words):
     code, text = found
     assert code != 0 and len(text.splitlines()) == 1 and words in text, (code, text)
+
+
+def must_fail(clone, *words):
+    """set-up fails, its last line is one sentence with these words and with how to go on, and nothing is taken for an installation."""
+    code, text = setup(clone)
+    last = text.splitlines()[-1]
+    assert code != 0 and all(word in last for word in words) and "run bash codes/setup.sh again" in last, (code, text)
+    number, log = re.search(r"\(line (\d+) of (.*?)\)", last).groups()
+    assert re.search("ERROR|Error|error:", Path(log).read_text().splitlines()[int(number) - 1])
+    assert not (clone / ".venv" / ".installed").exists()
 
 
 def test_without_python(clone):
@@ -74,6 +161,10 @@ def test_without_venv(clone):
     must_refuse(setup(clone), "Python's venv is missing")
 
 
+def test_an_unknown_argument_is_refused(clone):
+    must_refuse(setup(clone, "--fast"), "unknown argument --fast")
+
+
 def test_an_installation_that_failed_is_not_taken_for_one(clone):
     put(clone, "python3", f'case "$2" in venv) mkdir -p .venv/bin;; *) exec {sys.executable} "$@";; esac')
     put(clone, "c++", "exit 0")
@@ -81,29 +172,217 @@ def test_an_installation_that_failed_is_not_taken_for_one(clone):
     assert code != 0 and not (clone / ".venv" / ".installed").exists()
 
 
-def test_nothing_is_done_when_nothing_changed(clone):
-    content = b"".join((clone / name).read_bytes() for name in ("requirements.txt", "pyproject.toml", "codes/setup.sh"))
-    stamp = clone / ".venv" / ".installed"
-    stamp.parent.mkdir()
-    stamp.write_text(subprocess.run(["cksum"], input=content, capture_output=True, check=True).stdout.decode())
-    assert setup(clone) == (0, "")  # without Python or compiler
-    (clone / "requirements.txt").write_text("torch==0\n")
-    must_refuse(setup(clone), "install Python")
+def test_everything_is_installed_with_hashes_and_once(ready):
+    code, said = setup(ready)
+    calls = calls_of_pip(ready)
+    assert code == 0, said
+    assert installed_locks(calls) == ["torch.txt", "base.txt", "packages.txt"]
+    assert all("--require-hashes" in call for call in calls if " -r " in call)
+    # the two that are compiled come last, from their wheels; the package itself may need no network
+    assert "torch_scatter-2.1.2" in calls[-1] and "torch_sparse-0.6.18" in calls[-1] and "--no-index" in calls[-1]
+    assert any(call.endswith("--no-deps --no-build-isolation -e .") for call in calls)
+    assert "torch-scatter, torch-sparse: 1 of 2 files compiled" in said and ".venv/setup.log" in said
+    assert "OMP_WAIT_POLICY" in (ready / ".venv" / "bin" / "activate").read_text()
+    assert setup(ready) == (0, "") and not calls_of_pip(ready)
+    for name in ("python3", "c++"):
+        (ready / "bin" / name).unlink()
+    assert setup(ready) == setup(ready, "--without-graph") == (0, "")
+    (ready / "codes" / "setup" / "locks" / "packages.txt").write_text("numpy==0\n")
+    must_refuse(setup(ready), "install Python")
 
 
-def test_spark_is_installed_once_java_is_there(clone):
-    put(clone, "python3", f'exec {sys.executable} "$@"')
-    put(clone, "c++", "exit 0")
-    python, log = clone / ".venv" / "bin" / "python", clone / "pip.log"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!{shutil.which("bash")}\necho "$@" >>{log}\n')
-    python.chmod(0o755)
-    code, said = setup(clone)
-    assert code == 0 and "Spark" not in said and "[spark]" not in log.read_text()
-    put(clone, "java", "exit 0")
-    code, said = setup(clone)
-    assert code == 0 and "with Spark, as Java is here" in said and log.read_text().splitlines()[-1].endswith("-e .[spark]")
-    assert setup(clone) == (0, "")
+def test_cuda_comes_only_with_a_torch_that_asks_for_it(ready):
+    (ready / "torch-asks").write_text('Requires-Dist: nvidia-cudnn-cu13==9.20.0.48; platform_system == "Linux"\n')
+    assert setup(ready)[0] == 0
+    assert installed_locks(calls_of_pip(ready)) == ["torch.txt", "base.txt", "cuda.txt", "packages.txt"]
+
+
+def test_spark_is_installed_once_java_is_there(ready):
+    code, said = setup(ready)
+    assert code == 0 and "Spark" not in said and "spark.txt" not in installed_locks(calls_of_pip(ready))
+    put(ready, "java", "exit 0")
+    code, said = setup(ready)
+    assert code == 0 and "with Spark, as Java is here" in said and installed_locks(calls_of_pip(ready))[-1] == "spark.txt"
+    assert setup(ready) == (0, "")
+
+
+def test_without_graph_all_else_is_ready_without_a_compiler_and_a_second_run_adds_it(ready):
+    (ready / "bin" / "c++").unlink()
+    code, said = setup(ready, "--without-graph")
+    assert code == 0 and "torch-scatter" not in said and "packages.txt" in installed_locks(calls_of_pip(ready))
+    assert not (ready / ".venv" / ".installed").exists()
+    assert setup(ready, "--without-graph") == (0, "")
+    must_refuse(setup(ready), "a C++ compiler is missing")
+    put(ready, "c++", "exit 0")
+    assert setup(ready)[0] == 0
+    assert "torch_scatter-2.1.2" in calls_of_pip(ready)[-1]
+    assert setup(ready) == (0, "")
+
+
+def test_a_failed_compile_names_package_and_line_and_the_rest_stays(ready):
+    (ready / "compile-fails").touch()
+    must_fail(ready, "torch_scatter-2.1.2 cannot be compiled", "scatter.cpp: error: no such thing", "compile.log")
+    assert "packages.txt" in installed_locks(calls_of_pip(ready))
+    (ready / "compile-fails").unlink()
+    assert setup(ready)[0] == 0
+    calls = calls_of_pip(ready)
+    assert "torch_sparse-0.6.18" in calls[-1]
+    assert "torch.txt" not in installed_locks(calls)  # it was there
+
+
+def test_a_broken_compiler_is_named_with_the_line_too(ready):
+    """Then it is not compile.py that says why, but Python's traceback."""
+    (ready / "codes" / "setup" / "compile.py").write_text("raise FileNotFoundError('no g++')")
+    must_fail(ready, "torch-scatter, torch-sparse cannot be installed", "FileNotFoundError: no g++")
+
+
+def test_what_was_compiled_is_not_compiled_again(ready):
+    assert setup(ready)[0] == 0
+    (ready / ".venv" / ".installed").unlink()
+    (ready / "compile-fails").touch()
+    assert setup(ready)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "call, pip_says, words",
+    [
+        (
+            "packages.txt",
+            "Collecting duckdb==1.5.6\nERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.\n    duckdb==1.5.6 from https://"
+            "index/duckdb.whl:\n        Expected sha256 a\n             Got        b",
+            ("duckdb==1.5.6 from https://index/duckdb.whl", "not the one that was tested", "pip config list"),
+        ),
+        (
+            "download",
+            "ERROR: Could not find a version that satisfies the requirement torch==2.13.0 (from versions: none)\nERROR: No matching distribution",
+            ("torch cannot be installed", "requirement torch==2.13.0", "network"),
+        ),
+        (
+            "base.txt",
+            "Collecting sympy\nERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+            ("at sympy", "free some space"),
+        ),
+        ("graph.txt", "Collecting torch-sparse\nurllib3.exceptions.ReadTimeoutError: Read timed out.", ("at torch-sparse", "network", "compile.log")),
+    ],
+)
+def test_a_failed_download_names_package_line_and_remedy(ready, call, pip_says, words):
+    (ready / "pip-fails").write_text(f"{call}\n{pip_says}")
+    must_fail(ready, *words)
+    (ready / "pip-fails").unlink()
+    assert setup(ready)[0] == 0 and setup(ready) == (0, "")
+
+
+def test_a_half_installed_package_is_not_taken_for_one(ready):
+    """pip was killed while it unpacked torch: the metadata is there, but not what pip writes at the end."""
+    half = next(ready.glob(".venv/lib/python*/site-packages")) / "torch-2.13.0+cpu.dist-info"
+    half.mkdir()
+    (half / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.13.0+cpu\n")
+    code, said = setup(ready)
+    assert code == 0 and "torch was left half-installed" in said and "torch.txt" in installed_locks(calls_of_pip(ready))
+
+
+def requirements():
+    return dict(re.findall(r"^([\w-]+)[^=\n]*==(\S+)", (REPOSITORY / "requirements.txt").read_text(), re.M))
+
+
+def test_the_lock_has_every_requirement_in_its_version_with_hashes():
+    locked = {}
+    for file in (REPOSITORY / "codes" / "setup" / "locks").glob("*.txt"):
+        text = "\n".join(line for line in file.read_text().splitlines() if not line.startswith("#"))
+        assert "file:" not in text and "/" not in text
+        for entry in re.split(r"\n(?=\S)", text):
+            name, version = re.match(r"([\w.-]+)==(\S+)", entry).groups()
+            assert "--hash=sha256:" in entry, name
+            assert (file.name == "cuda.txt") == name.startswith(("nvidia-", "cuda-", "triton")), name
+            locked.setdefault(name, set()).add(version)
+    spark = re.search(r"pyspark==([\d.]+)", (REPOSITORY / "pyproject.toml").read_text())[1]
+    wanted = {name.lower(): version for name, version in requirements().items()} | {"pyspark": spark}
+    assert {name: locked[name] for name in wanted} == {name: {version} for name, version in wanted.items()}
+
+
+def test_medrep_asks_for_what_it_needs_to_be_imported(tmp_path):
+    """`pip install .` compiles nothing: torch-scatter and torch-sparse are an extra."""
+    for name in ("setup.py", "pyproject.toml", "requirements.txt"):
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    packages = {folder.parent.relative_to(REPOSITORY / "codes") for folder in (REPOSITORY / "codes" / "medrep").rglob("__init__.py")}
+    for package in packages:
+        (tmp_path / "codes" / package).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "codes" / package / "__init__.py").touch()
+    (tmp_path / "codes" / "medrep" / "py.typed").touch()
+    build = "import setuptools.build_meta as b; print(b.build_wheel('.'))"
+    wheel = subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    shutil.unpack_archive(tmp_path / wheel, tmp_path / "wheel", "zip")
+    assert {file.parent.relative_to(tmp_path / "wheel") for file in (tmp_path / "wheel").rglob("__init__.py")} == packages
+    assert (tmp_path / "wheel" / "medrep" / "py.typed").exists()
+    asked = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", next(tmp_path.glob("wheel/*.dist-info/METADATA")).read_text(), re.M)
+    assert "torch" in asked and "duckdb" in asked
+    assert not {"torch-scatter", "torch-sparse", "pyspark", "pytest", "ruff"} & set(asked)
+
+
+TOY_SETUP = """
+from setuptools import setup
+from torch.utils.cpp_extension import BuildExtension, CppExtension
+setup(name="toy_package", version="1.0", cmdclass={"build_ext": BuildExtension},
+      ext_modules=[CppExtension(f"toy_package._{name}_{half}", [f"csrc/{name}.cpp"], define_macros=[("HALF", half)])
+                   for name in ("one", "two") for half in ("cpu", "cuda")])
+"""
+TOY = '#include "answer.h"\n#define WORD(a) #a\n#define TEXT(a) WORD(a)\nextern "C" const char *NAME() { return "half=" TEXT(HALF) ANSWER; }\n'
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """A package as source, with two halves of each extension as torch-scatter's for CPU and CUDA: they differ in a macro alone."""
+    if not shutil.which("c++"):
+        pytest.skip("no C++ compiler")
+    source = tmp_path / "toy_package-1.0"
+    (source / "csrc").mkdir(parents=True)
+    (source / "setup.py").write_text(TOY_SETUP)
+    (source / "csrc" / "answer.h").write_text('#define ANSWER "!"\n')
+    for name in ("one", "two"):
+        (source / "csrc" / f"{name}.cpp").write_text(TOY.replace("NAME", name))
+    return source
+
+
+def compile_toy(toy, headers='{"all.h": ("vector",)}'):
+    """compile.py on the toy, with small headers instead of torch's."""
+    sdists = toy.parent / "sdists"
+    sdists.mkdir(exist_ok=True)
+    with tarfile.open(sdists / "toy_package-1.0.tar.gz", "w:gz") as archive:
+        archive.add(toy, toy.name)
+    program = f"import sys; sys.path.insert(0, {str(REPOSITORY / 'codes' / 'setup')!r}); import compile; compile.HEADERS = {headers}; compile.main()"
+    places = [toy.parent / name for name in ("sdists", "build", "wheels", "compile.log")]
+    done = subprocess.run([sys.executable, "-c", program, *places], capture_output=True, text=True, timeout=120, check=False, cwd=toy.parent)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_compiled_files_make_a_wheel_and_an_error_names_its_line(toy):
+    """First two.cpp is wrong: one.cpp stays compiled, and only two.cpp is compiled once it is right."""
+    two = toy / "csrc" / "two.cpp"
+    right = two.read_text()
+    two.write_text(right + "no C++\n")
+    code, said = compile_toy(toy)
+    last, log = said.splitlines()[-1], (toy.parent / "compile.log").read_text().splitlines()
+    number = int(re.search(r"\(line (\d+) of .*compile.log\)$", last)[1])
+    assert code == 3 and "toy_package-1.0 cannot be compiled, csrc/two.cpp: csrc/two.cpp:5:1: error: " in last
+    assert log[number - 1].startswith("csrc/two.cpp:5:1: error:") and not list((toy.parent / "wheels").glob("*.whl"))
+    one = next((toy.parent / "build").rglob("*_one_cpu/**/one.o"))
+    compiled = one.stat().st_mtime_ns
+    (toy.parent / "build" / toy.name / "csrc" / "two.cpp").write_text(right)
+    code, said = compile_toy(toy)
+    assert code == 0 and "4 of 4 files compiled" in said and one.stat().st_mtime_ns == compiled
+    wheel = next((toy.parent / "wheels").glob("toy_package-1.0-*.whl"))
+    shutil.unpack_archive(wheel, toy.parent / "wheel", "zip")
+    halves = {file.name.split(".")[0]: re.search(rb"half=(\w+)!", file.read_bytes())[1] for file in (toy.parent / "wheel").rglob("*.so")}
+    assert halves == {"_one_cpu": b"cpu", "_one_cuda": b"cuda", "_two_cpu": b"cpu", "_two_cuda": b"cuda"}
+
+
+def test_a_file_that_the_small_headers_do_not_serve_is_compiled_as_its_package_wants_it(toy):
+    """The small header "answer.h" comes before the package's own and lacks ANSWER."""
+    (toy / "csrc" / "answer.h").rename(toy / "answer.h")
+    (toy / "setup.py").write_text(TOY_SETUP.replace("define_macros", 'include_dirs=["."], define_macros'))
+    code, said = compile_toy(toy, headers='{"answer.h": ("vector",), "all.h": ()}')
+    assert code == 0 and "4 of 4 files compiled" in said, said
+    assert "ANSWER" in (toy.parent / "compile.log").read_text()  # the first attempt
 
 
 def test_run_sh_without_the_packages_names_setup(clone):
