@@ -9,4 +9,6 @@ cd "$(dirname "$0")/.."
 bash codes/setup.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
+PYTHONPATH=codes .venv/bin/lint-imports --no-logo --no-cache
+.venv/bin/pyright
 exec .venv/bin/python -m pytest -n "${WORKERS:-auto}" --dist loadfile "$@"

@@ -1,4 +1,4 @@
-"""What more than one stage needs: the contract between stages, the OMOP reader, the models.
+"""What more than one stage needs: seven packages, and beside them what they all need. Read contract.py first, then tables.py.
 
 VERSION is part of every stage's stamp: raise it when what a stage writes changes, and old output is made anew.
 """

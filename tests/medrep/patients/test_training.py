@@ -44,7 +44,7 @@ def test_devices_are_numbered_among_those_that_the_process_sees(monkeypatch):
 
 
 def test_two_machines_take_the_steps_of_one(small_hospital, root):
-    """torchrun as README says it, twice on this machine."""
+    """torchrun as experiments/README.md says it, twice on this machine."""
     small_hospital("mimic", persons=40)
     script = str(contract.REPOSITORY / "codes/experiments/pretrain.py")
     flags = ["--rep-type", "none", "--gpu-devices", "cpu", "--report-to", "none"]

@@ -1,4 +1,4 @@
-"""What README shows in Python runs as it stands."""
+"""What the experiments' guide shows in Python runs as it stands."""
 
 import re
 
@@ -10,7 +10,7 @@ from medrep.patients import sequences
 from medrep.vocabulary import token_vocabulary
 
 
-def test_a_patient_is_embedded_as_readme_shows(small_hospital):
+def test_a_patient_is_embedded_as_the_guide_shows(small_hospital):
     small_hospital("mimic", persons=30)
     pretrain.main(
         [
@@ -32,7 +32,7 @@ def test_a_patient_is_embedded_as_readme_shows(small_hospital):
             "pretraining.epochs=1",
         ]
     )
-    (code,) = re.findall(r"```python\n(.*?)```", (contract.REPOSITORY / "README.md").read_text(), flags=re.S)
+    (code,) = re.findall(r"```python\n(.*?)```", (contract.REPOSITORY / "codes" / "experiments" / "README.md").read_text(), flags=re.S)
     assert code.count('"medrep"') == 1
     found = {}
     exec(code.replace('"medrep"', '"none"'), found)
