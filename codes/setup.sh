@@ -13,7 +13,7 @@ stop() { echo "setup: $*" >&2; exit 1; }
 case "$*" in "" | --without-graph) ;; *) stop "unknown argument $*; it takes --without-graph or nothing" ;; esac
 
 stamp=.venv/.installed
-wanted=$(cat requirements.txt pyproject.toml setup.py codes/setup.sh codes/setup/*.py codes/setup/locks/*.txt | cksum)
+wanted=$(cat requirements.txt pyproject.toml codes/setup.sh codes/setup/*.py codes/setup/locks/*.txt | cksum)
 # Where Java is, Apache Spark can be the engine: pyspark (400 MB) is installed too, and its tests run.
 spark=
 if command -v java >/dev/null || { [ -n "${JAVA_HOME:-}" ] && [ -x "$JAVA_HOME/bin/java" ]; }; then spark=" with Spark, as Java is here"; fi
