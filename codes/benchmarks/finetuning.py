@@ -34,6 +34,8 @@ from medrep.patients import behrt
 from medrep.progress import print_line
 from medrep.settings import ModelConfig
 
+CPU = torch.device("cpu")
+
 
 def new_model(sizes: ModelConfig):
     torch.manual_seed(0)
@@ -49,17 +51,30 @@ def summed_loss(logits, truth):
     return F.binary_cross_entropy_with_logits(logits[:, 0], truth, reduction="sum")
 
 
+def count_flops(sizes: ModelConfig, lengths: np.ndarray) -> float:
+    """Of a prediction from real tokens, 2 a weight and token: in the last layer all tokens are keys and values, and [CLS] alone asks.
+
+    A finetuning step has three times as many.
+    """
+    width, whole = sizes.hidden_size, sizes.num_layers - 1
+    dense = whole * (4 * width**2 + 2 * width * sizes.intermediate_size) + 2 * width**2
+    return 2 * (dense * float(lengths.sum()) + 2 * whole * width * float((lengths.astype(float) ** 2).sum()))
+
+
 class PredictionVariant:
     """A way of predicting, timed as ways.Way times a training step."""
 
-    def __init__(self, name: str, logits, model, parts):
-        self.name, self.logits, self.model, self.parts, self.seconds = name, logits, model, parts, []
+    def __init__(self, name: str, logits, model, parts, dtype=torch.float32, device=CPU):
+        self.name, self.logits, self.model, self.parts, self.dtype, self.device, self.seconds = name, logits, model, parts, dtype, device, []
 
     @torch.no_grad()
     def step(self) -> torch.Tensor:
         self.model.eval()
+        ways.wait(self.device)
         start = time.perf_counter()
-        found = torch.cat([self.logits(batch) for batch, _ in self.parts])
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            found = torch.cat([self.logits(batch) for batch, _ in self.parts])
+        ways.wait(self.device)
         self.seconds.append(time.perf_counter() - start)
         return found
 

@@ -72,20 +72,30 @@ def make_model():
     ).eval()
 
 
+def draw_lengths(count: int, median: float, sigma: float, longest: int, random) -> np.ndarray:
+    """Tokens of each text, the first and last one included."""
+    return np.exp(random.normal(np.log(median), sigma, count)).clip(4, longest).astype(int)
+
+
+def draw_texts(lengths: np.ndarray, random) -> list[str]:
+    return [" ".join(f"w{i}" for i in random.integers(len(SPECIAL_TOKENS), VOCABULARY_SIZE, n - 2)) for n in lengths]
+
+
 @torch.no_grad()
 def encode_baseline(model, tokenizer, batch: list[str], longest: int) -> np.ndarray:
     """The mean over the last layer's tokens, as scripts commonly get it: (texts, width)."""
     inputs = tokenizer(batch, padding="max_length", max_length=longest, truncation=True, return_tensors="pt", return_token_type_ids=False)
+    inputs = inputs.to(model.device)
     out = model(**inputs, output_hidden_states=True)
     real = inputs["attention_mask"][..., None]
-    return ((out.hidden_states[-1] * real).sum(1) / real.sum(1)).numpy()
+    return ((out.hidden_states[-1].float() * real).sum(1) / real.sum(1)).cpu().numpy()
 
 
 def compare(args):
     random = np.random.default_rng(0)
-    lengths = np.exp(random.normal(np.log(args.median), args.sigma, args.of)).clip(4, args.longest).astype(int)
+    lengths = draw_lengths(args.of, args.median, args.sigma, args.longest, random)
     sample = lengths[random.permutation(args.of)[: args.texts]]
-    many = [" ".join(f"w{i}" for i in random.integers(len(SPECIAL_TOKENS), VOCABULARY_SIZE, n - 2)) for n in sample]
+    many = draw_texts(sample, random)
     print_line(
         f"{args.of:,} texts, lognormal: median {np.median(lengths):.0f} tokens, longest {lengths.max()}; {len(many)} of them, drawn by chance, "
         f"are encoded: mean {sample.mean():.1f}, longest {sample.max()}; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} before"

@@ -23,19 +23,28 @@ from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK
 NUM_SPECIAL_TOKENS = len(SPECIAL_TOKENS)
 
 
-def packed_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, boundaries=None, asking=None, **_):
+def fused(query) -> bool:
+    """Whether torch's one kernel for all sequences takes it, varlen_attn: a GPU, half precision, heads of 8, 16, ... 256."""
+    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
+
+
+def longest_of(boundaries) -> int | None:
+    """Tokens of the longest sequence, which varlen_attn needs. To ask a GPU for a number halts it: once a batch, not in each layer."""
+    return int(boundaries.diff().max()) if boundaries.is_cuda else None
+
+
+def packed_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, boundaries=None, asking=None, longest=None, **_):
     """Attention within each sequence of a packed batch. query, key, value: (1, heads, tokens, size of a head).
 
-    `asking` are the boundaries of the queries, where not every token asks.
+    `asking` are the boundaries of the queries, where not every token asks; `longest` is longest_of both, where they are known.
     """
     asking = boundaries if asking is None else asking
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+    if fused(query):
         from torch.nn.attention.varlen import varlen_attn
 
-        edges = [asking.to(torch.int32), boundaries.to(torch.int32)]
-        longest = [int(given.diff().max()) for given in edges]
+        longest = longest or (longest_of(asking), longest_of(boundaries))
         q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))  # (tokens, heads, size)
-        return varlen_attn(q, k, v, *edges, *longest, scale=scaling)[None], None
+        return varlen_attn(q, k, v, asking.to(torch.int32), boundaries.to(torch.int32), *longest, scale=scaling)[None], None
     # split, not slices: the gradient of a slice is a tensor of the whole batch's size, filled with zeros
     lengths = [given.diff().tolist() for given in (asking, boundaries, boundaries)]
     parts = [
@@ -168,11 +177,12 @@ class BehrtEncoder(BehrtPreTrainedModel):
         """Hidden states (tokens, width) of a packed batch (medrep.patients.sequences.Trajectories.pack), after `layers` layers."""
         return self.through_layers(self.embeddings(token, **added), boundaries, layers)
 
-    def through_layers(self, embeddings, boundaries, layers: int | None = None):
+    def through_layers(self, embeddings, boundaries, layers: int | None = None, longest: int | None = None):
         """Hidden states (tokens, width) of what a packed batch was embedded as, (tokens, width): attribution steps in here."""
+        longest = longest or longest_of(boundaries)
         h = embeddings[None]  # (1, tokens, width)
         for layer in self.layers[:layers]:
-            h = layer(h, boundaries=boundaries)
+            h = layer(h, boundaries=boundaries, longest=longest and (longest, longest))
         return h[0]
 
     def cls(self, embeddings, boundaries):
@@ -180,7 +190,8 @@ class BehrtEncoder(BehrtPreTrainedModel):
 
         The last layer computes no other row, which saves about a tenth of the work.
         """
-        h = self.through_layers(embeddings, boundaries, self.config.num_hidden_layers - 1)
+        longest = longest_of(boundaries)
+        h = self.through_layers(embeddings, boundaries, self.config.num_hidden_layers - 1, longest)
         layer, first = self.layers[-1], h[boundaries[:-1]]
         own = layer.attention.self
         query, key, value = (
@@ -188,7 +199,15 @@ class BehrtEncoder(BehrtPreTrainedModel):
             for linear, x in ((own.query, first), (own.key, h), (own.value, h))
         )
         context, _ = packed_attention(
-            own, query, key, value, None, scaling=own.scaling, boundaries=boundaries, asking=torch.arange(len(boundaries), device=boundaries.device)
+            own,
+            query,
+            key,
+            value,
+            None,
+            scaling=own.scaling,
+            boundaries=boundaries,
+            asking=torch.arange(len(boundaries), device=boundaries.device),
+            longest=longest and (1, longest),
         )
         first = layer.attention.output(context.reshape(first.shape), first)
         return layer.output(layer.intermediate(first), first)
