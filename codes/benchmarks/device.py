@@ -241,10 +241,12 @@ def check_attention(setup: Setup, lengths, size: int, dtype, cls_alone: bool) ->
     def run(device, dtype):
         given = {name: values.to(device, dtype).requires_grad_() for name, values in drawn.items()}
         edges = boundaries.to(device)
-        asking = torch.arange(len(edges), device=device) if cls_alone else None
-        out, _ = behrt.packed_attention(None, **given, attention_mask=None, scaling=size**-0.5, boundaries=edges, asking=asking)
+        query_boundaries = torch.arange(len(edges), device=device) if cls_alone else None
+        out, _ = behrt.packed_attention(
+            None, given["query"], given["key"], given["value"], None, scaling=size**-0.5, boundaries=edges, query_boundaries=query_boundaries
+        )
         out.backward(weight.to(device, dtype))
-        return {"out": out, **{f"{name}_gradient": values.grad for name, values in given.items()}}, behrt.fused(given["query"])
+        return {"out": out, **{f"{name}_gradient": values.grad for name, values in given.items()}}, behrt.has_packed_kernel(given["query"])
 
     (true, _), (found, fused) = run("cpu", torch.float64), run(setup.place, dtype)
     off = {name: distance(found[name], true[name]) for name in true}
@@ -267,11 +269,11 @@ def check_model(setup: Setup, name: str, kind: str, lengths):
 
     sizes, run = setup.sizes(name), model_runner(setup.sizes(name), kind, lengths)
     true, gradients = run(torch.device("cpu"), torch.float32)
-    split = mock.patch.object(behrt, "fused", lambda query: False)
+    split = mock.patch.object(behrt, "has_packed_kernel", lambda query: False)
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("bf16 split", torch.bfloat16)):
         what = {"what": "model", "model": name, "kind": kind, "precision": precision}
         with setup.trying(**what):
-            with split if precision == "bf16 split" else mock.patch.object(behrt, "fused", behrt.fused):
+            with split if precision == "bf16 split" else mock.patch.object(behrt, "has_packed_kernel", behrt.has_packed_kernel):
                 found, own = run(setup.place, dtype)
             off = distance(found, true)
             whole = float(sum((own[n].double() - g.double()).norm() ** 2 for n, g in gradients.items()) ** 0.5)
@@ -371,9 +373,9 @@ def time_pretraining(setup: Setup, sequences: int):
 
     sizes, (whole, lengths) = setup.sizes(), draw(setup, sequences)
     at_once = 2 if setup.tiny else 16
-    pieces = [bench.slice_batch(*whole, i, min(i + at_once, sequences)) for i in range(0, sequences, at_once)]
+    pieces = [bench.slice_batch(*whole, first=i, last=min(i + at_once, sequences)) for i in range(0, sequences, at_once)]
     with setup.trying(what="same loss", sequences=sequences):
-        bench.check_same_loss(sizes, setup.place, bench.slice_batch(*whole, 0, 2), setup.length)
+        bench.check_same_loss(sizes, setup.place, bench.slice_batch(*whole, first=0, last=2), setup.length)
         setup.tell(what="same loss", sequences=sequences, same=True)
 
     def packed(dtype, change=lambda layer: None):
@@ -390,7 +392,7 @@ def time_pretraining(setup: Setup, sequences: int):
         "packed": lambda: packed(torch.bfloat16),
         "padded": lambda: padded(0.0),
         "padded, attention dropout": lambda: padded(sizes.dropout),
-        "packed, each layer asks for the longest": lambda: packed(torch.bfloat16, forget_longest),
+        "packed, each layer asks for the longest": lambda: packed(torch.bfloat16, forget_max_lengths),
         "packed fp32": lambda: packed(torch.float32),
     }
     time_ways(setup, facts, facts["tokens"], bench.count_flops(sizes, lengths), makers)
@@ -407,9 +409,9 @@ def pretraining_way(setup: Setup, parts: list, loss, dtype, change=lambda layer:
     return ways.Way("", lambda *part: loss(model, *part), model, parts, dtype, setup.place, sum(len(truth) for _, _, truth in parts))
 
 
-def forget_longest(layer):
+def forget_max_lengths(layer):
     """Two questions to the GPU in each layer, as before the encoder asked one for all: what that is worth."""
-    layer.register_forward_pre_hook(lambda layer, args, given: (args, given | {"longest": None}), with_kwargs=True)
+    layer.register_forward_pre_hook(lambda layer, args, given: (args, given | {"max_lengths": None}), with_kwargs=True)
 
 
 def draw(setup: Setup, sequences: int):

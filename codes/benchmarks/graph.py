@@ -53,7 +53,7 @@ def make_graph(nodes: int, width: int):
     with storage.atomic_write(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (nodes, width)})
         for first in range(0, nodes, len(block)):
-            file.write(block[: nodes - first])
+            file.write(block[: nodes - first].data)
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -91,6 +91,7 @@ def benchmark_training(nodes: int, steps: int, rows: int) -> dict:
     memory, settings, random = MemoryMonitor(), GraphConfig(), torch.Generator().manual_seed(0)
     start = time.perf_counter()
     data = graphs.open_graph(contract.concept_array_file("description"))
+    assert data.x is not None  # the vectors that make_graph has written
     loader = graphs.make_loader(data, settings.neighbors, settings.batch_size, torch.arange(nodes), shuffle=True)
     model = graph.Grace(data.x.shape[1], settings.hidden_size, settings.skip)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
@@ -153,6 +154,7 @@ def compare_samplers(nodes: int, repeats: int) -> dict:
 
     settings, random = GraphConfig(), torch.Generator().manual_seed(0)
     data = graphs.open_graph(contract.concept_array_file("description"))
+    assert data.x is not None  # the vectors that make_graph has written
     seconds, sampled = {"ours": [], "common": []}, {}
     model = graph.Grace(data.x.shape[1], settings.hidden_size, settings.skip)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)

@@ -36,9 +36,12 @@ BATCH_SIZE, VOCABULARY_SIZE = 16, 50265
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
 
 
-def peak_gib(process="self") -> float:
+def peak_gib(process: int | str = "self") -> float:
     # not ru_maxrss: that remembers the process which started this one
-    return round(int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[1]) / 2**20, 3)
+    found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
+    if found is None:
+        raise ProcessLookupError(f"process {process} has ended")
+    return round(int(found[1]) / 2**20, 3)
 
 
 def make_tokenizer():
@@ -163,7 +166,7 @@ def peak_memory_of_script(root: str, script: str, *flags: str) -> float:
     while process.poll() is None:
         try:
             peak = max(peak, peak_gib(process.pid))
-        except (OSError, TypeError):
+        except OSError:
             pass  # it has just ended
         time.sleep(0.1)
     if process.returncode:

@@ -65,12 +65,12 @@ def make_masked_batches(trajectories, translation, settings, vocabulary_size):
 
 
 def masked_logits(model, batch):
-    """Logits and truth of the masked tokens, and of the prolonged stay of each sequence (None, None for a model without)."""
+    """Logits and truth of the masked tokens, and of the prolonged stay of each sequence (its logits are None for a model without)."""
     device = next(model.parameters()).device
     truth, prolonged = batch["truth"].to(device), batch["prolonged"].to(device).float()
     logits, stay = model(places=batch["places"].to(device), **training.to_tensors(batch, device))
     # a sequence that does not count stands last
-    return logits.float(), truth, *((None, None) if stay is None else (stay[: len(prolonged)].float(), prolonged))
+    return logits.float(), truth, None if stay is None else stay[: len(prolonged)].float(), prolonged
 
 
 def compute_losses(model, batch):
@@ -206,6 +206,7 @@ def main(argv=None):
     training.check_devices(args.gpu_devices, "--gpu-devices")
     concept_vectors.check_vector_width(args.rep_type, experiment.model)
     if args.zero_shot:
+        assert start is not None  # check_arguments refuses --zero-shot without --from
         evaluate_checkpoint(args, start, experiment, hospital)
         return
     folder = contract.pretraining_folder(hospital, args.model, args.rep_type, experiment.model.head)
@@ -273,10 +274,11 @@ def main(argv=None):
 
 
 def new_model(sizes: ModelConfig, tokens: int, reading: training.InputMapping) -> behrt.BehrtForPretraining:
-    frozen = reading.vectors is not None
-    model = behrt.BehrtForPretraining(behrt.make_config(sizes, tokens, frozen, reading.vectors.shape[1] if frozen else 0))
-    if frozen:
-        model.encoder.set_concepts(reading.vectors, rescale=True)
+    vectors = reading.vectors
+    if vectors is None:
+        return behrt.BehrtForPretraining(behrt.make_config(sizes, tokens, frozen_concepts=False))
+    model = behrt.BehrtForPretraining(behrt.make_config(sizes, tokens, frozen_concepts=True, concept_width=vectors.shape[1]))
+    model.encoder.set_concepts(vectors, rescale=True)
     return model
 
 

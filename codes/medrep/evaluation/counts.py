@@ -274,16 +274,16 @@ def fit_logistic(X_train, y_train, X_valid, y_valid, seed: int) -> LogisticModel
     scaled = (X_train.astype(np.float64) @ sparse.diags_array(1 / largest)).tocsr()
     # Each C starts from the one before: fewer steps. scikit-learn's own tolerance, 1e-4, ends a rare outcome's fit early at the larger C.
     learner = LogisticRegression(solver="lbfgs", tol=1e-6, max_iter=2000, warm_start=True, random_state=seed)
-    best, best_score = None, -np.inf
+    models, scores = [], []
     with threadpool_limits(1, user_api="blas"):  # a sum in another order ends in other digits
         for C in C_GRID:  # noqa: N806
             learner.set_params(C=C).fit(scaled, y_train)
             model = LogisticModel(C, float(learner.intercept_[0]), largest, learner.coef_[0].copy())
             predicted = model.predict(X_valid)
-            score = roc_auc_score(y_valid, predicted) if 0 < y_valid.sum() < len(y_valid) else -log_loss(y_valid, predicted, labels=[False, True])
-            if score > best_score:
-                best, best_score = model, score
-    return best
+            two_classes = 0 < y_valid.sum() < len(y_valid)
+            models.append(model)
+            scores.append(roc_auc_score(y_valid, predicted) if two_classes else -log_loss(y_valid, predicted, labels=[False, True]))
+    return models[int(np.argmax(scores))]  # of equals the first
 
 
 def fit_boosted(X_train, y_train, X_valid, y_valid, seed: int) -> BoostedModel:  # noqa: N803

@@ -99,7 +99,7 @@ def integrate_gradients(
     def logits_of(embeddings):  # (copies, tokens, width) to (copies, sequences)
         starts = edges[:-1] + tokens * torch.arange(len(embeddings), device=edges.device)[:, None]
         repeated = torch.cat([starts.reshape(-1), edges[-1:] * len(embeddings)])
-        return model.classify(model.encoder.cls(embeddings.flatten(0, 1), repeated))[:, label].view(len(embeddings), -1)
+        return model.classify(model.encoder.encode_cls(embeddings.flatten(0, 1), repeated))[:, label].view(len(embeddings), -1)
 
     # to captum the packed batch is one example; the gradient of the sum of its sequences' logits is each one's own
     method = IntegratedGradients(lambda embeddings: logits_of(embeddings).sum(dim=1))
@@ -230,8 +230,8 @@ def rank_features(path: Path, con: ibis.BaseBackend | None = None) -> pd.DataFra
     attribution_mean, attribution_abs (sum of sizes). Ranked by `top`, as the paper does it, then by attention: one example can't
     carry a token to the top, and short examples, whose events share the same 1 among fewer, don't outweigh long ones.
     """
-    con = con or connect()
-    t = con.read_parquet(path)
+    backend = con or connect()
+    t = backend.read_parquet(path)
     t = t.mutate(token=t.token.cast("string"))
     top = t.filter(t.top).select("token", "subject_id", "prediction_time").distinct().group_by("token").aggregate(top=lambda s: s.count())
     numbers = {name: (t[name].cast("float64") * FIXED_POINT_SCALE).round().cast("int64") for name in ("attention", "attribution")}
@@ -245,7 +245,7 @@ def rank_features(path: Path, con: ibis.BaseBackend | None = None) -> pd.DataFra
     found = t.mutate(**{name: t[name].cast("float64") / FIXED_POINT_SCALE for name in ("attention", "attribution", "attribution_abs")}).to_pandas()
     found["attention_mean"] = found.attention / found.events
     found["attribution_mean"] = found.attribution / found.attributed.where(found.attributed > 0)
-    named = texts.describe_concepts(found.token.tolist(), con)
+    named = texts.describe_concepts(found.token.tolist(), backend)
     found["name"], found["domain"] = [name for name, _ in named], [domain for _, domain in named]
     found = found.sort_values(["top", "attention", "token"], ascending=[False, False, True], ignore_index=True)
     return found[
@@ -285,8 +285,8 @@ def ranking_agreement(tables: Sequence[pd.DataFrame]) -> dict:
         return float(spearmanr(pair[:, 0], pair[:, 1]).statistic)
 
     def mean(found: list[float | None]) -> float | None:
-        found = [value for value in found if value is not None]
-        return float(np.mean(found)) if found else None
+        known = [value for value in found if value is not None]
+        return float(np.mean(known)) if known else None
 
     pairs = list(itertools.combinations(ready, 2))
     return {

@@ -6,6 +6,7 @@ where it is read back and not trained again, `load(folder)`. All are given the s
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -140,18 +141,22 @@ class NeighbourAugmentation:
 class FinetunedModel:
     """A patient model that is finetuned: everything of it but a frozen concept table, with a fresh head and optimizer for every seed."""
 
+    model: behrt.BehrtForPrediction
+    """What train() or load() came to."""
+
     def __init__(
         self,
         pretrained: Path | None,
         reader: VocabularyAdapter,
         settings: FinetuningConfig,
         device: str,
-        report_to: list[str] = (),
+        report_to: Sequence[str] = (),
         augment: tuple[int, float] | None = None,
-        what: str = "",
+        description: str = "",
     ):
+        """`pretrained` is None for a run that is only tested; `augment` are NeighbourAugmentation's times and ratio."""
         self.pretrained, self.reader, self.settings, self.device, self.report_to = pretrained, reader, settings, device, report_to
-        self.augment, self.what, self.model = augment, what, None
+        self.augment, self.description = augment, description
 
     def train(self, examples: Examples, parts: dict[str, np.ndarray], seed: int, folder: Path):
         settings = self.settings
@@ -179,7 +184,7 @@ class FinetunedModel:
             losses=compute_losses,
             plan=lambda epoch: sequences.token_budget_batches(train, settings.batch_tokens, (seed, epoch)),
             evaluate=lambda model: validation_score(examples, parts["valid"], self.probabilities(model, examples, parts["valid"], reading)),
-            what=f"{self.what} seed {seed}",
+            what=f"{self.description} {examples.outcome} seed {seed}",
         )
         self.model.save_pretrained(folder)
         self.reader.known.save(folder / "vocabulary.json")
@@ -201,8 +206,11 @@ class FinetunedModel:
 class LinearProbe:
     """A linear probe: the pretrained model's [CLS] state, frozen, standardized, and a logistic regression on it."""
 
+    fitted: dict[str, np.ndarray]
+    """What train() or load() came to: shift and scale (width,), weights (labels, width), intercepts and c (labels,)."""
+
     def __init__(self, pretrained: Path, reader: VocabularyAdapter, settings: FinetuningConfig, device: str):
-        self.pretrained, self.reader, self.settings, self.device, self.fitted = pretrained, reader, settings, device, None
+        self.pretrained, self.reader, self.settings, self.device = pretrained, reader, settings, device
         self.encoder, self.states, self.outcome = None, {}, ""
 
     def states_of(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
@@ -262,8 +270,8 @@ def fit_probe(x: dict[str, np.ndarray], y: dict[str, np.ndarray]) -> LogisticReg
     for c in PROBE_C_GRID:
         model = LogisticRegression(C=c, max_iter=2000).fit(x["train"], y["train"])
         p = model.predict_proba(x["valid"])[:, 1]
-        two = len(set(y["valid"].tolist())) == 2
-        found = float(metrics.auroc(y["valid"], p)) if two else -float(np.mean((p - y["valid"]) ** 2)) if len(p) else 0.0
+        auroc = metrics.auroc(y["valid"], p)  # None if a class is missing
+        found = auroc if auroc is not None else -float(np.mean((p - y["valid"]) ** 2)) if len(p) else 0.0
         if found > score:
             best, score = model, found
     return best
@@ -275,9 +283,12 @@ def fit_probe(x: dict[str, np.ndarray], y: dict[str, np.ndarray]) -> LogisticReg
 class CountModel:
     """logreg or gbm on counts of everything before the prediction time; a model a label (medrep.evaluation.counts)."""
 
+    space: counts.FeatureSpace
+    models: list[counts.LogisticModel | counts.BoostedModel | None]
+    """What train() came to; None for a label that can't be learned."""
+
     def __init__(self, name: str, kind: str, settings: FinetuningConfig):
         self.name, self.kind, self.settings, self.expansions = name, kind, settings, {}
-        self.space, self.models = None, []
 
     def expansion(self, hospital: str) -> counts.TokenFeatures:
         if hospital not in self.expansions:
@@ -296,9 +307,10 @@ class CountModel:
             if len(set(truth["train"][known["train"]].tolist())) < 2 or not known["valid"].any():
                 self.models.append(None)
                 continue
-            model = counts.fit(self.name, *(part for name in x for part in (x[name][known[name]], truth[name][known[name]] == 1)), seed)
+            (x_train, y_train), (x_valid, y_valid) = ((x[name][known[name]], truth[name][known[name]] == 1) for name in x)
+            model = counts.fit(self.name, x_train, y_train, x_valid, y_valid, seed)
             self.models.append(model)
-            if self.name == "logreg":
+            if isinstance(model, counts.LogisticModel):
                 counts.save(folder if examples.single else folder / "labels" / contract.safe_file_name(label), self.space, model)
 
     def predict(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:

@@ -8,6 +8,8 @@ attention runs within boundaries. Attention weights are not dropped out, unlike 
 don't offer it, and on the CPU it alone costs more than half of the step.
 """
 
+from typing import TYPE_CHECKING, Self, TypeVar, cast
+
 import numpy as np
 import torch
 from torch import nn
@@ -21,32 +23,48 @@ from medrep.settings import ModelConfig
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK
 
 NUM_SPECIAL_TOKENS = len(SPECIAL_TOKENS)
+Table = TypeVar("Table", nn.Linear, nn.Embedding)
 
 
-def fused(query) -> bool:
-    """Whether torch's one kernel for all sequences takes it, varlen_attn: a GPU, half precision, heads of 8, 16, ... 256."""
+def has_packed_kernel(query: torch.Tensor) -> bool:
+    """Whether varlen_attn, torch's one kernel for all sequences, takes it: on a GPU, half precision, heads of 8, 16, ... 256."""
     return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
 
 
-def longest_of(boundaries) -> int | None:
-    """Tokens of the longest sequence, which varlen_attn needs. To ask a GPU for a number halts it: once a batch, not in each layer."""
-    return int(boundaries.diff().max()) if boundaries.is_cuda else None
+def max_sequence_length(boundaries: torch.Tensor) -> int:
+    """Tokens of the longest sequence. To ask a GPU for a number halts it: once a batch, not in each layer."""
+    return int(boundaries.diff().max())
 
 
-def packed_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, boundaries=None, asking=None, longest=None, **_):
+def packed_attention(
+    module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    boundaries: torch.Tensor,
+    query_boundaries: torch.Tensor | None = None,
+    max_lengths: tuple[int, int] | None = None,
+    **_,
+):
     """Attention within each sequence of a packed batch. query, key, value: (1, heads, tokens, size of a head).
 
-    `asking` are the boundaries of the queries, where not every token asks; `longest` is longest_of both, where they are known.
+    `query_boundaries`: those of the queries, where only some tokens are queries. `max_lengths`: the most queries and the most tokens of a
+    sequence; without it they are found out.
     """
-    asking = boundaries if asking is None else asking
-    if fused(query):
+    query_boundaries = boundaries if query_boundaries is None else query_boundaries
+    if has_packed_kernel(query):
         from torch.nn.attention.varlen import varlen_attn
 
-        longest = longest or (longest_of(asking), longest_of(boundaries))
+        max_lengths = max_lengths or (max_sequence_length(query_boundaries), max_sequence_length(boundaries))
         q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))  # (tokens, heads, size)
-        return varlen_attn(q, k, v, asking.to(torch.int32), boundaries.to(torch.int32), *longest, scale=scaling)[None], None
+        found = varlen_attn(q, k, v, query_boundaries.to(torch.int32), boundaries.to(torch.int32), *max_lengths, scale=scaling)
+        return cast(torch.Tensor, found)[None], None  # a tuple is what it gives with return_aux
     # split, not slices: the gradient of a slice is a tensor of the whole batch's size, filled with zeros
-    lengths = [given.diff().tolist() for given in (asking, boundaries, boundaries)]
+    lengths = [of.diff().tolist() for of in (query_boundaries, boundaries, boundaries)]
     parts = [
         F.scaled_dot_product_attention(*qkv, scale=scaling)
         for qkv in zip(*(x.split(sizes, dim=2) for x, sizes in zip((query, key, value), lengths, strict=True)), strict=True)
@@ -103,6 +121,9 @@ def make_config(sizes: ModelConfig, vocabulary_size: int, frozen_concepts: bool,
 class PatientEmbeddings(nn.Module):
     """(tokens,) numbers to (tokens, width). Special tokens have a table of their own that is always learned."""
 
+    concept_shift: torch.Tensor
+    concept_turn: torch.Tensor
+
     def __init__(self, config: BehrtConfig):
         super().__init__()
         width = config.hidden_size
@@ -138,8 +159,12 @@ class BehrtPreTrainedModel(PreTrainedModel):
     config_class = BehrtConfig
     base_model_prefix = "encoder"
 
+    if TYPE_CHECKING:  # transformers wraps torch's, and pyright loses self in it
+
+        def to(self, *args, **kwargs) -> Self: ...
+
     @classmethod
-    def from_pretrained(cls, *args, **settings):
+    def from_pretrained(cls, *args, **settings) -> Self:
         """transformers makes every parameter that it loads one that is learned: the frozen concept table is frozen again."""
         found = super().from_pretrained(*args, **settings)
         model = found[0] if isinstance(found, tuple) else found
@@ -173,41 +198,51 @@ class BehrtEncoder(BehrtPreTrainedModel):
         self.layers = nn.ModuleList(BertLayer(config, layer_idx=i) for i in range(config.num_hidden_layers))
         self.post_init()
 
+    @property
+    def last_layer(self) -> BertLayer:
+        layer = self.layers[-1]
+        assert isinstance(layer, BertLayer)
+        return layer
+
     def forward(self, token, boundaries, layers: int | None = None, **added):
         """Hidden states (tokens, width) of a packed batch (medrep.patients.sequences.Trajectories.pack), after `layers` layers."""
-        return self.through_layers(self.embeddings(token, **added), boundaries, layers)
+        return self.encode_embeddings(self.embeddings(token, **added), boundaries, layers)
 
-    def through_layers(self, embeddings, boundaries, layers: int | None = None, longest: int | None = None):
-        """Hidden states (tokens, width) of what a packed batch was embedded as, (tokens, width): attribution steps in here."""
-        longest = longest or longest_of(boundaries)
+    def encode_embeddings(self, embeddings, boundaries, layers: int | None = None, max_length: int | None = None):
+        """Hidden states (tokens, width) of a packed batch's embeddings (tokens, width): attribution steps in here.
+
+        `max_length`: max_sequence_length of `boundaries`, if it is known.
+        """
+        if max_length is None and boundaries.is_cuda:  # only a GPU's kernel needs it
+            max_length = max_sequence_length(boundaries)
         h = embeddings[None]  # (1, tokens, width)
         for layer in self.layers[:layers]:
-            h = layer(h, boundaries=boundaries, longest=longest and (longest, longest))
+            h = layer(h, boundaries=boundaries, max_lengths=None if max_length is None else (max_length, max_length))
         return h[0]
 
-    def cls(self, embeddings, boundaries):
-        """Hidden states (sequences, width) of [CLS] after all layers: what through_layers gives in those rows.
+    def encode_cls(self, embeddings, boundaries):
+        """Hidden states (sequences, width) of [CLS] after all layers: what encode_embeddings gives in those rows.
 
         The last layer computes no other row, which saves about a tenth of the work.
         """
-        longest = longest_of(boundaries)
-        h = self.through_layers(embeddings, boundaries, self.config.num_hidden_layers - 1, longest)
-        layer, first = self.layers[-1], h[boundaries[:-1]]
-        own = layer.attention.self
+        max_length = max_sequence_length(boundaries) if boundaries.is_cuda else None
+        h = self.encode_embeddings(embeddings, boundaries, self.config.num_hidden_layers - 1, max_length)
+        layer, first = self.last_layer, h[boundaries[:-1]]
+        attention = layer.attention.self
         query, key, value = (
-            linear(x).view(1, len(x), own.num_attention_heads, own.attention_head_size).transpose(1, 2)
-            for linear, x in ((own.query, first), (own.key, h), (own.value, h))
+            linear(x).view(1, len(x), attention.num_attention_heads, attention.attention_head_size).transpose(1, 2)
+            for linear, x in ((attention.query, first), (attention.key, h), (attention.value, h))
         )
         context, _ = packed_attention(
-            own,
+            attention,
             query,
             key,
             value,
             None,
-            scaling=own.scaling,
+            scaling=attention.scaling,
             boundaries=boundaries,
-            asking=torch.arange(len(boundaries), device=boundaries.device),
-            longest=longest and (1, longest),
+            query_boundaries=torch.arange(len(boundaries), device=boundaries.device),
+            max_lengths=None if max_length is None else (1, max_length),
         )
         first = layer.attention.output(context.reshape(first.shape), first)
         return layer.output(layer.intermediate(first), first)
@@ -232,9 +267,9 @@ class BehrtEncoder(BehrtPreTrainedModel):
             shift, turn = fit_whitening(vectors[np.any(vectors != 0, axis=1)], self.config.hidden_size)
             self.embeddings.concept_shift.copy_(torch.from_numpy(shift))
             self.embeddings.concept_turn.copy_(torch.from_numpy(turn * self.config.initializer_range))
-        vectors = (torch.from_numpy(np.ascontiguousarray(vectors)).to(table.weight) - self.embeddings.concept_shift) @ self.embeddings.concept_turn
-        new = nn.Embedding(*vectors.shape, device=table.weight.device, dtype=table.weight.dtype)
-        new.weight.copy_(vectors)
+        read = torch.from_numpy(np.ascontiguousarray(vectors)).to(table.weight)
+        new = nn.Embedding(len(read), self.config.hidden_size, device=table.weight.device, dtype=table.weight.dtype)
+        new.weight.copy_((read - self.embeddings.concept_shift) @ self.embeddings.concept_turn)
         new.weight.requires_grad = table.weight.requires_grad
         self.embeddings.concepts = new
         self.config.concept_count, self.config.vocab_size = len(vectors), len(vectors) + NUM_SPECIAL_TOKENS
@@ -317,14 +352,16 @@ class BehrtForPretraining(BehrtPreTrainedModel):
         if vectors is not None:
             self.encoder.set_concepts(vectors, rescale=False)
         else:
-            self.encoder.embeddings.concepts = self.taken_over(self.encoder.embeddings.concepts, (rows - NUM_SPECIAL_TOKENS).clamp(min=-1))
+            old = self.encoder.embeddings.concepts
+            new = nn.Embedding(len(rows), old.embedding_dim)
+            self.encoder.embeddings.concepts = self.taken_over(old, new, (rows - NUM_SPECIAL_TOKENS).clamp(min=-1))
             self.config.concept_count, self.config.vocab_size = len(rows), len(rows) + NUM_SPECIAL_TOKENS
         if self.config.head == "linear":
-            self.decoder = self.taken_over(self.decoder, torch.cat([torch.arange(NUM_SPECIAL_TOKENS), rows]))
+            rows = torch.cat([torch.arange(NUM_SPECIAL_TOKENS), rows])
+            self.decoder = self.taken_over(self.decoder, nn.Linear(self.decoder.in_features, len(rows)), rows)
 
-    def taken_over(self, old: nn.Linear | nn.Embedding, rows: torch.Tensor) -> nn.Linear | nn.Embedding:
-        """A table with a row for each of `rows` int64: the old one's row of that number, a new model's for -1."""
-        new = nn.Embedding(len(rows), old.weight.shape[1]) if isinstance(old, nn.Embedding) else nn.Linear(old.weight.shape[1], len(rows))
+    def taken_over(self, old: Table, new: Table, rows: torch.Tensor) -> Table:
+        """`new` with a row for each of `rows` int64: the old one's row of that number, a new model's for -1."""
         self._init_weights(new)
         new = new.to(old.weight)
         had = rows >= 0
@@ -348,7 +385,7 @@ class BehrtForPrediction(BehrtPreTrainedModel):
     def forward(self, **batch):
         """Logits (sequences, labels)."""
         added = {name: values for name, values in batch.items() if name != "boundaries"}
-        return self.classify(self.encoder.cls(self.encoder.embeddings(**added), batch["boundaries"]))
+        return self.classify(self.encoder.encode_cls(self.encoder.embeddings(**added), batch["boundaries"]))
 
     def classify(self, cls):
         """Logits (sequences, labels) of [CLS] (sequences, width)."""
@@ -361,7 +398,7 @@ class BehrtForPrediction(BehrtPreTrainedModel):
         Only the [CLS] rows are computed: no tokens x tokens map is made.
         """
         h = self.encoder(**batch, layers=self.config.num_hidden_layers - 1)
-        attention = self.encoder.layers[-1].attention.self
+        attention = self.encoder.last_layer.attention.self
         heads, size = attention.num_attention_heads, attention.attention_head_size
         edges = batch["boundaries"].tolist()
         query = attention.query(h[batch["boundaries"][:-1]]).view(-1, heads, size)  # (sequences, heads, size)

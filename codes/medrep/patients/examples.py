@@ -70,7 +70,7 @@ class Examples:
         band = np.where(np.isnan(age.astype(float)), -1, np.digitize(age, AGE_BANDS) - 1)
         found = {
             "sex": known.sex.where(known.sex.isin(["M", "F"])).to_numpy(),
-            "age": np.where(band >= 0, np.array(bands, dtype=object)[band.clip(0)], None),
+            "age": np.array([*bands, None], dtype=object)[band],  # -1 is the last
         }
         if "race" in known and known.race.notna().any():
             found["race"] = known.race.to_numpy()
@@ -81,7 +81,7 @@ class Examples:
         mine = np.asarray(self.trajectories.person_split)[self.table[:, 0]] == contract.SPLITS.index("test")
         return self.table[mine]
 
-    def pack(self, part: np.ndarray, translation: np.ndarray) -> dict[str, np.ndarray]:
+    def pack(self, part: np.ndarray, translation: np.ndarray | None) -> dict[str, np.ndarray]:
         """trajectories.pack of rows of `table`, with `truth` float32 (rows, labels) and `example` int64 (rows,)."""
         return {**self.trajectories.pack(part, translation), "truth": self.truth[part[:, 3]], "example": part[:, 3]}
 

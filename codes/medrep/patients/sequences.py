@@ -46,6 +46,19 @@ def array_file(name: str, hospital: str):
 class Trajectories:
     """A hospital's trajectories, memory-mapped: opening them takes no time and no memory at any size."""
 
+    token: np.ndarray
+    domain: np.ndarray
+    age: np.ndarray
+    time: np.ndarray
+    visit_rank: np.ndarray
+    record_rank: np.ndarray
+    long_visit: np.ndarray
+    person_id: np.ndarray
+    person_sex: np.ndarray
+    person_split: np.ndarray
+    person_start: np.ndarray
+    person_stop: np.ndarray
+
     def __init__(self, hospital: str):
         if not contract.trajectories_folder(hospital).exists():
             raise UserError(f"{contract.display_path(contract.trajectories_folder(hospital))} is missing; preprocessing/trajectories.py writes it")

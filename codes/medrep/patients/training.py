@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,7 +162,7 @@ def cpu_has_bf16() -> bool:
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def make_accelerator(devices: list[str], precision: str = "auto", report_to: list[str] = (), folder: Path | None = None) -> Accelerator:
+def make_accelerator(devices: list[str], precision: str = "auto", report_to: Sequence[str] = (), folder: Path | None = None) -> Accelerator:
     """The accelerator of this process. `precision`: of settings.PRECISIONS; `report_to`: trackers that accelerate knows, writing below `folder`."""
     report_to = [tracker for tracker in report_to if tracker != "none"]
     if unknown := [tracker for tracker in report_to if tracker not in KNOWN_TRACKERS]:

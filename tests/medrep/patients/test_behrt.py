@@ -144,7 +144,7 @@ def test_cls_alone_is_its_row_of_the_whole_last_layer_with_its_gradients(batch, 
     model = behrt.BehrtForPrediction(behrt.make_config(replace(SIZES, num_layers=layers), 50, False)).eval()
     embeddings = [torch.randn(sum(LENGTHS), 16, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2)]
     edges = batch["boundaries"]
-    rows = [model.encoder.cls(embeddings[0], edges), model.encoder.through_layers(embeddings[1], edges)[edges[:-1]]]
+    rows = [model.encoder.encode_cls(embeddings[0], edges), model.encoder.encode_embeddings(embeddings[1], edges)[edges[:-1]]]
     assert rows[0].shape == (len(LENGTHS), 16) and torch.allclose(*rows, atol=1e-6)
     for found in rows:
         found.pow(3).sum().backward()
