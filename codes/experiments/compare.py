@@ -12,7 +12,7 @@ An arm is a model, its head and representation, how it was trained otherwise and
 over its seeds; of calibration's slope and intercept they are medians, and the slope has its range: one seed of three may be far off.
 Intervals are 95 % and by person: the persons are drawn with replacement, the same draws for every arm on the same persons and for all
 of an arm's seeds at once. Differences are of mean AUROCs, the arm's less the reference's, by DeLong's test with a person's influences
-summed over examples and seeds (medrep.evaluation.metrics.compare_macro_aurocs), and p is corrected by Holm for the arms of its table. How much other
+summed over examples and seeds (medrep.evaluation.significance.compare_macro_aurocs), and p is corrected by Holm for the arms of its table. How much other
 seeds would have changed an arm is not in an interval: it holds for these trained models and persons like these.
 
 Arms are compared on the examples (subject_id, prediction_time) that both were tested on with one seed; where these are not all of
@@ -21,212 +21,18 @@ Several phenotypes are one outcome whose figures are means over phenotypes, each
 """
 
 import argparse
-from collections.abc import Callable
 
 import pandas as pd
 
 from medrep import config, contract, storage
 from medrep.errors import UserError
-from medrep.evaluation import metrics, results
-from medrep.evaluation.results import KEY_COLUMNS, arm_label, arm_sort_key, find_reference_arm, list_arms
-from medrep.progress import print_line, progress_bar, timed_stage
+from medrep.evaluation import comparison, results
+from medrep.evaluation.results import KEY_COLUMNS, arm_label, arm_sort_key, list_arms
+from medrep.progress import print_line, timed_stage
 
-EXAMPLE_KEYS = ["subject_id", "prediction_time"]
-CALIBRATION_COLUMNS = ["calibration_slope", "calibration_intercept"]
 MIN_CLASS_SIZE = 10  # examples of a class, below which asymptotic tests are not to be leaned on
 PAPER_MEAN_OUTCOMES = ["MT", "LLOS", "RA"]
 """The outcomes that the paper gives for each hospital."""
-COMPARISON_COLUMNS = [
-    "outcome",
-    "tested_on",
-    *KEY_COLUMNS,
-    "cohort",
-    "seeds",
-    "n",
-    "positives",
-    *(f"{name}{end}" for name in ("auroc", "auprc") for end in ("", "_low", "_high")),
-    "brier",
-    "calibration_slope",
-    "calibration_slope_low",
-    "calibration_slope_high",
-    "calibration_intercept",
-    "readable_tokens",
-    "against",
-    "difference",
-    "low",
-    "high",
-    "z",
-    "p",
-    "p_holm",
-    "bootstrap_low",
-    "bootstrap_high",
-    "bootstrap_p",
-    "shared_seeds",
-    "shared_examples",
-    "same_examples",
-    "paper",
-    "reason",
-]
-
-
-# ---- what is compared -------------------------------------------------------------------------------------------
-
-
-def filter_summary(summary: pd.DataFrame, outcomes: list[str] | None, variants: list[str] | None) -> pd.DataFrame:
-    """Whole tests, as the models came out of finetuning, of these outcomes and variants."""
-    for flag, wanted, column in (("--outcome", outcomes, "outcome"), ("--variant", variants, "variant")):
-        if unknown := sorted(set(wanted or []) - set(summary[column])):
-            raise UserError(
-                f"{flag} {' '.join(unknown)}: {contract.display_path(contract.summary_file())} has "
-                f"{', '.join(repr(value) for value in sorted(set(summary[column])))}"
-            )
-    rows = summary[(summary.subgroup == "") & (summary.recalibration == "")]
-    return rows[rows.outcome.isin(outcomes or rows.outcome) & rows.variant.isin(variants or rows.variant)]
-
-
-def check_comparable(rows: pd.DataFrame, against: str | None):
-    """All that forbids a comparison and can be seen before any work, in one complaint."""
-    complaints = []
-    for (outcome, hospital), table in rows.groupby(["outcome", "tested_on"]):
-        for column, what in (("cohort", "different cohorts"), ("data", "different data")):
-            if table[column].nunique() > 1:
-                which = "; ".join(f"{value}: {', '.join(arm_label(arm) for arm in list_arms(part))}" for value, part in table.groupby(column))
-                complaints.append(f"{outcome} at {hospital} was tested on {what} ({which}): the same finetune.py commands test the older anew")
-    for (outcome, hospital, *arm), part in rows.groupby(["outcome", "tested_on", *KEY_COLUMNS]):
-        if part.made_with.nunique() > 1:
-            seeds = "; ".join(f"{made}: seeds {', '.join(str(seed) for seed in sorted(set(of.seed)))}" for made, of in part.groupby("made_with"))
-            complaints.append(
-                f"{arm_label(tuple(arm))} was trained in different ways for {outcome} at {hospital} ({seeds}): finetune.py with "
-                "the same settings and --fresh makes the older seeds anew"
-            )
-    twice = rows[rows.duplicated(["outcome", "tested_on", *KEY_COLUMNS, "seed", "label"])]
-    complaints += [
-        f"{arm_label(arm)} has two rows for one seed, outcome and hospital in {contract.display_path(contract.summary_file())}: "
-        "delete it, finetune.py writes it anew"
-        for arm in list_arms(twice)
-    ]
-    for row in select_tests(rows).itertuples():
-        if not row.predictions and row.label == "":
-            complaints.append(f"{row.outcome} at {row.tested_on}, {row.model} {row.rep_type}, seed {row.seed}: no predictions are named")
-        elif row.predictions and not (contract.ROOT / row.predictions).exists():
-            complaints.append(f"{row.predictions} is missing; experiments/finetune.py writes it")
-    if against and rows.size and find_reference_arm(list_arms(rows), against) is None:
-        complaints.append(f"--against {against}: no arm has these words; there are {'; '.join(arm_label(arm) for arm in list_arms(rows))}")
-    if complaints:
-        shown = complaints[:20] + [f"and {len(complaints) - 20} more"] * (len(complaints) > 20)
-        raise UserError("\n".join(shown))
-
-
-def select_tests(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that are one test of one label, and came to something."""
-    return rows[(rows.label != "macro") & rows.auroc.notna()]
-
-
-def read_predictions(row) -> pd.DataFrame:
-    """subject_id, prediction_time, boolean_value, probability of a row of the summary, which they must agree with."""
-    found = pd.read_parquet(contract.ROOT / row.predictions, columns=[*EXAMPLE_KEYS, "boolean_value", "predicted_boolean_probability"])
-    found = found.rename(columns={"predicted_boolean_probability": "probability"}).sort_values(EXAMPLE_KEYS, ignore_index=True)
-    found["boolean_value"] = found.boolean_value.astype(bool)
-    if found.duplicated(EXAMPLE_KEYS).any():
-        raise UserError(f"{row.predictions} has an example twice: finetune.py --fresh makes it anew")
-    area = metrics.auroc(found.boolean_value, found.probability)
-    if (len(found), found.boolean_value.sum()) != (row.n, row.positives) or area is None or abs(area - row.auroc) > 1e-6:
-        raise UserError(
-            f"{row.predictions} is not what {contract.display_path(contract.summary_file())} was made from (n {len(found)} and {row.n:.0f}, "
-            f"AUROC {area} and {row.auroc}): finetune.py --fresh makes both anew"
-        )
-    return found
-
-
-# ---- one table ----------------------------------------------------------------------------------------------------------
-
-
-def published_auroc(published: dict, arm: tuple, outcome: str, hospital: str) -> float | None:
-    """The paper's figure of this arm. Its medrep was finetuned with trajectory augmentation: it stands by both."""
-    trained_on, model, head, rep, variant, oov = arm
-    alike = variant == "" or rep == "medrep" and variant.startswith("aug") and "+" not in variant
-    if trained_on != published["trained_on"] or head not in ("", "linear") or oov not in ("", "unk") or not alike:
-        return None
-    return published["auroc"].get(model, {}).get(rep, {}).get(outcome, {}).get(hospital)
-
-
-def match_tests(tests: dict, others: dict, what: Callable[[], str]) -> list[tuple]:
-    """(labels, probabilities, the other's, persons) of every seed and label that both were tested on, on the examples of both."""
-    pairs = []
-    for key in sorted(tests.keys() & others.keys()):
-        both = tests[key].merge(others[key], on=EXAMPLE_KEYS, suffixes=("", "_other"), validate="one_to_one")
-        if differ := int((both.boolean_value != both.boolean_value_other).sum()):
-            raise UserError(
-                f"{what()}: {differ} of {len(both)} shared examples have another label; the labels were made anew between the runs: "
-                "finetune.py --fresh makes the older anew"
-            )
-        pairs.append((both.boolean_value.to_numpy(), both.probability.to_numpy(), both.probability_other.to_numpy(), both.subject_id.to_numpy()))
-    return pairs
-
-
-def missing_figure_reasons(rows: pd.DataFrame) -> str:
-    """Why figures are empty, with how often where that is not always."""
-    counts = rows.reason[rows.reason != ""].value_counts(sort=False)
-    return "; ".join(reason if times == len(rows) else f"{reason} ({times} of {len(rows)} seeds)" for reason, times in counts.items())
-
-
-def compare_arms(rows: pd.DataFrame, against: str | None, replicates: int, published: dict) -> pd.DataFrame:
-    """A row an arm (COLUMNS), for the rows of one outcome and tested hospital."""
-    outcome, hospital = rows.outcome.iloc[0], rows.tested_on.iloc[0]
-    arms = list_arms(rows)
-    reference = find_reference_arm(arms, against)
-    of_arm = {arm: part for arm, part in rows.groupby(KEY_COLUMNS)}
-    tests = {
-        arm: {(row.seed, row.label): read_predictions(row) for row in select_tests(part).itertuples() if row.predictions}
-        for arm, part in of_arm.items()
-    }
-    found = []
-    for arm in progress_bar(arms, f"compare {outcome} at {hospital}", unit="arms"):
-        whole = of_arm[arm][of_arm[arm].label.isin(["", "macro"])]
-        if whole.empty:
-            raise UserError(f"{outcome} at {hospital}: {arm_label(arm)} has figures of phenotypes, but no macro row; finetune.py --fresh writes it")
-        means = {
-            name: None if whole[name].isna().all() else float(whole[name].mean())
-            for name in ("n", "positives", *metrics.THRESHOLD_FREE_METRICS, "readable_tokens")
-        }
-        row = (
-            dict(zip(KEY_COLUMNS, arm, strict=True))
-            | means
-            | {
-                "outcome": outcome,
-                "tested_on": hospital,
-                "cohort": whole.cohort.iloc[0],
-                "seeds": whole.seed.nunique(),
-                "reason": missing_figure_reasons(whole),
-                "paper": published_auroc(published, arm, outcome, hospital),
-                "against": arm_label(reference) if reference else "",
-            }
-        )
-        if tests[arm]:
-            row |= metrics.compute_macro_metrics(
-                [(test.boolean_value, test.probability, test.subject_id) for test in tests[arm].values()], replicates, intervals=("auroc", "auprc")
-            )
-        row |= {name: figure if len(whole[name].dropna()) else None for name, figure in whole[CALIBRATION_COLUMNS].median().items()}
-        row |= {"calibration_slope_low": whole.calibration_slope.min(), "calibration_slope_high": whole.calibration_slope.max()}
-        if reference and arm != reference:
-            pairs = match_tests(tests[arm], tests[reference], lambda arm=arm: f"{outcome} at {hospital}, {arm_label(arm)} and {arm_label(reference)}")
-            row |= metrics.compare_macro_aurocs(pairs, replicates)
-            shared = sum(len(pair[0]) for pair in pairs)
-            row |= {
-                "shared_seeds": len({seed for seed, _ in tests[arm].keys() & tests[reference].keys()}),
-                "shared_examples": shared,
-                "same_examples": shared == sum(map(len, tests[arm].values())) == sum(map(len, tests[reference].values())),
-                "seeds": whole.seed.nunique(),
-            }
-            if tests[arm] and tests[reference] and not shared:
-                row["reason"] = "; ".join(filter(None, [row["reason"], f"no example in common with {arm_label(reference)}"]))
-        found.append(row)
-    for row, p in zip(found, metrics.holm_adjust([row.get("p") for row in found]), strict=True):
-        row["p_holm"] = p
-    return pd.DataFrame(found).reindex(columns=COMPARISON_COLUMNS).astype({"shared_seeds": "Int64", "shared_examples": "Int64"})
-
-
-# ---- as text ------------------------------------------------------------------------------------------------------------
 
 
 def format_number(value, form: str) -> str:
@@ -337,7 +143,7 @@ def format_recalibration(summary: pd.DataFrame) -> str:
     if rows.empty:
         return ""
     rows = rows.assign(when=rows.recalibration.str.split().str[0], labels=rows.recalibration.str.split().str[1].astype(int))
-    how = dict.fromkeys(CALIBRATION_COLUMNS, "median") | {"brier": "mean"}
+    how = dict.fromkeys(comparison.CALIBRATION_COLUMNS, "median") | {"brier": "mean"}
     means = rows.groupby(["outcome", "tested_on", *KEY_COLUMNS, "labels", "when"]).agg(how).unstack("when")
     keys = means.index.to_frame(index=False)
     columns = {"arm": arm_labels(keys), "outcome": keys.outcome.tolist(), "at": keys.tested_on.tolist(), "labels": [f"{n:,}" for n in keys.labels]}
@@ -348,6 +154,9 @@ def format_recalibration(summary: pd.DataFrame) -> str:
             if (figure, when) in means
         }
     return f"Recalibration (perfect: slope 1, intercept 0)\n{align_columns(columns)}"
+
+
+# ---- the stage ----------------------------------------------------------------------------------------------------------
 
 
 def main(argv=None):
@@ -366,13 +175,15 @@ def main(argv=None):
         raise UserError(f"--replicates {args.replicates}: give 0 or more")
     published = config.read_merged_yaml("published.yaml")
     summary = results.read_summary()
-    rows = filter_summary(summary, args.outcome, args.variant)
-    check_comparable(rows, args.against)
+    rows = comparison.filter_summary(summary, args.outcome, args.variant)
+    comparison.check_comparable(rows, args.against)
     with timed_stage("compare") as figures:
-        tables = [compare_arms(part, args.against, args.replicates, published) for _, part in rows.groupby(["outcome", "tested_on"], sort=False)]
+        tables = [
+            comparison.compare_arms(part, args.against, args.replicates, published) for _, part in rows.groupby(["outcome", "tested_on"], sort=False)
+        ]
         for table in tables:
             print_line(f"\n{format_table(table, args.replicates)}")
-        everything = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COMPARISON_COLUMNS)
+        everything = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=comparison.COMPARISON_COLUMNS)
         if means := format_mean_table(everything, published):
             print_line(f"\n{means}")
         if recalibrated := format_recalibration(summary[summary.outcome.isin(rows.outcome) & summary.variant.isin(rows.variant)]):

@@ -31,7 +31,8 @@ from medrep import config, contract, stamps
 from medrep.cdm import outcomes
 from medrep.errors import UserError
 from medrep.evaluation import counts, results
-from medrep.evaluation.arms import BASELINES, Arm, OutcomeExamples, Run, SuppliedRun, UntrainableError, write_seed_agreement
+from medrep.evaluation.arms import BASELINES, Arm
+from medrep.evaluation.runs import OutcomeExamples, Run, SuppliedRun, UntrainableError, write_seed_agreement
 from medrep.patients import training
 from medrep.progress import print_line, timed_stage
 from medrep.settings import ExperimentConfig, ModelConfig

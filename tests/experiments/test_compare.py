@@ -10,7 +10,7 @@ import yaml
 from experiments import compare
 from medrep import contract
 from medrep.errors import UserError
-from medrep.evaluation import metrics
+from medrep.evaluation import comparison, metrics, significance
 
 PEOPLE = 60
 OUTCOMES = {"MT": 0.2, "LLOS": 0.4, "RA": 0.3}
@@ -130,7 +130,7 @@ def test_figures_are_means_over_seeds_and_differences_are_paired_by_example(resu
                 assert float(table.loc[rep, name]) == pytest.approx(means[name])
             assert table.loc[rep, "seeds"] == 2
             if rep != "medrep":
-                pair = metrics.compare_macro_aurocs(
+                pair = significance.compare_macro_aurocs(
                     [
                         (f.boolean_value, f.predicted_boolean_probability, g.predicted_boolean_probability, f.subject_id)
                         for f, g in zip(files, tests["medrep"], strict=True)
@@ -142,7 +142,7 @@ def test_figures_are_means_over_seeds_and_differences_are_paired_by_example(resu
                 assert float(table.loc[rep, "difference"]) == pytest.approx(table.auroc[rep] - table.auroc["medrep"])
                 assert table.loc[rep, "same_examples"] == "True" and int(table.loc[rep, "shared_examples"]) == sum(map(len, files))
                 p[rep] = pair["p"]
-        assert table.p_holm[list(p)].tolist() == pytest.approx(metrics.holm_adjust(list(p.values())))
+        assert table.p_holm[list(p)].tolist() == pytest.approx(significance.holm_adjust(list(p.values())))
         assert table.loc["medrep", "difference"] == "" and np.isnan(table.p_holm["medrep"])
     printed = capsys.readouterr().out
     assert "MT at ehrshot, trained at mimic; differences to behrt medrep; 60 draws of persons" in printed
@@ -239,8 +239,8 @@ def test_an_arm_of_other_persons_is_compared_on_the_shared_examples_and_marked(r
                 part.subject_id,
             )
         )
-    assert float(found.difference["oracle"]) == pytest.approx(metrics.compare_macro_aurocs(pairs)["difference"])
-    assert float(found.p["oracle"]) == pytest.approx(metrics.compare_macro_aurocs(pairs)["p"])
+    assert float(found.difference["oracle"]) == pytest.approx(significance.compare_macro_aurocs(pairs)["difference"])
+    assert float(found.p["oracle"]) == pytest.approx(significance.compare_macro_aurocs(pairs)["p"])
     assert found.same_examples["oracle"] == "False" and float(found.shared_examples["oracle"]) == sum(map(len, parts))
     printed = capsys.readouterr().out
     assert f"* behrt medrep oracle: on the {sum(map(len, parts))} examples of 2 seeds that both were tested on" in printed and ")*" in printed
@@ -359,7 +359,7 @@ def test_phenotypes_are_one_outcome_of_the_mean_over_them(results, capsys):
         (f.boolean_value, f.predicted_boolean_probability, g.predicted_boolean_probability, f.subject_id)
         for f, g in zip(files["name"], files["medrep"], strict=True)
     ]
-    expected = metrics.compare_macro_aurocs(pairs)
+    expected = significance.compare_macro_aurocs(pairs)
     assert float(found.difference["name"]) == pytest.approx(expected["difference"]) and found.p["name"] == pytest.approx(expected["p"])
     macro = [row["auroc"] for row in results.rows if row["label"] == "macro" and row["rep_type"] == "name"]
     assert found.auroc["name"] == pytest.approx(np.mean(macro)) and found.seeds["name"] == 2
@@ -384,7 +384,7 @@ def test_the_same_command_twice_gives_the_same_file(results):
 
 def test_a_wide_table_fits_160_columns(results, capsys):
     """The longest names there are, thousands of examples."""
-    row = dict.fromkeys(compare.COMPARISON_COLUMNS) | {
+    row = dict.fromkeys(comparison.COMPARISON_COLUMNS) | {
         "outcome": "Sepsis",
         "tested_on": "ehrshot",
         "trained_on": "mimic",

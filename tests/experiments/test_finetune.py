@@ -15,7 +15,7 @@ from experiments import finetune, pretrain
 from medrep import contract, stamps, storage
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
-from medrep.evaluation import features, learners, metrics, results
+from medrep.evaluation import calibration, features, learners, metrics, results
 from medrep.patients import sequences, training
 from medrep.patients.examples import Examples, sample_few_shot, sort_by_hash, split_persons
 from medrep.settings import FinetuningConfig
@@ -272,7 +272,7 @@ def test_a_further_hospital_and_a_recalibration_need_no_training(hospitals, smal
     predictions = results.read_predictions(folder / "predictions_third.parquet").set_index("subject_id")
     order = sort_by_hash(predictions.index.tolist(), 100)
     local, rest = predictions.loc[order[:20]], predictions.loc[sorted(order[20:])]
-    after = metrics.recalibrate(
+    after = calibration.recalibrate(
         local.boolean_value.to_numpy(), local.predicted_boolean_probability.to_numpy(), rest.predicted_boolean_probability.to_numpy()
     )
     assert rows(tested_on="third", recalibration="after 20").brier.iloc[0] == pytest.approx(np.mean((after - rest.boolean_value) ** 2))

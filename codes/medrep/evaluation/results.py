@@ -8,6 +8,7 @@ deleted or raced for without loss.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from medrep import contract, storage
 from medrep.errors import UserError
-from medrep.evaluation import metrics
+from medrep.evaluation import calibration, metrics
 from medrep.patients.examples import Examples, sort_by_hash
 from medrep.vectors import concept_vectors
 
@@ -220,7 +221,7 @@ def recalibrated_rows(tested: TestRun, labels: int, replicates: int, seed: int) 
             for when in ("before", "after")
         ]
     before = tested.probabilities[~local, 0]
-    after = metrics.recalibrate(truth[local], tested.probabilities[local, 0], before)
+    after = calibration.recalibrate(truth[local], tested.probabilities[local, 0], before)
     return [
         common | metrics.compute_metrics(truth[~local], p, persons[~local], None, replicates, seed) | {"recalibration": f"{when} {labels}"}
         for when, p in (("before", before), ("after", after))
@@ -264,6 +265,10 @@ def arm_label(arm: tuple) -> str:
     )
 
 
+@overload
+def find_reference_arm(arms: list[tuple], against: None) -> tuple: ...
+@overload
+def find_reference_arm(arms: list[tuple], against: str | None) -> tuple | None: ...
 def find_reference_arm(arms: list[tuple], against: str | None) -> tuple | None:
     """The arm that every other is compared with: the plainest that has all words of `against`, None if there is none.
 

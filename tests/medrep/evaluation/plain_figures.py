@@ -1,0 +1,70 @@
+"""Slow, plain second implementations of the figures, and the examples that tests of them share."""
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from scipy import optimize
+
+examples = st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 5), st.integers(0, 6)), min_size=1, max_size=30)
+"""Label, two scores with many ties, person."""
+unhurried = settings(deadline=None)
+
+
+def opened(rows):
+    labels, a, b, persons = (np.array(column) for column in zip(*rows, strict=True))
+    return labels.astype(bool), a / 5, b / 5, persons
+
+
+def mixed(labels):
+    return 0 < labels.sum() < len(labels)
+
+
+def clustered(people, seed, spread=1.0, most=4):
+    """Persons with 1 to `most` examples that share a risk of their own; two models' probabilities, rounded so that they tie."""
+    chance = np.random.default_rng(seed)
+    persons = np.repeat(np.arange(people), chance.integers(1, most + 1, people))
+    own = chance.normal(0, spread, people)[persons]
+    risk = own + chance.normal(0, 1, len(persons)) - 1
+    labels = chance.random(len(persons)) < 1 / (1 + np.exp(-risk))
+    a, b = (np.round(1 / (1 + np.exp(-0.8 * risk - 0.5 * own - chance.normal(0, noise, len(persons)))), 2) for noise in (0.5, 1.0))
+    return labels, a, b, persons
+
+
+def seeds_of(people, seeds, first=0):
+    """Overlapping tests of one arm pair: every seed tests a random half of the persons."""
+    labels, a, b, persons = clustered(people, first)
+    pairs = []
+    for seed in range(seeds):
+        chance = np.random.default_rng(seed)
+        rows = np.isin(persons, chance.permutation(people)[: people // 2])
+        pairs.append(tuple(x[rows] for x in (labels, a, np.round(b + chance.normal(0, 0.05, len(b)), 2), persons)))
+    return pairs
+
+
+def pairs_in_order(labels, scores):
+    pairs = [(p, n) for p in scores[labels] for n in scores[~labels]]
+    return np.mean([(p > n) + (p == n) / 2 for p, n in pairs])
+
+
+def likelihood(labels, x, weights):
+    return lambda line: np.sum(weights * (np.logaddexp(0, line[0] + line[1] * x) - labels * (line[0] + line[1] * x)))
+
+
+def plain_calibration(labels, probabilities, weights=1.0):
+    """Slope, its intercept, and the intercept with the slope at 1, by general minimisers."""
+    x = np.log(np.clip(probabilities, 1e-7, 1 - 1e-7)) - np.log1p(-np.clip(probabilities, 1e-7, 1 - 1e-7))
+    loss = likelihood(labels, x, weights)
+    line = optimize.minimize(loss, [0, 0], method="Nelder-Mead", options={"xatol": 1e-10, "fatol": 1e-13, "maxiter": 4000}).x
+    return line[1], line[0], optimize.minimize_scalar(lambda move: loss([move, 1.0]), bracket=(-1, 1), tol=1e-12).x
+
+
+def plain_draws(persons, replicates, seed):
+    """The rows of every replicate: those of each drawn person, one person after the other."""
+    ids = sorted(set(persons.tolist()))
+    chance = np.random.default_rng(seed)
+    return [np.concatenate([np.flatnonzero(persons == ids[i]) for i in chance.integers(0, len(ids), len(ids))]) for _ in range(replicates)]
+
+
+def plain_interval(values, replicates):
+    kept = [value for value in values if value is not None]
+    return (None, None) if len(kept) < max(20, 0.8 * replicates) else (np.quantile(kept, 0.025), np.quantile(kept, 0.975))
