@@ -139,7 +139,7 @@ def test_one_measurement_from_csv_to_prediction_and_rating(road, monkeypatch):
 
     # trajectories: that token, at 64, in the stay (after ten days of outpatient visits of their own), third moment of it
     trajectories, words = sequences.Trajectories("mimic"), token_vocabulary.load_hospital_vocabulary("mimic")
-    (row,) = trajectories.rows_of(np.array([7]))
+    (row,) = trajectories.find_rows(np.array([7]))
     events = range(trajectories.person_start[row], trajectories.person_stop[row])
     (event,) = [i for i in events if trajectories.time[i] == moment.timestamp()]
     assert words.tokens[trajectories.token[event]] == token
@@ -151,7 +151,7 @@ def test_one_measurement_from_csv_to_prediction_and_rating(road, monkeypatch):
     assert labels.boolean_value.sum() == 10
 
     # the row is before it and so may be seen; the next day's is not
-    (example,) = trajectories.examples(np.array([row]), np.array([labels.loc[7, "prediction_time"].timestamp()], dtype=np.int64), 512)
+    (example,) = trajectories.slices_before(np.array([row]), np.array([labels.loc[7, "prediction_time"].timestamp()], dtype=np.int64), 512)
     assert example[1] <= event < example[2]
     assert all(trajectories.time[i] < labels.loc[7, "prediction_time"].timestamp() for i in range(example[1], example[2]))
 

@@ -41,7 +41,7 @@ CODES = Path(__file__).resolve().parents[1]
 SECONDS = {"machine": 100, "correctness": 150, "pretraining": 150, "finetuning": 120, "texts": 120, "compiled": 180, "graph": 60}
 """After which a part is ended, so that the next ones have their turn. The first reads torch from a cold disk."""
 LEAST_SECONDS = 25  # with less left no part is begun: torch and transformers alone take ten to import on a cold machine
-TOLD = 3  # exit status of a part that failed and has said so
+FAILED_STATUS = 3  # exit status of a part that failed and has said so
 FAMILY = ("behrt", "behrt-de", "medbert")
 ALLOWED = {"fp32": 1e-3, "bf16": 2e-2}
 """Relative error of what a whole model gives and of all its gradients; bf16 alone makes 0.005 of both (measured on the CPU)."""
@@ -56,7 +56,7 @@ class Setup:
     started: float = field(default_factory=time.perf_counter)
 
     @property
-    def place(self):
+    def torch_device(self):
         import torch
 
         return torch.device("cpu") if self.device == "cpu" else torch.device("cuda", int(self.device))
@@ -66,12 +66,12 @@ class Setup:
         return self.device != "cpu"
 
     @property
-    def length(self) -> int:
+    def max_length(self) -> int:
         """The longest sequence."""
         return 64 if self.tiny else 2048
 
     @property
-    def counts(self) -> tuple[int, ...]:
+    def batch_sizes(self) -> tuple[int, ...]:
         """Sequences of a step: the published batch of about 32 x 512 tokens, and one that fills the card."""
         return (4,) if self.tiny else (32, 128)
 
@@ -82,18 +82,18 @@ class Setup:
         sizes = config.load_experiment(name).model
         return replace(sizes, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=24, max_length=64) if self.tiny else sizes
 
-    def tell(self, **figures):
-        told = {"part": self.part, **{name: shown(value) for name, value in figures.items()}}
-        print(json.dumps(told | {"at": round(time.perf_counter() - self.started, 1)}), flush=True)
+    def report(self, **figures):
+        line = {"part": self.part, **{name: round_figure(value) for name, value in figures.items()}}
+        print(json.dumps(line | {"at": round(time.perf_counter() - self.started, 1)}), flush=True)
 
     @contextmanager
-    def trying(self, **what):
+    def report_errors(self, **what):
         """Whatever goes wrong with one figure is a line, too: the others may still be had, and a borrowed machine does not come back."""
         try:
             yield
         except Exception as problem:
             self.failed = True
-            self.tell(**what, error=f"{type(problem).__name__}: {problem}"[:600])
+            self.report(**what, error=f"{type(problem).__name__}: {problem}"[:600])
         self.clear()
 
     def clear(self):
@@ -125,7 +125,7 @@ class Setup:
         return next((value for part, value in PEAK_FLOPS.items() if part in name), None)
 
 
-def shown(value):
+def round_figure(value):
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
@@ -162,33 +162,33 @@ def machine(setup: Setup):
         "accelerate": accelerate.__version__,
         "threads": torch.get_num_threads(),
     }
-    with setup.trying(what="varlen_attn"):
+    with setup.report_errors(what="varlen_attn"):
         import inspect
 
         from torch.nn.attention import varlen
 
         known["varlen_attn"] = list(inspect.signature(varlen.varlen_attn).parameters)
     if setup.on_gpu:
-        card = torch.cuda.get_device_properties(setup.place)
+        card = torch.cuda.get_device_properties(setup.torch_device)
         known |= {"device": card.name, "capability": f"{card.major}.{card.minor}", "gib": card.total_memory / 2**30, "cuda": torch.version.cuda}
-    setup.tell(what="versions", **known)
+    setup.report(what="versions", **known)
     size = 256 if setup.tiny else 8192
-    with setup.trying(what="ceilings"):
-        a, b = (torch.randn(size, size, device=setup.place, dtype=torch.bfloat16) for _ in range(2))
+    with setup.report_errors(what="ceilings"):
+        a, b = (torch.randn(size, size, device=setup.torch_device, dtype=torch.bfloat16) for _ in range(2))
         product = warm_seconds_of(setup, lambda: a @ b)
-        source = torch.randn(2**20 if setup.tiny else 2**30, device=setup.place)
+        source = torch.randn(2**20 if setup.tiny else 2**30, device=setup.torch_device)
         target = torch.empty_like(source)
         copy = warm_seconds_of(setup, lambda: target.copy_(source))
-        setup.tell(what="ceilings", bf16_tflops=2 * size**3 / product / 1e12, copy_tb_per_second=2 * source.nbytes / copy / 1e12)
+        setup.report(what="ceilings", bf16_tflops=2 * size**3 / product / 1e12, copy_tb_per_second=2 * source.nbytes / copy / 1e12)
 
 
 def seconds_of(setup: Setup, call) -> float:
-    from benchmarks import ways
+    from benchmarks import variants
 
-    ways.wait(setup.place)
+    variants.synchronize(setup.torch_device)
     start = time.perf_counter()
     call()
-    ways.wait(setup.place)
+    variants.synchronize(setup.torch_device)
     return time.perf_counter() - start
 
 
@@ -215,14 +215,14 @@ def correctness(setup: Setup):
         for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
             for cls_alone in (False, True):
                 what = {"what": "attention", "head": size, "precision": precision, "queries": "[CLS]" if cls_alone else "all"}
-                with setup.trying(**what):
-                    setup.tell(**what, **check_attention(setup, lengths, size, dtype, cls_alone))
+                with setup.report_errors(**what):
+                    setup.report(**what, **check_attention(setup, lengths, size, dtype, cls_alone))
     for name in FAMILY:
         for kind in ("pretraining", "prediction"):
-            with setup.trying(what="model", model=name, kind=kind):
+            with setup.report_errors(what="model", model=name, kind=kind):
                 check_model(setup, name, kind, lengths)
-    with setup.trying(what="kernels"):
-        setup.tell(what="kernels", **find_kernels(setup, lengths))
+    with setup.report_errors(what="kernels"):
+        setup.report(what="kernels", **find_kernels(setup, lengths))
 
 
 def check_attention(setup: Setup, lengths, size: int, dtype, cls_alone: bool) -> dict:
@@ -248,7 +248,7 @@ def check_attention(setup: Setup, lengths, size: int, dtype, cls_alone: bool) ->
         out.backward(weight.to(device, dtype))
         return {"out": out, **{f"{name}_gradient": values.grad for name, values in given.items()}}, behrt.has_packed_kernel(given["query"])
 
-    (true, _), (found, fused) = run("cpu", torch.float64), run(setup.place, dtype)
+    (true, _), (found, fused) = run("cpu", torch.float64), run(setup.torch_device, dtype)
     off = {name: distance(found[name], true[name]) for name in true}
     most = max(float((found[name].double().cpu() - true[name]).detach().abs().max()) for name in true)
     return {
@@ -272,9 +272,9 @@ def check_model(setup: Setup, name: str, kind: str, lengths):
     split = mock.patch.object(behrt, "has_packed_kernel", lambda query: False)
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("bf16 split", torch.bfloat16)):
         what = {"what": "model", "model": name, "kind": kind, "precision": precision}
-        with setup.trying(**what):
+        with setup.report_errors(**what):
             with split if precision == "bf16 split" else mock.patch.object(behrt, "has_packed_kernel", behrt.has_packed_kernel):
-                found, own = run(setup.place, dtype)
+                found, own = run(setup.torch_device, dtype)
             off = distance(found, true)
             whole = float(sum((own[n].double() - g.double()).norm() ** 2 for n, g in gradients.items()) ** 0.5)
             total = float(sum(g.double().norm() ** 2 for g in gradients.values()) ** 0.5)
@@ -282,7 +282,7 @@ def check_model(setup: Setup, name: str, kind: str, lengths):
             each = {n: distance(own[n], g) for n, g in gradients.items() if float(g.norm()) > 1e-4 * total}
             worst = max(each, key=lambda n: each[n] if each[n] == each[n] else float("inf"))
             limit = ALLOWED[precision.split()[0]]
-            setup.tell(
+            setup.report(
                 **what,
                 out=off,
                 largest_difference=float((found.double() - true.double()).abs().max()),
@@ -300,7 +300,7 @@ def model_runner(sizes, kind: str, lengths):
     import torch
     from torch.nn import functional as F
 
-    from benchmarks import pretraining, ways
+    from benchmarks import pretraining, variants
     from medrep.patients import behrt
 
     random = np.random.default_rng(0)
@@ -311,7 +311,7 @@ def model_runner(sizes, kind: str, lengths):
     def run(device, dtype):
         torch.manual_seed(0)
         made = {"pretraining": behrt.BehrtForPretraining, "prediction": behrt.BehrtForPrediction}[kind]
-        model = made(behrt.make_config(sizes, ways.VOCABULARY, False)).eval()
+        model = made(behrt.make_config(sizes, variants.VOCABULARY_SIZE, False)).eval()
         with torch.no_grad():  # as after some training
             for scalar in model.encoder.embeddings.scalars.values():
                 scalar.fill_(0.7)
@@ -339,7 +339,7 @@ def find_kernels(setup: Setup, lengths) -> dict:
 
     run = model_runner(setup.sizes(), "pretraining", lengths)
     with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * setup.on_gpu) as seen:
-        run(setup.place, torch.bfloat16)
+        run(setup.torch_device, torch.bfloat16)
     calls = {
         event.key: event.count
         for event in seen.key_averages()
@@ -357,13 +357,13 @@ def pretraining(setup: Setup):
 
     from benchmarks import pretraining as bench
 
-    for sequences in setup.counts:
+    for sequences in setup.batch_sizes:
         time_pretraining(setup, sequences)
-    with setup.trying(what="packed, one sequence"):  # memory grows with tokens, not with their square
+    with setup.report_errors(what="packed, one sequence"):  # memory grows with tokens, not with their square
         n = 128 if setup.tiny else 16_384
-        whole = moved(bench.make_batch(np.array([n]), np.random.default_rng(0)), setup.place)
-        way = pretraining_way(setup, [whole], bench.packed_loss, torch.bfloat16)
-        setup.tell(what="packed, one sequence", tokens=n, **time_steps(setup, way, at_least=3, seconds=0.0))
+        whole = to_device(bench.make_batch(np.array([n]), np.random.default_rng(0)), setup.torch_device)
+        way = pretraining_variant(setup, [whole], bench.packed_loss, torch.bfloat16)
+        setup.report(what="packed, one sequence", tokens=n, **time_steps(setup, way, at_least=3, seconds=0.0))
 
 
 def time_pretraining(setup: Setup, sequences: int):
@@ -371,23 +371,23 @@ def time_pretraining(setup: Setup, sequences: int):
 
     from benchmarks import pretraining as bench
 
-    sizes, (whole, lengths) = setup.sizes(), draw(setup, sequences)
+    sizes, (whole, lengths) = setup.sizes(), draw_batch(setup, sequences)
     at_once = 2 if setup.tiny else 16
     pieces = [bench.slice_batch(*whole, first=i, last=min(i + at_once, sequences)) for i in range(0, sequences, at_once)]
-    with setup.trying(what="same loss", sequences=sequences):
-        bench.check_same_loss(sizes, setup.place, bench.slice_batch(*whole, first=0, last=2), setup.length)
-        setup.tell(what="same loss", sequences=sequences, same=True)
+    with setup.report_errors(what="same loss", sequences=sequences):
+        bench.check_same_loss(sizes, setup.torch_device, bench.slice_batch(*whole, first=0, last=2), setup.max_length)
+        setup.report(what="same loss", sequences=sequences, same=True)
 
     def packed(dtype, change=lambda layer: None):
-        return pretraining_way(setup, [whole], bench.packed_loss, dtype, change)
+        return pretraining_variant(setup, [whole], bench.packed_loss, dtype, change)
 
     def padded(dropout: float):
         def loss(model, *part):
-            return bench.padded_loss(bench.PaddedModel(model, dropout), setup.length, *part)
+            return bench.padded_loss(bench.PaddedModel(model, dropout), setup.max_length, *part)
 
-        return pretraining_way(setup, pieces, loss, torch.bfloat16)
+        return pretraining_variant(setup, pieces, loss, torch.bfloat16)
 
-    facts = {"sequences": sequences, "tokens": int(lengths.sum()), "padded_tokens": sequences * setup.length}
+    facts = {"sequences": sequences, "tokens": int(lengths.sum()), "padded_tokens": sequences * setup.max_length}
     makers = {
         "packed": lambda: packed(torch.bfloat16),
         "padded": lambda: padded(0.0),
@@ -395,18 +395,20 @@ def time_pretraining(setup: Setup, sequences: int):
         "packed, each layer asks for the longest": lambda: packed(torch.bfloat16, forget_max_lengths),
         "packed fp32": lambda: packed(torch.float32),
     }
-    time_ways(setup, facts, facts["tokens"], bench.count_flops(sizes, lengths), makers)
+    time_variants(setup, facts, facts["tokens"], bench.count_flops(sizes, lengths), makers)
 
 
-def pretraining_way(setup: Setup, parts: list, loss, dtype, change=lambda layer: None):
+def pretraining_variant(setup: Setup, parts: list, loss, dtype, change=lambda layer: None):
     """A training step over `parts` with a model of its own, each of whose layers went through `change`."""
     from benchmarks import pretraining as bench
-    from benchmarks import ways
+    from benchmarks import variants
 
-    model = bench.new_model(setup.sizes()).to(setup.place).train()
+    model = bench.new_model(setup.sizes()).to(setup.torch_device).train()
     for layer in model.encoder.layers:
         change(layer)
-    return ways.Way("", lambda *part: loss(model, *part), model, parts, dtype, setup.place, sum(len(truth) for _, _, truth in parts))
+    return variants.TrainingVariant(
+        "", lambda *part: loss(model, *part), model, parts, dtype, setup.torch_device, sum(len(truth) for _, _, truth in parts)
+    )
 
 
 def forget_max_lengths(layer):
@@ -414,35 +416,35 @@ def forget_max_lengths(layer):
     layer.register_forward_pre_hook(lambda layer, args, given: (args, given | {"max_lengths": None}), with_kwargs=True)
 
 
-def draw(setup: Setup, sequences: int):
+def draw_batch(setup: Setup, sequences: int):
     """A packed batch with its masked places and their truth, on the device, and its lengths."""
     import numpy as np
 
     from benchmarks import pretraining as bench
 
-    batch, places, truth = bench.draw_packed_batch(sequences, setup.length)
-    return moved((batch, places, truth), setup.place), np.diff(batch["boundaries"].numpy())
+    batch, places, truth = bench.draw_packed_batch(sequences, setup.max_length)
+    return to_device((batch, places, truth), setup.torch_device), np.diff(batch["boundaries"].numpy())
 
 
-def moved(whole: tuple, device) -> tuple:
+def to_device(whole: tuple, device) -> tuple:
     batch, *others = whole
     return ({name: values.to(device) for name, values in batch.items()}, *(values.to(device) for values in others))
 
 
-def time_ways(setup: Setup, facts: dict, count: int, needed: float, makers: dict, rate: str = "tokens_per_second"):
+def time_variants(setup: Setup, facts: dict, count: int, needed: float, makers: dict, rate: str = "tokens_per_second"):
     """Time each way, one in memory at a time, and tell it beside the first one. `needed`: operations on real tokens in a step."""
     first, peak = None, setup.peak_flops()
     for name, make in makers.items():
-        with setup.trying(what=name, **facts):
+        with setup.report_errors(what=name, **facts):
             found = time_steps(setup, make())
             seconds = found["seconds"]
             first = first or seconds
             shares = {rate: count / seconds, "times_the_first": seconds / first, "tflops": needed / seconds / 1e12}
-            setup.tell(what=name, **facts, **shares, share_of_peak=peak and needed / seconds / peak, **found)
+            setup.report(what=name, **facts, **shares, share_of_peak=peak and needed / seconds / peak, **found)
 
 
 def finetuning(setup: Setup):
-    for sequences in setup.counts:
+    for sequences in setup.batch_sizes:
         time_finetuning(setup, sequences)
 
 
@@ -451,21 +453,21 @@ def time_finetuning(setup: Setup, sequences: int):
     import torch
 
     from benchmarks import finetuning as bench
-    from benchmarks import ways
+    from benchmarks import variants
 
-    sizes, device, random = setup.sizes(), setup.place, np.random.default_rng(0)
-    lengths = ways.draw_lengths(sequences, setup.length, random)
-    batch = {name: torch.from_numpy(values).to(device) for name, values in ways.draw_batch(lengths, random).items()}
+    sizes, device, random = setup.sizes(), setup.torch_device, np.random.default_rng(0)
+    lengths = variants.draw_lengths(sequences, setup.max_length, random)
+    batch = {name: torch.from_numpy(values).to(device) for name, values in variants.draw_batch(lengths, random).items()}
     truth = torch.arange(sequences, device=device).remainder(2).float()
     at_once = 2 if setup.tiny else 32
     whole = [(batch, truth)]
-    pieces = [(ways.part_of(batch, i, min(i + at_once, sequences)), truth[i : i + at_once]) for i in range(0, sequences, at_once)]
+    pieces = [(variants.slice_batch(batch, i, min(i + at_once, sequences)), truth[i : i + at_once]) for i in range(0, sequences, at_once)]
 
     def packed(model, part):
         return model(**part)
 
     def padded(model, part):
-        return bench.padded_logits(model, part, setup.length, 0.0)
+        return bench.padded_logits(model, part, setup.max_length, 0.0)
 
     def training(logits, parts):
         model = bench.new_model(sizes).to(device).train()
@@ -473,24 +475,24 @@ def time_finetuning(setup: Setup, sequences: int):
         def loss(part, truth):
             return bench.summed_loss(logits(model, part).float(), truth)
 
-        return ways.Way("", loss, model, parts, torch.bfloat16, device, sequences)
+        return variants.TrainingVariant("", loss, model, parts, torch.bfloat16, device, sequences)
 
     def prediction(logits, parts, dtype=torch.bfloat16):
         model = bench.new_model(sizes).to(device)
         return bench.PredictionVariant("", lambda part: logits(model, part), model, parts, dtype, device)
 
     facts = {"sequences": sequences, "tokens": int(lengths.sum())}
-    with setup.trying(what="same logits", **facts):
+    with setup.report_errors(what="same logits", **facts):
         off = distance(prediction(packed, whole, torch.float32).step(), prediction(padded, pieces, torch.float32).step())
-        setup.tell(what="same logits", **facts, off=off, right=off < ALLOWED["fp32"])
+        setup.report(what="same logits", **facts, off=off, right=off < ALLOWED["fp32"])
     makers = {"packed": lambda: training(packed, whole), "padded": lambda: training(padded, pieces)}
-    time_ways(setup, {"kind": "finetuning", **facts}, sequences, 3 * bench.count_flops(sizes, lengths), makers, "examples_per_second")
+    time_variants(setup, {"kind": "finetuning", **facts}, sequences, 3 * bench.count_flops(sizes, lengths), makers, "examples_per_second")
     makers = {
         "packed": lambda: prediction(packed, whole),
         "padded": lambda: prediction(padded, pieces),
         "packed fp32": lambda: prediction(packed, whole, torch.float32),
     }
-    time_ways(setup, {"kind": "prediction", **facts}, sequences, bench.count_flops(sizes, lengths), makers, "examples_per_second")
+    time_variants(setup, {"kind": "prediction", **facts}, sequences, bench.count_flops(sizes, lengths), makers, "examples_per_second")
 
 
 def compiled(setup: Setup):
@@ -498,24 +500,24 @@ def compiled(setup: Setup):
 
     from benchmarks import pretraining as bench
 
-    sequences = setup.counts[-1]
+    sequences = setup.batch_sizes[-1]
     backend = "eager" if setup.tiny else "inductor"  # a tiny trial is not to wait for a compiler
-    whole, lengths = draw(setup, sequences)
+    whole, lengths = draw_batch(setup, sequences)
 
     def packed(change=lambda layer: layer.compile(dynamic=True, backend=backend)):
-        return pretraining_way(setup, [whole], bench.packed_loss, torch.bfloat16, change)
+        return pretraining_variant(setup, [whole], bench.packed_loss, torch.bfloat16, change)
 
     facts = {"sequences": sequences, "tokens": int(lengths.sum())}
     makers = {"packed": lambda: packed(lambda layer: None), "packed, compiled": packed}
-    time_ways(setup, facts, facts["tokens"], bench.count_flops(setup.sizes(), lengths), makers)
-    with setup.trying(what="another batch"):  # no two batches of an epoch have as many tokens
+    time_variants(setup, facts, facts["tokens"], bench.count_flops(setup.sizes(), lengths), makers)
+    with setup.report_errors(what="another batch"):  # no two batches of an epoch have as many tokens
         way = packed()
         way.step()
-        other, others = draw(setup, sequences // 2)
-        way.parts, way.number = [other], len(other[2])
+        other, others = draw_batch(setup, sequences // 2)
+        way.parts, way.num_targets = [other], len(other[2])
         way.step()
         way.step()
-        setup.tell(what="another batch", tokens=int(others.sum()), first_seconds=way.seconds[1], then_seconds=way.seconds[2])
+        setup.report(what="another batch", tokens=int(others.sum()), first_seconds=way.seconds[1], then_seconds=way.seconds[2])
 
 
 # ---- representations ---------------------------------------------------------------------------------------
@@ -532,7 +534,7 @@ def texts(setup: Setup):
     lengths = bench.draw_lengths(16 if setup.tiny else 20_000, 33, 0.54, 512, random)  # as many as a chunk has
     many, tokenizer = bench.draw_texts(lengths, random), bench.make_tokenizer()
     tokenizing = seconds_of(setup, lambda: reading.tokenize(tokenizer, many, 512))
-    setup.tell(what="tokenizing", texts=len(many), tokens=int(lengths.sum()), longest=int(lengths.max()), seconds=tokenizing)
+    setup.report(what="tokenizing", texts=len(many), tokens=int(lengths.sum()), longest=int(lengths.max()), seconds=tokenizing)
 
     def minilm():  # sentence-transformers/all-MiniLM-L6-v2
         torch.manual_seed(0)
@@ -540,7 +542,7 @@ def texts(setup: Setup):
         return transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=bench.VOCABULARY_SIZE, **shape)).eval()
 
     for name, make in ({"minilm": minilm} | ({} if setup.tiny else {"deberta-base": bench.make_model})).items():  # that one has one size
-        with setup.trying(what=name):
+        with setup.report_errors(what=name):
             time_encoder(setup, name, make(), tokenizer, many, int(lengths.max()))
 
 
@@ -560,20 +562,20 @@ def time_encoder(setup: Setup, name: str, model, tokenizer, many: list[str], lon
 
     few = many[: 4 if setup.tiny else 64]
     true = encode(few, text_encoder.CPU_BATCH_TOKENS)
-    model.to(setup.place)
+    model.to(setup.torch_device)
     for precision, dtype, some in (("fp32", torch.float32, many[: len(many) // 4]), ("bf16", torch.bfloat16, many)):
-        with setup.trying(what=name, precision=precision):
+        with setup.report_errors(what=name, precision=precision):
             model.to(dtype)
             found = encode(few)
             cosine = float(((found * true).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(true, axis=1)).min())
             first, then = encoding_seconds(setup, lambda some=some: encode(some))
             figures = {"texts_per_second": len(some) / then, "seconds": then, "first_seconds": first, "peak_gib": setup.peak_gib()}
-            setup.tell(what=name, precision=precision, texts=len(some), **figures, worst_cosine=cosine, right=cosine > 0.999)
-    with setup.trying(what=f"{name}, the common way"):
+            setup.report(what=name, precision=precision, texts=len(some), **figures, worst_cosine=cosine, right=cosine > 0.999)
+    with setup.report_errors(what=f"{name}, the common way"):
         some = many[: 8 if setup.tiny else 512]
         batches = [some[i : i + bench.BATCH_SIZE] for i in range(0, len(some), bench.BATCH_SIZE)]
         _, then = encoding_seconds(setup, lambda: [bench.encode_baseline(model, tokenizer, batch, longest) for batch in batches])
-        setup.tell(what=f"{name}, the common way", precision="bf16", texts=len(some), padded_to=longest, texts_per_second=len(some) / then)
+        setup.report(what=f"{name}, the common way", precision="bf16", texts=len(some), padded_to=longest, texts_per_second=len(some) / then)
 
 
 def encoding_seconds(setup: Setup, encode) -> list[float]:
@@ -585,7 +587,7 @@ def encoding_seconds(setup: Setup, encode) -> list[float]:
 def graph(setup: Setup):
     missing = [name for name in ("torch_sparse", "torch_geometric") if importlib.util.find_spec(name) is None]
     if missing:
-        setup.tell(skipped=f"{', '.join(missing)} missing")
+        setup.report(skipped=f"{', '.join(missing)} missing")
         return
     import torch
 
@@ -595,21 +597,21 @@ def graph(setup: Setup):
     from representation.graph import Grace
 
     nodes, width = (300, 8) if setup.tiny else (100_000, 768)
-    with setup.trying(nodes=nodes), tempfile.TemporaryDirectory(prefix="benchmark_device_") as root:
+    with setup.report_errors(nodes=nodes), tempfile.TemporaryDirectory(prefix="benchmark_device_") as root:
         contract.ROOT = Path(root)
         bench.make_graph(nodes, width)
         settings, random = config.load("graph"), torch.Generator().manual_seed(0)
         data = graphs.open_graph(contract.concept_array_file("description"))
         batches = iter(graphs.make_loader(data, settings.neighbors, min(settings.batch_size, nodes // 4), torch.arange(nodes), shuffle=True))
-        model = Grace(width, settings.hidden_size, settings.skip).to(setup.place)
+        model = Grace(width, settings.hidden_size, settings.skip).to(setup.torch_device)
         optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
         sampling, step = [], []
         for _ in range(3 if setup.tiny else 10):
             start = time.perf_counter()
             batch = next(batches)
             sampling.append(time.perf_counter() - start)
-            step.append(seconds_of(setup, lambda batch=batch: bench.train_step(model, optimizer, batch.to(setup.place), settings, random)))
-        setup.tell(
+            step.append(seconds_of(setup, lambda batch=batch: bench.train_step(model, optimizer, batch.to(setup.torch_device), settings, random)))
+        setup.report(
             nodes=nodes,
             sampled=batch.num_nodes,
             sampling_seconds=statistics.median(sampling[1:]),
@@ -637,8 +639,8 @@ def run_part(name: str, device: str, tiny: bool) -> bool:
 
     setup = Setup(device, tiny, name)
     if setup.on_gpu:
-        torch.cuda.set_device(setup.place)
-    with setup.trying():
+        torch.cuda.set_device(setup.torch_device)
+    with setup.report_errors():
         PARTS[name](setup)
     return not setup.failed
 
@@ -672,24 +674,24 @@ def main(argv=None):
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.part:
-        sys.exit(0 if run_part(args.part, args.device, args.tiny) else TOLD)
+        sys.exit(0 if run_part(args.part, args.device, args.tiny) else FAILED_STATUS)
     run, failed, end = Setup(), [], time.monotonic() + 60 * args.minutes
     for name in args.parts:
         run.part, left = name, end - time.monotonic()
         if left < LEAST_SECONDS:
-            run.tell(skipped=f"{left:.0f} s are left of {args.minutes:g} minutes")
+            run.report(skipped=f"{left:.0f} s are left of {args.minutes:g} minutes")
             continue
         start = time.monotonic()
         status = start_part(name, args, min(left, SECONDS[name]))
         if status is None:
-            run.tell(error=f"ended after {time.monotonic() - start:.0f} s")
-        elif status not in (0, TOLD):
-            run.tell(error=f"ended with exit status {status}; its last words are above")
-        run.tell(what="whole part", seconds=time.monotonic() - start)
+            run.report(error=f"ended after {time.monotonic() - start:.0f} s")
+        elif status not in (0, FAILED_STATUS):
+            run.report(error=f"ended with exit status {status}; its last words are above")
+        run.report(what="whole part", seconds=time.monotonic() - start)
         failed += [name] if status else []
         failed += [name] if status is None else []
     run.part = "all"
-    run.tell(what="done", failed=failed)
+    run.report(what="done", failed=failed)
     sys.exit(1 if failed else 0)
 
 

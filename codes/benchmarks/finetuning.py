@@ -5,7 +5,7 @@
     python benchmarks/finetuning.py --sequences 4 --length 512 --repeats 1 --attention 4     # smaller, to see it run
 
 One model (768 wide, 6 layers, 12 heads, feed-forward 512, vocabulary 16,000, all of it learned), fp32, on the same sequences
-(benchmarks/ways.py), an example each. Finetuning is forward, backward and optimizer step with dropout as in training, prediction is
+(benchmarks/variants.py), an example each. Finetuning is forward, backward and optimizer step with dropout as in training, prediction is
 forward alone. Packed: as experiments/finetune.py does it. Padded, as commonly done: every sequence filled up to --length,
 attention masked; finetuning once with dropout 0.1 on attention weights, as published, and once without. The padded way takes
 --at-once sequences through the model, as more do not fit the memory; a step is all of them. Without any dropout both give
@@ -28,7 +28,7 @@ import psutil
 import torch
 from torch.nn import functional as F
 
-from benchmarks import ways
+from benchmarks import variants
 from medrep import config
 from medrep.patients import behrt
 from medrep.progress import print_line
@@ -39,11 +39,11 @@ CPU = torch.device("cpu")
 
 def new_model(sizes: ModelConfig):
     torch.manual_seed(0)
-    return behrt.BehrtForPrediction(behrt.make_config(sizes, ways.VOCABULARY, False))
+    return behrt.BehrtForPrediction(behrt.make_config(sizes, variants.VOCABULARY_SIZE, False))
 
 
 def padded_logits(model, batch, length: int, attention_dropout: float):
-    h, _ = ways.padded_states(model.encoder, batch, length, attention_dropout)
+    h, _ = variants.encode_padded(model.encoder, batch, length, attention_dropout)
     return model.classify(h[:, 0])
 
 
@@ -62,7 +62,7 @@ def count_flops(sizes: ModelConfig, lengths: np.ndarray) -> float:
 
 
 class PredictionVariant:
-    """A way of predicting, timed as ways.Way times a training step."""
+    """A way of predicting, timed as variants.TrainingVariant times a training step."""
 
     def __init__(self, name: str, logits, model, parts, dtype=torch.float32, device=CPU):
         self.name, self.logits, self.model, self.parts, self.dtype, self.device, self.seconds = name, logits, model, parts, dtype, device, []
@@ -70,11 +70,11 @@ class PredictionVariant:
     @torch.no_grad()
     def step(self) -> torch.Tensor:
         self.model.eval()
-        ways.wait(self.device)
+        variants.synchronize(self.device)
         start = time.perf_counter()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             found = torch.cat([self.logits(batch) for batch, _ in self.parts])
-        ways.wait(self.device)
+        variants.synchronize(self.device)
         self.seconds.append(time.perf_counter() - start)
         return found
 
@@ -82,12 +82,12 @@ class PredictionVariant:
 def compare(args) -> dict:
     sizes = config.load_experiment("behrt", args.overrides).model
     random = np.random.default_rng(0)
-    lengths = ways.draw_lengths(args.sequences, args.length, random)
-    batch = {name: torch.from_numpy(values) for name, values in ways.draw_batch(lengths, random).items()}
+    lengths = variants.draw_lengths(args.sequences, args.length, random)
+    batch = {name: torch.from_numpy(values) for name, values in variants.draw_batch(lengths, random).items()}
     truth = torch.arange(args.sequences).remainder(2).float()
     whole = [(batch, truth)]
     starts = range(0, args.sequences, args.at_once)
-    pieces = [(ways.part_of(batch, i, min(i + args.at_once, args.sequences)), truth[i : i + args.at_once]) for i in starts]
+    pieces = [(variants.slice_batch(batch, i, min(i + args.at_once, args.sequences)), truth[i : i + args.at_once]) for i in starts]
     print_line(
         f"{args.sequences} sequences of {lengths.sum():,} tokens, padded {args.sequences * args.length:,}; {torch.get_num_threads()} threads, "
         f"load {os.getloadavg()[0]:.1f} before"
@@ -100,15 +100,15 @@ def compare(args) -> dict:
     ]
     packed, padded = (way.step() for way in predictions)
     assert torch.allclose(packed, padded, atol=1e-4), (packed, padded)
-    predicted = ways.in_turns(predictions, args.repeats, slow={"padded"})
+    predicted = variants.time_in_turns(predictions, args.repeats, slow={"padded"})
 
     def finetuning(name, parts, logits):
         model = new_model(sizes).train()
-        return ways.Way(
+        return variants.TrainingVariant(
             name, lambda batch, truth: summed_loss(logits(model, batch), truth), model, parts, torch.float32, torch.device("cpu"), args.sequences
         )
 
-    trained = ways.in_turns(
+    trained = variants.time_in_turns(
         [
             finetuning("packed", whole, lambda model, batch: model(**batch)),
             finetuning("published", pieces, lambda model, batch: padded_logits(model, batch, args.length, 0.1)),
@@ -163,13 +163,13 @@ def one_extraction(args):
     random = np.random.default_rng(0)
 
     def extract(lengths):
-        batch = {name: torch.from_numpy(values) for name, values in ways.draw_batch(np.array(lengths), random).items()}
+        batch = {name: torch.from_numpy(values) for name, values in variants.draw_batch(np.array(lengths), random).items()}
         return model.attention_of_cls(**batch)
 
     extract([8])  # what a first call sets up is there
     before = psutil.Process().memory_info().rss
     extract([args.length] * args.attention)
-    print(json.dumps({"gib": round((ways.high_water() - before) / 2**30, 3)}))
+    print(json.dumps({"gib": round((variants.peak_rss_bytes() - before) / 2**30, 3)}))
 
 
 def main(argv=None):

@@ -26,8 +26,8 @@ import psutil
 import torch
 from torch.nn import functional as F
 
-from benchmarks import ways
-from benchmarks.ways import VOCABULARY, Way
+from benchmarks import variants
+from benchmarks.variants import VOCABULARY_SIZE, TrainingVariant
 from medrep import config
 from medrep.patients import behrt, sequences, training
 from medrep.progress import print_line
@@ -45,20 +45,20 @@ class PaddedModel(torch.nn.Module):
 
     def forward(self, batch, length):
         """Logits (sequences, length, vocabulary) and where the real tokens are (sequences, length)."""
-        h, real = ways.padded_states(self.model.encoder, batch, length, self.attention_dropout)
+        h, real = variants.encode_padded(self.model.encoder, batch, length, self.attention_dropout)
         return self.model.decoder(self.model.transform(h)), real
 
 
 def draw_packed_batch(count: int, length: int):
     """A packed batch of `count` sequences with masks, the masked places and their true tokens."""
     random = np.random.default_rng(0)
-    return make_batch(ways.draw_lengths(count, length, random), random)
+    return make_batch(variants.draw_lengths(count, length, random), random)
 
 
 def make_batch(lengths: np.ndarray, random):
-    batch = ways.draw_batch(lengths, random)
+    batch = variants.draw_batch(lengths, random)
     truth = batch["token"]
-    batch["token"], places = sequences.mask_tokens(truth, VOCABULARY, 0.3, (0,))
+    batch["token"], places = sequences.mask_tokens(truth, VOCABULARY_SIZE, 0.3, (0,))
     return {name: torch.from_numpy(values) for name, values in batch.items()}, torch.from_numpy(places), torch.from_numpy(truth[places])
 
 
@@ -66,12 +66,12 @@ def slice_batch(batch, places, truth, first, last):
     """The sequences [first, last) of a packed batch."""
     start, stop = batch["boundaries"][[first, last]].tolist()
     own = (places >= start) & (places < stop)
-    return ways.part_of(batch, first, last), places[own] - start, truth[own]
+    return variants.slice_batch(batch, first, last), places[own] - start, truth[own]
 
 
 def new_model(sizes: ModelConfig):
     torch.manual_seed(0)
-    return behrt.BehrtForPretraining(behrt.make_config(sizes, VOCABULARY, False))
+    return behrt.BehrtForPretraining(behrt.make_config(sizes, VOCABULARY_SIZE, False))
 
 
 def packed_loss(model, batch, places, truth):
@@ -84,13 +84,13 @@ def padded_loss(padded, length, batch, places, truth):
     flat[places] = truth
     target = torch.full(real.shape, -100, device=truth.device)
     target[real] = flat
-    return F.cross_entropy(logits.view(-1, VOCABULARY).float(), target.view(-1), reduction="sum")
+    return F.cross_entropy(logits.view(-1, VOCABULARY_SIZE).float(), target.view(-1), reduction="sum")
 
 
 def count_flops(sizes: ModelConfig, lengths: np.ndarray) -> float:
     """Of a step on real tokens: 2 a weight and token forward, twice that backward, logits at 30 % of the places, attention by its lengths."""
     layer = 4 * sizes.hidden_size**2 + 2 * sizes.hidden_size * sizes.intermediate_size
-    dense = sizes.num_layers * layer * lengths.sum() + 0.3 * lengths.sum() * sizes.hidden_size * (sizes.hidden_size + VOCABULARY)
+    dense = sizes.num_layers * layer * lengths.sum() + 0.3 * lengths.sum() * sizes.hidden_size * (sizes.hidden_size + VOCABULARY_SIZE)
     return 3 * 2 * (dense + 2 * sizes.num_layers * sizes.hidden_size * float((lengths.astype(float) ** 2).sum()))
 
 
@@ -112,12 +112,12 @@ def compare(args):
         if compiled:
             for layer in model.encoder.layers:
                 layer.compile(dynamic=True)
-        return Way(name, lambda *part: packed_loss(model, *part), model, [whole], dtype, device, len(truth))
+        return TrainingVariant(name, lambda *part: packed_loss(model, *part), model, [whole], dtype, device, len(truth))
 
     def padded(name, dtype, dropout):
         model = new_model(sizes).to(device).train()
         common = PaddedModel(model, dropout)
-        return Way(name, lambda *part: padded_loss(common, args.length, *part), model, pieces, dtype, device, len(truth))
+        return TrainingVariant(name, lambda *part: padded_loss(common, args.length, *part), model, pieces, dtype, device, len(truth))
 
     if device.type == "cpu":
         compared = [packed("fp32", torch.float32), padded("published", torch.float32, sizes.dropout), padded("no_dropout", torch.float32, 0.0)]
@@ -129,7 +129,7 @@ def compare(args):
         compared = [packed("bf16", torch.bfloat16), padded("padded", torch.float16, 0.0)]
     if args.compile:
         compared.append(packed("compiled", torch.float32 if device.type == "cpu" else torch.bfloat16, compiled=True))
-    seconds = ways.in_turns(compared, args.repeats, slow={"padded", "published", "no_dropout"})
+    seconds = variants.time_in_turns(compared, args.repeats, slow={"padded", "published", "no_dropout"})
     said = "; ".join(f"{name} {lengths.sum() / value:,.0f} tokens a second" for name, value in seconds.items())
     print_line(f"{said}; load {os.getloadavg()[0]:.1f} after")
     if device.type == "cpu":
@@ -190,7 +190,7 @@ def one_step(args):
     step([8])  # gradients and the optimizer's state are there
     before = psutil.Process().memory_info().rss
     step([args.one_step])
-    grown = ways.high_water() - before
+    grown = variants.peak_rss_bytes() - before
     print(json.dumps({"gib": round(grown / 2**30, 4), "kib_per_token": round(grown / 2**10 / args.one_step, 1)}))
 
 

@@ -144,12 +144,12 @@ def run_all(args, experiment: ExperimentConfig, home: str, names: list[str]) -> 
     external, arms, rows, failed = args.external or experiment.finetuning.external, build_arms(args, experiment, home), [], {}
     where = {outcome: test_hospitals(outcome, home, external, len(names) > 1) for outcome in names}  # what is missing is said before any work
     for outcome, hospitals in where.items():
-        site = OutcomeExamples(outcome, experiment.model.max_length)
+        examples_of = OutcomeExamples(outcome, experiment.model.max_length)
         for arm in arms:
             for trained_on in hospitals[1:] if arm.oracle else [home]:
                 tested = [trained_on] if arm.oracle else hospitals
                 try:
-                    runs = [Run(arm, site, trained_on, seed) for seed in args.seeds or experiment.finetuning.seeds]
+                    runs = [Run(arm, examples_of, trained_on, seed) for seed in args.seeds or experiment.finetuning.seeds]
                     for run in runs:
                         rows += run.run(tested)
                     if args.extract_attention_score and len(runs) > 1:
@@ -195,7 +195,7 @@ def evaluate_only(args) -> list[dict]:
     args.model = facts["model"]
     experiment = replace(config.load_experiment(facts["model"], args.overrides), model=ModelConfig(**content["model"]))
     outcome = facts["outcome"]
-    arm = Arm.given(args, experiment, facts, folder, rep)
+    arm = Arm.from_run(args, experiment, facts, folder, rep)
     hospitals = args.external or experiment.finetuning.external
     if not hospitals:
         raise UserError("--evaluate-only needs hospitals to test at: name them with --external")

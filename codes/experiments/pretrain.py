@@ -44,13 +44,13 @@ NUM_SPECIAL_TOKENS = len(SPECIAL_TOKENS)
 VALID_MASK_SEED = 2**31  # in place of an epoch: the seed of the validation masks
 
 
-def make_masked_batches(trajectories, translation, settings, vocabulary_size):
+def make_masked_batches(trajectories, token_map, settings, vocabulary_size):
     """The function that packs and masks a batch's slices, the same for every number of processes."""
 
-    def make(slices, step, rank=0, world=1):
+    def make_batch(slices, step, rank=0, world=1):
         mine = slices[rank::world]
         idle = len(mine) == 0  # a process without a slice takes part in the step with one that does not count
-        batch = trajectories.pack(slices[:1] if idle else mine, translation)
+        batch = trajectories.pack(slices[:1] if idle else mine, token_map)
         truth = batch["token"]
         edges, masked, places = batch["boundaries"], [], []
         for i, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
@@ -61,7 +61,7 @@ def make_masked_batches(trajectories, translation, settings, vocabulary_size):
         batch["token"], places = np.concatenate(masked), np.concatenate(places)[: 0 if idle else None]
         return {**batch, "places": places, "truth": truth[places], "prolonged": batch["prolonged"][: 0 if idle else None]}
 
-    return make
+    return make_batch
 
 
 def masked_logits(model, batch):
@@ -84,14 +84,14 @@ def compute_losses(model, batch):
 
 
 @torch.no_grad()
-def evaluate(model, plan, make):
+def evaluate(model, batch_slices, make_batch):
     """Minus the validation loss, and the share of masked tokens named rightly; the masks are the same every epoch.
 
     For Med-BERT the loss of the prolonged stay is part of it, and its AUROC is told.
     """
     model.eval()
     loss, right, count, stays, prolonged = 0.0, 0, 0, [], []
-    for batch in training.make_loader(plan, lambda slices, i, rank, world: make(slices, (VALID_MASK_SEED, i))):
+    for batch in training.make_loader(batch_slices, lambda slices, i, rank, world: make_batch(slices, (VALID_MASK_SEED, i))):
         logits, truth, stay, long = masked_logits(model, batch)
         loss += float(F.cross_entropy(logits, truth, reduction="sum"))
         right, count = right + int((logits.argmax(1) == truth).sum()), count + len(truth)
@@ -107,7 +107,7 @@ def evaluate(model, plan, make):
 
 @torch.no_grad()
 def evaluate_zero_shot(
-    model, trajectories, whole: token_vocabulary.Vocabulary, known: token_vocabulary.Vocabulary, reading: training.InputMapping, experiment
+    model, trajectories, whole: token_vocabulary.Vocabulary, known: token_vocabulary.Vocabulary, input_mapping: training.InputMapping, experiment
 ) -> dict:
     """How many masked events of `trajectories`' valid persons a model names rightly that was never trained there.
 
@@ -118,16 +118,18 @@ def evaluate_zero_shot(
     model.eval()
     settings, device = experiment.pretraining, next(model.parameters()).device
     # what the model names, as the hospital's number: with a representation its table is the hospital's, in its order
-    named = np.arange(len(whole)) if model.config.head == "tied" and reading.vectors is not None else known.translation_to(whole)
-    can = np.isin(np.arange(len(whole)), named[NUM_SPECIAL_TOKENS:]) & (reading.translation != token_vocabulary.UNK)
+    named = np.arange(len(whole)) if model.config.head == "tied" and input_mapping.vectors is not None else known.translation_to(whole)
+    can = np.isin(np.arange(len(whole)), named[NUM_SPECIAL_TOKENS:]) & (input_mapping.token_map != token_vocabulary.UNK)
     favourite = NUM_SPECIAL_TOKENS + int(np.argmax(whole.pretraining_counts[NUM_SPECIAL_TOKENS:]))
-    plan = sequences.token_budget_batches(trajectories.windows(trajectories.rows_in("valid"), experiment.model.max_length), settings.batch_tokens)
+    plan = sequences.token_budget_batches(
+        trajectories.windows(trajectories.rows_in_splits("valid"), experiment.model.max_length), settings.batch_tokens
+    )
     total = Counter()
     for step, slices in enumerate(progress_bar(plan, "zero-shot", unit="batches")):
         batch = trajectories.pack(slices)
         truth = batch["token"]
         masked, places = sequences.mask_tokens(truth, len(whole), settings.mask_share, (settings.seed, VALID_MASK_SEED, step))
-        batch = {name: torch.from_numpy(value) for name, value in (batch | {"token": reading.translation[masked]}).items()}
+        batch = {name: torch.from_numpy(value) for name, value in (batch | {"token": input_mapping.token_map[masked]}).items()}
         logits, _ = model(places=torch.from_numpy(places).to(device), **training.to_tensors(batch, device))
         found, truth = named[logits.argmax(1).cpu().numpy()], truth[places]
         total.update(n=len(truth), readable=int(can[truth].sum()), right=int((found == truth).sum()), most_frequent=int((truth == favourite).sum()))
@@ -158,10 +160,10 @@ class PretrainedStart:
         self.sizes = ModelConfig(**self.facts["model"])
         self.known = training.load_model_vocabulary(folder)
 
-    def move(self, words: token_vocabulary.Vocabulary, reading: training.InputMapping) -> behrt.BehrtForPretraining:
-        """The model, gone over to the vocabulary `words`."""
+    def load_for_vocabulary(self, vocabulary: token_vocabulary.Vocabulary, input_mapping: training.InputMapping) -> behrt.BehrtForPretraining:
+        """The model, with `vocabulary` in place of its own."""
         model = behrt.BehrtForPretraining.from_pretrained(self.folder)
-        model.move(words.translation_to(self.known), reading.vectors)
+        model.change_vocabulary(vocabulary.translation_to(self.known), input_mapping.vectors)
         return model
 
 
@@ -226,7 +228,7 @@ def main(argv=None):
         trajectories = sequences.Trajectories(hospital)
         whole = token_vocabulary.load_hospital_vocabulary(hospital)
         known = whole.seen_in_pretraining()
-        plans = {split: trajectories.windows(trajectories.rows_in(split), experiment.model.max_length) for split in ("train", "valid")}
+        plans = {split: trajectories.windows(trajectories.rows_in_splits(split), experiment.model.max_length) for split in ("train", "valid")}
         if missing := [split for split in plans if not len(plans[split])]:
             raise UserError(
                 f"{hospital} has no {' and no '.join(missing)} persons with trajectories: cohort.split_shares or a larger hospital would give some"
@@ -237,11 +239,11 @@ def main(argv=None):
         )
 
         fitting.set_seed(settings.seed)
-        reading = training.make_input_mapping(known, args.rep_type, known)
-        model = start.move(known, reading) if start else new_model(experiment.model, len(known), reading)
+        input_mapping = training.make_input_mapping(known, args.rep_type, known)
+        model = start.load_for_vocabulary(known, input_mapping) if start else new_model(experiment.model, len(known), input_mapping)
         # hospital's number -> number among the known -> what the model can read of it
-        translation = reading.translation[whole.translation_to(known)]
-        make = make_masked_batches(trajectories, translation, settings, len(known))
+        token_map = input_mapping.token_map[whole.translation_to(known)]
+        make_batch = make_masked_batches(trajectories, token_map, settings, len(known))
         valid = sequences.token_budget_batches(plans["valid"], settings.batch_tokens)
         accelerator = training.make_accelerator(args.gpu_devices, settings.precision, args.report_to, folder)
         accelerator.init_trackers("tensorboard", fitting.flatten(made_with))
@@ -251,11 +253,11 @@ def main(argv=None):
             settings=settings,
             seed=settings.seed,
             folder=folder,
-            make=make,
-            losses=compute_losses,
-            plan=lambda epoch: sequences.token_budget_batches(plans["train"], settings.batch_tokens, (settings.seed, epoch)),
-            evaluate=lambda model: evaluate(model, valid, make),
-            what=f"pretrain {contract.rep_name(args.rep_type)}",
+            make_batch=make_batch,
+            compute_losses=compute_losses,
+            plan_epoch=lambda epoch: sequences.token_budget_batches(plans["train"], settings.batch_tokens, (settings.seed, epoch)),
+            evaluate=lambda model: evaluate(model, valid, make_batch),
+            description=f"pretrain {contract.rep_name(args.rep_type)}",
         )
         if is_main_process():
             model.save_pretrained(folder)
@@ -273,24 +275,24 @@ def main(argv=None):
             figures.update(windows=len(plans["train"]), tokens=len(known), **fitting.best_epoch(folder))
 
 
-def new_model(sizes: ModelConfig, tokens: int, reading: training.InputMapping) -> behrt.BehrtForPretraining:
-    vectors = reading.vectors
+def new_model(sizes: ModelConfig, tokens: int, input_mapping: training.InputMapping) -> behrt.BehrtForPretraining:
+    vectors = input_mapping.vectors
     if vectors is None:
         return behrt.BehrtForPretraining(behrt.make_config(sizes, tokens, frozen_concepts=False))
     model = behrt.BehrtForPretraining(behrt.make_config(sizes, tokens, frozen_concepts=True, concept_width=vectors.shape[1]))
-    model.encoder.set_concepts(vectors, rescale=True)
+    model.encoder.set_concept_vectors(vectors, rescale=True)
     return model
 
 
 def evaluate_checkpoint(args, start: PretrainedStart, experiment: ExperimentConfig, hospital: str):
     with timed_stage("zero_shot") as figures:
         trajectories, whole = sequences.Trajectories(hospital), token_vocabulary.load_hospital_vocabulary(hospital)
-        reading = training.make_input_mapping(whole, args.rep_type, start.known)
+        input_mapping = training.make_input_mapping(whole, args.rep_type, start.known)
         model = behrt.BehrtForPretraining.from_pretrained(start.folder).to(training.make_accelerator(args.gpu_devices[:1]).device)
-        if reading.vectors is not None:
-            model.encoder.set_concepts(reading.vectors, rescale=False)
+        if input_mapping.vectors is not None:
+            model.encoder.set_concept_vectors(input_mapping.vectors, rescale=False)
         file = start.folder / f"zero_shot_{hospital}.json"
-        figures.update(evaluate_zero_shot(model, trajectories, whole, start.known, reading, experiment))
+        figures.update(evaluate_zero_shot(model, trajectories, whole, start.known, input_mapping, experiment))
         storage.write_json(file, figures)
         print_line(f"{start.folder.name} at {hospital}, without training there: {format_figures(figures)}; {contract.display_path(file)}")
 

@@ -212,11 +212,11 @@ def unknown_shares(trajectories: sequences.Trajectories, unknown: np.ndarray, pr
     None if one of the persons has no trajectory: the predictions are of an earlier state of the hospital. max_length None: all
     events before the prediction time were read.
     """
-    rows = trajectories.rows_of(predictions.subject_id.to_numpy())
+    rows = trajectories.find_rows(predictions.subject_id.to_numpy())
     if (rows < 0).any():
         return None
     times = predictions.prediction_time.to_numpy().astype("datetime64[us]").astype(np.int64) // 1_000_000
-    slices = trajectories.examples(rows, times, max_length or len(trajectories.token) + sequences.PREFIX_LENGTH)
+    slices = trajectories.slices_before(rows, times, max_length or len(trajectories.token) + sequences.PREFIX_LENGTH)
     return np.array([unknown[trajectories.token[start:stop]].mean() if stop > start else 0.0 for _, start, stop in slices])
 
 

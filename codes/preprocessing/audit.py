@@ -77,13 +77,13 @@ def count_presence(hospital: str, subject_id: np.ndarray, times: np.ndarray, exa
     examples of each kind a point is the prediction point.
     """
     trajectories, tokens = sequences.Trajectories(hospital), len(token_vocabulary.load_hospital_vocabulary(hospital))
-    rows = trajectories.rows_of(subject_id)
+    rows = trajectories.find_rows(subject_id)
     if (rows < 0).any():
         raise UserError(
             f"{int((rows < 0).sum()):,} labelled moments of {hospital} are of persons without a trajectory; "
             "run preprocessing/labels.py again, with --outcome for labels of your own"
         )
-    slices = trajectories.examples(rows, times, max_length)
+    slices = trajectories.slices_before(rows, times, max_length)
     presence = np.zeros((tokens, examples.shape[1]))
     with progress_bar(what=f"{hospital} audit", total=len(slices), unit="points") as progress:
         for at in range(0, len(slices), POINTS_PER_CHUNK):

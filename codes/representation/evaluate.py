@@ -16,7 +16,7 @@ Writes  results/representation/quality.csv: space, arm, measure, kind, value, lo
 Held out is what concept_vectors.held_out_mask says; only plain concepts are asked about, except for deciles. `all, unsaid` are the
 held-out edges of which neither end's definition names the other end: a definition composed from relationships has read
 the others. low and high are the middle 95 % of a bootstrap over what n counts. Cosines are of the vectors `as_read` by
-the patient model, which whitens them (behrt.py, set_concepts), and of the `raw` ones, as neighbours.py takes them.
+the patient model, which whitens them (behrt.py, set_concept_vectors), and of the `raw` ones, as neighbours.py takes them.
 """
 
 import argparse

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import device, pretraining, text, ways
+from benchmarks import device, pretraining, text, variants
 from medrep import contract
 
 
@@ -28,8 +28,8 @@ def one_thread():
 @pytest.mark.parametrize("part", device.PARTS)
 def test_each_part_tells_its_figures_and_no_error(part, capsys, monkeypatch):
     monkeypatch.setattr(contract, "ROOT", contract.ROOT)  # the graph's lies elsewhere
-    for module, name in ((ways, "VOCABULARY"), (pretraining, "VOCABULARY"), (text, "VOCABULARY_SIZE")):
-        monkeypatch.setattr(module, name, 200)
+    for module in (variants, pretraining, text):
+        monkeypatch.setattr(module, "VOCABULARY_SIZE", 200)
     assert device.run_part(part, "cpu", tiny=True)
     lines = lines_of(capsys.readouterr().out)
     assert lines and all(line["part"] == part and "error" not in line for line in lines)
@@ -46,10 +46,10 @@ def test_a_gpu_gives_what_the_cpu_gives_by_the_kernel_for_packed_sequences(capsy
 
 def test_a_figure_that_fails_is_a_line_and_the_next_one_is_had(capsys):
     setup = device.Setup(part="texts")
-    with setup.trying(what="first"):
+    with setup.report_errors(what="first"):
         raise ValueError("no such card")
-    with setup.trying(what="second"):
-        setup.tell(what="second", seconds=1.23456)
+    with setup.report_errors(what="second"):
+        setup.report(what="second", seconds=1.23456)
     first, second = lines_of(capsys.readouterr().out)
     assert setup.failed and first["error"] == "ValueError: no such card" and second["seconds"] == 1.235
 

@@ -68,7 +68,7 @@ def write_persons(hospital):
     trajectories = sequences.Trajectories(hospital)
     if hospital == "mimic":
         words, token = token_vocabulary.load_hospital_vocabulary(hospital), np.array(trajectories.token)
-        for row in trajectories.rows_in("test"):
+        for row in trajectories.rows_in_splits("test"):
             token[trajectories.person_start[row]] = len(words)
         seen = list(words.counts)
         token_vocabulary.Vocabulary((*words.tokens, "1050"), (*seen, 50), (*seen, 0)).save(contract.vocabulary_file(hospital))
@@ -387,12 +387,12 @@ def test_only_the_concept_table_is_frozen_and_only_with_a_representation(hospita
         moved = {name for name in after if name in before and not torch.allclose(before[name], after[name], atol=1e-6)}
         still = {name for name in after if name.startswith("encoder.")} - moved
         if rep == "none":
-            assert still == {"encoder.embeddings.concept_shift", "encoder.embeddings.concept_turn"}
+            assert still == {"encoder.embeddings.concept_mean", "encoder.embeddings.concept_whitening"}
         else:
             assert "encoder.embeddings.concepts.weight" in still and still <= {
                 "encoder.embeddings.concepts.weight",
-                "encoder.embeddings.concept_shift",
-                "encoder.embeddings.concept_turn",
+                "encoder.embeddings.concept_mean",
+                "encoder.embeddings.concept_whitening",
             }
 
 
@@ -518,23 +518,23 @@ def test_copies_have_neighbours_in_place_of_tokens(hospitals):
     known = token_vocabulary.load_vocabulary(run / "vocabulary.json")
     # a token that pretraining never saw is nobody's neighbour
     known = token_vocabulary.Vocabulary(*(values[:-1] for values in (known.tokens, known.counts, known.pretraining_counts)))
-    reader = learners.VocabularyAdapter(known, "medrep")
+    adapter = learners.VocabularyAdapter(known, "medrep")
     words = token_vocabulary.load_hospital_vocabulary("mimic").tokens
-    every = learners.NeighbourAugmentation(reader, "mimic", 2, 0.5, FinetuningConfig(aug_neighbors=19, aug_from="vocabulary"))
+    every = learners.NeighbourAugmentation(adapter, "mimic", 2, 0.5, FinetuningConfig(aug_neighbors=19, aug_from="vocabulary"))
     others = [set(range(SPECIAL, len(words))) - {SPECIAL + i} for i in range(len(words) - SPECIAL)]
     assert all(set(near) <= other and len(set(near)) == 19 for near, other in zip(every.neighbours.tolist(), others, strict=True))
     assert len(words) - 1 in every.neighbours  # which only test persons have
-    copies = learners.NeighbourAugmentation(reader, "mimic", times=2, ratio=0.5, settings=FinetuningConfig(aug_neighbors=3))
+    copies = learners.NeighbourAugmentation(adapter, "mimic", times=2, ratio=0.5, settings=FinetuningConfig(aug_neighbors=3))
     copies.has_vector[4] = False  # what is [UNK] stays so
     for i, token in enumerate(words[SPECIAL:]):
         own = array[int(token) - 1000].astype(np.float64)
         cosine = {w: array[int(w) - 1000] @ own / np.linalg.norm(array[int(w) - 1000]) for w in known.tokens[SPECIAL:] if w != token}
         assert {words[n] for n in copies.neighbours[i]} == set(sorted(cosine, key=cosine.get)[-3:])
     examples = Examples("mimic", "MT", 32)
-    plan = copies.plan(examples.table[:20])
+    plan = copies.add_copies(examples.table[:20])
     assert len(plan) == 60 and (plan[:20, :4] == examples.table[:20]).all() and np.bincount(plan[:, 4]).tolist() == [20, 20, 20]
     batch = examples.trajectories.pack(plan)
-    token = copies.apply(batch["token"], plan, batch["boundaries"], (100, 0))
+    token = copies.replace_tokens(batch["token"], plan, batch["boundaries"], (100, 0))
     copy = np.repeat(plan[:, 4], np.diff(batch["boundaries"]))
     changed = token != batch["token"]
     assert not changed[copy == 0].any() and not changed[batch["token"] < SPECIAL].any()
@@ -545,9 +545,9 @@ def test_copies_have_neighbours_in_place_of_tokens(hospitals):
     # the same copy in another batch is the same copy; another epoch has another
     alone = plan[25:26]
     part = examples.trajectories.pack(alone)
-    again = copies.apply(part["token"], alone, part["boundaries"], (100, 0))
+    again = copies.replace_tokens(part["token"], alone, part["boundaries"], (100, 0))
     assert (again == token[batch["boundaries"][25] : batch["boundaries"][26]]).all()
-    assert (copies.apply(part["token"], alone, part["boundaries"], (100, 1)) != again).any()
+    assert (copies.replace_tokens(part["token"], alone, part["boundaries"], (100, 1)) != again).any()
 
 
 def test_augmentation_is_an_arm_of_its_own_and_needs_vectors(hospitals):

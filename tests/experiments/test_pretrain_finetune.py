@@ -140,10 +140,10 @@ def plain_zero_shot(run, hospital, vectors, seed=0, share=0.3, max_length=32):
     known = json.loads((run / "vocabulary.json").read_text())["tokens"]
     model = behrt.BehrtForPretraining.from_pretrained(run).eval()
     if vectors is not None:
-        model.encoder.set_concepts(vectors[[int(token) - 1000 for token in words[7:]]], rescale=False)
+        model.encoder.set_concept_vectors(vectors[[int(token) - 1000 for token in words[7:]]], rescale=False)
     names = words if vectors is not None and model.config.head == "tied" else known
     right = masked = readable = 0
-    for step, batch in enumerate(sequences.token_budget_batches(trajectories.windows(trajectories.rows_in("valid"), max_length), 512)):
+    for step, batch in enumerate(sequences.token_budget_batches(trajectories.windows(trajectories.rows_in_splits("valid"), max_length), 512)):
         whole = trajectories.pack(batch)
         tokens, places = sequences.mask_tokens(whole["token"], len(words), share, (seed, pretrain.VALID_MASK_SEED, step))
         for start, stop in zip(whole["boundaries"][:-1], whole["boundaries"][1:], strict=True):
@@ -207,7 +207,7 @@ def test_ages_and_ranks_beyond_the_tables_are_read_as_the_last_and_counted(hospi
     pretrain.main(flags)
     line = fitting.read_log(contract.pretraining_folder("mimic", "behrt", "none") / "log.jsonl")[0]
     trajectories = sequences.Trajectories("mimic")
-    windows = trajectories.windows(trajectories.rows_in("train"), max_length=32)
+    windows = trajectories.windows(trajectories.rows_in_splits("train"), max_length=32)
     packed = trajectories.pack(windows)
     beyond = sum(a > 60 or v > 3 or r > 3 for a, v, r in zip(packed["age"], packed["visit_rank"], packed["record_rank"], strict=True))
     assert line["beyond_tables"] == beyond > 0

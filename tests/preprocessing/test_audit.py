@@ -87,7 +87,7 @@ def test_a_token_from_after_the_prediction_time_is_in_no_example_of_any_outcome(
         trajectories.main(["--hospital", "h"])
         data, words = sequences.Trajectories("h"), token_vocabulary.load_hospital_vocabulary("h")
         times = np.array([int((time - datetime(1970, 1, 1)).total_seconds()) for _, time in moments])
-        slices = data.examples(data.rows_of(np.array([person for person, _ in moments])), times, 2048)
+        slices = data.slices_before(data.find_rows(np.array([person for person, _ in moments])), times, 2048)
         before, after = words.number[str(BEFORE)], words.number[str(AFTER)]
         first = {}
         for (person, time), (_, start, stop) in zip(moments, slices, strict=True):

@@ -616,8 +616,8 @@ def test_persons_trajectories_labels_and_windows_are_those_of_the_plain_definiti
 
     arrays = made.arrays
     for outcome, rows in made.labels.items():
-        places = arrays.rows_of(np.array([person for person, *_ in rows], dtype=np.int64))
-        examples = arrays.examples(places, np.array([seconds(time) for _, time, _ in rows], dtype=np.int64), max_length)
+        places = arrays.find_rows(np.array([person for person, *_ in rows], dtype=np.int64))
+        examples = arrays.slices_before(places, np.array([seconds(time) for _, time, _ in rows], dtype=np.int64), max_length)
         for (person, time, _), (place, start, stop) in zip(rows, examples.tolist(), strict=True):
             seen = [event for event in expected[person] if event[0] < time][-(max_length - 2) :]
             first = arrays.person_start[place]

@@ -1,3 +1,4 @@
-"""From a labelled example to numbers: arms and their models (arms, learners, counts), metrics and their intervals, results on disk,
-and important features with their ratings. Read arms.py first, then metrics.py.
+"""From a labelled example to numbers: arms, their models and runs (arms, learners, counts, runs), metrics with their intervals and tests
+(weighted_test, bootstrap, calibration, metrics, significance), results on disk and their comparison (results, comparison), and important
+features with their ratings. Read arms.py and runs.py first, then metrics.py.
 """

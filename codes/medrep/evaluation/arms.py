@@ -1,4 +1,4 @@
-"""What finetuning compares: an arm is one way to learn an outcome, a model with its representation, head and variant. runs.py trains and tests it."""
+"""What finetuning compares: an arm is a model with its representation, head and variant. runs.py trains and tests it."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -19,8 +19,8 @@ class Arm:
     def __init__(self, args, experiment: ExperimentConfig, home: str, rep: str, shots: int = 0, oracle: bool = False):
         self.args, self.experiment, self.home, self.rep, self.shots, self.oracle = args, experiment, home, rep, shots, oracle
         self.model, self.head = args.model, "" if args.model in BASELINES else experiment.model.head
-        said = {"frozen": args.frozen, f"shots{shots}": shots, f"aug{args.aug_times}x{args.aug_ratio:g}": args.aug_times, "oracle": oracle}
-        self.variant = "+".join(word for word, given in said.items() if given)
+        variants = {"frozen": args.frozen, f"shots{shots}": shots, f"aug{args.aug_times}x{args.aug_ratio:g}": args.aug_times, "oracle": oracle}
+        self.variant = "+".join(word for word, chosen in variants.items() if chosen)
         self.inputs = []
         if self.model in BASELINES:
             self.oovs = [""]
@@ -39,16 +39,16 @@ class Arm:
                 f"{contract.display_path(pretrained)} was pretrained on another file than {contract.display_path(array)}: give that one, or rename yours"
             )
         self.inputs = [pretrained / "config.yaml"]
-        reader = learners.VocabularyAdapter(training.load_model_vocabulary(pretrained), rep)
+        adapter = learners.VocabularyAdapter(training.load_model_vocabulary(pretrained), rep)
         if args.frozen:
-            self.learner = learners.LinearProbe(pretrained, reader, experiment.finetuning, args.device)
+            self.learner = learners.LinearProbe(pretrained, adapter, experiment.finetuning, args.device)
         else:
             augment = (args.aug_times, args.aug_ratio) if args.aug_times else None
             description = " ".join(part for part in (self.model, contract.rep_name(rep), self.variant) if part)
-            self.learner = learners.FinetunedModel(pretrained, reader, experiment.finetuning, args.device, args.report_to, augment, description)
+            self.learner = learners.FinetunedModel(pretrained, adapter, experiment.finetuning, args.device, args.report_to, augment, description)
 
     @classmethod
-    def given(cls, args, experiment: ExperimentConfig, facts: dict, folder: Path, rep: str) -> "Arm":
+    def from_run(cls, args, experiment: ExperimentConfig, facts: dict, folder: Path, rep: str) -> "Arm":
         """The arm of a finetuned run that lies in `folder` with all it needs but the vectors; its weights are part of its name."""
         arm = cls.__new__(cls)
         arm.args, arm.experiment, arm.home, arm.rep, arm.shots, arm.oracle, arm.inputs = args, experiment, facts["home"], rep, 0, False, []
@@ -56,11 +56,11 @@ class Arm:
         arm.model, arm.head = facts["model"], facts["head"]
         arm.variant = "+".join(part for part in (facts["variant"], f"evaluated-{weights}") if part)
         arm.oovs = args.oov if rep == "none" else [""]
-        reader = learners.VocabularyAdapter(training.load_model_vocabulary(folder, finetuned=True), rep)
-        arm.learner = learners.FinetunedModel(None, reader, experiment.finetuning, args.device)
+        adapter = learners.VocabularyAdapter(training.load_model_vocabulary(folder, finetuned=True), rep)
+        arm.learner = learners.FinetunedModel(None, adapter, experiment.finetuning, args.device)
         return arm
 
-    def facts(self, outcome: str, seed: int, trained_on: str) -> dict:
+    def result_columns(self, outcome: str, seed: int, trained_on: str) -> dict:
         return {
             "trained_on": trained_on,
             "model": self.model,
@@ -74,7 +74,7 @@ class Arm:
     def folder(self, trained_on: str, outcome: str, seed: int) -> Path:
         return contract.finetuning_folder(trained_on, self.model, self.rep, outcome, seed, self.head or "linear", self.variant)
 
-    def terminology(self, oov: str) -> list[Path]:
+    def terminology_files(self, oov: str) -> list[Path]:
         """The files that say how codes without a vector, unknown codes or roll-ups are read."""
         if self.rep in ("none", "tokens") and oov != "ancestor":
             return []

@@ -67,7 +67,7 @@ def logit(probabilities: np.ndarray) -> np.ndarray:
 def fit_logistic(x: np.ndarray, labels: np.ndarray, weights: np.ndarray, slope: np.ndarray, intercept: np.ndarray, free: bool):
     """Slopes and intercepts (replicates,) of logistic regressions under `weights` (replicates, examples), by Newton's method from the given.
 
-    Not `free`: the slope stays. A step is shortened by ln(1 + d)/d where it moves some logit by d, which makes Newton's method
+    Not `free`: the slope stays. A step is shortened by ln(1 + d)/d where it influences some logit by d, which makes Newton's method
     converge from anywhere for a logistic likelihood (Sun and Tran-Dinh 2019, Mathematical Programming 178:145). NaN where it did not.
     """
     middle = x.mean()  # a model that says nearly the same of everyone has logits far from 0 and close to each other

@@ -59,7 +59,7 @@ class TokenFeatures:
     kind: str
     names: tuple[str, ...]
     """Tokens and, in a roll-up, concepts; sorted."""
-    counted: sparse.csr_array
+    matrix: sparse.csr_array
     """float32 (tokens, names): 1 where the token counts for the name; special tokens count for nothing."""
 
 
@@ -82,7 +82,7 @@ def make_token_features(tokens: Sequence[str], kind: str) -> TokenFeatures:
 
 
 def chunk_slices(trajectories: Trajectories, slices: np.ndarray) -> list[np.ndarray]:
-    """Places in `slices` by person, then time, cut so that a part's examples have about EVENTS_AT_ONCE events, however often shared."""
+    """Places in `slices` by person, then time, cut so that a part's examples have about EVENTS_PER_CHUNK events, however often shared."""
     order = np.lexsort((slices[:, 2], slices[:, 0]))
     row, stop = slices[order, 0], slices[order, 2]
     nth = np.arange(len(order)) - np.searchsorted(row, row)  # of the person's examples: what adding them up takes
@@ -139,21 +139,21 @@ class FeatureSpace:
     def columns(self) -> tuple[str, ...]:
         return DEMOGRAPHIC_FEATURES + self.names
 
-    def matrix(self, trajectories: Trajectories, slices: np.ndarray, expansion: TokenFeatures) -> sparse.csr_array:
+    def matrix(self, trajectories: Trajectories, slices: np.ndarray, token_features: TokenFeatures) -> sparse.csr_array:
         """float32 (examples, columns): age in years at the last event, sex, and log(1 + count) of each name strictly before the prediction time.
 
         `slices` (examples, 3 or more) hold row, start, stop; start is the person's first event, whatever they say.
         """
-        done = list(self.parts(trajectories, slices, expansion))
+        done = list(self.chunks(trajectories, slices, token_features))
         if not done:
             return sparse.csr_array((0, len(self.columns)), dtype=np.float32)
         order = np.concatenate([places for places, _ in done])
         table = sparse.vstack([features for _, features in done], format="csr") if len(done) > 1 else done[0][1]
         return table if (np.diff(order) == 1).all() else table[np.argsort(order)]
 
-    def parts(self, trajectories: Trajectories, slices: np.ndarray, expansion: TokenFeatures) -> Iterator[tuple[np.ndarray, sparse.csr_array]]:
+    def chunks(self, trajectories: Trajectories, slices: np.ndarray, token_features: TokenFeatures) -> Iterator[tuple[np.ndarray, sparse.csr_array]]:
         """`matrix` part by part, with the places in `slices`: a large hospital's need not be in memory at once."""
-        for places, found in count_features(trajectories, slices, self.counted(expansion)):
+        for places, found in count_features(trajectories, slices, self.token_columns(token_features)):
             found.data = np.log1p(found.data)
             row, stop = slices[places, 0], slices[places, 2]
             empty = stop == np.asarray(trajectories.person_start)[row]
@@ -163,41 +163,41 @@ class FeatureSpace:
             person.resize(found.shape)
             yield places, found + person
 
-    def counted(self, expansion: TokenFeatures) -> sparse.csr_array:
+    def token_columns(self, token_features: TokenFeatures) -> sparse.csr_array:
         """float32 (the hospital's tokens, columns): 1 where the token counts for the name; none counts for age and sex."""
-        if expansion.kind != self.kind:
-            raise ValueError(f"a hospital expanded for {expansion.kind} has no place in a space of {self.kind}")
+        if token_features.kind != self.kind:
+            raise ValueError(f"a hospital expanded for {token_features.kind} has no place in a space of {self.kind}")
         column = {name: i for i, name in enumerate(self.names, len(DEMOGRAPHIC_FEATURES))}
-        to = np.array([column.get(name, -1) for name in expansion.names], dtype=np.int64)
+        to = np.array([column.get(name, -1) for name in token_features.names], dtype=np.int64)
         known = np.flatnonzero(to >= 0)
         choice = sparse.csr_array((np.ones(len(known), dtype=np.float32), (known, to[known])), shape=(len(to), len(self.columns)))
-        return expansion.counted @ choice
+        return token_features.matrix @ choice
 
-    def known_share(self, trajectories: Trajectories, slices: np.ndarray, expansion: TokenFeatures) -> float:
+    def known_share(self, trajectories: Trajectories, slices: np.ndarray, token_features: TokenFeatures) -> float:
         """The share of the examples' events that count for something; an event counts once for each example that has it."""
-        something = sparse.csr_array((np.diff(self.counted(expansion).indptr) > 0).astype(np.float32)[:, None])
+        something = sparse.csr_array((np.diff(self.token_columns(token_features).indptr) > 0).astype(np.float32)[:, None])
         known = sum(float(found.sum(dtype=np.float64)) for _, found in count_features(trajectories, slices, something))
         return known / max(1, int((slices[:, 2] - np.asarray(trajectories.person_start)[slices[:, 0]]).sum()))
 
 
-def fit_space(trajectories: Trajectories, slices: np.ndarray, expansion: TokenFeatures, min_persons: int | None = None) -> FeatureSpace:
-    """The names of `expansion` that at least `min_persons` persons have before the last prediction time of theirs in `slices`.
+def fit_space(trajectories: Trajectories, slices: np.ndarray, token_features: TokenFeatures, min_persons: int | None = None) -> FeatureSpace:
+    """The names of `token_features` that at least `min_persons` persons have before the last prediction time of theirs in `slices`.
 
-    `slices` are the training examples, as in Space.matrix. Without `min_persons` that of MIN_PERSONS.
+    `slices` are the training examples, as in FeatureSpace.matrix. Without `min_persons` that of MIN_PERSONS.
     """
-    min_persons = max(1, MIN_PERSONS[expansion.kind] if min_persons is None else min_persons)
+    min_persons = max(1, MIN_PERSONS[token_features.kind] if min_persons is None else min_persons)
     latest = slices[np.lexsort((slices[:, 2], slices[:, 0]))]
     latest = latest[np.append(latest[1:, 0] != latest[:-1, 0], True)] if len(latest) else latest
-    persons = np.zeros(len(expansion.names), dtype=np.int64)
-    for _, found in count_features(trajectories, latest, expansion.counted):
+    persons = np.zeros(len(token_features.names), dtype=np.int64)
+    for _, found in count_features(trajectories, latest, token_features.matrix):
         persons += np.bincount(found.indices, minlength=len(persons))
     order = np.argsort(-persons, kind="stable")
     keep = order[persons[order] >= min_persons]
     print_line(
-        f"{expansion.kind} of {len(latest):,} training persons: {len(keep):,} of {int((persons > 0).sum()):,} features kept, "
+        f"{token_features.kind} of {len(latest):,} training persons: {len(keep):,} of {int((persons > 0).sum()):,} features kept, "
         f"which {min_persons:,} or more of them have"
     )
-    return FeatureSpace(expansion.kind, min_persons, tuple(expansion.names[i] for i in keep), tuple(persons[keep].tolist()))
+    return FeatureSpace(token_features.kind, min_persons, tuple(token_features.names[i] for i in keep), tuple(persons[keep].tolist()))
 
 
 # ---- models ----------------------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def limit_threads(table: np.ndarray) -> threadpool_limits:
 
 
 def to_dense(features: sparse.csr_array) -> np.ndarray:
-    """float64 (examples, at most GBM_FEATURES beside age and sex): Space has put those that most persons have first."""
+    """float64 (examples, at most MAX_GBM_FEATURES beside age and sex): FeatureSpace has put those that most persons have first."""
     return features[:, : len(DEMOGRAPHIC_FEATURES) + MAX_GBM_FEATURES].astype(np.float64).toarray()
 
 
@@ -253,7 +253,7 @@ def fit(
     y_valid: np.ndarray,  # noqa: N803
     seed: int,
 ) -> LogisticModel | BoostedModel:
-    """The model `name`, one of MODELS, for one label, from matrices of one Space; it is the same for any number of threads.
+    """The model `name`, one of MODELS, for one label, from matrices of one FeatureSpace; it is the same for any number of threads.
 
     logreg takes of C_GRID what gives the best AUROC on the validation examples (the best loss if they have one class
     only), the smaller of equals; gbm stops when their loss no longer falls, and is taken as it was before.
@@ -296,11 +296,11 @@ def fit_boosted(X_train, y_train, X_valid, y_valid, seed: int) -> BoostedModel: 
 
 
 def predict(
-    model: LogisticModel | BoostedModel, space: FeatureSpace, trajectories: Trajectories, slices: np.ndarray, expansion: TokenFeatures
+    model: LogisticModel | BoostedModel, space: FeatureSpace, trajectories: Trajectories, slices: np.ndarray, token_features: TokenFeatures
 ) -> np.ndarray:
     """float64 (examples,): each one's probability, with a part of the features in memory at a time."""
     probabilities = np.full(len(slices), np.nan)
-    for places, features in space.parts(trajectories, slices, expansion):
+    for places, features in space.chunks(trajectories, slices, token_features):
         probabilities[places] = model.predict(features)
     return probabilities
 

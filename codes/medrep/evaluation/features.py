@@ -1,6 +1,6 @@
 """What a finetuned model looked at and what moved its answer: attention and attribution by event, summed by concept.
 
-    features.write_event_attributions(path, model, examples, table, reading, batch_tokens, label=0, steps=20, attributed=1000)
+    features.write_event_attributions(path, model, examples, table, input_mapping, batch_tokens, label=0, steps=20, attributed=1000)
     features.rank_features(path)            # a row a token
     features.ranking_agreement([...])           # of the tables of several seeds
 
@@ -129,7 +129,7 @@ def sample_examples(persons: np.ndarray, count: int) -> np.ndarray:
 
 
 def event_batches(
-    model, examples, table: np.ndarray, reading: training.InputMapping, batch_tokens: int, label: int = 0, steps: int = 20, attributed: int = 0
+    model, examples, table: np.ndarray, input_mapping: training.InputMapping, batch_tokens: int, label: int = 0, steps: int = 20, attributed: int = 0
 ) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
     """Of each packed batch of `table` the rows of EVENTS and the gaps (attributed sequences,); those that are attributed come first.
 
@@ -143,7 +143,7 @@ def event_batches(
     chosen = sample_examples(persons[table[:, 3]], attributed)
     for part in (True, False):
         plan = sequences.token_budget_batches(table[chosen == part], batch_tokens)
-        loader = training.make_loader(plan, lambda slices, *_: examples.trajectories.pack(slices, reading.translation))
+        loader = training.make_loader(plan, lambda slices, *_: examples.trajectories.pack(slices, input_mapping.token_map))
         for slices, batch in zip(plan, loader, strict=True):
             inputs = training.to_tensors(batch, device)
             columns, gaps = {"attention": model.attention_of_cls(**inputs)}, np.zeros(0)
@@ -183,7 +183,7 @@ def write_event_attributions(
     model,
     examples,
     table: np.ndarray,
-    reading: training.InputMapping,
+    input_mapping: training.InputMapping,
     batch_tokens: int,
     label: int = 0,
     steps: int = 20,
@@ -206,7 +206,7 @@ def write_event_attributions(
                 writer.write_table(group, row_group_size=max(1, len(group)))
                 held.clear()
 
-            for rows, gaps in event_batches(model, examples, table, reading, batch_tokens, label, steps, attributed):
+            for rows, gaps in event_batches(model, examples, table, input_mapping, batch_tokens, label, steps, attributed):
                 held.append(rows)
                 if sum(map(len, held)) >= ROWS_PER_BATCH:
                     write_group()

@@ -1,7 +1,7 @@
 """What learns an outcome from examples, and predicts it at any hospital: finetuned patient models, probes of frozen ones, counts.
 
 Each has `train(examples, parts, seed, folder)`, which leaves what was learned in `folder`; `predict(examples, rows of
-examples.table, oov)` -> float64 (rows, labels); `readable`, the share of those rows' events that it makes something of; and,
+examples.table, oov)` -> float64 (rows, labels); `readable_share`, the share of those rows' events that it makes something of; and,
 where it is read back and not trained again, `load(folder)`. All are given the same examples of the same split.
 """
 
@@ -34,22 +34,24 @@ PROBE_C_GRID = 10.0 ** np.arange(-4, 3)  # inverse strengths of regularization t
 class VocabularyAdapter:
     """How a pretrained model reads each hospital's tokens; every hospital's vectors are gathered once."""
 
-    def __init__(self, known: token_vocabulary.Vocabulary, rep: str):
-        self.known, self.rep, self.readings = known, rep, {}
+    def __init__(self, model_vocabulary: token_vocabulary.Vocabulary, rep: str):
+        self.model_vocabulary, self.rep, self.mappings = model_vocabulary, rep, {}
 
     def __call__(self, hospital: str, oov: str = "unk") -> training.InputMapping:
         key = (hospital, oov if self.rep == "none" else "unk")
-        if key not in self.readings:
-            self.readings[key] = training.make_input_mapping(token_vocabulary.load_hospital_vocabulary(hospital), self.rep, self.known, key[1])
-        return self.readings[key]
+        if key not in self.mappings:
+            self.mappings[key] = training.make_input_mapping(
+                token_vocabulary.load_hospital_vocabulary(hospital), self.rep, self.model_vocabulary, key[1]
+            )
+        return self.mappings[key]
 
-    def swap(self, model, hospital: str, oov: str = "unk") -> training.InputMapping:
+    def adapt(self, model, hospital: str, oov: str = "unk") -> training.InputMapping:
         """Let the model read `hospital`: its vectors take the place of the concept table; nothing else changes."""
-        reading = self(hospital, oov)
-        if reading.vectors is not None:
+        input_mapping = self(hospital, oov)
+        if input_mapping.vectors is not None:
             encoder = model if isinstance(model, behrt.BehrtEncoder) else model.encoder
-            encoder.set_concepts(reading.vectors, rescale=False)
-        return reading
+            encoder.set_concept_vectors(input_mapping.vectors, rescale=False)
+        return input_mapping
 
 
 def compute_losses(model, batch):
@@ -63,8 +65,8 @@ def compute_losses(model, batch):
 
 
 @torch.inference_mode()
-def predict(model, examples: Examples, table: np.ndarray, translation: np.ndarray, batch_tokens: int, of=None) -> np.ndarray:
-    """float64 (rows of `table`, outputs): what the model, or of(model, **batch), gives for each sequence, in the order of `table`.
+def predict(model, examples: Examples, table: np.ndarray, token_map: np.ndarray, batch_tokens: int, compute=None) -> np.ndarray:
+    """float64 (rows of `table`, outputs): what the model, or compute(model, **batch), gives for each sequence, in the order of `table`.
 
     Sequences of like length share a batch.
     """
@@ -73,8 +75,8 @@ def predict(model, examples: Examples, table: np.ndarray, translation: np.ndarra
     order = np.argsort(table[:, 2] - table[:, 1], kind="stable")
     found, at = None, 0
     plan = sequences.token_budget_batches(table[order], batch_tokens)
-    for batch in training.make_loader(plan, lambda part, *_: examples.pack(part, translation)):
-        outputs = (of or type(model).__call__)(model, **training.to_tensors(batch, device)).double().cpu().numpy()
+    for batch in training.make_loader(plan, lambda part, *_: examples.pack(part, token_map)):
+        outputs = (compute or type(model).__call__)(model, **training.to_tensors(batch, device)).double().cpu().numpy()
         found = np.empty((len(table), outputs.shape[1])) if found is None else found
         found[order[at : at + len(outputs)]] = outputs
         at += len(outputs)
@@ -102,15 +104,15 @@ class NeighbourAugmentation:
     Copies differ by epoch; what a copy is depends on seed, epoch, example and its number alone.
     """
 
-    def __init__(self, reader: VocabularyAdapter, hospital: str, times: int, ratio: float, settings: FinetuningConfig):
+    def __init__(self, adapter: VocabularyAdapter, hospital: str, times: int, ratio: float, settings: FinetuningConfig):
         self.times, self.ratio = times, ratio
-        words = token_vocabulary.load_hospital_vocabulary(hospital)
-        vectors = reader(hospital).vectors
+        vocabulary = token_vocabulary.load_hospital_vocabulary(hospital)
+        vectors = adapter(hospital).vectors
         if vectors is None:
             raise UserError("--aug-times takes neighbours in representation space, and --rep-type none has none: choose a representation")
         among = np.any(vectors != 0, axis=1)
         if settings.aug_from == "pretraining":
-            among &= words.translation_to(reader.known)[NUM_SPECIAL_TOKENS:] != token_vocabulary.UNK
+            among &= vocabulary.translation_to(adapter.model_vocabulary)[NUM_SPECIAL_TOKENS:] != token_vocabulary.UNK
         count = min(settings.aug_neighbors, int(among.sum()) - 1)
         if count < 1:
             raise UserError(f"{hospital} has too few tokens with vectors to take neighbours from: leave --aug-times out")
@@ -120,11 +122,11 @@ class NeighbourAugmentation:
         own[~own.any(axis=1), -1] = True  # not among its own neighbours (or crowded out by its equals): the farthest goes
         self.neighbours = NUM_SPECIAL_TOKENS + rows[~own].reshape(len(rows), count)
 
-    def plan(self, table: np.ndarray) -> np.ndarray:
+    def add_copies(self, table: np.ndarray) -> np.ndarray:
         """`table` and its copies, with the number of the copy as a column more; 0 is the example itself."""
         return np.concatenate([np.column_stack([table, np.full(len(table), i)]) for i in range(self.times + 1)])
 
-    def apply(self, token: np.ndarray, part: np.ndarray, boundaries: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
+    def replace_tokens(self, token: np.ndarray, part: np.ndarray, boundaries: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
         """The hospital's `token` numbers of a packed batch, with those of copies replaced."""
         token = token.copy()
         for (*_, example, copy), start, stop in zip(part, boundaries[:-1], boundaries[1:], strict=True):
@@ -147,7 +149,7 @@ class FinetunedModel:
     def __init__(
         self,
         pretrained: Path | None,
-        reader: VocabularyAdapter,
+        adapter: VocabularyAdapter,
         settings: FinetuningConfig,
         device: str,
         report_to: Sequence[str] = (),
@@ -155,21 +157,21 @@ class FinetunedModel:
         description: str = "",
     ):
         """`pretrained` is None for a run that is only tested; `augment` are NeighbourAugmentation's times and ratio."""
-        self.pretrained, self.reader, self.settings, self.device, self.report_to = pretrained, reader, settings, device, report_to
+        self.pretrained, self.adapter, self.settings, self.device, self.report_to = pretrained, adapter, settings, device, report_to
         self.augment, self.description = augment, description
 
     def train(self, examples: Examples, parts: dict[str, np.ndarray], seed: int, folder: Path):
         settings = self.settings
         fitting.set_seed(seed)
         model = behrt.BehrtForPrediction.from_pretrained(self.pretrained, label_count=len(examples.label_names))
-        reading = self.reader.swap(model, examples.hospital)
-        copies = self.augment and NeighbourAugmentation(self.reader, examples.hospital, *self.augment, settings)
-        train = copies.plan(parts["train"]) if copies else parts["train"]
+        input_mapping = self.adapter.adapt(model, examples.hospital)
+        copies = self.augment and NeighbourAugmentation(self.adapter, examples.hospital, *self.augment, settings)
+        train = copies.add_copies(parts["train"]) if copies else parts["train"]
 
-        def make(part, step, *_):
-            batch = examples.pack(part[:, :4], None if copies else reading.translation)
+        def make_batch(part, step, *_):
+            batch = examples.pack(part[:, :4], None if copies else input_mapping.token_map)
             if copies:
-                batch["token"] = reading.translation[copies.apply(batch["token"], part, batch["boundaries"], (seed, step[0]))]
+                batch["token"] = input_mapping.token_map[copies.replace_tokens(batch["token"], part, batch["boundaries"], (seed, step[0]))]
             return batch
 
         accelerator = training.make_accelerator([self.device], settings.precision, self.report_to, folder)
@@ -180,27 +182,27 @@ class FinetunedModel:
             settings=settings,
             seed=seed,
             folder=folder,
-            make=make,
-            losses=compute_losses,
-            plan=lambda epoch: sequences.token_budget_batches(train, settings.batch_tokens, (seed, epoch)),
-            evaluate=lambda model: validation_score(examples, parts["valid"], self.probabilities(model, examples, parts["valid"], reading)),
-            what=f"{self.description} {examples.outcome} seed {seed}",
+            make_batch=make_batch,
+            compute_losses=compute_losses,
+            plan_epoch=lambda epoch: sequences.token_budget_batches(train, settings.batch_tokens, (seed, epoch)),
+            evaluate=lambda model: validation_score(examples, parts["valid"], self.probabilities(model, examples, parts["valid"], input_mapping)),
+            description=f"{self.description} {examples.outcome} seed {seed}",
         )
         self.model.save_pretrained(folder)
-        self.reader.known.save(folder / "vocabulary.json")
+        self.adapter.model_vocabulary.save(folder / "vocabulary.json")
 
     def load(self, folder: Path):
         training.set_visible_devices([self.device])
         self.model = behrt.BehrtForPrediction.from_pretrained(folder).to(training.torch_device([self.device]))
 
-    def probabilities(self, model, examples: Examples, table: np.ndarray, reading: training.InputMapping) -> np.ndarray:
-        return torch.sigmoid(torch.from_numpy(predict(model, examples, table, reading.translation, self.settings.batch_tokens))).numpy()
+    def probabilities(self, model, examples: Examples, table: np.ndarray, input_mapping: training.InputMapping) -> np.ndarray:
+        return torch.sigmoid(torch.from_numpy(predict(model, examples, table, input_mapping.token_map, self.settings.batch_tokens))).numpy()
 
     def predict(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
-        return self.probabilities(self.model, examples, table, self.reader.swap(self.model, examples.hospital, oov))
+        return self.probabilities(self.model, examples, table, self.adapter.adapt(self.model, examples.hospital, oov))
 
-    def readable(self, examples: Examples, table: np.ndarray, oov: str) -> float:
-        return training.known_token_share(examples.trajectories, table[:, :3], self.reader(examples.hospital, oov))
+    def readable_share(self, examples: Examples, table: np.ndarray, oov: str) -> float:
+        return training.known_token_share(examples.trajectories, table[:, :3], self.adapter(examples.hospital, oov))
 
 
 class LinearProbe:
@@ -209,11 +211,11 @@ class LinearProbe:
     fitted: dict[str, np.ndarray]
     """What train() or load() came to: shift and scale (width,), weights (labels, width), intercepts and c (labels,)."""
 
-    def __init__(self, pretrained: Path, reader: VocabularyAdapter, settings: FinetuningConfig, device: str):
-        self.pretrained, self.reader, self.settings, self.device = pretrained, reader, settings, device
+    def __init__(self, pretrained: Path, adapter: VocabularyAdapter, settings: FinetuningConfig, device: str):
+        self.pretrained, self.adapter, self.settings, self.device = pretrained, adapter, settings, device
         self.encoder, self.states, self.outcome = None, {}, ""
 
-    def states_of(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
+    def cls_states(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
         """float64 (rows, width): [CLS] of each; every example of an outcome is embedded once for all seeds."""
         if self.encoder is None:
             training.set_visible_devices([self.device])
@@ -224,20 +226,20 @@ class LinearProbe:
         kept, places = self.states.setdefault(key, ({}, None))[0], table[:, 3].tolist()
         new = table[[place not in kept for place in places]]
         if len(new):
-            reading = self.reader.swap(self.encoder, examples.hospital, oov)
+            input_mapping = self.adapter.adapt(self.encoder, examples.hospital, oov)
             found = predict(
                 self.encoder,
                 examples,
                 new,
-                reading.translation,
+                input_mapping.token_map,
                 self.settings.batch_tokens,
-                of=lambda model, **batch: model(**batch)[batch["boundaries"][:-1]],
+                compute=lambda model, **batch: model(**batch)[batch["boundaries"][:-1]],
             )
             kept.update(zip(new[:, 3].tolist(), found.astype(np.float32), strict=True))
         return np.stack([kept[place] for place in places]).astype(np.float64) if places else np.zeros((0, 1))
 
     def train(self, examples: Examples, parts: dict[str, np.ndarray], seed: int, folder: Path):
-        x = {name: self.states_of(examples, parts[name], "unk") for name in ("train", "valid")}
+        x = {name: self.cls_states(examples, parts[name], "unk") for name in ("train", "valid")}
         shift, scale = x["train"].mean(axis=0), x["train"].std(axis=0)
         scale[scale == 0] = 1
         fitted = {"shift": shift, "scale": scale, "weights": [], "intercepts": [], "c": []}
@@ -256,10 +258,10 @@ class LinearProbe:
         self.fitted = {name: np.array(value) for name, value in json.loads((folder / "probe.json").read_text()).items()}
 
     def predict(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
-        z = (self.states_of(examples, table, oov) - self.fitted["shift"]) / self.fitted["scale"]
+        z = (self.cls_states(examples, table, oov) - self.fitted["shift"]) / self.fitted["scale"]
         return 1 / (1 + np.exp(-(z @ self.fitted["weights"].T + self.fitted["intercepts"])))
 
-    readable = FinetunedModel.readable
+    readable_share = FinetunedModel.readable_share
 
 
 def fit_probe(x: dict[str, np.ndarray], y: dict[str, np.ndarray]) -> LogisticRegression | None:
@@ -288,18 +290,18 @@ class CountModel:
     """What train() came to; None for a label that can't be learned."""
 
     def __init__(self, name: str, kind: str, settings: FinetuningConfig):
-        self.name, self.kind, self.settings, self.expansions = name, kind, settings, {}
+        self.name, self.kind, self.settings, self.token_features_of = name, kind, settings, {}
 
-    def expansion(self, hospital: str) -> counts.TokenFeatures:
-        if hospital not in self.expansions:
-            self.expansions[hospital] = counts.make_token_features(token_vocabulary.load_hospital_vocabulary(hospital).tokens, self.kind)
-        return self.expansions[hospital]
+    def token_features(self, hospital: str) -> counts.TokenFeatures:
+        if hospital not in self.token_features_of:
+            self.token_features_of[hospital] = counts.make_token_features(token_vocabulary.load_hospital_vocabulary(hospital).tokens, self.kind)
+        return self.token_features_of[hospital]
 
     def train(self, examples: Examples, parts: dict[str, np.ndarray], seed: int, folder: Path):
-        expansion = self.expansion(examples.hospital)
+        token_features = self.token_features(examples.hospital)
         least = self.settings.count_persons if self.kind == "rollup" else None
-        self.space = counts.fit_space(examples.trajectories, parts["train"], expansion, least)
-        x = {name: self.space.matrix(examples.trajectories, parts[name], expansion) for name in ("train", "valid")}
+        self.space = counts.fit_space(examples.trajectories, parts["train"], token_features, least)
+        x = {name: self.space.matrix(examples.trajectories, parts[name], token_features) for name in ("train", "valid")}
         self.models = []
         for i, label in enumerate(progress_bar(examples.label_names, self.name, unit="labels")):
             truth = {name: examples.truth[parts[name][:, 3], i] for name in x}
@@ -314,14 +316,14 @@ class CountModel:
                 counts.save(folder if examples.single else folder / "labels" / contract.safe_file_name(label), self.space, model)
 
     def predict(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
-        expansion = self.expansion(examples.hospital)
+        token_features = self.token_features(examples.hospital)
         return np.stack(
             [
-                np.zeros(len(table)) if model is None else counts.predict(model, self.space, examples.trajectories, table, expansion)
+                np.zeros(len(table)) if model is None else counts.predict(model, self.space, examples.trajectories, table, token_features)
                 for model in self.models
             ],
             axis=1,
         )
 
-    def readable(self, examples: Examples, table: np.ndarray, oov: str) -> float:
-        return self.space.known_share(examples.trajectories, table, self.expansion(examples.hospital))
+    def readable_share(self, examples: Examples, table: np.ndarray, oov: str) -> float:
+        return self.space.known_share(examples.trajectories, table, self.token_features(examples.hospital))

@@ -32,15 +32,15 @@ def compute_metrics(
 
     auroc and auprc (average precision: no interpolation between thresholds), brier (mean squared error), calibration_slope and
     calibration_intercept (below), and at `threshold` the sensitivity and specificity of `probability >= threshold`. The threshold
-    comes from other examples (`best_threshold` on validation); without one, both are None. Where a class is missing, `reason` says so.
+    comes from other examples (`youden_threshold` on validation); without one, both are None. Where a class is missing, `reason` says so.
 
     Calibration after Van Calster et al. 2019 (BMC Medicine 17:230), by logistic regression of the label on the logit of the
     probability: the slope is the coefficient (below 1: too extreme), the intercept is calibration in the large, fitted by itself with
     the slope held at 1 (below 0: too high on average). A slope is None where the classes don't overlap, for it has no maximum then.
 
     Intervals are 95 % percentile intervals of a bootstrap of persons (Field and Welsh 2007): as many persons as there are, drawn with
-    replacement, all examples of each come along. A replicate in which a figure is not defined is left out; where fewer than ENOUGH are
-    left, the interval is None. Each figure's interval is of its own replicates. AUROC 1 has the interval 1 to 1: it says nothing.
+    replacement, all examples of each come along. A replicate in which a figure is not defined is left out; where too few are left
+    (bootstrap.MIN_DEFINED_SHARE), the interval is None. Each figure's interval is of its own replicates. AUROC 1 has the interval 1 to 1: it says nothing.
     """
     test = WeightedTest(labels, probabilities, persons)
     n, positives = len(test.labels), int(test.labels.sum())
@@ -49,7 +49,8 @@ def compute_metrics(
     found = {name: float_or_none(point[name][0]) for name in METRICS}
     if replicates:
         drawn = [
-            weighted_metrics(test, counts[:, test.places], point, threshold) for counts in bootstrap_weights(len(test.persons), replicates, n, seed)
+            weighted_metrics(test, counts[:, test.person_index], point, threshold)
+            for counts in bootstrap_weights(len(test.persons), replicates, n, seed)
         ]
         for name in METRICS:
             values = np.concatenate([part[name] for part in drawn])
@@ -85,8 +86,8 @@ def youden_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float | N
     positives, negatives = int(test.labels.sum()), int((~test.labels).sum())
     if positives == 0 or negatives == 0:
         return None
-    values = test.scores[test.ends]  # distinct, rising
-    below = np.r_[0, np.cumsum(test.labels)[test.ends][:-1]], np.r_[0, np.cumsum(~test.labels)[test.ends][:-1]]
+    values = test.scores[test.score_ends]  # distinct, rising
+    below = np.r_[0, np.cumsum(test.labels)[test.score_ends][:-1]], np.r_[0, np.cumsum(~test.labels)[test.score_ends][:-1]]
     # Youden's index times both counts: whole numbers, so that ties are ties
     index = (positives - below[0]) * negatives - (negatives - below[1]) * positives
     best = int(np.argmax(index))
@@ -103,7 +104,7 @@ def weighted_metrics(
     weights = np.ones((1, len(test.labels))) if weights is None else weights
     found = dict.fromkeys(names, np.full(len(weights), np.nan))
     if "auroc" in names or "auprc" in names:
-        sums = test.sums(weights)
+        sums = test.cumulative_weights(weights)
         found |= {"auroc": test.auroc(sums=sums), "auprc": test.average_precision(sums=sums)}
     with np.errstate(invalid="ignore", divide="ignore"):
         if "brier" in names:
@@ -126,7 +127,7 @@ def weighted_metrics(
 
 
 def compute_macro_metrics(tests: Sequence[tuple], replicates: int = 0, seed: int = 0, intervals: Sequence[str] = THRESHOLD_FREE_METRICS) -> dict:
-    """OF_MEANS (auroc, auprc, brier, calibration_slope, _intercept) as means over several tests of one arm; `intervals` as in `describe`.
+    """Means of THRESHOLD_FREE_METRICS over several tests of one arm; with `replicates`, intervals of those in `intervals`, as in compute_metrics.
 
     `tests` is a list of (labels, probabilities, persons), one a seed or a label. One draw of persons, from all who are in any test,
     serves all tests, since a person may be in several. A test in which a figure is not defined is left out of that figure's mean.
@@ -138,7 +139,7 @@ def compute_macro_metrics(tests: Sequence[tuple], replicates: int = 0, seed: int
     counted = {name: [i for i, point in enumerate(points) if not np.isnan(point[name][0])] for name in THRESHOLD_FREE_METRICS}
     found = {name: float_or_none(np.mean([points[i][name][0] for i in counted[name]])) if counted[name] else None for name in THRESHOLD_FREE_METRICS}
     if replicates:
-        places = [np.searchsorted(everyone, test.persons)[test.places] for test in opened]
+        places = [np.searchsorted(everyone, test.persons)[test.person_index] for test in opened]
         drawn = {name: [] for name in intervals}
         for counts in bootstrap_weights(len(everyone), replicates, max((len(test.labels) for test in opened), default=0), seed):
             parts = [
@@ -153,7 +154,7 @@ def compute_macro_metrics(tests: Sequence[tuple], replicates: int = 0, seed: int
 
 
 def macro_bootstrap_intervals(truth: np.ndarray, probabilities: np.ndarray, persons: np.ndarray, replicates: int, seed: int = 0) -> dict:
-    """{figure}_low and {figure}_high of OF_MEANS' means over labels: truth (examples, labels) is NaN where an example has no such label."""
+    """{figure}_low and {figure}_high of the means over labels of THRESHOLD_FREE_METRICS; truth (examples, labels) is NaN where there is no label."""
     known = ~np.isnan(truth)
     tests = [(truth[rows, i] == 1, probabilities[rows, i], persons[rows]) for i, rows in enumerate(known.T)]
     found = compute_macro_metrics(tests, replicates, seed)

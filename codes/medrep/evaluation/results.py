@@ -75,8 +75,8 @@ class TestRun:
     """float64 (tested, labels)."""
     thresholds: np.ndarray
     """float64 (labels,): chosen on validation; NaN where that had one class."""
-    file: Path
-    facts: dict
+    predictions_file: Path
+    result_columns: dict
     """trained_on, model, ..., seed: the columns that are the run's."""
     unlearned: tuple[str, ...] = ()
     """Labels that the training part had one class of: what is predicted of them means nothing."""
@@ -98,15 +98,15 @@ def write_private(path: Path, table: pa.Table):
         pq.write_table(table, part)
 
 
-def write_predictions(tested: TestRun):
+def write_predictions(test_run: TestRun):
     """The MEDS prediction schema, a file a label: the rows that the label is known of."""
-    for i, label in enumerate(tested.examples.label_names):
-        truth = tested.examples.truth[tested.part[:, 3], i]
+    for i, label in enumerate(test_run.examples.label_names):
+        truth = test_run.examples.truth[test_run.table_rows[:, 3], i]
         known = ~np.isnan(truth)
-        labels, p = tested.examples.labels.iloc[tested.part[known, 3]], tested.probabilities[known, i]
-        threshold = 0.5 if np.isnan(tested.thresholds[i]) else tested.thresholds[i]
+        labels, p = test_run.examples.labels.iloc[test_run.table_rows[known, 3]], test_run.probabilities[known, i]
+        threshold = 0.5 if np.isnan(test_run.thresholds[i]) else test_run.thresholds[i]
         write_private(
-            label_path(tested, label),
+            label_path(test_run, label),
             pa.table(
                 {
                     "subject_id": pa.array(labels.subject_id.to_numpy(), pa.int64()),
@@ -119,8 +119,8 @@ def write_predictions(tested: TestRun):
         )
 
 
-def label_path(tested: TestRun, label: str) -> Path:
-    return prediction_files(tested.file, tested.examples)[tested.examples.label_names.index(label)]
+def label_path(test_run: TestRun, label: str) -> Path:
+    return prediction_files(test_run.predictions_file, test_run.examples)[test_run.examples.label_names.index(label)]
 
 
 def prediction_files(file: Path, examples: Examples) -> list[Path]:
@@ -134,9 +134,9 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return pq.read_table(path).to_pandas()
 
 
-def common_columns(tested: TestRun) -> dict:
-    examples = tested.examples
-    return tested.facts | {
+def common_columns(test_run: TestRun) -> dict:
+    examples = test_run.examples
+    return test_run.result_columns | {
         "tested_on": examples.hospital,
         "outcome": examples.outcome,
         "cohort": examples.cohort,
@@ -146,17 +146,17 @@ def common_columns(tested: TestRun) -> dict:
     }
 
 
-def metric_rows(tested: TestRun, replicates: int, seed: int = 0) -> list[dict]:
+def metric_rows(test_run: TestRun, replicates: int, seed: int = 0) -> list[dict]:
     """A row a label, a macro row for several, and for a single label a row a subgroup."""
-    examples, part = tested.examples, tested.part
+    examples, part = test_run.examples, test_run.table_rows
     truth, persons = examples.truth[part[:, 3]], examples.persons[part[:, 3]]
-    common = common_columns(tested)
+    common = common_columns(test_run)
 
     def row(chosen, i, **more):
         chosen = chosen & ~np.isnan(truth[:, i])
         labels, who = truth[chosen, i] == 1, persons[chosen]
         why = ""
-        if examples.label_names[i] in tested.unlearned:
+        if examples.label_names[i] in test_run.unlearned:
             why = "one class to learn from"
         elif not examples.single and min(len(set(who[labels])), len(set(who[~labels]))) < 2:
             why = "fewer than two persons of a class"  # a mean over labels would hang on one person
@@ -169,18 +169,18 @@ def metric_rows(tested: TestRun, replicates: int, seed: int = 0) -> list[dict]:
                 "reason": why,
             }
         else:
-            threshold = None if np.isnan(tested.thresholds[i]) else float(tested.thresholds[i])
-            found = metrics.compute_metrics(labels, tested.probabilities[chosen, i], who, threshold, replicates, seed)
+            threshold = None if np.isnan(test_run.thresholds[i]) else float(test_run.thresholds[i])
+            found = metrics.compute_metrics(labels, test_run.probabilities[chosen, i], who, threshold, replicates, seed)
         return common | {"label": "", "predictions": ""} | found | more
 
     everyone = np.ones(len(part), dtype=bool)
     if not examples.single:
         rows = [
-            row(everyone, i, label=label, predictions=contract.display_path(label_path(tested, label)))
+            row(everyone, i, label=label, predictions=contract.display_path(label_path(test_run, label)))
             for i, label in enumerate(examples.label_names)
         ]
-        return [macro_row(common, rows, truth, tested.probabilities, persons, replicates, seed), *rows]
-    rows = [row(everyone, 0, predictions=contract.display_path(tested.file))]
+        return [macro_row(common, rows, truth, test_run.probabilities, persons, replicates, seed), *rows]
+    rows = [row(everyone, 0, predictions=contract.display_path(test_run.predictions_file))]
     for name, values in examples.subgroups.iloc[part[:, 3]].items():
         rows += [row((values == value).to_numpy(), 0, subgroup=f"{name}={value}") for value in sorted(values.dropna().unique())]
     return rows
@@ -205,23 +205,23 @@ def macro_row(common: dict, rows: list[dict], truth, probabilities, persons, rep
     return common | {"label": "macro", "predictions": ""} | found
 
 
-def recalibrated_rows(tested: TestRun, labels: int, replicates: int, seed: int) -> list[dict]:
+def recalibrated_rows(test_run: TestRun, labels: int, replicates: int, seed: int) -> list[dict]:
     """Rows before and after a recalibration by `labels` local labels, both on the persons that gave none."""
-    examples, part = tested.examples, tested.part
+    examples, part = test_run.examples, test_run.table_rows
     truth, persons = examples.truth[part[:, 3], 0] == 1, examples.persons[part[:, 3]]
     number = pd.Series(persons).value_counts()
     order = sort_by_hash(number.index.tolist(), seed)
     enough = int(np.searchsorted(np.cumsum(number.loc[order].to_numpy()), labels)) + 1
     local = np.isin(persons, order[:enough])
     rest = part[~local]
-    common = common_columns(tested) | {"label": "", "predictions": ""}
+    common = common_columns(test_run) | {"label": "", "predictions": ""}
     if not len(rest):
         return [
             common | {"n": 0, "positives": 0, "recalibration": f"{when} {labels}", "reason": f"no more than {labels} labels there"}
             for when in ("before", "after")
         ]
-    before = tested.probabilities[~local, 0]
-    after = calibration.recalibrate(truth[local], tested.probabilities[local, 0], before)
+    before = test_run.probabilities[~local, 0]
+    after = calibration.recalibrate(truth[local], test_run.probabilities[local, 0], before)
     return [
         common | metrics.compute_metrics(truth[~local], p, persons[~local], None, replicates, seed) | {"recalibration": f"{when} {labels}"}
         for when, p in (("before", before), ("after", after))

@@ -1,9 +1,9 @@
 """Training and testing of arms: each run of an arm is one outcome, hospital and seed.
 
-    site = runs.OutcomeExamples("MT", max_length)                              # the labelled examples of every hospital
+    examples_of = runs.OutcomeExamples("MT", max_length)                            # the labelled examples of every hospital
     arm = arms.Arm(args, experiment, home="mimic", rep="medrep")
-    runs.Run(arm, site, trained_on="mimic", seed=100).run(["mimic", "ehrshot"])      # trains, tests there, and gives rows of the summary
-    runs.SuppliedRun(...).run(["ehrshot"])                                # the same of a run that someone gives
+    runs.Run(arm, examples_of, trained_on="mimic", seed=100).run(["mimic", "ehrshot"])  # trains, tests there, gives rows of the summary
+    runs.SuppliedRun(...).run(["ehrshot"])                                          # the same of a run that someone gives
 
 `args` are those of experiments/finetune.py. What is finished is not done again: a run knows what it was made from.
 """
@@ -57,36 +57,41 @@ class OutcomeExamples:
 class Run:
     """One arm and one outcome, trained at one hospital with one seed, and its tests."""
 
-    def __init__(self, arm: Arm, site: OutcomeExamples, trained_on: str, seed: int):
-        self.arm, self.site, self.trained_on, self.seed = arm, site, trained_on, seed
+    def __init__(self, arm: Arm, examples_of: OutcomeExamples, trained_on: str, seed: int):
+        self.arm, self.examples_of, self.trained_on, self.seed = arm, examples_of, trained_on, seed
         self.args, self.settings, self.learner = arm.args, arm.experiment.finetuning, arm.learner
         self.made_with = arm.settings() | training.input_fingerprints(
-            *arm.inputs, contract.trajectories_folder(trained_on), LABELS.at(hospital=trained_on, outcome=site.outcome), *arm.terminology("unk")
+            *arm.inputs,
+            contract.trajectories_folder(trained_on),
+            LABELS.at(hospital=trained_on, outcome=examples_of.outcome),
+            *arm.terminology_files("unk"),
         )
-        self.facts = arm.facts(site.outcome, seed, trained_on) | {"made_with": format_settings(self.made_with)}
-        self.folder = self.learned = arm.folder(trained_on, site.outcome, seed)
-        self.parts = self.split()
+        self.result_columns = arm.result_columns(examples_of.outcome, seed, trained_on) | {"made_with": format_settings(self.made_with)}
+        self.folder = self.model_folder = arm.folder(trained_on, examples_of.outcome, seed)
+        self.parts = self.split_examples()
         self.in_memory = False
 
-    def split(self, shares: dict[str, float] | None = None) -> dict[str, np.ndarray]:
+    def split_examples(self, shares: dict[str, float] | None = None) -> dict[str, np.ndarray]:
         """Rows of the examples' table by part: at home of the persons that pretraining never saw, elsewhere of all."""
-        examples = self.site[self.trained_on]
+        examples = self.examples_of[self.trained_on]
         table = examples.held_out() if self.trained_on == self.arm.home else examples.table
         persons, truth = examples.persons[table[:, 3]], examples.truth[table[:, 3]]
         split = split_persons(persons, truth, self.seed, shares or self.settings.split_shares)
         parts = {name: table[np.isin(persons, list(chosen))] for name, chosen in split.items()}
         if self.arm.shots:
             if not examples.single:
-                raise UntrainableError(f"--shots draws positives and negatives of one label, and {self.site.outcome} has {len(examples.label_names)}")
+                raise UntrainableError(
+                    f"--shots draws positives and negatives of one label, and {self.examples_of.outcome} has {len(examples.label_names)}"
+                )
             for name in ("train", "valid"):
                 parts[name] = sample_few_shot(examples, parts[name], self.arm.shots, self.seed)
                 if len(parts[name]) < 2 * self.arm.shots:
                     print_line(f"seed {self.seed}, {name}: fewer than {self.arm.shots} of a class are there; all of them are taken")
         return parts
 
-    def check(self):
+    def require_both_classes(self):
         """Refuse an outcome that is too rare to be in every part."""
-        examples = self.site[self.trained_on]
+        examples = self.examples_of[self.trained_on]
         for name, part in self.parts.items():
             truth = examples.truth[part[:, 3]]
             print_line(f"seed {self.seed}, {name}: {len(part):,} prediction points, {int(np.nansum(truth)):,} positive")
@@ -94,7 +99,7 @@ class Run:
             for value, words in ((1, "positive"), (0, "negative")):
                 if not (examples.truth[part[:, 3]] == value).any():
                     raise UntrainableError(
-                        f"{self.site.outcome} can't be learned at {self.trained_on}: of its {sum(map(len, self.parts.values())):,} examples too few "
+                        f"{self.examples_of.outcome} can't be learned at {self.trained_on}: of its {sum(map(len, self.parts.values())):,} examples too few "
                         f"are {words}, none in the {name} part; a larger hospital or more test persons (cohort.split_shares) would give some"
                     )
 
@@ -102,8 +107,8 @@ class Run:
         """Train, unless that is done already."""
         if training.is_finished(self.folder, self.made_with, self.args.fresh):
             return
-        self.check()
-        examples, valid = self.site[self.trained_on], self.parts["valid"]
+        self.require_both_classes()
+        examples, valid = self.examples_of[self.trained_on], self.parts["valid"]
         self.learner.train(examples, self.parts, self.seed, self.folder)
         self.in_memory = True
         chosen = choose_thresholds(examples, valid, self.learner.predict(examples, valid, "unk"))
@@ -116,7 +121,7 @@ class Run:
         training.mark_finished(
             self.folder,
             self.made_with,
-            **self.facts,
+            **self.result_columns,
             home=self.arm.home,
             labels=examples.label_names,
             thresholds=chosen,
@@ -127,61 +132,61 @@ class Run:
 
     def run(self, hospitals: list[str]) -> list[dict]:
         self.train()
-        self.known = yaml.safe_load((self.learned / "config.yaml").read_text())["run"]
+        self.training_record = yaml.safe_load((self.model_folder / "config.yaml").read_text())["run"]
         rows = []
         for hospital in hospitals:
-            if self.site[hospital].label_names != self.known["labels"]:
+            if self.examples_of[hospital].label_names != self.training_record["labels"]:
                 raise UserError(
-                    f"{self.site.outcome} has labels {', '.join(self.site[hospital].label_names)} at {hospital}, and was learned with "
-                    f"{', '.join(self.known['labels'])}: label both hospitals with the same configs/outcomes"
+                    f"{self.examples_of.outcome} has labels {', '.join(self.examples_of[hospital].label_names)} at {hospital}, and was learned with "
+                    f"{', '.join(self.training_record['labels'])}: label both hospitals with the same configs/outcomes"
                 )
             for oov in self.arm.oovs:
                 rows += self.test(hospital, oov)
-                if hospital != self.trained_on and self.site[hospital].single:
+                if hospital != self.trained_on and self.examples_of[hospital].single:
                     rows += [row for labels in self.args.recalibrate for row in self.recalibrate(hospital, oov, labels)]
         if self.args.extract_attention_score:
-            self.extract(hospitals)
+            self.write_attributions(hospitals)
         return rows
 
-    def part_at(self, hospital: str) -> np.ndarray:
-        return self.parts["test"] if hospital == self.trained_on else self.site[hospital].table
+    def rows_tested_at(self, hospital: str) -> np.ndarray:
+        return self.parts["test"] if hospital == self.trained_on else self.examples_of[hospital].table
 
-    def ready(self):
+    def restore_learner(self):
         """Bring back what was learned; what is quickly learned again is."""
         if self.in_memory:
             return
         if isinstance(self.learner, learners.CountModel):
-            self.learner.train(self.site[self.trained_on], self.parts, self.seed, self.folder)
+            self.learner.train(self.examples_of[self.trained_on], self.parts, self.seed, self.folder)
         else:
-            self.learner.load(self.learned)
+            self.learner.load(self.model_folder)
         self.in_memory = True
 
-    def inputs_of(self, hospital: str, oov: str) -> list[Path]:
+    def test_inputs(self, hospital: str, oov: str) -> list[Path]:
         """All that a test of the run at `hospital` comes from."""
         vectors = (
             [] if self.arm.rep in ("none", *counts.FEATURE_KINDS) else [contract.concept_array_file(self.arm.rep), contract.concept_index_file()]
         )
         return [
-            self.learned / "config.yaml",
+            self.model_folder / "config.yaml",
             contract.trajectories_folder(hospital),
             PERSONS.at(hospital=hospital),
-            LABELS.at(hospital=hospital, outcome=self.site.outcome),
+            LABELS.at(hospital=hospital, outcome=self.examples_of.outcome),
             *vectors,
-            *self.arm.terminology(oov),
+            *self.arm.terminology_files(oov),
         ]
 
     def test(self, hospital: str, oov: str) -> list[dict]:
         """The rows of one test, computed anew if anything that it comes from changed."""
-        name, examples, part = results.test_name(hospital, oov), self.site[hospital], self.part_at(hospital)
+        name, examples, part = results.test_name(hospital, oov), self.examples_of[hospital], self.rows_tested_at(hospital)
         file = contract.metrics_file(self.folder, name)
-        stamp = Stamp(file, settings={"replicates": self.settings.replicates}, inputs=self.inputs_of(hospital, oov))
+        stamp = Stamp(file, settings={"replicates": self.settings.replicates}, inputs=self.test_inputs(hospital, oov))
         there = all(path.exists() for path in results.prediction_files(contract.predictions_file(self.folder, name), examples))
         if self.args.fresh or not there or not stamp.is_current():
-            self.ready()
-            readable = self.learner.readable(examples, part, oov)
-            tested = self.tested(hospital, oov, self.learner.predict(examples, part, oov), {"readable_tokens": round(readable, 4)})
-            results.write_predictions(tested)
-            storage.write_json(file, results.metric_rows(tested, self.settings.replicates))
+            self.restore_learner()
+            readable = self.learner.readable_share(examples, part, oov)
+            test_run = self.make_test_run(hospital, oov, self.learner.predict(examples, part, oov), {"readable_tokens": round(readable, 4)})
+            results.write_predictions(test_run)
+            storage.write_json(file, results.metric_rows(test_run, self.settings.replicates))
             stamp.record()
         rows = results.read_rows(file)
         print_line(
@@ -189,12 +194,19 @@ class Run:
         )
         return rows
 
-    def tested(self, hospital: str, oov: str, probabilities: np.ndarray, more: dict = {}) -> results.TestRun:  # noqa: B006
-        examples = self.site[hospital]
-        limits = np.array([np.nan if self.known["thresholds"][name] is None else self.known["thresholds"][name] for name in examples.label_names])
+    def make_test_run(self, hospital: str, oov: str, probabilities: np.ndarray, more: dict = {}) -> results.TestRun:  # noqa: B006
+        examples = self.examples_of[hospital]
+        chosen = [self.training_record["thresholds"][name] for name in examples.label_names]
+        thresholds = np.array([np.nan if threshold is None else threshold for threshold in chosen])
         file = contract.predictions_file(self.folder, results.test_name(hospital, oov))
         return results.TestRun(
-            examples, self.part_at(hospital), probabilities, limits, file, self.facts | {"oov": oov} | more, tuple(self.known["unlearned"])
+            examples,
+            self.rows_tested_at(hospital),
+            probabilities,
+            thresholds,
+            file,
+            self.result_columns | {"oov": oov} | more,
+            tuple(self.training_record["unlearned"]),
         )
 
     def recalibrate(self, hospital: str, oov: str, labels: int) -> list[dict]:
@@ -203,7 +215,7 @@ class Run:
         stamp = Stamp(file, inputs=[contract.metrics_file(self.folder, name)], settings={"replicates": self.settings.replicates, "labels": labels})
         if not stamp.is_current():
             saved = results.read_predictions(contract.predictions_file(self.folder, name)).predicted_boolean_probability.to_numpy()
-            rows = results.recalibrated_rows(self.tested(hospital, oov, saved[:, None]), labels, self.settings.replicates, self.seed)
+            rows = results.recalibrated_rows(self.make_test_run(hospital, oov, saved[:, None]), labels, self.settings.replicates, self.seed)
             storage.write_json(file, rows)
             stamp.record()
         rows = results.read_rows(file)
@@ -212,25 +224,25 @@ class Run:
             print_line(f"seed {self.seed}, {name}, {row['recalibration']} labels: {progress.format_figures(shown)}")
         return rows
 
-    def extract(self, hospitals: list[str]):
+    def write_attributions(self, hospitals: list[str]):
         """Write what the model attended to and what moved its answer, by event, and of the hundred most important tokens a CSV."""
         settings, oov, learner = self.settings, self.arm.oovs[0], self.learner
         assert isinstance(learner, learners.FinetunedModel)  # finetune.py refuses --extract-attention-score for others
         for hospital in hospitals:
-            examples, part = self.site[hospital], self.part_at(hospital)
+            examples, part = self.examples_of[hospital], self.rows_tested_at(hospital)
             file, top = contract.attention_file(self.folder, hospital), contract.features_file(self.folder, hospital)
             stamp = Stamp(
                 file,
-                inputs=self.inputs_of(hospital, oov),
+                inputs=self.test_inputs(hospital, oov),
                 settings={"steps": settings.attribution_steps, "examples": settings.attribution_examples, "oov": oov},
             )
             if self.args.fresh or not stamp.is_current() or not top.exists():
-                self.ready()
-                reading = learner.reader.swap(learner.model, hospital, oov)
+                self.restore_learner()
+                input_mapping = learner.adapter.adapt(learner.model, hospital, oov)
                 # attention is of all labels together, a gradient of one: of several, none is attributed
                 attributed = settings.attribution_examples if examples.single else 0
                 found = features.write_event_attributions(
-                    file, learner.model, examples, part, reading, settings.batch_tokens, 0, settings.attribution_steps, attributed
+                    file, learner.model, examples, part, input_mapping, settings.batch_tokens, 0, settings.attribution_steps, attributed
                 )
                 with storage.atomic_write(top) as path:
                     path.touch(mode=0o600)
@@ -246,29 +258,30 @@ class Run:
 class SuppliedRun(Run):
     """A run that someone gives: nothing is trained, and its tests lie in results under the variant `evaluated`."""
 
-    def __init__(self, arm: Arm, site: OutcomeExamples, folder: Path, content: dict):
+    def __init__(self, arm: Arm, examples_of: OutcomeExamples, folder: Path, content: dict):
         """`content` is that of the run's config.yaml."""
         facts = content["run"]
-        self.arm, self.site, self.trained_on, self.seed, self.learned, self.content = arm, site, facts["trained_on"], facts["seed"], folder, content
+        self.arm, self.examples_of, self.trained_on, self.seed = arm, examples_of, facts["trained_on"], facts["seed"]
+        self.model_folder, self.content = folder, content
         self.args, self.settings, self.learner = arm.args, arm.experiment.finetuning, arm.learner
-        self.facts = arm.facts(site.outcome, self.seed, self.trained_on) | {"made_with": facts["made_with"]}
-        self.folder = arm.folder(self.trained_on, site.outcome, self.seed)
+        self.result_columns = arm.result_columns(examples_of.outcome, self.seed, self.trained_on) | {"made_with": facts["made_with"]}
+        self.folder = arm.folder(self.trained_on, examples_of.outcome, self.seed)
         self.in_memory = False
 
     def train(self):
         pass
 
-    def part_at(self, hospital: str) -> np.ndarray:
+    def rows_tested_at(self, hospital: str) -> np.ndarray:
         """Where it was trained, only whom it was not trained on: that can be known of the very data and split that it was trained with."""
         if hospital != self.trained_on:
-            return self.site[hospital].table
-        for here in (contract.trajectories_folder(hospital), LABELS.at(hospital=hospital, outcome=self.site.outcome)):
+            return self.examples_of[hospital].table
+        for here in (contract.trajectories_folder(hospital), LABELS.at(hospital=hospital, outcome=self.examples_of.outcome)):
             if self.content["inputs"].get(contract.display_path(here)) != stamps.fingerprint(here):
                 raise UserError(
-                    f"{contract.display_path(here)} is not what {self.learned} was trained on, so whom it saw of {hospital} can't be told: "
+                    f"{contract.display_path(here)} is not what {self.model_folder} was trained on, so whom it saw of {hospital} can't be told: "
                     "test it at another hospital"
                 )
-        return self.split(self.content["finetuning"]["split_shares"])["test"]
+        return self.split_examples(self.content["finetuning"]["split_shares"])["test"]
 
 
 def write_seed_agreement(runs: list[Run], hospitals: list[str]):

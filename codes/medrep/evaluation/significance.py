@@ -32,23 +32,23 @@ def auroc_influence(labels: np.ndarray, scores: np.ndarray, persons: np.ndarray)
     if area is None:
         return None, test.persons, None
     ranks = stats.rankdata(test.scores)
-    moves = np.zeros(len(test.persons))
+    influences = np.zeros(len(test.persons))
     for positive in (True, False):
         ours = test.labels == positive
-        people = len(np.unique(test.places[ours]))
+        people = len(np.unique(test.person_index[ours]))
         if people < 2:
             return area, test.persons, None
         below = (ranks[ours] - stats.rankdata(test.scores[ours])) / np.sum(~ours)  # the share of the other class below each, ties half
         placement = below if positive else 1 - below
-        share = np.bincount(test.places[ours], weights=placement - area, minlength=len(moves)) / np.sum(ours)
-        moves += share * math.sqrt(people / (people - 1))
-    return area, test.persons, moves
+        share = np.bincount(test.person_index[ours], weights=placement - area, minlength=len(influences)) / np.sum(ours)
+        influences += share * math.sqrt(people / (people - 1))
+    return area, test.persons, influences
 
 
 def delong_test(labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, persons: np.ndarray | None = None) -> dict:
     """Do two models' AUROCs on the same examples differ? a, b, difference (a - b), its 95 % interval low and high, z and two-sided p.
 
-    See `influence`; without `persons` every example is its own. Two models that order all pairs alike have p = 1 and no z.
+    See `auroc_influence`; without `persons` every example is its own. Two models that order all pairs alike have p = 1 and no z.
     """
     found = compare_macro_aurocs([(labels, scores_a, scores_b, np.arange(len(labels)) if persons is None else persons)])
     return {name: found[name] for name in ("a", "b", "difference", "low", "high", "z", "p")}
@@ -63,28 +63,28 @@ def compare_macro_aurocs(pairs: Sequence[tuple], replicates: int = 0, seed: int 
     With `replicates` also bootstrap_low, bootstrap_high and bootstrap_p (twice the smaller share of replicates on either side of 0, the
     observed one counted in), the same question by drawing persons. Seeds where a class is missing are left out.
     """
-    areas, moves = [], {}  # person -> summed influence on the difference
+    areas, influences = [], {}  # person -> summed influence on the difference
     known = True
     kept = []
     for labels, scores_a, scores_b, persons in pairs:
-        a, people, moves_a = auroc_influence(labels, scores_a, persons)
+        a, people, influences_a = auroc_influence(labels, scores_a, persons)
         if a is None:
             continue
-        b, _, moves_b = auroc_influence(labels, scores_b, persons)
+        b, _, influences_b = auroc_influence(labels, scores_b, persons)
         areas.append((a, b))
         kept.append((labels, scores_a, scores_b, persons))
-        if moves_a is None:
+        if influences_a is None:
             known = False
             continue
-        for person, move in zip(people.tolist(), (moves_a - moves_b).tolist(), strict=True):
-            moves[person] = moves.get(person, 0.0) + move
+        for person, move in zip(people.tolist(), (influences_a - influences_b).tolist(), strict=True):
+            influences[person] = influences.get(person, 0.0) + move
     everyone = union_of_persons([np.unique(persons) for *_, persons in kept])
     found = dict.fromkeys(("a", "b", "difference", "standard_error", "low", "high", "z", "p")) | {"seeds": len(kept), "persons": len(everyone)}
     if kept:
         a, b = np.mean(areas, axis=0).tolist()
         difference = float(np.mean([one - other for one, other in areas]))
         found |= {"a": a, "b": b, "difference": difference}
-        error = math.sqrt(math.fsum(move**2 for move in moves.values())) / len(kept) if known else None
+        error = math.sqrt(math.fsum(move**2 for move in influences.values())) / len(kept) if known else None
         if error:
             z = difference / error
             found |= {
@@ -104,7 +104,7 @@ def compare_macro_aurocs(pairs: Sequence[tuple], replicates: int = 0, seed: int 
 def bootstrap_difference(pairs: list[tuple], everyone: np.ndarray, difference: float | None, replicates: int, seed: int) -> dict:
     drawn = []
     opened = [[WeightedTest(labels, scores, persons) for scores in both] for labels, *both, persons in pairs]
-    places = [[np.searchsorted(everyone, test.persons)[test.places] for test in both] for both in opened]
+    places = [[np.searchsorted(everyone, test.persons)[test.person_index] for test in both] for both in opened]
     for counts in bootstrap_weights(len(everyone), replicates, max((len(both[0].labels) for both in opened), default=0), seed):
         areas = [[test.auroc(counts[:, place]) for test, place in zip(*both, strict=True)] for both in zip(opened, places, strict=True)]
         if areas:

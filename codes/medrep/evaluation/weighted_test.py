@@ -18,24 +18,26 @@ class WeightedTest:
             raise ValueError(f"{len(labels)} labels, {len(scores)} scores and {None if persons is None else len(persons)} persons")
         order = np.lexsort((labels, scores) if persons is None else (np.asarray(persons), labels, scores))
         self.labels, self.scores = labels[order], scores[order]
-        self.ends = np.flatnonzero(np.r_[np.diff(self.scores) != 0, True]) if len(scores) else np.empty(0, np.int64)
+        self.score_ends = np.flatnonzero(np.r_[np.diff(self.scores) != 0, True]) if len(scores) else np.empty(0, np.int64)
         """Where each distinct score ends."""
-        self.persons, self.places = (np.arange(len(order)),) * 2 if persons is None else np.unique(np.asarray(persons)[order], return_inverse=True)
+        self.persons, self.person_index = (
+            (np.arange(len(order)),) * 2 if persons is None else np.unique(np.asarray(persons)[order], return_inverse=True)
+        )
         self.order = order
 
-    def sums(self, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def cumulative_weights(self, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Weight of positives and of negatives up to the end of each distinct score, and of positives at it: (replicates, distinct scores)."""
         weights = np.ones((1, len(self.labels))) if weights is None else weights
         both, positive = np.cumsum(weights, axis=1), np.cumsum(weights * self.labels, axis=1)
-        if len(self.ends) < len(self.labels):
-            both, positive = both[:, self.ends], positive[:, self.ends]
+        if len(self.score_ends) < len(self.labels):
+            both, positive = both[:, self.score_ends], positive[:, self.score_ends]
         here = positive.copy()
         here[:, 1:] -= positive[:, :-1]
         both -= positive
         return positive, both, here
 
     def auroc(self, weights: np.ndarray | None = None, sums=None) -> np.ndarray:
-        positive, negative, here = sums or self.sums(weights)
+        positive, negative, here = sums or self.cumulative_weights(weights)
         if not positive.shape[1]:
             return np.full(len(positive), np.nan)
         below = negative.copy()
@@ -45,7 +47,7 @@ class WeightedTest:
             return np.einsum("rs,rs->r", here, below) / (2 * positive[:, -1] * negative[:, -1])
 
     def average_precision(self, weights: np.ndarray | None = None, sums=None) -> np.ndarray:
-        positive, negative, here = sums or self.sums(weights)
+        positive, negative, here = sums or self.cumulative_weights(weights)
         if not positive.shape[1]:
             return np.full(len(positive), np.nan)
         found = positive[:, -1:] - positive + here  # at this score or above

@@ -23,6 +23,8 @@ from medrep.settings import ModelConfig
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK
 
 NUM_SPECIAL_TOKENS = len(SPECIAL_TOKENS)
+RENAMED_BUFFERS = {"concept_shift": "concept_mean", "concept_turn": "concept_whitening"}
+"""What models that were saved before November 2026 call them."""
 Table = TypeVar("Table", nn.Linear, nn.Embedding)
 
 
@@ -121,8 +123,8 @@ def make_config(sizes: ModelConfig, vocabulary_size: int, frozen_concepts: bool,
 class PatientEmbeddings(nn.Module):
     """(tokens,) numbers to (tokens, width). Special tokens have a table of their own that is always learned."""
 
-    concept_shift: torch.Tensor
-    concept_turn: torch.Tensor
+    concept_mean: torch.Tensor
+    concept_whitening: torch.Tensor
 
     def __init__(self, config: BehrtConfig):
         super().__init__()
@@ -130,9 +132,10 @@ class PatientEmbeddings(nn.Module):
         self.special = nn.Embedding(NUM_SPECIAL_TOKENS, width)
         self.concepts = nn.Embedding(config.concept_count, width)
         self.concepts.weight.requires_grad = not config.frozen_concepts
-        # What is taken off a representation's vectors and what turns them; part of the model: another hospital's get the same.
-        self.register_buffer("concept_shift", torch.zeros(config.concept_width or width))
-        self.register_buffer("concept_turn", torch.eye(config.concept_width or width, width))
+        # The whitening of a representation's vectors is part of the model: another hospital's go through the same.
+        self.register_buffer("concept_mean", torch.zeros(config.concept_width or width))
+        self.register_buffer("concept_whitening", torch.eye(config.concept_width or width, width))
+        self.register_load_state_dict_pre_hook(rename_saved_buffers)  # a checkpoint of an unfinished run
         self.age = nn.Embedding(config.max_age + 1, width)
         self.visit_rank = nn.Embedding(config.max_rank + 1, width)
         self.record_rank = nn.Embedding(config.max_rank + 1, width)
@@ -155,6 +158,13 @@ class PatientEmbeddings(nn.Module):
         return self.dropout(self.norm(h))  # (tokens, width)
 
 
+def rename_saved_buffers(module, state_dict: dict, prefix: str, *_):
+    """A hook of load_state_dict, see RENAMED_BUFFERS."""
+    for old, new in RENAMED_BUFFERS.items():
+        if prefix + old in state_dict:
+            state_dict[prefix + new] = state_dict.pop(prefix + old)
+
+
 class BehrtPreTrainedModel(PreTrainedModel):
     config_class = BehrtConfig
     base_model_prefix = "encoder"
@@ -165,8 +175,11 @@ class BehrtPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **settings) -> Self:
-        """transformers makes every parameter that it loads one that is learned: the frozen concept table is frozen again."""
-        found = super().from_pretrained(*args, **settings)
+        """A saved model, also one from before RENAMED_BUFFERS, which is saved again with the names that it came with.
+
+        transformers makes every parameter that it loads one that is learned: the frozen concept table is frozen again.
+        """
+        found = super().from_pretrained(*args, **{"key_mapping": RENAMED_BUFFERS} | settings)
         model = found[0] if isinstance(found, tuple) else found
         for module in model.modules():
             if isinstance(module, PatientEmbeddings):
@@ -184,8 +197,8 @@ class BehrtPreTrainedModel(PreTrainedModel):
         elif isinstance(module, PatientEmbeddings):
             for name, scalar in module.scalars.items():
                 nn.init.constant_(scalar, 1.0 if name == "concept" else 0.0)
-            nn.init.zeros_(module.concept_shift)
-            nn.init.eye_(module.concept_turn)
+            nn.init.zeros_(module.concept_mean)
+            nn.init.eye_(module.concept_whitening)
 
 
 class BehrtEncoder(BehrtPreTrainedModel):
@@ -248,7 +261,7 @@ class BehrtEncoder(BehrtPreTrainedModel):
         return layer.output(layer.intermediate(first), first)
 
     @torch.no_grad()
-    def set_concepts(self, vectors: np.ndarray, rescale: bool):
+    def set_concept_vectors(self, vectors: np.ndarray, rescale: bool):
         """Read another vocabulary: `vectors` float32 (concepts, width) take the place of the concept table.
 
         `rescale` (once, when the model is made) learns from them the whitening that they and every later vocabulary go
@@ -264,12 +277,12 @@ class BehrtEncoder(BehrtPreTrainedModel):
             )
         if rescale:
             # a concept without a vector is a row of zeros
-            shift, turn = fit_whitening(vectors[np.any(vectors != 0, axis=1)], self.config.hidden_size)
-            self.embeddings.concept_shift.copy_(torch.from_numpy(shift))
-            self.embeddings.concept_turn.copy_(torch.from_numpy(turn * self.config.initializer_range))
+            mean, whitening = fit_whitening(vectors[np.any(vectors != 0, axis=1)], self.config.hidden_size)
+            self.embeddings.concept_mean.copy_(torch.from_numpy(mean))
+            self.embeddings.concept_whitening.copy_(torch.from_numpy(whitening * self.config.initializer_range))
         read = torch.from_numpy(np.ascontiguousarray(vectors)).to(table.weight)
         new = nn.Embedding(len(read), self.config.hidden_size, device=table.weight.device, dtype=table.weight.dtype)
-        new.weight.copy_((read - self.embeddings.concept_shift) @ self.embeddings.concept_turn)
+        new.weight.copy_((read - self.embeddings.concept_mean) @ self.embeddings.concept_whitening)
         new.weight.requires_grad = table.weight.requires_grad
         self.embeddings.concepts = new
         self.config.concept_count, self.config.vocab_size = len(vectors), len(vectors) + NUM_SPECIAL_TOKENS
@@ -296,20 +309,20 @@ class RescaledVectors:
 
     def __init__(self, array: np.ndarray, fitted_on: np.ndarray):
         self.array, self.shape = array, array.shape
-        self.mean, self.turn = fit_whitening(array[fitted_on], array.shape[1])
+        self.mean, self.whitening = fit_whitening(array[fitted_on], array.shape[1])
 
     def __len__(self) -> int:
         return len(self.array)
 
     def __getitem__(self, rows) -> np.ndarray:
-        return (self.array[rows] - self.mean) @ self.turn
+        return (self.array[rows] - self.mean) @ self.whitening
 
 
 class BehrtForPretraining(BehrtPreTrainedModel):
     """Masked-language model, at the masked places only; Med-BERT's second target.
 
     With the tied head the logits are the hidden state, transformed, against the very vectors that stand for the concepts:
-    a vocabulary that set_concepts puts in place is read and predicted alike.
+    a vocabulary that set_concept_vectors puts in place is read and predicted alike.
     """
 
     def __init__(self, config: BehrtConfig):
@@ -342,25 +355,25 @@ class BehrtForPretraining(BehrtPreTrainedModel):
         return torch.cat([h @ self.encoder.embeddings.special.weight.T, h @ self.encoder.embeddings.concepts.weight.T], dim=1) * scale
 
     @torch.no_grad()
-    def move(self, translation: np.ndarray, vectors: np.ndarray | None):
+    def change_vocabulary(self, token_map: np.ndarray, vectors: np.ndarray | None):
         """Go over to another vocabulary: `vectors` (concepts, width) of a representation, or None for learned tables.
 
-        `translation` int64 (new vocabulary,) gives the old number of each token, UNK where it had none. What is kept by
+        `token_map` int64 (new vocabulary,) gives the old number of each token, UNK where it had none. What is kept by
         token (learned tables, the linear head) is taken over; a token that is new there starts as in a new model.
         """
-        rows = torch.from_numpy(np.where(translation[NUM_SPECIAL_TOKENS:] == UNK, -1, translation[NUM_SPECIAL_TOKENS:]))
+        rows = torch.from_numpy(np.where(token_map[NUM_SPECIAL_TOKENS:] == UNK, -1, token_map[NUM_SPECIAL_TOKENS:]))
         if vectors is not None:
-            self.encoder.set_concepts(vectors, rescale=False)
+            self.encoder.set_concept_vectors(vectors, rescale=False)
         else:
             old = self.encoder.embeddings.concepts
             new = nn.Embedding(len(rows), old.embedding_dim)
-            self.encoder.embeddings.concepts = self.taken_over(old, new, (rows - NUM_SPECIAL_TOKENS).clamp(min=-1))
+            self.encoder.embeddings.concepts = self.copy_rows(old, new, (rows - NUM_SPECIAL_TOKENS).clamp(min=-1))
             self.config.concept_count, self.config.vocab_size = len(rows), len(rows) + NUM_SPECIAL_TOKENS
         if self.config.head == "linear":
             rows = torch.cat([torch.arange(NUM_SPECIAL_TOKENS), rows])
-            self.decoder = self.taken_over(self.decoder, nn.Linear(self.decoder.in_features, len(rows)), rows)
+            self.decoder = self.copy_rows(self.decoder, nn.Linear(self.decoder.in_features, len(rows)), rows)
 
-    def taken_over(self, old: Table, new: Table, rows: torch.Tensor) -> Table:
+    def copy_rows(self, old: Table, new: Table, rows: torch.Tensor) -> Table:
         """`new` with a row for each of `rows` int64: the old one's row of that number, a new model's for -1."""
         self._init_weights(new)
         new = new.to(old.weight)

@@ -32,12 +32,12 @@ class Examples:
         self.label_names = [name for name in self.labels.columns if name not in ("subject_id", "prediction_time")]
         self.truth = self.labels[self.label_names].astype("float32").to_numpy()
         self.persons = self.labels.subject_id.to_numpy()
-        rows = self.trajectories.rows_of(self.persons)
+        rows = self.trajectories.find_rows(self.persons)
         if (rows < 0).any():
             raise UserError(f"{int((rows < 0).sum())} labels of {hospital} are of persons without a trajectory; run preprocessing/labels.py again")
         self.times = self.labels.prediction_time.to_numpy().astype("datetime64[us]").astype(np.int64)  # microseconds
         # events carry whole seconds: one in the very second of the prediction time may lie after it and is not read
-        slices = self.trajectories.examples(rows, self.times // 1_000_000, max_length)
+        slices = self.trajectories.slices_before(rows, self.times // 1_000_000, max_length)
         self.table = np.column_stack([slices, np.arange(len(self.labels))])
 
     def __len__(self) -> int:
@@ -81,9 +81,9 @@ class Examples:
         mine = np.asarray(self.trajectories.person_split)[self.table[:, 0]] == contract.SPLITS.index("test")
         return self.table[mine]
 
-    def pack(self, part: np.ndarray, translation: np.ndarray | None) -> dict[str, np.ndarray]:
+    def pack(self, part: np.ndarray, token_map: np.ndarray | None) -> dict[str, np.ndarray]:
         """trajectories.pack of rows of `table`, with `truth` float32 (rows, labels) and `example` int64 (rows,)."""
-        return {**self.trajectories.pack(part, translation), "truth": self.truth[part[:, 3]], "example": part[:, 3]}
+        return {**self.trajectories.pack(part, token_map), "truth": self.truth[part[:, 3]], "example": part[:, 3]}
 
 
 def read_labels(hospital: str, outcome: str) -> pd.DataFrame:

@@ -76,16 +76,16 @@ def fit(
     settings,
     seed: int,
     folder: Path,
-    plan: Callable,
-    make: Callable,
-    losses: Callable,
+    plan_epoch: Callable,
+    make_batch: Callable,
+    compute_losses: Callable,
     evaluate: Callable,
-    what: str,
+    description: str,
 ):
     """Train `model` until `evaluate` gets no better; gives the best epoch's.
 
-    plan(epoch) -> the epoch's batches of slices, whose first column is the person's row; make(slices, (epoch, step), rank,
-    world) -> a packed batch; losses(model, batch) -> {target: (sum of losses, their number)} and what else is to be shown,
+    plan_epoch(epoch) -> the epoch's batches of slices, whose first column is the person's row; make_batch(slices, (epoch, step), rank,
+    world) -> a packed batch; compute_losses(model, batch) -> {target: (sum of losses, their number)} and what else is to be shown,
     {name: (sum, number)}; evaluate(model) -> (score, figures), the higher score the better. Of each target the mean is
     taken over the whole batch of all processes, so that one process or eight take the same step.
 
@@ -93,7 +93,7 @@ def fit(
     settings.checkpoint_minutes and on SIGTERM.
     """
     set_seed(seed)
-    steps = len(plan(0))
+    steps = len(plan_epoch(0))
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     total = steps * settings.epochs
@@ -104,14 +104,28 @@ def fit(
     log, best = folder / "log.jsonl", folder / "best"
     if checkpoint := next((folder / name for name in CHECKPOINT_NAMES if (folder / name).exists()), None):
         accelerator.load_state(str(checkpoint))
-        print_line(f"{what}: continues after epoch {state.epoch}" + (f" and {state.step} batches" if state.step else ""))
+        print_line(f"{description}: continues after epoch {state.epoch}" + (f" and {state.step} batches" if state.step else ""))
     lines = read_log(log)[: state.epoch]  # one more if it was killed between its line and its checkpoint
     if progress.is_main_process():
         storage.make_folder(folder)
         write_log(log, lines)
     with StopSignals() as signals:
         while state.epoch < settings.epochs and state.bad_epochs < settings.patience:
-            run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder, settings, plan(state.epoch), make, losses, what, signals)
+            run_epoch(
+                model,
+                accelerator,
+                optimizer,
+                schedule,
+                state,
+                parameters,
+                folder,
+                settings,
+                plan_epoch(state.epoch),
+                make_batch,
+                compute_losses,
+                description,
+                signals,
+            )
             line = {"epoch": state.epoch + 1, **{name: round(value, 5) for name, value in state.means().items()}}
             rate = state.tokens * accelerator.num_processes / max(state.seconds, 1e-9)
             score, figures = evaluate(accelerator.unwrap_model(model))
@@ -124,39 +138,41 @@ def fit(
                 "best": bool(better),
             }
             if progress.is_main_process():
-                print_line(f"{what}: {progress.format_figures(line)}")
+                print_line(f"{description}: {progress.format_figures(line)}")
                 with disk_full_error(folder):
                     if better:
                         with storage.atomic_write(best) as part:
                             accelerator.unwrap_model(model).save_pretrained(part)
                     write_log(log, lines := [*lines, line])
-                    plot_log(lines, folder / "loss.png", what)
+                    plot_log(lines, folder / "loss.png", description)
             accelerator.log({name: value for name, value in line.items() if isinstance(value, int | float)}, step=state.epoch)
             save_checkpoint(accelerator, folder)
     for tracker in accelerator.trackers:  # end_training would also end the processes' group
         tracker.finish()
     if not best.exists():
-        raise UserError(f"{what}: no epoch was better than none; set epochs to 1 or more")
+        raise UserError(f"{description}: no epoch was better than none; set epochs to 1 or more")
     found = accelerator.unwrap_model(model).__class__.from_pretrained(best).to(accelerator.device)
     accelerator.wait_for_everyone()  # the caller removes the file
     return found
 
 
-def run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder, settings, plan, make, losses, what, signals):
+def run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder, settings, plan, make_batch, compute_losses, description, signals):
     """The steps of the epoch that are not yet done."""
     model.train()
     world, epoch = accelerator.num_processes, state.epoch
     done, started, saved = state.seconds, time.perf_counter(), time.perf_counter()
-    batches = make_loader(plan[state.step :], lambda part, i, rank, world, first=state.step: make(part, (epoch, first + i), rank, world), accelerator)
-    with progress.progress_bar(what=f"{what}, epoch {epoch + 1}/{settings.epochs}", total=len(plan), unit="batches") as bar:
+    batches = make_loader(
+        plan[state.step :], lambda part, i, rank, world, first=state.step: make_batch(part, (epoch, first + i), rank, world), accelerator
+    )
+    with progress.progress_bar(what=f"{description}, epoch {epoch + 1}/{settings.epochs}", total=len(plan), unit="batches") as bar:
         bar.update(state.step)
         for batch in batches:
-            found, shown = losses(model, batch)
+            found, shown = compute_losses(model, batch)
             values = {name: (torch.as_tensor(total).detach().item(), float(number)) for name, (total, number) in (found | shown).items()}
             if not all(math.isfinite(values[name][0]) for name in found):
                 rows = ", ".join(map(str, np.unique(plan[state.step][:, 0]).tolist()))
                 raise UserError(
-                    f"{what}: the loss is no longer finite in epoch {epoch + 1}, batch {state.step + 1}, with the persons at rows {rows} "
+                    f"{description}: the loss is no longer finite in epoch {epoch + 1}, batch {state.step + 1}, with the persons at rows {rows} "
                     "of the trajectories: a smaller learning_rate may help; the last checkpoint stays"
                 )
             numbers = [number for _, number in found.values()]
@@ -181,7 +197,7 @@ def run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder
                 save_checkpoint(accelerator, folder)
                 saved = time.perf_counter()
             if stop:
-                print_line(f"{what}: stopped as told after {state.step} batches of epoch {epoch + 1}; the same command continues from here")
+                print_line(f"{description}: stopped as told after {state.step} batches of epoch {epoch + 1}; the same command continues from here")
                 sys.exit(128 + (signals.stop or signal.SIGTERM))
 
 

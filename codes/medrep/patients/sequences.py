@@ -72,11 +72,11 @@ class Trajectories:
     def __len__(self) -> int:
         return len(self.person_id)
 
-    def rows_in(self, *splits: str) -> np.ndarray:
+    def rows_in_splits(self, *splits: str) -> np.ndarray:
         """int64 (persons,): the rows of the persons in these splits."""
         return np.flatnonzero(np.isin(self.person_split, [contract.SPLITS.index(split) for split in splits]))
 
-    def rows_of(self, person_ids: np.ndarray) -> np.ndarray:
+    def find_rows(self, person_ids: np.ndarray) -> np.ndarray:
         """int64 (len(person_ids),): each person's row, -1 for a person without a trajectory."""
         ids = np.asarray(self.person_id)
         rows = np.searchsorted(ids, person_ids)
@@ -92,7 +92,7 @@ class Trajectories:
         stop = np.repeat(last, count) - place * size
         return np.column_stack([np.repeat(rows, count), np.maximum(np.repeat(first, count), stop - size), stop])
 
-    def examples(self, rows: np.ndarray, prediction_times: np.ndarray, max_length: int) -> np.ndarray:
+    def slices_before(self, rows: np.ndarray, prediction_times: np.ndarray, max_length: int) -> np.ndarray:
         """int64 (examples, 3): (row, start, stop) of the newest events strictly before each time (seconds since 1970)."""
         low, high = self.person_start[rows].astype(np.int64), self.person_stop[rows].astype(np.int64)
         first = low.copy()
@@ -102,10 +102,10 @@ class Trajectories:
             low, high = np.where(before, middle + 1, low), np.where(before, high, np.minimum(high, middle))
         return np.stack([rows, np.maximum(first, low - (max_length - PREFIX_LENGTH)), low], axis=1).astype(np.int64)
 
-    def pack(self, slices: np.ndarray, translation: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def pack(self, slices: np.ndarray, token_map: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The slices end to end: int64 arrays (tokens,), `boundaries` (slices + 1,) between them, and `prolonged` (slices,).
 
-        Ranks are counted anew inside each slice. `translation` turns the hospital's token numbers into the model's.
+        Ranks are counted anew inside each slice. `token_map` turns the hospital's token numbers into the model's.
         Further columns of `slices` are the caller's own.
         The two tokens before the events have domain 0, ranks 0 and the age at the slice's last event. `prolonged`: 1 where
         some visit of the slice is a long one.
@@ -118,7 +118,7 @@ class Trajectories:
             events = slice(at + PREFIX_LENGTH, at + PREFIX_LENGTH + stop - start)
             tokens = self.token[start:stop]
             batch["token"][at : at + PREFIX_LENGTH] = CLS, self.person_sex[row]
-            batch["token"][events] = tokens if translation is None else translation[tokens]
+            batch["token"][events] = tokens if token_map is None else token_map[tokens]
             batch["domain"][events] = self.domain[start:stop]
             batch["age"][events] = self.age[start:stop]
             if stop > start:

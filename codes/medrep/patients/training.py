@@ -200,7 +200,7 @@ def torch_device(devices: list[str]) -> torch.device:
 class InputMapping:
     """How a model reads a hospital: which of its own numbers each token becomes, and the vectors it needs for that."""
 
-    translation: np.ndarray
+    token_map: np.ndarray
     """int64 (hospital's vocabulary,): the model's number of each token, [UNK] where it can't read it."""
     vectors: np.ndarray | None
     """float32 (concepts, width), the concept table for this hospital; None if the model keeps its own."""
@@ -220,17 +220,17 @@ def make_input_mapping(vocabulary: Vocabulary, rep: str, model_vocabulary: Vocab
 
     special = len(SPECIAL_TOKENS)
     vectors, how = concept_vectors.gather_vectors(vocabulary.tokens[special:], rep)
-    translation = np.arange(len(vocabulary))
-    translation[special:][how == "none"] = UNK
-    return InputMapping(translation, vectors)
+    token_map = np.arange(len(vocabulary))
+    token_map[special:][how == "none"] = UNK
+    return InputMapping(token_map, vectors)
 
 
-def known_token_share(trajectories: sequences.Trajectories, slices: np.ndarray, reading: InputMapping) -> float:
+def known_token_share(trajectories: sequences.Trajectories, slices: np.ndarray, input_mapping: InputMapping) -> float:
     """The share of the slices' events that the model reads as something other than [UNK]."""
-    counts = np.zeros(len(reading.translation), dtype=np.int64)
+    counts = np.zeros(len(input_mapping.token_map), dtype=np.int64)
     for _, start, stop in slices:
         np.add.at(counts, trajectories.token[start:stop], 1)
-    return float(1 - counts[reading.translation == UNK].sum() / max(1, counts.sum()))
+    return float(1 - counts[input_mapping.token_map == UNK].sum() / max(1, counts.sum()))
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------
@@ -239,24 +239,28 @@ def known_token_share(trajectories: sequences.Trajectories, slices: np.ndarray, 
 class BatchDataset(Dataset):
     """Packed batches of one epoch, made when asked for; each process makes its share of every batch's slices."""
 
-    def __init__(self, plan: list[np.ndarray], make: Callable, rank: int = 0, world: int = 1):
-        self.plan, self.make, self.rank, self.world = plan, make, rank, world
+    def __init__(self, batch_slices: list[np.ndarray], make_batch: Callable, rank: int = 0, world: int = 1):
+        self.batch_slices, self.make_batch, self.rank, self.world = batch_slices, make_batch, rank, world
 
     def __len__(self):
-        return len(self.plan)
+        return len(self.batch_slices)
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        batch = self.make(self.plan[step], step, self.rank, self.world)
+        batch = self.make_batch(self.batch_slices[step], step, self.rank, self.world)
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in batch.items()}
 
 
-def make_loader(plan, make, accelerator: Accelerator | None = None) -> DataLoader:
+def make_loader(batch_slices: list[np.ndarray], make_batch: Callable, accelerator: Accelerator | None = None) -> DataLoader:
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     on_gpu = accelerator is not None and accelerator.device.type == "cuda"
     # batch_size None: an item is already a batch. Workers only where the device does not need the cores itself. A generator
     # of its own: a loader draws a number when it starts, which would move the model's dropout where a run is continued.
     return DataLoader(
-        BatchDataset(plan, make, rank, world), batch_size=None, num_workers=2 if on_gpu else 0, pin_memory=on_gpu, generator=torch.Generator()
+        BatchDataset(batch_slices, make_batch, rank, world),
+        batch_size=None,
+        num_workers=2 if on_gpu else 0,
+        pin_memory=on_gpu,
+        generator=torch.Generator(),
     )
 
 

@@ -32,7 +32,7 @@ def examples_of(trajectories, seed, per_person=4, rows=None):
     random = np.random.default_rng(seed)
     rows = np.repeat(np.arange(len(trajectories)) if rows is None else rows, per_person)
     times = random.integers(-(10**7), 10**8 + 10**7, len(rows))
-    slices = np.column_stack([trajectories.examples(rows, times, max_length=5), np.arange(len(rows))])
+    slices = np.column_stack([trajectories.slices_before(rows, times, max_length=5), np.arange(len(rows))])
     order = random.permutation(len(rows))
     return slices[order], times[order]
 
@@ -86,7 +86,7 @@ def test_features_are_those_of_a_walk_over_the_events(small_hospital, concepts, 
     small_hospital("ehrshot", persons=8, tokens=EXTERNAL, seed=2)
     home, away = sequences.Trajectories("mimic"), sequences.Trajectories("ehrshot")
     tokens = {h.hospital: token_vocabulary.load_hospital_vocabulary(h.hospital).tokens for h in (home, away)}
-    train, times = examples_of(home, seed=3, rows=home.rows_in("train", "valid"))
+    train, times = examples_of(home, seed=3, rows=home.rows_in_splits("train", "valid"))
     expansion = counts.make_token_features(tokens["mimic"], kind)
     space = counts.fit_space(home, train, expansion, min_persons)
     wanted = plain_space(home, tokens["mimic"], train, times, kind, min_persons)
@@ -111,7 +111,7 @@ def test_events_at_or_after_the_prediction_time_change_nothing(small_hospital):
         counts.make_token_features(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens"),
     )
     moment = 5 * 10**7
-    slices = trajectories.examples(np.arange(len(trajectories)), np.full(len(trajectories), moment), max_length=2048)
+    slices = trajectories.slices_before(np.arange(len(trajectories)), np.full(len(trajectories), moment), max_length=2048)
     space = counts.fit_space(trajectories, slices, expansion)
     before = space.matrix(trajectories, slices, expansion).toarray()
     for name in ("token", "age"):

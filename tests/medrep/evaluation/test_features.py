@@ -50,21 +50,24 @@ def hospital(small_hospital):
     stop[5] = start[5]
     times = np.datetime64("2150-01-01", "us") + np.arange(13).astype("timedelta64[D]")
     labels = pd.DataFrame({"subject_id": np.asarray(trajectories.person_id)[rows], "prediction_time": times})
-    reading = training.InputMapping(np.where(np.arange(len(known)) == UNKNOWN, token_vocabulary.UNK, np.arange(len(known))), None)
+    input_mapping = training.InputMapping(np.where(np.arange(len(known)) == UNKNOWN, token_vocabulary.UNK, np.arange(len(known))), None)
     table = np.column_stack([rows, start, stop, np.arange(13)]).astype(np.int64)[::-1]
     return SimpleNamespace(
-        examples=SimpleNamespace(hospital="mimic", trajectories=trajectories, labels=labels), table=table, reading=reading, tokens=known.tokens
+        examples=SimpleNamespace(hospital="mimic", trajectories=trajectories, labels=labels),
+        table=table,
+        input_mapping=input_mapping,
+        tokens=known.tokens,
     )
 
 
 def batch_of(hospital, table):
-    packed = hospital.examples.trajectories.pack(table, hospital.reading.translation)
+    packed = hospital.examples.trajectories.pack(table, hospital.input_mapping.token_map)
     return training.to_tensors({name: torch.from_numpy(values) for name, values in packed.items()}, "cpu")
 
 
 def events_of(hospital, model, batch_tokens=128, **options):
     return pa.Table.from_batches(
-        [rows for rows, _ in features.event_batches(model, hospital.examples, hospital.table, hospital.reading, batch_tokens, **options)]
+        [rows for rows, _ in features.event_batches(model, hospital.examples, hospital.table, hospital.input_mapping, batch_tokens, **options)]
     ).to_pandas()
 
 
@@ -201,7 +204,7 @@ def test_no_map_of_tokens_by_tokens_is_made_for_attention():
 def test_the_file_is_its_owners_alone_and_its_row_groups_are_large(hospital, root, monkeypatch):
     monkeypatch.setattr(features, "ROWS_PER_BATCH", 100)
     model, path = make_model(), root / "results" / "attention_mimic.parquet"
-    figures = features.write_event_attributions(path, model, hospital.examples, hospital.table, hospital.reading, 64, steps=8, attributed=4)
+    figures = features.write_event_attributions(path, model, hospital.examples, hospital.table, hospital.input_mapping, 64, steps=8, attributed=4)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600 and not storage.unfinished_path(path).exists()
     file, expected = pq.ParquetFile(path), events_of(hospital, model, 64, steps=8, attributed=4)
     groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
@@ -209,14 +212,16 @@ def test_the_file_is_its_owners_alone_and_its_row_groups_are_large(hospital, roo
     pd.testing.assert_frame_equal(file.read().to_pandas(), expected)
     assert figures == {"events": len(expected), "examples": 13, "attributed": 4, "largest_gap": figures["largest_gap"]}
     assert 0 < figures["largest_gap"] < 0.1
-    again = features.write_event_attributions(path, model, hospital.examples, hospital.table, hospital.reading, 64)
+    again = features.write_event_attributions(path, model, hospital.examples, hospital.table, hospital.input_mapping, 64)
     assert again["largest_gap"] is None and file.read().num_rows == again["events"]
 
 
 def test_no_examples_give_an_empty_table_and_no_features(hospital, root):
     path = root / "none.parquet"
     assert (
-        features.write_event_attributions(path, make_model(), hospital.examples, hospital.table[:0], hospital.reading, 64, attributed=3)["events"]
+        features.write_event_attributions(path, make_model(), hospital.examples, hospital.table[:0], hospital.input_mapping, 64, attributed=3)[
+            "events"
+        ]
         == 0
     )
     assert len(features.rank_features(path)) == 0

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers.models.bert.modeling_bert import BertLayer
 
 from medrep import config
@@ -154,7 +155,7 @@ def test_cls_alone_is_its_row_of_the_whole_last_layer_with_its_gradients(batch, 
 @pytest.mark.parametrize("name", FAMILY)
 def test_saved_and_loaded_gives_the_same_logits(batch, tmp_path, name):
     model = make_model(frozen=True, name=name)
-    model.encoder.set_concepts(np.random.default_rng(0).normal(3, 2, (43, 16)).astype(np.float32), rescale=True)
+    model.encoder.set_concept_vectors(np.random.default_rng(0).normal(3, 2, (43, 16)).astype(np.float32), rescale=True)
     model.save_pretrained(tmp_path)
     assert torch.equal(behrt.BehrtForPrediction.from_pretrained(tmp_path)(**batch), model(**batch))
 
@@ -173,10 +174,10 @@ def test_a_finetuned_model_takes_everything_but_the_head_from_pretraining(tmp_pa
 def test_swapping_in_the_same_vectors_in_another_order_changes_nothing(batch):
     model = make_model(frozen=True)
     vectors = np.random.default_rng(0).normal(size=(43, 16)).astype(np.float32)
-    model.encoder.set_concepts(vectors, rescale=True)
+    model.encoder.set_concept_vectors(vectors, rescale=True)
     home = model(**batch)
     order = np.random.default_rng(1).permutation(43)
-    model.encoder.set_concepts(vectors[order], rescale=False)
+    model.encoder.set_concept_vectors(vectors[order], rescale=False)
     place = np.argsort(order)  # where each concept went
     token = batch["token"].numpy()
     moved = torch.from_numpy(np.where(token < 7, token, 7 + place[np.maximum(token - 7, 0)]))
@@ -187,14 +188,14 @@ def test_the_tied_head_predicts_by_the_vectors_and_moves_with_them(batch):
     torch.manual_seed(0)
     model = behrt.BehrtForPretraining(behrt.make_config(replace(SIZES, head="tied"), 50, True)).eval()
     vectors = np.random.default_rng(0).normal(size=(43, 16)).astype(np.float32)
-    model.encoder.set_concepts(vectors, rescale=True)
+    model.encoder.set_concept_vectors(vectors, rescale=True)
     places = torch.arange(0, sum(LENGTHS), 2)
     home, _ = model(places=places, **batch)
     h = model.transform(model.encoder(**batch)[places])
     table = torch.cat([model.encoder.embeddings.special.weight, model.encoder.embeddings.concepts.weight])
     assert torch.allclose(home, torch.stack([torch.stack([a @ b for b in table]) for a in h]) / model.config.initializer_range / 4, atol=1e-4)
     order = np.random.default_rng(1).permutation(43)
-    model.move(np.concatenate([np.arange(7), 7 + order]), vectors[order])  # the same concepts under other numbers
+    model.change_vocabulary(np.concatenate([np.arange(7), 7 + order]), vectors[order])  # the same concepts under other numbers
     token = batch["token"].numpy()
     moved = torch.from_numpy(np.where(token < 7, token, 7 + np.argsort(order)[np.maximum(token - 7, 0)]))
     there, _ = model(places=places, **batch | {"token": moved})
@@ -213,21 +214,21 @@ def test_it_is_still_frozen_when_loaded_and_gone_over_to_another_vocabulary(tmp_
     model = kind.from_pretrained(tmp_path)
     for _ in range(2):
         assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["encoder.embeddings.concepts.weight"]
-        model.encoder.set_concepts(np.ones((9, 16), np.float32), rescale=False)
+        model.encoder.set_concept_vectors(np.ones((9, 16), np.float32), rescale=False)
     make_model().save_pretrained(tmp_path)
     assert all(p.requires_grad for p in kind.from_pretrained(tmp_path).parameters())
 
 
 def test_vectors_of_another_width_are_refused():
     with pytest.raises(UserError, match="are 8 wide, and this model was made for 16"):
-        make_model().encoder.set_concepts(np.zeros((43, 8), np.float32), rescale=False)
+        make_model().encoder.set_concept_vectors(np.zeros((43, 8), np.float32), rescale=False)
 
 
 @pytest.mark.parametrize("width", [8, 40])
 def test_vectors_of_another_width_are_projected_and_the_projection_stays_with_the_model(batch, tmp_path, width):
     model = behrt.BehrtForPrediction(behrt.make_config(SIZES, 50, True, width)).eval()
     vectors = np.random.default_rng(0).normal(size=(43, width)).astype(np.float32)
-    model.encoder.set_concepts(vectors, rescale=True)
+    model.encoder.set_concept_vectors(vectors, rescale=True)
     table = model.encoder.embeddings.concepts.weight.detach().double().numpy()
     assert table.shape == (43, 16)
     # a slow second way: of wider vectors the main directions by SVD, each to unit variance; narrower ones keep theirs
@@ -241,18 +242,39 @@ def test_vectors_of_another_width_are_projected_and_the_projection_stays_with_th
     model.save_pretrained(tmp_path)
     again = behrt.BehrtForPrediction.from_pretrained(tmp_path).eval()
     assert torch.equal(again(**batch), model(**batch))
-    again.encoder.set_concepts(vectors, rescale=False)
+    again.encoder.set_concept_vectors(vectors, rescale=False)
     assert torch.allclose(again(**batch), model(**batch), atol=1e-6)
+
+
+def test_a_model_saved_with_the_old_names_of_its_buffers_is_read(batch, tmp_path):
+    model = make_model(frozen=True)
+    model.encoder.set_concept_vectors(np.random.default_rng(0).normal(3, 2, size=(43, 16)).astype(np.float32), rescale=True)
+    model.eval().save_pretrained(tmp_path)
+    old_names = {new: old for old, new in behrt.RENAMED_BUFFERS.items()}
+    weights = {".".join(old_names.get(part, part) for part in name.split(".")): values for name, values in model.state_dict().items()}
+    assert {"encoder.embeddings.concept_shift", "encoder.embeddings.concept_turn"} < set(weights)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    again = behrt.BehrtForPrediction.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(**batch), model(**batch))
+    for name, values in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], values), name
+    again.save_pretrained(tmp_path / "again")
+    third = behrt.BehrtForPrediction.from_pretrained(tmp_path / "again").eval()
+    assert torch.equal(third.encoder.embeddings.concept_whitening, model.encoder.embeddings.concept_whitening)
+    # a checkpoint of an unfinished run
+    fresh = behrt.BehrtForPrediction(again.config).eval()
+    fresh.load_state_dict(weights)
+    assert torch.equal(fresh(**batch), model(**batch))
 
 
 def test_what_all_vectors_share_is_taken_off_and_stays_with_the_model(batch):
     """A common part a thousand times as long as what tells concepts apart changes nothing."""
     model = make_model(frozen=True)
     vectors = np.random.default_rng(0).normal(size=(43, 16)).astype(np.float32)
-    model.encoder.set_concepts(vectors, rescale=True)
+    model.encoder.set_concept_vectors(vectors, rescale=True)
     before = model(**batch)
-    model.encoder.set_concepts(vectors * 4 + 100, rescale=True)
+    model.encoder.set_concept_vectors(vectors * 4 + 100, rescale=True)
     assert torch.allclose(model(**batch), before, atol=1e-3)
-    kept = model.encoder.embeddings.concept_shift.clone()
-    model.encoder.set_concepts(vectors, rescale=False)
-    assert torch.equal(model.encoder.embeddings.concept_shift, kept)
+    kept = model.encoder.embeddings.concept_mean.clone()
+    model.encoder.set_concept_vectors(vectors, rescale=False)
+    assert torch.equal(model.encoder.embeddings.concept_mean, kept)

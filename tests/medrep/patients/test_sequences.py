@@ -22,7 +22,7 @@ def test_an_example_is_the_newest_events_strictly_before_the_prediction_time(sma
     rows = np.repeat(np.arange(len(trajectories)), 3)
     times = np.random.default_rng(1).integers(0, 10**8, len(rows))
     times[0] = trajectories.time[trajectories.person_start[0] + 5]  # exactly at an event: that event is not before it
-    for (row, start, stop), moment in zip(trajectories.examples(rows, times, max_length=12), times, strict=True):
+    for (row, start, stop), moment in zip(trajectories.slices_before(rows, times, max_length=12), times, strict=True):
         events = range(trajectories.person_start[row], trajectories.person_stop[row])
         before = [i for i in events if trajectories.time[i] < moment][-10:]
         assert list(range(start, stop)) == before
@@ -31,13 +31,13 @@ def test_an_example_is_the_newest_events_strictly_before_the_prediction_time(sma
 def test_windows_hold_every_event_once_and_the_newest_is_full(small_hospital):
     small_hospital("mimic")
     trajectories = sequences.Trajectories("mimic")
-    rows = trajectories.rows_in("train", "valid")
+    rows = trajectories.rows_in_splits("train", "valid")
     windows = trajectories.windows(rows, max_length=12)
     for row in rows:
         mine = windows[windows[:, 0] == row]
         assert mine[0, 2] == trajectories.person_stop[row] and mine[0, 2] - mine[0, 1] == 10
         assert sorted(i for _, a, b in mine for i in range(a, b)) == list(range(trajectories.person_start[row], trajectories.person_stop[row]))
-    assert not set(windows[:, 0]) & set(trajectories.rows_in("test"))
+    assert not set(windows[:, 0]) & set(trajectories.rows_in_splits("test"))
 
 
 @given(st.lists(st.integers(0, 30), max_size=12), st.integers(3, 20))
@@ -64,7 +64,7 @@ def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 before, start = peak(), time.perf_counter()
 trajectories = sequences.Trajectories("mimic")
-plans = {split: trajectories.windows(trajectories.rows_in(split), 2048) for split in ("train", "valid")}
+plans = {split: trajectories.windows(trajectories.rows_in_splits(split), 2048) for split in ("train", "valid")}
 epoch = sequences.token_budget_batches(plans["train"], 16384, (0, 1))
 for batch in epoch[:50]:
     packed = trajectories.pack(batch)

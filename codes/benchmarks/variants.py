@@ -1,4 +1,4 @@
-"""Sequences and ways of reading them that benchmarks/pretraining.py and finetuning.py compare: packed beside padded, the same weights.
+"""Sequences, and the variants of a step on them that benchmarks/pretraining.py and finetuning.py compare: packed beside padded, the same weights.
 
 Lengths are the quantiles of lognormal(median 245, sigma 1.3), cut to 10 to the longest: a few stand for all. Padded, as commonly
 done: every sequence filled up to the longest, attention masked.
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy.stats import norm
 
-VOCABULARY = 16_000
+VOCABULARY_SIZE = 16_000
 
 
 def draw_lengths(count: int, longest: int, random) -> np.ndarray:
@@ -21,11 +21,11 @@ def draw_lengths(count: int, longest: int, random) -> np.ndarray:
 def draw_batch(lengths: np.ndarray, random) -> dict[str, np.ndarray]:
     """A packed batch of events of these lengths, made of nothing."""
     n = int(lengths.sum())
-    batch = {name: random.integers(7, top, n) for name, top in (("token", VOCABULARY), ("age", 90), ("visit_rank", 50), ("record_rank", 50))}
+    batch = {name: random.integers(7, top, n) for name, top in (("token", VOCABULARY_SIZE), ("age", 90), ("visit_rank", 50), ("record_rank", 50))}
     return batch | {"boundaries": np.concatenate([[0], np.cumsum(lengths)])}
 
 
-def part_of(batch: dict, first: int, last: int) -> dict:
+def slice_batch(batch: dict, first: int, last: int) -> dict:
     """The sequences [first, last) of a packed batch."""
     start, stop = batch["boundaries"][[first, last]].tolist()
     return {name: values[start:stop] for name, values in batch.items() if name != "boundaries"} | {
@@ -33,7 +33,7 @@ def part_of(batch: dict, first: int, last: int) -> dict:
     }
 
 
-def padded_states(encoder, batch: dict, length: int, attention_dropout: float):
+def encode_padded(encoder, batch: dict, length: int, attention_dropout: float):
     """Hidden states (sequences, length, width) the common way, through the same weights, and where the real tokens are (sequences, length)."""
     edges = batch["boundaries"]
     real = torch.arange(length, device=edges.device)[None, :] < (edges[1:] - edges[:-1])[:, None]
@@ -51,52 +51,52 @@ def padded_states(encoder, batch: dict, length: int, attention_dropout: float):
     return h, real
 
 
-class Way:
-    """One of those to be compared: its training step over `parts`, and how long it took."""
+class TrainingVariant:
+    """One of the training steps that are compared, over `parts`, and how long it took."""
 
-    def __init__(self, name: str, loss, model, parts, dtype, device, number: int):
-        """`loss` of a part is a sum, and the step's is that of all parts over `number`."""
-        self.name, self.loss, self.parts, self.dtype, self.device, self.number, self.seconds = name, loss, parts, dtype, device, number, []
+    def __init__(self, name: str, loss, model, parts, dtype, device, num_targets: int):
+        """`loss` of a part is a sum, and the step's is that of all parts over `num_targets`."""
+        self.name, self.loss, self.parts, self.dtype, self.device, self.num_targets, self.seconds = name, loss, parts, dtype, device, num_targets, []
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
     def step(self) -> float:
-        wait(self.device)
+        synchronize(self.device)
         start, total = time.perf_counter(), 0.0
         for part in self.parts:
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                loss = self.loss(*part) / self.number
+                loss = self.loss(*part) / self.num_targets
             self.scaler.scale(loss).backward()
             total += float(loss.detach())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        wait(self.device)
+        synchronize(self.device)
         self.seconds.append(time.perf_counter() - start)
         return total
 
 
-def in_turns(ways: list, repeats: int, slow: set[str]) -> dict[str, float]:
-    """The least seconds of each way: a step first, which takes memory and may compile, then all in turns, so that they meet the same load.
+def time_in_turns(variants: list, repeats: int, slow: set[str]) -> dict[str, float]:
+    """The least seconds of each variant: a step first, which takes memory and may compile, then all in turns, so that they meet the same load.
 
     Those not in `slow` go three times a turn.
     """
-    for way in ways:
-        way.step()
-        way.seconds.clear()
+    for variant in variants:
+        variant.step()
+        variant.seconds.clear()
     for _ in range(repeats):
-        for way in ways:
-            for _ in range(1 if way.name in slow else 3):
-                way.step()
-    return {way.name: min(way.seconds) for way in ways}
+        for variant in variants:
+            for _ in range(1 if variant.name in slow else 3):
+                variant.step()
+    return {variant.name: min(variant.seconds) for variant in variants}
 
 
-def wait(device):
+def synchronize(device):
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
-def high_water() -> int:
+def peak_rss_bytes() -> int:
     """The most bytes that this process held so far."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 2**10 for line in file if line.startswith("VmHWM"))
