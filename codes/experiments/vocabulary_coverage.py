@@ -26,14 +26,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
-import yaml
 
 from medrep import config, contract, storage
 from medrep.cdm import engine, table_files
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
-from medrep.evaluation import metrics, results
+from medrep.evaluation import unknown_codes
 from medrep.patients import sequences
 from medrep.progress import print_line, timed_stage
 from medrep.vectors import concept_vectors, representations
@@ -46,9 +44,6 @@ KNOWN, OWN_VECTOR, WITHOUT_DECILE, ANCESTOR, UNREADABLE = "known", "own", "plain
 CODE_KINDS, VECTOR_KINDS = (KNOWN, WITHOUT_DECILE, ANCESTOR, UNREADABLE), (OWN_VECTOR, WITHOUT_DECILE, ANCESTOR, UNREADABLE)
 UNKNOWN = "unknown"
 EVENTS_PER_CHUNK = 2**24
-QUARTILES = (1, 2, 3, 4)
-ARM_COLUMNS = ["outcome", "label", "model", "head", "rep_type", "variant", "oov", "cohort"]
-"""What the seeds that are averaged have in common, of summary.csv's columns."""
 COLOURS = {KNOWN: "#1b7837", OWN_VECTOR: "#1b7837", WITHOUT_DECILE: "#7fbf7b", ANCESTOR: "#fdae61", UNREADABLE: "#bdbdbd"}
 
 
@@ -194,104 +189,7 @@ def plot_shares(shares: pd.DataFrame, names: dict[str, str], title: str, part: P
     pyplot.close(figure)
 
 
-# ---- AUROC by unknown share ----------------------------------------------------------------------------------------
-
-
-def assign_quartiles(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The quartile (1 to 4) of each share, and the three shares that part them (each one that occurs).
-
-    A share on an edge takes the lower quartile, so that equal shares stay together: quartiles may differ in size, or be empty.
-    """
-    edges = np.quantile(shares, [0.25, 0.5, 0.75], method="inverted_cdf")
-    return 1 + np.searchsorted(edges, shares, side="left"), edges
-
-
-def unknown_shares(trajectories: sequences.Trajectories, unknown: np.ndarray, predictions: pd.DataFrame, max_length: int | None) -> np.ndarray | None:
-    """float64 (predictions,): what share of the events that were read is of tokens that are `unknown`; 0 where none was read.
-
-    None if one of the persons has no trajectory: the predictions are of an earlier state of the hospital. max_length None: all
-    events before the prediction time were read.
-    """
-    rows = trajectories.find_rows(predictions.subject_id.to_numpy())
-    if (rows < 0).any():
-        return None
-    times = predictions.prediction_time.to_numpy().astype("datetime64[us]").astype(np.int64) // 1_000_000
-    slices = trajectories.slices_before(rows, times, max_length or len(trajectories.token) + sequences.PREFIX_LENGTH)
-    return np.array([unknown[trajectories.token[start:stop]].mean() if stop > start else 0.0 for _, start, stop in slices])
-
-
-def read_max_length(file: Path, model: str) -> int | None:
-    """How long a sequence the model of `file` (its predictions) reads; None for baselines, which count all events."""
-    settings = file.parent / "config.yaml"
-    made_with = (yaml.safe_load(settings.read_text()).get("model") if settings.exists() else None) or {}
-    if "max_length" in made_with:
-        return int(made_with["max_length"])
-    return None if model in ("logreg", "gbm") else config.load_experiment(model).model.max_length
-
-
-def find_test_runs(home: str, external: str) -> pd.DataFrame:
-    """The rows of results/summary.csv that test a model of `home` at `external`, all persons and one label, with their predictions."""
-    table = results.read_summary()
-    of = table[(table.trained_on == home) & (table.tested_on == external)]
-    of = of[(of.subgroup == "") & (of.recalibration == "") & (of.label != "macro")]
-    if lacking := int((of.predictions == "").sum()):
-        print_line(
-            f"{lacking:,} of {len(of):,} tests at {external} have no predictions in {contract.display_path(contract.summary_file())}: they are left out"
-        )
-    return of[of.predictions != ""]
-
-
-def compute_aurocs(tests: pd.DataFrame, trajectories: sequences.Trajectories, unknown: np.ndarray) -> pd.DataFrame:
-    """A row an arm and quartile: ARM, quartile, share_from, share_to, n, positives, seeds, auroc (their mean), auroc_seeds, reason.
-
-    n and positives are means over the seeds, too, which are tested on the same examples unless one was made anew.
-    share_from, share_to: the least and the largest unknown share of the quartile's examples.
-    """
-    rows = []
-    for test in tests.itertuples():
-        file = contract.ROOT / test.predictions
-        if not file.exists():
-            print_line(f"{test.predictions} is missing: its test is left out; finetune.py with --fresh writes it anew")
-            continue
-        table = pq.read_table(file).to_pandas()
-        shares = unknown_shares(trajectories, unknown, table, read_max_length(file, test.model)) if len(table) else None
-        if shares is None:
-            print_line(
-                f"{test.predictions} is of other persons than the hospital has now: its test is left out; finetune.py with --fresh writes it anew"
-            )
-            continue
-        quartile, _ = assign_quartiles(shares)
-        for q in QUARTILES:
-            of = quartile == q
-            figures = metrics.compute_metrics(table.boolean_value.to_numpy()[of].astype(bool), table.predicted_boolean_probability.to_numpy()[of])
-            rows.append(
-                {
-                    **{name: getattr(test, name) for name in ARM_COLUMNS},
-                    "quartile": q,
-                    "share_from": shares[of].min() if of.any() else np.nan,
-                    "share_to": shares[of].max() if of.any() else np.nan,
-                    **{name: figures[name] for name in ("n", "positives", "auroc", "reason")},
-                }
-            )
-    columns = [*ARM_COLUMNS, "quartile", "share_from", "share_to", "n", "positives", "seeds", "auroc", "auroc_seeds", "reason"]
-    found = []
-    for key, of in pd.DataFrame(rows, columns=[*columns[:-4], "auroc", "reason"]).groupby([*ARM_COLUMNS, "quartile"], sort=False):
-        aurocs = of.auroc.dropna().astype(float)
-        reasons = ", ".join(dict.fromkeys(reason for reason in of.reason if reason))
-        found.append(
-            {
-                **dict(zip([*ARM_COLUMNS, "quartile"], key, strict=True)),
-                "share_from": of.share_from.min(),
-                "share_to": of.share_to.max(),
-                "n": of.n.mean(),
-                "positives": of.positives.mean(),
-                "seeds": len(of),
-                "auroc": aurocs.mean() if len(aurocs) else None,
-                "auroc_seeds": len(aurocs),
-                "reason": reasons,
-            }
-        )
-    return pd.DataFrame(found, columns=columns)
+# ---- as text ----------------------------------------------------------------------------------------
 
 
 def print_aurocs(table: pd.DataFrame):
@@ -300,10 +198,10 @@ def print_aurocs(table: pd.DataFrame):
             return f"{row.reason} (n {row.n:g})" if row.n else "no examples"
         return f"{row.auroc:.3f} ({row.share_from:.0%}-{row.share_to:.0%}; n {row.n:g}, {row.positives:g} positive)"
 
-    named = [name for name in ARM_COLUMNS if name != "cohort" and (table[name] != "").any()]
+    named = [name for name in unknown_codes.ARM_COLUMNS if name != "cohort" and (table[name] != "").any()]
     shown = table.assign(cell=[cell(row) for row in table.itertuples()], quartile=[f"quartile {q}" for q in table.quartile])
     print_line(shown.pivot(index=[*named, "cohort"], columns="quartile", values="cell").droplevel("cohort").to_string())
-    if (table.n == 0).any() or table.groupby(ARM_COLUMNS).n.agg(lambda n: n.max() > n.min() + 1).any():
+    if (table.n == 0).any() or table.groupby(unknown_codes.ARM_COLUMNS).n.agg(lambda n: n.max() > n.min() + 1).any():
         print_line("quartiles differ in size: examples with equal unknown shares, such as those that know all codes, stay in one quartile, the lower")
 
 
@@ -344,7 +242,7 @@ def write_aurocs(home: str, external: str, trajectories: sequences.Trajectories,
     if not contract.summary_file().exists():
         print_line(f"AUROC by unknown share comes after finetuning: there is no {contract.display_path(contract.summary_file())} yet")
         return
-    table = compute_aurocs(find_test_runs(home, external), trajectories, unknown)
+    table = unknown_codes.compute_aurocs(unknown_codes.find_test_runs(home, external), trajectories, unknown)
     if table.empty:
         print_line(
             f"AUROC by unknown share comes after finetuning: {contract.display_path(contract.summary_file())} has no test of a model of {home} at {external}"

@@ -9,8 +9,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from experiments import vocabulary_coverage as coverage
@@ -20,6 +18,8 @@ from medrep.errors import UserError
 from medrep.patients import sequences
 from medrep.vectors import concept_index, markers
 from medrep.vocabulary import token_vocabulary
+
+from ..medrep.evaluation.plain_figures import slow_quartile
 
 HOME = ["1", "2", "3_0", "4", "5_1", "9"]
 EXTERNAL = ["1", "2_7", "3_0", "3_5", "6", "6_2", "7", "8", "5"]
@@ -135,29 +135,6 @@ def test_what_is_missing_or_does_not_fit_is_named(hospitals):
     replace(theirs, counts=tuple(2 * n for n in theirs.counts)).save(contract.vocabulary_file("ehrshot"))
     with pytest.raises(UserError, match="run preprocessing/trajectories.py again"):
         run()
-
-
-# ---- quartiles -----------------------------------------------------------------------------------------------------
-
-
-def slow_quartile(share, shares):
-    """How many of the three edges lie below, each the least share that a quarter, half, three quarters of the shares do not exceed."""
-    edges = [min(e for e in shares if sum(s <= e for s in shares) >= part * len(shares) / 4) for part in (1, 2, 3)]
-    return 1 + sum(edge < share for edge in edges)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from([0.0, 0.0, 0.0, 1 / 3, 0.5, 0.75, 1.0]) | st.floats(0, 1), min_size=1, max_size=30))
-def test_quartiles_are_those_of_the_plain_definition_and_keep_equal_shares_together(shares):
-    quartile, _ = coverage.assign_quartiles(np.array(shares))
-    assert quartile.tolist() == [slow_quartile(share, shares) for share in shares]
-    assert len({(s, q) for s, q in zip(shares, quartile.tolist(), strict=True)}) == len(set(shares))
-    assert all(q <= p for s, q in zip(shares, quartile, strict=True) for t, p in zip(shares, quartile, strict=True) if s <= t)
-
-
-def test_different_shares_make_quartiles_of_equal_size():
-    quartile, edges = coverage.assign_quartiles(np.random.default_rng(0).permutation(40) / 40)
-    assert np.bincount(quartile).tolist() == [0, 10, 10, 10, 10] and edges.tolist() == [9 / 40, 19 / 40, 29 / 40]
 
 
 # ---- AUROC -----------------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ class TestRun:
     """One run's predictions of one hospital's examples."""
 
     examples: Examples
-    part: np.ndarray
+    table_rows: np.ndarray
     """int64 (tested, 4): rows of examples.table."""
     probabilities: np.ndarray
     """float64 (tested, labels)."""

@@ -174,12 +174,12 @@ class BehrtPreTrainedModel(PreTrainedModel):
         def to(self, *args, **kwargs) -> Self: ...
 
     @classmethod
-    def from_pretrained(cls, *args, **settings) -> Self:
+    def from_pretrained(cls, *args, key_mapping: dict[str, str] | None = None, **settings) -> Self:
         """A saved model, also one from before RENAMED_BUFFERS, which is saved again with the names that it came with.
 
         transformers makes every parameter that it loads one that is learned: the frozen concept table is frozen again.
         """
-        found = super().from_pretrained(*args, **{"key_mapping": RENAMED_BUFFERS} | settings)
+        found = super().from_pretrained(*args, key_mapping=RENAMED_BUFFERS if key_mapping is None else key_mapping, **settings)
         model = found[0] if isinstance(found, tuple) else found
         for module in model.modules():
             if isinstance(module, PatientEmbeddings):

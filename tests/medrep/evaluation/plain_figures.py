@@ -68,3 +68,9 @@ def plain_draws(persons, replicates, seed):
 def plain_interval(values, replicates):
     kept = [value for value in values if value is not None]
     return (None, None) if len(kept) < max(20, 0.8 * replicates) else (np.quantile(kept, 0.025), np.quantile(kept, 0.975))
+
+
+def slow_quartile(share, shares):
+    """How many of the three edges lie below, each the least share that a quarter, half, three quarters of the shares do not exceed."""
+    edges = [min(e for e in shares if sum(s <= e for s in shares) >= part * len(shares) / 4) for part in (1, 2, 3)]
+    return 1 + sum(edge < share for edge in edges)
