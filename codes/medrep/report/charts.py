@@ -3,7 +3,8 @@
     charts.line_chart([charts.Line("medrep", x, y)], "roc-MT-mimic", "title", "description", axis_labels=("1 - specificity", "sensitivity"))
 
 Text stays text: it is read aloud, found and selected, and has the page's font. Colours are the page's CSS variables (--ink, --faint, --c1 to
---c8), lines also differ by their dashes. Every id starts with `id_prefix`, so that many drawings lie in one page. The same input gives the same bytes.
+--c8), lines also differ by their dashes. Every id starts with `id_prefix`, so that many drawings lie in one page. The same input gives the
+same bytes.
 """
 
 import io
