@@ -224,7 +224,11 @@ def rate_outcome(folder: Path, outcome: str, args, settings: RatingConfig, rater
         f"{outcome}, {args.ex}: {len(name_of):,} names, {(chosen.kind == 'top').sum():,} of them top features, rated {settings.repeats} times by "
         f"{settings.model} ({rater.where})"
     )
-    rated = ratings.rate_names(name_of.tolist(), question, settings, args.seed, lambda *asked: rater.ask(*asked, answers), **rater.identity())
+
+    def ask(requests: list[Request], readable: Callable[[str, str], bool]) -> dict[str, str]:
+        return rater.ask(requests, readable, answers)
+
+    rated = ratings.rate_names(name_of.tolist(), question, settings, args.seed, ask, **rater.identity())
     for repeat, column in enumerate(ratings.rating_columns(settings.repeats)):
         chosen[column] = pd.Series([rated.words.get((repeat, name_of[key])) for key in chosen.key], index=chosen.index, dtype=object)
     chosen["rating"] = ratings.modal_rating(ratings.rating_matrix(chosen))
