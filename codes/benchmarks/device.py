@@ -528,12 +528,12 @@ def texts(setup: Setup):
     import torch
 
     from benchmarks import text as bench
-    from medrep.vectors import texts as reading
+    from medrep.vectors import hub, tokenization
 
-    transformers, random = reading.quiet_transformers(), np.random.default_rng(0)
+    transformers, random = hub.quiet_transformers(), np.random.default_rng(0)
     lengths = bench.draw_lengths(16 if setup.tiny else 20_000, 33, 0.54, 512, random)  # as many as a chunk has
     many, tokenizer = bench.draw_texts(lengths, random), bench.make_tokenizer()
-    tokenizing = seconds_of(setup, lambda: reading.tokenize(tokenizer, many, 512))
+    tokenizing = seconds_of(setup, lambda: tokenization.tokenize(tokenizer, many, 512))
     setup.report(what="tokenizing", texts=len(many), tokens=int(lengths.sum()), longest=int(lengths.max()), seconds=tokenizing)
 
     def minilm():  # sentence-transformers/all-MiniLM-L6-v2
