@@ -112,7 +112,7 @@ def benchmark_training(nodes: int, steps: int, rows: int) -> dict:
     pieces, start, done = -(-min(rows, nodes) // graphs.ROWS_PER_CHUNK), time.perf_counter(), 0
     with torch.inference_mode(), tempfile.TemporaryFile(dir=contract.representation_folder()) as file:
         out = np.memmap(file, dtype=np.float32, mode="w+", shape=tuple(data.x.shape))
-        for layer in (model.encoder.below, lambda summed: model.encoder.above(summed, summed)):
+        for layer in (model.encoder.second_messages, lambda summed: model.encoder.output_vectors(summed, summed)):
             for first, summed in islice(graphs.aggregate_neighbours(data.x, edges, root, starts), pieces):
                 out[first : first + len(summed)] = layer(summed).numpy()
                 done += len(summed) / 2

@@ -65,30 +65,31 @@ NO_ANSWER = {"failed": "no reason"}
 PROMPT_SETTINGS = ("prediction_at", "prediction_hours", "long_stay_days", "readmission_days", "onset_at")  # settings that a question tells of
 
 
-# ---- the words -----------------------------------------------------------------------------------------------
+# ---- the prompt ----------------------------------------------------------------------------------------------
 
 
 def read_rating_prompt() -> dict:
     """configs/prompts/rating.yaml, checked."""
-    words = config.read_merged_yaml("prompts/rating.yaml")
-    wrong = [f"has no {name}" for name in ("system", "user", "again", "own", "outcomes") if not words.get(name)]
-    wrong += [f"user does not say {{{name}}}" for name in ("outcome", "features") if f"{{{name}}}" not in str(words.get("user", ""))]
+    prompt_texts = config.read_merged_yaml("prompts/rating.yaml")
+    wrong = [f"has no {name}" for name in ("system", "user", "again", "own", "outcomes") if not prompt_texts.get(name)]
+    wrong += [f"user does not say {{{name}}}" for name in ("outcome", "features") if f"{{{name}}}" not in str(prompt_texts.get("user", ""))]
     if wrong:
         raise UserError(f"configs/prompts/rating.yaml {'; '.join(wrong)}")
-    return words
+    return prompt_texts
 
 
-def describe_outcome(words: dict, outcome: str, cohort: CohortConfig) -> str:
+def describe_outcome(prompt_texts: dict, outcome: str, cohort: CohortConfig) -> str:
     """When and what is predicted, for someone who does not know the outcome's name here."""
     known = outcomes.built_in_outcomes().get(outcome)
     name = outcome.replace("_", " ")
     by_hours = cohort.prediction_at == "hours"
     when = f"{cohort.prediction_hours:g} hours after admission" if by_hours else "one day after the midnight that follows admission"
     if known and known.kind == "phenotypes":
+        assert known.source  # phenotypes are files
         name = ", ".join(entry.get("name", key) for key, entry in yaml.safe_load(known.source.read_text()).items())
     elif known and known.kind == "onset" and cohort.onset_at == "record":
         when = "in the course of a hospital stay"
-    text = words["outcomes"].get(outcome, words["own"])
+    text = prompt_texts["outcomes"].get(outcome, prompt_texts["own"])
     for field, value in {
         "when": when,
         "long_stay_days": f"{cohort.long_stay_days:g}",
@@ -195,10 +196,10 @@ def choose_features(folder: Path, hospital: str, settings: RatingConfig, seed: i
     return chosen.assign(attribution_abs_mean=chosen.attribution_abs / chosen.attributed.where(chosen.attributed > 0))
 
 
-def rate_outcome(folder: Path, outcome: str, args, settings: RatingConfig, rater: Rater, words: dict, cohort: CohortConfig) -> dict:
+def rate_outcome(folder: Path, outcome: str, args, settings: RatingConfig, rater: Rater, prompt_texts: dict, cohort: CohortConfig) -> dict:
     """Rate one outcome's features, write the files, and give the figures; what is there already of the same inputs stays."""
-    files, described = contract.rating_files(folder, args.ex), describe_outcome(words, outcome, cohort_of_labels(outcome, cohort))
-    question = ratings.RatingPrompt(words["system"], words["user"].replace("{outcome}", described), words["again"])
+    files, described = contract.rating_files(folder, args.ex), describe_outcome(prompt_texts, outcome, cohort_of_labels(outcome, cohort))
+    question = ratings.RatingPrompt(prompt_texts["system"], prompt_texts["user"].replace("{outcome}", described), prompt_texts["again"])
     prompt = hashlib.sha256("\n".join([question.system, question.user, question.again]).encode()).hexdigest()[:16]
     decisive = {
         name: value
@@ -224,7 +225,11 @@ def rate_outcome(folder: Path, outcome: str, args, settings: RatingConfig, rater
         f"{outcome}, {args.ex}: {len(name_of):,} names, {(chosen.kind == 'top').sum():,} of them top features, rated {settings.repeats} times by "
         f"{settings.model} ({rater.where})"
     )
-    rated = ratings.rate_names(name_of.tolist(), question, settings, args.seed, lambda *asked: rater.ask(*asked, answers), **rater.identity())
+
+    def ask(requests: list[Request], readable: Callable[[str, str], bool]) -> dict[str, str]:
+        return rater.ask(requests, readable, answers)
+
+    rated = ratings.rate_names(name_of.tolist(), question, settings, args.seed, ask, **rater.identity())
     for repeat, column in enumerate(ratings.rating_columns(settings.repeats)):
         chosen[column] = pd.Series([rated.words.get((repeat, name_of[key])) for key in chosen.key], index=chosen.index, dtype=object)
     chosen["rating"] = ratings.modal_rating(ratings.rating_matrix(chosen))
@@ -385,13 +390,13 @@ def main(argv=None):
     parser.add_argument("--fresh", action="store_true", help="ask all again, even what is answered")
     config.add_arguments(parser)
     args = parser.parse_args(argv)
-    settings, words = rating_settings(args), read_rating_prompt()
+    settings, prompt_texts = rating_settings(args), read_rating_prompt()
     cohort = config.load("cohort", args.overrides)
     head = args.head or config.load_experiment(args.model, args.overrides).model.head
     with timed_stage("medgemma") as figures:
         folders, rater, all_found = find_run_folders(args, cohort.home, head), Rater(settings, args.base_url), {}
         for outcome, folder in folders.items():
-            found = all_found[outcome] = rate_outcome(folder, outcome, args, settings, rater, words, cohort)
+            found = all_found[outcome] = rate_outcome(folder, outcome, args, settings, rater, prompt_texts, cohort)
             files = contract.rating_files(folder, args.ex)
             print_result(found)
             print_line(f"  {contract.display_path(files['ratings'])}: a row a feature; {files['summary'].name}: the figures")

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from medrep.contract import display_path
 from medrep.errors import UserError
@@ -135,7 +136,7 @@ def write_array(path: Path, array: np.ndarray):
         np.save(file, array, allow_pickle=False)
 
 
-def create_array(part: Path, shape: tuple[int, ...], dtype=np.float32) -> np.memmap:
+def create_array(part: Path, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.memmap:
     """An .npy of zeros to write into, memory-mapped."""
     array = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
     with open(part, "r+b") as file:

@@ -73,7 +73,7 @@ def make_index(plain: np.ndarray, with_deciles: np.ndarray) -> pa.Array:
     return pc.if_else(pc.less(decile, 0), concept, pc.binary_join_element_wise(concept, pc.cast(decile, pa.string()), "_"))
 
 
-def id_table(ids: np.ndarray) -> ibis.Table:
+def id_table(ids: np.ndarray | list[int]) -> ibis.Table:
     return ibis.memtable(pa.table({"concept_id": pa.array(ids, pa.int64())}))
 
 

@@ -117,9 +117,9 @@ def say_cost(questions: Questions, calls: int, requests: Iterator[Request], pric
     """What asking would take; asks nothing."""
     _, tokens_in = chat_requests.estimate_tokens(requests)
     answers = questions.answers()
-    seen = answers.filter(answers.text.notnull() & (answers.output_tokens > 0)).output_tokens.mean().execute()
-    known = seen is not None and seen == seen
-    tokens_out = round(calls * (float(seen) if known else chat_requests.TOKENS_PER_ANSWER))
+    mean = answers.filter(answers.text.notnull() & (answers.output_tokens > 0)).output_tokens.mean().execute()
+    known = mean is not None and mean == mean
+    tokens_out = round(calls * (mean if mean is not None and known else chat_requests.TOKENS_PER_ANSWER))
     figures.update(calls=calls, answered=questions.distinct - calls, input_tokens=tokens_in, output_tokens=tokens_out)
     print_line(
         f"{calls:,} calls of {questions.settings.model}; about {tokens_in:,} tokens in and {tokens_out:,} out "
@@ -146,7 +146,7 @@ def report_failures(questions: Questions, prompts: int) -> str:
 
 
 def answer(questions: Questions, args, figures: dict) -> bool:
-    """Get the answers in the way that the flags say; whether definitions can be written now."""
+    """Get the answers in the way that the flags say; gives whether definitions can be written now."""
     if args.batch_results:
         with AnswerFile(contract.answers_file()) as answers:
             counts = openai_batch.collect_batch(args.batch_results, answers, questions.settings)
@@ -174,11 +174,11 @@ def answer(questions: Questions, args, figures: dict) -> bool:
             counts = chat_client.ask_all(requests(), calls, answers, questions.settings, replies.definition_parser(questions.settings))
         figures.update(calls=calls, answered=counts["answered"])
     if failed := questions.pending_requests()[0] if calls else 0:
-        words = report_failures(questions, failed)
+        summary = report_failures(questions, failed)
         if not args.fill_failed:
-            how = "--batch writes their requests again" if args.batch_results else "run again to ask those again"
-            raise UserError(f"{words}; all other answers are kept: {how}, or add --fill-failed template to let the template writer define them")
-        print_line(words)
+            remedy = "--batch writes their requests again" if args.batch_results else "run again to ask those again"
+            raise UserError(f"{summary}; all other answers are kept: {remedy}, or add --fill-failed template to let the template writer define them")
+        print_line(summary)
     else:
         storage.remove_path(contract.failed_definitions_file())
     return True

@@ -70,12 +70,12 @@ def encode_share(plan: Plan, rank: int = 0, world: int = 1):
     model = transformers.AutoModel.from_pretrained(contract.encoder_folder(), dtype=torch.float32).eval()
     model.to(device, torch.bfloat16 if plan.precision == "bf16" else torch.float32)
     max_length = tokenization.max_input_length(model, tokenizer, plan.max_length)
-    laid_out, array = texts.TextFile(Path(plan.texts)), Path(plan.array)
+    text_file, array = texts.TextFile(Path(plan.texts)), Path(plan.array)
     mine, threads = plan.left[rank::world], torch.get_num_threads()
     torch.set_num_threads(plan.threads)
     with progress_bar(what="texts encoded", total=len(mine) * texts.CHUNK_ROWS, unit="texts") as line:
         for chunk in mine:
-            table = laid_out.read(chunk)
+            table = text_file.read_chunk(chunk)
             vectors, cut = text_encoder.encode_texts(model, tokenizer, table["text"].to_pylist(), plan.pooling, max_length, plan.batch_tokens)
             write_rows(array, table["rows"].to_pylist(), vectors)
             write_progress(array, chunk=chunk, cut=cut)
@@ -106,16 +106,16 @@ def make_array(part: Path, rows: int, width: int):
             storage.create_array(new, (rows, width)).flush()
 
 
-def encode_all(laid_out: texts.TextFile, part: Path, devices: list[str], settings: EncoderConfig, figures: dict):
+def encode_all(text_file: texts.TextFile, part: Path, devices: list[str], settings: EncoderConfig, figures: dict):
     """Encode what `part` still lacks, in a process for each device."""
     width = hub.quiet_transformers().AutoConfig.from_pretrained(contract.encoder_folder()).hidden_size
-    make_array(part, laid_out.rows, width)
+    make_array(part, text_file.n_rows, width)
     if done := read_progress(part):
-        print_line(f"{len(done):,} of {laid_out.chunks:,} chunks of {texts.CHUNK_ROWS:,} texts are done")
+        print_line(f"{len(done):,} of {text_file.n_chunks:,} chunks of {texts.CHUNK_ROWS:,} texts are done")
     plan = Plan(
-        texts=str(laid_out.file),
+        texts=str(text_file.path),
         array=str(part),
-        left=[c for c in range(laid_out.chunks) if c not in done],
+        left=[c for c in range(text_file.n_chunks) if c not in done],
         devices=devices,
         pooling=settings.pooling,
         precision=settings.precision,
@@ -123,7 +123,7 @@ def encode_all(laid_out: texts.TextFile, part: Path, devices: list[str], setting
         threads=torch.get_num_threads(),
         batch_tokens=min(settings.batch_tokens, text_encoder.CPU_BATCH_TOKENS) if devices[0] == "cpu" else settings.batch_tokens,
     )
-    plan_file = laid_out.file.with_name("plan.json")
+    plan_file = text_file.path.with_name("plan.json")
     storage.write_json(plan_file, asdict(plan))
     status = training.launch_workers(devices, __file__, ["--plan", str(plan_file)])
     if status is None:
@@ -131,8 +131,8 @@ def encode_all(laid_out: texts.TextFile, part: Path, devices: list[str], setting
     elif status:
         sys.exit(status)
     if cut := sum(read_progress(part).values()):
-        print_line(f"{cut:,} of {laid_out.distinct:,} texts are longer than the model reads, and were cut")
-    figures.update(rows=laid_out.rows, texts=laid_out.distinct, cut=cut, width=width, pooling=settings.pooling, precision=settings.precision)
+        print_line(f"{cut:,} of {text_file.n_texts:,} texts are longer than the model reads, and were cut")
+    figures.update(rows=text_file.n_rows, texts=text_file.n_texts, cut=cut, width=width, pooling=settings.pooling, precision=settings.precision)
 
 
 def main(argv=None):
@@ -172,15 +172,15 @@ def main(argv=None):
     with timed_stage(arm) as figures:
         local = engine.connect("duckdb", args.memory, args.threads)  # whichever engine is asked for: the index fits one machine
         with table_files.csv_errors_in_words():
-            laid_out = (
+            text_file = (
                 texts.write_distinct_texts(local, texts.read_names(local), texts.missing_names_error)
                 if arm == "name"
                 else texts.write_distinct_texts(local, texts.read_definitions(local), texts.missing_definitions_error)
             )
         with markers.write_marked(output, stamp.content | {"device": "gpu" if on_gpu else "cpu", "precision": precision}) as part:
-            encode_all(laid_out, part, devices, replace(settings, precision=precision), figures)
+            encode_all(text_file, part, devices, replace(settings, precision=precision), figures)
         print_line(
-            f"{contract.display_path(output)}: {laid_out.rows:,} vectors of width {figures['width']}, {settings.pooling} of the last layer, {precision}"
+            f"{contract.display_path(output)}: {text_file.n_rows:,} vectors of width {figures['width']}, {settings.pooling} of the last layer, {precision}"
         )
         stamp.record()
 

@@ -101,7 +101,7 @@ def write_edges(edges: np.ndarray, rows: int):
         np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (2, len(edges))})
         for end in (np.remainder, np.floor_divide):
             for first in range(0, len(edges), ROWS_PER_BATCH):
-                file.write(end(edges[first : first + ROWS_PER_BATCH], rows))
+                file.write(end(edges[first : first + ROWS_PER_BATCH], rows).data)
 
 
 def check_names(names: list[str], there: set[str]):

@@ -57,18 +57,18 @@ class Steps(Dataset):
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         epoch, place = divmod(step, len(self.tokens.train))
         batch = int(np.random.default_rng((self.settings.seed, epoch)).permutation(len(self.tokens.train))[place])
-        return self.masked(self.tokens.train[batch], (epoch, batch), self.rank, self.world)
+        return self.masked_batch(self.tokens.train[batch], (epoch, batch), self.rank, self.world)
 
-    def masked(self, rows: np.ndarray, draw: tuple[int, int], rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
+    def masked_batch(self, rows: np.ndarray, draw: tuple[int, int], rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
         """The batch of `rows` with masks that `draw` decides, and this process' texts of it."""
-        tokens, real = self.tokens.read(rows, self.tokenizer.pad_token_id)
+        tokens, attention_mask = self.tokens.read(rows, self.tokenizer.pad_token_id)
         masked, labels = masked_lm.mask_tokens(
-            tokens, real, self.tokenizer, self.settings.mask_share, np.random.default_rng((self.settings.seed, *draw))
+            tokens, attention_mask, self.tokenizer, self.settings.mask_share, np.random.default_rng((self.settings.seed, *draw))
         )
         of_all = int((labels != -100).sum())
         if rank >= len(rows):  # a process without a text takes part with one that does not count
             rank, labels = 0, np.full_like(labels, -100)
-        own = {"input_ids": masked, "attention_mask": real, "truth": labels}
+        own = {"input_ids": masked, "attention_mask": attention_mask, "truth": labels}
         return {name: torch.from_numpy(value[rank::world]) for name, value in own.items()} | {"masked": torch.tensor(of_all)}
 
 
@@ -82,12 +82,12 @@ class TrainingState:
     sums: list[float] = field(default_factory=lambda: [0.0, 0, 0])
     """Of the epoch that is running: loss, masked tokens named rightly, masked tokens."""
 
-    def ends(self, settings: EncoderConfig) -> bool:
+    def should_stop(self, settings: EncoderConfig) -> bool:
         return len(self.epochs) >= settings.epochs or self.bad_epochs >= settings.patience
 
 
 def last_checkpoint(folder: Path) -> tuple[Path | None, TrainingState]:
-    """The last whole checkpoint, and its course."""
+    """The last whole checkpoint, and its state."""
     whole = sorted((path.parent for path in folder.glob("checkpoint-*/course.json")), key=lambda path: int(path.name.partition("-")[2]))
     if not whole:
         return None, TrainingState()
@@ -105,20 +105,20 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
     transformers = hub.quiet_transformers()
     model, tokenizer = masked_lm.open_model(str(work / "start"))
     tokens = TokenizedTexts(work, settings.batch_tokens)
-    checkpoint, course = last_checkpoint(work)
+    checkpoint, training_state = last_checkpoint(work)
     if checkpoint and is_main_process():
         print_line(f"continues after step {checkpoint.name.partition('-')[2]}")
         discard_others(work, checkpoint)
-    if course.ends(settings):
+    if training_state.should_stop(settings):
         return
-    on_cpu, of_epoch = devices[0] == "cpu", len(tokens.train)
+    on_cpu, steps_per_epoch = devices[0] == "cpu", len(tokens.train)
     training.set_visible_devices(devices)
     arguments = transformers.TrainingArguments(
         output_dir=str(work),
         num_train_epochs=1,
         per_device_train_batch_size=1,
         learning_rate=settings.learning_rate,
-        warmup_steps=int(WARMUP_SHARE * settings.epochs * of_epoch),
+        warmup_steps=int(WARMUP_SHARE * settings.epochs * steps_per_epoch),
         weight_decay=0.01,
         lr_scheduler_type="linear",
         seed=settings.seed,
@@ -150,50 +150,52 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
             # Gradients are averaged over processes: times their number it is the mean over the whole batch, 0 where nothing is masked.
             return loss * arguments.world_size / inputs["masked"].clamp(min=1)
 
-        def of_all_processes(self) -> list[float]:
-            return self.accelerator.reduce(self.sums, "sum").tolist()
+        def sums_of_all_processes(self) -> list[float]:
+            sums = self.accelerator.reduce(self.sums, "sum")
+            assert isinstance(sums, torch.Tensor)  # as what it was given
+            return sums.tolist()
 
-        def begin(self, sums: list[float]):
+        def start_sums(self, sums: list[float]):
             self.sums = torch.tensor(sums if is_main_process() else [0.0] * 3, dtype=torch.float64, device=arguments.device)
 
         @torch.no_grad()
         def evaluate(self, *_, **__):
             """Close an epoch: its figures, the loss of what is held out (the same masks each time), the best weights."""
-            loss, right, masked = self.of_all_processes()
-            line = {"epoch": len(course.epochs) + 1, "loss": loss / max(1, masked), "masked_accuracy": right / max(1, masked)}
+            loss, right, masked = self.sums_of_all_processes()
+            line = {"epoch": len(training_state.epochs) + 1, "loss": loss / max(1, masked), "masked_accuracy": right / max(1, masked)}
             if tokens.valid:
-                self.begin([0.0] * 3)
-                self.model.eval()
+                self.start_sums([0.0] * 3)
+                model.eval()
                 for batch in range(arguments.process_index, len(tokens.valid), arguments.world_size):
                     with self.compute_loss_context_manager():
-                        self.compute_loss(self.model, self._prepare_inputs(steps.masked(tokens.valid[batch], (VALID_MASK_SEED, batch))))
-                loss, right, masked = self.of_all_processes()
+                        self.compute_loss(model, self._prepare_inputs(steps.masked_batch(tokens.valid[batch], (VALID_MASK_SEED, batch))))
+                loss, right, masked = self.sums_of_all_processes()
                 line |= {"valid_loss": loss / max(1, masked), "valid_masked_accuracy": right / max(1, masked)}
             if not math.isfinite(line["loss"] + line.get("valid_loss", 0)):
                 raise UserError(f"encoder: the loss is no longer finite in epoch {line['epoch']}; a smaller encoder.learning_rate may help")
-            self.begin([0.0] * 3)
+            self.start_sums([0.0] * 3)
             score = line.get("valid_loss", -line["epoch"])  # where nothing is held out, the last epoch is the best
-            better = score < course.best
-            course.best, course.bad_epochs = min(score, course.best), 0 if better else course.bad_epochs + 1
-            course.epochs.append({name: round(value, 5) for name, value in line.items()} | {"best": better})
+            better = score < training_state.best
+            training_state.best, training_state.bad_epochs = min(score, training_state.best), 0 if better else training_state.bad_epochs + 1
+            training_state.epochs.append({name: round(value, 5) for name, value in line.items()} | {"best": better})
             if is_main_process():
-                print_line(f"encoder: {format_figures(course.epochs[-1])}")
+                print_line(f"encoder: {format_figures(training_state.epochs[-1])}")
                 if better:
                     with storage.atomic_write(work / "best") as part:
-                        self.model.save_pretrained(part)
+                        model.save_pretrained(part)
                         tokenizer.save_pretrained(part)
                 with storage.atomic_write(work / "log.jsonl") as part:
-                    part.write_text("".join(json.dumps(epoch) + "\n" for epoch in course.epochs))
-            self.control.should_training_stop |= course.ends(settings)
+                    part.write_text("".join(json.dumps(epoch) + "\n" for epoch in training_state.epochs))
+            self.control.should_training_stop |= training_state.should_stop(settings)
             return {}
 
         def _save_checkpoint(self, model, trial):
             super()._save_checkpoint(model, trial)
-            course.sums = self.of_all_processes()
+            training_state.sums = self.sums_of_all_processes()
             self.accelerator.wait_for_everyone()
             if is_main_process():
                 folder = work / f"checkpoint-{self.state.global_step}"
-                storage.write_json(folder / "course.json", asdict(course))
+                storage.write_json(folder / "course.json", asdict(training_state))
                 discard_others(work, folder)
 
     class Report(transformers.TrainerCallback):
@@ -203,7 +205,7 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
 
         def on_step_end(self, args, state, control, **kwargs):
             self.line.update()
-            control.should_evaluate = state.global_step % of_epoch == 0
+            control.should_evaluate = state.global_step % steps_per_epoch == 0
             control.should_save = control.should_evaluate or state.global_step % settings.checkpoint_steps == 0
 
         def on_epoch_end(self, args, state, control, **kwargs):
@@ -215,7 +217,7 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
     trainer = MaskedTrainer(model=model, args=arguments, train_dataset=steps, callbacks=[Report()])
     trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(transformers.PrinterCallback)
-    trainer.begin(course.sums)
+    trainer.start_sums(training_state.sums)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
@@ -238,16 +240,16 @@ def prepare(work: Path, args, settings: EncoderConfig) -> dict:
     storage.remove_path(work)
     storage.make_folder(work)
     local = engine.connect("duckdb", args.memory, args.threads)  # whichever engine is asked for: the index fits one machine
-    laid_out = texts.write_distinct_texts(local, texts.read_definitions(local), texts.missing_definitions_error)
+    text_file = texts.write_distinct_texts(local, texts.read_definitions(local), texts.missing_definitions_error)
     if settings.model == FROM_NOTHING:
-        model, tokenizer = masked_lm.new_model(laid_out, settings)
+        model, tokenizer = masked_lm.new_model(text_file, settings)
     else:
         model, tokenizer = masked_lm.open_model(settings.model)
     check_width(model.config.hidden_size, settings.model, args.overrides)
     model.save_pretrained(work / "start")
     tokenizer.save_pretrained(work / "start")
     counts = tokenization.write_tokens(
-        laid_out, tokenizer, tokenization.max_input_length(model, tokenizer, settings.max_length), settings.valid_share, work
+        text_file, tokenizer, tokenization.max_input_length(model, tokenizer, settings.max_length), settings.valid_share, work
     )
     print_line(
         f"encoder {settings.model}: {sum(p.numel() for p in model.parameters()):,} weights; {counts['texts']:,} distinct definitions, "

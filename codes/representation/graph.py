@@ -70,16 +70,16 @@ def compute_losses(model: Grace, batch: Data, settings: GraphConfig, random: tor
     seeds, inner = graphs.count_inner_and_seed_nodes(batch)
     graph = [model.encoder(*graphs.augmented_view(batch, settings.drop_edges, settings.drop_features, random), seeds, inner) for _ in range(2)]
     contrast = info_nce(model.projection(graph[0]), model.projection(graph[1]), settings.temperature)
-    return contrast, (distillation_loss(batch.x[:seeds], graph[0]) + distillation_loss(batch.x[:seeds], graph[1])) / 2
+    return contrast, (distillation_loss(batch["x"][:seeds], graph[0]) + distillation_loss(batch["x"][:seeds], graph[1])) / 2
 
 
 # ---- training ----------------------------------------------------------------------------------------------
 
 
-def fit(data: Data, settings: GraphConfig, device: torch.device, continued: graphs.Checkpoint | None = None) -> tuple[Grace, list[dict]]:
+def fit(data: Data, settings: GraphConfig, device: torch.device, checkpoint: graphs.Checkpoint | None = None) -> tuple[Grace, list[dict]]:
     """The weights of the best epoch, and each epoch's losses. `data` has x, edge_index and full_degree."""
     torch.manual_seed(settings.seed)
-    width = data.x.shape[1]
+    width = data["x"].shape[1]
     model = Grace(width, settings.hidden_size, settings.skip).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     train, valid = graphs.make_loaders(data, settings)
@@ -104,10 +104,10 @@ def fit(data: Data, settings: GraphConfig, device: torch.device, continued: grap
             held_contrast, held_kept = run(valid, same, step=False)
         return {"contrast": contrast, "distillation": kept, "held_out": held_contrast + settings.distillation * held_kept}
 
-    def words(figures: dict) -> str:
+    def format_figures(figures: dict) -> str:
         return f"loss {figures['contrast']:.3f} + {figures['distillation']:.3f}, held out {figures['held_out']:.4f}"
 
-    return model, graphs.train("graph", model, optimizer, settings, random, run_epoch, words, continued)
+    return model, graphs.train("graph", model, optimizer, settings, random, run_epoch, format_figures, checkpoint)
 
 
 def main(argv=None):
@@ -130,8 +130,8 @@ def main(argv=None):
     with timed_stage("graph") as figures:
         concept_vectors.check_complete("description")
         data = graphs.open_graph(contract.concept_array_file("description"))
-        continued = graphs.Checkpoint(output, stamp.content)
-        model, epochs = fit(data, settings, training.torch_device(devices), continued)
+        checkpoint = graphs.Checkpoint(output, stamp.content)
+        model, epochs = fit(data, settings, training.torch_device(devices), checkpoint)
         best = min(epochs, key=lambda e: e["held_out"])
         print_line(
             f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: contrastive loss {best['contrast']:.3f}, "
@@ -146,7 +146,7 @@ def main(argv=None):
         )
         print_line(f"{contract.display_path(output)}: {len(text):,} vectors of width {text.shape[1]}")
         stamp.record()
-        continued.end()
+        checkpoint.end()
 
 
 if __name__ == "__main__":

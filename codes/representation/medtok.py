@@ -38,6 +38,7 @@ What is not as published, and why:
 import argparse
 import json
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import numpy as np
@@ -75,12 +76,14 @@ class Tokenizer(nn.Module):
         super().__init__()
         nodes, width = x.shape
         some = x[:: max(1, nodes // MAX_MEASURED_ROWS)]
+        self.mean: torch.Tensor
+        self.scale: torch.Tensor
         self.register_buffer("mean", some.mean(dim=0))
         self.register_buffer("scale", some.std(dim=0, correction=0).clamp(min=1e-6))
         # without the text vector added: the text has parts of its own, and these are to tell what the neighbours say
         self.encoder = graphs.GraphEncoder(width, settings.hidden_size, skip=False)
         self.heads = nn.ModuleList(nn.Linear(width, width // len(PARTS)) for _ in PARTS)
-        self.neighbours = settings.codes_per_part
+        self.codes_per_part = settings.codes_per_part
 
         def book(region: str) -> VectorQuantize:
             codes = getattr(settings, f"{region}_codes")
@@ -97,37 +100,43 @@ class Tokenizer(nn.Module):
         self.books = nn.ModuleDict({region: book(region) for region in REGIONS})
 
     def standardize(self, batch: Data) -> Data:
-        batch.x = (batch.x - self.mean) / self.scale
+        batch["x"] = (batch["x"] - self.mean) / self.scale
         return batch
 
-    def parts(self, text: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:
+    def embed_parts(self, text: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:
         """(rows, 4, width / 4), unit vectors, of text and graph vectors (rows, width)."""
         return functional.normalize(torch.stack([head(side) for head, side in zip(self.heads, [text, graph, text, graph], strict=True)], 1), dim=2)
 
-    def parts_of_seeds(self, batch: Data, drop_edges: float = 0.0, drop_features: float = 0.0, random: torch.Generator | None = None):
+    def embed_seeds(self, batch: Data, drop_edges: float = 0.0, drop_features: float = 0.0, random: torch.Generator | None = None):
         """(seeds, 4, width / 4), with some edges and columns dropped."""
         x, weights = graphs.augmented_view(batch, drop_edges, drop_features, random)
-        return self.parts(x[: batch.batch_size], self.encoder(x, weights, *graphs.count_inner_and_seed_nodes(batch)))
+        return self.embed_parts(x[: batch.batch_size], self.encoder(x, weights, *graphs.count_inner_and_seed_nodes(batch)))
+
+    def regions(self) -> Iterator[tuple[str, VectorQuantize]]:
+        """Each region and its codes, in the order of the codebook."""
+        for region, book in self.books.items():
+            assert isinstance(book, VectorQuantize)
+            yield region, book
 
     def codebook(self) -> torch.Tensor:
         """(codes, width / 4): the regions one after the other. A copy: the codes change in place."""
-        return torch.cat([book.codebook for book in self.books.values()])
+        return torch.cat([book.codebook for _, book in self.regions()])
 
     @torch.no_grad()
-    def tokens(self, parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def assign_tokens(self, parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The nearest codes of each part's region, the nearest first, and their weights: (rows, 4, K) both."""
-        tokens, weights, first = [None] * len(PARTS), [None] * len(PARTS), 0
-        for region, book in self.books.items():
+        tokens, weights, first = {}, {}, 0
+        for region, book in self.regions():
             for part in REGIONS[region]:
-                cosine, code = (parts[:, part] @ book.codebook.T).topk(self.neighbours)
+                cosine, code = (parts[:, part] @ book.codebook.T).topk(self.codes_per_part)
                 tokens[part], weights[part] = first + code, functional.softmax(2 * cosine, dim=1)  # squared distance: 2 - 2 cosine
             first += book.codebook_size
-        return torch.stack(tokens, 1), torch.stack(weights, 1)
+        return torch.stack([tokens[part] for part in range(len(PARTS))], 1), torch.stack([weights[part] for part in range(len(PARTS))], 1)
 
     @torch.no_grad()
-    def learn(self, parts: torch.Tensor):
+    def update_codebook(self, parts: torch.Tensor):
         """Move the codes towards the parts (rows, 4, width / 4) that are nearest to them; the first time, k-means."""
-        for region, book in self.books.items():
+        for region, book in self.regions():
             book(parts[None, :, REGIONS[region]].flatten(1, 2))
 
 
@@ -156,7 +165,7 @@ def compute_losses(parts: torch.Tensor, quantized: torch.Tensor, noised: torch.T
         "agreement": contrastive_loss(shared_text, shared_graph, settings.temperature)
         + contrastive_loss(shared_graph, shared_text, settings.temperature),
     }
-    found["specific"] = found["separation"] = 0.0
+    found["specific"] = found["separation"] = torch.zeros((), device=parts.device)
     for part, own, others in ((0, shared_text, shared_graph), (1, shared_graph, shared_text)):
         one, other = (torch.cat([q[:, part], others.detach()], dim=1) for q in (quantized, noised))
         found["specific"] = found["specific"] + contrastive_loss(one, other, settings.temperature)
@@ -167,15 +176,15 @@ def compute_losses(parts: torch.Tensor, quantized: torch.Tensor, noised: torch.T
 def forward_batch(model: Tokenizer, batch: Data, settings: MedTokConfig, random: torch.Generator):
     """The seeds' parts, tokens, and losses; the other nodes, whose neighbours were not all sampled, have none."""
 
-    def seen(drop_edges, drop_features):
-        parts = model.parts_of_seeds(batch, drop_edges, drop_features, random)
-        tokens, weights = model.tokens(parts)
+    def view(drop_edges, drop_features):
+        parts = model.embed_seeds(batch, drop_edges, drop_features, random)
+        tokens, weights = model.assign_tokens(parts)
         # straight through: what is quantized hands its gradient to what was to be quantized
         return parts, tokens, parts + (compose_vectors(tokens, weights, codebook) - parts).detach()
 
     codebook = model.codebook()
-    parts, tokens, quantized = seen(0.0, 0.0)
-    _, _, noised = seen(settings.drop_edges, settings.drop_features)
+    parts, tokens, quantized = view(0.0, 0.0)
+    _, _, noised = view(settings.drop_edges, settings.drop_features)
     return parts, tokens, compute_losses(parts, quantized, noised, settings)
 
 
@@ -196,7 +205,7 @@ def perplexity(counts: np.ndarray) -> float:
 def codebook_usage(model: Tokenizer, counts: np.ndarray) -> dict[str, float]:
     """By region: the share of codes that are the nearest of some part, and the perplexity of the nearest codes."""
     found, first = {}, 0
-    for region, book in model.books.items():
+    for region, book in model.regions():
         own = counts[first : first + book.codebook_size]
         found |= {f"use_{region}": float((own > 0).mean()), f"perplexity_{region}": perplexity(own)}
         first += book.codebook_size
@@ -209,35 +218,35 @@ def codebook_usage(model: Tokenizer, counts: np.ndarray) -> dict[str, float]:
 @torch.no_grad()
 def start_codes(model: Tokenizer, loader, device: torch.device):
     """k-means of the untrained parts of some seeds; a batch alone would be fewer than the codes."""
-    most, nodes = max(book.codebook_size for book in model.books.values()), len(loader.dataset)
-    if nodes < most:
-        print_line(f"medtok: a region of {most:,} codes is more than there are concepts to learn them from ({nodes:,}): many will stay unused")
-    wanted, found = INIT_VECTORS_PER_CODE * most, []
+    most_codes, nodes = max(book.codebook_size for _, book in model.regions()), len(loader.dataset)
+    if nodes < most_codes:
+        print_line(f"medtok: a region of {most_codes:,} codes is more than there are concepts to learn them from ({nodes:,}): many will stay unused")
+    wanted, found = INIT_VECTORS_PER_CODE * most_codes, []
     for batch in loader:
-        found.append(model.parts_of_seeds(model.standardize(batch.to(device))))
+        found.append(model.embed_seeds(model.standardize(batch.to(device))))
         if sum(map(len, found)) >= wanted:
             break
-    model.learn(torch.cat(found))
+    model.update_codebook(torch.cat(found))
 
 
-def fit(data: Data, settings: MedTokConfig, device: torch.device, continued: graphs.Checkpoint | None = None) -> tuple[Tokenizer, list[dict]]:
+def fit(data: Data, settings: MedTokConfig, device: torch.device, checkpoint: graphs.Checkpoint | None = None) -> tuple[Tokenizer, list[dict]]:
     """The weights and codes of the best epoch, and each epoch's figures. `data` has x, edge_index and full_degree."""
     torch.manual_seed(settings.seed)
     train, valid = graphs.make_loaders(data, settings)
-    model = Tokenizer(data.x, settings).to(device)
+    model = Tokenizer(data["x"], settings).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     random = torch.Generator().manual_seed(settings.seed)
 
     def run(loader, random, step: bool) -> tuple[dict[str, float], np.ndarray]:
         model.train(step)
-        total, seeds, counts = {}, 0, 0
+        total, seeds, counts = {}, 0, np.zeros(len(model.codebook()), dtype=np.int64)
         for batch in loader:
             parts, tokens, found = forward_batch(model, model.standardize(batch.to(device)), settings, random)
             if step:
                 optimizer.zero_grad()
-                sum(found.values()).backward()
+                sum(found.values(), torch.zeros((), device=device)).backward()
                 optimizer.step()
-                model.learn(parts.detach())
+                model.update_codebook(parts.detach())
             total = {name: total.get(name, 0.0) + loss.item() * batch.batch_size for name, loss in found.items()}
             seeds += batch.batch_size
             counts = counts + count_nearest(tokens, len(model.codebook()))
@@ -249,13 +258,13 @@ def fit(data: Data, settings: MedTokConfig, device: torch.device, continued: gra
             held_found, _ = run(valid, same, step=False)
         return {**found, "held_out": sum(held_found.values()), **codebook_usage(model, counts)}
 
-    def words(figures: dict) -> str:
+    def format_figures(figures: dict) -> str:
         return f"loss {sum(figures[name] for name in LOSSES):.3f}, held out {figures['held_out']:.4f}, codes used " + ", ".join(
             f"{figures[f'use_{region}']:.0%} {region}" for region in REGIONS
         )
 
     start_codes(model, train, device)
-    epochs = graphs.train("medtok", model, optimizer, settings, random, run_epoch, words, continued)
+    epochs = graphs.train("medtok", model, optimizer, settings, random, run_epoch, format_figures, checkpoint)
     return model.eval(), epochs
 
 
@@ -275,11 +284,12 @@ def standardized(text: np.ndarray, model: Tokenizer, file) -> np.ndarray:
 @torch.inference_mode()
 def quantize(model: Tokenizer, text: np.ndarray, vectors: np.ndarray, tokens: np.ndarray, weights: np.ndarray, device: torch.device) -> np.ndarray:
     """Fill tokens and weights, and put the composed vectors in the place of the graph vectors in `vectors`; how often each code is nearest."""
-    model, counts = model.to(device), 0
+    model = model.to(device)
     codebook = model.codebook()
+    counts = np.zeros(len(codebook), dtype=np.int64)
     for first in range(0, len(text), ROWS_AT_ONCE):
         rows = slice(first, first + ROWS_AT_ONCE)
-        token, weight = model.tokens(model.parts(*(torch.from_numpy(np.array(side[rows])).to(device) for side in (text, vectors))))
+        token, weight = model.assign_tokens(model.embed_parts(*(torch.from_numpy(np.array(side[rows])).to(device) for side in (text, vectors))))
         counts = counts + count_nearest(token, len(codebook))
         tokens[rows], weights[rows] = token.cpu().numpy(), weight.cpu().numpy()
         vectors[rows] = compose_vectors(token, weight, codebook).flatten(1).cpu().numpy()
@@ -325,10 +335,10 @@ def main(argv=None):
     with timed_stage("medtok") as figures:
         concept_vectors.check_complete("description")
         device = training.torch_device(devices)
-        continued = graphs.Checkpoint(output, stamp.content)
-        model, epochs = fit(graphs.open_graph(contract.concept_array_file("description")), settings, device, continued)
+        checkpoint = graphs.Checkpoint(output, stamp.content)
+        model, epochs = fit(graphs.open_graph(contract.concept_array_file("description")), settings, device, checkpoint)
         best = min(epochs, key=lambda e: e["held_out"])
-        codes = len(model.codebook())
+        codes, codes_of = len(model.codebook()), {region: book.codebook_size for region, book in model.regions()}
         print_line(
             f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: "
             + ", ".join(f"{name} {best[name]:.3f}" for name in (*LOSSES, "held_out"))
@@ -338,14 +348,13 @@ def main(argv=None):
             part = files.enter_context(markers.write_marked(output))
             parts = {name: files.enter_context(storage.atomic_write(path)) for name, path in beside.items()}
             shape = (len(text), len(PARTS), settings.codes_per_part)
-            arrays = [
-                storage.create_array(file, of, kind)
-                for file, kind, of in ((part, np.float32, text.shape), (parts["tokens"], np.int32, shape), (parts["weights"], np.float32, shape))
-            ]
+            vectors = storage.create_array(part, text.shape)
+            tokens = storage.create_array(parts["tokens"], shape, np.int32)
+            weights = storage.create_array(parts["weights"], shape)
             standard = standardized(text, model, files.enter_context(tempfile.TemporaryFile(dir=part.parent)))
-            graphs.embed_nodes(model.encoder, standard, edges, arrays[0], scratch=part.parent)
-            use = codebook_usage(model, quantize(model, standard, *arrays, device))
-            for array in arrays:
+            graphs.embed_nodes(model.encoder, standard, edges, vectors, scratch=part.parent)
+            use = codebook_usage(model, quantize(model, standard, vectors, tokens, weights, device))
+            for array in (vectors, tokens, weights):
                 array.flush()
             with open(parts["codebook"], "wb") as file:
                 np.save(file, model.codebook().cpu().numpy())
@@ -361,13 +370,13 @@ def main(argv=None):
         print_line(
             "of all concepts' nearest codes: "
             + "; ".join(
-                f"{region}: {use[f'use_{region}']:.1%} of {model.books[region].codebook_size:,} used, perplexity {use[f'perplexity_{region}']:,.0f}"
+                f"{region}: {use[f'use_{region}']:.1%} of {codes_of[region]:,} used, perplexity {use[f'perplexity_{region}']:,.0f}"
                 for region in REGIONS
             )
         )
         print_line(f"{contract.display_path(output)}: {len(text):,} vectors of width {text.shape[1]}, of {codes:,} codes")
         stamp.record()
-        continued.end()
+        checkpoint.end()
 
 
 if __name__ == "__main__":

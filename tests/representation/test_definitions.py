@@ -7,7 +7,7 @@ import pytest
 from medrep.cdm.engine import connect
 from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_index
-from medrep.vocabulary import definition_template, holdout
+from medrep.vocabulary import holdout
 from representation import concepts, definitions
 
 
@@ -74,23 +74,6 @@ def test_working_part_by_part_changes_nothing(athena, monkeypatch):
     assert len(concept_index.partition_index(concept_index.read_concept_index()).parts) > 4
     definitions.main([])
     assert texts() == whole
-
-
-def test_texts_and_keys_stay_as_they_are():
-    facts = {
-        "name": "Pneumonia",
-        "domain": "Condition",
-        "kind": "Disorder",
-        "synonyms": ["Lung infection"],
-        "features": {"a kind of": ["Disorder of lung"]},
-    }
-    row = definition_template.by_template(facts, 9)
-    assert row["text"] == (
-        "Pneumonia (10th decile): condition (disorder). A value in the 10th of ten tenths of all values: very high. "
-        "It is a kind of Disorder of lung. Also called Lung infection."
-    )
-    # a key that changes makes everyone's encoder train anew: raise TEMPLATE with the template, and only then
-    assert row["key"] == "1ff5e88242b8374f4df2aeb45fea5048"
 
 
 def test_a_concept_that_left_the_vocabulary_is_named(athena):

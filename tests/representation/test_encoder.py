@@ -234,7 +234,7 @@ def test_training_stops_when_held_out_texts_are_no_better_told_and_keeps_the_bes
     tokens = tokenization.TokenizedTexts(where, 512)
     steps, loss, masked = encoder.Steps(tokens, tokenizer, config.load("encoder"), 0, 1), 0.0, 0
     for i, rows in enumerate(tokens.valid):
-        batch = steps.masked(rows, (encoder.VALID_MASK_SEED, i))
+        batch = steps.masked_batch(rows, (encoder.VALID_MASK_SEED, i))
         places = batch["truth"] != -100
         with torch.no_grad():
             logits = masked_lm.masked_logits(model.eval(), batch["input_ids"], batch["attention_mask"], places)

@@ -55,7 +55,7 @@ def started():
     x, edges = random_graph()
     torch.manual_seed(0)
     model = medtok.Tokenizer(torch.from_numpy(x), SMALL)
-    model.learn(model.parts_of_seeds(whole_batch(model, x, edges)).detach())
+    model.update_codebook(model.embed_seeds(whole_batch(model, x, edges)).detach())
     return model.eval(), x, edges
 
 
@@ -105,10 +105,10 @@ def stage_root(small_root):
 
 def test_tokens_are_the_nearest_codes_of_the_parts_region(started):
     model, x, edges = started
-    parts = model.parts_of_seeds(whole_batch(model, x, edges)).detach()
+    parts = model.embed_seeds(whole_batch(model, x, edges)).detach()
     assert parts.shape == (60, 4, 4) and parts.norm(dim=2).numpy() == pytest.approx(1)
     assert model.codebook().norm(dim=1).numpy() == pytest.approx(1)
-    tokens, weights = model.tokens(parts)
+    tokens, weights = model.assign_tokens(parts)
     expected, expected_weights = nearest_by_loops(parts.double().numpy(), model.codebook().double().numpy(), 3)
     assert np.array_equal(tokens, expected) and weights.numpy() == pytest.approx(expected_weights, abs=1e-5)
     for part, (first, last) in enumerate(RANGES):
@@ -124,7 +124,7 @@ def test_what_all_texts_have_in_common_changes_no_part():
         torch.manual_seed(0)
         moved = (scale * x + shift).astype(np.float32)
         model = medtok.Tokenizer(torch.from_numpy(moved), SMALL)
-        found.append(model.parts_of_seeds(whole_batch(model, moved, edges)).detach().numpy())
+        found.append(model.embed_seeds(whole_batch(model, moved, edges)).detach().numpy())
     assert found[0] == pytest.approx(found[1], abs=1e-3)
 
 
@@ -132,19 +132,19 @@ def test_a_column_of_one_value_is_no_division_by_zero():
     x, edges = random_graph()
     x[:, 3] = 7
     model = medtok.Tokenizer(torch.from_numpy(x), SMALL)
-    assert torch.isfinite(model.parts_of_seeds(whole_batch(model, x, edges))).all()
+    assert torch.isfinite(model.embed_seeds(whole_batch(model, x, edges))).all()
 
 
 def test_codes_that_no_part_chooses_are_replaced(started):
     model, x, edges = started
-    parts = model.parts_of_seeds(whole_batch(model, x, edges)).detach()
+    parts = model.embed_seeds(whole_batch(model, x, edges)).detach()
     for book in model.books.values():
         book.codebook = book.codebook[:1].repeat(book.codebook_size, 1)  # a collapsed codebook: one code, many times
-    assert len(np.unique(model.tokens(parts)[0][:, 0, 0])) == 1
+    assert len(np.unique(model.assign_tokens(parts)[0][:, 0, 0])) == 1
     model.train()
     for _ in range(60):
-        model.learn(parts)
-    use = medtok.codebook_usage(model, medtok.count_nearest(model.tokens(parts)[0], 30))
+        model.update_codebook(parts)
+    use = medtok.codebook_usage(model, medtok.count_nearest(model.assign_tokens(parts)[0], 30))
     assert min(use[f"use_{region}"] for region in medtok.REGIONS) > 0.8
 
 
@@ -353,8 +353,8 @@ def test_final_tokens_are_those_of_training_with_all_edges(started, tmp_path, mo
     monkeypatch.setattr(medtok, "ROWS_AT_ONCE", at_once)
     model, x, edges = started
     with torch.no_grad():
-        parts = model.parts_of_seeds(whole_batch(model, x, edges))
-    expected, expected_weights = model.tokens(parts)
+        parts = model.embed_seeds(whole_batch(model, x, edges))
+    expected, expected_weights = model.assign_tokens(parts)
     standard = medtok.standardized(x, model, tempfile.TemporaryFile())
     graphs.embed_nodes(model.encoder, standard, edges, vectors := np.zeros_like(x), tmp_path)
     tokens, weights = np.zeros((60, 4, 3), np.int32), np.zeros((60, 4, 3), np.float32)

@@ -14,7 +14,7 @@ import pytest
 
 from medrep import config, contract
 from medrep.cdm.engine import connect
-from medrep.llm import answer_file, chat_requests, definition_prompts, openai_batch, replies
+from medrep.llm import answer_file, definition_prompts, openai_batch
 from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_index
 from representation import concepts, definitions
@@ -262,45 +262,6 @@ def test_a_useless_answer_is_tried_again_then_failed_or_filled_if_asked(index, s
     assert rows()["20"]["writer"] == "openai"
 
 
-REFUSED = [
-    "Unfortunately, I cannot define this concept.",
-    "I apologize, but I can't help.",
-    "I do not have enough information.",
-    "Please provide more context about this concept.",
-    "Apologies, but this is unclear.",
-    "My apologies, there is no such name.",
-    "I don’t have specific information on it.",
-    "Could you please clarify the term?",
-    "I’m very sorry, no.",
-    "I need more context.",
-    "I don't know what this is.",
-    "I could not find this concept.",
-    "Without further details, it is unclear.",
-    "As an AI model, I do not.",
-]
-DEFINED = [
-    "Inability to swallow is a failure to move food to the stomach.",
-    "A patient who cannot swallow has dysphagia.",
-    "Unable to swallow is dysphagia.",
-    "I-cell disease is a lysosomal storage disease.",
-    "I don't know is an answer of a survey.",
-    "Please specify the type of cancer is an item of a survey.",
-    "I do not have enough energy is an item of a survey.",
-    "Information not available is an answer.",
-    "Sorrow is a mood.",
-    "Insufficient information is a finding without enough context.",
-    "One is. Two is. Three is. Four is.",
-    "St. John's wort is a herb. It is given at approx. 5 mg vs. Placebo. Spores of Candida spp. Are not. It treats E. coli at 0.5 mg (e.g. Fever).",
-]
-
-
-@pytest.mark.parametrize(("texts", "failed"), [(REFUSED, "refused"), (DEFINED, None)])
-def test_refusals_are_told_from_definitions(texts, failed):
-    parse = replies.definition_parser(config.load("definitions"))
-    parsed = {text: replies.parse_reply(completion(text), parse) for text in texts}
-    assert {text for text, reply in parsed.items() if reply.get("failed") != failed} == set()
-
-
 def test_the_limit_of_sentences_is_what_the_prompt_asks_for():
     assert "in fewer than five sentences" in definition_prompts.read_prompts()["common"] and config.load("definitions").max_sentences == 4
 
@@ -546,15 +507,6 @@ def test_batch_files_go_out_and_come_back_shuffled_with_failures(index, server, 
     assert sum("otherwise" in text for id, text in texts.items() if "_" not in id) == 4
 
 
-def test_batch_files_stay_under_the_limit_of_bytes(tmp_path, monkeypatch):
-    settings = config.load("definitions")
-    requests = [chat_requests.Request(f"{i:032x}", "common", f"Define é {i}") for i in range(50)]
-    monkeypatch.setattr(openai_batch, "MAX_BATCH_BYTES", 1000)
-    files = openai_batch.write_batch(requests, tmp_path / "batch", settings)
-    assert len(files) > 10 and all(p.stat().st_size <= 1000 for p in files)
-    assert [json.loads(line)["custom_id"] for p in files for line in p.read_text().splitlines()] == [r.key for r in requests]
-
-
 def test_batch_files_of_before_are_replaced_and_nothing_else(index, server, monkeypatch):
     monkeypatch.setattr(openai_batch, "MAX_BATCH_REQUESTS", 2)
     write("--batch")
@@ -569,35 +521,9 @@ def test_batch_files_of_before_are_replaced_and_nothing_else(index, server, monk
     assert {name: (folder / name).read_text() for name in kept} == kept
 
 
-def test_a_batch_that_fails_leaves_the_files_of_before(tmp_path):
-    settings, folder = config.load("definitions"), tmp_path / "batch"
-    request = chat_requests.Request("0" * 32, "common", "Define it")
-    openai_batch.write_batch([request], folder, settings)
-    before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    with pytest.raises(ZeroDivisionError):
-        openai_batch.write_batch((request for i in (1, 0) if 1 / i), folder, settings)
-    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-
-
 def test_files_that_are_no_results_are_refused(index, tmp_path):
     (tmp_path / "x").write_text("something else\n")
     with pytest.raises(SystemExit, match="no line is the result of a batch of ours"):
         write("--batch-results", str(tmp_path / "x"))
     with pytest.raises(SystemExit, match="cannot be read"):
         write("--batch-results", str(tmp_path / "absent"))
-
-
-@pytest.mark.parametrize(
-    ("text", "sentences"),
-    [
-        ("Infection by E. coli at 0.5 mg. It shows (e.g. fever).", 2),
-        ("One", 0),
-        ("One.", 1),
-        ('He said "no." Then 5 came!', 2),
-        ("a.b.c. d", 0),
-        ("St. John's wort vs. Placebo, approx. 5 mg, e.g. Fever. It is in the U.S. Pharmacopoeia.", 2),
-        ("It is seen. It grows?) Yes!", 3),
-    ],
-)
-def test_sentences_are_counted_as_a_reader_does(text, sentences):
-    assert len(replies.END_OF_SENTENCE.findall(text)) == sentences

@@ -20,6 +20,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
 from medrep.settings import ModelConfig
+from medrep.vectors.nearest import Rows
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK
 
 NUM_SPECIAL_TOKENS = len(SPECIAL_TOKENS)
@@ -307,7 +308,7 @@ def fit_whitening(vectors: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarr
 class RescaledVectors:
     """An array's rows as the patient model reads them, computed as they are asked for."""
 
-    def __init__(self, array: np.ndarray, fitted_on: np.ndarray):
+    def __init__(self, array: Rows, fitted_on: np.ndarray):
         self.array, self.shape = array, array.shape
         self.mean, self.whitening = fit_whitening(array[fitted_on], array.shape[1])
 

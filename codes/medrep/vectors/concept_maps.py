@@ -1,5 +1,7 @@
 """Maps of concepts by their vectors, drawn for the eye: PCA and t-SNE."""
 
+from collections.abc import Mapping
+
 import matplotlib
 import numpy as np
 
@@ -7,11 +9,12 @@ from medrep import contract, storage
 from medrep.progress import print_line
 from medrep.vectors import concept_pairs, nearest
 from medrep.vectors.concept_pairs import ConceptGraph
+from medrep.vectors.nearest import Rows
 
 MAP_CONCEPTS, MAP_COLOURS = 1_000, 8  # concepts on a map; domains with a colour of their own
 
 
-def draw_maps(arms: list[str], arrays: dict[str, np.ndarray], graph: ConceptGraph):
+def draw_maps(arms: list[str], arrays: Mapping[str, Rows], graph: ConceptGraph):
     """PCA and t-SNE of the same concepts, one panel an arm, coloured by domain."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE

@@ -135,7 +135,7 @@ def make_unsaid_filter(text: dict[str, str], graph: ConceptGraph) -> Callable[[n
     """A function from pairs (n, 2) to bool (n,): neither end's definition names the other end."""
 
     def names_other(a: int, b: int) -> bool:
-        return graph.name[b].lower() in text.get(str(graph.plain[a]), "").lower()
+        return str(graph.name[b]).lower() in text.get(str(graph.plain[a]), "").lower()
 
     return lambda pairs: np.array([not (names_other(a, b) or names_other(b, a)) for a, b in pairs], dtype=bool)
 

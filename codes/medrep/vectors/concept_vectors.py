@@ -141,13 +141,14 @@ def read_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
     The map would bring in what lies around each row, too: 2 GB for 30,000 rows of a 22 GB array, measured.
     """
-    if not array.flags.c_contiguous:
+    if not isinstance(array, np.memmap) or not array.flags.c_contiguous:
         return array[rows]
     found = np.empty((len(rows), array.shape[1]), dtype=array.dtype)
+    assert array.filename, "np.load maps files by their names"
     with open(array.filename, "rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # nor is the disk to read ahead
         for i in np.argsort(rows, kind="stable").tolist():
-            os.preadv(file.fileno(), [found[i]], array.offset + int(rows[i]) * found[i].nbytes)
+            os.preadv(file.fileno(), [found[i].data], array.offset + int(rows[i]) * found[i].nbytes)
     return found
 
 
@@ -167,7 +168,7 @@ def nearest_neighbours(vectors: np.ndarray, rep: str, k: int) -> tuple[np.ndarra
     Exact up to nearest.MAX_EXACT_ROWS rows; beyond, through an index that the first call builds and saves.
     """
     ids, array = open_vectors(rep)
-    array = FiniteArray(array, ids, rep)
-    if len(array) <= nearest.MAX_EXACT_ROWS:
-        return nearest.search_exact(array, vectors, k)
-    return nearest.search_index(array, contract.concept_array_file(rep), contract.neighbour_index_file(rep), vectors, k)
+    checked = FiniteArray(array, ids, rep)
+    if len(checked) <= nearest.MAX_EXACT_ROWS:
+        return nearest.search_exact(checked, vectors, k)
+    return nearest.search_index(checked, contract.concept_array_file(rep), contract.neighbour_index_file(rep), vectors, k)

@@ -61,17 +61,17 @@ class GraphEncoder(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(self.first.bias)
 
-    def below(self, summed: torch.Tensor) -> torch.Tensor:
-        """What the second convolution may sum, from what the first one summed: (rows, width) both, the narrower side."""
+    def second_messages(self, summed: torch.Tensor) -> torch.Tensor:
+        """The messages of the second convolution, from what the first one summed: (rows, width) both; hidden vectors may be wider."""
         return self.second(self.act_first(self.first(summed)))
 
-    def above(self, summed: torch.Tensor, first_summed: torch.Tensor) -> torch.Tensor:
+    def output_vectors(self, summed: torch.Tensor, first_summed: torch.Tensor) -> torch.Tensor:
         """The rows' final vectors, from what the second and the first convolution summed: (rows, width) all."""
         graph = self.act_second(summed + self.bias)
         return first_summed + graph if self.skip else graph
 
     def forward(self, x: torch.Tensor, weights: SparseTensor, seeds: int | None = None, inner: int | None = None) -> torch.Tensor:
-        """The vectors of the first `seeds` rows, all if None: (seeds, width); `rows_needed` gives both numbers.
+        """The vectors of the first `seeds` rows, all if None: (seeds, width); count_inner_and_seed_nodes gives both numbers.
 
         Only the first `inner` rows go through the first convolution, and the second one's sum comes before its product: the
         products, nearly all of the work, are of the seeds and their neighbours instead of every sampled row.
@@ -79,7 +79,7 @@ class GraphEncoder(nn.Module):
         seeds, inner = seeds or len(x), inner or len(x)
         summed = weights[:inner] @ x
         hidden = self.act_first(self.first(summed))  # (inner, hidden)
-        return self.above(self.second(weights[:seeds, :inner] @ hidden), summed[:seeds])
+        return self.output_vectors(self.second(weights[:seeds, :inner] @ hidden), summed[:seeds])
 
 
 def normalized_adjacency(edges: torch.Tensor, degree: torch.Tensor, full_degree: torch.Tensor) -> SparseTensor:
@@ -99,20 +99,20 @@ def normalized_adjacency(edges: torch.Tensor, degree: torch.Tensor, full_degree:
 
 def count_inner_and_seed_nodes(batch: Data) -> tuple[int, int]:
     """How many of the batch's first rows are seeds, and how many are seeds or neighbours of one: the sampler puts them in this order."""
-    source, target = batch.edge_index
+    source, target = batch["edge_index"]
     neighbours = source[target < batch.batch_size]
     return batch.batch_size, max(batch.batch_size, int(neighbours.max()) + 1) if len(neighbours) else batch.batch_size
 
 
 def augmented_view(batch: Data, drop_edges: float, drop_features: float, random: torch.Generator | None) -> tuple[torch.Tensor, SparseTensor]:
     """The batch's vectors without some columns, and A without some edges. `random` is not asked where nothing is dropped."""
-    edges, x = batch.edge_index, batch.x
+    edges, x = batch["edge_index"], batch["x"]
     if drop_edges:
         edges = edges[:, (torch.rand(edges.shape[1], generator=random) >= drop_edges).to(x.device)]
     if drop_features:
         x = x * (torch.rand(x.shape[1], generator=random) >= drop_features).to(x)
     degree = torch.bincount(edges[1], minlength=len(x)).to(x.dtype)
-    return x, normalized_adjacency(edges, degree, batch.full_degree)
+    return x, normalized_adjacency(edges, degree, batch["full_degree"])
 
 
 # ---- the graph on the disk ---------------------------------------------------------------------------------
@@ -173,10 +173,14 @@ def make_loader(data: Data, neighbors: Sequence[int], batch_size: int, nodes: to
 
 def make_loaders(data: Data, settings) -> tuple[NeighborLoader, NeighborLoader]:
     """Batches of the seeds to learn from and of those held out, which a seeded order says; one node alone is both."""
-    order = torch.randperm(data.num_nodes, generator=torch.Generator().manual_seed(settings.seed))
-    held = max(1, int(VALID_SHARE * data.num_nodes))
-    learned, kept = (order[held:], order[:held].sort().values) if data.num_nodes > 1 else (order, order)
-    return tuple(make_loader(data, settings.neighbors, settings.batch_size, nodes, shuffle) for nodes, shuffle in ((learned, True), (kept, False)))
+    nodes = len(data["x"])
+    order = torch.randperm(nodes, generator=torch.Generator().manual_seed(settings.seed))
+    held_out = max(1, int(VALID_SHARE * nodes))
+    train, valid = (order[held_out:], order[:held_out].sort().values) if nodes > 1 else (order, order)
+    return (
+        make_loader(data, settings.neighbors, settings.batch_size, train, shuffle=True),
+        make_loader(data, settings.neighbors, settings.batch_size, valid, shuffle=False),
+    )
 
 
 # ---- training ----------------------------------------------------------------------------------------------
@@ -230,65 +234,65 @@ class Checkpoint:
         if facts["made_from"] != json.dumps(self.made_from, sort_keys=True, default=str):
             return None
 
-        def of(part: str) -> dict[str, torch.Tensor]:
-            return {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
+        def tensors_of(prefix: str) -> dict[str, torch.Tensor]:
+            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
-        model.load_state_dict(of("model."))
+        model.load_state_dict(tensors_of("model."))
         state: dict[int, dict] = {}
-        for name, tensor in of("adam.").items():
-            i, _, what = name.partition(".")
-            state.setdefault(int(i), {})[what] = tensor
+        for name, tensor in tensors_of("adam.").items():
+            i, _, key = name.partition(".")
+            state.setdefault(int(i), {})[key] = tensor
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         torch.set_rng_state(tensors["chance.torch"])
         random.set_state(tensors["chance.own"])
         if "chance.cuda" in tensors and next(model.parameters()).is_cuda:
             torch.cuda.set_rng_state(tensors["chance.cuda"])
-        return TrainingHistory(**json.loads(facts["course"])), of("best.")
+        return TrainingHistory(**json.loads(facts["course"])), tensors_of("best.")
 
     def end(self):
         storage.remove_path(self.file)
 
 
 def train(
-    what: str,
+    name: str,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     settings,
     random: torch.Generator,
     run_epoch: Callable[[], dict],
-    words: Callable[[dict], str],
-    continued: Checkpoint | None,
+    format_figures: Callable[[dict], str],
+    checkpoint: Checkpoint | None,
 ) -> list[dict]:
     """Epochs until `held_out`, one of the figures that run_epoch gives of each, falls no more; leaves the best epoch's weights in `model`.
 
-    `random` is what run_epoch draws from beside torch's own generator; `words` says the figures on the progress line.
-    Where `continued` is given the state is kept after each epoch: a killed run ends as if it had not been.
+    `random` is what run_epoch draws from beside torch's own generator; `format_figures` says the figures on the progress line.
+    Where `checkpoint` is given the state is kept after each epoch: a killed run ends as if it had not been.
     """
     course = TrainingHistory()
-    best_weights = None
-    if continued and (found := continued.load(model, optimizer, random)):
+    best_weights: dict[str, torch.Tensor] = {}
+    if checkpoint and (found := checkpoint.load(model, optimizer, random)):
         course, best_weights = found
-        print_line(f"{what}: continues after epoch {len(course.epochs)}")
-    with progress_bar(what=what, total=settings.epochs, unit="epochs") as line:
+        print_line(f"{name}: continues after epoch {len(course.epochs)}")
+    with progress_bar(what=name, total=settings.epochs, unit="epochs") as line:
         line.update(len(course.epochs))
         while len(course.epochs) < settings.epochs and course.bad < settings.patience:
             figures = {"epoch": len(course.epochs) + 1, **run_epoch()}
             course.epochs.append(figures)
             line.update()
-            line.set_postfix_str(words(figures))
+            line.set_postfix_str(format_figures(figures))
             if not np.isfinite(figures["held_out"]):
-                raise UserError(f"the loss of {what} became {figures['held_out']} in epoch {figures['epoch']}: lower {what}.learning_rate")
+                raise UserError(f"the loss of {name} became {figures['held_out']} in epoch {figures['epoch']}: lower {name}.learning_rate")
             if figures["held_out"] < course.best:
                 # copies: a state_dict holds the live weights, and MedTok's codes change in place
-                best_weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+                best_weights = {key: weight.detach().clone() for key, weight in model.state_dict().items()}
                 course.best, course.bad = figures["held_out"], 0
             else:
                 course.bad += 1
-            if continued:
-                continued.save(model, optimizer, random, course, best_weights)
+            if checkpoint:
+                checkpoint.save(model, optimizer, random, course, best_weights)
     if course.epochs and course.bad < settings.patience:
-        print_line(f"{what}: after {settings.epochs} epochs the held-out loss still falls now and then: a larger {what}.epochs may help")
-    if best_weights is not None:
+        print_line(f"{name}: after {settings.epochs} epochs the held-out loss still falls now and then: a larger {name}.epochs may help")
+    if best_weights:
         model.load_state_dict(best_weights)
     return course.epochs
 
@@ -297,7 +301,7 @@ def train(
 
 
 def aggregate_neighbours(x: torch.Tensor, edges: np.ndarray, root: torch.Tensor, starts: np.ndarray) -> Iterator[tuple[int, torch.Tensor]]:
-    """(first row, A x of up to ROWS_AT_ONCE rows from there on) over the whole graph.
+    """(first row, A x of up to ROWS_PER_CHUNK rows from there on) over the whole graph.
 
     `x` may lie on the disk: only sums are held. `edges` are sorted by target; `starts` (nodes + 1,) bounds each target's.
     """
@@ -320,15 +324,15 @@ def embed_nodes(encoder: GraphEncoder, x: np.ndarray, edges: np.ndarray, out: np
     starts = row_pointers(edges, len(x))
     root = torch.from_numpy(np.diff(starts) + 1).to(torch.float32).rsqrt()
     encoder = encoder.to("cpu").eval()
-    x = as_tensor(storage.advise_random_access(x))
+    text = as_tensor(storage.advise_random_access(x))
     with tempfile.TemporaryFile(dir=scratch) as file:
         # between the layers as well the vectors lie in a file: millions of them do not fit the memory
         storage.reserve_disk(file, out.nbytes)
         middle = np.memmap(file, dtype=np.float32, mode="r+", shape=out.shape)
-        for first, summed in aggregate_neighbours(x, edges, root, starts):
+        for first, summed in aggregate_neighbours(text, edges, root, starts):
             rows = slice(first, first + len(summed))
-            out[rows], middle[rows] = summed.numpy(), encoder.below(summed).numpy()
+            out[rows], middle[rows] = summed.numpy(), encoder.second_messages(summed).numpy()
         for first, summed in aggregate_neighbours(as_tensor(storage.advise_random_access(middle)), edges, root, starts):
             rows = slice(first, first + len(summed))
-            out[rows] = encoder.above(summed, torch.from_numpy(np.array(out[rows]))).numpy()
+            out[rows] = encoder.output_vectors(summed, torch.from_numpy(np.array(out[rows]))).numpy()
         del middle

@@ -50,7 +50,7 @@ def new_model(definitions: Iterable[list[str]], settings: EncoderConfig):
         relative_attention=True,
         position_biased_input=False,
         pos_att_type=["c2p", "p2c"],
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=SPECIAL_TOKENS.index("[PAD]"),  # the trainer numbers them first, in this order
         legacy=False,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
@@ -67,13 +67,13 @@ def open_model(name: str):
     )
     if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
         raise UserError(f"the encoder's folder {name} is not there: {remedy}")
-    here = {"local_files_only": Path(name).is_dir() or not hub.hub_reachable()}  # what was downloaded before is found without the hub
+    location = {"local_files_only": Path(name).is_dir() or not hub.hub_reachable()}  # what was downloaded before is found without the hub
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **here)
-        shape = transformers.AutoConfig.from_pretrained(name, **here)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **location)
+        shape = transformers.AutoConfig.from_pretrained(name, **location)
         # The legacy head of DeBERTa in transformers does not take up the published head's weights.
         extra = {"legacy": False} if shape.model_type in ("deberta", "deberta-v2") else {}
-        model = transformers.AutoModelForMaskedLM.from_pretrained(name, dtype=torch.float32, **extra, **here)
+        model = transformers.AutoModelForMaskedLM.from_pretrained(name, dtype=torch.float32, **extra, **location)
     except (OSError, ValueError) as problem:
         reason = str(problem).strip().splitlines()[0].rstrip(".")
         raise UserError(f"the encoder {name} cannot be had ({reason}): {remedy}") from None
@@ -84,12 +84,14 @@ def open_model(name: str):
     return model, tokenizer
 
 
-def mask_tokens(tokens: np.ndarray, real: np.ndarray, tokenizer, share: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def mask_tokens(
+    tokens: np.ndarray, attention_mask: np.ndarray, tokenizer, share: float, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """The tokens with `share` of the words masked, and labels: the true token there, -100 elsewhere.
 
     Of the masked 80 % become the mask token, 10 % another token, 10 % stay (BERT's rule); special tokens never are.
     """
-    special = np.isin(tokens, tokenizer.all_special_ids) | (real == 0)
+    special = np.isin(tokens, tokenizer.all_special_ids) | (attention_mask == 0)
     chosen = (random.random(tokens.shape) < share) & ~special
     fate = random.random(tokens.shape)
     masked = np.where(chosen & (fate < 0.8), tokenizer.mask_token_id, tokens)

@@ -5,6 +5,7 @@ cosines are computed from the array itself. Its recall against the exact answer 
 """
 
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,6 +20,15 @@ CANDIDATES_PER_NEIGHBOUR, PROBED_SHARE = 20, 0.05  # candidates looked up for ea
 TRAINING_ROWS_PER_LIST, SEED = 64, 0  # rows a list is trained on, drawn by the seed
 
 
+class Rows(Protocol):
+    """An array, or what reads and changes one as its rows are asked for (FiniteArray, RescaledVectors)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows, /) -> np.ndarray: ...
+
+
 def normalize(vectors: np.ndarray) -> np.ndarray:
     """float64, each row of length 1; a row of zeros stays."""
     vectors = np.asarray(vectors, dtype=np.float64)
@@ -26,22 +36,22 @@ def normalize(vectors: np.ndarray) -> np.ndarray:
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
 
 
-def iter_unit_chunks(array: np.ndarray, most: int | None = None):
-    """(first row, unit vectors of the rows from there on), CHUNK_BYTES or `most` rows at a time."""
-    rows = max(1, min(CHUNK_BYTES // (8 * array.shape[1]), most or len(array)))
+def iter_unit_chunks(array: Rows, max_rows: int | None = None):
+    """(first row, unit vectors of the rows from there on), CHUNK_BYTES or `max_rows` rows at a time."""
+    rows = max(1, min(CHUNK_BYTES // (8 * array.shape[1]), max_rows or len(array)))
     for first in range(0, len(array), rows):
         yield first, normalize(array[first : first + rows])
 
 
-def search_exact(array: np.ndarray, queries: np.ndarray, k: int, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def search_exact(array: Rows, queries: np.ndarray, k: int, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """int64 rows and float64 cosines, (queries, k) both, the nearest first; `among` (bool, rows) leaves the others out.
 
     Of equal cosines the lower row is the nearer.
     """
     queries = normalize(queries)
-    query, rows, cosines = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0)
+    query, rows, cosines = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0)  # of each neighbour found so far
     least = np.full(len(queries), -np.inf)  # of each query's k so far
-    for first, vectors in iter_unit_chunks(array, most=max(1, CHUNK_BYTES // (8 * max(1, len(queries))))):
+    for first, vectors in iter_unit_chunks(array, max_rows=max(1, CHUNK_BYTES // (8 * max(1, len(queries))))):
         own = np.arange(first, first + len(vectors))
         if among is not None:
             kept = among[own]
@@ -67,7 +77,7 @@ def search_exact(array: np.ndarray, queries: np.ndarray, k: int, among: np.ndarr
 # ---- millions of rows --------------------------------------------------------------------------------------
 
 
-def build_index(array: np.ndarray):
+def build_index(array: Rows) -> Any:
     """A faiss index of all rows, under a gigabyte for 7.5 million of them; it is trained on rows drawn by SEED."""
     import faiss  # half a second that only those wait for who need it
 
@@ -83,13 +93,13 @@ def build_index(array: np.ndarray):
     return index
 
 
-def search_index(array: np.ndarray, array_file: Path, index_file: Path, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """As `exact`, nearly: the index proposes candidates. It is built anew if the array changed."""
+def search_index(array: Rows, array_file: Path, index_file: Path, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """As search_exact, nearly: the index proposes candidates. It is built anew if the array changed."""
     import faiss
 
     stamp = Stamp(index_file, inputs=[array_file], settings={"candidates": "IVFPQ", "seed": SEED})
     if stamp.is_current():
-        index = faiss.read_index(str(index_file))
+        index: Any = faiss.read_index(str(index_file))
     else:
         print_line(f"{contract.display_path(array_file)} has {len(array):,} rows: an index of them is built, once")
         with storage.atomic_write(index_file) as part:

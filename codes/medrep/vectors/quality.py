@@ -8,6 +8,7 @@ from scipy.stats import rankdata
 
 from medrep.vectors import concept_pairs, nearest
 from medrep.vectors.concept_pairs import ConceptGraph
+from medrep.vectors.nearest import Rows
 from medrep.vocabulary import holdout
 
 BOOTSTRAP_DRAWS = 200
@@ -38,7 +39,7 @@ def mean_row(arm: str, measure: str, kind: str, values: np.ndarray) -> list[dict
 # ---- link prediction ---------------------------------------------------------------------------------------
 
 
-def pairwise_cosines(array: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def pairwise_cosines(array: Rows, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """float64 (n,): the cosine of each two rows, rounded so that equal vectors tie."""
     pieces = [slice(i, i + 4096) for i in range(0, len(one), 4096)]
     found = [np.einsum("nw,nw->n", nearest.normalize(array[one[piece]]), nearest.normalize(array[other[piece]])) for piece in pieces]
@@ -56,7 +57,7 @@ def weighted_aurocs(positive: np.ndarray, negative: np.ndarray, weights: np.ndar
     return np.array(found)
 
 
-def link_rows(arm: str, array: np.ndarray, pairs: np.ndarray, anchors: np.ndarray, negatives: np.ndarray, kind: str) -> list[dict]:
+def link_rows(arm: str, array: Rows, pairs: np.ndarray, anchors: np.ndarray, negatives: np.ndarray, kind: str) -> list[dict]:
     whole = (negatives >= 0).all(axis=1)
     pairs, anchors, negatives = pairs[whole], anchors[whole], negatives[whole]
     if not len(pairs):
@@ -70,7 +71,7 @@ def link_rows(arm: str, array: np.ndarray, pairs: np.ndarray, anchors: np.ndarra
 # ---- retrieval ---------------------------------------------------------------------------------------------
 
 
-def rank_candidates(array: np.ndarray, query: np.ndarray, truth: np.ndarray, candidates: np.ndarray, answers: dict[int, set[int]]) -> np.ndarray:
+def rank_candidates(array: Rows, query: np.ndarray, truth: np.ndarray, candidates: np.ndarray, answers: dict[int, set[int]]) -> np.ndarray:
     """float64 (queries,): the rank of `truth` among `candidates`, 1 the best; equals share the mean of their ranks.
 
     The query itself and its other right answers do not compete.
@@ -87,7 +88,7 @@ def rank_candidates(array: np.ndarray, query: np.ndarray, truth: np.ndarray, can
     return 1 + above + equal / 2
 
 
-def retrieval_rows(arm: str, array: np.ndarray, graph: ConceptGraph) -> list[dict]:
+def retrieval_rows(arm: str, array: Rows, graph: ConceptGraph) -> list[dict]:
     rows = []
     for what, kinds in RETRIEVAL_RELATIONSHIPS.items():
         everything = np.unique(graph.pairs_related_by(kinds), axis=0)
@@ -100,7 +101,8 @@ def retrieval_rows(arm: str, array: np.ndarray, graph: ConceptGraph) -> list[dic
         found = np.zeros(len(edges))
         for kind in np.unique(graph.kind[edges[:, 1]]):
             of_kind = graph.kind[edges[:, 1]] == kind
-            found[of_kind] = rank_candidates(array, *edges[of_kind].T, np.flatnonzero(graph.eligible & (graph.kind == kind)), answers)
+            query, truth = edges[of_kind].T
+            found[of_kind] = rank_candidates(array, query, truth, np.flatnonzero(graph.eligible & (graph.kind == kind)), answers)
         rows += mean_row(arm, "retrieval_mrr", what, 1 / found) + mean_row(arm, f"retrieval_recall_at_{K}", what, (found <= K).astype(float))
     return rows
 
@@ -108,7 +110,7 @@ def retrieval_rows(arm: str, array: np.ndarray, graph: ConceptGraph) -> list[dic
 # ---- neighbourhoods and deciles ----------------------------------------------------------------------------
 
 
-def neighbour_rows(arm: str, array: np.ndarray, graph: ConceptGraph) -> list[dict]:
+def neighbour_rows(arm: str, array: Rows, graph: ConceptGraph) -> list[dict]:
     query = concept_pairs.sample_rows(np.flatnonzero(graph.eligible), MAX_QUERIES)
     near, _ = nearest.search_exact(array, array[query], K + 1, among=graph.eligible)
     near = [n[n != q][:K] for n, q in zip(near, query, strict=True)]
@@ -142,7 +144,7 @@ def decile_orders(vectors: np.ndarray) -> np.ndarray:
     return np.divide(b @ a, spread, out=np.zeros(len(b)), where=spread > 0)
 
 
-def decile_rows(arm: str, array: np.ndarray, graph: ConceptGraph) -> list[dict]:
+def decile_rows(arm: str, array: Rows, graph: ConceptGraph) -> list[dict]:
     of = np.flatnonzero(graph.decile >= 0)
     of = of[np.lexsort((graph.decile[of], graph.plain[of]))]
     measurement, count = np.unique(graph.plain[of], return_counts=True)

@@ -16,7 +16,9 @@ REPRESENTATION_SCRIPTS = {
 """What a patient model may read, and the stage that writes it; `none` has no vectors. Beside them any .npy of the user's."""
 
 
-def add_rep_argument(parser: argparse.ArgumentParser, *flags: str, none: bool = True, default: str | None = "medrep", nargs: str | None = None):
+def add_rep_argument(
+    parser: argparse.ArgumentParser, *flags: str, none: bool = True, default: str | list[str] | None = "medrep", nargs: str | None = None
+):
     """A flag that takes one of ARMS or the path of a user's own .npy, whose rows are those of concept_idx.csv."""
     known = [arm for arm in REPRESENTATION_SCRIPTS if none or arm != "none"]
 

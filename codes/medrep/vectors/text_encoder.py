@@ -37,21 +37,23 @@ def encode_texts(model, tokenizer, chunk: Sequence[str], pooling: str, max_lengt
     numbers, cut = tokenization.tokenize(tokenizer, chunk, max_length)
     out = np.empty((len(numbers), model.config.hidden_size), dtype=np.float32)
     for batch in tokenization.length_batches(np.array([len(n) for n in numbers]), batch_tokens):
-        tokens, real = (torch.from_numpy(a).to(model.device) for a in tokenization.pad_sequences([numbers[i] for i in batch], tokenizer.pad_token_id))
-        hidden = last_hidden_state(model, tokens, real)
+        tokens, attention_mask = (
+            torch.from_numpy(a).to(model.device) for a in tokenization.pad_sequences([numbers[i] for i in batch], tokenizer.pad_token_id)
+        )
+        hidden = last_hidden_state(model, tokens, attention_mask)
         if pooling == "cls":
             vectors = hidden[:, 0].float()
         else:
-            vectors = (hidden.float() * real[..., None]).sum(1) / real.sum(1, keepdim=True)
+            vectors = (hidden.float() * attention_mask[..., None]).sum(1) / attention_mask.sum(1, keepdim=True)
         out[batch] = vectors.cpu().numpy()
     return out, cut
 
 
-def last_hidden_state(model, tokens: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """(texts, tokens, width); `real` is 0 at padding."""
+def last_hidden_state(model, tokens: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """(texts, tokens, width); `attention_mask` is 0 at padding."""
     if has_fast_forward(model, tokens.shape[1]):
-        return deberta_forward(model, tokens, real)
-    return model(input_ids=tokens, attention_mask=real).last_hidden_state
+        return deberta_forward(model, tokens, attention_mask)
+    return model(input_ids=tokens, attention_mask=attention_mask).last_hidden_state
 
 
 # ---- DeBERTa -----------------------------------------------------------------------------------------------
@@ -100,11 +102,11 @@ def disentangled_attention(attention, x: torch.Tensor, table: torch.Tensor, padd
     return out.permute(1, 2, 0, 3).reshape(texts, tokens, width)
 
 
-def deberta_forward(model, tokens: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+def deberta_forward(model, tokens: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """(texts, tokens, width): the last layer of `model`, as its own forward pass gives it at the real tokens."""
     length = tokens.shape[1]
-    padding = None if bool(real.all()) else real == 0
-    x = model.embeddings(input_ids=tokens, mask=real)
+    padding = None if bool(attention_mask.all()) else attention_mask == 0
+    x = model.embeddings(input_ids=tokens, mask=attention_mask)
     span = model.encoder.max_relative_positions
     table = model.encoder.rel_embeddings.weight[span - length + 1 : span + length].flip(0)
     for layer in model.encoder.layer:

@@ -1,7 +1,7 @@
 """Concepts' texts, their definitions or names: read by the rows of the index, and laid out once each, chunk by chunk.
 
-    texts = texts.write_distinct_texts(local, texts.read_definitions(local), lacking)     # each different text once, with the rows that have it
-    for chunk in range(texts.chunks): texts.read(chunk)
+    text_file = texts.write_distinct_texts(local, texts.read_definitions(local), texts.missing_definitions_error)
+    for chunk in text_file: ...                     # lists of texts, each different one once; read_chunk gives the rows that have it
 
 The index may have millions of rows: no one holds the texts of more than a chunk.
 """
@@ -91,31 +91,33 @@ TEXTS_SCHEMA = pa.schema({"text": pa.string(), "rows": pa.list_(pa.int64())})
 
 @dataclass(frozen=True)
 class TextFile:
-    """Different texts, the shortest first, with the rows of the index that have each; a chunk is a row group of `file`."""
+    """Different texts, the shortest first, with the rows of the index that have each; a chunk is a row group of the parquet file."""
 
-    file: Path
-    rows: int = 0
-    """Of the index."""
-
-    @property
-    def chunks(self) -> int:
-        return pq.read_metadata(self.file).num_row_groups
+    path: Path
+    n_rows: int = 0
+    """Of the index; 0 where it was not told."""
 
     @property
-    def distinct(self) -> int:
-        return pq.read_metadata(self.file).num_rows
+    def n_chunks(self) -> int:
+        return pq.read_metadata(self.path).num_row_groups
 
-    def read(self, chunk: int) -> pa.Table:
-        """text and rows (a list) of up to CHUNK texts."""
-        with pq.ParquetFile(self.file) as file:
+    @property
+    def n_texts(self) -> int:
+        return pq.read_metadata(self.path).num_rows
+
+    def read_chunk(self, chunk: int) -> pa.Table:
+        """text and rows (a list) of up to CHUNK_ROWS texts."""
+        with pq.ParquetFile(self.path) as file:
             return file.read_row_group(chunk)
 
     def __iter__(self) -> Iterator[list[str]]:
-        return (self.read(chunk)["text"].to_pylist() for chunk in range(self.chunks))
+        return (self.read_chunk(chunk)["text"].to_pylist() for chunk in range(self.n_chunks))
 
 
-def write_distinct_texts(local: ibis.BaseBackend, table: ibis.Table, lacking: Callable[[list[int]], UserError], file: Path | None = None) -> TextFile:
-    """The texts of `table` (row, text), sorted on the disk; `lacking` says which rows have none.
+def write_distinct_texts(
+    local: ibis.BaseBackend, table: ibis.Table, missing_error: Callable[[list[int]], UserError], file: Path | None = None
+) -> TextFile:
+    """The texts of `table` (row, text), sorted on the disk; `missing_error` is raised with the rows that have none.
 
     Chunks depend on the texts alone: whoever makes them, in how many processes, with whatever left from before, makes the same.
     """
@@ -133,7 +135,7 @@ def write_distinct_texts(local: ibis.BaseBackend, table: ibis.Table, lacking: Ca
     with pq.ParquetWriter(file, TEXTS_SCHEMA) as writer:
         while chunk := list(islice(groups, CHUNK_ROWS)):
             if chunk[-1][0] is None:
-                raise lacking(chunk[-1][1])
+                raise missing_error(chunk[-1][1])
             writer.write_table(pa.table(list(zip(*chunk, strict=True)), schema=TEXTS_SCHEMA))
     by_length.unlink()
     return TextFile(file, rows)

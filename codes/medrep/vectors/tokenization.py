@@ -63,17 +63,17 @@ def is_held_out(text: str, share: float) -> bool:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) < share * 2**64
 
 
-def write_tokens(laid_out: TextFile, tokenizer, max_length: int, valid_share: float, folder: Path) -> dict:
+def write_tokens(text_file: TextFile, tokenizer, max_length: int, valid_share: float, folder: Path) -> dict:
     """Every different text's tokens end to end, where each ends, and whether it is held out, as flat files; gives the counts."""
-    counts = {"texts": laid_out.distinct, "held_out": 0, "cut": 0, "max_length": max_length}
+    counts = {"texts": text_file.n_texts, "held_out": 0, "cut": 0, "max_length": max_length}
     with (
-        progress_bar(what="texts tokenized", total=laid_out.distinct, unit="texts") as line,
+        progress_bar(what="texts tokenized", total=text_file.n_texts, unit="texts") as line,
         open(folder / "tokens.int32", "wb") as tokens,
         open(folder / "ends.int64", "wb") as ends,
         open(folder / "held_out.bool", "wb") as held_out,
     ):
         total = 0
-        for chunk in laid_out:
+        for chunk in text_file:
             numbers, cut = tokenize(tokenizer, chunk, max_length)
             held = np.array([is_held_out(text, valid_share) for text in chunk])
             np.concatenate(numbers).astype(np.int32).tofile(tokens)

@@ -38,7 +38,7 @@ def vocabulary_release() -> str | None:
 
 def check_relationship_ends(engine: ibis.BaseBackend):
     """Refuse CONCEPT_RELATIONSHIP with rows that lack an end or a name; say how many name a concept that CONCEPT has not."""
-    file, t = table_files.find_table_file("concepts", "concept_relationship"), athena.read_vocabulary_table(engine, "concept_relationship")
+    file, t = table_files.require_table_file("concepts", "concept_relationship"), athena.read_vocabulary_table(engine, "concept_relationship")
     ends = ("concept_id_1", "concept_id_2")
     needed = (*ends, "relationship_id")
     rows, *empty = t.aggregate(rows=t.count(), **{f"lost_{name}": t[name].isnull().sum() for name in needed}).to_pyarrow().to_pylist()[0].values()

@@ -45,7 +45,11 @@ class Vocabulary:
         """Only the tokens that train and valid persons have. A token of test persons alone was never learned."""
         special = len(SPECIAL_TOKENS)
         keep = [i for i in range(len(self)) if i < special or self.pretraining_counts[i] > 0]
-        return Vocabulary(*(tuple(values[i] for i in keep) for values in (self.tokens, self.counts, self.pretraining_counts)))
+        return Vocabulary(
+            tokens=tuple(self.tokens[i] for i in keep),
+            counts=tuple(self.counts[i] for i in keep),
+            pretraining_counts=tuple(self.pretraining_counts[i] for i in keep),
+        )
 
     def save(self, path: Path):
         storage.write_json(path, {"tokens": self.tokens, "counts": self.counts, "pretraining_counts": self.pretraining_counts})

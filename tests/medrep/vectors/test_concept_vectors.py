@@ -1,14 +1,10 @@
 """Vectors by concept id, and the fallback to ancestors against a plain search."""
 
-import argparse
-
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from medrep import contract, storage
-from medrep.vectors import concept_index, concept_vectors, markers, representations
-from medrep.vocabulary import holdout
+from medrep.vectors import concept_index, concept_vectors, markers
 
 
 def write(ids, width=4, rep="medrep", rows=None):
@@ -111,48 +107,6 @@ def test_vectors_written_for_another_index_are_refused(root):
     concept_index.write_concept_index(["2", "3"])
     with pytest.raises(SystemExit, match="medrep.npy was written for another concept_idx.csv than the one that lies there: run"):
         concept_vectors.gather_vectors(["2"], "medrep")
-
-
-def test_plain_and_decile_agree_with_plain_python():
-    ids = ["3", "3_0", "3_9", "2000000001", "0", "44_5"]
-    plain, decile = concept_index.split_deciles(pa.array(ids))
-    slow = [(int(i.split("_")[0]), int(i.split("_")[1]) if "_" in i else -1) for i in ids]
-    assert list(zip(plain.tolist(), decile.tolist(), strict=True)) == slow
-    assert concept_index.split_deciles(pa.array([], pa.string()))[0].shape == (0,)
-
-
-def test_held_out_agrees_with_python_integers_and_does_not_know_directions():
-    def mix(x):
-        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
-        return x ^ (x >> 31)
-
-    def slow(a, b):
-        low, high = sorted((a, b))
-        return a != b and (mix((mix((low + 0x9E3779B97F4A7C15) % 2**64) + high) % 2**64) >> 11) / 2**53 < 0.05
-
-    a, b = np.random.default_rng(0).integers(0, 2**31, (2, 5000))
-    b[:50] = a[:50]
-    found = holdout.held_out_mask(a, b)
-    assert found.tolist() == [slow(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
-    assert np.array_equal(found, holdout.held_out_mask(b, a)) and 0.04 < found.mean() < 0.06
-    assert (found <= holdout.held_out_mask(a, b, share=0.2)).all()
-
-
-def test_arms_are_accepted_by_name_or_path_and_others_are_named(capsys, tmp_path):
-    parser = argparse.ArgumentParser()
-    representations.add_rep_argument(parser, "--rep-type")
-    for arm in ("none", "random", "name", "description", "medrep", "medtok"):
-        assert parser.parse_args(["--rep-type", arm]).rep_type == arm
-    path = parser.parse_args(["--rep-type", "some/mine.npy"]).rep_type
-    assert path.endswith("/some/mine.npy") and contract.rep_name(path) == "mine" and str(contract.concept_array_file(path)) == path
-    for wrong, words in (
-        ("word2vec", "choose from none, random, name, description, medrep, medtok, or give the path"),
-        ("some/medrep.npy", "would be taken for the arm medrep"),
-    ):
-        with pytest.raises(SystemExit):
-            parser.parse_args(["--rep-type", wrong])
-        assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
 """Texts in chunks, tokens, batches."""
 
 import ibis
-import numpy as np
 import pytest
 
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
-from medrep.vectors import texts, tokenization
+from medrep.vectors import texts
 
 
 @pytest.fixture
@@ -22,10 +21,10 @@ def lay_out(rows):
 def test_each_text_lies_once_in_order_of_length_with_its_rows(small_chunks):
     words = ["b", "aaa", "a", "cc", "é", "bb", "aaa", "b", "dddd", "cc", "b", "Zz"]
     found = lay_out(list(enumerate(words)))
-    chunks = [found.read(i) for i in range(found.chunks)]
+    chunks = [found.read_chunk(i) for i in range(found.n_chunks)]
     assert [chunk["text"].to_pylist() for chunk in chunks] == [["a", "b", "é", "Zz"], ["bb", "cc", "aaa", "dddd"]] == list(found)
     assert [chunk["rows"].to_pylist() for chunk in chunks] == [[[2], [0, 7, 10], [4], [11]], [[5], [3, 9], [1, 6], [8]]]
-    assert (found.rows, found.distinct) == (12, 8)
+    assert (found.n_rows, found.n_texts) == (12, 8)
 
 
 def test_the_order_of_the_rows_changes_no_chunk(root, monkeypatch):
@@ -34,23 +33,9 @@ def test_the_order_of_the_rows_changes_no_chunk(root, monkeypatch):
     rows = list(enumerate(words))
     first, again = lay_out(rows), lay_out(rows[::-1])
     assert [text for chunk in first for text in chunk] == sorted(set(words), key=lambda word: (len(word), word))
-    assert all(first.read(chunk).equals(again.read(chunk)) for chunk in range(first.chunks)) and first.chunks == again.chunks > 10
+    assert all(first.read_chunk(chunk).equals(again.read_chunk(chunk)) for chunk in range(first.n_chunks)) and first.n_chunks == again.n_chunks > 10
 
 
 def test_rows_without_a_text_are_named(small_chunks):
     with pytest.raises(UserError, match=r"lost \[1, 3\]"):
         lay_out([(0, "a"), (1, None), (2, "b"), (3, None)])
-
-
-def test_a_text_is_held_out_by_its_own_hash():
-    held = [tokenization.is_held_out(f"text {i}", 0.1) for i in range(5000)]
-    assert np.mean(held) == pytest.approx(0.1, abs=0.02) and not any(tokenization.is_held_out(f"text {i}", 0.0) for i in range(100))
-    assert all(tokenization.is_held_out(f"text {i}", 0.2) for i in range(5000) if held[i])
-
-
-def test_batches_hold_each_text_once_under_the_budget():
-    lengths = np.random.default_rng(0).integers(1, 50, 200)
-    lengths[3] = 300  # longer than the budget: alone
-    batches = tokenization.length_batches(lengths, 128)
-    assert sorted(np.concatenate(batches)) == list(range(200))
-    assert all(len(b) * lengths[b].max() <= 128 or len(b) == 1 for b in batches)
