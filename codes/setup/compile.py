@@ -101,7 +101,7 @@ def read_setup(folder, command, call=None):
     os.chdir(folder)
     package = run_setup("setup.py", [command], stop_after="commandline")
     # with ninja each extension would be compiled by itself, and again for the wheel
-    package.cmdclass["build_ext"] = Build.with_options(no_python_abi_suffix=True, use_ninja=False)
+    package.cmdclass["build_ext"] = Build.with_options(no_python_abi_suffix=True, use_ninja=False)  # type: ignore[assignment] torch types it as any class
     return package
 
 
@@ -125,9 +125,14 @@ def split(command):
     return command[:first], command[first:]
 
 
+def compiles(command):
+    """Whether the command compiles a file; the others link."""
+    return "-c" in command
+
+
 def source_of(command):
-    """The source file of a command that compiles, None for one that links."""
-    return Path(command[command.index("-c") + 1]) if "-c" in command else None
+    """The source file of a command that compiles."""
+    return Path(command[command.index("-c") + 1])
 
 
 def output_of(command):
@@ -141,17 +146,18 @@ def is_gcc(compiler):
 
 def free_memory():
     try:
-        return int(re.search(r"MemAvailable: +(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024
+        found = re.search(r"MemAvailable: +(\d+)", Path("/proc/meminfo").read_text())
     except OSError:  # not Linux
-        return float("inf")
+        found = None
+    return int(found[1]) * 1024 if found else float("inf")
 
 
 def count_jobs():
     """MAX_JOBS, as torch's own builds name it, or as many compilers as there are cores and memory for."""
     if given := os.environ.get("MAX_JOBS"):
         return max(1, int(given))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(cores, int(free_memory() / MEMORY)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(cores, free_memory() / MEMORY)))
 
 
 class Work:
@@ -238,7 +244,7 @@ def main():
     folders = [unpack(sdist, build) for sdist in missing]
     with words_to(log):
         commands = [(folder, command) for folder in folders for command in ask_for_commands(folder)]
-    compiling = [(folder, command) for folder, command in commands if source_of(command)]
+    compiling = [(folder, command) for folder, command in commands if compiles(command)]
     compiling.sort(key=lambda one: -(one[0] / source_of(one[1])).stat().st_size)  # the long ones first, so that none is left alone at the end
     work, jobs = Work(build, log, len(compiling)), count_jobs()
     print(f"{len(compiling)} files, {jobs} at a time", flush=True)

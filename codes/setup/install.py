@@ -174,7 +174,7 @@ def compile_graph(build, wheels):
     first = len(lines_of(GRAPH_LOG))
     process = start(command, GRAPH_LOG, stdout=subprocess.PIPE, text=True)
     line = ""
-    for line in process.stdout:
+    for line in process.stdout or ():
         say(f"{GRAPH}: {line.strip()}")
     if code := wait(process):
         raise Failed(line.strip()) if code == COMPILE_SAYS_WHY else why(GRAPH, GRAPH_LOG, first)
@@ -189,7 +189,7 @@ def compiled(wheels):
 
 def install_graph(wheels):
     # also where the same version is installed: that may be compiled against another torch
-    pip(GRAPH, "install", "--no-deps", "--no-index", "--force-reinstall", *compiled(wheels), packages=2)
+    pip(GRAPH, "install", "--no-deps", "--no-index", "--force-reinstall", *(compiled(wheels) or ()), packages=2)
     # they load only beside the torch that they were compiled against
     tried = subprocess.run([sys.executable, "-c", "import torch_scatter, torch_sparse"], capture_output=True, text=True, check=False)
     if tried.returncode:

@@ -91,7 +91,7 @@ def entries(answer):
     """name -> (its requirement with the hashes, the names that ask for it)."""
     found = {}
     for block in re.split(r"\n(?=\S)", answer.strip()):
-        name = re.match(r"[\w.-]+", block)[0]
+        name = re.split(r"[^\w.-]", block)[0]
         via = re.findall(r"^ +#(?: via)? +([\w.-]+)$", block, re.M)
         found.setdefault(name, []).append(("\n".join(line for line in block.splitlines() if not line.lstrip().startswith("#")), via))
     return {name: ("\n".join(text for text, _ in parts), {one for _, via in parts for one in via}) for name, parts in found.items()}
