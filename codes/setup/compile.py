@@ -258,7 +258,7 @@ def main():
             pool.shutdown(cancel_futures=True)
             stop(str(failure))
     for folder, command in commands:
-        if not source_of(command):
+        if not compiles(command):
             worked, text = work.run(folder, command, output_of(command))
             if not worked:
                 stop(f"{folder.name} cannot be linked: {work.why(text)}")
