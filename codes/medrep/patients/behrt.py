@@ -178,13 +178,17 @@ class BehrtPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, *args, key_mapping: dict[str, str] | None = None, **settings) -> Self:
         """A saved model, also one from before RENAMED_BUFFERS, which is saved again with the names that it came with.
 
-        transformers makes every parameter that it loads one that is learned: the frozen concept table is frozen again.
+        transformers makes every parameter that it loads one that is learned: the frozen concept table is frozen again. It also
+        leaves the weights in the file, mapped, where they begin at any fourth byte, and the last digits of a product depend on
+        that: they are copied, so that the length of the file's header, names and all, changes no prediction.
         """
         found = super().from_pretrained(*args, key_mapping=RENAMED_BUFFERS if key_mapping is None else key_mapping, **settings)
         model = found[0] if isinstance(found, tuple) else found
         for module in model.modules():
             if isinstance(module, PatientEmbeddings):
                 module.concepts.weight.requires_grad = not model.config.frozen_concepts
+        for weights in (*model.parameters(), *model.buffers()):
+            weights.data = weights.data.clone()
         return found
 
     def _init_weights(self, module):
