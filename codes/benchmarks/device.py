@@ -87,13 +87,13 @@ class Setup:
         print(json.dumps(line | {"at": round(time.perf_counter() - self.started, 1)}), flush=True)
 
     @contextmanager
-    def report_errors(self, **what):
+    def report_errors(self, **facts):
         """Whatever goes wrong with one figure is a line, too: the others may still be had, and a borrowed machine does not come back."""
         try:
             yield
         except Exception as problem:
             self.failed = True
-            self.report(**what, error=f"{type(problem).__name__}: {problem}"[:600])
+            self.report(**facts, error=f"{type(problem).__name__}: {problem}"[:600])
         self.clear()
 
     def clear(self):
@@ -162,7 +162,7 @@ def machine(setup: Setup):
         "accelerate": accelerate.__version__,
         "threads": torch.get_num_threads(),
     }
-    with setup.report_errors(what="varlen_attn"):
+    with setup.report_errors(figure="varlen_attn"):
         import inspect
 
         from torch.nn.attention import varlen
@@ -171,15 +171,15 @@ def machine(setup: Setup):
     if setup.on_gpu:
         card = torch.cuda.get_device_properties(setup.torch_device)
         known |= {"device": card.name, "capability": f"{card.major}.{card.minor}", "gib": card.total_memory / 2**30, "cuda": torch.version.cuda}
-    setup.report(what="versions", **known)
+    setup.report(figure="versions", **known)
     size = 256 if setup.tiny else 8192
-    with setup.report_errors(what="ceilings"):
+    with setup.report_errors(figure="ceilings"):
         a, b = (torch.randn(size, size, device=setup.torch_device, dtype=torch.bfloat16) for _ in range(2))
         product = warm_seconds_of(setup, lambda: a @ b)
         source = torch.randn(2**20 if setup.tiny else 2**30, device=setup.torch_device)
         target = torch.empty_like(source)
         copy = warm_seconds_of(setup, lambda: target.copy_(source))
-        setup.report(what="ceilings", bf16_tflops=2 * size**3 / product / 1e12, copy_tb_per_second=2 * source.nbytes / copy / 1e12)
+        setup.report(figure="ceilings", bf16_tflops=2 * size**3 / product / 1e12, copy_tb_per_second=2 * source.nbytes / copy / 1e12)
 
 
 def seconds_of(setup: Setup, call) -> float:
@@ -214,15 +214,15 @@ def correctness(setup: Setup):
     for size in (8, 16) if setup.tiny else (64, 128):  # BEHRT's heads, and Med-BERT's
         for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
             for cls_alone in (False, True):
-                what = {"what": "attention", "head": size, "precision": precision, "queries": "[CLS]" if cls_alone else "all"}
-                with setup.report_errors(**what):
-                    setup.report(**what, **check_attention(setup, lengths, size, dtype, cls_alone))
+                facts = {"figure": "attention", "head": size, "precision": precision, "queries": "[CLS]" if cls_alone else "all"}
+                with setup.report_errors(**facts):
+                    setup.report(**facts, **check_attention(setup, lengths, size, dtype, cls_alone))
     for name in FAMILY:
         for kind in ("pretraining", "prediction"):
-            with setup.report_errors(what="model", model=name, kind=kind):
+            with setup.report_errors(figure="model", model=name, kind=kind):
                 check_model(setup, name, kind, lengths)
-    with setup.report_errors(what="kernels"):
-        setup.report(what="kernels", **find_kernels(setup, lengths))
+    with setup.report_errors(figure="kernels"):
+        setup.report(figure="kernels", **find_kernels(setup, lengths))
 
 
 def check_attention(setup: Setup, lengths, size: int, dtype, cls_alone: bool) -> dict:
@@ -271,8 +271,8 @@ def check_model(setup: Setup, name: str, kind: str, lengths):
     true, gradients = run(torch.device("cpu"), torch.float32)
     split = mock.patch.object(behrt, "has_packed_kernel", lambda query: False)
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("bf16 split", torch.bfloat16)):
-        what = {"what": "model", "model": name, "kind": kind, "precision": precision}
-        with setup.report_errors(**what):
+        facts = {"figure": "model", "model": name, "kind": kind, "precision": precision}
+        with setup.report_errors(**facts):
             with split if precision == "bf16 split" else mock.patch.object(behrt, "has_packed_kernel", behrt.has_packed_kernel):
                 found, own = run(setup.torch_device, dtype)
             off = distance(found, true)
@@ -283,7 +283,7 @@ def check_model(setup: Setup, name: str, kind: str, lengths):
             worst = max(each, key=lambda n: each[n] if each[n] == each[n] else float("inf"))
             limit = ALLOWED[precision.split()[0]]
             setup.report(
-                **what,
+                **facts,
                 out=off,
                 largest_difference=float((found.double() - true.double()).abs().max()),
                 gradient=whole / total,
@@ -359,11 +359,11 @@ def pretraining(setup: Setup):
 
     for sequences in setup.batch_sizes:
         time_pretraining(setup, sequences)
-    with setup.report_errors(what="packed, one sequence"):  # memory grows with tokens, not with their square
+    with setup.report_errors(figure="packed, one sequence"):  # memory grows with tokens, not with their square
         n = 128 if setup.tiny else 16_384
         whole = to_device(bench.make_batch(np.array([n]), np.random.default_rng(0)), setup.torch_device)
         way = pretraining_variant(setup, [whole], bench.packed_loss, torch.bfloat16)
-        setup.report(what="packed, one sequence", tokens=n, **time_steps(setup, way, at_least=3, seconds=0.0))
+        setup.report(figure="packed, one sequence", tokens=n, **time_steps(setup, way, at_least=3, seconds=0.0))
 
 
 def time_pretraining(setup: Setup, sequences: int):
@@ -374,9 +374,9 @@ def time_pretraining(setup: Setup, sequences: int):
     sizes, (whole, lengths) = setup.sizes(), draw_batch(setup, sequences)
     at_once = 2 if setup.tiny else 16
     pieces = [bench.slice_batch(*whole, first=i, last=min(i + at_once, sequences)) for i in range(0, sequences, at_once)]
-    with setup.report_errors(what="same loss", sequences=sequences):
+    with setup.report_errors(figure="same loss", sequences=sequences):
         bench.check_same_loss(sizes, setup.torch_device, bench.slice_batch(*whole, first=0, last=2), setup.max_length)
-        setup.report(what="same loss", sequences=sequences, same=True)
+        setup.report(figure="same loss", sequences=sequences, same=True)
 
     def packed(dtype, change=lambda layer: None):
         return pretraining_variant(setup, [whole], bench.packed_loss, dtype, change)
@@ -435,12 +435,12 @@ def time_variants(setup: Setup, facts: dict, count: int, needed: float, makers: 
     """Time each way, one in memory at a time, and tell it beside the first one. `needed`: operations on real tokens in a step."""
     first, peak = None, setup.peak_flops()
     for name, make in makers.items():
-        with setup.report_errors(what=name, **facts):
+        with setup.report_errors(figure=name, **facts):
             found = time_steps(setup, make())
             seconds = found["seconds"]
             first = first or seconds
             shares = {rate: count / seconds, "times_the_first": seconds / first, "tflops": needed / seconds / 1e12}
-            setup.report(what=name, **facts, **shares, share_of_peak=peak and needed / seconds / peak, **found)
+            setup.report(figure=name, **facts, **shares, share_of_peak=peak and needed / seconds / peak, **found)
 
 
 def finetuning(setup: Setup):
@@ -482,9 +482,9 @@ def time_finetuning(setup: Setup, sequences: int):
         return bench.PredictionVariant("", lambda part: logits(model, part), model, parts, dtype, device)
 
     facts = {"sequences": sequences, "tokens": int(lengths.sum())}
-    with setup.report_errors(what="same logits", **facts):
+    with setup.report_errors(figure="same logits", **facts):
         off = distance(prediction(packed, whole, torch.float32).step(), prediction(padded, pieces, torch.float32).step())
-        setup.report(what="same logits", **facts, off=off, right=off < ALLOWED["fp32"])
+        setup.report(figure="same logits", **facts, off=off, right=off < ALLOWED["fp32"])
     makers = {"packed": lambda: training(packed, whole), "padded": lambda: training(padded, pieces)}
     time_variants(setup, {"kind": "finetuning", **facts}, sequences, 3 * bench.count_flops(sizes, lengths), makers, "examples_per_second")
     makers = {
@@ -510,14 +510,14 @@ def compiled(setup: Setup):
     facts = {"sequences": sequences, "tokens": int(lengths.sum())}
     makers = {"packed": lambda: packed(lambda layer: None), "packed, compiled": packed}
     time_variants(setup, facts, facts["tokens"], bench.count_flops(setup.sizes(), lengths), makers)
-    with setup.report_errors(what="another batch"):  # no two batches of an epoch have as many tokens
+    with setup.report_errors(figure="another batch"):  # no two batches of an epoch have as many tokens
         way = packed()
         way.step()
         other, others = draw_batch(setup, sequences // 2)
         way.parts, way.num_targets = [other], len(other[2])
         way.step()
         way.step()
-        setup.report(what="another batch", tokens=int(others.sum()), first_seconds=way.seconds[1], then_seconds=way.seconds[2])
+        setup.report(figure="another batch", tokens=int(others.sum()), first_seconds=way.seconds[1], then_seconds=way.seconds[2])
 
 
 # ---- representations ---------------------------------------------------------------------------------------
@@ -534,7 +534,7 @@ def texts(setup: Setup):
     lengths = bench.draw_lengths(16 if setup.tiny else 20_000, 33, 0.54, 512, random)  # as many as a chunk has
     many, tokenizer = bench.draw_texts(lengths, random), bench.make_tokenizer()
     tokenizing = seconds_of(setup, lambda: tokenization.tokenize(tokenizer, many, 512))
-    setup.report(what="tokenizing", texts=len(many), tokens=int(lengths.sum()), longest=int(lengths.max()), seconds=tokenizing)
+    setup.report(figure="tokenizing", texts=len(many), tokens=int(lengths.sum()), longest=int(lengths.max()), seconds=tokenizing)
 
     def minilm():  # sentence-transformers/all-MiniLM-L6-v2
         torch.manual_seed(0)
@@ -542,7 +542,7 @@ def texts(setup: Setup):
         return transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=bench.VOCABULARY_SIZE, **shape)).eval()
 
     for name, make in ({"minilm": minilm} | ({} if setup.tiny else {"deberta-base": bench.make_model})).items():  # that one has one size
-        with setup.report_errors(what=name):
+        with setup.report_errors(figure=name):
             time_encoder(setup, name, make(), tokenizer, many, int(lengths.max()))
 
 
@@ -564,18 +564,18 @@ def time_encoder(setup: Setup, name: str, model, tokenizer, many: list[str], lon
     true = encode(few, text_encoder.CPU_BATCH_TOKENS)
     model.to(setup.torch_device)
     for precision, dtype, some in (("fp32", torch.float32, many[: len(many) // 4]), ("bf16", torch.bfloat16, many)):
-        with setup.report_errors(what=name, precision=precision):
+        with setup.report_errors(figure=name, precision=precision):
             model.to(dtype)
             found = encode(few)
             cosine = float(((found * true).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(true, axis=1)).min())
             first, then = encoding_seconds(setup, lambda some=some: encode(some))
             figures = {"texts_per_second": len(some) / then, "seconds": then, "first_seconds": first, "peak_gib": setup.peak_gib()}
-            setup.report(what=name, precision=precision, texts=len(some), **figures, worst_cosine=cosine, right=cosine > 0.999)
-    with setup.report_errors(what=f"{name}, the common way"):
+            setup.report(figure=name, precision=precision, texts=len(some), **figures, worst_cosine=cosine, right=cosine > 0.999)
+    with setup.report_errors(figure=f"{name}, the common way"):
         some = many[: 8 if setup.tiny else 512]
         batches = [some[i : i + bench.BATCH_SIZE] for i in range(0, len(some), bench.BATCH_SIZE)]
         _, then = encoding_seconds(setup, lambda: [bench.encode_baseline(model, tokenizer, batch, longest) for batch in batches])
-        setup.report(what=f"{name}, the common way", precision="bf16", texts=len(some), padded_to=longest, texts_per_second=len(some) / then)
+        setup.report(figure=f"{name}, the common way", precision="bf16", texts=len(some), padded_to=longest, texts_per_second=len(some) / then)
 
 
 def encoding_seconds(setup: Setup, encode) -> list[float]:
@@ -687,11 +687,11 @@ def main(argv=None):
             run.report(error=f"ended after {time.monotonic() - start:.0f} s")
         elif status not in (0, FAILED_STATUS):
             run.report(error=f"ended with exit status {status}; its last words are above")
-        run.report(what="whole part", seconds=time.monotonic() - start)
+        run.report(figure="whole part", seconds=time.monotonic() - start)
         failed += [name] if status else []
         failed += [name] if status is None else []
     run.part = "all"
-    run.report(what="done", failed=failed)
+    run.report(figure="done", failed=failed)
     sys.exit(1 if failed else 0)
 
 

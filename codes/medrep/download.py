@@ -90,7 +90,7 @@ def save_response(answer, file: Path, name: str):
             f"{display_path(file.parent)} has no room for the {total - have:,} bytes that {name} still needs: "
             "free some, or point MEDREP_ROOT at another disk"
         )
-    with open(file, "ab") as opened, progress_bar(what=name, total=total, unit="B") as progress:
+    with open(file, "ab") as opened, progress_bar(description=name, total=total, unit="B") as progress:
         progress.update(have)
         while piece := answer.read(CHUNK_BYTES):
             opened.write(piece)

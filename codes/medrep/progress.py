@@ -39,12 +39,12 @@ def format_figures(figures: dict) -> str:
     return ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items() if value != "")
 
 
-def progress_bar(items: Iterable | None = None, what: str = "", total: int | None = None, unit: str = "it") -> tqdm:
+def progress_bar(items: Iterable | None = None, description: str = "", total: int | None = None, unit: str = "it") -> tqdm:
     """One line with rate and time left. Where no one watches a terminal it moves every ten seconds only."""
     watched = sys.stderr.isatty()
     return tqdm(
         items,
-        desc=what,
+        desc=description,
         total=total,
         unit=f" {unit}",
         unit_scale=True,

@@ -85,7 +85,7 @@ def count_presence(hospital: str, subject_id: np.ndarray, times: np.ndarray, exa
         )
     slices = trajectories.slices_before(rows, times, max_length)
     presence = np.zeros((tokens, examples.shape[1]))
-    with progress_bar(what=f"{hospital} audit", total=len(slices), unit="points") as progress:
+    with progress_bar(description=f"{hospital} audit", total=len(slices), unit="points") as progress:
         for at in range(0, len(slices), POINTS_PER_CHUNK):
             starts, stops = slices[at : at + POINTS_PER_CHUNK, 1], slices[at : at + POINTS_PER_CHUNK, 2]
             ends = np.cumsum(stops - starts)

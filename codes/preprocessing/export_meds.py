@@ -125,7 +125,7 @@ def write_data(folder: Path, rows: ibis.Table, total: int):
     meds_splits = {ours: name for name, ours in meds.SPLITS.items()}
     writer, split, shard, written, last = None, None, 0, 0, None
     try:
-        with progress_bar(what="meds", total=total, unit="rows") as progress:
+        with progress_bar(description="meds", total=total, unit="rows") as progress:
             for batch in rows.to_pyarrow_batches(chunk_size=BATCH_ROWS):
                 table = pa.Table.from_batches([batch])
                 subject, splits = table["subject_id"].to_numpy(), np.array(table["split"].to_pylist(), dtype=object)

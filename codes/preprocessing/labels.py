@@ -27,13 +27,14 @@ onset admitted ----- 24 h ----- prediction_time =============== discharged
 """
 
 import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import ibis
 
 from medrep import config, contract, storage
 from medrep.cdm import engine, outcomes, rules, table_files
 from medrep.cdm.labels import diseases, meds_labels, prediction_points, stays
+from medrep.cdm.labels.prediction_points import LabelInputs
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
@@ -42,39 +43,23 @@ from medrep.stamps import Stamp
 from medrep.tables import LABELS, PERSONS, RECORDS, VISITS, labels_table
 
 NOT_ADMISSION_REASONS = ["not overnight", "age", "not a hospital stay by its concept or source"]
-EXCLUSIONS = stays.EXCLUSIONS | diseases.EXCLUSIONS | meds_labels.EXCLUSIONS
-LABEL_SETTINGS = (
-    "billing",
-    "admission_visit_concepts",
-    "admissions",
-    "prediction_at",
-    "prediction_hours",
-    "long_stay_days",
-    "readmission_days",
-    "transfer_hours",
-    "died_before",
-    "onset_at",
-    "recorded_before",
-    "split_seed",
-    "min_age",
-    "max_age",
-)
-"""The cohort's settings that labels depend on."""
+EXCLUSIONS = {name: outcome.exclusions for name, outcome in stays.STAY_OUTCOMES.items()} | diseases.EXCLUSIONS | meds_labels.EXCLUSIONS
+UNITS = {name: outcome.unit for name, outcome in stays.STAY_OUTCOMES.items()} | {"meds": "rows"}
+OTHER_SETTINGS = {
+    "home",
+    "split_shares",
+    "min_events",
+    "max_rejects",
+    "first_measurement",
+    "decile_persons",
+    "decile_edges",
+    "min_values",
+    "without_deciles",
+}
+"""The cohort's settings that labels do not depend on: of any other, also of one to come, a new value makes the labels anew."""
 
 
-@dataclass
-class LabelInputs:
-    """What the labels of every outcome are made from, read once."""
-
-    visits: ibis.Table
-    records: ibis.Table
-    admissions: ibis.Table
-    """The visits of persons with records that are admissions, with the person's death_time."""
-    flow: dict
-    """How many visits there are, of persons with records, and admissions; and why the other visits are no admissions."""
-
-
-def read_inputs(con: ibis.BaseBackend, hospital: str, cohort: CohortConfig) -> LabelInputs:
+def read_inputs(con: ibis.BaseBackend, hospital: str, cohort: CohortConfig, follow_up_ends: str) -> LabelInputs:
     persons, visits, records = (table.read(con, hospital=hospital) for table in (PERSONS, VISITS, RECORDS))
     with_records = engine.materialize(con, visits.semi_join(records.select("person_id").distinct(), "person_id"))
     admissions = with_records.filter(with_records.is_admission).join(persons.select("person_id", "death_time"), "person_id")
@@ -83,7 +68,7 @@ def read_inputs(con: ibis.BaseBackend, hospital: str, cohort: CohortConfig) -> L
     flow: dict = {name: int(table.count().execute()) for name, table in tables.items()}
     counts = rules.count_reasons(not_admission_reason(with_records, persons, cohort))
     flow["no admissions"] = {reason: counts[reason] for reason in NOT_ADMISSION_REASONS if reason in counts}
-    return LabelInputs(visits, records, admissions, flow)
+    return LabelInputs(visits, records, admissions, flow, follow_up_ends)
 
 
 def not_admission_reason(visits: ibis.Table, persons: ibis.Table, cohort: CohortConfig) -> ibis.Table:
@@ -96,29 +81,22 @@ def not_admission_reason(visits: ibis.Table, persons: ibis.Table, cohort: Cohort
 
 
 def label_outcome(
-    con: ibis.BaseBackend,
-    hospital: str,
-    outcome: outcomes.Outcome,
-    concepts_by_label: dict[str, set[int]],
-    inputs: LabelInputs,
-    cohort: CohortConfig,
-    follow_up_ends: str,
+    con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome, concepts_by_label: dict[str, set[int]], inputs: LabelInputs, cohort: CohortConfig
 ) -> tuple[ibis.Table, list[str], dict]:
     """The labelled and left out prediction points with their reasons, the label columns, and the flow so far."""
     records, admissions = inputs.records, inputs.admissions
     if outcome.kind == "meds":
-        assert outcome.source is not None, "only outcomes of stays have no file"
+        assert outcome.source is not None
         with table_files.csv_errors_in_words():
             labels = meds_labels.read_meds_labels(con, outcome.source)
         return engine.materialize(con, meds_labels.filter_meds_labels(labels, records)), ["boolean_value"], {}
     columns = ["boolean_value"]
     flow = dict(inputs.flow)
-    if outcome.kind == "RA":
-        last_time = stays.find_last_time(records, inputs.visits) if follow_up_ends == "last_record" else None
-        flow["followed until"] = last_time and last_time.isoformat(sep=" ")
-        points = stays.label_ra(admissions, cohort, last_time)
-    elif outcome.kind in ("MT", "LLOS"):
-        points = (stays.label_mt if outcome.kind == "MT" else stays.label_llos)(admissions, cohort)
+    if outcome.kind in stays.STAY_OUTCOMES:
+        stay_outcome = stays.STAY_OUTCOMES[outcome.kind]
+        points = stay_outcome.label(inputs, cohort)
+        if stay_outcome.looks_past_stay:
+            flow["followed until"] = inputs.last_time and inputs.last_time.isoformat(sep=" ")
     else:
         pairs = [(concept, name) for name, concepts in concepts_by_label.items() for concept in sorted(concepts)]
         concepts = ibis.memtable([{"concept_id": c, "phenotype": n} for c, n in pairs], schema={"concept_id": "int64", "phenotype": "string"})
@@ -137,7 +115,7 @@ def label_outcome(
 
 def write_labels(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome, points: ibis.Table, columns: list[str], flow: dict) -> dict:
     """Write the labels and what became of every visit; gives the figures."""
-    unit = {"RA": "stays", "meds": "rows"}.get(outcome.kind, "admissions")
+    unit = UNITS.get(outcome.kind, "admissions")
     if flow:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in flow["no admissions"].items())
         counts = "; ".join(f"{flow[name]:,} {name}" for name in ("visits", "visits of persons with records", "admissions"))
@@ -159,7 +137,7 @@ def write_labels(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome
     labelled = {name: sums[f"n{i}"] for i, name in enumerate(columns)}
     positive = {name: int(sums[f"sum{i}"] or 0) for i, name in enumerate(columns)}
     eligible = counts["read"] - sum(
-        counts.get(reason, 0) for reason in (*prediction_points.NOT_STILL_IN_REASONS, "died in hospital", "unreadable", "no record of the person")
+        counts.get(reason, 0) for reason in (*prediction_points.INELIGIBLE_REASONS, "unreadable", "no record of the person")
     )
     single = columns == ["boolean_value"]
     flow |= {
@@ -202,7 +180,7 @@ def main(argv=None):
     if hospital.follow_up_ends not in ("last_record", "unknown"):
         raise UserError(f"hospital.follow_up_ends is {hospital.follow_up_ends!r}: give last_record or unknown")
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)]
-    settings = {"follow_up_ends": hospital.follow_up_ends, **{key: value for key, value in asdict(cohort).items() if key in LABEL_SETTINGS}}
+    settings = {"follow_up_ends": hospital.follow_up_ends, **{key: value for key, value in asdict(cohort).items() if key not in OTHER_SETTINGS}}
 
     con, label_inputs = engine.connect(args.engine, args.memory, args.threads), None
     terminology = outcomes.Terminology(engine.file_reader(con))
@@ -222,8 +200,8 @@ def main(argv=None):
                 storage.remove_path(path)
             continue
         with timed_stage("labels") as figures:
-            label_inputs = label_inputs or read_inputs(con, name, cohort)
-            points, columns, flow = label_outcome(con, name, outcome, concepts_by_label, label_inputs, cohort, hospital.follow_up_ends)
+            label_inputs = label_inputs or read_inputs(con, name, cohort, hospital.follow_up_ends)
+            points, columns, flow = label_outcome(con, name, outcome, concepts_by_label, label_inputs, cohort)
             figures.update(outcome=outcome.name, **write_labels(con, name, outcome, points, columns, flow))
         stamp.record()
 

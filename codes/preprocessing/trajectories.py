@@ -175,7 +175,7 @@ def write_events(folder: Path, read: Callable[[int, int], pyarrow.Table], people
     stretches = cut_into_parts(people["stop"], PART_EVENTS)
     ids = people["person_id"]
     # the engine reads the next stretch while NumPy ranks this one
-    with ThreadPoolExecutor(max_workers=1) as ahead, progress_bar(what="trajectories", total=total, unit="events") as progress:
+    with ThreadPoolExecutor(max_workers=1) as ahead, progress_bar(description="trajectories", total=total, unit="events") as progress:
         coming = deque(ahead.submit(read, int(ids[first]), int(ids[last - 1])) for first, last in stretches[:1])
         for place, (first, last) in enumerate(stretches):
             rows = columns_of(coming.popleft().result())

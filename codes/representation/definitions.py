@@ -58,7 +58,7 @@ MAX_FAILURES_SHOWN = 20  # failed concepts that are named in the output; the fil
 
 def compose(con: ibis.BaseBackend, index: PartitionedIndex, write_part: Callable[[int], Callable[[int, int], dict]]) -> int:
     """Write DEFINITIONS part by part; `write_part` gives the function that defines (concept, decile) of a part."""
-    with DEFINITIONS.write_in_parts(con) as add, progress_bar(what="definitions", total=len(index.ids), unit="texts") as progress:
+    with DEFINITIONS.write_in_parts(con) as add, progress_bar(description="definitions", total=len(index.ids), unit="texts") as progress:
         for part in index.parts:
             ids, plain, decile = index.part_rows(part)
             write = write_part(part)

@@ -73,7 +73,7 @@ def encode_share(plan: Plan, rank: int = 0, world: int = 1):
     text_file, array = texts.TextFile(Path(plan.texts)), Path(plan.array)
     mine, threads = plan.left[rank::world], torch.get_num_threads()
     torch.set_num_threads(plan.threads)
-    with progress_bar(what="texts encoded", total=len(mine) * texts.CHUNK_ROWS, unit="texts") as line:
+    with progress_bar(description="texts encoded", total=len(mine) * texts.CHUNK_ROWS, unit="texts") as line:
         for chunk in mine:
             table = text_file.read_chunk(chunk)
             vectors, cut = text_encoder.encode_texts(model, tokenizer, table["text"].to_pylist(), plan.pooling, max_length, plan.batch_tokens)

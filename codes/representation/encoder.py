@@ -200,7 +200,7 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
 
     class Report(transformers.TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
-            self.line = progress_bar(what="encoder", total=state.max_steps, unit="steps")
+            self.line = progress_bar(description="encoder", total=state.max_steps, unit="steps")
             self.line.update(state.global_step)
 
         def on_step_end(self, args, state, control, **kwargs):

@@ -32,7 +32,7 @@ def test_each_part_tells_its_figures_and_no_error(part, capsys, monkeypatch):
         monkeypatch.setattr(module, "VOCABULARY_SIZE", 200)
     assert device.run_part(part, "cpu", tiny=True)
     lines = lines_of(capsys.readouterr().out)
-    assert lines and all(line["part"] == part and "error" not in line for line in lines)
+    assert lines and all(line["figure"] == part and "error" not in line for line in lines)
     assert all(line.get("right", True) for line in lines)
 
 
@@ -41,15 +41,15 @@ def test_a_gpu_gives_what_the_cpu_gives_by_the_kernel_for_packed_sequences(capsy
     assert device.run_part("correctness", "0", tiny=True)
     lines = lines_of(capsys.readouterr().out)
     assert all(line.get("right", True) for line in lines) and lines[-1]["varlen"]
-    assert all(line["fused"] == (line["precision"] == "bf16") for line in lines if line["what"] == "attention")
+    assert all(line["fused"] == (line["precision"] == "bf16") for line in lines if line["figure"] == "attention")
 
 
 def test_a_figure_that_fails_is_a_line_and_the_next_one_is_had(capsys):
     setup = device.Setup(part="texts")
-    with setup.report_errors(what="first"):
+    with setup.report_errors(figure="first"):
         raise ValueError("no such card")
-    with setup.report_errors(what="second"):
-        setup.report(what="second", seconds=1.23456)
+    with setup.report_errors(figure="second"):
+        setup.report(figure="second", seconds=1.23456)
     first, second = lines_of(capsys.readouterr().out)
     assert setup.failed and first["error"] == "ValueError: no such card" and second["seconds"] == 1.235
 
@@ -69,4 +69,4 @@ def test_it_runs_as_a_command():
     command = [sys.executable, device.__file__, "--device", "cpu", "--tiny", "--parts", "machine"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = lines_of(done.stdout)
-    assert [line["what"] for line in lines] == ["versions", "ceilings", "whole part", "done"] and not lines[-1]["failed"]
+    assert [line["figure"] for line in lines] == ["versions", "ceilings", "whole part", "done"] and not lines[-1]["failed"]

@@ -1,6 +1,6 @@
 """The outcomes there are, and the concepts that mean them.
 
-    outcomes.find_outcome("MI")                     one of those in configs/outcomes, or MT, LLOS, RA
+    outcomes.find_outcome("MI")                     one of those in configs/outcomes, or of STAY_OUTCOMES (MT, LLOS, RA)
     outcomes.find_outcome("sets/stroke.json")       an ATLAS concept set of the user's: the onset of what it lists
     outcomes.find_outcome("aces/in_icu_death.parquet")    a MEDS label file of the user's
 
@@ -19,12 +19,11 @@ import yaml
 
 from medrep import config
 from medrep.cdm import engine
+from medrep.cdm.labels.stays import STAY_OUTCOMES
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.progress import print_line
 
-STAY_OUTCOMES = ("MT", "LLOS", "RA")
-"""What a stay itself tells; no concept set is needed."""
 LABEL_COLUMNS = {"subject_id", "prediction_time", "boolean_value"}
 REQUIRED_COLUMNS = {
     "concept": ["concept_id", "vocabulary_id", "concept_code"],
@@ -39,7 +38,7 @@ class Outcome:
     name: str
     """What it is called in usedata/{hospital}/labels and in results."""
     kind: str
-    """MT, LLOS, RA, onset (of a concept set), phenotypes, or meds (labels that the user brings)."""
+    """A name of STAY_OUTCOMES, onset (of a concept set), phenotypes, or meds (labels that the user brings)."""
     source: Path | None = None
     """The file that defines it; None for those of STAY_OUTCOMES."""
 

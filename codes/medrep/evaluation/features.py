@@ -195,7 +195,7 @@ def write_event_attributions(
     difference of its logits (null if none is attributed).
     """
     figures = {"events": 0, "examples": len(table), "attributed": 0, "largest_gap": None}
-    bar = progress.progress_bar(what=f"attention {examples.hospital}", total=int((table[:, 2] - table[:, 1]).sum()), unit="events")
+    bar = progress.progress_bar(description=f"attention {examples.hospital}", total=int((table[:, 2] - table[:, 1]).sum()), unit="events")
     with storage.atomic_write(path) as part:
         part.touch(mode=0o600)
         with pq.ParquetWriter(part, EVENT_SCHEMA) as writer, bar:

@@ -98,7 +98,7 @@ class ChatClient:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop, number)
-        with progress_bar(what=self.label, total=total, unit="answers") as self.progress:
+        with progress_bar(description=self.label, total=total, unit="answers") as self.progress:
             async with self.open_service() as self.service:
                 workers = [asyncio.create_task(self.answer_requests(requests)) for _ in range(min(self.settings.concurrency, total))]
                 syncing = asyncio.create_task(self.sync_regularly())

@@ -96,7 +96,7 @@ class LocalModel:
         """Keep the answer to every request. The most likely token each time: one machine answers a prompt the same way twice."""
         if not self.opened:
             self.open()  # before the progress line
-        with progress_bar(what=label, total=len(requests), unit="answers") as progress:
+        with progress_bar(description=label, total=len(requests), unit="answers") as progress:
             for start in range(0, len(requests), self.settings.prompts_at_once):
                 part = requests[start : start + self.settings.prompts_at_once]
                 try:

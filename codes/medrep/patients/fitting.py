@@ -164,7 +164,7 @@ def run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder
     batches = make_loader(
         plan[state.step :], lambda part, i, rank, world, first=state.step: make_batch(part, (epoch, first + i), rank, world), accelerator
     )
-    with progress.progress_bar(what=f"{description}, epoch {epoch + 1}/{settings.epochs}", total=len(plan), unit="batches") as bar:
+    with progress.progress_bar(description=f"{description}, epoch {epoch + 1}/{settings.epochs}", total=len(plan), unit="batches") as bar:
         bar.update(state.step)
         for batch in batches:
             found, shown = compute_losses(model, batch)

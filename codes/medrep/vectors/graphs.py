@@ -273,7 +273,7 @@ def train(
     if checkpoint and (found := checkpoint.load(model, optimizer, random)):
         course, best_weights = found
         print_line(f"{name}: continues after epoch {len(course.epochs)}")
-    with progress_bar(what=name, total=settings.epochs, unit="epochs") as line:
+    with progress_bar(description=name, total=settings.epochs, unit="epochs") as line:
         line.update(len(course.epochs))
         while len(course.epochs) < settings.epochs and course.bad < settings.patience:
             figures = {"epoch": len(course.epochs) + 1, **run_epoch()}

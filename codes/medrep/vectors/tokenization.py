@@ -67,7 +67,7 @@ def write_tokens(text_file: TextFile, tokenizer, max_length: int, valid_share: f
     """Every different text's tokens end to end, where each ends, and whether it is held out, as flat files; gives the counts."""
     counts = {"texts": text_file.n_texts, "held_out": 0, "cut": 0, "max_length": max_length}
     with (
-        progress_bar(what="texts tokenized", total=text_file.n_texts, unit="texts") as line,
+        progress_bar(description="texts tokenized", total=text_file.n_texts, unit="texts") as line,
         open(folder / "tokens.int32", "wb") as tokens,
         open(folder / "ends.int64", "wb") as ends,
         open(folder / "held_out.bool", "wb") as held_out,

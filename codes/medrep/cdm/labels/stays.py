@@ -1,38 +1,28 @@
-"""Labels that the stays themselves tell: MT, LLOS and RA. preprocessing/labels.py draws them.
+"""Labels that the stays themselves tell: MT, LLOS and RA; STAY_OUTCOMES, at the end, has all there are.
 
 `admissions` have visit_id, person_id, start, end and the person's death_time. Each function gives the prediction points with
 boolean_value, and in `reason` why one is left out, null where it is not.
 """
 
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import ibis
 
 from medrep.cdm import rules
 from medrep.cdm.labels.prediction_points import (
+    DIED_IN_HOSPITAL,
     DUPLICATE_PREDICTION_TIME,
     NOT_STILL_IN_REASONS,
     OTHER_ADMISSION_CHOSEN,
+    LabelInputs,
     add_prediction_time,
     choose_one_admission,
     died_in_stay,
     hours,
     not_still_in_rules,
 )
-from medrep.cdm.plausible_dates import latest_plausible_time
 from medrep.settings import CohortConfig
-
-EXCLUSIONS = {
-    "MT": [*NOT_STILL_IN_REASONS, OTHER_ADMISSION_CHOSEN, DUPLICATE_PREDICTION_TIME],
-    "LLOS": [*NOT_STILL_IN_REASONS, "died in the stay before it was long", OTHER_ADMISSION_CHOSEN, DUPLICATE_PREDICTION_TIME],
-    "RA": [
-        "died in hospital",
-        "died within the time to readmission",
-        "not followed for the time to readmission",
-        OTHER_ADMISSION_CHOSEN,
-        DUPLICATE_PREDICTION_TIME,
-    ],
-}
 
 
 def label_mt(admissions: ibis.Table, cohort: CohortConfig) -> ibis.Table:
@@ -80,18 +70,44 @@ def label_ra(admissions: ibis.Table, cohort: CohortConfig, last_time=None) -> ib
     reasons = {"not followed for the time to readmission": ~back & unseen}
     if cohort.died_before == "left_out":
         reasons = {
-            "died in hospital": died_in_stay(stays),
+            DIED_IN_HOSPITAL: died_in_stay(stays),
             "died within the time to readmission": ~back & (stays.death_time <= stays.until).fill_null(False),
             **reasons,
         }
     return choose_one_admission(stays.mutate(boolean_value=back, reason=rules.first_reason(reasons)), cohort, at_random=True)
 
 
-def find_last_time(records: ibis.Table, visits: ibis.Table) -> datetime | None:
-    """The hospital's last record or end of a visit, of those whose dates may be right."""
-    latest = latest_plausible_time(records)
-    if latest is None:
-        return None
-    # int64: for Ibis epoch seconds are int32, which end in 2038
-    times = [(seconds := column.epoch_seconds().cast("int64")).max(where=seconds <= latest).execute() for column in (records.time, visits.end)]
-    return datetime(1970, 1, 1) + timedelta(seconds=int(max(time for time in times if time is not None and time == time)))
+@dataclass(frozen=True)
+class StayOutcome:
+    label: Callable[[LabelInputs, CohortConfig], ibis.Table]
+    exclusions: list[str]
+    """Every reason that `label` may give, in the order in which they are reported; prediction_points.INELIGIBLE_REASONS says which
+    of them mean that the question could not be asked."""
+    unit: str = "admissions"
+    """What a prediction point stands for, in words."""
+    looks_past_stay: bool = False
+    """Whether it depends on when the follow-up of everybody ends, which is then told with the counts."""
+
+
+STAY_OUTCOMES = {
+    "MT": StayOutcome(
+        lambda inputs, cohort: label_mt(inputs.admissions, cohort), [*NOT_STILL_IN_REASONS, OTHER_ADMISSION_CHOSEN, DUPLICATE_PREDICTION_TIME]
+    ),
+    "LLOS": StayOutcome(
+        lambda inputs, cohort: label_llos(inputs.admissions, cohort),
+        [*NOT_STILL_IN_REASONS, "died in the stay before it was long", OTHER_ADMISSION_CHOSEN, DUPLICATE_PREDICTION_TIME],
+    ),
+    "RA": StayOutcome(
+        lambda inputs, cohort: label_ra(inputs.admissions, cohort, inputs.last_time),
+        [
+            DIED_IN_HOSPITAL,
+            "died within the time to readmission",
+            "not followed for the time to readmission",
+            OTHER_ADMISSION_CHOSEN,
+            DUPLICATE_PREDICTION_TIME,
+        ],
+        unit="stays",
+        looks_past_stay=True,
+    ),
+}
+"""What a stay itself tells; no concept set is needed."""

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medrep.cdm.labels.stays import find_last_time, label_llos, label_mt, label_ra
+from medrep.cdm.labels.prediction_points import find_last_time
+from medrep.cdm.labels.stays import label_llos, label_mt, label_ra
 from medrep.tables import RECORDS, VISITS
 
 from .random_stays import COHORT, DAY, HOUR, PAPER, START, admissions, day, hospitals, hours, kept_labels, slow_died_in
