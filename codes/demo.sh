@@ -6,7 +6,7 @@
 #
 #     bash codes/demo.sh --all        also every other arm and outcome, and the comparison of all of them
 #
-# After set-up it takes 7 to 10 minutes on two cores, --all less than an hour. Everything it makes lies under demo/
+# After set-up it takes MINUTES minutes on two cores, --all less than an hour. Everything it makes lies under demo/
 # (git-ignored), laid out as the repository's own data, usedata and results.
 # PERSONS=1000 changes how many persons each hospital has.
 set -euo pipefail
@@ -27,40 +27,43 @@ python=../.venv/bin/python
 export MEDREP_ROOT=demo MEDREP_CONFIGS=configs/demo HF_HUB_OFFLINE=1
 export OMP_WAIT_POLICY=passive # threads that wait for work leave the cores to others
 
-"$python" demo/hospitals.py --persons "$persons"
-bash preprocessing/run.sh
-bash representation/run.sh
+# One thread each, two at a time: models as small as these gain little from a second thread.
+export OMP_NUM_THREADS=1
+
+export python
 pretrain() { "$python" experiments/pretrain.py --model behrt --rep-type "$1" --gpu-devices cpu; }
 finetune() { "$python" experiments/finetune.py -d cpu "$@"; }
-for rep in none description medrep; do
-  pretrain "$rep"
-done
-finetune --model behrt --rep-type none description medrep --outcome MT
-finetune --model behrt --rep-type medrep --outcome MT --seeds 100 --extract-attention-score --set finetuning.attribution_examples=100
-"$python" experiments/vocabulary_coverage.py --external ehrshot
+arm() { pretrain "$1"; finetune --model behrt --rep-type "$1" --outcome MT; }
+coverage() { "$python" experiments/vocabulary_coverage.py --external ehrshot; }
+# a stand-in for experiments/medgemma.py's language model, which would have to be downloaded
+rate() { "$python" demo/physician.py --rep medrep --outcome MT --seed 100 --ex "$1"; }
+export -f pretrain finetune arm coverage rate
+side_by_side() { # each argument is some shell commands
+  printf '%s\0' "$@" | xargs -0 -n 1 -P 2 bash -euo pipefail -c 'eval "$0" 2>&1 | stdbuf -oL tr "\r" "\n"'
+}
+
+"$python" demo/hospitals.py --persons "$persons"
+bash preprocessing/run.sh
+side_by_side "bash representation/run.sh --arms medrep description" "arm none"
+side_by_side "arm description" \
+  "arm medrep; finetune --rep-type medrep --outcome MT --seeds 100 --extract-attention-score --set finetuning.attribution_examples=100"
 if [ -n "$all" ]; then
-  for rep in random name medtok; do
-    pretrain "$rep"
-  done
-  every=(none random name description medrep medtok)
+  bash representation/run.sh
+  side_by_side "pretrain random" "pretrain name" "pretrain medtok"
   for hospital in mimic ehrshot; do # an onset, by a concept set as a user would bring it
     "$python" preprocessing/labels.py --hospital "$hospital" --outcome demo/lung_infection.json
   done
-  outcomes=(MT LLOS RA lung_infection)
-  finetune --model behrt --rep-type "${every[@]}" --outcome "${outcomes[@]}"
-  finetune --model behrt --rep-type "${every[@]}" --outcome "${outcomes[@]}" --frozen
-  finetune --model logreg --outcome "${outcomes[@]}"
-  finetune --model gbm --outcome "${outcomes[@]}"
-  finetune --model behrt --rep-type none --outcome "${outcomes[@]}" --oov unk ancestor
-  finetune --model behrt --rep-type none medrep --outcome MT --oracle --recalibrate 100
-  finetune --model behrt --rep-type none medrep --outcome MT --shots 16
-  finetune --model behrt --rep-type description medrep --outcome MT --aug-times 2
-  finetune --model behrt --rep-type medrep --outcome MT --extract-attention-score
-  "$python" experiments/vocabulary_coverage.py --external ehrshot
+  reps="none random name description medrep medtok" outcomes="MT LLOS RA lung_infection"
+  side_by_side "finetune --rep-type $reps --outcome $outcomes" "finetune --rep-type $reps --outcome $outcomes --frozen"
+  # a run that two commands test is not theirs at the same time
+  side_by_side "finetune --model logreg --outcome $outcomes; finetune --model gbm --outcome $outcomes" \
+    "finetune --rep-type none --outcome $outcomes --oov unk ancestor
+     finetune --rep-type none medrep --outcome MT --oracle --recalibrate 100
+     finetune --rep-type none medrep --outcome MT --shots 16
+     finetune --rep-type description medrep --outcome MT --aug-times 2
+     finetune --rep-type medrep --outcome MT --extract-attention-score"
 fi
-for hospital in mimic ehrshot; do # a stand-in for experiments/medgemma.py's language model, which would have to be downloaded
-  "$python" demo/physician.py --rep medrep --outcome MT --seed 100 --ex "$hospital"
-done
+side_by_side "rate mimic" "rate ehrshot" coverage
 "$python" demo/table.py --outcome MT
 "$python" experiments/compare.py
 "$python" experiments/report.py

@@ -5,6 +5,7 @@ refuses becomes a UserError.
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import mmap
@@ -84,6 +85,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         if part.exists():
             remove_path(part)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block for `path`: whoever makes it from what several of them write reads the last.
+
+    .NAME.lock beside it stays: removed, it could be locked twice.
+    """
+    make_folder(path.parent)
+    with disk_errors_in_words(path), open(path.with_name(f".{path.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

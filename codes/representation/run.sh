@@ -6,6 +6,7 @@
 #     bash representation/run.sh --writer openai --concurrency 32           # definitions by a language model: definitions.py
 #     bash representation/run.sh --writer openai --dry-run --price 0.15,0.6 # ends there, as does --batch
 #     bash representation/run.sh --encoder FOLDER                           # a Hugging Face model that lies in FOLDER
+#     bash representation/run.sh --arms medrep description                  # of medrep, description, medtok, random and name these alone
 #     bash representation/run.sh --gpu-devices 0 1 2 3 --pooling mean       # encoder.py and description.py on four GPUs, graph.py and medtok.py on the first
 #     bash representation/run.sh --memory 32GB --set graph.epochs=50        # other flags go to every stage
 #
@@ -25,6 +26,8 @@ from_here() { # a relative path is meant from where the command was given
 }
 
 scope=() writer=() encoder=() devices=() pooling=() others=() ends_early=
+known_arms=" medrep description medtok random name "
+arms=$known_arms
 while [ $# -gt 0 ]; do
     case "$1" in
         --scope) scope=("${@:1:2}"); shift ;;
@@ -40,6 +43,13 @@ while [ $# -gt 0 ]; do
         --gpu-devices)
             devices=("$1")
             while [ $# -gt 1 ] && [ "${2:0:2}" != -- ]; do devices+=("$2"); shift; done ;;
+        --arms)
+            arms=" "
+            while [ $# -gt 1 ] && [ "${2:0:2}" != -- ]; do
+                if [[ "$known_arms" != *" $2 "* ]]; then echo "run.sh: --arms $2 is unknown; known are$known_arms" >&2; exit 1; fi
+                arms+="$2 "
+                shift
+            done ;;
         --pooling) pooling=("${@:1:2}"); shift ;;
         --pooling=*) pooling=("$1") ;;
         *) others+=("$1") ;;
@@ -47,14 +57,16 @@ while [ $# -gt 0 ]; do
     if [ $# -gt 0 ]; then shift; fi
 done
 
+wanted() { [[ "$arms" == *" $1 "* ]]; }
+
 "$python" representation/concepts.py "${scope[@]}" "${others[@]}"
 "$python" representation/definitions.py "${writer[@]}" "${others[@]}"
 if [ -n "$ends_early" ]; then exit 0; fi # the model is not asked here, so there may be no definitions yet
 "$python" representation/encoder.py "${encoder[@]}" "${devices[@]}" "${others[@]}"
 "$python" representation/description.py "${devices[@]}" "${pooling[@]}" "${others[@]}"
 "$python" representation/edges.py "${others[@]}"
-"$python" representation/graph.py "${devices[@]}" "${others[@]}"
-"$python" representation/medtok.py "${devices[@]}" "${others[@]}"
-"$python" representation/random_vectors.py --unless-published "${others[@]}"
-"$python" representation/description.py --text name "${devices[@]}" "${pooling[@]}" "${others[@]}"
+if wanted medrep; then "$python" representation/graph.py "${devices[@]}" "${others[@]}"; fi
+if wanted medtok; then "$python" representation/medtok.py "${devices[@]}" "${others[@]}"; fi
+if wanted random; then "$python" representation/random_vectors.py --unless-published "${others[@]}"; fi
+if wanted name; then "$python" representation/description.py --text name "${devices[@]}" "${pooling[@]}" "${others[@]}"; fi
 "$python" representation/evaluate.py --unless-published "${others[@]}"

@@ -233,10 +233,12 @@ def read_rows(file: Path) -> list[dict]:
 
 
 def write_summary() -> pd.DataFrame:
-    rows = [row for file in contract.metrics_files() for row in read_rows(file)]
-    summary = pd.DataFrame(rows, columns=RESULT_COLUMNS)
-    with storage.atomic_write(contract.summary_file()) as part:
-        summary.to_csv(part, index=False)
+    """All finished runs' rows; of several processes that finish at a time the last one's has them all."""
+    with storage.exclusive(contract.summary_file()):
+        rows = [row for file in contract.metrics_files() for row in read_rows(file)]
+        summary = pd.DataFrame(rows, columns=RESULT_COLUMNS)
+        with storage.atomic_write(contract.summary_file()) as part:
+            summary.to_csv(part, index=False)
     return summary
 
 
