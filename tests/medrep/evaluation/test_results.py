@@ -1,0 +1,31 @@
+"""summary.csv holds every finished run, also where several processes finish at a time."""
+
+import os
+import subprocess
+import sys
+
+import pandas as pd
+
+from medrep import contract, storage
+
+WRITER = """
+import sys
+from medrep import contract, storage
+from medrep.evaluation import results
+arm = sys.argv[1]
+for seed in range(8):
+    storage.write_json(contract.ROOT / f"results/mimic/finetuning/{arm}/MT/seed_{seed}/metrics_mimic.json", [{"model": arm, "seed": seed}])
+    assert (results.write_summary().model == arm).sum() == seed + 1
+"""
+
+
+def test_processes_that_finish_at_a_time_lose_no_row_of_the_summary(tmp_path, monkeypatch):
+    monkeypatch.setattr(contract, "ROOT", tmp_path)
+    environment = os.environ | {"MEDREP_ROOT": str(tmp_path), "PYTHONPATH": str(contract.REPOSITORY / "codes")}
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, arm], env=environment, stderr=subprocess.PIPE, text=True) for arm in ("a", "b", "c", "d")
+    ]
+    assert [(writer.wait(), writer.stderr.read()) for writer in writers] == [(0, "")] * 4
+    summary = pd.read_csv(contract.summary_file())
+    assert summary.groupby("model").seed.nunique().to_dict() == dict.fromkeys("abcd", 8)
+    assert not storage.unfinished_path(contract.summary_file()).exists()
