@@ -16,12 +16,16 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, BertConfig, PreTrainedModel
 from transformers.models.bert.modeling_bert import BertLayer
+from transformers.utils import logging
 
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
 from medrep.settings import ModelConfig
 from medrep.vectors.whitening import fit_whitening
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK
+
+logging.disable_progress_bar()  # one line of progress is enough, and it is ours
+logging.set_verbosity_error()  # a new head beside pretrained weights is what finetuning is, not a warning
 
 NUM_SPECIAL_TOKENS = len(SPECIAL_TOKENS)
 RENAMED_BUFFERS = {"concept_shift": "concept_mean", "concept_turn": "concept_whitening"}
