@@ -20,7 +20,7 @@ from medrep.patients import sequences
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import token_vocabulary
 
-from .representation.model_server import ModelServer
+from .medrep.llm.model_server import ModelServer
 
 HBA1C, FEVER, ASPIRIN = 3004410, 437663, 1112807
 SMALL = ["--set", "model.hidden_size=16", "--set", "model.num_heads=2", "--set", "model.num_layers=2", "--set", "model.intermediate_size=16"]

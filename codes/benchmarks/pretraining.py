@@ -29,7 +29,8 @@ from torch.nn import functional as F
 from benchmarks import variants
 from benchmarks.variants import VOCABULARY_SIZE, TrainingVariant
 from medrep import config
-from medrep.patients import behrt, sequences, training
+from medrep.devices import cpu_has_bf16
+from medrep.patients import behrt, sequences
 from medrep.progress import print_line
 from medrep.settings import ModelConfig
 
@@ -121,7 +122,7 @@ def compare(args):
 
     if device.type == "cpu":
         compared = [packed("fp32", torch.float32), padded("published", torch.float32, sizes.dropout), padded("no_dropout", torch.float32, 0.0)]
-        if training.cpu_has_bf16():
+        if cpu_has_bf16():
             compared.append(packed("bf16", torch.bfloat16))
         else:
             print_line("this CPU has no instructions for bf16: it is left out")

@@ -29,11 +29,12 @@ import yaml
 
 from medrep import config, contract, stamps
 from medrep.cdm import outcomes
+from medrep.devices import add_tracker_argument, check_devices
 from medrep.errors import UserError
 from medrep.evaluation import counts, results
 from medrep.evaluation.arms import BASELINES, Arm
 from medrep.evaluation.runs import OutcomeExamples, Run, SuppliedRun, UntrainableError, write_seed_agreement
-from medrep.patients import training
+from medrep.patients.input_mapping import OOV_STRATEGIES
 from medrep.progress import print_line, timed_stage
 from medrep.settings import ExperimentConfig, ModelConfig
 from medrep.tables import LABELS
@@ -221,7 +222,7 @@ def main(argv=None):
     parser.add_argument(
         "--oov",
         nargs="+",
-        choices=training.OOV_STRATEGIES,
+        choices=OOV_STRATEGIES,
         help="how --rep-type none reads a code that it does not know: as [UNK], as its nearest known ancestor, or once each",
     )
     parser.add_argument("--frozen", action="store_true", help="a linear probe of the pretrained model")
@@ -234,13 +235,13 @@ def main(argv=None):
     parser.add_argument("--aug-ratio", type=float, metavar="SHARE", help="of a copy's tokens that are replaced; default 0.8")
     parser.add_argument("--evaluate-only", type=Path, metavar="RUN", help="train nothing: test this finetuned run at the external hospitals")
     parser.add_argument("--extract-attention-score", action="store_true", help="also write what the model attended to")
-    training.add_tracker_argument(parser)
+    add_tracker_argument(parser)
     parser.add_argument("--fresh", action="store_true", help="start over, even if there is a finished or unfinished run")
     config.add_arguments(parser)
     args = parser.parse_args(argv)
     check_arguments(args)
     home = config.load("cohort", args.overrides).home
-    training.check_devices([args.device], "-d")
+    check_devices([args.device], "-d")
     with timed_stage("finetune") as figures:
         if args.evaluate_only:
             rows = evaluate_only(args)

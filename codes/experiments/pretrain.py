@@ -31,9 +31,12 @@ import yaml
 from torch.nn import functional as F
 
 from medrep import config, contract, storage
+from medrep.devices import add_tracker_argument, check_devices, launch_workers, make_accelerator, run_main
 from medrep.errors import UserError
 from medrep.evaluation import metrics
-from medrep.patients import behrt, fitting, sequences, training
+from medrep.patients import behrt, finished_runs, fitting, sequences
+from medrep.patients.batches import make_loader, to_tensors
+from medrep.patients.input_mapping import InputMapping, make_input_mapping
 from medrep.progress import format_figures, is_main_process, print_line, progress_bar, timed_stage
 from medrep.settings import ExperimentConfig, ModelConfig
 from medrep.vectors import concept_vectors, representations
@@ -68,7 +71,7 @@ def masked_logits(model, batch):
     """Logits and truth of the masked tokens, and of the prolonged stay of each sequence (its logits are None for a model without)."""
     device = next(model.parameters()).device
     truth, prolonged = batch["truth"].to(device), batch["prolonged"].to(device).float()
-    logits, stay = model(places=batch["places"].to(device), **training.to_tensors(batch, device))
+    logits, stay = model(places=batch["places"].to(device), **to_tensors(batch, device))
     # a sequence that does not count stands last
     return logits.float(), truth, None if stay is None else stay[: len(prolonged)].float(), prolonged
 
@@ -91,7 +94,7 @@ def evaluate(model, batch_slices, make_batch):
     """
     model.eval()
     loss, right, count, stays, prolonged = 0.0, 0, 0, [], []
-    for batch in training.make_loader(batch_slices, lambda slices, i, rank, world: make_batch(slices, (VALID_MASK_SEED, i))):
+    for batch in make_loader(batch_slices, lambda slices, i, rank, world: make_batch(slices, (VALID_MASK_SEED, i))):
         logits, truth, stay, long = masked_logits(model, batch)
         loss += float(F.cross_entropy(logits, truth, reduction="sum"))
         right, count = right + int((logits.argmax(1) == truth).sum()), count + len(truth)
@@ -107,7 +110,7 @@ def evaluate(model, batch_slices, make_batch):
 
 @torch.no_grad()
 def evaluate_zero_shot(
-    model, trajectories, whole: token_vocabulary.Vocabulary, known: token_vocabulary.Vocabulary, input_mapping: training.InputMapping, experiment
+    model, trajectories, whole: token_vocabulary.Vocabulary, known: token_vocabulary.Vocabulary, input_mapping: InputMapping, experiment
 ) -> dict:
     """How many masked events of `trajectories`' valid persons a model names rightly that was never trained there.
 
@@ -130,7 +133,7 @@ def evaluate_zero_shot(
         truth = batch["token"]
         masked, places = sequences.mask_tokens(truth, len(whole), settings.mask_share, (settings.seed, VALID_MASK_SEED, step))
         batch = {name: torch.from_numpy(value) for name, value in (batch | {"token": input_mapping.token_map[masked]}).items()}
-        logits, _ = model(places=torch.from_numpy(places).to(device), **training.to_tensors(batch, device))
+        logits, _ = model(places=torch.from_numpy(places).to(device), **to_tensors(batch, device))
         found, truth = named[logits.argmax(1).cpu().numpy()], truth[places]
         total.update(n=len(truth), readable=int(can[truth].sum()), right=int((found == truth).sum()), most_frequent=int((truth == favourite).sum()))
     n = max(total["n"], 1)
@@ -158,9 +161,9 @@ class PretrainedStart:
         if "outcome" in self.facts["run"]:
             raise UserError(f"--from {folder} is a finetuned model: give a folder that pretrain.py has written")
         self.sizes = ModelConfig(**self.facts["model"])
-        self.known = training.load_model_vocabulary(folder)
+        self.known = finished_runs.load_model_vocabulary(folder)
 
-    def load_for_vocabulary(self, vocabulary: token_vocabulary.Vocabulary, input_mapping: training.InputMapping) -> behrt.BehrtForPretraining:
+    def load_for_vocabulary(self, vocabulary: token_vocabulary.Vocabulary, input_mapping: InputMapping) -> behrt.BehrtForPretraining:
         """The model, with `vocabulary` in place of its own."""
         model = behrt.BehrtForPretraining.from_pretrained(self.folder)
         model.change_vocabulary(vocabulary.translation_to(self.known), input_mapping.vectors)
@@ -194,7 +197,7 @@ def main(argv=None):
     parser.add_argument("--from", dest="start", type=Path, metavar="RUN", help="a pretrained model to go on with")
     parser.add_argument("--zero-shot", action="store_true", help="train nothing: measure RUN at the hospital")
     parser.add_argument("--gpu-devices", nargs="+", default=["0"], metavar="N", help="GPU numbers, or cpu")
-    training.add_tracker_argument(parser)
+    add_tracker_argument(parser)
     parser.add_argument("--fresh", action="store_true", help="start over, even if there is a finished or unfinished run")
     config.add_arguments(parser)
     args = parser.parse_args(argv)
@@ -205,7 +208,7 @@ def main(argv=None):
     elif args.head:
         experiment = replace(experiment, model=replace(experiment.model, head=args.head))
     hospital = args.hospital or config.load("cohort", args.overrides).home
-    training.check_devices(args.gpu_devices, "--gpu-devices")
+    check_devices(args.gpu_devices, "--gpu-devices")
     concept_vectors.check_vector_width(args.rep_type, experiment.model)
     if args.zero_shot:
         assert start is not None  # check_arguments refuses --zero-shot without --from
@@ -215,11 +218,11 @@ def main(argv=None):
     inputs = [contract.trajectories_folder(hospital), contract.vocabulary_file(hospital)]
     inputs += [contract.concept_array_file(args.rep_type)] if args.rep_type != "none" else []
     inputs += [start.folder / "config.yaml"] if start else []
-    made_with = {"model": asdict(experiment.model), "pretraining": asdict(experiment.pretraining)} | training.input_fingerprints(*inputs)
-    if training.is_finished(folder, made_with, args.fresh):
+    made_with = {"model": asdict(experiment.model), "pretraining": asdict(experiment.pretraining)} | finished_runs.input_fingerprints(*inputs)
+    if finished_runs.is_finished(folder, made_with, args.fresh):
         return
     arguments = [argument for argument in (sys.argv[1:] if argv is None else argv) if argument != "--fresh"]
-    status = training.launch_workers(args.gpu_devices, __file__, arguments)
+    status = launch_workers(args.gpu_devices, __file__, arguments)
     if status is not None:
         sys.exit(status)
 
@@ -239,13 +242,13 @@ def main(argv=None):
         )
 
         fitting.set_seed(settings.seed)
-        input_mapping = training.make_input_mapping(known, args.rep_type, known)
+        input_mapping = make_input_mapping(known, args.rep_type, known)
         model = start.load_for_vocabulary(known, input_mapping) if start else new_model(experiment.model, len(known), input_mapping)
         # hospital's number -> number among the known -> what the model can read of it
         token_map = input_mapping.token_map[whole.translation_to(known)]
         make_batch = make_masked_batches(trajectories, token_map, settings, len(known))
         valid = sequences.token_budget_batches(plans["valid"], settings.batch_tokens)
-        accelerator = training.make_accelerator(args.gpu_devices, settings.precision, args.report_to, folder)
+        accelerator = make_accelerator(args.gpu_devices, settings.precision, args.report_to, folder)
         accelerator.init_trackers("tensorboard", fitting.flatten(made_with))
         model = fitting.fit(
             model=model,
@@ -262,7 +265,7 @@ def main(argv=None):
         if is_main_process():
             model.save_pretrained(folder)
             known.save(folder / "vocabulary.json")
-            training.mark_finished(
+            finished_runs.mark_finished(
                 folder,
                 made_with,
                 model=args.model,
@@ -275,7 +278,7 @@ def main(argv=None):
             figures.update(windows=len(plans["train"]), tokens=len(known), **fitting.best_epoch(folder))
 
 
-def new_model(sizes: ModelConfig, tokens: int, input_mapping: training.InputMapping) -> behrt.BehrtForPretraining:
+def new_model(sizes: ModelConfig, tokens: int, input_mapping: InputMapping) -> behrt.BehrtForPretraining:
     vectors = input_mapping.vectors
     if vectors is None:
         return behrt.BehrtForPretraining(behrt.make_config(sizes, tokens, frozen_concepts=False))
@@ -287,8 +290,8 @@ def new_model(sizes: ModelConfig, tokens: int, input_mapping: training.InputMapp
 def evaluate_checkpoint(args, start: PretrainedStart, experiment: ExperimentConfig, hospital: str):
     with timed_stage("zero_shot") as figures:
         trajectories, whole = sequences.Trajectories(hospital), token_vocabulary.load_hospital_vocabulary(hospital)
-        input_mapping = training.make_input_mapping(whole, args.rep_type, start.known)
-        model = behrt.BehrtForPretraining.from_pretrained(start.folder).to(training.make_accelerator(args.gpu_devices[:1]).device)
+        input_mapping = make_input_mapping(whole, args.rep_type, start.known)
+        model = behrt.BehrtForPretraining.from_pretrained(start.folder).to(make_accelerator(args.gpu_devices[:1]).device)
         if input_mapping.vectors is not None:
             model.encoder.set_concept_vectors(input_mapping.vectors, rescale=False)
         file = start.folder / f"zero_shot_{hospital}.json"
@@ -298,4 +301,4 @@ def evaluate_checkpoint(args, start: PretrainedStart, experiment: ExperimentConf
 
 
 if __name__ == "__main__":
-    training.run_main(main)
+    run_main(main)

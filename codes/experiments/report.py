@@ -14,10 +14,9 @@ no persons' ids and no single person's values on the page. The same results give
 
 import argparse
 
-from medrep import config, contract, storage
+from medrep import config, contract, stamps, storage
 from medrep.errors import UserError
 from medrep.evaluation import results
-from medrep.patients.training import code_version
 from medrep.progress import print_line, timed_stage
 from medrep.report import pages
 from medrep.report.arms import find_reference_arm, group_home_first, row_arms
@@ -66,7 +65,7 @@ def build_sections(settings: ReportConfig, home: str, hospitals: list[str]) -> l
         subgroups.build_section(counts, home),
         unknown_codes.build_section(counts, home, others, settings.curves),
         features.build_section(counts, home, hospitals, settings.features),
-        run_settings.build_section(code_version()),
+        run_settings.build_section(stamps.code_version()),
     ]
     counts.protect()
     return sections

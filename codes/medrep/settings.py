@@ -254,7 +254,7 @@ class ModelConfig:
     """What predicts masked tokens: linear (the paper's), a decoder with a row a token; tied, the concept vectors themselves,
     so that a model moves whole to another hospital's vocabulary."""
     project_vectors: bool = False
-    """Concept vectors of another width than hidden_size: true projects them (behrt.fit_whitening says how), false refuses them."""
+    """Concept vectors of another width than hidden_size: true projects them (whitening.fit_whitening says how), false refuses them."""
 
 
 @dataclass(frozen=True)

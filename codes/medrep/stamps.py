@@ -1,14 +1,18 @@
-"""Stamps: what an output was made from, in a hidden file beside it, so that a second run can tell whether it is up to date."""
+"""Stamps: what an output was made from, in a hidden file beside it, so that a second run can tell whether it is up to date.
+
+Also which commit the code is that makes it.
+"""
 
 import hashlib
 import json
 import os
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 from medrep import VERSION
-from medrep.contract import display_path
+from medrep.contract import REPOSITORY, display_path
 from medrep.progress import print_line
 from medrep.storage import stamp_path, write_json
 
@@ -69,3 +73,14 @@ def size_and_time_hash(path: Path) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     facts = [(str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def code_version() -> str | None:
+    """The commit that this code is, with `changed` where files differ from it; None outside a git checkout."""
+    git = ["git", "-C", str(REPOSITORY)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + (" changed" if changed else "")

@@ -27,8 +27,8 @@ import torch
 from medrep import config, contract, storage
 from medrep.cdm import engine, table_files
 from medrep.cdm.sources import athena
+from medrep.devices import add_device_argument, launch_workers, requested_devices, run_main, torch_device
 from medrep.errors import UserError
-from medrep.patients import training
 from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.settings import CHOICES, EncoderConfig
 from medrep.stamps import Stamp
@@ -65,7 +65,7 @@ def write_rows(array: Path, rows: list[list[int]], vectors: np.ndarray):
 
 def encode_share(plan: Plan, rank: int = 0, world: int = 1):
     """Encode every world-th of the chunks that are left, and note each when its rows are on the disk."""
-    transformers, device = hub.quiet_transformers(), training.torch_device(plan.devices)
+    transformers, device = hub.quiet_transformers(), torch_device(plan.devices)
     tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
     model = transformers.AutoModel.from_pretrained(contract.encoder_folder(), dtype=torch.float32).eval()
     model.to(device, torch.bfloat16 if plan.precision == "bf16" else torch.float32)
@@ -125,7 +125,7 @@ def encode_all(text_file: texts.TextFile, part: Path, devices: list[str], settin
     )
     plan_file = text_file.path.with_name("plan.json")
     storage.write_json(plan_file, asdict(plan))
-    status = training.launch_workers(devices, __file__, ["--plan", str(plan_file)])
+    status = launch_workers(devices, __file__, ["--plan", str(plan_file)])
     if status is None:
         encode_share(plan)
     elif status:
@@ -139,7 +139,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", default="definition", choices=["definition", "name"])
     parser.add_argument("--pooling", choices=CHOICES["encoder"]["pooling"], help="in place of encoder.pooling")
-    training.add_device_argument(parser)
+    add_device_argument(parser)
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)  # for the processes that this one starts
     engine.add_arguments(parser)
     config.add_arguments(parser)
@@ -152,7 +152,7 @@ def main(argv=None):
     if args.pooling:
         settings = replace(settings, pooling=args.pooling)
     text_encoder.check_encoder_settings(settings)
-    devices = training.requested_devices(args)
+    devices = requested_devices(args)
     if published.published_representations():
         return
     if not contract.encoder_folder().exists():
@@ -186,4 +186,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    training.run_main(main)
+    run_main(main)

@@ -31,8 +31,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from medrep import config, contract, storage
 from medrep.cdm import engine
+from medrep.devices import add_device_argument, is_worker_process, launch_workers, requested_devices, run_main, set_visible_devices
 from medrep.errors import UserError
-from medrep.patients import training
 from medrep.progress import format_figures, is_main_process, print_line, progress_bar, timed_stage
 from medrep.settings import EncoderConfig
 from medrep.stamps import Stamp
@@ -112,7 +112,7 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
     if training_state.should_stop(settings):
         return
     on_cpu, steps_per_epoch = devices[0] == "cpu", len(tokens.train)
-    training.set_visible_devices(devices)
+    set_visible_devices(devices)
     arguments = transformers.TrainingArguments(
         output_dir=str(work),
         num_train_epochs=1,
@@ -129,7 +129,7 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         use_cpu=on_cpu,
-        ddp_backend="gloo" if on_cpu and training.is_worker_process() else None,
+        ddp_backend="gloo" if on_cpu and is_worker_process() else None,
         bf16=config.resolve_precision(settings.precision, not on_cpu) == "bf16",
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs in one process would cut our packed items apart
@@ -261,7 +261,7 @@ def prepare(work: Path, args, settings: EncoderConfig) -> dict:
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", metavar="PATH", help="a Hugging Face folder or id to start from, in place of encoder.model")
-    training.add_device_argument(parser)
+    add_device_argument(parser)
     engine.add_arguments(parser)
     config.add_arguments(parser)
     args = parser.parse_args(argv)
@@ -270,10 +270,10 @@ def main(argv=None):
     if args.encoder:
         settings = replace(settings, model=args.encoder)
     text_encoder.check_encoder_settings(settings)
-    devices = training.requested_devices(args)
+    devices = requested_devices(args)
     output = contract.encoder_folder()
     work = storage.unfinished_path(output) / "work"
-    if training.is_worker_process():
+    if is_worker_process():
         train(work, settings, devices)
         return
     if published.published_representations():
@@ -294,7 +294,7 @@ def main(argv=None):
             storage.remove_path(part)  # there is nothing to continue yet
             raise
         if settings.epochs:
-            status = training.launch_workers(devices, __file__, sys.argv[1:] if argv is None else argv)
+            status = launch_workers(devices, __file__, sys.argv[1:] if argv is None else argv)
             if status is None:
                 train(work, settings, devices)
             elif status:
@@ -312,4 +312,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    training.run_main(main)
+    run_main(main)

@@ -30,12 +30,12 @@ from medrep import config, contract, storage
 from medrep.cdm import engine, table_files
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
-from medrep.patients.behrt import RescaledVectors
 from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.stamps import Stamp
 from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_index, concept_maps, concept_pairs, concept_vectors, published, quality, representations
 from medrep.vectors.concept_pairs import ConceptGraph
+from medrep.vectors.whitening import RescaledVectors
 from medrep.vocabulary import holdout, terminology
 
 WHITENING_ROWS = 50_000  # concepts that the whitening is learned from

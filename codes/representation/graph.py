@@ -25,7 +25,7 @@ from torch_geometric.data import Data
 
 from medrep import config, contract, storage
 from medrep.cdm import engine
-from medrep.patients import training
+from medrep.devices import add_device_argument, requested_devices, torch_device
 from medrep.progress import print_line, timed_stage
 from medrep.settings import GraphConfig
 from medrep.stamps import Stamp
@@ -112,13 +112,13 @@ def fit(data: Data, settings: GraphConfig, device: torch.device, checkpoint: gra
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    training.add_device_argument(parser)
+    add_device_argument(parser)
     engine.add_arguments(parser)  # run.sh gives every stage the same flags
     config.add_arguments(parser)
     args = parser.parse_args(argv)
 
     settings = config.load("graph", args.overrides)
-    devices = training.requested_devices(args)
+    devices = requested_devices(args)
     if published.published_representations():
         return
     output = contract.concept_array_file("medrep")
@@ -131,7 +131,7 @@ def main(argv=None):
         concept_vectors.check_complete("description")
         data = graphs.open_graph(contract.concept_array_file("description"))
         checkpoint = graphs.Checkpoint(output, stamp.content)
-        model, epochs = fit(data, settings, training.torch_device(devices), checkpoint)
+        model, epochs = fit(data, settings, torch_device(devices), checkpoint)
         best = min(epochs, key=lambda e: e["held_out"])
         print_line(
             f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: contrastive loss {best['contrast']:.3f}, "

@@ -50,8 +50,8 @@ from vector_quantize_pytorch import VectorQuantize
 
 from medrep import config, contract, storage
 from medrep.cdm import engine
+from medrep.devices import add_device_argument, requested_devices, torch_device
 from medrep.errors import UserError
-from medrep.patients import training
 from medrep.progress import print_line, timed_stage
 from medrep.settings import MedTokConfig
 from medrep.stamps import Stamp
@@ -316,13 +316,13 @@ def check_settings(width: int, settings: MedTokConfig):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    training.add_device_argument(parser)
+    add_device_argument(parser)
     engine.add_arguments(parser)  # run.sh gives every stage the same flags
     config.add_arguments(parser)
     args = parser.parse_args(argv)
 
     settings = config.load("medtok", args.overrides)
-    devices = training.requested_devices(args)
+    devices = requested_devices(args)
     if published.published_representations():
         return
     output, beside = contract.concept_array_file("medtok"), contract.medtok_files()
@@ -334,7 +334,7 @@ def main(argv=None):
         return
     with timed_stage("medtok") as figures:
         concept_vectors.check_complete("description")
-        device = training.torch_device(devices)
+        device = torch_device(devices)
         checkpoint = graphs.Checkpoint(output, stamp.content)
         model, epochs = fit(graphs.open_graph(contract.concept_array_file("description")), settings, device, checkpoint)
         best = min(epochs, key=lambda e: e["held_out"])

@@ -16,7 +16,8 @@ from medrep import contract, stamps, storage
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.evaluation import calibration, features, learners, metrics, results
-from medrep.patients import sequences, training
+from medrep.patients import sequences
+from medrep.patients.batches import to_tensors
 from medrep.patients.examples import Examples, sample_few_shot, sort_by_hash, split_persons
 from medrep.settings import FinetuningConfig
 from medrep.tables import LABELS, PERSONS, labels_table
@@ -208,7 +209,7 @@ def test_a_probe_leaves_the_model_as_it_was_and_few_shots_are_few(hospitals, mon
     for i in (0, 7):
         batch = {k: torch.from_numpy(v) for k, v in examples.trajectories.pack(examples.table[i : i + 1], translation).items()}
         with torch.inference_mode():
-            cls = model.encoder(**training.to_tensors(batch, "cpu"))[0].double().numpy()
+            cls = model.encoder(**to_tensors(batch, "cpu"))[0].double().numpy()
         z = (cls - np.array(probe["shift"])) / np.array(probe["scale"]) @ np.array(probe["weights"][0]) + probe["intercepts"][0]
         assert predictions[i] == pytest.approx(1 / (1 + np.exp(-z)), abs=1e-5)
 

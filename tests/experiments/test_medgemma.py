@@ -27,7 +27,7 @@ from medrep.llm import answer_file, chat_requests, local_model
 from medrep.settings import RatingConfig
 from medrep.tables import LABELS
 
-from ..representation.model_server import ModelServer, completion
+from ..medrep.llm.model_server import ModelServer, completion
 from .tiny_gemma import write_tiny_gemma
 
 SECRET = "sk-the-key-that-nobody-may-see"

@@ -16,7 +16,8 @@ from medrep import contract
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.evaluation import results
-from medrep.patients import behrt, fitting, sequences, training
+from medrep.patients import behrt, fitting, sequences
+from medrep.patients.batches import INPUT_ARRAYS
 from medrep.patients.examples import Examples, split_persons
 from medrep.tables import LABELS, PERSONS
 from medrep.vectors import concept_index
@@ -147,7 +148,7 @@ def plain_zero_shot(run, hospital, vectors, seed=0, share=0.3, max_length=32):
         whole = trajectories.pack(batch)
         tokens, places = sequences.mask_tokens(whole["token"], len(words), share, (seed, pretrain.VALID_MASK_SEED, step))
         for start, stop in zip(whole["boundaries"][:-1], whole["boundaries"][1:], strict=True):
-            one = {name: torch.from_numpy(whole[name][start:stop]) for name in training.INPUT_ARRAYS[:-1]}
+            one = {name: torch.from_numpy(whole[name][start:stop]) for name in INPUT_ARRAYS[:-1]}
             seen = [words[i] for i in tokens[start:stop]]
             one["token"] = torch.tensor([words.index(t) if vectors is not None else known.index(t) if t in known else 2 for t in seen])
             mine = [p - start for p in places if start <= p < stop]

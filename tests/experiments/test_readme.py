@@ -44,5 +44,5 @@ def test_a_patient_is_embedded_as_the_guide_shows(small_hospital):
     shorter = patients.pack(found["newest"] - [0, 0, 1], words.translation_to(found["known"]))
     shorter = {name: torch.from_numpy(values) for name, values in shorter.items()}
     with torch.inference_mode():
-        other = found["model"].encoder(**found["training"].to_tensors(shorter, "cpu"))[0]
+        other = found["model"].encoder(**found["to_tensors"](shorter, "cpu"))[0]
     assert not torch.allclose(found["patient"][0], other)

@@ -6,7 +6,7 @@ from pathlib import Path
 from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import learners
-from medrep.patients import training
+from medrep.patients import finished_runs
 from medrep.settings import ExperimentConfig
 
 BASELINES = ("logreg", "gbm")
@@ -33,13 +33,13 @@ class Arm:
                 f"{contract.display_path(pretrained)} holds no finished model; python experiments/pretrain.py "
                 f"--model {args.model} --rep-type {rep} --head {self.head} makes it"
             )
-        training.require_inputs_unchanged(pretrained)
-        if rep != "none" and contract.display_path(array := contract.concept_array_file(rep)) not in training.recorded_inputs(pretrained):
+        finished_runs.require_inputs_unchanged(pretrained)
+        if rep != "none" and contract.display_path(array := contract.concept_array_file(rep)) not in finished_runs.recorded_inputs(pretrained):
             raise UserError(
                 f"{contract.display_path(pretrained)} was pretrained on another file than {contract.display_path(array)}: give that one, or rename yours"
             )
         self.inputs = [pretrained / "config.yaml"]
-        adapter = learners.VocabularyAdapter(training.load_model_vocabulary(pretrained), rep)
+        adapter = learners.VocabularyAdapter(finished_runs.load_model_vocabulary(pretrained), rep)
         if args.frozen:
             self.learner = learners.LinearProbe(pretrained, adapter, experiment.finetuning, args.device)
         else:
@@ -56,7 +56,7 @@ class Arm:
         arm.model, arm.head = facts["model"], facts["head"]
         arm.variant = "+".join(part for part in (facts["variant"], f"evaluated-{weights}") if part)
         arm.oovs = args.oov if rep == "none" else [""]
-        adapter = learners.VocabularyAdapter(training.load_model_vocabulary(folder, finetuned=True), rep)
+        adapter = learners.VocabularyAdapter(finished_runs.load_model_vocabulary(folder, finetuned=True), rep)
         arm.learner = learners.FinetunedModel(None, adapter, experiment.finetuning, args.device)
         return arm
 

@@ -28,7 +28,9 @@ from torch.nn import functional as F
 
 from medrep import progress, storage
 from medrep.cdm.engine import connect
-from medrep.patients import behrt, sequences, training
+from medrep.patients import behrt, sequences
+from medrep.patients.batches import make_loader, to_tensors
+from medrep.patients.input_mapping import InputMapping
 from medrep.vectors import texts
 from medrep.vocabulary import holdout, token_vocabulary
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK
@@ -129,7 +131,7 @@ def sample_examples(persons: np.ndarray, count: int) -> np.ndarray:
 
 
 def event_batches(
-    model, examples, table: np.ndarray, input_mapping: training.InputMapping, batch_tokens: int, label: int = 0, steps: int = 20, attributed: int = 0
+    model, examples, table: np.ndarray, input_mapping: InputMapping, batch_tokens: int, label: int = 0, steps: int = 20, attributed: int = 0
 ) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
     """Of each packed batch of `table` the rows of EVENTS and the gaps (attributed sequences,); those that are attributed come first.
 
@@ -143,9 +145,9 @@ def event_batches(
     chosen = sample_examples(persons[table[:, 3]], attributed)
     for part in (True, False):
         plan = sequences.token_budget_batches(table[chosen == part], batch_tokens)
-        loader = training.make_loader(plan, lambda slices, *_: examples.trajectories.pack(slices, input_mapping.token_map))
+        loader = make_loader(plan, lambda slices, *_: examples.trajectories.pack(slices, input_mapping.token_map))
         for slices, batch in zip(plan, loader, strict=True):
-            inputs = training.to_tensors(batch, device)
+            inputs = to_tensors(batch, device)
             columns, gaps = {"attention": model.attention_of_cls(**inputs)}, np.zeros(0)
             if part:
                 columns["attribution"], gaps = attribute(model, inputs, label, steps, batch_tokens)
@@ -183,7 +185,7 @@ def write_event_attributions(
     model,
     examples,
     table: np.ndarray,
-    input_mapping: training.InputMapping,
+    input_mapping: InputMapping,
     batch_tokens: int,
     label: int = 0,
     steps: int = 20,

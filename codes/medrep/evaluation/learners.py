@@ -15,10 +15,13 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from medrep import contract, storage
+from medrep.devices import make_accelerator, set_visible_devices, torch_device
 from medrep.errors import UserError
 from medrep.evaluation import counts, metrics
-from medrep.patients import behrt, fitting, sequences, training
+from medrep.patients import behrt, fitting, sequences
+from medrep.patients.batches import make_loader, to_tensors
 from medrep.patients.examples import Examples
+from medrep.patients.input_mapping import InputMapping, known_token_share, make_input_mapping
 from medrep.progress import progress_bar
 from medrep.settings import FinetuningConfig
 from medrep.vectors import nearest
@@ -37,15 +40,13 @@ class VocabularyAdapter:
     def __init__(self, model_vocabulary: token_vocabulary.Vocabulary, rep: str):
         self.model_vocabulary, self.rep, self.mappings = model_vocabulary, rep, {}
 
-    def __call__(self, hospital: str, oov: str = "unk") -> training.InputMapping:
+    def __call__(self, hospital: str, oov: str = "unk") -> InputMapping:
         key = (hospital, oov if self.rep == "none" else "unk")
         if key not in self.mappings:
-            self.mappings[key] = training.make_input_mapping(
-                token_vocabulary.load_hospital_vocabulary(hospital), self.rep, self.model_vocabulary, key[1]
-            )
+            self.mappings[key] = make_input_mapping(token_vocabulary.load_hospital_vocabulary(hospital), self.rep, self.model_vocabulary, key[1])
         return self.mappings[key]
 
-    def adapt(self, model, hospital: str, oov: str = "unk") -> training.InputMapping:
+    def adapt(self, model, hospital: str, oov: str = "unk") -> InputMapping:
         """Let the model read `hospital`: its vectors take the place of the concept table; nothing else changes."""
         input_mapping = self(hospital, oov)
         if input_mapping.vectors is not None:
@@ -59,7 +60,7 @@ def compute_losses(model, batch):
     device = next(model.parameters()).device
     truth = batch["truth"].to(device)
     known = ~torch.isnan(truth)
-    logits = model(**training.to_tensors(batch, device)).float()
+    logits = model(**to_tensors(batch, device)).float()
     loss = F.binary_cross_entropy_with_logits(logits[known], truth[known], reduction="sum")
     return {"loss": (loss, int(known.sum()))}, fitting.count_out_of_range(model, batch)
 
@@ -75,8 +76,8 @@ def predict(model, examples: Examples, table: np.ndarray, token_map: np.ndarray,
     order = np.argsort(table[:, 2] - table[:, 1], kind="stable")
     found, at = None, 0
     plan = sequences.token_budget_batches(table[order], batch_tokens)
-    for batch in training.make_loader(plan, lambda part, *_: examples.pack(part, token_map)):
-        outputs = (compute or type(model).__call__)(model, **training.to_tensors(batch, device)).double().cpu().numpy()
+    for batch in make_loader(plan, lambda part, *_: examples.pack(part, token_map)):
+        outputs = (compute or type(model).__call__)(model, **to_tensors(batch, device)).double().cpu().numpy()
         found = np.empty((len(table), outputs.shape[1])) if found is None else found
         found[order[at : at + len(outputs)]] = outputs
         at += len(outputs)
@@ -174,7 +175,7 @@ class FinetunedModel:
                 batch["token"] = input_mapping.token_map[copies.replace_tokens(batch["token"], part, batch["boundaries"], (seed, step[0]))]
             return batch
 
-        accelerator = training.make_accelerator([self.device], settings.precision, self.report_to, folder)
+        accelerator = make_accelerator([self.device], settings.precision, self.report_to, folder)
         accelerator.init_trackers("tensorboard", {"seed": seed})
         self.model = fitting.fit(
             model=model,
@@ -192,17 +193,17 @@ class FinetunedModel:
         self.adapter.model_vocabulary.save(folder / "vocabulary.json")
 
     def load(self, folder: Path):
-        training.set_visible_devices([self.device])
-        self.model = behrt.BehrtForPrediction.from_pretrained(folder).to(training.torch_device([self.device]))
+        set_visible_devices([self.device])
+        self.model = behrt.BehrtForPrediction.from_pretrained(folder).to(torch_device([self.device]))
 
-    def probabilities(self, model, examples: Examples, table: np.ndarray, input_mapping: training.InputMapping) -> np.ndarray:
+    def probabilities(self, model, examples: Examples, table: np.ndarray, input_mapping: InputMapping) -> np.ndarray:
         return torch.sigmoid(torch.from_numpy(predict(model, examples, table, input_mapping.token_map, self.settings.batch_tokens))).numpy()
 
     def predict(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
         return self.probabilities(self.model, examples, table, self.adapter.adapt(self.model, examples.hospital, oov))
 
     def readable_share(self, examples: Examples, table: np.ndarray, oov: str) -> float:
-        return training.known_token_share(examples.trajectories, table[:, :3], self.adapter(examples.hospital, oov))
+        return known_token_share(examples.trajectories, table[:, :3], self.adapter(examples.hospital, oov))
 
 
 class LinearProbe:
@@ -218,8 +219,8 @@ class LinearProbe:
     def cls_states(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
         """float64 (rows, width): [CLS] of each; every example of an outcome is embedded once for all seeds."""
         if self.encoder is None:
-            training.set_visible_devices([self.device])
-            self.encoder = behrt.BehrtForPrediction.from_pretrained(self.pretrained).encoder.to(training.torch_device([self.device]))
+            set_visible_devices([self.device])
+            self.encoder = behrt.BehrtForPrediction.from_pretrained(self.pretrained).encoder.to(torch_device([self.device]))
         if self.outcome != examples.outcome:
             self.outcome, self.states = examples.outcome, {}
         key = (examples.hospital, oov or "unk")

@@ -19,7 +19,7 @@ from medrep import contract, progress, stamps, storage
 from medrep.errors import UserError
 from medrep.evaluation import counts, features, learners, metrics, results
 from medrep.evaluation.arms import BASELINES, Arm
-from medrep.patients import training
+from medrep.patients import finished_runs
 from medrep.patients.examples import Examples, sample_few_shot, split_persons
 from medrep.progress import print_line
 from medrep.stamps import Stamp
@@ -60,7 +60,7 @@ class Run:
     def __init__(self, arm: Arm, examples_of: OutcomeExamples, trained_on: str, seed: int):
         self.arm, self.examples_of, self.trained_on, self.seed = arm, examples_of, trained_on, seed
         self.args, self.settings, self.learner = arm.args, arm.experiment.finetuning, arm.learner
-        self.made_with = arm.settings() | training.input_fingerprints(
+        self.made_with = arm.settings() | finished_runs.input_fingerprints(
             *arm.inputs,
             contract.trajectories_folder(trained_on),
             LABELS.at(hospital=trained_on, outcome=examples_of.outcome),
@@ -105,7 +105,7 @@ class Run:
 
     def train(self):
         """Train, unless that is done already."""
-        if training.is_finished(self.folder, self.made_with, self.args.fresh):
+        if finished_runs.is_finished(self.folder, self.made_with, self.args.fresh):
             return
         self.require_both_classes()
         examples, valid = self.examples_of[self.trained_on], self.parts["valid"]
@@ -118,7 +118,7 @@ class Run:
             for i, name in enumerate(examples.label_names)
             if len(set(of_part["train"][:, i]) & {0.0, 1.0}) < 2 or np.isnan(of_part["valid"][:, i]).all()
         ]
-        training.mark_finished(
+        finished_runs.mark_finished(
             self.folder,
             self.made_with,
             **self.result_columns,

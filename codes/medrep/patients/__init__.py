@@ -1,4 +1,9 @@
-"""Patient models: sequences of events (sequences, examples), the BEHRT family (behrt), and how it is trained (training, fitting).
+"""Patient models of the BEHRT family, from sequences of events to a finished run.
+
+sequences, examples       what a model reads
+input_mapping, batches    how it reads a hospital's vocabulary, and in which batches
+behrt                     the models
+fitting, finished_runs    the training loop, and what says that a run is whole
 
 Read sequences.py first, then behrt.py.
 """

@@ -18,15 +18,16 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import get_linear_schedule_with_warmup
 
 from medrep import contract, progress, storage
+from medrep.devices import peak_gib
 from medrep.errors import UserError
-from medrep.patients.training import CHECKPOINT_NAMES, make_loader
+from medrep.patients.batches import make_loader
+from medrep.patients.finished_runs import CHECKPOINT_NAMES
 from medrep.progress import print_line
 
 OUT_OF_RANGE = "beyond_tables"
@@ -217,11 +218,6 @@ def format_training_figures(state: TrainingState, schedule, settings, steps: int
         f"{means}, {state.tokens * accelerator.num_processes / max(state.seconds, 1e-9):,.0f} tokens/s, lr {schedule.get_last_lr()[0]:.2g}, "
         f"{peak_gib(accelerator.device):.1f} GiB, at most {progress.tqdm.format_interval(left)} left"
     )
-
-
-def peak_gib(device: torch.device) -> float:
-    """Of GPU memory that this process had, of main memory that it has where there is no GPU."""
-    return (torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss) / 2**30
 
 
 class StopSignals:

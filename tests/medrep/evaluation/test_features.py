@@ -16,7 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from medrep import contract, storage
 from medrep.evaluation import features
-from medrep.patients import behrt, sequences, training
+from medrep.patients import behrt, sequences
+from medrep.patients.batches import INPUT_ARRAYS, to_tensors
+from medrep.patients.input_mapping import InputMapping
 from medrep.settings import ModelConfig
 from medrep.vocabulary import token_vocabulary
 
@@ -50,7 +52,7 @@ def hospital(small_hospital):
     stop[5] = start[5]
     times = np.datetime64("2150-01-01", "us") + np.arange(13).astype("timedelta64[D]")
     labels = pd.DataFrame({"subject_id": np.asarray(trajectories.person_id)[rows], "prediction_time": times})
-    input_mapping = training.InputMapping(np.where(np.arange(len(known)) == UNKNOWN, token_vocabulary.UNK, np.arange(len(known))), None)
+    input_mapping = InputMapping(np.where(np.arange(len(known)) == UNKNOWN, token_vocabulary.UNK, np.arange(len(known))), None)
     table = np.column_stack([rows, start, stop, np.arange(13)]).astype(np.int64)[::-1]
     return SimpleNamespace(
         examples=SimpleNamespace(hospital="mimic", trajectories=trajectories, labels=labels),
@@ -62,7 +64,7 @@ def hospital(small_hospital):
 
 def batch_of(hospital, table):
     packed = hospital.examples.trajectories.pack(table, hospital.input_mapping.token_map)
-    return training.to_tensors({name: torch.from_numpy(values) for name, values in packed.items()}, "cpu")
+    return to_tensors({name: torch.from_numpy(values) for name, values in packed.items()}, "cpu")
 
 
 def events_of(hospital, model, batch_tokens=128, **options):
@@ -192,7 +194,7 @@ class Largest(TorchDispatchMode):
 def test_no_map_of_tokens_by_tokens_is_made_for_attention():
     model, n = make_model(), 700
     random = np.random.default_rng(0)
-    batch = {name: torch.from_numpy(random.integers(0, 40, n)) for name in training.INPUT_ARRAYS[:-1]} | {"boundaries": torch.tensor([0, n - 50, n])}
+    batch = {name: torch.from_numpy(random.integers(0, 40, n)) for name in INPUT_ARRAYS[:-1]} | {"boundaries": torch.tensor([0, n - 50, n])}
     with Largest() as most:
         model.attention_of_cls(**batch)
     assert most.numbers <= n * SIZES.intermediate_size < (n - 50) ** 2
@@ -365,7 +367,7 @@ def test_the_code_that_alone_decides_is_the_first_by_attribution(small_hospital,
     table = np.column_stack([np.arange(80), trajectories.person_start, trajectories.person_start + 12, np.arange(80)]).astype(np.int64)
     planted = SPECIAL + 17
     truth = torch.tensor([float((trajectories.token[a:b] == planted).any()) for _, a, b, _ in table])
-    batch = training.to_tensors({name: torch.from_numpy(values) for name, values in trajectories.pack(table).items()}, "cpu")
+    batch = to_tensors({name: torch.from_numpy(values) for name, values in trajectories.pack(table).items()}, "cpu")
     torch.manual_seed(0)
     model = behrt.BehrtForPrediction(behrt.make_config(SIZES, len(known), False)).eval()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
@@ -377,7 +379,7 @@ def test_the_code_that_alone_decides_is_the_first_by_attribution(small_hospital,
     labels = pd.DataFrame({"subject_id": np.asarray(trajectories.person_id), "prediction_time": np.datetime64("2150-01-01", "us")})
     examples = SimpleNamespace(hospital="mimic", trajectories=trajectories, labels=labels)
     figures = features.write_event_attributions(
-        root / "events.parquet", model, examples, table, training.InputMapping(np.arange(len(known)), None), 512, attributed=80
+        root / "events.parquet", model, examples, table, InputMapping(np.arange(len(known)), None), 512, attributed=80
     )
     found = features.rank_features(root / "events.parquet").sort_values("attribution", ascending=False)
     assert found.token.iloc[0] == known.tokens[planted] and found.attribution.iloc[0] > 5 * found.attribution.iloc[1]

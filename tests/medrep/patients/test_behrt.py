@@ -11,7 +11,8 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from medrep import config
 from medrep.errors import UserError
-from medrep.patients import behrt, training
+from medrep.patients import behrt
+from medrep.patients.batches import INPUT_ARRAYS
 from medrep.settings import ModelConfig
 
 SIZES = ModelConfig(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24, max_length=64)
@@ -51,7 +52,7 @@ def make_model(frozen=False, name="behrt", kind=behrt.BehrtForPrediction):
 
 def alone(batch, i):
     start, stop = batch["boundaries"][i : i + 2].tolist()
-    return {name: batch[name][start:stop] for name in training.INPUT_ARRAYS[:-1]} | {"boundaries": torch.tensor([0, stop - start])}
+    return {name: batch[name][start:stop] for name in INPUT_ARRAYS[:-1]} | {"boundaries": torch.tensor([0, stop - start])}
 
 
 def padded_states(model, batch):
@@ -59,7 +60,7 @@ def padded_states(model, batch):
     encoder, boundaries = model.encoder, batch["boundaries"]
     lengths = boundaries[1:] - boundaries[:-1]
     real = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
-    flat = encoder.embeddings(**{name: batch[name] for name in training.INPUT_ARRAYS[:-1]})
+    flat = encoder.embeddings(**{name: batch[name] for name in INPUT_ARRAYS[:-1]})
     h = torch.zeros(*real.shape, flat.shape[1]).index_put((real,), flat)
     mask = torch.zeros(real.shape).masked_fill(~real, float("-inf"))[:, None, None, :]
     eager = copy.copy(encoder.config)

@@ -1,7 +1,6 @@
 """A training run that is killed, stopped, starved or poisoned; the real script in processes of its own."""
 
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -185,25 +184,6 @@ def test_what_a_user_watches_is_there(folder, capsys):
 def test_an_unknown_tracker_names_the_known(folder, tracker, words):
     with pytest.raises(UserError, match=words):
         pretrain.main([*SMALL[:4], "--report-to", tracker, *SMALL[6:]])
-
-
-def test_if_one_process_fails_all_stop_and_the_first_to_fail_says_why(tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(
-        "import os, sys, time\nfrom medrep.patients import training\n"
-        "def main():\n"
-        "    import torch.distributed as dist\n"
-        "    dist.init_process_group('gloo')\n"
-        "    if os.environ['RANK'] == '1':\n        raise ValueError('the first to fail')\n"
-        "    dist.barrier()\n    raise ValueError('the second')\n"
-        "if __name__ == '__main__':\n"
-        "    if training.is_worker_process():\n        training.run_main(main)\n"
-        "    else:\n        sys.exit(training.launch_workers(['cpu', 'cpu'], __file__, []))\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(contract.REPOSITORY / "codes")}
-    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and done.stderr.count("Traceback") == 1 and "ValueError: the first to fail" in done.stderr
-    assert json.dumps(done.stderr).count("elastic") == 0
 
 
 def test_ctrl_c_is_one_sentence():

@@ -1,9 +1,11 @@
-"""A small graph of concepts, and vectors of them."""
+"""A small graph of concepts, and vectors of them; and the published files of the representation stages' tests."""
 
 import numpy as np
 import pytest
 
 from medrep.vectors import concept_pairs
+
+from ...representation.conftest import athena, put_published, small_root  # noqa: F401 fixtures
 
 
 @pytest.fixture

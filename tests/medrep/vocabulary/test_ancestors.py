@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medrep.patients import training
+from medrep.patients.input_mapping import make_input_mapping
 from medrep.vocabulary import ancestors
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK, Vocabulary
 
@@ -80,8 +80,8 @@ def test_an_ancestors_decile_goes_before_the_ancestor_and_a_nearer_ancestor_befo
 def test_a_model_without_vectors_reads_unknown_codes_as_it_is_told(vocabulary_tables):
     vocabulary_tables([(1, 20)])
     home, external = make("20", "3"), make("1", "3", "4")
-    assert training.make_input_mapping(external, "none", home).token_map[7:].tolist() == [UNK, 8, UNK]
-    assert training.make_input_mapping(external, "none", home, oov="ancestor").token_map[7:].tolist() == [7, 8, UNK]
+    assert make_input_mapping(external, "none", home).token_map[7:].tolist() == [UNK, 8, UNK]
+    assert make_input_mapping(external, "none", home, oov="ancestor").token_map[7:].tolist() == [7, 8, UNK]
 
 
 def test_concepts_are_needed_only_where_a_code_is_unknown(root):

@@ -1,4 +1,4 @@
-"""Devices that are not there; two processes take the steps of one."""
+"""Devices that are not there; two processes take the steps of one, and fail as one."""
 
 import json
 import os
@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from medrep import contract
+from medrep.devices import check_devices, cuda_visible_devices
 from medrep.errors import UserError
-from medrep.patients import training
 
 
 @pytest.mark.parametrize(
@@ -19,28 +19,19 @@ from medrep.patients import training
 )
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(devices, words):
     with pytest.raises(UserError, match=words):
-        training.check_devices(devices, "-d")
+        check_devices(devices, "-d")
 
 
 def test_a_process_of_several_which_sees_fewer_devices_is_not_asked_again(monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    training.check_devices(["7", "8"], "--gpu-devices")
-
-
-def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over_and_says_so(root, capsys):
-    folder, settings = root / "run", {"model": {"width": 16}}
-    for begun in (False, True):
-        assert not training.is_finished(folder, settings, fresh=False)
-        assert ("run was begun, but has no checkpoint yet: it starts from the beginning" in capsys.readouterr().out) == begun
-    (folder / "checkpoint.previous").mkdir()
-    assert not training.is_finished(folder, settings, fresh=False) and "no checkpoint yet" not in capsys.readouterr().out
+    check_devices(["7", "8"], "--gpu-devices")
 
 
 def test_devices_are_numbered_among_those_that_the_process_sees(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert training.cuda_visible_devices(["0", "2"]) == "0,2"
+    assert cuda_visible_devices(["0", "2"]) == "0,2"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-abc,5")
-    assert training.cuda_visible_devices(["0", "1"]) == "2,GPU-abc" and training.cuda_visible_devices(["2"]) == "5"
+    assert cuda_visible_devices(["0", "1"]) == "2,GPU-abc" and cuda_visible_devices(["2"]) == "5"
 
 
 def test_two_machines_take_the_steps_of_one(small_hospital, root):
@@ -111,3 +102,22 @@ def test_two_processes_take_the_steps_of_one(small_hospital, root, model):
         log = contract.pretraining_folder("mimic", model, "none") / "log.jsonl"
         losses.append([json.loads(line)["valid_loss"] for line in log.read_text().splitlines()])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4) and losses[0][0] != losses[0][-1]
+
+
+def test_if_one_process_fails_all_stop_and_the_first_to_fail_says_why(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import os, sys, time\nfrom medrep.devices import is_worker_process, launch_workers, run_main\n"
+        "def main():\n"
+        "    import torch.distributed as dist\n"
+        "    dist.init_process_group('gloo')\n"
+        "    if os.environ['RANK'] == '1':\n        raise ValueError('the first to fail')\n"
+        "    dist.barrier()\n    raise ValueError('the second')\n"
+        "if __name__ == '__main__':\n"
+        "    if is_worker_process():\n        run_main(main)\n"
+        "    else:\n        sys.exit(launch_workers(['cpu', 'cpu'], __file__, []))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(contract.REPOSITORY / "codes")}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stderr.count("Traceback") == 1 and "ValueError: the first to fail" in done.stderr
+    assert json.dumps(done.stderr).count("elastic") == 0

@@ -1,0 +1,86 @@
+"""What a finished run leaves beside its model: the settings and inputs that it was made from, in config.yaml.
+
+By it a run is known to be finished, and is refused where its settings or inputs are other ones now.
+"""
+
+import json
+from pathlib import Path
+
+import yaml
+
+from medrep import config, contract, progress, stamps, storage
+from medrep.errors import UserError
+from medrep.progress import print_line
+from medrep.vocabulary.token_vocabulary import Vocabulary, load_vocabulary
+
+CHECKPOINT_NAMES = ("checkpoint", "checkpoint.previous")  # the second is whole where a process died while it wrote the first
+
+
+def input_fingerprints(*inputs: Path) -> dict:
+    """What a run is made from, by stamps.fingerprint: with remade data the old run is not its result any more."""
+    return {"inputs": {contract.display_path(path): stamps.fingerprint(path) for path in inputs}}
+
+
+def recorded_inputs(folder: Path) -> dict[str, str]:
+    """What a finished run was made from: {path: fingerprint}."""
+    return yaml.safe_load((folder / "config.yaml").read_text())["inputs"]
+
+
+def require_inputs_unchanged(folder: Path):
+    """Refuse a finished run whose inputs were remade: another split of persons would let it be tested on its own."""
+    if changed := [path for path, before in recorded_inputs(folder).items() if stamps.fingerprint(contract.ROOT / path) != before]:
+        raise UserError(f"{', '.join(changed)} changed since {contract.display_path(folder)} was made from it: run pretrain.py again with --fresh")
+
+
+def load_model_vocabulary(folder: Path, finetuned: bool = False) -> Vocabulary:
+    """The vocabulary that a model was pretrained on; refused if the model in `folder` was made for another.
+
+    A finetuned model that reads vectors holds those of the whole home hospital: its table is swapped in any case.
+    """
+    known = load_vocabulary(folder / "vocabulary.json", "experiments/pretrain.py")
+    made = json.loads((folder / "config.json").read_text())
+    made_for = made["vocab_size"]
+    if made_for != len(known) and not (finetuned and made["frozen_concepts"]):
+        raise UserError(
+            f"{contract.display_path(folder)}: vocabulary.json has {len(known):,} tokens, but the model was made for {made_for:,}: "
+            "these are files of two runs; bring back the whole folder, or pretrain again with --fresh"
+        )
+    return known
+
+
+def is_finished(folder: Path, settings: dict, fresh: bool) -> bool:
+    """Whether `folder` holds a finished run with these settings and inputs; a run with others is an error.
+
+    A finished run is known by its config.yaml, which is written last.
+    """
+    if progress.is_main_process() and fresh:
+        storage.remove_path(folder)
+    wanted, done, begun = settings, folder / "config.yaml", folder / "settings.yaml"
+    for file in (done, begun):
+        if not file.exists():
+            continue
+        found = yaml.safe_load(file.read_text())
+        differ = [
+            f"{name} has changed since" if part == "inputs" else f"{part}.{name} was {found.get(part, {}).get(name)!r} and is {value!r}"
+            for part, values in wanted.items()
+            for name, value in values.items()
+            if found.get(part, {}).get(name) != value
+        ]
+        if differ:
+            raise UserError(f"{contract.display_path(folder)} was made with other settings or inputs ({'; '.join(differ)}): --fresh starts over")
+        if file == done:
+            print_line(f"{contract.display_path(folder)} is finished; --fresh starts over")
+            return True
+    if begun.exists() and not any((folder / name).exists() for name in CHECKPOINT_NAMES):
+        print_line(f"{contract.display_path(folder)} was begun, but has no checkpoint yet: it starts from the beginning")
+    if progress.is_main_process():
+        config.save_settings(begun, **wanted)
+    return False
+
+
+def mark_finished(folder: Path, settings: dict, **facts):
+    """Write config.yaml, which says that the run is whole and what code made it, and remove what only an unfinished run needs."""
+    for name in (*CHECKPOINT_NAMES, "checkpoint.unfinished", "best", "settings.yaml"):
+        storage.remove_path(folder / name)
+    with storage.atomic_write(folder / "config.yaml") as part:
+        config.save_settings(part, run=facts | {"code": stamps.code_version()}, **settings)
