@@ -29,7 +29,7 @@ from medrep import storage
 
 CODES = Path(__file__).resolve().parents[1]
 DISTINCT_ROWS = 2**14  # rows that are drawn; the vectors repeat them, because only times are asked for
-NUM_HUBS = 5  # a partner is node rows * u^HUBS of a random order: the largest hub is in (1 / rows)^(1 / HUBS) of all pairs
+NUM_HUBS = 5  # a partner is node rows * u^NUM_HUBS of a random order: the largest hub is in (1 / rows)^(1 / NUM_HUBS) of all pairs
 
 
 # ---- the synthetic graph -----------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def format_table(table: pd.DataFrame, replicates: int) -> str:
 
 
 def format_mean_table(tables: pd.DataFrame, published: dict) -> str:
-    """Mean AUROC over PAPER_MEANS_OF at each hospital, of the arms that have them all, beside the mean of the paper's; "" without any."""
+    """Mean AUROC over PAPER_MEAN_OUTCOMES at each hospital, of the arms that have them all, beside the mean of the paper's; "" without any."""
     chosen = tables[tables.outcome.isin(PAPER_MEAN_OUTCOMES) & tables.auroc.notna()]
     whole = {
         (arm, hospital): part

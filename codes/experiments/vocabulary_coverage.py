@@ -59,7 +59,7 @@ def kinds_of_input(reading: str) -> tuple[str, ...]:
 
 
 def classify_by_codes(theirs: Vocabulary, known: Vocabulary) -> np.ndarray:
-    """How a model that knows the tokens of `known` reads each of `theirs`, special ones left out: KNOWN, PLAIN, ANCESTOR or LOST.
+    """How a model that knows the tokens of `known` reads each of `theirs`, special ones left out: one of CODE_KINDS.
 
     As --oov ancestor of finetune.py does it; without data/concepts nothing is known of ancestors.
     """
@@ -77,7 +77,7 @@ def classify_by_codes(theirs: Vocabulary, known: Vocabulary) -> np.ndarray:
 
 
 def classify_by_vectors(tokens: list[str], rep: str) -> np.ndarray:
-    """How a model that reads the vectors of `rep` finds one for each of `tokens`: OWN, PLAIN, ANCESTOR or LOST."""
+    """How a model that reads the vectors of `rep` finds one for each of `tokens`: one of VECTOR_KINDS."""
     _, how = concept_vectors.gather_vectors(tokens, rep)
     return np.where(how == ancestors.NONE, UNREADABLE, how)
 

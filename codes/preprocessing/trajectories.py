@@ -54,7 +54,7 @@ def leave_out_values_without_decile(records: ibis.Table) -> ibis.Table:
 def find_events(records: ibis.Table, persons: ibis.Table, visits: ibis.Table, concepts: ibis.Table, long_stay_days: float) -> ibis.Table:
     """One row an event of `records` (with deciles), in the order of the arrays; every column that tells rows apart is a sort key.
 
-    code is the place of the event's concept in `concepts` (concept_id, place), times CODES, plus its decile + 1. An event
+    code is the place of the event's concept in `concepts` (concept_id, place), times TOKENS_PER_CONCEPT, plus its decile + 1. An event
     outside any visit is in a visit of its own for that day, which starts at 00:00.
     """
     events = records.left_join(visits.select("visit_id", visit_start="start", visit_end="end"), "visit_id").drop("visit_id_right")

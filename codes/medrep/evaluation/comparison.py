@@ -150,7 +150,7 @@ def missing_figure_reasons(rows: pd.DataFrame) -> str:
 
 
 def compare_arms(rows: pd.DataFrame, against: str | None, replicates: int, published: dict) -> pd.DataFrame:
-    """A row an arm (COLUMNS), for the rows of one outcome and tested hospital."""
+    """A row an arm (COMPARISON_COLUMNS), for the rows of one outcome and tested hospital."""
     outcome, hospital = rows.outcome.iloc[0], rows.tested_on.iloc[0]
     arms = list_arms(rows)
     reference = find_reference_arm(arms, against)

@@ -39,7 +39,7 @@ def normalize_name(name: str) -> str:
 
 
 def select_features(important: pd.DataFrame, top: Sequence[str], seed: int, min_persons: int = 1) -> pd.DataFrame:
-    """The rows of `important` (features.rank_features) that are rated, with kind, rank (by attention) and key (`plain` of the name).
+    """The rows of `important` (features.rank_features) that are rated, with kind, rank (by attention) and key (`normalize_name` of the name).
 
     The tokens of `top`, and of all the others as many controls of each kind as those have names, or as there are: random ones, and for
     each top name, the most frequent first, the one whose number of persons is nearest of those left. Who has no name can't be
@@ -90,7 +90,7 @@ class RatingAnswers:
 
 
 def answer_schema(count: int) -> dict:
-    """Of an answer to `count` features: their numbers and nothing else, each with one of WORDS."""
+    """Of an answer to `count` features: their numbers and nothing else, each with one of RATING_LEVELS."""
     numbers = [str(number) for number in range(1, count + 1)]
     return {
         "type": "object",
@@ -143,7 +143,7 @@ JSON_SEPARATORS = re.compile(r"(?:```(?:json)?|[\s,\[\]])*")
 
 
 def parse_answer(text: str, count: int) -> dict[int, str]:
-    """{number: word} of what an answer about `count` features says of a number in one of WORDS; whatever else it says is no rating.
+    """{number: word} of what an answer about `count` features says of a number in one of RATING_LEVELS; whatever else it says is no rating.
 
     An object that has every number counts whatever is written around it, others only if nothing but a fence is. Of what objects say
     differently nothing is counted: a rating that is lost is asked for again, a wrong one stays.
@@ -243,7 +243,7 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
 
 
 def share_at_level(by_kind: dict[str, np.ndarray], level: int) -> dict:
-    """Of each kind's ratings the share of WORDS[level] or more, and by how much the top's is larger, with 95 % intervals.
+    """Of each kind's ratings the share of RATING_LEVELS[level] or more, and by how much the top's is larger, with 95 % intervals.
 
     A feature counts once, by its share of its own repeats, and the intervals are of as many as there are features: Wilson's, and of
     differences Newcombe's (1998, method 10), which come of the former.

@@ -60,7 +60,7 @@ def last_hidden_state(model, tokens: torch.Tensor, attention_mask: torch.Tensor)
 
 
 def has_fast_forward(model, tokens: int) -> bool:
-    """Whether `model` is a DeBERTa of the kind that `read` knows: microsoft/deberta-base and large, and encoder.py's own."""
+    """Whether `model` is a DeBERTa of the kind that `deberta_forward` knows: microsoft/deberta-base and large, and encoder.py's own."""
     shape = model.config
     if shape.model_type != "deberta" or not shape.relative_attention or getattr(shape, "talking_head", False):
         return False

@@ -48,7 +48,7 @@ def all_ancestors(concepts: Iterable[str]) -> dict[str, list[str]]:
 
 
 def map_tokens_by_ancestors(vocabulary: Vocabulary, known: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """int64 (tokens,), each of `vocabulary`'s numbers as one of `known`'s, and how each was found, one of HOW; [UNK] where it is `none`.
+    """int64 (tokens,), each of `vocabulary`'s numbers as one of `known`'s, and how each was found, one of VECTOR_SOURCES; [UNK] where it is `none`.
 
     An unknown decile X_d is read as X, an unknown X as its nearest ancestor that is known (of several at the same level
     the one with the smallest concept id), by CONCEPT_ANCESTOR, and by "Is a" where that says nothing. From X_d the
