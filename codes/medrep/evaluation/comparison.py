@@ -15,6 +15,8 @@ from medrep.progress import progress_bar
 
 EXAMPLE_KEYS = ["subject_id", "prediction_time"]
 CALIBRATION_COLUMNS = ["calibration_slope", "calibration_intercept"]
+PAPER_MEAN_OUTCOMES = ["MT", "LLOS", "RA"]
+"""The outcomes that the paper gives for each hospital."""
 COMPARISON_COLUMNS = [
     "outcome",
     "tested_on",
@@ -127,6 +129,14 @@ def published_auroc(published: dict, arm: tuple, outcome: str, hospital: str) ->
     if trained_on != published["trained_on"] or head not in ("", "linear") or oov not in ("", "unk") or not alike:
         return None
     return published["auroc"].get(model, {}).get(rep, {}).get(outcome, {}).get(hospital)
+
+
+def published_means(published: dict, arm: tuple) -> dict[str, float]:
+    """The paper's mean AUROCs of this arm: internal, external, all; none of an arm that it does not have."""
+    trained_on, model, head, rep, variant, oov = arm
+    if trained_on != published.get("trained_on") or head not in ("", "linear") or variant or oov not in ("", "unk"):
+        return {}
+    return published.get("means", {}).get(model, {}).get(rep, {})
 
 
 def match_tests(tests: dict, others: dict, what: Callable[[], str]) -> list[tuple]:

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import calibration, metrics
+from medrep.evaluation.metrics import METRICS
 from medrep.patients.examples import Examples, sort_by_hash
 from medrep.vectors import representations
 
-METRICS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "sensitivity", "specificity")
 ARM_COLUMNS = ("model", "head", "rep_type", "variant", "oov")
 """What tells arms apart: the model, its head and representation, how it was trained otherwise, how it reads unknown codes."""
 KEY_COLUMNS = ["trained_on", *ARM_COLUMNS]

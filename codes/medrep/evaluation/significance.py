@@ -45,21 +45,13 @@ def auroc_influence(labels: np.ndarray, scores: np.ndarray, persons: np.ndarray)
     return area, test.persons, influences
 
 
-def delong_test(labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, persons: np.ndarray | None = None) -> dict:
-    """Do two models' AUROCs on the same examples differ? a, b, difference (a - b), its 95 % interval low and high, z and two-sided p.
-
-    See `auroc_influence`; without `persons` every example is its own. Two models that order all pairs alike have p = 1 and no z.
-    """
-    found = compare_macro_aurocs([(labels, scores_a, scores_b, np.arange(len(labels)) if persons is None else persons)])
-    return {name: found[name] for name in ("a", "b", "difference", "low", "high", "z", "p")}
-
-
 def compare_macro_aurocs(pairs: Sequence[tuple], replicates: int = 0, seed: int = 0) -> dict:
     """Do two arms differ in their mean AUROC over seeds? `pairs` has, for every seed, (labels, scores_a, scores_b, persons).
 
     a, b (mean AUROCs), difference, standard_error, low, high, z, p, seeds, persons. A person's influences on the difference are summed
-    over the seeds before they are squared, since a person who is tested in several seeds is no several persons. This is how sure the
-    difference is for these trained models and persons like these; how much other seeds would have moved it is not in it.
+    over the seeds before they are squared, since a person who is tested in several seeds is no several persons. p is two-sided; arms
+    that order all pairs alike have p = 1 and no z. This is how sure the difference is for these trained models and persons like these;
+    how much other seeds would have moved it is not in it.
     With `replicates` also bootstrap_low, bootstrap_high and bootstrap_p (twice the smaller share of replicates on either side of 0, the
     observed one counted in), the same question by drawing persons. Seeds where a class is missing are left out.
     """

@@ -22,7 +22,7 @@ RETRIEVAL_RELATIONSHIPS = {
 COLUMNS = ["arm", "measure", "kind", "value", "low", "high", "n"]
 
 
-def bootstrap_weights(n: int) -> np.ndarray:
+def multinomial_weights(n: int) -> np.ndarray:
     """int64 (BOOTSTRAP_DRAWS, n): how often each of n things is drawn; the same for all arms, so that they can be compared."""
     return np.random.default_rng((concept_pairs.SEED, n)).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAP_DRAWS)
 
@@ -33,7 +33,9 @@ def quality_row(arm: str, measure: str, kind: str, value: float, draws: np.ndarr
 
 
 def mean_row(arm: str, measure: str, kind: str, values: np.ndarray) -> list[dict]:
-    return [quality_row(arm, measure, kind, values.mean(), bootstrap_weights(len(values)) @ values / len(values), len(values))] if len(values) else []
+    return (
+        [quality_row(arm, measure, kind, values.mean(), multinomial_weights(len(values)) @ values / len(values), len(values))] if len(values) else []
+    )
 
 
 # ---- link prediction ---------------------------------------------------------------------------------------
@@ -65,7 +67,7 @@ def link_rows(arm: str, array: Rows, pairs: np.ndarray, anchors: np.ndarray, neg
     positive = pairwise_cosines(array, pairs[:, 0], pairs[:, 1])
     negative = pairwise_cosines(array, np.repeat(anchors, concept_pairs.NEGATIVES), negatives.ravel()).reshape(-1, concept_pairs.NEGATIVES)
     value = weighted_aurocs(positive, negative, np.ones((1, len(pairs))))[0]
-    return [quality_row(arm, "link_auroc", kind, value, weighted_aurocs(positive, negative, bootstrap_weights(len(pairs))), len(pairs))]
+    return [quality_row(arm, "link_auroc", kind, value, weighted_aurocs(positive, negative, multinomial_weights(len(pairs))), len(pairs))]
 
 
 # ---- retrieval ---------------------------------------------------------------------------------------------
