@@ -44,20 +44,20 @@ class Grace(nn.Module):
 # ---- the losses --------------------------------------------------------------------------------------------
 
 
-def info_nce(one: torch.Tensor, other: torch.Tensor, temperature: float) -> torch.Tensor:
+def info_nce(left: torch.Tensor, right: torch.Tensor, temperature: float) -> torch.Tensor:
     """The mean over nodes of both views of -log(positive / (positive + negatives)), similarities being cosines.
 
     Positive: the same node in the other view. Negatives: the other nodes, in the other view and in its own.
     """
-    one, other = functional.normalize(one, dim=1), functional.normalize(other, dim=1)
-    between = one @ other.T / temperature  # (nodes, nodes)
-    own = torch.eye(len(one), dtype=torch.bool, device=one.device)
+    left, right = functional.normalize(left, dim=1), functional.normalize(right, dim=1)
+    between = left @ right.T / temperature  # (nodes, nodes)
+    own = torch.eye(len(left), dtype=torch.bool, device=left.device)
 
     def half(within, across):
         everything = torch.cat([across, within.masked_fill(own, -torch.inf)], dim=1)
         return (torch.logsumexp(everything, dim=1) - across.diagonal()).mean()
 
-    return (half(one @ one.T / temperature, between) + half(other @ other.T / temperature, between.T)) / 2
+    return (half(left @ left.T / temperature, between) + half(right @ right.T / temperature, between.T)) / 2
 
 
 def distillation_loss(text: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:

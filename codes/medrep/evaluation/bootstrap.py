@@ -22,8 +22,8 @@ def bootstrap_weights(persons: int, replicates: int, examples: int, seed: int) -
         if not persons:
             yield np.zeros((rows, 0))
             continue
-        drawn = generator.integers(0, persons, (rows, persons)) + np.arange(rows)[:, None] * persons
-        yield np.bincount(drawn.ravel(), minlength=rows * persons).reshape(rows, persons).astype(np.float64)
+        sampled_persons = generator.integers(0, persons, (rows, persons)) + np.arange(rows)[:, None] * persons
+        yield np.bincount(sampled_persons.ravel(), minlength=rows * persons).reshape(rows, persons).astype(np.float64)
 
 
 def percentile_interval(values: np.ndarray, point: float | None, replicates: int) -> tuple[float | None, float | None]:

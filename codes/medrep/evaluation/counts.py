@@ -69,9 +69,9 @@ def make_token_features(tokens: Sequence[str], kind: str) -> TokenFeatures:
     meanings = [{word} for word in words]
     if kind == "rollup":
         plain = [word.partition("_")[0] for word in words]
-        above = all_ancestors(set(plain))
-        meanings = [own | {concept, *above.get(concept, ())} for own, concept in zip(meanings, plain, strict=True)]
-        lonely = sum(not above.get(concept) for concept in set(plain))
+        ancestors_of = all_ancestors(set(plain))
+        meanings = [own | {concept, *ancestors_of.get(concept, ())} for own, concept in zip(meanings, plain, strict=True)]
+        lonely = sum(not ancestors_of.get(concept) for concept in set(plain))
         print_line(f"roll-up of {len(words):,} tokens: {lonely:,} of their {len(set(plain)):,} concepts have no ancestor")
     names = sorted(set().union(*meanings))
     column = {name: i for i, name in enumerate(names)}

@@ -119,7 +119,7 @@ def sample_examples(persons: np.ndarray, count: int) -> np.ndarray:
 
     So every model, seed and representation is attributed on the same persons, as far as they were tested on them.
     """
-    order = np.lexsort((persons, holdout.hash_integers(persons.astype(np.int64).view(np.uint64) + holdout.GOLDEN)))
+    order = np.lexsort((persons, holdout.hash_integers(persons.astype(np.int64).view(np.uint64) + holdout.GOLDEN_RATIO_64)))
     chosen = np.zeros(len(persons), dtype=bool)
     chosen[order[:count]] = True
     return chosen

@@ -48,12 +48,12 @@ def compute_metrics(
     point = weighted_metrics(test, threshold=threshold)
     found = {name: float_or_none(point[name][0]) for name in METRICS}
     if replicates:
-        drawn = [
+        replicate_metrics = [
             weighted_metrics(test, counts[:, test.person_index], point, threshold)
             for counts in bootstrap_weights(len(test.persons), replicates, n, seed)
         ]
         for name in METRICS:
-            values = np.concatenate([part[name] for part in drawn])
+            values = np.concatenate([part[name] for part in replicate_metrics])
             found[f"{name}_low"], found[f"{name}_high"] = percentile_interval(values, found[name], replicates)
     return {"n": n, "persons": len(test.persons), "positives": positives} | found | {"threshold": threshold, "reason": reason}
 
@@ -87,9 +87,9 @@ def youden_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float | N
     if positives == 0 or negatives == 0:
         return None
     values = test.scores[test.score_ends]  # distinct, rising
-    below = np.r_[0, np.cumsum(test.labels)[test.score_ends][:-1]], np.r_[0, np.cumsum(~test.labels)[test.score_ends][:-1]]
+    positives_below, negatives_below = (np.r_[0, np.cumsum(of)[test.score_ends][:-1]] for of in (test.labels, ~test.labels))
     # Youden's index times both counts: whole numbers, so that ties are ties
-    index = (positives - below[0]) * negatives - (negatives - below[1]) * positives
+    index = (positives - positives_below) * negatives - (negatives - negatives_below) * positives
     best = int(np.argmax(index))
     if best == 0:
         return float(values[0])
@@ -140,16 +140,18 @@ def compute_macro_metrics(tests: Sequence[tuple], replicates: int = 0, seed: int
     found = {name: float_or_none(np.mean([points[i][name][0] for i in counted[name]])) if counted[name] else None for name in THRESHOLD_FREE_METRICS}
     if replicates:
         places = [np.searchsorted(everyone, test.persons)[test.person_index] for test in opened]
-        drawn = {name: [] for name in intervals}
+        replicate_means = {name: [] for name in intervals}
         for counts in bootstrap_weights(len(everyone), replicates, max((len(test.labels) for test in opened), default=0), seed):
             parts = [
                 weighted_metrics(test, counts[:, place], point, names=intervals) for test, place, point in zip(opened, places, points, strict=True)
             ]
             for name in intervals:
                 if counted[name]:
-                    drawn[name].append(mean_of_defined([parts[i][name] for i in counted[name]]))
+                    replicate_means[name].append(mean_of_defined([parts[i][name] for i in counted[name]]))
         for name in intervals:
-            found[f"{name}_low"], found[f"{name}_high"] = percentile_interval(np.concatenate(drawn[name] or [np.empty(0)]), found[name], replicates)
+            found[f"{name}_low"], found[f"{name}_high"] = percentile_interval(
+                np.concatenate(replicate_means[name] or [np.empty(0)]), found[name], replicates
+            )
     return found | {"tests": len(counted["auroc"]), "persons": len(everyone)}
 
 

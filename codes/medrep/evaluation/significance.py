@@ -38,8 +38,8 @@ def auroc_influence(labels: np.ndarray, scores: np.ndarray, persons: np.ndarray)
         people = len(np.unique(test.person_index[ours]))
         if people < 2:
             return area, test.persons, None
-        below = (ranks[ours] - stats.rankdata(test.scores[ours])) / np.sum(~ours)  # the share of the other class below each, ties half
-        placement = below if positive else 1 - below
+        share_below = (ranks[ours] - stats.rankdata(test.scores[ours])) / np.sum(~ours)  # the share of the other class below each, ties half
+        placement = share_below if positive else 1 - share_below
         share = np.bincount(test.person_index[ours], weights=placement - area, minlength=len(influences)) / np.sum(ours)
         influences += share * math.sqrt(people / (people - 1))
     return area, test.persons, influences
@@ -74,7 +74,7 @@ def compare_macro_aurocs(pairs: Sequence[tuple], replicates: int = 0, seed: int 
     found = dict.fromkeys(("a", "b", "difference", "standard_error", "low", "high", "z", "p")) | {"seeds": len(kept), "persons": len(everyone)}
     if kept:
         a, b = np.mean(areas, axis=0).tolist()
-        difference = float(np.mean([one - other for one, other in areas]))
+        difference = float(np.mean([area_a - area_b for area_a, area_b in areas]))
         found |= {"a": a, "b": b, "difference": difference}
         error = math.sqrt(math.fsum(move**2 for move in influences.values())) / len(kept) if known else None
         if error:
@@ -94,14 +94,14 @@ def compare_macro_aurocs(pairs: Sequence[tuple], replicates: int = 0, seed: int 
 
 
 def bootstrap_difference(pairs: list[tuple], everyone: np.ndarray, difference: float | None, replicates: int, seed: int) -> dict:
-    drawn = []
+    replicate_differences = []
     opened = [[WeightedTest(labels, scores, persons) for scores in both] for labels, *both, persons in pairs]
     places = [[np.searchsorted(everyone, test.persons)[test.person_index] for test in both] for both in opened]
     for counts in bootstrap_weights(len(everyone), replicates, max((len(both[0].labels) for both in opened), default=0), seed):
         areas = [[test.auroc(counts[:, place]) for test, place in zip(*both, strict=True)] for both in zip(opened, places, strict=True)]
         if areas:
-            drawn.append(mean_of_defined([a - b for a, b in areas]))
-    values = np.concatenate(drawn or [np.empty(0)])
+            replicate_differences.append(mean_of_defined([a - b for a, b in areas]))
+    values = np.concatenate(replicate_differences or [np.empty(0)])
     low, high = percentile_interval(values, difference, replicates)
     values = values[~np.isnan(values)]
     p = None if low is None else min(1.0, 2 * (1 + min(int((values <= 0).sum()), int((values >= 0).sum()))) / (1 + len(values)))
