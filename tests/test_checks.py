@@ -52,7 +52,7 @@ def test_a_stage_imports_no_file_beside_it(stage):
     assert not {name.partition(".")[0] for name in imported} & {path.stem for path in stage.parent.glob("*.py")}
 
 
-@pytest.mark.parametrize("package", sorted((REPOSITORY / "codes" / "medrep").glob("*/__init__.py")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("package", sorted((REPOSITORY / "codes" / "medrep").glob("*/**/__init__.py")), ids=lambda path: path.parent.name)
 def test_a_package_says_in_ten_lines_which_file_to_read_first(package):
     text = ast.get_docstring(ast.parse(package.read_text())) or ""
     first = re.search(r"read (\w+\.py)( and \w+\.py)? first", text, flags=re.I)
