@@ -110,7 +110,7 @@ def cohort_of_labels(outcome: str, cohort: CohortConfig) -> CohortConfig:
 
 
 class Rater:
-    """Who is asked: a service, or the model on this machine. Only what has no answer yet with a rating in it is."""
+    """Asks a service or the local model, and only for prompts that have no usable answer yet."""
 
     def __init__(self, settings: RatingConfig, address: str):
         self.settings, self.address = settings, address

@@ -14,7 +14,10 @@ A token of the external hospital is read in two ways, side by side:
                       plain      not known, but a decile whose plain concept is known
                       ancestor   neither, but an ancestor of it is known: `--oov ancestor` reads that; `--oov unk` reads [UNK] from `plain` on
                       lost       nothing of it is known
-    a representation  own        it has a vector; plain, ancestor: as medrep.vectors.concept_vectors.gather_vectors finds one; lost: none
+    a representation  own        it has a vector
+                      plain      none, but its plain concept has one
+                      ancestor   neither, but ancestors of it have vectors (medrep.vectors.concept_vectors.gather_vectors)
+                      lost       there is no vector for it
 
 Shares are of events, and of distinct concepts, a decile being one as in concept_idx.csv. A concept that stands in two domains
 counts in both and once in all.

@@ -10,9 +10,8 @@ Writes  usedata/representation/concept_representation_medrep.npy, float32 (conce
                  \\                                                        InfoNCE over the batch's seeds, + KL(text || graph)
                   -- drop edges, columns --> A x + GCN(x) --> projection /
 
-Early stopping watches the same loss on held-out seeds in fixed views: what they are trained for is what is asked of
-them, and no edge has to be taken from the graph, so that concepts with one neighbour keep it. GRACE: Zhu et al.,
-arXiv 2006.04131; its use here: arXiv 2504.08329, section 3.
+Early stopping watches the training loss on held-out seeds, in views that stay the same. So no edge has to be held out for it,
+and concepts with one neighbour keep that. GRACE: Zhu et al., arXiv 2006.04131; its use here: arXiv 2504.08329, section 3.
 """
 
 import argparse

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 MIN_DEFINED_SHARE = 0.8
-"""An interval needs this share of its replicates. With one positive person 37 % of them have none, and the others all the same one:
-no interval. With two, 14 % have none: there is one, wide as it is."""
+"""An interval needs this share of its replicates. If one person alone is positive, 37 % of the replicates lack that person and
+the others have no other positive: no interval. If two are, 14 % lack both: there is an interval, though a wide one."""
 MIN_REPLICATES = 20
 """Fewer replicates than this have no 2.5th percentile to speak of."""
 WEIGHTS_AT_ONCE = 2**18

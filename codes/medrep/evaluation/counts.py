@@ -91,9 +91,9 @@ def chunk_slices(trajectories: Trajectories, slices: np.ndarray) -> list[np.ndar
 
 
 def count_features(trajectories: Trajectories, slices: np.ndarray, counted: sparse.csr_array) -> Iterator[tuple[np.ndarray, sparse.csr_array]]:
-    """Part by part: places in `slices` (examples, 3 or more), and float32 (places, features) of how often what counts for each came before.
+    """Yields, part by part, row positions in `slices` and a float32 (rows, features) matrix of counts before each prediction time.
 
-    `counted` is (the hospital's tokens, features). A part is what is in memory; an event that several of a person's
+    slices: (examples, 3 or more); `counted`: (the hospital's tokens, features). A part is what is in memory; an event that several of a person's
     examples in it share is read and looked up once.
     """
     parts = chunk_slices(trajectories, slices)

@@ -1,9 +1,9 @@
 """How good predictions are, and how sure that is: arrays in, numbers out.
 
 Everywhere `labels` are true or false (examples,), `probabilities` or `scores` floats (examples,), and `persons` whose each
-example is. A person may have several examples, and they are alike: so whole persons are drawn in every bootstrap, and
-persons, not examples, are summed over in every variance. No result is NaN: what can't be computed is None. None depends on
-the order of the rows, and one seed gives one answer.
+example is. A person may have several examples, and they are alike: so every bootstrap draws whole persons, and every
+variance is a sum over persons, not examples. A figure that can't be computed is None, never NaN. The order of the rows
+changes no figure, and one seed gives one answer.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,8 @@ def compute_metrics(
 
     Intervals are 95 % percentile intervals of a bootstrap of persons (Field and Welsh 2007): as many persons as there are, drawn with
     replacement, all examples of each come along. A replicate in which a figure is not defined is left out; where too few are left
-    (bootstrap.MIN_DEFINED_SHARE), the interval is None. Each figure's interval is of its own replicates. AUROC 1 has the interval 1 to 1: it says nothing.
+    (bootstrap.MIN_DEFINED_SHARE), the interval is None. Figures need not have the same replicates. An AUROC of 1 has the interval 1 to 1,
+    which says nothing of how sure it is.
     """
     test = WeightedTest(labels, probabilities, persons)
     n, positives = len(test.labels), int(test.labels.sum())
@@ -129,9 +130,9 @@ def weighted_metrics(
 def compute_macro_metrics(tests: Sequence[tuple], replicates: int = 0, seed: int = 0, intervals: Sequence[str] = THRESHOLD_FREE_METRICS) -> dict:
     """Means of THRESHOLD_FREE_METRICS over several tests of one arm; with `replicates`, intervals of those in `intervals`, as in compute_metrics.
 
-    `tests` is a list of (labels, probabilities, persons), one a seed or a label. One draw of persons, from all who are in any test,
-    serves all tests, since a person may be in several. A test in which a figure is not defined is left out of that figure's mean.
-    `tests` in the answer counts those of auroc. Two arms on the same examples are drawn alike with one `seed`.
+    `tests` is a list of (labels, probabilities, persons), one a seed or a label. A person may be in several: so a replicate draws
+    persons once, from everyone in any test, and uses that draw in all of them. A figure's mean leaves out the tests in which it is not
+    defined; `tests` in the answer is how many have an auroc. With the same `seed`, two arms on the same examples get the same draws.
     """
     opened = [WeightedTest(*test) for test in tests]
     everyone = union_of_persons([test.persons for test in opened])

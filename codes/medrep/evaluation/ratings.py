@@ -146,8 +146,8 @@ JSON_SEPARATORS = re.compile(r"(?:```(?:json)?|[\s,\[\]])*")
 def parse_answer(text: str, count: int) -> dict[int, str]:
     """{number: word} of what an answer about `count` features says of a number in one of RATING_LEVELS; whatever else it says is no rating.
 
-    An object that has every number counts whatever is written around it, others only if nothing but a fence is. Of what objects say
-    differently nothing is counted: a rating that is lost is asked for again, a wrong one stays.
+    An object that has every number counts whatever is written around it, others only if nothing but a fence is. If two objects disagree
+    on a number, neither counts: a missing rating can be asked for again, a wrong one cannot be undone.
     """
     text = THINKING_PATTERN.sub("", text)
     if THINKING_START_PATTERN.search(text):  # and has no end: what stands there is a draft

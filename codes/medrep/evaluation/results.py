@@ -272,7 +272,7 @@ def find_reference_arm(arms: list[tuple], against: str | None) -> tuple | None: 
 def find_reference_arm(arms: list[tuple], against: str | None) -> tuple | None:
     """The arm that every other is compared with: the plainest that has all words of `against`, None if there is none.
 
-    Not told: behrt medrep, or if that is not there the first.
+    Without `against`, it is behrt medrep, or the first arm where that is missing.
     """
     words = set((against or "behrt medrep").split())
     fit = [arm for arm in arms if words <= {*arm[:4], *arm[4].split("+"), arm[5]}]

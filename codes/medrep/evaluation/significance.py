@@ -22,8 +22,8 @@ def auroc_influence(labels: np.ndarray, scores: np.ndarray, persons: np.ndarray)
     DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837): a positive's placement is the share of negatives below it, a negative's
     the share of positives above it, and the variance is that of both. Obuchowski 1997 (Biometrics 53:567) sums placements by person
     first. With one example a person this is DeLong's variance to the digit, 1/(m - 1) and all; with several it is Obuchowski's, except
-    that what a person's positives and negatives share has the factor √(I10/(I10 - 1) · I01/(I01 - 1)) for her I/(I - 1), so that a
-    variance is a sum of squares and never negative. (I10 and I01 are the persons with a positive and with a negative.)
+    that the cross term uses √(I10/(I10 - 1) · I01/(I01 - 1)) where Obuchowski uses I/(I - 1), so that the variance is a sum of squares
+    and never negative. (I, I10 and I01 are the persons, those with a positive and those with a negative.)
 
     The influences are None where only one person has positives, or negatives; so is the AUROC where nobody has.
     """
