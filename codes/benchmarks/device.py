@@ -413,7 +413,7 @@ def pretraining_variant(setup: Setup, parts: list, loss, dtype, change=lambda la
 
 def forget_max_lengths(layer):
     """Two questions to the GPU in each layer, as before the encoder asked one for all: what that is worth."""
-    layer.register_forward_pre_hook(lambda layer, args, given: (args, given | {"max_lengths": None}), with_kwargs=True)
+    layer.register_forward_pre_hook(lambda layer, args, kwargs: (args, kwargs | {"max_lengths": None}), with_kwargs=True)
 
 
 def draw_batch(setup: Setup, sequences: int):
