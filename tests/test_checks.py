@@ -1,7 +1,9 @@
-"""What is checked before a commit and on GitHub is what .ci/run checks; and what no linter sees: stages' imports, packages' first lines."""
+"""What is checked before a commit and on GitHub is what .ci/run checks; and what no linter sees: stages' imports, docstrings' names."""
 
 import ast
+import io
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,21 @@ import yaml
 
 REPOSITORY = Path(__file__).parent.parent
 STAGES = [path for folder in ("preprocessing", "representation", "experiments") for path in sorted((REPOSITORY / "codes" / folder).glob("*.py"))]
+FILES = sorted((REPOSITORY / "codes").rglob("*.py"))
+NO_CONSTANTS = set(
+    # the field
+    "AUROC BEHRT BERT BMC CLS CMS EHRSHOT FLOP GCN GRACE I01 I10 ICML INR LLOS MIMIC OOPSLA PCA PNA RANK ROC SNE UNK UTI "
+    # OMOP and MEDS: tables, columns, codes
+    "ACE ACES ATC ATLAS CDM COHORT CONCEPT CONCEPT_ANCESTOR CONCEPT_CODE CONCEPT_ID CONCEPT_RELATIONSHIP CONCEPT_SYNONYM DOMAIN ETL GENDER ICD "
+    "ICD9CM LOINC MEDS MEDS_BIRTH MEDS_DEATH OHDSI OMOP RACE RELATIONSHIP SNOMED VOCABULARY VOCABULARY_ID "
+    # the machine, and what libraries are told by
+    "BLAS CPU CSS CSV CUDA CUDA_VISIBLE_DEVICES DROP GPU HTTP INSTALLER JSON MAX_JOBS MEDREP_CONFIGS MEDREP_FRESH MEDREP_ROOT MEDREP_SPILL "
+    "OPENAI_API_KEY OPENAI_BASE_URL OPENAI_ORG_ID PNG PR_SET_PDEATHSIG SHA SHA256SUMS SIGBUS SIGTERM SPARK_CONF_DIR SPARK_HOME SPARK_MASTER "
+    "SVG UTC UTF YAML "
+    # what a command or a path has in their place, and words that are stressed
+    "ALL BUILD COLUMN FILE FOLDER HOSPITAL LOG NAME SDISTS VALUE WHEELS".split()
+)
+"""Words in capitals that docstrings and comments may have beside the constants of their file."""
 
 
 def test_hooks_run_the_checks_of_run_sh_and_a_push_runs_all():
@@ -35,8 +52,40 @@ def test_a_stage_imports_no_file_beside_it(stage):
     assert not {name.partition(".")[0] for name in imported} & {path.stem for path in stage.parent.glob("*.py")}
 
 
-@pytest.mark.parametrize("package", sorted((REPOSITORY / "codes" / "medrep").glob("*/__init__.py")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("package", sorted((REPOSITORY / "codes" / "medrep").glob("*/**/__init__.py")), ids=lambda path: path.parent.name)
 def test_a_package_says_in_ten_lines_which_file_to_read_first(package):
     text = ast.get_docstring(ast.parse(package.read_text())) or ""
     first = re.search(r"read (\w+\.py)( and \w+\.py)? first", text, flags=re.I)
     assert len(text.splitlines()) <= 10 and first and (package.parent / first[1]).exists()
+
+
+def stale_constants(text: str, everywhere: set[str]) -> set[str]:
+    """Words in capitals in the docstrings and comments of a file that neither it has as a name nor, where they say of which, another file."""
+    tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+    names = {token.string for token in tokens if token.type == tokenize.NAME}
+    prose = [re.sub(r"noqa:.*", "", token.string) for token in tokens if token.type == tokenize.COMMENT]
+    strings = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)]
+    found = set()
+    for part in [*prose, *(node.value for node in strings if isinstance(node.value, str))]:
+        for owner, word in re.findall(r"(\w\.|\.py's )?(?<!\w)([A-Z][A-Z0-9_]+[A-Z0-9])(?!\w)", part):
+            if word not in (everywhere if owner else names) | NO_CONSTANTS:
+                found.add(word)
+    return found
+
+
+@pytest.fixture(scope="module")
+def all_names() -> set[str]:
+    return {
+        token.string for path in FILES for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline) if token.type == tokenize.NAME
+    }
+
+
+def test_docstrings_and_comments_name_constants_that_exist(all_names):
+    stale = {str(path.relative_to(REPOSITORY)): names for path in FILES if (names := stale_constants(path.read_text(), all_names))}
+    assert not stale  # a constant's old name; or an acronym, which NO_CONSTANTS takes
+
+
+@pytest.mark.parametrize("old", ["WORDS", "TOP", "EVENTS", "COLUMNS", "HOW", "CODES", "PAPER_MEANS_OF", "OWN", "ratings.WORDS", "ancestors.py's HOW"])
+def test_a_constant_that_was_renamed_is_found(old, all_names):
+    for text in (f'def f():\n    """A row of {old}."""\n', f"A = 1  # as {old}\n"):
+        assert stale_constants(text, all_names)

@@ -129,20 +129,20 @@ def round_figure(value):
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def time_steps(setup: Setup, way, at_least: int = 10, seconds: float = 4.0) -> dict:
-    """Median seconds of a way's step after two to warm up, and what the first took, which may compile."""
+def time_steps(setup: Setup, variant, at_least: int = 10, seconds: float = 4.0) -> dict:
+    """Median seconds of a variant's step after two to warm up, and what the first took, which may compile."""
     at_least, seconds = (1, 0.0) if setup.tiny else (at_least, seconds)
-    way.step()
-    first = way.seconds[0]
-    way.step()
-    way.seconds.clear()
-    while len(way.seconds) < at_least or sum(way.seconds) < seconds:
-        way.step()
+    variant.step()
+    first = variant.seconds[0]
+    variant.step()
+    variant.seconds.clear()
+    while len(variant.seconds) < at_least or sum(variant.seconds) < seconds:
+        variant.step()
     return {
-        "seconds": statistics.median(way.seconds),
-        "slowest_seconds": max(way.seconds),
+        "seconds": statistics.median(variant.seconds),
+        "slowest_seconds": max(variant.seconds),
         "first_seconds": first,
-        "steps": len(way.seconds),
+        "steps": len(variant.seconds),
         "peak_gib": setup.peak_gib(),
     }
 
@@ -235,27 +235,27 @@ def check_attention(setup: Setup, lengths, size: int, dtype, cls_alone: bool) ->
     random = torch.Generator().manual_seed(0)
     boundaries = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
     rows = {"query": len(lengths) if cls_alone else int(boundaries[-1]), "key": int(boundaries[-1]), "value": int(boundaries[-1])}
-    drawn = {name: torch.randn(1, 4, n, size, generator=random).to(dtype) for name, n in rows.items()}
+    reference_inputs = {name: torch.randn(1, 4, n, size, generator=random).to(dtype) for name, n in rows.items()}
     weight = torch.randn(1, rows["query"], 4, size, generator=random).to(dtype)
 
     def run(device, dtype):
-        given = {name: values.to(device, dtype).requires_grad_() for name, values in drawn.items()}
+        inputs = {name: values.to(device, dtype).requires_grad_() for name, values in reference_inputs.items()}
         edges = boundaries.to(device)
         query_boundaries = torch.arange(len(edges), device=device) if cls_alone else None
         out, _ = behrt.packed_attention(
-            None, given["query"], given["key"], given["value"], None, scaling=size**-0.5, boundaries=edges, query_boundaries=query_boundaries
+            None, inputs["query"], inputs["key"], inputs["value"], None, scaling=size**-0.5, boundaries=edges, query_boundaries=query_boundaries
         )
         out.backward(weight.to(device, dtype))
-        return {"out": out, **{f"{name}_gradient": values.grad for name, values in given.items()}}, behrt.has_packed_kernel(given["query"])
+        return {"out": out, **{f"{name}_gradient": values.grad for name, values in inputs.items()}}, behrt.has_packed_kernel(inputs["query"])
 
     (true, _), (found, fused) = run("cpu", torch.float64), run(setup.torch_device, dtype)
-    off = {name: distance(found[name], true[name]) for name in true}
-    most = max(float((found[name].double().cpu() - true[name]).detach().abs().max()) for name in true)
+    errors = {name: distance(found[name], true[name]) for name in true}
+    largest_difference = max(float((found[name].double().cpu() - true[name]).detach().abs().max()) for name in true)
     return {
-        **off,
-        "largest_difference": most,
+        **errors,
+        "largest_difference": largest_difference,
         "fused": fused,
-        "right": all(value < (1e-2 if dtype == torch.bfloat16 else 1e-4) for value in off.values()),
+        "right": all(value < (1e-2 if dtype == torch.bfloat16 else 1e-4) for value in errors.values()),
     }
 
 
@@ -310,21 +310,21 @@ def model_runner(sizes, kind: str, lengths):
 
     def run(device, dtype):
         torch.manual_seed(0)
-        made = {"pretraining": behrt.BehrtForPretraining, "prediction": behrt.BehrtForPrediction}[kind]
-        model = made(behrt.make_config(sizes, variants.VOCABULARY_SIZE, False)).eval()
+        model_class = {"pretraining": behrt.BehrtForPretraining, "prediction": behrt.BehrtForPrediction}[kind]
+        model = model_class(behrt.make_config(sizes, variants.VOCABULARY_SIZE, False)).eval()
         with torch.no_grad():  # as after some training
             for scalar in model.encoder.embeddings.scalars.values():
                 scalar.fill_(0.7)
         model.to(device)
-        given = {name: values.to(device) for name, values in batch.items()}
+        inputs = {name: values.to(device) for name, values in batch.items()}
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             if kind == "pretraining":
-                logits, stay = model(places=places.to(device), **given)
+                logits, stay = model(places=places.to(device), **inputs)
                 loss = F.cross_entropy(logits.float(), truth.to(device))
                 if stay is not None:
                     loss = loss + F.binary_cross_entropy_with_logits(stay.float(), answer.to(device))
             else:
-                logits = model(**given)
+                logits = model(**inputs)
                 loss = F.binary_cross_entropy_with_logits(logits[:, 0].float(), answer.to(device))
         loss.backward()
         return logits.detach().float().cpu(), {n: p.grad.float().cpu() for n, p in model.named_parameters() if p.grad is not None}
@@ -362,8 +362,8 @@ def pretraining(setup: Setup):
     with setup.report_errors(figure="packed, one sequence"):  # memory grows with tokens, not with their square
         n = 128 if setup.tiny else 16_384
         whole = to_device(bench.make_batch(np.array([n]), np.random.default_rng(0)), setup.torch_device)
-        way = pretraining_variant(setup, [whole], bench.packed_loss, torch.bfloat16)
-        setup.report(figure="packed, one sequence", tokens=n, **time_steps(setup, way, at_least=3, seconds=0.0))
+        variant = pretraining_variant(setup, [whole], bench.packed_loss, torch.bfloat16)
+        setup.report(figure="packed, one sequence", tokens=n, **time_steps(setup, variant, at_least=3, seconds=0.0))
 
 
 def time_pretraining(setup: Setup, sequences: int):
@@ -413,7 +413,7 @@ def pretraining_variant(setup: Setup, parts: list, loss, dtype, change=lambda la
 
 def forget_max_lengths(layer):
     """Two questions to the GPU in each layer, as before the encoder asked one for all: what that is worth."""
-    layer.register_forward_pre_hook(lambda layer, args, given: (args, given | {"max_lengths": None}), with_kwargs=True)
+    layer.register_forward_pre_hook(lambda layer, args, kwargs: (args, kwargs | {"max_lengths": None}), with_kwargs=True)
 
 
 def draw_batch(setup: Setup, sequences: int):
@@ -432,7 +432,7 @@ def to_device(whole: tuple, device) -> tuple:
 
 
 def time_variants(setup: Setup, facts: dict, count: int, needed: float, makers: dict, rate: str = "tokens_per_second"):
-    """Time each way, one in memory at a time, and tell it beside the first one. `needed`: operations on real tokens in a step."""
+    """Time each variant, one in memory at a time, and tell it beside the first one. `needed`: operations on real tokens in a step."""
     first, peak = None, setup.peak_flops()
     for name, make in makers.items():
         with setup.report_errors(figure=name, **facts):
@@ -511,13 +511,13 @@ def compiled(setup: Setup):
     makers = {"packed": lambda: packed(lambda layer: None), "packed, compiled": packed}
     time_variants(setup, facts, facts["tokens"], bench.count_flops(setup.sizes(), lengths), makers)
     with setup.report_errors(figure="another batch"):  # no two batches of an epoch have as many tokens
-        way = packed()
-        way.step()
+        variant = packed()
+        variant.step()
         other, others = draw_batch(setup, sequences // 2)
-        way.parts, way.num_targets = [other], len(other[2])
-        way.step()
-        way.step()
-        setup.report(figure="another batch", tokens=int(others.sum()), first_seconds=way.seconds[1], then_seconds=way.seconds[2])
+        variant.parts, variant.num_targets = [other], len(other[2])
+        variant.step()
+        variant.step()
+        setup.report(figure="another batch", tokens=int(others.sum()), first_seconds=variant.seconds[1], then_seconds=variant.seconds[2])
 
 
 # ---- representations ---------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def compare(args) -> dict:
         PredictionVariant("packed", lambda batch: model(**batch), model, whole),
         PredictionVariant("padded", lambda batch: padded_logits(model, batch, args.length, 0.0), model, pieces),
     ]
-    packed, padded = (way.step() for way in predictions)
+    packed, padded = (variant.step() for variant in predictions)
     assert torch.allclose(packed, padded, atol=1e-4), (packed, padded)
     predicted = variants.time_in_turns(predictions, args.repeats, slow={"padded"})
 
@@ -117,9 +117,9 @@ def compare(args) -> dict:
         args.repeats,
         slow={"published", "no_dropout"},
     )
-    for what, seconds in (("finetuning", trained), ("prediction", predicted)):
-        said = "; ".join(f"{name} {args.sequences / value:.2f} examples a second" for name, value in seconds.items())
-        print_line(f"{what}: {said}; load {os.getloadavg()[0]:.1f}")
+    for task, seconds in (("finetuning", trained), ("prediction", predicted)):
+        rates = "; ".join(f"{name} {args.sequences / value:.2f} examples a second" for name, value in seconds.items())
+        print_line(f"{task}: {rates}; load {os.getloadavg()[0]:.1f}")
     return {
         "ratio": round(trained["published"] / trained["packed"], 2),
         "ratio_no_dropout": round(trained["no_dropout"] / trained["packed"], 2),

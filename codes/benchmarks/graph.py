@@ -29,7 +29,7 @@ from medrep import storage
 
 CODES = Path(__file__).resolve().parents[1]
 DISTINCT_ROWS = 2**14  # rows that are drawn; the vectors repeat them, because only times are asked for
-NUM_HUBS = 5  # a partner is node rows * u^HUBS of a random order: the largest hub is in (1 / rows)^(1 / HUBS) of all pairs
+NUM_HUBS = 5  # a partner is node rows * u^NUM_HUBS of a random order: the largest hub is in (1 / rows)^(1 / NUM_HUBS) of all pairs
 
 
 # ---- the synthetic graph -----------------------------------------------------------------------------------
@@ -45,10 +45,10 @@ def make_graph(nodes: int, width: int):
     random = np.random.default_rng(0)
     order, keys = random.permutation(nodes), []
     for first in range(0, nodes, 2**20):
-        one = np.repeat(np.arange(first, min(first + 2**20, nodes)), random.integers(1, 7, min(2**20, nodes - first)))
-        other = order[(nodes * random.random(len(one)) ** NUM_HUBS).astype(np.int64)]
-        keys.append((np.minimum(one, other) * nodes + np.maximum(one, other))[one != other])
-    edges.write_edges(edges.both_ways(edges.distinct(np.concatenate(keys)), nodes), nodes)
+        left = np.repeat(np.arange(first, min(first + 2**20, nodes)), random.integers(1, 7, min(2**20, nodes - first)))
+        right = order[(nodes * random.random(len(left)) ** NUM_HUBS).astype(np.int64)]
+        keys.append((np.minimum(left, right) * nodes + np.maximum(left, right))[left != right])
+    edges.write_edges(edges.both_directions(edges.sort_unique_inplace(np.concatenate(keys)), nodes), nodes)
     block = random.standard_normal((min(DISTINCT_ROWS, nodes), width), dtype=np.float32)
     with storage.atomic_write(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (nodes, width)})
@@ -66,15 +66,15 @@ class MemoryMonitor(threading.Thread):
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.most = {"RssAnon": 0.0, "RssFile": 0.0}
+        self.peak_gib = {"RssAnon": 0.0, "RssFile": 0.0}
         self.start()
 
     def run(self):
         while True:
             for line in Path("/proc/self/status").read_text().splitlines():
                 name, _, value = line.partition(":")
-                if name in self.most:
-                    self.most[name] = max(self.most[name], int(value.split()[0]) / 2**20)
+                if name in self.peak_gib:
+                    self.peak_gib[name] = max(self.peak_gib[name], int(value.split()[0]) / 2**20)
             time.sleep(0.05)
 
 
@@ -105,7 +105,7 @@ def benchmark_training(nodes: int, steps: int, rows: int) -> dict:
         seconds.append(time.perf_counter() - start)
         sampled.append(batch.num_nodes)
         inner.append(graphs.count_inner_and_seed_nodes(batch)[1])
-    training = dict(memory.most)
+    training = dict(memory.peak_gib)
     edges = np.load(contract.edges_file(), mmap_mode="r")
     starts = graphs.row_pointers(edges, nodes)
     root = torch.from_numpy(np.diff(starts) + 1).float().rsqrt()
@@ -127,8 +127,8 @@ def benchmark_training(nodes: int, steps: int, rows: int) -> dict:
         "sampled": int(np.mean(sampled)),
         "inner": int(np.mean(inner)),
         "training_anonymous_gib": round(training["RssAnon"], 2),
-        "anonymous_gib": round(memory.most["RssAnon"], 2),
-        "file_gib": round(memory.most["RssFile"], 2),
+        "anonymous_gib": round(memory.peak_gib["RssAnon"], 2),
+        "file_gib": round(memory.peak_gib["RssFile"], 2),
         "inference_share": round(done / nodes, 4),
         "inference_hours": round(inference / 3600, 3),
     }
@@ -160,17 +160,17 @@ def compare_samplers(nodes: int, repeats: int) -> dict:
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     for turn in range(repeats + 1):
         seeds = torch.randperm(nodes, generator=random)[: settings.batch_size]
-        for way, hops in (("ours", settings.neighbors), ("common", [*settings.neighbors, settings.neighbors[-1]])):
+        for sampler, hops in (("ours", settings.neighbors), ("common", [*settings.neighbors, settings.neighbors[-1]])):
             loader = iter(graphs.make_loader(data, hops, settings.batch_size, seeds, shuffle=False))
             start = time.perf_counter()
             batch = next(loader)
-            if way == "common":
+            if sampler == "common":
                 batch.batch_size = batch.num_nodes  # every sampled node is a seed: all rows through both layers, a loss over all
             train_step(model, optimizer, batch, settings, random)
             if turn:  # the first one warms up
-                seconds[way].append(time.perf_counter() - start)
-            sampled[way] = batch.num_nodes
-    best = {way: min(values) for way, values in seconds.items()}
+                seconds[sampler].append(time.perf_counter() - start)
+            sampled[sampler] = batch.num_nodes
+    best = {sampler: min(values) for sampler, values in seconds.items()}
     return {"ratio": round(best["common"] / best["ours"], 2), "ours": round(best["ours"], 3), "common": round(best["common"], 3), "sampled": sampled}
 
 
@@ -186,12 +186,12 @@ def main(argv=None):
     figures = {}
     for nodes in [args.small, *args.nodes]:
         with tempfile.TemporaryDirectory(prefix="benchmark_graph_", dir=args.folder) as root:
-            what = (
+            measurement = (
                 f"graph.compare_samplers({nodes}, {args.steps})"
                 if nodes == args.small
                 else f"graph.benchmark_training({nodes}, {args.steps}, {args.rows})"
             )
-            for call in (f"graph.make_graph({nodes}, {args.width})", f"import json; print(json.dumps({what}))"):
+            for call in (f"graph.make_graph({nodes}, {args.width})", f"import json; print(json.dumps({measurement}))"):
                 start = time.perf_counter()
                 process = subprocess.run(
                     [sys.executable, "-W", "ignore", "-c", f"from benchmarks import graph; {call}"],

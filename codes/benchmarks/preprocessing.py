@@ -40,9 +40,9 @@ print(hospitals.write_hospital("mimic", None, {rows}, 0, words)["rows"])
 
 def process_tree_memory(process: psutil.Process) -> int:
     total = 0
-    for one in [process, *process.children(recursive=True)]:
+    for member in [process, *process.children(recursive=True)]:
         try:
-            total += one.memory_info().rss
+            total += member.memory_info().rss
         except psutil.Error:  # it ended in between
             continue
     return total
@@ -56,9 +56,9 @@ def run_measured(command: list, root: Path, **environment: str) -> tuple[str, fl
 
     def watch():
         try:
-            watched = psutil.Process(process.pid)
+            measured = psutil.Process(process.pid)
             while process.poll() is None:
-                peak[0] = max(peak[0], process_tree_memory(watched))
+                peak[0] = max(peak[0], process_tree_memory(measured))
                 time.sleep(0.05)
         except psutil.Error:
             return

@@ -131,8 +131,8 @@ def compare(args):
     if args.compile:
         compared.append(packed("compiled", torch.float32 if device.type == "cpu" else torch.bfloat16, compiled=True))
     seconds = variants.time_in_turns(compared, args.repeats, slow={"padded", "published", "no_dropout"})
-    said = "; ".join(f"{name} {lengths.sum() / value:,.0f} tokens a second" for name, value in seconds.items())
-    print_line(f"{said}; load {os.getloadavg()[0]:.1f} after")
+    rates = "; ".join(f"{name} {lengths.sum() / value:,.0f} tokens a second" for name, value in seconds.items())
+    print_line(f"{rates}; load {os.getloadavg()[0]:.1f} after")
     if device.type == "cpu":
         found = {
             f"{precision}_ratio{suffix}": round(seconds[common] / seconds[precision], 2) if precision in seconds else None
@@ -157,8 +157,8 @@ def compare(args):
 def check_same_loss(sizes, device, part, length):
     model = new_model(sizes).to(device).eval()
     with torch.no_grad():
-        one, other = float(packed_loss(model, *part)), float(padded_loss(PaddedModel(model, 0.0), length, *part))
-    assert abs(one - other) < 1e-4 * abs(one), (one, other)
+        packed, padded = float(packed_loss(model, *part)), float(padded_loss(PaddedModel(model, 0.0), length, *part))
+    assert abs(packed - padded) < 1e-4 * abs(packed), (packed, padded)
 
 
 # ---- memory ------------------------------------------------------------------------------------------------

@@ -27,12 +27,11 @@ import pandas as pd
 from medrep import config, contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import comparison, results
+from medrep.evaluation.comparison import PAPER_MEAN_OUTCOMES
 from medrep.evaluation.results import KEY_COLUMNS, arm_label, arm_sort_key, list_arms
 from medrep.progress import print_line, timed_stage
 
 MIN_CLASS_SIZE = 10  # examples of a class, below which asymptotic tests are not to be leaned on
-PAPER_MEAN_OUTCOMES = ["MT", "LLOS", "RA"]
-"""The outcomes that the paper gives for each hospital."""
 
 
 def format_number(value, form: str) -> str:
@@ -108,7 +107,7 @@ def format_table(table: pd.DataFrame, replicates: int) -> str:
 
 
 def format_mean_table(tables: pd.DataFrame, published: dict) -> str:
-    """Mean AUROC over PAPER_MEANS_OF at each hospital, of the arms that have them all, beside the mean of the paper's; "" without any."""
+    """Mean AUROC over PAPER_MEAN_OUTCOMES at each hospital, of the arms that have them all, beside the mean of the paper's; "" without any."""
     chosen = tables[tables.outcome.isin(PAPER_MEAN_OUTCOMES) & tables.auroc.notna()]
     whole = {
         (arm, hospital): part
@@ -124,12 +123,7 @@ def format_mean_table(tables: pd.DataFrame, published: dict) -> str:
         parts = [whole.get((arm, hospital)) for arm in arms]
         columns[hospital] = ["" if part is None else f"{part.auroc.mean():.3f}" for part in parts]
         columns[f"paper, {hospital}"] = ["" if part is None or part.paper.isna().any() else f"{part.paper.mean():.3f}" for part in parts]
-    means = [
-        published["means"].get(arm[1], {}).get(arm[3], {})
-        if arm[0] == published["trained_on"] and arm[2] in ("", "linear") and not arm[4] and arm[5] in ("", "unk")
-        else {}
-        for arm in arms
-    ]
+    means = [comparison.published_means(published, arm) for arm in arms]
     for where in ("internal", "external", "all"):
         columns[f"paper, {where}"] = [format_number(mean.get(where), ".3f") for mean in means]
     return (

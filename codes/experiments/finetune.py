@@ -120,7 +120,7 @@ def check_arguments(args):
         raise UserError(f"--shots and --recalibrate take numbers of examples, not {wrong[0]}")
 
 
-def test_hospitals(outcome: str, home: str, external: list[str], several: bool) -> list[str]:
+def evaluation_hospitals(outcome: str, home: str, external: list[str], several: bool) -> list[str]:
     """Home and the external hospitals; where several outcomes were asked for, those that lack one are left out of it."""
     found = [home]
     LABELS.require(hospital=home, outcome=outcome)
@@ -143,7 +143,7 @@ def test_hospitals(outcome: str, home: str, external: list[str], several: bool) 
 
 def run_all(args, experiment: ExperimentConfig, home: str, names: list[str]) -> list[dict]:
     external, arms, rows, failed = args.external or experiment.finetuning.external, build_arms(args, experiment, home), [], {}
-    where = {outcome: test_hospitals(outcome, home, external, len(names) > 1) for outcome in names}  # what is missing is said before any work
+    where = {outcome: evaluation_hospitals(outcome, home, external, len(names) > 1) for outcome in names}  # what is missing is said before any work
     for outcome, hospitals in where.items():
         examples_of = OutcomeExamples(outcome, experiment.model.max_length)
         for arm in arms:

@@ -110,7 +110,7 @@ def cohort_of_labels(outcome: str, cohort: CohortConfig) -> CohortConfig:
 
 
 class Rater:
-    """Who is asked: a service, or the model on this machine. Only what has no answer yet with a rating in it is."""
+    """Asks a service or the local model, and only for prompts that have no usable answer yet."""
 
     def __init__(self, settings: RatingConfig, address: str):
         self.settings, self.address = settings, address
@@ -191,8 +191,8 @@ def choose_features(folder: Path, hospital: str, settings: RatingConfig, seed: i
             f"the matched controls are not as frequent as the top features, for want of others ({persons['matched']:,.0f} persons against "
             f"{persons['top']:,.0f}, medians)"
         ] = abs(persons["matched"] - persons["top"]) > MAX_FREQUENCY_GAP * persons["top"]
-    if said := [note for note, holds in notes.items() if holds]:
-        print_line(f"{hospital}: {'; '.join(said)}")
+    if told := [note for note, holds in notes.items() if holds]:
+        print_line(f"{hospital}: {'; '.join(told)}")
     return chosen.assign(attribution_abs_mean=chosen.attribution_abs / chosen.attributed.where(chosen.attributed > 0))
 
 
@@ -287,7 +287,7 @@ def print_result(found: dict):
     for name, count, high, either in rows:
         print_line(f"  {name.replace('_', ' '):<18}{count:>6}  {high:<22}{either}")
     figures = {"agreement of repeats (Krippendorff's alpha)": found["agreement"]} | {
-        f"rank correlation with {what}": values["all"] for what, values in found["rank_correlation"].items()
+        f"rank correlation with {measure}": values["all"] for measure, values in found["rank_correlation"].items()
     }
     print_line("  " + progress.format_figures({name: "-" if value is None else value for name, value in figures.items()}))
     if found["unparsed"]:
@@ -306,10 +306,10 @@ def check_any_rating(found: dict[str, dict]):
     """A model that gave no rating at all has measured nothing, which is an error, and one of its answers says why."""
     nothing = [outcome for outcome, of in found.items() if has_no_ratings(of)]
     if nothing:
-        said = " ".join(found[nothing[0]]["said"].split())
+        sample_answer = " ".join(found[nothing[0]]["said"].split())
         raise UserError(
             f"{found[nothing[0]]['model']} gave no rating that could be read for {', '.join(nothing)}: it answered, for one, "
-            f"{said!r}, and {found[nothing[0]]['answers']} has all answers as they came; --llm takes a model that is tuned to "
+            f"{sample_answer!r}, and {found[nothing[0]]['answers']} has all answers as they came; --llm takes a model that is tuned to "
             "instructions, as MedGemma's -it, and --base-url a server that has one" + truncation_hint(found[nothing[0]])
         )
 
@@ -354,8 +354,8 @@ def find_run_folders(args, home: str, head: str) -> dict[str, Path]:
 
 def rating_settings(args) -> RatingConfig:
     settings = config.load("rating", args.overrides)
-    given = {"model": args.llm, "features": args.features, "repeats": args.repeats, "batch": args.batch}
-    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    from_flags = {"model": args.llm, "features": args.features, "repeats": args.repeats, "batch": args.batch}
+    settings = replace(settings, **{name: value for name, value in from_flags.items() if value is not None})
     least = dict.fromkeys(("features", "min_persons", "repeats", "batch", "tries", "prompts_at_once", "concurrency"), 1)
     least |= dict.fromkeys(("retries", "max_tokens"), 0)
     wrong = [f"{name} is {getattr(settings, name)}: it must be {low} or more" for name, low in least.items() if getattr(settings, name) < low]

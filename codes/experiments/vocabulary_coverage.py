@@ -14,7 +14,10 @@ A token of the external hospital is read in two ways, side by side:
                       plain      not known, but a decile whose plain concept is known
                       ancestor   neither, but an ancestor of it is known: `--oov ancestor` reads that; `--oov unk` reads [UNK] from `plain` on
                       lost       nothing of it is known
-    a representation  own        it has a vector; plain, ancestor: as medrep.vectors.concept_vectors.gather_vectors finds one; lost: none
+    a representation  own        it has a vector
+                      plain      none, but its plain concept has one
+                      ancestor   neither, but ancestors of it have vectors (medrep.vectors.concept_vectors.gather_vectors)
+                      lost       there is no vector for it
 
 Shares are of events, and of distinct concepts, a decile being one as in concept_idx.csv. A concept that stands in two domains
 counts in both and once in all.
@@ -54,12 +57,12 @@ def strip_decile(token: str) -> str:
     return token.partition("_")[0]
 
 
-def kinds_of_input(reading: str) -> tuple[str, ...]:
-    return CODE_KINDS if reading == CODE_INPUT else VECTOR_KINDS
+def kinds_of_input(input_name: str) -> tuple[str, ...]:
+    return CODE_KINDS if input_name == CODE_INPUT else VECTOR_KINDS
 
 
 def classify_by_codes(theirs: Vocabulary, known: Vocabulary) -> np.ndarray:
-    """How a model that knows the tokens of `known` reads each of `theirs`, special ones left out: KNOWN, PLAIN, ANCESTOR or LOST.
+    """How a model that knows the tokens of `known` reads each of `theirs`, special ones left out: one of CODE_KINDS.
 
     As --oov ancestor of finetune.py does it; without data/concepts nothing is known of ancestors.
     """
@@ -77,7 +80,7 @@ def classify_by_codes(theirs: Vocabulary, known: Vocabulary) -> np.ndarray:
 
 
 def classify_by_vectors(tokens: list[str], rep: str) -> np.ndarray:
-    """How a model that reads the vectors of `rep` finds one for each of `tokens`: OWN, PLAIN, ANCESTOR or LOST."""
+    """How a model that reads the vectors of `rep` finds one for each of `tokens`: one of VECTOR_KINDS."""
     _, how = concept_vectors.gather_vectors(tokens, rep)
     return np.where(how == ancestors.NONE, UNREADABLE, how)
 
@@ -105,10 +108,10 @@ def count_by_domain(trajectories: sequences.Trajectories, tokens: int) -> np.nda
     return counts.reshape(-1, tokens)[1:]
 
 
-def compute_shares(counts: np.ndarray, vocabularies: np.ndarray, readings: dict[str, np.ndarray]) -> pd.DataFrame:
+def compute_shares(counts: np.ndarray, vocabularies: np.ndarray, kinds_by_input: dict[str, np.ndarray]) -> pd.DataFrame:
     """A row for each part of the hospital, reading and kind: by, part, reading, kind, events, events_share, concepts, concepts_share.
 
-    counts: (domains, tokens), of events; vocabularies, and the kinds in each of `readings`: (tokens,).
+    counts: (domains, tokens), of events; vocabularies, and the kinds in each of `kinds_by_input`: (tokens,).
     """
     total = counts.sum(axis=0)
     parts = [("all", "all", total), *(("domain", name, counts[i]) for i, name in enumerate(DOMAINS))]
@@ -117,30 +120,30 @@ def compute_shares(counts: np.ndarray, vocabularies: np.ndarray, readings: dict[
     for by, part, n in parts:
         if not n.any():
             continue
-        for reading, kinds in readings.items():
-            for kind in kinds_of_input(reading):
+        for input_name, kinds in kinds_by_input.items():
+            for kind in kinds_of_input(input_name):
                 of = kinds == kind
-                events, distinct = int(n[of].sum()), int((n[of] > 0).sum())
+                events, concepts = int(n[of].sum()), int((n[of] > 0).sum())
                 rows.append(
                     {
                         "by": by,
                         "part": part,
-                        "reading": reading,
+                        "reading": input_name,
                         "kind": kind,
                         "events": events,
                         "events_share": events / n.sum(),
-                        "concepts": distinct,
-                        "concepts_share": distinct / (n > 0).sum(),
+                        "concepts": concepts,
+                        "concepts_share": concepts / (n > 0).sum(),
                     }
                 )
     return pd.DataFrame(rows)
 
 
-def merge_identical_inputs(readings: dict[str, np.ndarray]) -> dict[str, str]:
+def merge_identical_inputs(kinds_by_input: dict[str, np.ndarray]) -> dict[str, str]:
     """{reading: what to call it}, of those that read alike the first alone: arms of one index differ in their vectors, not in who has one."""
     named = {}
-    for name, kinds in readings.items():
-        alike = next((other for other in named if CODE_INPUT not in (other, name) and np.array_equal(readings[other], kinds)), name)
+    for name, kinds in kinds_by_input.items():
+        alike = next((other for other in named if CODE_INPUT not in (other, name) and np.array_equal(kinds_by_input[other], kinds)), name)
         named[alike] = f"{named[alike]}, {name}" if alike in named else name
     return named
 
@@ -148,11 +151,15 @@ def merge_identical_inputs(readings: dict[str, np.ndarray]) -> dict[str, str]:
 def print_shares(shares: pd.DataFrame, names: dict[str, str]):
     """Print the shares of events and of concepts in the readings that `names` names."""
     shown = shares[shares.reading.isin(list(names))]
-    for what in ("events", "concepts"):
-        print_line(f"\nshare of {what}")
-        table = shown.pivot(index=["by", "part"], columns=["reading", "kind"], values=f"{what}_share")
-        table = table[[(reading, kind) for reading in names for kind in kinds_of_input(reading)]].map("{:.1%}".format).rename(columns=names, level=0)
-        table.insert(0, (what, ""), shown[shown.reading == CODE_INPUT].groupby(["by", "part"])[what].sum().map("{:,}".format))
+    for unit in ("events", "concepts"):
+        print_line(f"\nshare of {unit}")
+        table = shown.pivot(index=["by", "part"], columns=["reading", "kind"], values=f"{unit}_share")
+        table = (
+            table[[(input_name, kind) for input_name in names for kind in kinds_of_input(input_name)]]
+            .map("{:.1%}".format)
+            .rename(columns=names, level=0)
+        )
+        table.insert(0, (unit, ""), shown[shown.reading == CODE_INPUT].groupby(["by", "part"])[unit].sum().map("{:,}".format))
         print_line(table.reindex(dict.fromkeys(zip(shown.by, shown.part, strict=True))).to_string())
 
 
@@ -164,11 +171,11 @@ def plot_shares(shares: pd.DataFrame, names: dict[str, str], title: str, part: P
     shown = shares[shares.by.isin(["all", "domain"])]
     groups, width = list(dict.fromkeys(shown.part)), 0.8 / len(names)
     figure, panels = pyplot.subplots(1, 2, figsize=(4 + 1.2 * len(groups) * len(names), 4.8), sharey=True)
-    for what, panel in zip(("events", "concepts"), panels, strict=True):
-        for r, reading in enumerate(names):
+    for unit, panel in zip(("events", "concepts"), panels, strict=True):
+        for r, input_name in enumerate(names):
             bottom = np.zeros(len(groups))
-            for kind in kinds_of_input(reading):
-                height = shown[(shown.reading == reading) & (shown.kind == kind)].set_index("part")[f"{what}_share"][groups].to_numpy()
+            for kind in kinds_of_input(input_name):
+                height = shown[(shown.reading == input_name) & (shown.kind == kind)].set_index("part")[f"{unit}_share"][groups].to_numpy()
                 # codes and vectors by the same colours: hatched is what vectors read
                 panel.bar(
                     np.arange(len(groups)) + r * width,
@@ -177,11 +184,11 @@ def plot_shares(shares: pd.DataFrame, names: dict[str, str], title: str, part: P
                     bottom=bottom,
                     color=COLOURS[kind],
                     edgecolor="white",
-                    hatch="" if reading == CODE_INPUT else "//",
-                    label=f"{names[reading]}: {kind}",
+                    hatch="" if input_name == CODE_INPUT else "//",
+                    label=f"{names[input_name]}: {kind}",
                 )
                 bottom += height
-        panel.set(title=f"share of {what}", xticks=np.arange(len(groups)) + 0.4 - width / 2, xticklabels=groups, ylim=(0, 1))
+        panel.set(title=f"share of {unit}", xticks=np.arange(len(groups)) + 0.4 - width / 2, xticklabels=groups, ylim=(0, 1))
     figure.suptitle(title)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncols=len(names), frameon=False, fontsize="small")
     figure.tight_layout(rect=(0, 0.22, 1, 1))
@@ -221,8 +228,8 @@ def measure_coverage(home: str, external: str, reps: list[str]) -> dict:
         )
     tokens = list(theirs.tokens[len(SPECIAL_TOKENS) :])
     print_line(f"{external}: {counts.sum():,} events of {len(tokens):,} concepts; {home} knows {len(known) - len(SPECIAL_TOKENS):,}")
-    readings = {CODE_INPUT: classify_by_codes(theirs, known)} | {contract.rep_name(rep): classify_by_vectors(tokens, rep) for rep in reps}
-    shares, names = compute_shares(counts, source_vocabularies(tokens), readings), merge_identical_inputs(readings)
+    kinds_by_input = {CODE_INPUT: classify_by_codes(theirs, known)} | {contract.rep_name(rep): classify_by_vectors(tokens, rep) for rep in reps}
+    shares, names = compute_shares(counts, source_vocabularies(tokens), kinds_by_input), merge_identical_inputs(kinds_by_input)
     with storage.atomic_write(files["shares"]) as part:
         shares.to_csv(part, index=False)
     with storage.atomic_write(files["picture"]) as part:
@@ -233,7 +240,7 @@ def measure_coverage(home: str, external: str, reps: list[str]) -> dict:
     everything = shares[shares.by == "all"].set_index(["reading", "kind"]).events_share
     return {
         f"known_{external}": round(everything[CODE_INPUT, KNOWN], 4),
-        **{f"{reading}_{external}": round(1 - everything[reading, UNREADABLE], 4) for reading in readings},
+        **{f"{input_name}_{external}": round(1 - everything[input_name, UNREADABLE], 4) for input_name in kinds_by_input},
     }
 
 

@@ -52,7 +52,7 @@ def load(section: str, overrides: Sequence[str] = (), hospital: str = ""):
 
 
 def resolve_precision(wanted: str, on_gpu: bool) -> str:
-    """fp32 or bf16, of one of PRECISIONS."""
+    """fp32 or bf16, of one of settings.PRECISIONS."""
     return ("bf16" if on_gpu else "fp32") if wanted == "auto" else wanted
 
 

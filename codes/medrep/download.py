@@ -20,14 +20,14 @@ CHUNK_BYTES = 2**20
 Answer = TypeVar("Answer")
 
 
-def retry(url: str, attempt: Callable[[], Answer], home: str) -> Answer:
-    """What `attempt` gives; again after a while if the network or the server fails. `home` is the page that the address comes from."""
+def retry(url: str, attempt: Callable[[], Answer], page_url: str) -> Answer:
+    """What `attempt` gives; again after a while if the network or the server fails. `page_url` is the page that the address comes from."""
     for wait in [WAIT_SECONDS * 2**n for n in range(MAX_ATTEMPTS - 1)] + [None]:
         try:
             return attempt()
         except urllib.error.HTTPError as problem:
             if problem.code < 500 and problem.code != 429:
-                raise UserError(f"{url} answers {problem.code} {problem.reason}: is the address still right? See {home}") from None
+                raise UserError(f"{url} answers {problem.code} {problem.reason}: is the address still right? See {page_url}") from None
             reason = f"{problem.code} {problem.reason}"
         except (OSError, http.client.HTTPException) as problem:
             reason = str(getattr(problem, "reason", problem)) or type(problem).__name__
@@ -103,8 +103,8 @@ def part_path(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def download(url: str, path: Path, home: str) -> Path:
+def download(url: str, path: Path, page_url: str) -> Path:
     """All bytes of `url`, beside `path` under an unfinished name, for the caller to check and rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    retry(url, lambda: resume_download(url, part_path(path)), home)
+    retry(url, lambda: resume_download(url, part_path(path)), page_url)
     return part_path(path)

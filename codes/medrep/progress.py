@@ -41,7 +41,7 @@ def format_figures(figures: dict) -> str:
 
 def progress_bar(items: Iterable | None = None, description: str = "", total: int | None = None, unit: str = "it") -> tqdm:
     """One line with rate and time left. Where no one watches a terminal it moves every ten seconds only."""
-    watched = sys.stderr.isatty()
+    on_terminal = sys.stderr.isatty()
     return tqdm(
         items,
         desc=description,
@@ -50,8 +50,8 @@ def progress_bar(items: Iterable | None = None, description: str = "", total: in
         unit_scale=True,
         dynamic_ncols=True,
         disable=not is_main_process(),
-        mininterval=0.2 if watched else 10,
-        maxinterval=0.2 if watched else 10,
+        mininterval=0.2 if on_terminal else 10,
+        maxinterval=0.2 if on_terminal else 10,
     )
 
 

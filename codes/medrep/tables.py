@@ -81,7 +81,7 @@ PERSONS = Table(
     ibis.schema({"person_id": "int64", "sex": "string", "race": "string", "year_of_birth": "int64", "death_time": "timestamp", "split": "string"}),
 )
 """sex is M, F or U; race is its name, null where it is not known; death_time is 23:59:59 of the day where only the day is known;
-split is one of SPLITS."""
+split is one of contract.SPLITS."""
 VISITS = Table(
     "{hospital}/visits",
     "a visit",

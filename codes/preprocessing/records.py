@@ -8,10 +8,10 @@ Reads   data/{hospital}/condition_occurrence, drug_exposure, procedure_occurrenc
 Writes  usedata/{hospital}/records, and the rows that can't be read (person, date or concept that are no number or date, a
         person that persons has not) to usedata/{hospital}/rejects
 
-Rules, in this order; a row that goes is counted under the first that fits: no concept (0 or missing), under age at the
-event, another measurement of the same person, concept and hour (the first in time stays; ties by value, unit, visit
-id and type, a missing one last), a person with too few events left. Events after death are kept: a late result is a
-result, and no prediction is made after death.
+These rules leave rows out, in this order, and each row is counted under the first that fits it: no concept (0 or missing);
+under age at the event; one of several measurements of one person, concept and hour, of which the first in time stays (ties
+by value, unit, visit id and type, a missing one last); a person with too few events left. Events after death are kept: a
+late result is a result, and no prediction is made after death.
 
     visit starts ------------------ visit ends ------ day ends
     |  charted at 09:20: known at 09:20 |

@@ -58,7 +58,7 @@ def describe_persons(persons: ibis.Table, records: ibis.Table) -> dict:
 
 
 def read_median_age(hospital: str) -> float | None:
-    """At persons' first events, those under age among them, as records counted it: of kept events none is."""
+    """Median age at the first event of all persons, minors included; the kept records no longer have those."""
     file = contract.ages_file(hospital)
     return json.loads(file.read_text())["median at the first event"] if file.exists() else None
 

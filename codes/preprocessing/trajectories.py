@@ -54,7 +54,7 @@ def leave_out_values_without_decile(records: ibis.Table) -> ibis.Table:
 def find_events(records: ibis.Table, persons: ibis.Table, visits: ibis.Table, concepts: ibis.Table, long_stay_days: float) -> ibis.Table:
     """One row an event of `records` (with deciles), in the order of the arrays; every column that tells rows apart is a sort key.
 
-    code is the place of the event's concept in `concepts` (concept_id, place), times CODES, plus its decile + 1. An event
+    code is the place of the event's concept in `concepts` (concept_id, place), times TOKENS_PER_CONCEPT, plus its decile + 1. An event
     outside any visit is in a visit of its own for that day, which starts at 00:00.
     """
     events = records.left_join(visits.select("visit_id", visit_start="start", visit_end="end"), "visit_id").drop("visit_id_right")
@@ -73,7 +73,7 @@ def find_events(records: ibis.Table, persons: ibis.Table, visits: ibis.Table, co
     return events.order_by("person_id", "time", "domain", "code", "visit_start", ibis.desc("in_visit"), "visit_id")
 
 
-def changes(*columns: np.ndarray) -> np.ndarray:
+def row_changes(*columns: np.ndarray) -> np.ndarray:
     """bool (rows,): whether any of the columns differs from the row before; true of the first row."""
     found = np.ones(len(columns[0]), dtype=bool)
     found[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
@@ -94,13 +94,13 @@ def rank_visits_and_records(
     Visits of a person are ranked by start; of one start true visits come first, then by id. Records of a visit are ranked
     by time. A person's consecutive events are mostly of one visit: only the places where the visit changes are sorted.
     """
-    first = np.flatnonzero(changes(person, visit_start, in_visit, visit_id))  # of each run of one visit
+    first = np.flatnonzero(row_changes(person, visit_start, in_visit, visit_id))  # of each run of one visit
     length, owner = np.diff(first, append=len(person)), person[first]
     key = visit_start[first], ~in_visit[first], visit_id[first]
     order = np.lexsort((*key[::-1], owner))
-    new = changes(owner[order], *(column[order] for column in key))
+    new = row_changes(owner[order], *(column[order] for column in key))
     run_rank = np.empty(len(first), dtype=np.int64)
-    run_rank[order] = count_within(new, changes(owner[order]))
+    run_rank[order] = count_within(new, row_changes(owner[order]))
     visit_rank = np.repeat(run_rank, length)
 
     # a visit's runs may stand apart, with another's between: brought together they are in the time's order still
@@ -110,7 +110,7 @@ def rank_visits_and_records(
     visit = np.zeros(len(person), dtype=bool)
     visit[start[new]] = True
     record_rank = np.empty(len(person), dtype=np.int64)
-    record_rank[rows] = count_within(visit | changes(time[rows]), visit)
+    record_rank[rows] = count_within(visit | row_changes(time[rows]), visit)
     return visit_rank, record_rank
 
 

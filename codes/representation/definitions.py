@@ -56,7 +56,7 @@ MAX_FAILURES_SHOWN = 20  # failed concepts that are named in the output; the fil
 # ---- writing -------------------------------------------------------------------------------------------------
 
 
-def compose(con: ibis.BaseBackend, index: PartitionedIndex, write_part: Callable[[int], Callable[[int, int], dict]]) -> int:
+def write_definitions(con: ibis.BaseBackend, index: PartitionedIndex, write_part: Callable[[int], Callable[[int, int], dict]]) -> int:
     """Write DEFINITIONS part by part; `write_part` gives the function that defines (concept, decile) of a part."""
     with DEFINITIONS.write_in_parts(con) as add, progress_bar(description="definitions", total=len(index.ids), unit="texts") as progress:
         for part in index.parts:
@@ -81,7 +81,7 @@ def write_by_template(con, index: PartitionedIndex, figures: dict):
         )
         return lambda concept, decile: definition_template.by_template(facts[concept], decile)
 
-    rows = compose(con, index, write_part)
+    rows = write_definitions(con, index, write_part)
     figures.update(rows=rows, with_features=counts["with_features"], with_synonyms=counts["with_synonyms"])
     print_line(
         f"of {counts['concepts']:,} concepts {counts['with_features']:,} have parents or other features, {counts['with_synonyms']:,} have synonyms"
@@ -106,7 +106,7 @@ def write_by_model(con, questions: Questions, vocabulary: VocabularyReader, inde
 
         return write
 
-    figures.update(rows=compose(con, index, write_part), by_openai=counts["openai"], by_template=counts["template"])
+    figures.update(rows=write_definitions(con, index, write_part), by_openai=counts["openai"], by_template=counts["template"])
     print_line(f"{counts['openai']:,} definitions by {questions.settings.model}, {counts['template']:,} by the template writer")
 
 
@@ -145,7 +145,7 @@ def report_failures(questions: Questions, prompts: int) -> str:
     return f"{prompts:,} prompts, for {total:,} concepts, have no usable answer ({reasons}); {contract.display_path(file)} lists them"
 
 
-def answer(questions: Questions, args, figures: dict) -> bool:
+def collect_answers(questions: Questions, args, figures: dict) -> bool:
     """Get the answers in the way that the flags say; gives whether definitions can be written now."""
     if args.batch_results:
         with AnswerFile(contract.answers_file()) as answers:
@@ -155,7 +155,7 @@ def answer(questions: Questions, args, figures: dict) -> bool:
                 f"{', '.join(map(str, args.batch_results))}: no line is the result of a batch of ours; "
                 "give the output and error files that the service wrote"
             )
-        print_line("collected: " + ", ".join(f"{n:,} {what}" for what, n in counts.most_common()))
+        print_line("collected: " + ", ".join(f"{n:,} {result}" for result, n in counts.most_common()))
     calls, requests = questions.pending_requests()
     print_line(f"{questions.distinct:,} different prompts, {questions.distinct - calls:,} of them answered")
     if args.dry_run:
@@ -193,7 +193,7 @@ def price_of(text: str) -> tuple[float, float]:
 
 
 def check_flags(args, settings: DefinitionsConfig):
-    given = [
+    openai_flags = [
         flag
         for flag, value in {
             "--model": args.model,
@@ -207,8 +207,8 @@ def check_flags(args, settings: DefinitionsConfig):
         }.items()
         if value
     ]
-    if given and args.writer != "openai":
-        raise UserError(f"{', '.join(given)}: only --writer openai takes that")
+    if openai_flags and args.writer != "openai":
+        raise UserError(f"{', '.join(openai_flags)}: only --writer openai takes that")
     if args.price and not args.dry_run:
         raise UserError("--price goes with --dry-run")
     if args.dry_run and args.batch_results:
@@ -262,7 +262,7 @@ def main(argv=None):
         else:
             vocabulary = VocabularyReader(con)
             questions = Questions(engine.file_reader(con), index, vocabulary, settings, args.decile_calls)
-            if not answer(questions, args, figures):
+            if not collect_answers(questions, args, figures):
                 return
             write_by_model(con, questions, vocabulary, index, figures)
         stamp.record()

@@ -37,7 +37,7 @@ from medrep.vectors import hub, markers, published, text_encoder, texts, tokeniz
 
 
 @dataclass(frozen=True)
-class Plan:
+class EncodingJob:
     """What a process must know to encode its share of the chunks."""
 
     texts: str
@@ -63,20 +63,20 @@ def write_rows(array: Path, rows: list[list[int]], vectors: np.ndarray):
     out.flush()
 
 
-def encode_share(plan: Plan, rank: int = 0, world: int = 1):
+def encode_share(job: EncodingJob, rank: int = 0, world: int = 1):
     """Encode every world-th of the chunks that are left, and note each when its rows are on the disk."""
-    transformers, device = hub.quiet_transformers(), torch_device(plan.devices)
+    transformers, device = hub.quiet_transformers(), torch_device(job.devices)
     tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
     model = transformers.AutoModel.from_pretrained(contract.encoder_folder(), dtype=torch.float32).eval()
-    model.to(device, torch.bfloat16 if plan.precision == "bf16" else torch.float32)
-    max_length = tokenization.max_input_length(model, tokenizer, plan.max_length)
-    text_file, array = texts.TextFile(Path(plan.texts)), Path(plan.array)
-    mine, threads = plan.left[rank::world], torch.get_num_threads()
-    torch.set_num_threads(plan.threads)
+    model.to(device, torch.bfloat16 if job.precision == "bf16" else torch.float32)
+    max_length = tokenization.max_input_length(model, tokenizer, job.max_length)
+    text_file, array = texts.TextFile(Path(job.texts)), Path(job.array)
+    mine, threads = job.left[rank::world], torch.get_num_threads()
+    torch.set_num_threads(job.threads)
     with progress_bar(description="texts encoded", total=len(mine) * texts.CHUNK_ROWS, unit="texts") as line:
         for chunk in mine:
             table = text_file.read_chunk(chunk)
-            vectors, cut = text_encoder.encode_texts(model, tokenizer, table["text"].to_pylist(), plan.pooling, max_length, plan.batch_tokens)
+            vectors, cut = text_encoder.encode_texts(model, tokenizer, table["text"].to_pylist(), job.pooling, max_length, job.batch_tokens)
             write_rows(array, table["rows"].to_pylist(), vectors)
             write_progress(array, chunk=chunk, cut=cut)
             line.update(texts.CHUNK_ROWS)
@@ -112,7 +112,7 @@ def encode_all(text_file: texts.TextFile, part: Path, devices: list[str], settin
     make_array(part, text_file.n_rows, width)
     if done := read_progress(part):
         print_line(f"{len(done):,} of {text_file.n_chunks:,} chunks of {texts.CHUNK_ROWS:,} texts are done")
-    plan = Plan(
+    job = EncodingJob(
         texts=str(text_file.path),
         array=str(part),
         left=[c for c in range(text_file.n_chunks) if c not in done],
@@ -124,10 +124,10 @@ def encode_all(text_file: texts.TextFile, part: Path, devices: list[str], settin
         batch_tokens=min(settings.batch_tokens, text_encoder.CPU_BATCH_TOKENS) if devices[0] == "cpu" else settings.batch_tokens,
     )
     plan_file = text_file.path.with_name("plan.json")
-    storage.write_json(plan_file, asdict(plan))
+    storage.write_json(plan_file, asdict(job))
     status = launch_workers(devices, __file__, ["--plan", str(plan_file)])
     if status is None:
-        encode_share(plan)
+        encode_share(job)
     elif status:
         sys.exit(status)
     if cut := sum(read_progress(part).values()):
@@ -145,7 +145,7 @@ def main(argv=None):
     config.add_arguments(parser)
     args = parser.parse_args(argv)
     if args.plan:
-        encode_share(Plan(**json.loads(args.plan.read_text())), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+        encode_share(EncodingJob(**json.loads(args.plan.read_text())), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
         return
 
     settings = config.load("encoder", args.overrides)

@@ -48,8 +48,8 @@ def check_array(part: Path, url: str, rows: int):
         raise UserError(f"{url} is not the array of this index ({found}, and the index has {rows:,} concepts): nothing was kept, try again later")
 
 
-def download_release(what: str, server: str):
-    path = contract.concept_index_file() if what == "index" else contract.concept_array_file(what)
+def download_release(name: str, server: str):
+    path = contract.concept_index_file() if name == "index" else contract.concept_array_file(name)
     if path.exists():
         if markers.has_marker(path):
             raise UserError(
@@ -58,9 +58,9 @@ def download_release(what: str, server: str):
         print_line(f"{contract.display_path(path)} is there already")
         return
     storage.make_folder(path.parent)
-    url = f"{server}/{LINKS[what]}"
+    url = f"{server}/{LINKS[name]}"
     part = download(url, path, RELEASE_PAGE)
-    if what == "index":
+    if name == "index":
         if not part.read_bytes()[:16].lstrip(b'\xef\xbb\xbf"').startswith(b"concept_id"):
             part.unlink()
             raise UserError(
@@ -74,16 +74,16 @@ def download_release(what: str, server: str):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", metavar="REP", help="medrep, description; both if none is named")
+    parser.add_argument("reps", nargs="*", metavar="REP", help="medrep, description; both if none is named")
     parser.add_argument("--base-url", default=RELEASE_SERVER, help="a mirror of dl.dropboxusercontent.com")
     config.add_arguments(parser)
     args = parser.parse_args(argv)
-    if unknown := sorted(set(args.what) - {"medrep", "description"}):
+    if unknown := sorted(set(args.reps) - {"medrep", "description"}):
         raise UserError(f"{', '.join(unknown)}: the release has medrep and description")
     with timed_stage("download") as figures:
-        files = ["index", *(args.what or ["medrep", "description"])]
-        for what in files:  # the index first: it says how many rows an array must have
-            download_release(what, args.base_url)
+        files = ["index", *(args.reps or ["medrep", "description"])]
+        for name in files:  # the index first: it says how many rows an array must have
+            download_release(name, args.base_url)
         figures["files"] = len(files)
         published.check_published(concept_index.read_concept_index(), files[1:])
 

@@ -34,14 +34,14 @@ MAX_RELATIONSHIPS_SHOWN = 8  # relationships that are said by name
 
 
 def find_related(relationship: ibis.Table, index: ibis.Table) -> ibis.Table:
-    """relationship_id and the rows (one, other) of both ends of each valid relationship between two concepts of `index` (concept_id, row)."""
+    """relationship_id and the rows (row_1, row_2) of both ends of each valid relationship between two concepts of `index` (concept_id, row)."""
     related = athena.valid_rows(relationship)
-    for end, row in (("concept_id_1", "one"), ("concept_id_2", "other")):
+    for end, row in (("concept_id_1", "row_1"), ("concept_id_2", "row_2")):
         related = related.inner_join(index.select(**{end: "concept_id", row: "row"}), end)
-    return related.filter(related.one != related.other).select("relationship_id", "one", "other")
+    return related.filter(related.row_1 != related.row_2).select("relationship_id", "row_1", "row_2")
 
 
-def distinct(keys: np.ndarray) -> np.ndarray:
+def sort_unique_inplace(keys: np.ndarray) -> np.ndarray:
     """`keys`, sorted in place, without the equal ones."""
     keys.sort()
     first = np.ones(len(keys), dtype=bool)
@@ -59,18 +59,18 @@ def find_pairs(related: Iterable[pa.RecordBatch], plain: np.ndarray, names: list
     for batch in related:
         kind = batch["relationship_id"].dictionary_encode()
         kinds, kind = np.array(kind.dictionary.to_pylist(), dtype=object), kind.indices.to_numpy()
-        one, other = (batch[name].to_numpy() for name in ("one", "other"))
+        left, right = (batch[name].to_numpy() for name in ("row_1", "row_2"))
         asked = np.isin(kinds, names)[kind] | ("all" in names)
-        held = holdout.held_out_mask(plain[one], plain[other]) & asked
-        key = np.minimum(one, other) * rows + np.maximum(one, other)
+        held = holdout.held_out_mask(plain[left], plain[right]) & asked
+        key = np.minimum(left, right) * rows + np.maximum(left, right)
         pairs.append(key[asked & ~held])
         held_out.append(key[held])
         for count, chosen in zip(counts.values(), (asked & ~held, held, ~asked), strict=True):
             count.update({kinds[i]: n for i, n in enumerate(np.bincount(kind[chosen], minlength=len(kinds)).tolist()) if n})
-    held_out = len(distinct(np.concatenate(held_out)))
+    held_out = len(sort_unique_inplace(np.concatenate(held_out)))
     together = np.concatenate(pairs)
     pairs.clear()
-    return distinct(together), {"held_out": held_out, "by_relationship": counts}
+    return sort_unique_inplace(together), {"held_out": held_out, "by_relationship": counts}
 
 
 def find_decile_pairs(plain: np.ndarray, decile: np.ndarray) -> np.ndarray:
@@ -80,11 +80,11 @@ def find_decile_pairs(plain: np.ndarray, decile: np.ndarray) -> np.ndarray:
     deciles = np.flatnonzero(decile >= 0)
     place = np.searchsorted(plain[rows], plain[deciles]).clip(max=max(0, len(rows) - 1))
     there = plain[rows[place]] == plain[deciles] if len(rows) else np.zeros(len(deciles), bool)
-    one, other = rows[place[there]], deciles[there]
-    return np.minimum(one, other) * len(plain) + np.maximum(one, other)
+    left, right = rows[place[there]], deciles[there]
+    return np.minimum(left, right) * len(plain) + np.maximum(left, right)
 
 
-def both_ways(pairs: np.ndarray, rows: int) -> np.ndarray:
+def both_directions(pairs: np.ndarray, rows: int) -> np.ndarray:
     """int64, sorted: target * rows + source of both directions of each pair. One number an edge: half the memory, and one sort."""
     edges = np.empty(2 * len(pairs), dtype=np.int64)
     edges[: len(pairs)] = pairs
@@ -146,7 +146,7 @@ def main(argv=None):
         related = find_related(relationship, ibis.memtable(pa.table({"concept_id": plain[rows], "row": rows})))
         pairs, counts = find_pairs(related.to_pyarrow_batches(), plain, names)
         of_deciles = find_decile_pairs(plain, decile)
-        edges = both_ways(np.concatenate([pairs, of_deciles]), len(ids))
+        edges = both_directions(np.concatenate([pairs, of_deciles]), len(ids))
         write_edges(edges, len(ids))
         degrees = np.bincount(np.load(contract.edges_file(), mmap_mode="r")[1], minlength=len(ids))
         figures.update(
@@ -156,15 +156,15 @@ def main(argv=None):
             held_out=counts["held_out"],
             isolated=int((degrees == 0).sum()),
             largest_degree=int(degrees.max(initial=0)),
-            relationships={what: dict(count.most_common()) for what, count in counts["by_relationship"].items()},
+            relationships={fate: dict(count.most_common()) for fate, count in counts["by_relationship"].items()},
         )
         print_line(
             f"{contract.display_path(contract.edges_file())}: {len(edges):,} edges in both directions, of {len(pairs):,} pairs of concepts and "
             f"{len(of_deciles):,} deciles; {figures['isolated']:,} of {len(ids):,} concepts have none, the most is {figures['largest_degree']:,}"
         )
         print_line(f"{counts['held_out']:,} pairs are held out for evaluate.py")
-        for what, count in counts["by_relationship"].items():
-            print_line(f"relationships {what}: {sum(count.values()):,} ({format_counts(count) or 'none'})")
+        for fate, count in counts["by_relationship"].items():
+            print_line(f"relationships {fate}: {sum(count.values()):,} ({format_counts(count) or 'none'})")
         stamp.record()
 
 

@@ -45,7 +45,7 @@ WARMUP_SHARE = 0.06  # of the steps, as DeBERTa's authors finetune
 FROM_NOTHING = "none"
 
 
-class Steps(Dataset):
+class MaskedBatches(Dataset):
     """The batches of all epochs, one after the other; each process gets its share of each batch's texts."""
 
     def __init__(self, tokens: TokenizedTexts, tokenizer, settings: EncoderConfig, rank: int, world: int):
@@ -133,13 +133,13 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
         bf16=config.resolve_precision(settings.precision, not on_cpu) == "bf16",
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs in one process would cut our packed items apart
-    steps = Steps(tokens, tokenizer, settings, arguments.process_index, arguments.world_size)
+    batches = MaskedBatches(tokens, tokenizer, settings, arguments.process_index, arguments.world_size)
     model.forward = functools.partial(masked_lm.masked_logits, model)  # through it the Trainer, its autocast and its processes' gradients
 
     class MaskedTrainer(transformers.Trainer):
         def get_train_dataloader(self):
             # not prepared by accelerate, which would give each process batches of its own
-            return DataLoader(steps, batch_size=1, collate_fn=lambda items: items[0], num_workers=0 if on_cpu else 2)
+            return DataLoader(batches, batch_size=1, collate_fn=lambda items: items[0], num_workers=0 if on_cpu else 2)
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             places = inputs["truth"] != -100
@@ -168,7 +168,7 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
                 model.eval()
                 for batch in range(arguments.process_index, len(tokens.valid), arguments.world_size):
                     with self.compute_loss_context_manager():
-                        self.compute_loss(model, self._prepare_inputs(steps.masked_batch(tokens.valid[batch], (VALID_MASK_SEED, batch))))
+                        self.compute_loss(model, self._prepare_inputs(batches.masked_batch(tokens.valid[batch], (VALID_MASK_SEED, batch))))
                 loss, right, masked = self.sums_of_all_processes()
                 line |= {"valid_loss": loss / max(1, masked), "valid_masked_accuracy": right / max(1, masked)}
             if not math.isfinite(line["loss"] + line.get("valid_loss", 0)):
@@ -214,7 +214,7 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
         def on_train_end(self, args, state, control, **kwargs):
             self.line.close()
 
-    trainer = MaskedTrainer(model=model, args=arguments, train_dataset=steps, callbacks=[Report()])
+    trainer = MaskedTrainer(model=model, args=arguments, train_dataset=batches, callbacks=[Report()])
     trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.start_sums(training_state.sums)

@@ -7,9 +7,10 @@
 Reads   usedata/representation (concept_idx.csv, concept_representation_*.npy, definitions if they are there), data/concepts
 Writes  results/representation/quality.csv: space, arm, measure, kind, value, low, high, n; map_pca.png, map_tsne.png
 
-    link_auroc          a held-out edge's cosine above that of one end with an unrelated concept of the other end's domain and class,
-                        drawn as often as it has relationships: neither classes nor hubs alone say which is which
-    retrieval_*         of all concepts of its domain and class, where the held-out ingredient, class or parent ranks
+    link_auroc          AUROC of the cosine, of held-out edges against negatives: one end stays, and an unrelated concept of the other
+                        end's domain and class takes the other's place, drawn in proportion to its number of relationships, so that
+                        neither class nor degree alone tells edges from negatives
+    retrieval_*         the rank of the held-out ingredient, class or parent among all concepts of its domain and class
     neighbours_*        share of a concept's 10 nearest that have its domain, or share a parent with it
     decile_order        rank correlation of two deciles' distance in number and in cosine, within a measurement
 

@@ -10,9 +10,8 @@ Writes  usedata/representation/concept_representation_medrep.npy, float32 (conce
                  \\                                                        InfoNCE over the batch's seeds, + KL(text || graph)
                   -- drop edges, columns --> A x + GCN(x) --> projection /
 
-Early stopping watches the same loss on held-out seeds in fixed views: what they are trained for is what is asked of
-them, and no edge has to be taken from the graph, so that concepts with one neighbour keep it. GRACE: Zhu et al.,
-arXiv 2006.04131; its use here: arXiv 2504.08329, section 3.
+Early stopping watches the training loss on held-out seeds, in views that stay the same. So no edge has to be held out for it,
+and concepts with one neighbour keep that. GRACE: Zhu et al., arXiv 2006.04131; its use here: arXiv 2504.08329, section 3.
 """
 
 import argparse
@@ -44,20 +43,20 @@ class Grace(nn.Module):
 # ---- the losses --------------------------------------------------------------------------------------------
 
 
-def info_nce(one: torch.Tensor, other: torch.Tensor, temperature: float) -> torch.Tensor:
+def info_nce(left: torch.Tensor, right: torch.Tensor, temperature: float) -> torch.Tensor:
     """The mean over nodes of both views of -log(positive / (positive + negatives)), similarities being cosines.
 
     Positive: the same node in the other view. Negatives: the other nodes, in the other view and in its own.
     """
-    one, other = functional.normalize(one, dim=1), functional.normalize(other, dim=1)
-    between = one @ other.T / temperature  # (nodes, nodes)
-    own = torch.eye(len(one), dtype=torch.bool, device=one.device)
+    left, right = functional.normalize(left, dim=1), functional.normalize(right, dim=1)
+    between = left @ right.T / temperature  # (nodes, nodes)
+    own = torch.eye(len(left), dtype=torch.bool, device=left.device)
 
     def half(within, across):
         everything = torch.cat([across, within.masked_fill(own, -torch.inf)], dim=1)
         return (torch.logsumexp(everything, dim=1) - across.diagonal()).mean()
 
-    return (half(one @ one.T / temperature, between) + half(other @ other.T / temperature, between.T)) / 2
+    return (half(left @ left.T / temperature, between) + half(right @ right.T / temperature, between.T)) / 2
 
 
 def distillation_loss(text: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:

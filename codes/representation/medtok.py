@@ -148,10 +148,10 @@ def compose_vectors(tokens: torch.Tensor, weights: torch.Tensor, codebook: torch
 # ---- the losses --------------------------------------------------------------------------------------------
 
 
-def contrastive_loss(one: torch.Tensor, other: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The mean over rows of -log softmax of the cosine with the same row of `other`, against all its rows."""
-    cosine = functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T
-    return functional.cross_entropy(cosine / temperature, torch.arange(len(one), device=one.device))
+def contrastive_loss(left: torch.Tensor, right: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The mean over rows of -log softmax of the cosine with the same row of `right`, against all its rows."""
+    cosine = functional.normalize(left, dim=1) @ functional.normalize(right, dim=1).T
+    return functional.cross_entropy(cosine / temperature, torch.arange(len(left), device=left.device))
 
 
 def compute_losses(parts: torch.Tensor, quantized: torch.Tensor, noised: torch.Tensor, settings: MedTokConfig) -> dict[str, torch.Tensor]:
@@ -167,8 +167,8 @@ def compute_losses(parts: torch.Tensor, quantized: torch.Tensor, noised: torch.T
     }
     found["specific"] = found["separation"] = torch.zeros((), device=parts.device)
     for part, own, others in ((0, shared_text, shared_graph), (1, shared_graph, shared_text)):
-        one, other = (torch.cat([q[:, part], others.detach()], dim=1) for q in (quantized, noised))
-        found["specific"] = found["specific"] + contrastive_loss(one, other, settings.temperature)
+        left, right = (torch.cat([q[:, part], others.detach()], dim=1) for q in (quantized, noised))
+        found["specific"] = found["specific"] + contrastive_loss(left, right, settings.temperature)
         found["separation"] = found["separation"] + settings.separation * torch.linalg.matrix_norm(quantized[:, part].T @ own)
     return found
 

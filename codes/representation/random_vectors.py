@@ -29,7 +29,7 @@ ROWS_AT_ONCE = 2**15
 def draw_vectors(plain: np.ndarray, decile: np.ndarray, width: int, seed: int = SEED) -> np.ndarray:
     """float32 (concepts, width), each row uniform on the sphere: normal numbers by SplitMix64 from the concept's key."""
     key = holdout.hash_integers((plain * 11 + decile + 1).view(np.uint64) + holdout.hash_integers(np.array([seed])))
-    numbers = holdout.hash_integers(key[:, None] + holdout.GOLDEN * np.arange(1, width + 1, dtype=np.uint64))
+    numbers = holdout.hash_integers(key[:, None] + holdout.GOLDEN_RATIO_64 * np.arange(1, width + 1, dtype=np.uint64))
     normal = ndtri(((numbers >> np.uint64(11)) + 0.5) * 2.0**-53)
     return (normal / np.linalg.norm(normal, axis=1, keepdims=True)).astype(np.float32)
 

@@ -33,7 +33,7 @@ def test_edges_agree_with_plain_python(seed, names, monkeypatch):
     plain, decile = concept_index.split_deciles(pa.array(ids))
     index = ibis.memtable(pa.table({"concept_id": plain[decile < 0], "row": np.flatnonzero(decile < 0)}))
     pairs, counts = edges.find_pairs(batches_of(edges.find_related(relationship, index), 50), plain, names)
-    found = edges.both_ways(np.concatenate([pairs, edges.find_decile_pairs(plain, decile)]), len(ids))
+    found = edges.both_directions(np.concatenate([pairs, edges.find_decile_pairs(plain, decile)]), len(ids))
     row, expected, held = {token: i for i, token in enumerate(ids)}, set(), set()
     by_name = {what: Counter() for what in ("became edges", "held out", "not asked for")}
     for a, b, name, reason in rows:

@@ -125,9 +125,9 @@ def left_over():
 KILLED = {
     "within the second epoch": (
         """
-read = encoder.Steps.__getitem__
+read = encoder.MaskedBatches.__getitem__
 def killed(self, step): return read(self, step) if step < 17 else os.kill(os.getpid(), signal.SIGKILL)
-encoder.Steps.__getitem__ = killed""",
+encoder.MaskedBatches.__getitem__ = killed""",
         15,
     ),
     "within a checkpoint": (
@@ -232,7 +232,7 @@ def test_training_stops_when_held_out_texts_are_no_better_told_and_keeps_the_bes
     where = storage.make_folder(contract.ROOT / "tokens")
     tokenization.write_tokens(lay_out_definitions(), tokenizer, 48, 0.2, where)
     tokens = tokenization.TokenizedTexts(where, 512)
-    steps, loss, masked = encoder.Steps(tokens, tokenizer, config.load("encoder"), 0, 1), 0.0, 0
+    steps, loss, masked = encoder.MaskedBatches(tokens, tokenizer, config.load("encoder"), 0, 1), 0.0, 0
     for i, rows in enumerate(tokens.valid):
         batch = steps.masked_batch(rows, (encoder.VALID_MASK_SEED, i))
         places = batch["truth"] != -100

@@ -1,5 +1,9 @@
 """A hospital's tables in the OMOP common data model, as Ibis expressions that run on DuckDB or Spark.
 
-engine and spark run them, sources read them (OMOP files, MEDS, Athena's vocabulary), rules count what is left out and why,
-outcomes say what is predicted. Read engine.py first, then hospital_tables.py.
+engine.py, spark.py, spill.py             what runs them, and where it puts what memory cannot hold
+hospital_tables.py, sources/              a hospital's tables from OMOP files or MEDS, and Athena's vocabulary
+table_files.py, parsing.py, clocks.py     rows of files as text; text as numbers and times; times with a zone
+rules.py, plausible_dates.py              which rows are left out, and why
+outcomes.py, labels/                      what is predicted, and how admissions are labelled with it
+Read engine.py first, then hospital_tables.py.
 """

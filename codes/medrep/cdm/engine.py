@@ -142,7 +142,7 @@ def write_temporary_parquet(con: ibis.BaseBackend, table: ibis.Table) -> Path:
 def materialize_as_parquet(con: ibis.BaseBackend, table: ibis.Table) -> ibis.Table:
     """A large `table`, computed once into parquet files.
 
-    Rows read from parquet are counted beforehand: of a CSV file the engine guesses, and builds its joins on the wrong side.
+    Parquet files store their row counts, so the engine orders joins well; for CSV it guesses.
     """
     return con.read_parquet(f"{write_temporary_parquet(con, table)}/*.parquet")
 

@@ -2,8 +2,8 @@
 
     hospital_tables.read_events(con, "mimic", "measurement")     one of contract.DOMAINS
 
-A source is a module of sources/ with the functions below (tests/medrep/cdm/test_hospital_tables.py holds them to it), and
-find_source says which one a hospital has. Here alone sources are told apart. `con` is the engine that works with what is read;
+A source is a module of sources/ that has every function below (tests/medrep/cdm/test_hospital_tables.py checks that).
+find_source chooses a hospital's; no other file asks whether its tables are OMOP files or MEDS. `con` is the engine that works with what is read;
 `table` is the name of an OMOP table. None stands for a table that is absent and may be.
 """
 
@@ -17,7 +17,7 @@ from medrep.errors import UserError
 
 
 def find_source(hospital: str):
-    """The module that reads the hospital: what nothing else recognizes should be OMOP files, and omop says which of them are missing."""
+    """The module that reads the hospital: meds if it is a MEDS dataset, else omop, which says what OMOP files are missing."""
     return meds if meds.is_dataset(hospital) else omop
 
 

@@ -22,7 +22,7 @@ BATCH_ROWS = 200_000
 
 
 def first_reason(conditions: dict[str, ibis.Value]) -> ibis.Value:
-    """Of {reason: condition} the reason whose condition is the first true of a row, null where none is; a null is not true."""
+    """Each row's reason: the first whose condition is true, or null. A null condition counts as false."""
     return ibis.cases(*((condition.fill_null(False), reason) for reason, condition in conditions.items()), else_=ibis.null("string"))
 
 

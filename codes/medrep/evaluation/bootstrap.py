@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 MIN_DEFINED_SHARE = 0.8
-"""An interval needs this share of its replicates. With one positive person 37 % of them have none, and the others all the same one:
-no interval. With two, 14 % have none: there is one, wide as it is."""
+"""An interval needs this share of its replicates. If one person alone is positive, 37 % of the replicates lack that person and
+the others have no other positive: no interval. If two are, 14 % lack both: there is an interval, though a wide one."""
 MIN_REPLICATES = 20
 """Fewer replicates than this have no 2.5th percentile to speak of."""
 WEIGHTS_AT_ONCE = 2**18
@@ -22,8 +22,8 @@ def bootstrap_weights(persons: int, replicates: int, examples: int, seed: int) -
         if not persons:
             yield np.zeros((rows, 0))
             continue
-        drawn = generator.integers(0, persons, (rows, persons)) + np.arange(rows)[:, None] * persons
-        yield np.bincount(drawn.ravel(), minlength=rows * persons).reshape(rows, persons).astype(np.float64)
+        sampled_persons = generator.integers(0, persons, (rows, persons)) + np.arange(rows)[:, None] * persons
+        yield np.bincount(sampled_persons.ravel(), minlength=rows * persons).reshape(rows, persons).astype(np.float64)
 
 
 def percentile_interval(values: np.ndarray, point: float | None, replicates: int) -> tuple[float | None, float | None]:

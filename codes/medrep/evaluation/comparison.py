@@ -15,6 +15,8 @@ from medrep.progress import progress_bar
 
 EXAMPLE_KEYS = ["subject_id", "prediction_time"]
 CALIBRATION_COLUMNS = ["calibration_slope", "calibration_intercept"]
+PAPER_MEAN_OUTCOMES = ["MT", "LLOS", "RA"]
+"""The outcomes that the paper gives for each hospital."""
 COMPARISON_COLUMNS = [
     "outcome",
     "tested_on",
@@ -67,13 +69,15 @@ def check_comparable(rows: pd.DataFrame, against: str | None):
     """All that forbids a comparison and can be seen before any work, in one complaint."""
     complaints = []
     for (outcome, hospital), table in rows.groupby(["outcome", "tested_on"]):
-        for column, what in (("cohort", "different cohorts"), ("data", "different data")):
+        for column, difference in (("cohort", "different cohorts"), ("data", "different data")):
             if table[column].nunique() > 1:
                 which = "; ".join(f"{value}: {', '.join(arm_label(arm) for arm in list_arms(part))}" for value, part in table.groupby(column))
-                complaints.append(f"{outcome} at {hospital} was tested on {what} ({which}): the same finetune.py commands test the older anew")
+                complaints.append(f"{outcome} at {hospital} was tested on {difference} ({which}): the same finetune.py commands test the older anew")
     for (outcome, hospital, *arm), part in rows.groupby(["outcome", "tested_on", *KEY_COLUMNS]):
         if part.made_with.nunique() > 1:
-            seeds = "; ".join(f"{made}: seeds {', '.join(str(seed) for seed in sorted(set(of.seed)))}" for made, of in part.groupby("made_with"))
+            seeds = "; ".join(
+                f"{made_with}: seeds {', '.join(str(seed) for seed in sorted(set(group.seed)))}" for made_with, group in part.groupby("made_with")
+            )
             complaints.append(
                 f"{arm_label(tuple(arm))} was trained in different ways for {outcome} at {hospital} ({seeds}): finetune.py with "
                 "the same settings and --fresh makes the older seeds anew"
@@ -129,14 +133,22 @@ def published_auroc(published: dict, arm: tuple, outcome: str, hospital: str) ->
     return published["auroc"].get(model, {}).get(rep, {}).get(outcome, {}).get(hospital)
 
 
-def match_tests(tests: dict, others: dict, what: Callable[[], str]) -> list[tuple]:
+def published_means(published: dict, arm: tuple) -> dict[str, float]:
+    """The paper's mean AUROCs of this arm: internal, external, all; none of an arm that it does not have."""
+    trained_on, model, head, rep, variant, oov = arm
+    if trained_on != published.get("trained_on") or head not in ("", "linear") or variant or oov not in ("", "unk"):
+        return {}
+    return published.get("means", {}).get(model, {}).get(rep, {})
+
+
+def match_tests(tests: dict, others: dict, describe_pair: Callable[[], str]) -> list[tuple]:
     """(labels, probabilities, the other's, persons) of every seed and label that both were tested on, on the examples of both."""
     pairs = []
     for key in sorted(tests.keys() & others.keys()):
         both = tests[key].merge(others[key], on=EXAMPLE_KEYS, suffixes=("", "_other"), validate="one_to_one")
         if differ := int((both.boolean_value != both.boolean_value_other).sum()):
             raise UserError(
-                f"{what()}: {differ} of {len(both)} shared examples have another label; the labels were made anew between the runs: "
+                f"{describe_pair()}: {differ} of {len(both)} shared examples have another label; the labels were made anew between the runs: "
                 "finetune.py --fresh makes the older anew"
             )
         pairs.append((both.boolean_value.to_numpy(), both.probability.to_numpy(), both.probability_other.to_numpy(), both.subject_id.to_numpy()))
@@ -150,7 +162,7 @@ def missing_figure_reasons(rows: pd.DataFrame) -> str:
 
 
 def compare_arms(rows: pd.DataFrame, against: str | None, replicates: int, published: dict) -> pd.DataFrame:
-    """A row an arm (COLUMNS), for the rows of one outcome and tested hospital."""
+    """A row an arm (COMPARISON_COLUMNS), for the rows of one outcome and tested hospital."""
     outcome, hospital = rows.outcome.iloc[0], rows.tested_on.iloc[0]
     arms = list_arms(rows)
     reference = find_reference_arm(arms, against)

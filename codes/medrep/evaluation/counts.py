@@ -69,9 +69,9 @@ def make_token_features(tokens: Sequence[str], kind: str) -> TokenFeatures:
     meanings = [{word} for word in words]
     if kind == "rollup":
         plain = [word.partition("_")[0] for word in words]
-        above = all_ancestors(set(plain))
-        meanings = [own | {concept, *above.get(concept, ())} for own, concept in zip(meanings, plain, strict=True)]
-        lonely = sum(not above.get(concept) for concept in set(plain))
+        ancestors_of = all_ancestors(set(plain))
+        meanings = [own | {concept, *ancestors_of.get(concept, ())} for own, concept in zip(meanings, plain, strict=True)]
+        lonely = sum(not ancestors_of.get(concept) for concept in set(plain))
         print_line(f"roll-up of {len(words):,} tokens: {lonely:,} of their {len(set(plain)):,} concepts have no ancestor")
     names = sorted(set().union(*meanings))
     column = {name: i for i, name in enumerate(names)}
@@ -91,9 +91,9 @@ def chunk_slices(trajectories: Trajectories, slices: np.ndarray) -> list[np.ndar
 
 
 def count_features(trajectories: Trajectories, slices: np.ndarray, counted: sparse.csr_array) -> Iterator[tuple[np.ndarray, sparse.csr_array]]:
-    """Part by part: places in `slices` (examples, 3 or more), and float32 (places, features) of how often what counts for each came before.
+    """Yields, part by part, row positions in `slices` and a float32 (rows, features) matrix of counts before each prediction time.
 
-    `counted` is (the hospital's tokens, features). A part is what is in memory; an event that several of a person's
+    slices: (examples, 3 or more); `counted`: (the hospital's tokens, features). A part is what is in memory; an event that several of a person's
     examples in it share is read and looked up once.
     """
     parts = chunk_slices(trajectories, slices)

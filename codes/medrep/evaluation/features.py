@@ -50,7 +50,7 @@ EVENT_SCHEMA = pa.schema(
         "attribution": pa.float32(),
     }
 )
-"""A row an event that was read. token: as the hospital has it; top: whether its attention is among its example's TOP highest (events
+"""A row an event that was read. token: as the hospital has it; top: whether its attention is among its example's TOP_K highest (events
 of equal attention share their place); attribution: null for examples that were not attributed."""
 
 
@@ -121,7 +121,7 @@ def sample_examples(persons: np.ndarray, count: int) -> np.ndarray:
 
     So every model, seed and representation is attributed on the same persons, as far as they were tested on them.
     """
-    order = np.lexsort((persons, holdout.hash_integers(persons.astype(np.int64).view(np.uint64) + holdout.GOLDEN)))
+    order = np.lexsort((persons, holdout.hash_integers(persons.astype(np.int64).view(np.uint64) + holdout.GOLDEN_RATIO_64)))
     chosen = np.zeros(len(persons), dtype=bool)
     chosen[order[:count]] = True
     return chosen
@@ -133,7 +133,7 @@ def sample_examples(persons: np.ndarray, count: int) -> np.ndarray:
 def event_batches(
     model, examples, table: np.ndarray, input_mapping: InputMapping, batch_tokens: int, label: int = 0, steps: int = 20, attributed: int = 0
 ) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
-    """Of each packed batch of `table` the rows of EVENTS and the gaps (attributed sequences,); those that are attributed come first.
+    """Of each packed batch of `table` the rows of EVENT_SCHEMA and the gaps (attributed sequences,); those that are attributed come first.
 
     `attributed` is how many examples are: each costs `steps` forward and backward passes.
     """
@@ -175,7 +175,7 @@ def event_batches(
 
 
 def top_k_mask(attention: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """bool (events,): whether each is among the TOP highest of its example; `lengths` are the examples', end to end."""
+    """bool (events,): whether each is among the TOP_K highest of its example; `lengths` are the examples', end to end."""
     parts = np.split(attention, np.cumsum(lengths)[:-1])
     return np.concatenate([part >= np.partition(part, -TOP_K)[-TOP_K] if len(part) > TOP_K else np.ones(len(part), dtype=bool) for part in parts])
 
@@ -227,7 +227,7 @@ def write_event_attributions(
 def rank_features(path: Path, con: ibis.BaseBackend | None = None) -> pd.DataFrame:
     """A row a token of an event table, with its name, the most important first.
 
-    persons that had it, events that were read, top (examples in which it is among the TOP events of highest attention),
+    persons that had it, events that were read, top (examples in which it is among the TOP_K events of highest attention),
     attention (sum over events) and attention_mean, attributed (events), attribution (sum: which way it moved the logit),
     attribution_mean, attribution_abs (sum of sizes). Ranked by `top`, as the paper does it, then by attention: one example can't
     carry a token to the top, and short examples, whose events share the same 1 among fewer, don't outweigh long ones.
@@ -269,9 +269,9 @@ def rank_features(path: Path, con: ibis.BaseBackend | None = None) -> pd.DataFra
 
 
 def ranking_agreement(tables: Sequence[pd.DataFrame]) -> dict:
-    """Spearman's rank correlations of `important` tables, one a seed: mean over pairs of seeds, or over seeds; null where there is none.
+    """Spearman's rank correlations of `rank_features`' tables, one a seed: mean over pairs of seeds, or over seeds; null where there is none.
 
-    Of means by event, over tokens of ENOUGH persons in both: sums agree between any two models, because frequent codes have
+    Of means by event, over tokens of MIN_PERSONS persons in both: sums agree between any two models, because frequent codes have
     larger ones. attention, attribution: between seeds. attention_with_attribution: within a seed, attention with the mean size of
     the attribution, because attention has no sign.
     """

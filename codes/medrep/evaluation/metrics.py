@@ -1,9 +1,9 @@
 """How good predictions are, and how sure that is: arrays in, numbers out.
 
 Everywhere `labels` are true or false (examples,), `probabilities` or `scores` floats (examples,), and `persons` whose each
-example is. A person may have several examples, and they are alike: so whole persons are drawn in every bootstrap, and
-persons, not examples, are summed over in every variance. No result is NaN: what can't be computed is None. None depends on
-the order of the rows, and one seed gives one answer.
+example is. A person may have several examples, and they are alike: so every bootstrap draws whole persons, and every
+variance is a sum over persons, not examples. A figure that can't be computed is None, never NaN. The order of the rows
+changes no figure, and one seed gives one answer.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,8 @@ def compute_metrics(
 
     Intervals are 95 % percentile intervals of a bootstrap of persons (Field and Welsh 2007): as many persons as there are, drawn with
     replacement, all examples of each come along. A replicate in which a figure is not defined is left out; where too few are left
-    (bootstrap.MIN_DEFINED_SHARE), the interval is None. Each figure's interval is of its own replicates. AUROC 1 has the interval 1 to 1: it says nothing.
+    (bootstrap.MIN_DEFINED_SHARE), the interval is None. Figures need not have the same replicates. An AUROC of 1 has the interval 1 to 1,
+    which says nothing of how sure it is.
     """
     test = WeightedTest(labels, probabilities, persons)
     n, positives = len(test.labels), int(test.labels.sum())
@@ -48,12 +49,12 @@ def compute_metrics(
     point = weighted_metrics(test, threshold=threshold)
     found = {name: float_or_none(point[name][0]) for name in METRICS}
     if replicates:
-        drawn = [
+        replicate_metrics = [
             weighted_metrics(test, counts[:, test.person_index], point, threshold)
             for counts in bootstrap_weights(len(test.persons), replicates, n, seed)
         ]
         for name in METRICS:
-            values = np.concatenate([part[name] for part in drawn])
+            values = np.concatenate([part[name] for part in replicate_metrics])
             found[f"{name}_low"], found[f"{name}_high"] = percentile_interval(values, found[name], replicates)
     return {"n": n, "persons": len(test.persons), "positives": positives} | found | {"threshold": threshold, "reason": reason}
 
@@ -87,9 +88,9 @@ def youden_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float | N
     if positives == 0 or negatives == 0:
         return None
     values = test.scores[test.score_ends]  # distinct, rising
-    below = np.r_[0, np.cumsum(test.labels)[test.score_ends][:-1]], np.r_[0, np.cumsum(~test.labels)[test.score_ends][:-1]]
+    positives_below, negatives_below = (np.r_[0, np.cumsum(of)[test.score_ends][:-1]] for of in (test.labels, ~test.labels))
     # Youden's index times both counts: whole numbers, so that ties are ties
-    index = (positives - below[0]) * negatives - (negatives - below[1]) * positives
+    index = (positives - positives_below) * negatives - (negatives - negatives_below) * positives
     best = int(np.argmax(index))
     if best == 0:
         return float(values[0])
@@ -129,9 +130,9 @@ def weighted_metrics(
 def compute_macro_metrics(tests: Sequence[tuple], replicates: int = 0, seed: int = 0, intervals: Sequence[str] = THRESHOLD_FREE_METRICS) -> dict:
     """Means of THRESHOLD_FREE_METRICS over several tests of one arm; with `replicates`, intervals of those in `intervals`, as in compute_metrics.
 
-    `tests` is a list of (labels, probabilities, persons), one a seed or a label. One draw of persons, from all who are in any test,
-    serves all tests, since a person may be in several. A test in which a figure is not defined is left out of that figure's mean.
-    `tests` in the answer counts those of auroc. Two arms on the same examples are drawn alike with one `seed`.
+    `tests` is a list of (labels, probabilities, persons), one a seed or a label. A person may be in several: so a replicate draws
+    persons once, from everyone in any test, and uses that draw in all of them. A figure's mean leaves out the tests in which it is not
+    defined; `tests` in the answer is how many have an auroc. With the same `seed`, two arms on the same examples get the same draws.
     """
     opened = [WeightedTest(*test) for test in tests]
     everyone = union_of_persons([test.persons for test in opened])
@@ -140,16 +141,18 @@ def compute_macro_metrics(tests: Sequence[tuple], replicates: int = 0, seed: int
     found = {name: float_or_none(np.mean([points[i][name][0] for i in counted[name]])) if counted[name] else None for name in THRESHOLD_FREE_METRICS}
     if replicates:
         places = [np.searchsorted(everyone, test.persons)[test.person_index] for test in opened]
-        drawn = {name: [] for name in intervals}
+        replicate_means = {name: [] for name in intervals}
         for counts in bootstrap_weights(len(everyone), replicates, max((len(test.labels) for test in opened), default=0), seed):
             parts = [
                 weighted_metrics(test, counts[:, place], point, names=intervals) for test, place, point in zip(opened, places, points, strict=True)
             ]
             for name in intervals:
                 if counted[name]:
-                    drawn[name].append(mean_of_defined([parts[i][name] for i in counted[name]]))
+                    replicate_means[name].append(mean_of_defined([parts[i][name] for i in counted[name]]))
         for name in intervals:
-            found[f"{name}_low"], found[f"{name}_high"] = percentile_interval(np.concatenate(drawn[name] or [np.empty(0)]), found[name], replicates)
+            found[f"{name}_low"], found[f"{name}_high"] = percentile_interval(
+                np.concatenate(replicate_means[name] or [np.empty(0)]), found[name], replicates
+            )
     return found | {"tests": len(counted["auroc"]), "persons": len(everyone)}
 
 

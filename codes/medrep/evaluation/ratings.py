@@ -39,7 +39,7 @@ def normalize_name(name: str) -> str:
 
 
 def select_features(important: pd.DataFrame, top: Sequence[str], seed: int, min_persons: int = 1) -> pd.DataFrame:
-    """The rows of `important` (features.rank_features) that are rated, with kind, rank (by attention) and key (`plain` of the name).
+    """The rows of `important` (features.rank_features) that are rated, with kind, rank (by attention) and key (`normalize_name` of the name).
 
     The tokens of `top`, and of all the others as many controls of each kind as those have names, or as there are: random ones, and for
     each top name, the most frequent first, the one whose number of persons is nearest of those left. Who has no name can't be
@@ -51,13 +51,14 @@ def select_features(important: pd.DataFrame, top: Sequence[str], seed: int, min_
     chosen = rows[rows.token.isin(top)].assign(kind="top")
     pool = rows[~rows.token.isin(top) & ~rows.key.isin(chosen.key)].drop_duplicates("key")
     count = chosen.key.nunique()
-    drawn = np.random.default_rng(seed).permutation(len(pool))[:count]
-    matched, persons = [], pool.persons.to_numpy(dtype=float)
+    random_rows = np.random.default_rng(seed).permutation(len(pool))[:count]
+    matched_rows, persons = [], pool.persons.to_numpy(dtype=float)
     for wanted in sorted(chosen.drop_duplicates("key").persons, reverse=True)[: len(pool)]:
-        matched.append(int(np.abs(persons - wanted).argmin()))
-        persons[matched[-1]] = np.inf  # each is used once
+        matched_rows.append(int(np.abs(persons - wanted).argmin()))
+        persons[matched_rows[-1]] = np.inf  # each is used once
     return pd.concat(
-        [chosen, pool.iloc[np.sort(drawn)].assign(kind="random"), pool.iloc[np.sort(matched).astype(int)].assign(kind="matched")], ignore_index=True
+        [chosen, pool.iloc[np.sort(random_rows)].assign(kind="random"), pool.iloc[np.sort(matched_rows).astype(int)].assign(kind="matched")],
+        ignore_index=True,
     )
 
 
@@ -90,7 +91,7 @@ class RatingAnswers:
 
 
 def answer_schema(count: int) -> dict:
-    """Of an answer to `count` features: their numbers and nothing else, each with one of WORDS."""
+    """Of an answer to `count` features: their numbers and nothing else, each with one of RATING_LEVELS."""
     numbers = [str(number) for number in range(1, count + 1)]
     return {
         "type": "object",
@@ -143,10 +144,10 @@ JSON_SEPARATORS = re.compile(r"(?:```(?:json)?|[\s,\[\]])*")
 
 
 def parse_answer(text: str, count: int) -> dict[int, str]:
-    """{number: word} of what an answer about `count` features says of a number in one of WORDS; whatever else it says is no rating.
+    """{number: word} of what an answer about `count` features says of a number in one of RATING_LEVELS; whatever else it says is no rating.
 
-    An object that has every number counts whatever is written around it, others only if nothing but a fence is. Of what objects say
-    differently nothing is counted: a rating that is lost is asked for again, a wrong one stays.
+    An object that has every number counts whatever is written around it, others only if nothing but a fence is. If two objects disagree
+    on a number, neither counts: a missing rating can be asked for again, a wrong one cannot be undone.
     """
     text = THINKING_PATTERN.sub("", text)
     if THINKING_START_PATTERN.search(text):  # and has no end: what stands there is a draft
@@ -158,13 +159,13 @@ def parse_answer(text: str, count: int) -> dict[int, str]:
     whole = any({name for name, _ in pairs} >= set(numbers) for pairs in own)
     if len(own) < len(found) or not whole and not JSON_SEPARATORS.fullmatch(around):
         return {}
-    said: dict[str, list] = {}
+    words_by_number: dict[str, list] = {}
     for pairs in own:
         names = [name for name, _ in pairs]
         for name, word in pairs:
-            said.setdefault(name, []).append(word.strip().casefold() if isinstance(word, str) and names.count(name) == 1 else None)
+            words_by_number.setdefault(name, []).append(word.strip().casefold() if isinstance(word, str) and names.count(name) == 1 else None)
     known = {word.casefold(): word for word in RATING_LEVELS}
-    return {int(number): known[words[0]] for number in numbers if len(set(words := said.get(number, [None]))) == 1 and words[0] in known}
+    return {int(number): known[words[0]] for number in numbers if len(set(words := words_by_number.get(number, [None]))) == 1 and words[0] in known}
 
 
 def parse_json_objects(text: str) -> tuple[list[list[tuple]], str]:
@@ -202,8 +203,8 @@ def rating_columns(repeats: int) -> list[str]:
 
 def rating_matrix(table: pd.DataFrame) -> np.ndarray:
     """float (rows, repeats) of a table's ratings: 0 Low, 1 Moderate, 2 High, nan where there is none."""
-    given = table.filter(regex=r"^rating_\d+$")
-    return given.apply(lambda column: column.map({word: i for i, word in enumerate(RATING_LEVELS)})).to_numpy(dtype=float)
+    words = table.filter(regex=r"^rating_\d+$")
+    return words.apply(lambda column: column.map({word: i for i, word in enumerate(RATING_LEVELS)})).to_numpy(dtype=float)
 
 
 def modal_rating(values: np.ndarray) -> list[str | None]:
@@ -229,8 +230,8 @@ def krippendorff_alpha(values: np.ndarray) -> float | None:
     pairs = np.einsum("uc,uk->uck", counts, counts) - counts[:, :, None] * np.eye(len(kinds))
     together = (pairs / (counts.sum(axis=1) - 1)[:, None, None]).sum(axis=0)  # coincidences (kinds, kinds)
     each = together.sum(axis=0)
-    below = np.cumsum(each) - each / 2  # an ordinal distance: how many values lie between, half of both ends' counted
-    distance = (below[:, None] - below) ** 2
+    midranks = np.cumsum(each) - each / 2  # an ordinal distance: how many values lie between, half of both ends' counted
+    distance = (midranks[:, None] - midranks) ** 2
     expected = (np.outer(each, each) * distance).sum() / (each.sum() - 1)
     return None if expected == 0 else float(1 - (together * distance).sum() / expected)
 
@@ -243,7 +244,7 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
 
 
 def share_at_level(by_kind: dict[str, np.ndarray], level: int) -> dict:
-    """Of each kind's ratings the share of WORDS[level] or more, and by how much the top's is larger, with 95 % intervals.
+    """Of each kind's ratings the share of RATING_LEVELS[level] or more, and by how much the top's is larger, with 95 % intervals.
 
     A feature counts once, by its share of its own repeats, and the intervals are of as many as there are features: Wilson's, and of
     differences Newcombe's (1998, method 10), which come of the former.
@@ -257,13 +258,13 @@ def share_at_level(by_kind: dict[str, np.ndarray], level: int) -> dict:
             interval = wilson_interval(share, len(rated))
         found[kind] = {"share": share, "low": interval[0], "high": interval[1]}
     for kind in FEATURE_KINDS[1:]:
-        top, other, difference = found["top"], found[kind], {"share": None, "low": None, "high": None}
-        if top["share"] is not None and other["share"] is not None:
-            share = top["share"] - other["share"]
+        top, control, difference = found["top"], found[kind], {"share": None, "low": None, "high": None}
+        if top["share"] is not None and control["share"] is not None:
+            share = top["share"] - control["share"]
             difference = {
                 "share": share,
-                "low": share - math.hypot(top["share"] - top["low"], other["high"] - other["share"]),
-                "high": share + math.hypot(top["high"] - top["share"], other["share"] - other["low"]),
+                "low": share - math.hypot(top["share"] - top["low"], control["high"] - control["share"]),
+                "high": share + math.hypot(top["high"] - top["share"], control["share"] - control["low"]),
             }
         found[f"top_minus_{kind}"] = difference
     return found
@@ -296,10 +297,10 @@ def summarize_ratings(table: pd.DataFrame) -> dict:
     top = (units.kind == "top").to_numpy()
     correlations, counts = {}, {}
     for name, column in (("attention", "attention_mean"), ("attribution", "attribution_abs_mean")):
-        other = units[column].to_numpy(dtype=float)
+        importance = units[column].to_numpy(dtype=float)
         of = {"all": np.full(len(top), True), "top": top}
-        correlations[name] = {which: rank_correlation(mean[rows], other[rows]) for which, rows in of.items()}
-        counts[name] = {which: int((~np.isnan(mean + other))[rows].sum()) for which, rows in of.items()}
+        correlations[name] = {which: rank_correlation(mean[rows], importance[rows]) for which, rows in of.items()}
+        counts[name] = {which: int((~np.isnan(mean + importance))[rows].sum()) for which, rows in of.items()}
     return {
         "features": {kind: len(rows) for kind, rows in by_kind.items()},
         "persons_median": {kind: float(rows.persons.median()) if len(rows) else None for kind, rows in by_kind.items()},

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import calibration, metrics
+from medrep.evaluation.metrics import METRICS
 from medrep.patients.examples import Examples, sort_by_hash
 from medrep.vectors import representations
 
-METRICS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "sensitivity", "specificity")
 ARM_COLUMNS = ("model", "head", "rep_type", "variant", "oov")
 """What tells arms apart: the model, its head and representation, how it was trained otherwise, how it reads unknown codes."""
 KEY_COLUMNS = ["trained_on", *ARM_COLUMNS]
@@ -274,7 +274,7 @@ def find_reference_arm(arms: list[tuple], against: str | None) -> tuple | None: 
 def find_reference_arm(arms: list[tuple], against: str | None) -> tuple | None:
     """The arm that every other is compared with: the plainest that has all words of `against`, None if there is none.
 
-    Not told: behrt medrep, or if that is not there the first.
+    Without `against`, it is behrt medrep, or the first arm where that is missing.
     """
     words = set((against or "behrt medrep").split())
     fit = [arm for arm in arms if words <= {*arm[:4], *arm[4].split("+"), arm[5]}]

@@ -22,8 +22,8 @@ def auroc_influence(labels: np.ndarray, scores: np.ndarray, persons: np.ndarray)
     DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837): a positive's placement is the share of negatives below it, a negative's
     the share of positives above it, and the variance is that of both. Obuchowski 1997 (Biometrics 53:567) sums placements by person
     first. With one example a person this is DeLong's variance to the digit, 1/(m - 1) and all; with several it is Obuchowski's, except
-    that what a person's positives and negatives share has the factor √(I10/(I10 - 1) · I01/(I01 - 1)) for her I/(I - 1), so that a
-    variance is a sum of squares and never negative. (I10 and I01 are the persons with a positive and with a negative.)
+    that the cross term uses √(I10/(I10 - 1) · I01/(I01 - 1)) where Obuchowski uses I/(I - 1), so that the variance is a sum of squares
+    and never negative. (I, I10 and I01 are the persons, those with a positive and those with a negative.)
 
     The influences are None where only one person has positives, or negatives; so is the AUROC where nobody has.
     """
@@ -38,28 +38,20 @@ def auroc_influence(labels: np.ndarray, scores: np.ndarray, persons: np.ndarray)
         people = len(np.unique(test.person_index[ours]))
         if people < 2:
             return area, test.persons, None
-        below = (ranks[ours] - stats.rankdata(test.scores[ours])) / np.sum(~ours)  # the share of the other class below each, ties half
-        placement = below if positive else 1 - below
+        share_below = (ranks[ours] - stats.rankdata(test.scores[ours])) / np.sum(~ours)  # the share of the other class below each, ties half
+        placement = share_below if positive else 1 - share_below
         share = np.bincount(test.person_index[ours], weights=placement - area, minlength=len(influences)) / np.sum(ours)
         influences += share * math.sqrt(people / (people - 1))
     return area, test.persons, influences
-
-
-def delong_test(labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, persons: np.ndarray | None = None) -> dict:
-    """Do two models' AUROCs on the same examples differ? a, b, difference (a - b), its 95 % interval low and high, z and two-sided p.
-
-    See `auroc_influence`; without `persons` every example is its own. Two models that order all pairs alike have p = 1 and no z.
-    """
-    found = compare_macro_aurocs([(labels, scores_a, scores_b, np.arange(len(labels)) if persons is None else persons)])
-    return {name: found[name] for name in ("a", "b", "difference", "low", "high", "z", "p")}
 
 
 def compare_macro_aurocs(pairs: Sequence[tuple], replicates: int = 0, seed: int = 0) -> dict:
     """Do two arms differ in their mean AUROC over seeds? `pairs` has, for every seed, (labels, scores_a, scores_b, persons).
 
     a, b (mean AUROCs), difference, standard_error, low, high, z, p, seeds, persons. A person's influences on the difference are summed
-    over the seeds before they are squared, since a person who is tested in several seeds is no several persons. This is how sure the
-    difference is for these trained models and persons like these; how much other seeds would have moved it is not in it.
+    over the seeds before they are squared, since a person who is tested in several seeds is no several persons. p is two-sided; arms
+    that order all pairs alike have p = 1 and no z. This is how sure the difference is for these trained models and persons like these;
+    how much other seeds would have moved it is not in it.
     With `replicates` also bootstrap_low, bootstrap_high and bootstrap_p (twice the smaller share of replicates on either side of 0, the
     observed one counted in), the same question by drawing persons. Seeds where a class is missing are left out.
     """
@@ -82,7 +74,7 @@ def compare_macro_aurocs(pairs: Sequence[tuple], replicates: int = 0, seed: int 
     found = dict.fromkeys(("a", "b", "difference", "standard_error", "low", "high", "z", "p")) | {"seeds": len(kept), "persons": len(everyone)}
     if kept:
         a, b = np.mean(areas, axis=0).tolist()
-        difference = float(np.mean([one - other for one, other in areas]))
+        difference = float(np.mean([area_a - area_b for area_a, area_b in areas]))
         found |= {"a": a, "b": b, "difference": difference}
         error = math.sqrt(math.fsum(move**2 for move in influences.values())) / len(kept) if known else None
         if error:
@@ -102,14 +94,14 @@ def compare_macro_aurocs(pairs: Sequence[tuple], replicates: int = 0, seed: int 
 
 
 def bootstrap_difference(pairs: list[tuple], everyone: np.ndarray, difference: float | None, replicates: int, seed: int) -> dict:
-    drawn = []
+    replicate_differences = []
     opened = [[WeightedTest(labels, scores, persons) for scores in both] for labels, *both, persons in pairs]
     places = [[np.searchsorted(everyone, test.persons)[test.person_index] for test in both] for both in opened]
     for counts in bootstrap_weights(len(everyone), replicates, max((len(both[0].labels) for both in opened), default=0), seed):
         areas = [[test.auroc(counts[:, place]) for test, place in zip(*both, strict=True)] for both in zip(opened, places, strict=True)]
         if areas:
-            drawn.append(mean_of_defined([a - b for a, b in areas]))
-    values = np.concatenate(drawn or [np.empty(0)])
+            replicate_differences.append(mean_of_defined([a - b for a, b in areas]))
+    values = np.concatenate(replicate_differences or [np.empty(0)])
     low, high = percentile_interval(values, difference, replicates)
     values = values[~np.isnan(values)]
     p = None if low is None else min(1.0, 2 * (1 + min(int((values <= 0).sum()), int((values >= 0).sum()))) / (1 + len(values)))

@@ -1,4 +1,4 @@
-"""AUROC by how much of what was read of an example is of codes that the home hospital does not know: quartiles of examples."""
+"""AUROC by quartile of the share of an example's events whose codes home does not know."""
 
 from pathlib import Path
 

@@ -40,11 +40,11 @@ class WeightedTest:
         positive, negative, here = sums or self.cumulative_weights(weights)
         if not positive.shape[1]:
             return np.full(len(positive), np.nan)
-        below = negative.copy()
-        below[:, 1:] += negative[:, :-1]
+        negatives_below_twice = negative.copy()
+        negatives_below_twice[:, 1:] += negative[:, :-1]
         # whole numbers: exact, whatever the order they are added in
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.einsum("rs,rs->r", here, below) / (2 * positive[:, -1] * negative[:, -1])
+            return np.einsum("rs,rs->r", here, negatives_below_twice) / (2 * positive[:, -1] * negative[:, -1])
 
     def average_precision(self, weights: np.ndarray | None = None, sums=None) -> np.ndarray:
         positive, negative, here = sums or self.cumulative_weights(weights)

@@ -65,9 +65,9 @@ class ChatClient:
     def __init__(self, answers: AnswerFile, settings: ChatConfig, parse_text: replies.TextParser, label: str, address: str):
         self.answers, self.settings, self.parse_text, self.label = answers, settings, parse_text, label
         self.secret, self.takes_schema = os.environ.get("OPENAI_API_KEY", ""), True
-        given = address or os.environ.get("OPENAI_BASE_URL")
-        address = given or "https://api.openai.com/v1"
-        if not self.secret and not given:
+        own_address = address or os.environ.get("OPENAI_BASE_URL")
+        address = own_address or "https://api.openai.com/v1"
+        if not self.secret and not own_address:
             raise UserError("OPENAI_API_KEY is not set: export the key of your account, or OPENAI_BASE_URL of an endpoint that needs none")
         self.address, self.host = address, urlsplit(address).hostname or "OPENAI_BASE_URL"
         self.counts, self.failures_in_a_row, self.stop_signal = Counter(), 0, 0

@@ -39,7 +39,7 @@ def read_prompts() -> dict[str, str]:
     return prompts
 
 
-def ask_for(prompts: dict[str, str], prompt: str, name: str, decile: int) -> str:
+def format_prompt(prompts: dict[str, str], prompt: str, name: str, decile: int) -> str:
     """The text of a prompt; the name comes last, for it may say {ordinal} itself."""
     text = prompts[prompt] if decile < 0 else prompts[prompt].replace("{ordinal}", ORDINALS[decile])
     return text.replace("{name}", name)
@@ -53,7 +53,7 @@ def make_questions(names: pa.Table, deciles: list[tuple[int, int]], part: int, p
     }
     rows = [(concept, -1, prompt, name) for concept, (name, prompt) in of.items()]
     rows += [(concept, decile, DECILE, of[concept][0]) for concept, decile in deciles]
-    keys = [chat_requests.request_key(prompts[COMMON], ask_for(prompts, prompt, name, decile), settings) for _, decile, prompt, name in rows]
+    keys = [chat_requests.request_key(prompts[COMMON], format_prompt(prompts, prompt, name, decile), settings) for _, decile, prompt, name in rows]
     columns = [pa.array(column) for column in zip(*rows, strict=True)]
     return pa.table([pa.array([part] * len(rows)), *columns, pa.array(keys)], schema=QUESTION_SCHEMA)
 
@@ -94,7 +94,7 @@ class Questions:
         def requests() -> Iterator[Request]:
             for batch in parked.to_pyarrow_batches(chunk_size=10_000):
                 for key, prompt, name, decile in zip(*(batch.column(n).to_pylist() for n in ("key", "prompt", "name", "decile")), strict=True):
-                    yield Request(key, self.prompts[COMMON], ask_for(self.prompts, prompt, name, decile))
+                    yield Request(key, self.prompts[COMMON], format_prompt(self.prompts, prompt, name, decile))
 
         return int(parked.count().execute()), requests
 

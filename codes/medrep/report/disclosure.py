@@ -104,7 +104,8 @@ def reveals_hidden(terms: Sequence[Count]) -> bool:
 def shares(parts: Sequence[Count], whole: Count) -> list[float]:
     """The widths, of 1, by which a whole and all its parts are drawn once the counts are protected: small parts have none.
 
-    Withheld parts are drawn in steps too coarse for a small count to move; the last of them fills the rest, which what is shown tells anyway.
+    Withheld parts are rounded to a coarse step, so that a small count cannot change the drawing. The last fills the rest, unless the
+    whole is hidden, too.
     """
     if not whole.value:
         return [0.0] * len(parts)

@@ -46,9 +46,10 @@ def read_runs(pattern: str) -> list[tuple[Path, dict]]:
 
 
 def read_comparison(min_count: int) -> pd.DataFrame | None:
-    """comparison.csv with a column `few`: where fewer than `min_count` had the outcome, or had it not, other figures must not tell how many.
+    """comparison.csv with a column `few`: whether there are positives, or negatives, but fewer than `min_count`.
 
-    So metrics that depend on prevalence are left out there, and AUROCs, which are multiples of 1 / (positives x negatives), are rounded.
+    No figure of such a row may tell how many: metrics that depend on prevalence are left out, and AUROCs, which are multiples of
+    1 / (positives x negatives), are rounded.
     """
     file = contract.comparison_file()
     if not file.exists():

@@ -25,8 +25,8 @@ def sample_fingerprint(path: Path) -> dict:
 def write_marked(path: Path, inputs: dict | None = None) -> Iterator[Path]:
     """storage.atomic_write, and a mark of what we wrote: published files copied over ours later are not taken for ours.
 
-    With `inputs` storage.resumable_write. The mark of an array also tells the index it was made for: `random` is written
-    beside published files, too.
+    With `inputs` storage.resumable_write. An array's marker also records the index it was made for, because `random` may lie
+    beside published files.
     """
     with storage.atomic_write(path) if inputs is None else storage.resumable_write(path, inputs) as part:
         yield part

@@ -85,9 +85,9 @@ def build_index(array: Rows) -> Any:
     lists = max(1, min(4096, len(array) // 256))
     # a byte for each 8 numbers of a vector: more bytes find no more of the neighbours and take much longer to train
     pieces = max(p for p in range(1, min(96, max(1, width // 8)) + 1) if width % p == 0)
-    drawn = np.sort(np.random.default_rng(SEED).permutation(len(array))[: max(TRAINING_ROWS_PER_LIST * lists, 256 * 64)])
+    training_rows = np.sort(np.random.default_rng(SEED).permutation(len(array))[: max(TRAINING_ROWS_PER_LIST * lists, 256 * 64)])
     index = faiss.IndexIVFPQ(faiss.IndexFlatIP(width), width, lists, pieces, 8, faiss.METRIC_INNER_PRODUCT)
-    index.train(normalize(array[drawn]).astype(np.float32))
+    index.train(normalize(array[training_rows]).astype(np.float32))
     for _, vectors in progress_bar(iter_unit_chunks(array), "neighbour index", unit="chunks"):
         index.add(vectors.astype(np.float32))
     return index

@@ -22,7 +22,7 @@ RETRIEVAL_RELATIONSHIPS = {
 COLUMNS = ["arm", "measure", "kind", "value", "low", "high", "n"]
 
 
-def bootstrap_weights(n: int) -> np.ndarray:
+def multinomial_weights(n: int) -> np.ndarray:
     """int64 (BOOTSTRAP_DRAWS, n): how often each of n things is drawn; the same for all arms, so that they can be compared."""
     return np.random.default_rng((concept_pairs.SEED, n)).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAP_DRAWS)
 
@@ -33,27 +33,29 @@ def quality_row(arm: str, measure: str, kind: str, value: float, draws: np.ndarr
 
 
 def mean_row(arm: str, measure: str, kind: str, values: np.ndarray) -> list[dict]:
-    return [quality_row(arm, measure, kind, values.mean(), bootstrap_weights(len(values)) @ values / len(values), len(values))] if len(values) else []
+    return (
+        [quality_row(arm, measure, kind, values.mean(), multinomial_weights(len(values)) @ values / len(values), len(values))] if len(values) else []
+    )
 
 
 # ---- link prediction ---------------------------------------------------------------------------------------
 
 
-def pairwise_cosines(array: Rows, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def pairwise_cosines(array: Rows, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """float64 (n,): the cosine of each two rows, rounded so that equal vectors tie."""
-    pieces = [slice(i, i + 4096) for i in range(0, len(one), 4096)]
-    found = [np.einsum("nw,nw->n", nearest.normalize(array[one[piece]]), nearest.normalize(array[other[piece]])) for piece in pieces]
+    pieces = [slice(i, i + 4096) for i in range(0, len(left), 4096)]
+    found = [np.einsum("nw,nw->n", nearest.normalize(array[left[piece]]), nearest.normalize(array[right[piece]])) for piece in pieces]
     return np.round(np.concatenate(found), nearest.DECIMALS) if found else np.zeros(0)
 
 
 def weighted_aurocs(positive: np.ndarray, negative: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(draws,): P(positive > negative) + P(equal) / 2, each of n positives with its (n, m) negatives `weights` (draws, n) times."""
     _, group = np.unique(np.concatenate([positive, negative.ravel()]), return_inverse=True)
-    above, below = group[: len(positive)], group[len(positive) :]
+    positive_group, negative_group = group[: len(positive)], group[len(positive) :]
     found = []
     for weight in weights:
-        beaten = np.bincount(below, weights=np.repeat(weight, negative.shape[1]), minlength=group.max() + 1)
-        found.append((weight * (np.cumsum(beaten) - beaten / 2)[above]).sum() / (weight.sum() * beaten.sum()))
+        beaten = np.bincount(negative_group, weights=np.repeat(weight, negative.shape[1]), minlength=group.max() + 1)
+        found.append((weight * (np.cumsum(beaten) - beaten / 2)[positive_group]).sum() / (weight.sum() * beaten.sum()))
     return np.array(found)
 
 
@@ -65,7 +67,7 @@ def link_rows(arm: str, array: Rows, pairs: np.ndarray, anchors: np.ndarray, neg
     positive = pairwise_cosines(array, pairs[:, 0], pairs[:, 1])
     negative = pairwise_cosines(array, np.repeat(anchors, concept_pairs.NEGATIVES), negatives.ravel()).reshape(-1, concept_pairs.NEGATIVES)
     value = weighted_aurocs(positive, negative, np.ones((1, len(pairs))))[0]
-    return [quality_row(arm, "link_auroc", kind, value, weighted_aurocs(positive, negative, bootstrap_weights(len(pairs))), len(pairs))]
+    return [quality_row(arm, "link_auroc", kind, value, weighted_aurocs(positive, negative, multinomial_weights(len(pairs))), len(pairs))]
 
 
 # ---- retrieval ---------------------------------------------------------------------------------------------
@@ -77,20 +79,20 @@ def rank_candidates(array: Rows, query: np.ndarray, truth: np.ndarray, candidate
     The query itself and its other right answers do not compete.
     """
     own, asked = pairwise_cosines(array, query, truth), nearest.normalize(array[query])
-    above, equal = np.zeros(len(query)), np.zeros(len(query))
+    higher, equal = np.zeros(len(query)), np.zeros(len(query))
     for first in range(0, len(candidates), 4096):
         some = candidates[first : first + 4096]
         found = np.round(asked @ nearest.normalize(array[some]).T, nearest.DECIMALS)  # (queries, candidates)
         for i, (q, t) in enumerate(zip(query.tolist(), truth.tolist(), strict=True)):
             found[i, np.isin(some, [q, t, *answers[q]])] = -np.inf
-        above += (found > own[:, None]).sum(axis=1)
+        higher += (found > own[:, None]).sum(axis=1)
         equal += (found == own[:, None]).sum(axis=1)
-    return 1 + above + equal / 2
+    return 1 + higher + equal / 2
 
 
 def retrieval_rows(arm: str, array: Rows, graph: ConceptGraph) -> list[dict]:
     rows = []
-    for what, kinds in RETRIEVAL_RELATIONSHIPS.items():
+    for target, kinds in RETRIEVAL_RELATIONSHIPS.items():
         everything = np.unique(graph.pairs_related_by(kinds), axis=0)
         edges = concept_pairs.sample_rows(
             everything[holdout.held_out_mask(graph.plain[everything[:, 0]], graph.plain[everything[:, 1]])], MAX_QUERIES
@@ -103,7 +105,7 @@ def retrieval_rows(arm: str, array: Rows, graph: ConceptGraph) -> list[dict]:
             of_kind = graph.kind[edges[:, 1]] == kind
             query, truth = edges[of_kind].T
             found[of_kind] = rank_candidates(array, query, truth, np.flatnonzero(graph.eligible & (graph.kind == kind)), answers)
-        rows += mean_row(arm, "retrieval_mrr", what, 1 / found) + mean_row(arm, f"retrieval_recall_at_{K}", what, (found <= K).astype(float))
+        rows += mean_row(arm, "retrieval_mrr", target, 1 / found) + mean_row(arm, f"retrieval_recall_at_{K}", target, (found <= K).astype(float))
     return rows
 
 
@@ -135,10 +137,10 @@ def decile_orders(vectors: np.ndarray) -> np.ndarray:
 
     0 where all are equally far apart: there is no order.
     """
-    one, other = np.triu_indices(10, 1)
+    lower, higher = np.triu_indices(10, 1)
     unit = nearest.normalize(vectors.reshape(-1, vectors.shape[-1])).reshape(vectors.shape)
-    far = np.round(1 - np.einsum("mpw,mpw->mp", unit[:, one], unit[:, other]), nearest.DECIMALS)
-    a, b = rankdata(other - one), rankdata(far, axis=1)
+    far = np.round(1 - np.einsum("mpw,mpw->mp", unit[:, lower], unit[:, higher]), nearest.DECIMALS)
+    a, b = rankdata(higher - lower), rankdata(far, axis=1)
     a, b = a - a.mean(), b - b.mean(axis=1, keepdims=True)
     spread = np.sqrt((a**2).sum() * (b**2).sum(axis=1))
     return np.divide(b @ a, spread, out=np.zeros(len(b)), where=spread > 0)

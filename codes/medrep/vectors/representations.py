@@ -19,7 +19,7 @@ REPRESENTATION_SCRIPTS = {
 def add_rep_argument(
     parser: argparse.ArgumentParser, *flags: str, none: bool = True, default: str | list[str] | None = "medrep", nargs: str | None = None
 ):
-    """A flag that takes one of ARMS or the path of a user's own .npy, whose rows are those of concept_idx.csv."""
+    """A flag that takes one of REPRESENTATION_SCRIPTS or the path of a user's own .npy, whose rows are those of concept_idx.csv."""
     known = [arm for arm in REPRESENTATION_SCRIPTS if none or arm != "none"]
 
     def parse(text: str) -> str:
@@ -43,6 +43,6 @@ def list_representations() -> list[str]:
 
 
 def available_arms() -> list[str]:
-    """The arms whose array is there, in the order of ARMS, then others' that lie beside them."""
+    """The arms whose array is there, in the order of REPRESENTATION_SCRIPTS, then others' that lie beside them."""
     there = list_representations()
     return [arm for arm in REPRESENTATION_SCRIPTS if arm in there] + [rep for rep in there if rep not in REPRESENTATION_SCRIPTS]

@@ -1,8 +1,8 @@
 """Texts to vectors: batches of like length through the encoder, without its language-model head and without padding to speak of.
 
-Of attention between a query at q and a key at k, DeBERTa adds what the query says of the distance q - k and what the key
-says of it. transformers looks both up with a gather for each pair. Here the distances lie in a row, so that the wanted
-ones of query q begin one place earlier than those of query q - 1: a view of the products with another stride, no copy.
+DeBERTa adds two terms to each attention score: query x embedding of the distance, and key x embedding of the distance.
+transformers looks both up with a gather for each pair. Here the distances lie in a row, so that the wanted ones of query q
+begin one place earlier than those of query q - 1: a view of the products with another stride, no copy.
 Other models read in their own way. For reading only: no dropout, no gradient.
 """
 
@@ -60,7 +60,7 @@ def last_hidden_state(model, tokens: torch.Tensor, attention_mask: torch.Tensor)
 
 
 def has_fast_forward(model, tokens: int) -> bool:
-    """Whether `model` is a DeBERTa of the kind that `read` knows: microsoft/deberta-base and large, and encoder.py's own."""
+    """Whether `model` is a DeBERTa of the kind that `deberta_forward` knows: microsoft/deberta-base and large, and encoder.py's own."""
     shape = model.config
     if shape.model_type != "deberta" or not shape.relative_attention or getattr(shape, "talking_head", False):
         return False

@@ -33,7 +33,7 @@ CHUNK_ROWS = 20_000  # different texts: some MB of them, and minutes of work for
 # ---- texts of the index ------------------------------------------------------------------------------------
 
 
-def read_concept_index(local: ibis.BaseBackend) -> ibis.Table:
+def read_index_rows(local: ibis.BaseBackend) -> ibis.Table:
     """row and concept_id (text) of concept_idx.csv."""
     lines = engine.read_csv_as_text(local, contract.concept_index_file(), ["concept_id"], ",", '"')
     return engine.materialize_as_parquet(local, engine.number_rows(lines).select("concept_id", row="line"))
@@ -42,7 +42,7 @@ def read_concept_index(local: ibis.BaseBackend) -> ibis.Table:
 def read_definitions(local: ibis.BaseBackend) -> ibis.Table:
     """row and text of every row of the index; no text where DEFINITIONS has none."""
     table = DEFINITIONS.read(local).select("concept_id", "text")
-    return read_concept_index(local).left_join(table, "concept_id").select("row", "text")
+    return read_index_rows(local).left_join(table, "concept_id").select("row", "text")
 
 
 def missing_definitions_error(rows: list[int]) -> UserError:
@@ -54,7 +54,7 @@ def missing_definitions_error(rows: list[int]) -> UserError:
 
 def read_names(local: ibis.BaseBackend) -> ibis.Table:
     """row and bare name of every row of the index; a decile's ends with `(7th decile)`, a concept without a name has its id."""
-    rows = read_concept_index(local)
+    rows = read_index_rows(local)
     rows = rows.mutate(plain=rows.concept_id.re_extract("^([0-9]+)", 1).try_cast("int64"), decile=rows.concept_id.re_extract("_([0-9])$", 1))
     rows = rows.mutate(which=rows.decile.cases(*((str(d), f" ({ordinal} decile)") for d, ordinal in enumerate(ORDINALS)), else_=""))
     concept = athena.read_vocabulary_table(local, "concept")

@@ -29,12 +29,12 @@ def nearest_ancestors(concepts: set[str], rows_of: Callable[[list[str]], np.ndar
         print_line(f"{len(lost):,} concepts have no vector, and no ancestors can be looked up: data/concepts is not there")
         return {}
     levels = ancestors_by_level(lost, rows_of)
-    every = sorted({str(a) for by_level in levels.values() for above in by_level.values() for a in above})
-    row = {a: int(r) for a, r in zip(every, rows_of(every), strict=True) if r >= 0}
+    every_id = sorted({str(a) for by_level in levels.values() for ids in by_level.values() for a in ids})
+    row = {a: int(r) for a, r in zip(every_id, rows_of(every_id), strict=True) if r >= 0}
     found = {}
     for concept, by_level in levels.items():
-        for _, above in sorted(by_level.items()):
-            if rows := sorted({row[str(a)] for a in above if str(a) in row}):
+        for _, ids in sorted(by_level.items()):
+            if rows := sorted({row[str(a)] for a in ids if str(a) in row}):
                 found[str(concept)] = rows
                 break
     return found
@@ -44,11 +44,11 @@ def all_ancestors(concepts: Iterable[str]) -> dict[str, list[str]]:
     """{concept: all its ancestors, the nearest first}, none for what is no concept id; data/concepts must be there."""
     wanted = parse_concept_ids(concepts)
     levels = ancestors_by_level(wanted) if wanted else {}
-    return {str(concept): [str(a) for _, above in sorted(by_level.items()) for a in sorted(above)] for concept, by_level in levels.items()}
+    return {str(concept): [str(a) for _, ids in sorted(by_level.items()) for a in sorted(ids)] for concept, by_level in levels.items()}
 
 
 def map_tokens_by_ancestors(vocabulary: Vocabulary, known: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """int64 (tokens,), each of `vocabulary`'s numbers as one of `known`'s, and how each was found, one of HOW; [UNK] where it is `none`.
+    """int64 (tokens,), each of `vocabulary`'s numbers as one of `known`'s, and how each was found, one of VECTOR_SOURCES; [UNK] where it is `none`.
 
     An unknown decile X_d is read as X, an unknown X as its nearest ancestor that is known (of several at the same level
     the one with the smallest concept id), by CONCEPT_ANCESTOR, and by "Is a" where that says nothing. From X_d the
@@ -61,9 +61,9 @@ def map_tokens_by_ancestors(vocabulary: Vocabulary, known: Vocabulary) -> tuple[
         if plain[i] in known.number:
             translation[i], how[i] = known.number[plain[i]], WITHOUT_DECILE
     lost = np.flatnonzero(how == NONE)
-    above = all_ancestors({plain[i] for i in lost})
+    ancestors_of = all_ancestors({plain[i] for i in lost})
     for i in lost:
-        names = (name for a in above.get(plain[i], ()) for name in ([f"{a}_{decile[i]}", a] if decile[i] else [a]))
+        names = (name for a in ancestors_of.get(plain[i], ()) for name in ([f"{a}_{decile[i]}", a] if decile[i] else [a]))
         if nearest := next((name for name in names if name in known.number), None):
             translation[i], how[i] = known.number[nearest], ANCESTOR
     kinds = how[len(SPECIAL_TOKENS) :]
@@ -117,10 +117,10 @@ def ancestors_from_relationships(con, concepts: list[int], rows_of: Callable | N
     levels: dict = {concept: {} for concept in concepts}
     frontier, seen = {concept: {concept} for concept in concepts}, {concept: {concept} for concept in concepts}
     for level in range(1, MAX_LEVELS):
-        below = sorted({c for group in frontier.values() for c in group})
-        if not below:
+        children = sorted({c for group in frontier.values() for c in group})
+        if not children:
             break
-        rows = upward.semi_join(ibis.memtable({"concept_id_1": below}, schema={"concept_id_1": "int64"}), "concept_id_1").to_pyarrow()
+        rows = upward.semi_join(ibis.memtable({"concept_id_1": children}, schema={"concept_id_1": "int64"}), "concept_id_1").to_pyarrow()
         parents: dict = {}
         for child, parent in zip(rows["concept_id_1"].to_pylist(), rows["concept_id_2"].to_pylist(), strict=True):
             parents.setdefault(child, set()).add(parent)
@@ -128,11 +128,11 @@ def ancestors_from_relationships(con, concepts: list[int], rows_of: Callable | N
         rows = rows_of([str(c) for c in reached]) if rows_of else np.full(len(reached), -1)
         has_row = {c for c, r in zip(reached, rows, strict=True) if r >= 0}
         for concept in list(frontier):
-            above = {p for c in frontier[concept] for p in parents.get(c, ())} - seen[concept]
-            seen[concept] |= above
-            if above:
-                levels[concept][level] = sorted(above)
-            frontier[concept] = above
-            if not above or above & has_row:
+            new = {p for c in frontier[concept] for p in parents.get(c, ())} - seen[concept]
+            seen[concept] |= new
+            if new:
+                levels[concept][level] = sorted(new)
+            frontier[concept] = new
+            if not new or new & has_row:
                 del frontier[concept]
     return levels

@@ -33,10 +33,10 @@ def define(facts: dict, decile: int = -1) -> str:
     name, kind = facts["name"], facts["kind"].lower()
     domain = facts["domain"].lower()
     # a class such as "ICD9CM code" says who coded, not what
-    what = domain if kind in ("", domain) or kind.endswith("code") else f"{domain} ({kind})"
-    sentences = [f"{name}: {what}."]
+    category = domain if kind in ("", domain) or kind.endswith("code") else f"{domain} ({kind})"
+    sentences = [f"{name}: {category}."]
     if decile >= 0:
-        sentences = [f"{name} ({ORDINALS[decile]} decile): {what}.", decile_sentence(decile)]
+        sentences = [f"{name} ({ORDINALS[decile]} decile): {category}.", decile_sentence(decile)]
     if facts["features"]:
         parts = [f"{phrase} {' and '.join(names[:MAX_NAMES_OF_A_KIND])}" for phrase, names in facts["features"].items()]
         sentences.append(f"It is {', '.join(parts)}.")

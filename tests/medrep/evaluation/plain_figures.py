@@ -5,6 +5,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from scipy import optimize
 
+from medrep.evaluation import significance
+
 examples = st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 5), st.integers(0, 6)), min_size=1, max_size=30)
 """Label, two scores with many ties, person."""
 unhurried = settings(deadline=None)
@@ -44,6 +46,12 @@ def seeds_of(people, seeds, first=0):
 def pairs_in_order(labels, scores):
     pairs = [(p, n) for p in scores[labels] for n in scores[~labels]]
     return np.mean([(p > n) + (p == n) / 2 for p, n in pairs])
+
+
+def delong_test(labels, scores_a, scores_b, persons=None):
+    """significance.compare_macro_aurocs of one test; without `persons` every example is its own."""
+    found = significance.compare_macro_aurocs([(labels, scores_a, scores_b, np.arange(len(labels)) if persons is None else persons)])
+    return {name: found[name] for name in ("a", "b", "difference", "low", "high", "z", "p")}
 
 
 def likelihood(labels, x, weights):

@@ -10,7 +10,19 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from medrep.evaluation import bootstrap, metrics, significance
 
-from .plain_figures import clustered, examples, mixed, opened, pairs_in_order, plain_calibration, plain_draws, plain_interval, seeds_of, unhurried
+from .plain_figures import (
+    clustered,
+    delong_test,
+    examples,
+    mixed,
+    opened,
+    pairs_in_order,
+    plain_calibration,
+    plain_draws,
+    plain_interval,
+    seeds_of,
+    unhurried,
+)
 
 
 @unhurried
@@ -123,9 +135,7 @@ def test_the_rows_order_changes_nothing_and_the_seed_does():
         again = metrics.compute_metrics(labels[shuffled], scores[shuffled], None if who is None else who[shuffled], 0.3, 100, seed=5)
         assert given_order == again
         assert given_order != metrics.compute_metrics(labels, scores, who, 0.3, 100, seed=6)
-    assert significance.delong_test(labels, scores, other, persons) == significance.delong_test(
-        *(x[shuffled] for x in (labels, scores, other, persons))
-    )
+    assert delong_test(labels, scores, other, persons) == delong_test(*(x[shuffled] for x in (labels, scores, other, persons)))
     pair = [(labels, scores, other, persons)]
     assert significance.compare_macro_aurocs(pair, 50) == significance.compare_macro_aurocs([tuple(x[shuffled] for x in pair[0])], 50)
 

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from medrep.evaluation import significance
 
-from .plain_figures import clustered, examples, mixed, opened, pairs_in_order, seeds_of, unhurried
+from .plain_figures import clustered, delong_test, examples, mixed, opened, pairs_in_order, seeds_of, unhurried
 
 # 113 persons after a subarachnoid haemorrhage (Turck et al. 2010, Intensive Care Medicine 36:107), the data set aSAH of the R package
 # pROC 1.18.0 (Robin et al. 2011, BMC Bioinformatics 12:77): poor outcome, WFNS grade, S100B and NDKA in hundredths of µg/l
@@ -77,7 +77,7 @@ def textbook_obuchowski(labels, a, b, persons, shared=None):
 @given(examples)
 def test_with_one_example_a_person_it_is_delongs_test(rows):
     labels, a, b, _ = opened(rows)
-    found = significance.delong_test(labels, a, b)
+    found = delong_test(labels, a, b)
     if labels.sum() < 2 or (~labels).sum() < 2:
         assert found["z"] is None and found["p"] is None and found["low"] is None
         assert (found["difference"] is None) != mixed(labels)
@@ -97,7 +97,7 @@ def test_with_one_example_a_person_it_is_delongs_test(rows):
 @pytest.mark.parametrize("seed", range(6))
 def test_with_several_examples_a_person_it_is_obuchowskis(seed):
     labels, a, b, persons = clustered(25, seed)
-    found = significance.delong_test(labels, a, b, persons)
+    found = delong_test(labels, a, b, persons)
     variance = (found["difference"] / found["z"]) ** 2
     positive_ids, negative_ids = len(np.unique(persons[labels])), len(np.unique(persons[~labels]))
     shared = math.sqrt(positive_ids / (positive_ids - 1) * negative_ids / (negative_ids - 1))
@@ -110,7 +110,7 @@ def test_delong_gives_the_published_values():
     poor = np.array([cell == "1" for cell in POOR])
     wfns = np.array([float(cell) for cell in WFNS])
     s100b, ndka = (np.array([float(cell) for cell in cells.split()]) / 100 for cells in (S100B, NDKA))
-    found = significance.delong_test(poor, wfns, s100b)
+    found = delong_test(poor, wfns, s100b)
     assert (len(poor), int(poor.sum())) == (113, 41)
     assert round(found["a"], 7) == 0.8236789 and round(found["b"], 7) == 0.7313686
     assert round(found["z"], 3) == 2.209 and round(found["p"], 5) == 0.02718
@@ -126,19 +126,19 @@ def test_delong_gives_the_published_values():
 def test_copies_of_a_person_make_nothing_surer():
     """Each person three times over: examples of their own would look surer, persons don't."""
     labels, a, b, persons = clustered(80, 4, most=1)
-    one = significance.delong_test(labels, a, b, persons)
-    three = significance.delong_test(*(np.tile(x, 3) for x in (labels, a, b, persons)))
+    one = delong_test(labels, a, b, persons)
+    three = delong_test(*(np.tile(x, 3) for x in (labels, a, b, persons)))
     assert three == pytest.approx(one)
-    assert significance.delong_test(*(np.tile(x, 3) for x in (labels, a, b)))["p"] < one["p"]
+    assert delong_test(*(np.tile(x, 3) for x in (labels, a, b)))["p"] < one["p"]
 
 
 def test_the_same_order_of_all_pairs_has_p_one_and_one_person_with_positives_has_none():
     labels, a, _, persons = clustered(30, 0)
-    same = significance.delong_test(labels, a, a / 3, persons)
+    same = delong_test(labels, a, a / 3, persons)
     assert same["difference"] == 0 and same["p"] == 1 and same["z"] is None and same["low"] is None
-    alone = significance.delong_test(persons == 3, a, a[::-1].copy(), persons)
+    alone = delong_test(persons == 3, a, a[::-1].copy(), persons)
     assert alone["difference"] is not None and alone["p"] is None and alone["low"] is None
-    nobody = significance.delong_test(np.zeros(5, bool), np.arange(5), np.arange(5))
+    nobody = delong_test(np.zeros(5, bool), np.arange(5), np.arange(5))
     assert set(nobody.values()) == {None}
 
 
@@ -188,7 +188,7 @@ def test_under_no_difference_p_is_below_a_twentieth_about_one_time_in_twenty():
         labels, _, _, persons = clustered(80, hospital)
         own = chance.normal(0, 0.7, (2, 80))[:, persons]  # each model errs alike on all of a person's examples
         a, b = labels + own + chance.normal(0, 0.7, (2, len(labels)))
-        small += significance.delong_test(labels, a, b, persons)["p"] < 0.05
+        small += delong_test(labels, a, b, persons)["p"] < 0.05
     assert 3 <= small <= 19, small  # 10 to be expected; 3 and 19 are three standard deviations away
 
 

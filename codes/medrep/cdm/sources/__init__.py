@@ -1,1 +1,5 @@
-"""Where tables come from: OMOP files and MEDS datasets, all read into the columns of columns.py, and Athena's vocabulary."""
+"""Where tables come from. Read columns.py first.
+
+columns.py   the columns that every source gives        omop.py     OMOP files, and their dialects
+meds.py      MEDS datasets                              athena.py   Athena's vocabulary in data/concepts
+"""

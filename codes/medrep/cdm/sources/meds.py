@@ -3,11 +3,11 @@
     data/{hospital}/data/**/*.parquet          subject_id, time, code, numeric_value, ... (a row an event)
     data/{hospital}/metadata/subject_splits.parquet      optional: its splits are kept
 
-A code is a concept id (`201826`), `{vocabulary_id}/{concept_code}` (also with //; data/concepts says which concept it is, and
-"Maps to" which standard one), MEDS_BIRTH, MEDS_DEATH, GENDER//F, or RACE//White (also with a concept id). Columns that
-preprocessing/export_meds.py adds are used where they are there: table, concept_id, type_id, visit_id, end, value (64 bits), unit.
-A visit without an end lasts to the end of its first day. Format: https://github.com/Medical-Event-Data-Standard/meds
-hospital_tables.py documents the functions, columns.py what they give.
+A code is a concept id (`201826`), `{vocabulary_id}/{concept_code}` (or with //), MEDS_BIRTH, MEDS_DEATH, GENDER//F, or
+RACE//White (or a concept id for White). data/concepts has the concept of a vocabulary's code, and "Maps to" leads on to a
+standard one. Columns that preprocessing/export_meds.py adds are used where they are there: table, concept_id, type_id, visit_id,
+end, value (64 bits), unit. A visit without an end lasts to the end of its first day. hospital_tables.py documents the functions,
+columns.py what they give. Format: https://github.com/Medical-Event-Data-Standard/meds
 """
 
 from pathlib import Path

@@ -5,6 +5,7 @@ from markupsafe import Markup
 
 from medrep import contract
 from medrep.evaluation import results
+from medrep.evaluation.comparison import PAPER_MEAN_OUTCOMES, published_means
 from medrep.progress import format_figures
 from medrep.report import charts
 from medrep.report.arms import group_home_first, home_first, rep_style, row_arms, select_arm
@@ -13,8 +14,6 @@ from medrep.report.count_names import count_tested
 from medrep.report.disclosure import Counts
 from medrep.report.inputs import FINETUNE_COMMAND, TEST_RESULTS, read_comparison
 from medrep.report.pages import FigureGrid, MissingResult, Paragraph, Section, Subsection, Table, slugify
-
-PAPER_MEAN_OUTCOMES = ("MT", "LLOS", "RA")
 
 
 def build_section(counts: Counts, home: str, published: dict) -> Section:
@@ -158,8 +157,7 @@ def means_table(table: pd.DataFrame, home: str, published: dict) -> Table | None
     for arm in sorted(set(row_arms(chosen)), key=results.arm_sort_key):
         of_arm = select_arm(chosen, arm)
         aurocs = {hospital: of_arm[of_arm.tested_on == hospital].auroc.astype(float) for hospital in hospitals}
-        in_paper = arm[0] == published.get("trained_on") and arm[2] in ("", "linear")
-        paper = published.get("means", {}).get(arm[1], {}).get(arm[3], {}) if in_paper else {}
+        paper = published_means(published, arm)
         if any(len(values) == len(PAPER_MEAN_OUTCOMES) for values in aurocs.values()):
             means = [number_cell(values.mean() if len(values) == len(PAPER_MEAN_OUTCOMES) else None, ".3f") for values in aurocs.values()]
             rows.append([results.arm_label(arm), *means, *(number_cell(paper.get(name), ".3f") for name in ("internal", "external", "all"))])

@@ -34,22 +34,22 @@ def build_section(counts: Counts, home: str, others: list[str]) -> Section:
 
 
 def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFrame) -> list:
-    whole = {reading: part.set_index("kind") for reading, part in shares[shares.by == "all"].groupby("reading", sort=False)}
+    whole = {input_name: part.set_index("kind") for input_name, part in shares[shares.by == "all"].groupby("reading", sort=False)}
     alike = {}  # representations that read the same share are one row
-    for reading, part in whole.items():
-        alike.setdefault((reading == "codes", tuple(part.events_share)), []).append(reading)
-    reading_names = {readings[0]: "codes" if codes else "vectors of " + ", ".join(readings) for (codes, _), readings in alike.items()}
-    rows, events_read = coverage_rows(counts, external, shares, reading_names)
+    for input_name, part in whole.items():
+        alike.setdefault((input_name == "codes", tuple(part.events_share)), []).append(input_name)
+    input_labels = {inputs[0]: "codes" if codes else "vectors of " + ", ".join(inputs) for (codes, _), inputs in alike.items()}
+    rows, events_read = coverage_rows(counts, external, shares, input_labels)
 
     def draw(unit: str) -> Markup:
         bars, descriptions = [], []
-        for reading, name in reading_names.items():
-            kinds = whole[reading].index
+        for input_name, name in input_labels.items():
+            kinds = whole[input_name].index
             if unit == "events":
-                parts, (total,) = [events_read[reading, kind]["all"][0] for kind in kinds], events_read[reading, "all"]["all"]
+                parts, (total,) = [events_read[input_name, kind]["all"][0] for kind in kinds], events_read[input_name, "all"]["all"]
                 values, texts = disclosure.shares(parts, total), [str(Share(part, total)) for part in parts]
             else:
-                values, texts = whole[reading].concepts_share.tolist(), [""] * len(kinds)
+                values, texts = whole[input_name].concepts_share.tolist(), [""] * len(kinds)
             bars.append((name if len(name) < 34 else "vectors", values))
             kind_texts = [f"{kind} {text or f'{value:.0%}'}" for kind, text, value in zip(kinds, texts, values, strict=True)]
             descriptions.append(f"{name}: " + ", ".join(kind_texts))
@@ -74,20 +74,20 @@ def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFram
     ]
 
 
-def coverage_rows(counts: Counts, external: str, shares: pd.DataFrame, reading_names: dict[str, str]) -> tuple[list, dict]:
+def coverage_rows(counts: Counts, external: str, shares: pd.DataFrame, input_labels: dict[str, str]) -> tuple[list, dict]:
     """The table's rows, and {(reading, kind): {by: its counts}}: those by domain, and those by vocabulary, add up to that of all."""
     count, rows, events_read = counts.for_hospital(external), [], {}
     for (by, part), group in shares.groupby(["by", "part"], sort=False):
         total_name = {"all": EVENTS_READ, "domain": domain_events(part)}.get(by, f"{by} {part} events")
-        for reading, name in reading_names.items():
-            kinds = group[group.reading == reading].set_index("kind")
+        for input_name, name in input_labels.items():
+            kinds = group[group.reading == input_name].set_index("kind")
             if kinds.empty:
                 continue
-            by_kind = {kind: count(f"{by} {part} {reading} {kind}", int(events)) for kind, events in kinds.events.items()}
+            by_kind = {kind: count(f"{by} {part} {input_name} {kind}", int(events)) for kind, events in kinds.events.items()}
             total: Count = count(total_name, int(kinds.events.sum()))
             counts.add_sum(total, list(by_kind.values()))
             for kind, n in {"all": total, **by_kind}.items():
-                events_read.setdefault((reading, kind), {}).setdefault(by, []).append(n)
+                events_read.setdefault((input_name, kind), {}).setdefault(by, []).append(n)
             rows.append(
                 [
                     part,

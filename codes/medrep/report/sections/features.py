@@ -105,9 +105,9 @@ def read_ratings(file: Path) -> dict[str, Cell]:
     repeats = table.filter(regex=r"^rating_\d+$").to_dict("records")
     cells = {}
     for token, row, scores in zip(table.token, repeats, ratings.rating_matrix(table), strict=True):
-        given = [level for level in row.values() if level]
-        levels = [level for level in ratings.RATING_LEVELS[::-1] if level in given]
-        text = ", ".join(f"{level} ×{given.count(level)}" if given.count(level) > 1 else level for level in levels)
+        given_levels = [level for level in row.values() if level]
+        levels = [level for level in ratings.RATING_LEVELS[::-1] if level in given_levels]
+        text = ", ".join(f"{level} ×{given_levels.count(level)}" if given_levels.count(level) > 1 else level for level in levels)
         cells[token] = Cell(text, None if np.isnan(scores).all() else float(np.nanmean(scores)))
     return cells
 

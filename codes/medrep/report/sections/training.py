@@ -1,11 +1,9 @@
 """Training: loss by epoch in pretraining and validation AUROC by epoch in finetuning, of the runs' log.jsonl."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 
 from medrep.evaluation import results
+from medrep.patients.fitting import read_log
 from medrep.progress import format_figures
 from medrep.report import charts
 from medrep.report.arms import home_first, rep_order, rep_style, run_arm
@@ -25,15 +23,10 @@ def build_section(home: str) -> Section:
     )
 
 
-def read_training_log(folder: Path) -> list[dict]:
-    file = folder / "log.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines() if line.strip()] if file.exists() else []
-
-
 def pretraining_parts() -> list:
     by_model: dict[tuple, list] = {}
     for folder, content in read_runs("pretraining/*"):
-        run, log = content["run"], read_training_log(folder)
+        run, log = content["run"], read_log(folder / "log.jsonl")
         if log:
             by_model.setdefault((folder.parents[1].name, run.get("model", ""), run.get("head", "linear")), []).append((run["rep_type"], log))
     if not by_model:
@@ -74,7 +67,7 @@ def pretraining_parts() -> list:
 def finetuning_parts(home: str) -> list:
     by_outcome: dict[str, list] = {}
     for folder, content in read_runs("finetuning/*/*/seed_*"):
-        run, log = content["run"], read_training_log(folder)
+        run, log = content["run"], read_log(folder / "log.jsonl")
         if log and not run.get("variant"):
             by_outcome.setdefault(run["outcome"], []).append((run_arm(run), run["seed"], log))
     if not by_outcome:
