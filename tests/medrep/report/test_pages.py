@@ -56,6 +56,7 @@ def old_template() -> str:
     text = OURS.read_text()
     for new, old in OLD_NAMES.items():
         text = re.sub(rf"(?<=\.){new}\b", old, text)
+    text = text.replace("step.what", "step.name")  # of a box of a flow it was a name then, too
     for new, old in OLD_KINDS.items():
         text = text.replace(f'"{new}"', f'"{old}"')
     return text
