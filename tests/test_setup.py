@@ -3,6 +3,7 @@
 A fake pip stands for the network: it writes down how it was called and leaves the metadata that the real one would.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -221,7 +222,7 @@ def test_without_graph_all_else_is_ready_without_a_compiler_and_a_second_run_add
 
 def test_a_failed_compile_names_package_and_line_and_the_rest_stays(ready):
     (ready / "compile-fails").touch()
-    must_fail(ready, "torch_scatter-2.1.2 cannot be compiled", "scatter.cpp: error: no such thing", "compile.log")
+    must_fail(ready, "torch_scatter-2.1.2 cannot be compiled", "scatter.cpp: error: no such thing", ".venv/compile.log", "CXX=", "--without-graph")
     assert "packages.txt" in installed_locks(calls_of_pip(ready))
     (ready / "compile-fails").unlink()
     assert setup(ready)[0] == 0
@@ -233,7 +234,13 @@ def test_a_failed_compile_names_package_and_line_and_the_rest_stays(ready):
 def test_a_broken_compiler_is_named_with_the_line_too(ready):
     """Then it is not compile.py that says why, but Python's traceback."""
     (ready / "codes" / "setup" / "compile.py").write_text("raise FileNotFoundError('no g++')")
-    must_fail(ready, "torch-scatter, torch-sparse cannot be installed", "FileNotFoundError: no g++")
+    must_fail(ready, "torch-scatter, torch-sparse cannot be installed", "FileNotFoundError: no g++", "CXX=")
+
+
+def test_a_known_cause_has_its_own_remedy(ready):
+    (ready / "codes" / "setup" / "compile.py").write_text("raise OSError(28, 'No space left on device')")
+    must_fail(ready, "free some space")
+    assert "CXX" not in setup(ready)[1]
 
 
 def test_what_was_compiled_is_not_compiled_again(ready):
@@ -334,6 +341,7 @@ def toy(tmp_path):
     """A package as source, with two halves of each extension as torch-scatter's for CPU and CUDA: they differ in a macro alone."""
     if not shutil.which("c++"):
         pytest.skip("no C++ compiler")
+    (tmp_path / "bin").mkdir()
     source = tmp_path / "toy_package-1.0"
     (source / "csrc").mkdir(parents=True)
     (source / "setup.py").write_text(TOY_SETUP)
@@ -343,7 +351,7 @@ def toy(tmp_path):
     return source
 
 
-def compile_toy(toy, headers='{"all.h": ("vector",)}'):
+def compile_toy(toy, headers='{"all.h": ("vector",)}', **env):
     """compile.py on the toy, with small headers instead of torch's."""
     sdists = toy.parent / "sdists"
     sdists.mkdir(exist_ok=True)
@@ -351,7 +359,9 @@ def compile_toy(toy, headers='{"all.h": ("vector",)}'):
         archive.add(toy, toy.name)
     program = f"import sys; sys.path.insert(0, {str(REPOSITORY / 'codes' / 'setup')!r}); import compile; compile.HEADERS = {headers}; compile.main()"
     places = [toy.parent / name for name in ("sdists", "build", "wheels", "compile.log")]
-    done = subprocess.run([sys.executable, "-c", program, *places], capture_output=True, text=True, timeout=120, check=False, cwd=toy.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *places], capture_output=True, text=True, timeout=120, check=False, cwd=toy.parent, env=os.environ | env
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -374,6 +384,19 @@ def test_the_compiled_files_make_a_wheel_and_an_error_names_its_line(toy):
     shutil.unpack_archive(wheel, toy.parent / "wheel", "zip")
     halves = {file.name.split(".")[0]: re.search(rb"half=(\w+)!", file.read_bytes())[1] for file in (toy.parent / "wheel").rglob("*.so")}
     assert halves == {"_one_cpu": b"cpu", "_one_cuda": b"cuda", "_two_cpu": b"cpu", "_two_cuda": b"cuda"}
+
+
+def test_cxx_chooses_the_compiler_and_an_undefined_name_is_found_among_a_linkers_words(toy):
+    """As an error's remedy says. The compiler here links with what is not there."""
+    put(
+        toy.parent,
+        "other-g++",
+        f'case "$*" in *" -c "*) echo other >>"{toy.parent}/calls";; *) echo "two.o: undefined reference to \'x\'"; '
+        f'echo "collect2: error: ld returned 1 exit status"; exit 1;; esac; exec {shutil.which("c++")} "$@"',
+    )
+    code, said = compile_toy(toy, CXX=str(toy.parent / "bin" / "other-g++"))
+    assert code == 3 and (toy.parent / "calls").read_text().count("other") >= 4
+    assert "cannot be linked: two.o: undefined reference to 'x' (line " in said
 
 
 def test_a_file_that_the_small_headers_do_not_serve_is_compiled_as_its_package_wants_it(toy):

@@ -127,7 +127,10 @@ def evaluation_hospitals(outcome: str, home: str, external: list[str], several: 
     for hospital in dict.fromkeys(external):
         if not contract.trajectories_folder(hospital).exists():
             there = ", ".join(contract.hospitals_with_trajectories()) or "none"
-            raise UserError(f"{hospital} has no trajectories: preprocessing/run.sh writes them (those of {there} are there)")
+            raise UserError(
+                f"{hospital} has no trajectories: preprocessing/run.sh writes them (those of {there} are there), "
+                f"or --external {home} tests at home only"
+            )
         if several and not LABELS.at(hospital=hospital, outcome=outcome).exists():
             print_line(f"{outcome} is not labelled at {hospital}: it is tested at home only")
         elif hospital != home:

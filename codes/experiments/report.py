@@ -44,9 +44,7 @@ from medrep.settings import ReportConfig
 
 def available_hospitals(home: str, external: list[str]) -> list[str]:
     """Home, those that its models are tested at by default, and whatever else has been read."""
-    folder = contract.ROOT / "usedata"
-    read = sorted(path.parent.name for path in folder.glob("*/counts") if path.is_dir()) if folder.is_dir() else []
-    return list(dict.fromkeys([home, *external, *read]))
+    return list(dict.fromkeys([home, *external, *contract.hospitals_with_counts()]))
 
 
 def build_sections(settings: ReportConfig, home: str, hospitals: list[str]) -> list[Section]:
@@ -115,7 +113,8 @@ def main(argv=None):
         )
         open_counts = small < ReportConfig().small_count
         notes = [settings.note, f"Counts of {small} and more are shown: this page is for those who may see the data." * open_counts]
-        lead = f"Patient models trained at {home}, tested there on other persons and, as they are, at {' and '.join(hospitals[1:])}."
+        elsewhere = f" and, as they are, at {' and '.join(hospitals[1:])}" if hospitals[1:] else ""
+        lead = f"Patient models trained at {home}, tested there on other persons{elsewhere}."
         html = pages.render_template(
             "page.html",
             title="MedRep report",

@@ -1,7 +1,7 @@
-"""Where everything lies that the stages hand to one another: the only module that spells a path under data/, usedata/ or results/.
+"""Where everything lies that the stages hand to one another, under data/, usedata/ and results/.
 
-Tables are folders of parquet (tables.py says what a row is), arrays .npy, vocabularies JSON. storage.py writes them, stamps.py tells
-whether they are up to date.
+Tables are folders of parquet (tables.py says where below usedata/ and what a row is), arrays .npy, vocabularies JSON. What lies inside
+such a folder is named where it is written and read. storage.py writes them, stamps.py tells whether they are up to date.
 """
 
 import os
@@ -133,6 +133,11 @@ def hospitals_with_trajectories() -> list[str]:
     return sorted(path.parent.name for path in (ROOT / "usedata").glob("*/trajectories"))
 
 
+def hospitals_with_counts() -> list[str]:
+    """The hospitals that preprocessing has begun with."""
+    return sorted(path.parent.name for path in (ROOT / "usedata").glob("*/counts") if path.is_dir())
+
+
 def pretraining_folder(hospital: str, model: str, rep: str, head: str = "linear") -> Path:
     return ROOT / "results" / hospital / "pretraining" / run_name(model, rep, head)
 
@@ -187,6 +192,11 @@ def agreement_file(folder: Path, hospital: str) -> Path:
 def comparison_file() -> Path:
     """compare.py's tables, in long form."""
     return summary_file().with_name("comparison.csv")
+
+
+def run_config_files(pattern: str) -> list[Path]:
+    """What runs were made with; `pattern` is of folders below results/HOSPITAL."""
+    return sorted((ROOT / "results").glob(f"*/{pattern}/config.yaml"))
 
 
 def metrics_files() -> list[Path]:

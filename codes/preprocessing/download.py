@@ -30,8 +30,8 @@ ACCESS_INSTRUCTIONS = {
     "(https://github.com/OHDSI/MIMIC), and put the seven OMOP tables and MIMIC's own hosp/patients.csv into data/mimic",
     "ehrshot": "EHRSHOT needs a signed agreement on Redivis (https://redivis.com/datasets/53gc-8rhx41kgt): export its OMOP tables as CSV "
     "into data/ehrshot",
-    "athena": "the OMOP vocabulary needs a free account on https://athena.ohdsi.org: choose SNOMED, RxNorm, LOINC, ICD9CM and what your "
-    "hospital uses, and put CONCEPT.csv and CONCEPT_RELATIONSHIP.csv (CONCEPT_ANCESTOR.csv, if you can) into data/concepts",
+    "athena": "the OMOP vocabulary needs a free account on https://athena.ohdsi.org: choose SNOMED, LOINC, RxNorm, ATC, ICD9CM and "
+    "what your hospital uses besides, and put CONCEPT.csv and CONCEPT_RELATIONSHIP.csv (CONCEPT_ANCESTOR.csv, if you can) into data/concepts",
 }
 PHYSIONET_URL = "https://physionet.org"
 FOREIGN_FILE_MESSAGE = "is there and is not the demo's file: move it away, or point MEDREP_ROOT at another folder"

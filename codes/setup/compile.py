@@ -41,20 +41,21 @@ HEADERS = {
     "all.h": ("Python.h", "torch/script.h", "torch/torch.h"),
 }
 MEMORY = 1.5e9  # bytes for one compiler: gcc 12 took 1.1e9 at most, 1.5e9 for the precompiled header; with all of torch's headers 2.1e9
-SAY_EVERY = 20  # seconds
+REPORT_INTERVAL = 20  # seconds
+ERRORS = (r"\berror:|undefined reference", r"\berror\b")  # the second also finds a header that is called so
 
 
 class Failed(Exception):
     """A command failed; the message is the sentence for the user."""
 
 
-def stop(message):
+def exit_with_reason(message):
     print(message, flush=True)
-    sys.exit(3)  # install.py's COMPILE_SAYS_WHY
+    sys.exit(3)  # install.py's REASON_PRINTED
 
 
 @contextlib.contextmanager
-def words_to(log):
+def redirect_output(log):
     """setup.py and what it calls write to the log: nobody asks for their words as long as all is well."""
     sys.stdout.flush()
     kept = os.dup(1), os.dup(2)
@@ -119,7 +120,7 @@ def write_wheel(folder, wheels):
         wheel.replace(wheels / wheel.name)
 
 
-def split(command):
+def split_command(command):
     """The compiler, which may be several words (ccache g++), and its options."""
     first = next(i for i, part in enumerate(command) if part.startswith("-"))
     return command[:first], command[first:]
@@ -160,13 +161,13 @@ def count_jobs():
     return max(1, int(min(cores, free_memory() / MEMORY)))
 
 
-class Work:
+class CommandRunner:
     """Runs commands, keeps what they say in one log, and counts the files for the user."""
 
     def __init__(self, build, log, files):
         self.log, self.lock = log, threading.Lock()
         self.headers, self.extra = build / "headers", []
-        self.files, self.done, self.said = files, 0, time.monotonic()
+        self.files, self.done, self.last_report = files, 0, time.monotonic()
 
     def run(self, folder, command, output):
         """Whether the command worked, and what it said. Its output file appears only when it is whole."""
@@ -180,10 +181,10 @@ class Work:
             (folder / unfinished).replace(folder / output)
         return done.returncode == 0, done.stdout
 
-    def why(self, said):
+    def find_error(self, output_text):
         """The line of a failed command that tells most, and where it stands in the log."""
-        lines = [line for line in said.splitlines() if line.strip()] or ["the command said nothing"]
-        line = next((line for line in lines if re.search(r"\berror\b", line, re.I)), lines[-1])
+        lines = [line for line in output_text.splitlines() if line.strip()] or ["the command said nothing"]
+        line = next((line for pattern in ERRORS for line in lines if re.search(pattern, line, re.I)), lines[-1])
         numbers = [number for number, one in enumerate(self.log.read_text(errors="replace").splitlines(), 1) if one == line]
         return f"{line.strip()} (line {(numbers or [1])[-1]} of {self.log})"
 
@@ -192,7 +193,7 @@ class Work:
         for name, included in HEADERS.items():
             (self.headers / name).parent.mkdir(parents=True, exist_ok=True)
             (self.headers / name).write_text("".join(f"#include <{one}>\n" for one in included))
-        compiler, options = split(commands[0])
+        compiler, options = split_command(commands[0])
         self.extra = [f"-I{self.headers}"]
         if len(commands) < 6:  # it would cost more than it saves
             return
@@ -212,27 +213,27 @@ class Work:
         """Compile one file, unless an earlier run did."""
         source, output = source_of(command), output_of(command)
         if not (folder / output).exists():
-            compiler, options = split(command)
+            compiler, options = split_command(command)
             worked = False
             if source.suffix == ".cpp":
                 # of several folders with headers the first counts, of several -g the last
-                worked, said = self.run(folder, [*compiler, *self.extra, *options, "-g0"], output)
+                worked, output_text = self.run(folder, [*compiler, *self.extra, *options, "-g0"], output)
             if not worked:
-                worked, said = self.run(folder, command, output)
+                worked, output_text = self.run(folder, command, output)
             if not worked:
-                raise Failed(f"{folder.name} cannot be compiled, {source}: {self.why(said)}")
+                raise Failed(f"{folder.name} cannot be compiled, {source}: {self.find_error(output_text)}")
         self.done += 1
 
-    def say(self):
+    def report_progress(self):
         print(f"{self.done} of {self.files} files compiled", flush=True)
-        self.said = time.monotonic()
+        self.last_report = time.monotonic()
 
     def wait_for(self, tasks):
         for task in tasks:
             while not task.done():
                 time.sleep(0.2)
-                if time.monotonic() > self.said + SAY_EVERY:
-                    self.say()
+                if time.monotonic() > self.last_report + REPORT_INTERVAL:
+                    self.report_progress()
             task.result()
 
 
@@ -242,28 +243,28 @@ def main():
         folder.mkdir(parents=True, exist_ok=True)
     missing = [sdist for sdist in sorted(sdists.glob("*.tar.gz")) if not list(wheels.glob(f"{sdist.name.removesuffix('.tar.gz')}-*.whl"))]
     folders = [unpack(sdist, build) for sdist in missing]
-    with words_to(log):
+    with redirect_output(log):
         commands = [(folder, command) for folder in folders for command in ask_for_commands(folder)]
     compiling = [(folder, command) for folder, command in commands if compiles(command)]
     compiling.sort(key=lambda one: -(one[0] / source_of(one[1])).stat().st_size)  # the long ones first, so that none is left alone at the end
-    work, jobs = Work(build, log, len(compiling)), count_jobs()
+    runner, jobs = CommandRunner(build, log, len(compiling)), count_jobs()
     print(f"{len(compiling)} files, {jobs} at a time", flush=True)
     cpp = [(folder, command) for folder, command in compiling if source_of(command).suffix == ".cpp" and not (folder / output_of(command)).exists()]
     with ThreadPoolExecutor(jobs) as pool:
         try:
             if cpp:
-                work.wait_for([pool.submit(work.prepare_headers, cpp[0][0], [command for _, command in cpp])])
-            work.wait_for([pool.submit(work.compile, *one) for one in compiling])
+                runner.wait_for([pool.submit(runner.prepare_headers, cpp[0][0], [command for _, command in cpp])])
+            runner.wait_for([pool.submit(runner.compile, *one) for one in compiling])
         except Failed as failure:
             pool.shutdown(cancel_futures=True)
-            stop(str(failure))
+            exit_with_reason(str(failure))
     for folder, command in commands:
         if not compiles(command):
-            worked, text = work.run(folder, command, output_of(command))
+            worked, text = runner.run(folder, command, output_of(command))
             if not worked:
-                stop(f"{folder.name} cannot be linked: {work.why(text)}")
-    work.say()
-    with words_to(log):
+                exit_with_reason(f"{folder.name} cannot be linked: {runner.find_error(text)}")
+    runner.report_progress()
+    with redirect_output(log):
         for folder in folders:
             write_wheel(folder, wheels)
 

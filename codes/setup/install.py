@@ -30,8 +30,8 @@ LOCKS = Path(__file__).parent / "locks"
 VENV = Path(sys.prefix)
 LOG, GRAPH_LOG = VENV / "setup.log", VENV / "compile.log"
 GRAPH = "torch-scatter, torch-sparse"
-SAY_EVERY = 20  # seconds
-COMPILE_SAYS_WHY = 3  # compile.py's exit status when its last line is the reason
+REPORT_INTERVAL = 20  # seconds
+REASON_PRINTED = 3  # compile.py's exit status when its last line is the reason
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
 REMEDIES = (  # what pip's or the compiler's words mean, and what helps
     (
@@ -47,17 +47,22 @@ REMEDIES = (  # what pip's or the compiler's words mean, and what helps
         "look at the network and at which index pip uses (pip config list)",
     ),
 )
+COMPILE_REMEDY = "choose another g++ (export CXX=g++-14), or leave the two out for now (--without-graph)"  # where none of REMEDIES fits
 BEGIN = time.monotonic()
-running, aloud = set(), threading.Lock()
+running, print_lock = set(), threading.Lock()
 
 
 class Failed(Exception):
     """A step failed; the message is the sentence for the user, less the remedy."""
 
 
-def say(text):
+class CompileFailed(Failed):
+    """The two packages cannot be compiled."""
+
+
+def print_progress(text):
     seconds = int(time.monotonic() - BEGIN)
-    with aloud:
+    with print_lock:
         print(f"setup: {seconds // 60}:{seconds % 60:02} {text}", flush=True)
 
 
@@ -65,18 +70,18 @@ def lines_of(file):
     return file.read_text(errors="replace").splitlines() if file.exists() else []
 
 
-def why(text, log, first):
+def pip_failure(text, log, first):
     """The failure of a pip whose words begin at line `first` of the log."""
     lines = lines_of(log)[first:]
     found = next((i for i, line in enumerate(lines) if line.startswith("ERROR:")), None)
     if found is None:
         found = next((i for i in reversed(range(len(lines))) if lines[i].strip()), 0)
-    said = " ".join(lines[found : found + 1])
-    if "DO NOT MATCH THE HASHES" in said:  # the package stands in the next line that names one
-        said = "THESE PACKAGES DO NOT MATCH THE HASHES: " + next((line.strip() for line in lines[found + 1 :] if " from " in line), "")
+    message = " ".join(lines[found : found + 1])
+    if "DO NOT MATCH THE HASHES" in message:  # the package stands in the next line that names one
+        message = "THESE PACKAGES DO NOT MATCH THE HASHES: " + next((line.strip() for line in lines[found + 1 :] if " from " in line), "")
     at = next((line.split()[1] for line in reversed(lines[:found]) if line.startswith("Collecting ")), None)
     return Failed(
-        f"{text} cannot be installed{f', at {at}' if at else ''}: {said.removeprefix('ERROR: ').strip()} (line {first + found + 1} of {log})"
+        f"{text} cannot be installed{f', at {at}' if at else ''}: {message.removeprefix('ERROR: ').strip()} (line {first + found + 1} of {log})"
     )
 
 
@@ -111,13 +116,13 @@ def pip(text, *arguments, packages=1, log=LOG):
             code = wait(process, timeout=1)
             break
         except subprocess.TimeoutExpired:
-            if time.monotonic() > last + SAY_EVERY:
+            if time.monotonic() > last + REPORT_INTERVAL:
                 last, lines = time.monotonic(), lines_of(log)[first:]
                 seen = [Path(line.split()[1]).name for line in lines if line.startswith(("Collecting ", "Processing "))]
                 unpacking = any(line.startswith("Installing collected packages") for line in lines)
-                say(f"{text}: unpacking" if unpacking or not seen else f"{text}: at {seen[-1]}, {len(seen)} of {packages}")
+                print_progress(f"{text}: unpacking" if unpacking or not seen else f"{text}: at {seen[-1]}, {len(seen)} of {packages}")
     if code:
-        raise why(text, log, first)
+        raise pip_failure(text, log, first)
 
 
 def install(text, lock, *arguments):
@@ -125,14 +130,14 @@ def install(text, lock, *arguments):
     count = sum(line[:1].isalnum() for line in lines_of(file))
     # no resolver: the lock names all that is needed, and CUDA's packages only where they are
     pip(text, "install", "--progress-bar=off", "--no-deps", "--require-hashes", *arguments, "-r", file, packages=count)
-    say(f"{text}: installed")
+    print_progress(f"{text}: installed")
 
 
 def forget_half_installed():
     """An interrupted pip leaves metadata that it would take for the package: at the end it writes INSTALLER, so that is missing."""
     for folder in Path(sysconfig.get_path("purelib")).glob("*.dist-info"):
         if not (folder / "INSTALLER").exists():
-            say(f"{folder.name.split('-')[0]} was left half-installed; it is installed again")
+            print_progress(f"{folder.name.split('-')[0]} was left half-installed; it is installed again")
             shutil.rmtree(folder)
 
 
@@ -175,9 +180,9 @@ def compile_graph(build, wheels):
     process = start(command, GRAPH_LOG, stdout=subprocess.PIPE, text=True)
     line = ""
     for line in process.stdout or ():
-        say(f"{GRAPH}: {line.strip()}")
+        print_progress(f"{GRAPH}: {line.strip()}")
     if code := wait(process):
-        raise Failed(line.strip()) if code == COMPILE_SAYS_WHY else why(GRAPH, GRAPH_LOG, first)
+        raise CompileFailed(line.strip() if code == REASON_PRINTED else str(pip_failure(GRAPH, GRAPH_LOG, first)))
 
 
 def compiled(wheels):
@@ -194,7 +199,7 @@ def install_graph(wheels):
     tried = subprocess.run([sys.executable, "-c", "import torch_scatter, torch_sparse"], capture_output=True, text=True, check=False)
     if tried.returncode:
         raise Failed(f"{GRAPH} cannot be imported: {tried.stderr.strip().splitlines()[-1]}; delete {wheels}")
-    say(f"{GRAPH}: installed")
+    print_progress(f"{GRAPH}: installed")
 
 
 def main():
@@ -203,11 +208,11 @@ def main():
     try:
         fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        say("another set-up is at work here; this one waits for it")
+        print_progress("another set-up is at work here; this one waits for it")
         fcntl.flock(alone, fcntl.LOCK_EX)
     LOG.unlink(missing_ok=True)
     GRAPH_LOG.unlink(missing_ok=True)
-    say(
+    print_progress(
         f"installing into {VENV.name}{' with Spark, as Java is here' if spark else ''}, the first time about "
         f"{'2' if without_graph else '5'} minutes on two idle cores; {LOG} has all that pip and the compilers say"
     )
@@ -239,8 +244,9 @@ if __name__ == "__main__":
     try:
         main()
     except Failed as failure:
-        remedy = next((f"; {remedy}" for words, remedy in REMEDIES if re.search(words, str(failure))), "")
-        sys.exit(f"setup: {failure}{remedy}; {again}")
+        otherwise = COMPILE_REMEDY if isinstance(failure, CompileFailed) else ""
+        remedy = next((remedy for words, remedy in REMEDIES if re.search(words, str(failure))), otherwise)
+        sys.exit("; ".join(filter(None, (f"setup: {failure}", remedy, again))))
     except KeyboardInterrupt:
         sys.exit(f"setup: interrupted; {again.removeprefix('then ')}")
     finally:

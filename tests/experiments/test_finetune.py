@@ -501,7 +501,7 @@ def test_what_a_test_comes_from_makes_it_anew(hospitals, capsys):
 
 def test_what_is_missing_is_said_before_anything_is_trained(hospitals):
     pretrain.main([*PRETRAIN, "--rep-type", "none"])
-    with pytest.raises(UserError, match="ehrshto has no trajectories: .*those of ehrshot, mimic are there"):
+    with pytest.raises(UserError, match="ehrshto has no trajectories: .*those of ehrshot, mimic are there.*--external mimic tests at home only"):
         finetune.main([*FINETUNE, "--rep-type", "none", "--outcome", "all", "--external", "ehrshto"])
     storage.remove_path(LABELS.at(hospital="ehrshot", outcome="MT"))
     with pytest.raises(UserError, match="MT is not labelled at ehrshot: python preprocessing/labels.py --hospital ehrshot --outcome MT does it"):

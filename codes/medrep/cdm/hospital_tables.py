@@ -27,7 +27,8 @@ def require_hospital(hospital: str) -> Path:
         known = ", ".join(contract.hospitals_with_data()) or "none"
         raise UserError(
             f"{contract.display_path(folder)} is missing: put the hospital's OMOP tables there (person.csv, visit_occurrence.csv, "
-            f"condition_occurrence.csv, ...; also .csv.gz or .parquet), or name a hospital that is there: {known}"
+            f"condition_occurrence.csv, ...; also .csv.gz or .parquet), or name a hospital that is there: {known} "
+            "(preprocessing/run.sh takes the names from HOSPITALS: HOSPITALS=mimic bash preprocessing/run.sh)"
         )
     return folder
 

@@ -40,8 +40,7 @@ def labelled_outcomes(hospitals: list[str]) -> list[str]:
 
 def read_runs(pattern: str) -> list[tuple[Path, dict]]:
     """Folders of finished runs below results/HOSPITAL, and what their config.yaml says."""
-    files = sorted((contract.ROOT / "results").glob(f"*/{pattern}/config.yaml"))
-    found = [(file.parent, yaml.safe_load(file.read_text()) or {}) for file in files]
+    found = [(file.parent, yaml.safe_load(file.read_text()) or {}) for file in contract.run_config_files(pattern)]
     return [(folder, content) for folder, content in found if "run" in content]
 
 

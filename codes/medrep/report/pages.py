@@ -6,6 +6,7 @@
 A part has a `kind`, by which the template draws it; what has not been run is a part as well (MissingResult), with the command that would.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from medrep import config
+from medrep.errors import UserError
 from medrep.report.cells import to_cell
 from medrep.report.disclosure import Count
 
@@ -131,6 +133,9 @@ class Subsection:
     kind = "subsection"
 
 
+KINDS = tuple(part.kind for part in (Paragraph, MissingResult, Table, FigureGrid, FlowChart, SideBySide, CodeBlock, Details, Subsection))
+
+
 @dataclass
 class Section:
     id: str
@@ -177,7 +182,30 @@ def render_template(template: str, **content) -> str:
         keep_trailing_newline=True,
     )
     environment.globals |= {"cell": to_cell, "inline": lambda name: Markup(read_asset(name))}
-    return environment.get_template(template).render(**content).lstrip()
+    page = environment.get_template(template)
+    if page.filename == str(folders[-1] / template):
+        return page.render(**content).lstrip()
+    check_own_template(Path(str(page.filename)))
+    try:
+        return page.render(**content).lstrip()
+    except jinja2.UndefinedError as error:
+        raise wrong_template(Path(str(page.filename)), f"{error.message} here") from error
+
+
+def check_own_template(file: Path):
+    """Refuse a user's template that would leave parts of the page out: jinja passes over a kind without a branch, and over `data is defined`."""
+    source = file.read_text(encoding="utf-8")
+    # in quotes, as in `p.kind == "table"`
+    left_out = [kind for kind in KINDS if not re.search(rf"""(["']){kind}\1""", source)]
+    if left_out or "data_uri" not in source:
+        raise wrong_template(file, f"it does not draw {', '.join(left_out) or 'pictures (data_uri)'}")
+
+
+def wrong_template(file: Path, reason: str) -> UserError:
+    return UserError(
+        f"{file} does not fit this version's report ({reason}): make your changes anew in a copy of codes/configs/report/page.html, "
+        "or remove the file and the report is drawn by ours"
+    )
 
 
 def read_asset(name: str) -> str:

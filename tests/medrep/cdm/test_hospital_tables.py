@@ -105,5 +105,5 @@ def test_a_folder_of_both_is_read_as_meds_and_lines_are_counted_of_csv_alone(hos
 
 def test_a_hospital_that_is_not_there_names_those_that_are(root):
     (root / "data" / "h").mkdir(parents=True)
-    with pytest.raises(UserError, match="data/seoul is missing.*name a hospital that is there: h$"):
+    with pytest.raises(UserError, match="data/seoul is missing.*name a hospital that is there: h .*HOSPITALS="):
         hospital_tables.require_hospital("seoul")
