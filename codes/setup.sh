@@ -4,7 +4,7 @@
 #     bash codes/setup.sh
 #     bash codes/setup.sh --without-graph    all but torch-scatter and torch-sparse, which are compiled; a run without it adds them
 #
-# The first run takes about 5 minutes on two idle cores, and says how far it is; .venv/setup.log and .venv/compile.log have all that
+# The first run takes about 7 minutes on two idle cores, and says how far it is; .venv/setup.log and .venv/compile.log have all that
 # the tools said. After a failure the next run goes on from there; when nothing changed it takes no time. PYTHON=python3.12 chooses
 # another Python.
 set -euo pipefail
@@ -33,6 +33,9 @@ if [ -z "${1:-}" ]; then
 fi
 "$python" -c 'import venv, ensurepip' 2>/dev/null || stop "Python's venv is missing: install python3-venv (Debian: apt-get install python3-venv)"
 
+if [ -n "${PYTHON:-}" ] && [ -x .venv/bin/python ] && [ "$(.venv/bin/python --version)" != "$("$python" --version)" ]; then
+  stop ".venv is of $(.venv/bin/python --version), not of $("$python" --version): rm -rf .venv, and run this again"
+fi
 rm -f "$stamp" "$stamp--without-graph"
 # an earlier run may have been cut off before pip was in .venv
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv .venv

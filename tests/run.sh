@@ -11,4 +11,5 @@ bash codes/setup.sh
 .venv/bin/ruff format --check .
 PYTHONPATH=codes .venv/bin/lint-imports --no-logo --no-cache
 .venv/bin/pyright
-exec .venv/bin/python -m pytest -n "${WORKERS:-auto}" --dist loadfile "$@"
+# in the order of tests/conftest.py: the slowest files first
+exec .venv/bin/python -m pytest -n "${WORKERS:-auto}" --dist loadfile --no-loadscope-reorder "$@"

@@ -139,6 +139,11 @@ def test_without_python(clone):
     must_refuse(setup(clone, PYTHON="python3.99"), "install Python 3.11 or newer")
 
 
+def test_another_python_than_that_of_the_environment_is_not_passed_over(ready):
+    put(ready, "python3.99", f'if [ "$1" = --version ]; then echo Python 3.99.0; else exec {sys.executable} "$@"; fi')
+    must_refuse(setup(ready, PYTHON="python3.99"), "not of Python 3.99.0: rm -rf .venv")
+
+
 def test_python_too_old(clone):
     put(clone, "python3", 'if [ "$1" = --version ]; then echo Python 3.9.2; else exit 1; fi')
     must_refuse(setup(clone), "Python 3.9.2 is too old: install Python 3.11")

@@ -214,7 +214,7 @@ def main():
     GRAPH_LOG.unlink(missing_ok=True)
     print_progress(
         f"installing into {VENV.name}{' with Spark, as Java is here' if spark else ''}, the first time about "
-        f"{'2' if without_graph else '5'} minutes on two idle cores; {LOG} has all that pip and the compilers say"
+        f"{'2' if without_graph else '7'} minutes on two idle cores; {LOG} has all that pip and the compilers say"
     )
     forget_half_installed()
     install_torch()

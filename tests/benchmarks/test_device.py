@@ -32,7 +32,7 @@ def test_each_part_tells_its_figures_and_no_error(part, capsys, monkeypatch):
         monkeypatch.setattr(module, "VOCABULARY_SIZE", 200)
     assert device.run_part(part, "cpu", tiny=True)
     lines = lines_of(capsys.readouterr().out)
-    assert lines and all(line["figure"] == part and "error" not in line for line in lines)
+    assert lines and all(line["part"] == part and "error" not in line for line in lines)
     assert all(line.get("right", True) for line in lines)
 
 
