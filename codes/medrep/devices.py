@@ -127,6 +127,8 @@ def run_main(main: Callable[[], None]):
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: Linux ends this process with its parent
     try:
         main()
+        if torch.distributed.is_initialized():  # ended with the interpreter, its threads now and then abort a process that is done
+            torch.distributed.destroy_process_group()
     except BaseException as problem:
         status = problem.code if isinstance(problem, SystemExit) else 1
         if status in (0, None) or FAILED_ENV not in os.environ:
