@@ -1,0 +1,55 @@
+"""The demo's own shell: a stand-in for Python says what it would have run, in which order, and what a failure ends."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from medrep import contract
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """Runs demo.sh with a Python that prints its arguments, and fails where they match `fails`; gives exit status and calls."""
+    shutil.copytree(contract.REPOSITORY / "codes", tmp_path / "codes", ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    (tmp_path / "codes" / "setup.sh").write_text("exit 0\n")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+
+    def run(*arguments, fails="nothing"):
+        python.write_text(f'#!/usr/bin/env bash\necho "CALL $*"\nif [[ "$*" == *"{fails}"* ]]; then exit 3; fi\n')
+        python.chmod(0o755)
+        done = subprocess.run(["bash", tmp_path / "codes" / "demo.sh", *arguments], capture_output=True, text=True)
+        return done.returncode, re.findall(r"^CALL (?!-c)(.*)$", done.stdout, flags=re.M)
+
+    return run
+
+
+def place(calls, *words):
+    """The one call with these words."""
+    (found,) = [i for i, call in enumerate(calls) if all(f" {word} " in f" {call} " for word in words)]
+    return found
+
+
+def test_every_arm_has_its_vectors_before_it_is_pretrained_and_is_pretrained_before_it_is_finetuned(demo):
+    status, calls = demo()
+    assert status == 0 and calls[-1] == "experiments/report.py"
+    for rep, vectors in (("none", "demo/hospitals.py"), ("description", "representation/description.py"), ("medrep", "representation/graph.py")):
+        made = place(calls, vectors)
+        assert made < place(calls, "experiments/pretrain.py", rep) < place(calls, "experiments/finetune.py", "behrt", rep)
+    assert not [call for call in calls if "medtok" in call or "random" in call]
+
+
+def test_all_trains_every_arm(demo):
+    status, calls = demo("--all")
+    assert status == 0 and calls[-1] == "experiments/report.py"
+    pretrained = {re.search(r"--rep-type (\w+)", call)[1] for call in calls if "pretrain.py" in call}
+    assert pretrained == {"none", "random", "name", "description", "medrep", "medtok"}
+    assert place(calls, "--frozen") > max(i for i, call in enumerate(calls) if "pretrain.py" in call)
+
+
+def test_an_arm_that_fails_ends_the_demo_and_what_depends_on_it_is_not_begun(demo):
+    status, calls = demo(fails="pretrain.py --model behrt --rep-type description")
+    assert status != 0
+    assert not [call for call in calls if "--rep-type description --outcome" in call or "experiments/report.py" in call]
