@@ -91,10 +91,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def exclusive(path: Path) -> Iterator[None]:
     """Wait until no other process is in such a block for `path`: whoever makes it from what several of them write reads the last.
 
-    .NAME.lock beside it stays: removed, it could be locked twice.
+    .NAME.lock beside it stays, and keeps its time: removed, it could be locked twice.
     """
     make_folder(path.parent)
-    with disk_errors_in_words(path), open(path.with_name(f".{path.name}.lock"), "w") as lock:
+    with disk_errors_in_words(path), open(path.with_name(f".{path.name}.lock"), "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
