@@ -12,6 +12,12 @@ cd "$(dirname "$0")/.."
 stop() { echo "setup: $*" >&2; exit 1; }
 case "$*" in "" | --without-graph) ;; *) stop "unknown argument $*; it takes --without-graph or nothing" ;; esac
 
+python=${PYTHON:-python3}
+if [ -n "${PYTHON:-}" ] && command -v "$python" >/dev/null && [ -x .venv/bin/python ]; then
+  there=$(.venv/bin/python --version 2>&1) asked=$("$python" --version)
+  [ "$there" = "$asked" ] || stop ".venv is of $there, not of $asked: rm -rf .venv, and run this again"
+fi
+
 stamp=.venv/.installed
 wanted=$(cat requirements.txt pyproject.toml codes/setup.sh codes/setup/*.py codes/setup/locks/*.txt | cksum)
 # Where Java is, Apache Spark can be the engine: pyspark (400 MB) is installed too, and its tests run.
@@ -23,7 +29,6 @@ for made in "$stamp" ${1:+"$stamp$1"}; do
   if [ -f "$made" ] && [ "$(cat "$made")" = "$wanted" ]; then exit 0; fi
 done
 
-python=${PYTHON:-python3}
 command -v "$python" >/dev/null || stop "Python is missing: install Python 3.11 or newer (Debian: apt-get install python3 python3-venv python3-dev)"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || stop "$("$python" --version) is too old: install Python 3.11 or newer and run PYTHON=python3.11 bash codes/setup.sh"
 if [ -z "${1:-}" ]; then
@@ -33,9 +38,6 @@ if [ -z "${1:-}" ]; then
 fi
 "$python" -c 'import venv, ensurepip' 2>/dev/null || stop "Python's venv is missing: install python3-venv (Debian: apt-get install python3-venv)"
 
-if [ -n "${PYTHON:-}" ] && [ -x .venv/bin/python ] && [ "$(.venv/bin/python --version)" != "$("$python" --version)" ]; then
-  stop ".venv is of $(.venv/bin/python --version), not of $("$python" --version): rm -rf .venv, and run this again"
-fi
 rm -f "$stamp" "$stamp--without-graph"
 # an earlier run may have been cut off before pip was in .venv
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv .venv

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -104,6 +105,19 @@ def test_every_kind_of_vector_stands_in_the_guide(monkeypatch):
     kinds = flag.help.split(", or the path")[0].split(", ")
     text = (CODES / "representation" / "README.md").read_text()
     assert len(kinds) > 5 and all(f"\n| `{kind}` |" in text for kind in kinds)
+
+
+def test_the_functions_that_make_a_measurements_rows_are_where_the_guide_says():
+    table = (CODES / "README.md").read_text().partition("| made by |\n")[2].partition("\n\n")[0]
+    makers = [part for row in table.splitlines()[1:] for part in row.rpartition(" | ")[2].split(";") if ".py`: " in part]
+    named = [(re.search(r"`([\w/]+\.py)`", part)[1], re.findall(r"`([\w.]+)`", part.partition(":")[2])) for part in makers]
+    assert len(named) > 10 and all(names for _, names in named)
+    folder = CODES
+    for file, names in named:
+        folder = CODES / Path(file).parent if "/" in file else folder  # a bare name lies beside the one before
+        path = folder / Path(file).name
+        for name in names:
+            assert re.search(rf"^ *(def|class) {name.rpartition('.')[2]}\b", path.read_text(), flags=re.M), (file, name)
 
 
 # ---- how to add something ----------------------------------------------------------------------------------------

@@ -142,6 +142,9 @@ def test_without_python(clone):
 def test_another_python_than_that_of_the_environment_is_not_passed_over(ready):
     put(ready, "python3.99", f'if [ "$1" = --version ]; then echo Python 3.99.0; else exec {sys.executable} "$@"; fi')
     must_refuse(setup(ready, PYTHON="python3.99"), "not of Python 3.99.0: rm -rf .venv")
+    assert setup(ready)[0] == 0  # and one that is whole
+    must_refuse(setup(ready, PYTHON="python3.99"), "not of Python 3.99.0: rm -rf .venv")
+    assert setup(ready, PYTHON="python3")[0] == 0
 
 
 def test_python_too_old(clone):

@@ -1,6 +1,6 @@
 """Devices and processes: which device a command runs on, the processes of several devices, and what accelerate is told of them.
 
-Alone knows what a device is.
+Other modules take a torch.device from here and do not ask which devices there are.
 """
 
 import argparse
@@ -29,7 +29,7 @@ KNOWN_TRACKERS = {tracker.value for tracker in LoggerType} - {"all"}
 
 
 def check_devices(devices: list[str], flag: str):
-    """Refuse devices that are not here, and say which are. A process of several sees its own alone, and was asked for already."""
+    """Refuse devices that are not here, and say which are. Worker processes skip this: the launcher has checked."""
     if is_worker_process():
         return
     there = [str(i) for i in range(torch.cuda.device_count())]
@@ -64,7 +64,7 @@ def add_tracker_argument(parser: argparse.ArgumentParser):
 
 
 def is_worker_process() -> bool:
-    """Whether start_processes (or torchrun) started this process."""
+    """Whether launch_workers or torchrun started this process."""
     return "RANK" in os.environ
 
 

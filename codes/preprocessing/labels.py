@@ -45,7 +45,7 @@ from medrep.tables import LABELS, PERSONS, RECORDS, VISITS, labels_table
 NOT_ADMISSION_REASONS = ["not overnight", "age", "not a hospital stay by its concept or source"]
 EXCLUSIONS = {name: outcome.exclusions for name, outcome in stays.STAY_OUTCOMES.items()} | diseases.EXCLUSIONS | meds_labels.EXCLUSIONS
 UNITS = {name: outcome.unit for name, outcome in stays.STAY_OUTCOMES.items()} | {"meds": "rows"}
-OTHER_SETTINGS = {
+UNRELATED_SETTINGS = {
     "home",
     "split_shares",
     "min_events",
@@ -180,7 +180,7 @@ def main(argv=None):
     if hospital.follow_up_ends not in ("last_record", "unknown"):
         raise UserError(f"hospital.follow_up_ends is {hospital.follow_up_ends!r}: give last_record or unknown")
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)]
-    settings = {"follow_up_ends": hospital.follow_up_ends, **{key: value for key, value in asdict(cohort).items() if key not in OTHER_SETTINGS}}
+    settings = {"follow_up_ends": hospital.follow_up_ends, **{key: value for key, value in asdict(cohort).items() if key not in UNRELATED_SETTINGS}}
 
     con, label_inputs = engine.connect(args.engine, args.memory, args.threads), None
     terminology = outcomes.Terminology(engine.file_reader(con))

@@ -1,5 +1,6 @@
 """The demo's own shell: a stand-in for Python says what it would have run, in which order, and what a failure ends."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -39,6 +40,12 @@ def test_every_arm_has_its_vectors_before_it_is_pretrained_and_is_pretrained_bef
         made = place(calls, vectors)
         assert made < place(calls, "experiments/pretrain.py", rep) < place(calls, "experiments/finetune.py", "behrt", rep)
     assert not [call for call in calls if "medtok" in call or "random" in call]
+
+
+def test_an_arm_that_run_sh_does_not_know_is_refused_before_any_work(tmp_path):
+    command = ["bash", contract.REPOSITORY / "codes/representation/run.sh", "--arms", "medrep", "gnn"]
+    done = subprocess.run(command, env=os.environ | {"MEDREP_ROOT": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == "run.sh: --arms gnn is unknown; known are medrep description medtok random name \n"
 
 
 def test_all_trains_every_arm(demo):

@@ -27,6 +27,20 @@ def test_a_process_of_several_which_sees_fewer_devices_is_not_asked_again(monkey
     check_devices(["7", "8"], "--gpu-devices")
 
 
+SMALL = []  # no dropout, which each process draws for itself
+for setting in (
+    "model.hidden_size=16",
+    "model.num_heads=2",
+    "model.num_layers=2",
+    "model.max_length=32",
+    "model.dropout=0.0",
+    "pretraining.batch_tokens=300",
+    "pretraining.epochs=3",
+    "pretraining.learning_rate=0.01",
+):
+    SMALL += ["--set", setting]
+
+
 def test_devices_are_numbered_among_those_that_the_process_sees(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert cuda_visible_devices(["0", "2"]) == "0,2"
@@ -38,18 +52,7 @@ def test_two_machines_take_the_steps_of_one(small_hospital, root):
     """torchrun as experiments/README.md says it, twice on this machine."""
     small_hospital("mimic", persons=40)
     script = str(contract.REPOSITORY / "codes/experiments/pretrain.py")
-    flags = ["--rep-type", "none", "--gpu-devices", "cpu", "--report-to", "none"]
-    for setting in (
-        "model.hidden_size=16",
-        "model.num_heads=2",
-        "model.num_layers=2",
-        "model.max_length=32",
-        "model.dropout=0.0",
-        "pretraining.batch_tokens=300",
-        "pretraining.epochs=2",
-        "pretraining.learning_rate=0.01",
-    ):
-        flags += ["--set", setting]
+    flags = ["--rep-type", "none", "--gpu-devices", "cpu", "--report-to", "none", *SMALL, "--set", "pretraining.epochs=2"]
     environment = os.environ | {"MEDREP_ROOT": str(root), "OMP_NUM_THREADS": "1"}
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -83,18 +86,7 @@ def test_two_machines_take_the_steps_of_one(small_hospital, root):
 def test_two_processes_take_the_steps_of_one(small_hospital, root, model):
     """Same batches, same masks, the mean over all of them: the losses agree (dropout off, it is drawn per process)."""
     small_hospital("mimic", persons=40)
-    command = [sys.executable, str(contract.REPOSITORY / "codes/experiments/pretrain.py"), "--model", model, "--rep-type", "none", "--fresh"]
-    for setting in (
-        "model.hidden_size=16",
-        "model.num_heads=2",
-        "model.num_layers=2",
-        "model.max_length=32",
-        "model.dropout=0.0",
-        "pretraining.batch_tokens=300",
-        "pretraining.epochs=3",
-        "pretraining.learning_rate=0.01",
-    ):
-        command += ["--set", setting]
+    command = [sys.executable, str(contract.REPOSITORY / "codes/experiments/pretrain.py"), "--model", model, "--rep-type", "none", "--fresh", *SMALL]
     losses = []
     for devices in (["cpu"], ["cpu", "cpu"]):
         done = subprocess.run([*command, "--gpu-devices", *devices], env=os.environ | {"MEDREP_ROOT": str(root)}, capture_output=True, text=True)
