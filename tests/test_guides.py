@@ -72,7 +72,8 @@ def options_of(folder: str, stage: str, monkeypatch) -> list[argparse.Action]:
         parsers.append(parser)
         raise ParserIsBuilt
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    for method in ("parse_args", "parse_known_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, method, stop)
     with pytest.raises(ParserIsBuilt):
         importlib.import_module(f"{folder}.{stage}").main([])
     return [action for action in parsers[0]._actions if action.dest != "help" and action.help != argparse.SUPPRESS]

@@ -4,21 +4,20 @@ A tiny hospital of 40 persons around it, the real stages in their order, and aft
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import medgemma
+from experiments import finetune, medgemma, pretrain
 from medrep import contract
 from medrep.patients import sequences
 from medrep.vectors import concept_vectors
 from medrep.vocabulary import token_vocabulary
+from preprocessing import all_stages
+from representation import concepts, definitions, description, edges, encoder, graph
 
 from .medrep.llm.model_server import ModelServer
 
@@ -37,8 +36,6 @@ REPRESENTATION = [
     "graph.epochs=2",
     "--set",
     "graph.hidden_size=32",
-    "--set",
-    "medtok.epochs=2",
 ]
 
 
@@ -106,16 +103,14 @@ def write_data(data):
 def road(tmp_path_factory):
     root = tmp_path_factory.mktemp("one_record")
     write_data(root / "data")
-    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"MEDREP_ROOT": str(root), "MEDREP_CONFIGS": "configs/demo", "HF_HUB_OFFLINE": "1", "PATH": path}
-    for command in (
-        ["bash", "preprocessing/run.sh"],
-        ["bash", "representation/run.sh", *REPRESENTATION, *SMALL],
-        ["python", "experiments/pretrain.py", "--gpu-devices", "cpu", "--set", "pretraining.epochs=1", *SMALL],
-        ["python", "experiments/finetune.py", "-d", "cpu", "--seeds", "100", "--extract-attention-score", "--set", "finetuning.epochs=1", *SMALL],
-    ):
-        done = subprocess.run(command, cwd=contract.REPOSITORY / "codes", env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contract, "ROOT", root)
+        patch.setenv("MEDREP_CONFIGS", "configs/demo")
+        all_stages.main(["--hospitals", "mimic", "ehrshot"])
+        for stage in (concepts, definitions, encoder, description, edges, graph):
+            stage.main([*REPRESENTATION, *SMALL])
+        pretrain.main(["--gpu-devices", "cpu", "--set", "pretraining.epochs=1", *SMALL])
+        finetune.main(["-d", "cpu", "--seeds", "100", "--extract-attention-score", "--set", "finetuning.epochs=1", *SMALL])
     return root
 
 

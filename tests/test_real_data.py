@@ -65,19 +65,23 @@ def bring_data(root):
         (root / "data" / name).symlink_to(SHARED / folder)
 
 
+def run_command(root, command):
+    # `python` is the environment's, as after `source .venv/bin/activate`
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"MEDREP_ROOT": str(root), "MEDREP_CONFIGS": "configs/demo", "HF_HUB_OFFLINE": "1", "PATH": path}
+    return subprocess.run(command, cwd=contract.REPOSITORY / "codes", env=environment, capture_output=True, text=True)
+
+
 @pytest.fixture(scope="module")
 def road(tmp_path_factory):
     """The root folder after all six commands, and what each printed."""
     root = tmp_path_factory.mktemp("real")
     bring_data(root)
-    # `python` is the environment's, as after `source .venv/bin/activate`
-    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"MEDREP_ROOT": str(root), "MEDREP_CONFIGS": "configs/demo", "HF_HUB_OFFLINE": "1", "PATH": path}
     done = {}
     llm = str(write_tiny_gemma(root / "llm"))
     for name, command in COMMANDS.items():
         command = [llm if word == "llm" else word for word in command]
-        done[name] = subprocess.run(command, cwd=contract.REPOSITORY / "codes", env=environment, capture_output=True, text=True)
+        done[name] = run_command(root, command)
         as_expected = done[name].returncode == (name == "medgemma")  # a model of random weights rates nothing, which is an error
         assert as_expected, f"{name}: {done[name].stdout[-2000:]}\n{done[name].stderr[-4000:]}"
     return root, done
@@ -181,6 +185,20 @@ def test_ids_beyond_2_to_the_53_are_whole(road, monkeypatch):
     persons = {int(p) for p in pd.read_csv(SHARED / "mimic_demo" / "person.csv.gz", dtype=str).person_id}
     found = set(np.asarray(sequences.Trajectories("mimic").person_id).tolist())
     assert found <= persons and len(found) > 90
+
+
+def test_nothing_unfinished_lies_about(road):
+    root, _ = road
+    assert not [p for p in root.rglob("*") if "unfinished" in p.name or p.name == "checkpoint"]
+
+
+def test_a_second_run_makes_nothing_anew(road):
+    root, _ = road
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file() and p.name != "summary.csv"}
+    for name in ("preprocessing", "representation", "pretrain", "finetune"):
+        again = run_command(root, COMMANDS[name])
+        assert again.returncode == 0 and ("is up to date" in again.stdout or "is finished" in again.stdout), f"{name}: {again.stderr}"
+    assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
 # ---- both settings of the cohort, and the audit ------------------------------------------------------------------

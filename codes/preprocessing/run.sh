@@ -10,9 +10,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source ./environment.sh
 
-# Stage by stage, so that a hospital whose tables are missing is noticed before the long work.
-for stage in persons visits records site_report deciles trajectories labels audit; do
-    for hospital in ${HOSPITALS:-mimic ehrshot}; do
-        "$python" "preprocessing/$stage.py" --hospital "$hospital" "$@"
-    done
-done
+read -ra hospitals <<< "${HOSPITALS:-mimic ehrshot}"
+exec "$python" preprocessing/all_stages.py --hospitals "${hospitals[@]}" "$@"

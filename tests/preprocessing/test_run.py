@@ -1,9 +1,13 @@
-"""preprocessing/run.sh says what is missing before any work. tests/test_run_sh.py runs it whole."""
+"""preprocessing/run.sh says what is missing before any work. tests/test_real_data.py runs it whole, and twice."""
 
 import os
 import subprocess
+import types
+from pathlib import Path
 
+from medrep.cdm import spill
 from medrep.contract import REPOSITORY
+from preprocessing import all_stages
 
 
 def test_a_missing_hospital_is_one_sentence_that_names_those_that_are_there(tmp_path):
@@ -19,3 +23,22 @@ def test_a_missing_hospital_is_one_sentence_that_names_those_that_are_there(tmp_
     (sentence,) = run.stderr.splitlines()
     assert sentence.startswith("data/mimic is missing: put the hospital's OMOP tables there")
     assert "a hospital that is there: boston (preprocessing/run.sh takes the names from HOSPITALS:" in sentence
+
+
+def test_each_stage_runs_for_each_hospital_and_leaves_no_temporary_files_to_the_next(root, monkeypatch):
+    calls, folders = [], []
+
+    def stage(name):
+        def main(argv):
+            assert not [folder for folder in folders if folder.exists()]
+            calls.append((name, *argv))
+            folders.append(Path(spill.temporary_folder()))
+            (folders[-1] / "rows.parquet").touch()
+
+        return types.SimpleNamespace(main=main)
+
+    monkeypatch.setattr(all_stages, "STAGES", (stage("one"), stage("two")))
+    all_stages.main(["--hospitals", "mimic", "seoul", "--memory", "1GB", "--set", "cohort.min_age=21"])
+    flags = ("--memory", "1GB", "--set", "cohort.min_age=21")
+    assert calls == [(name, "--hospital", hospital, *flags) for name in ("one", "two") for hospital in ("mimic", "seoul")]
+    assert len(folders) == 4 and not [folder for folder in folders if folder.exists()]
