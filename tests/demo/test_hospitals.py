@@ -22,6 +22,12 @@ def made(tmp_path_factory):
         yield contract.ROOT
 
 
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """Few persons are drawn of chunks that are small, too (`made` is there before)."""
+    monkeypatch.setattr(hospitals, "CHUNK", 40)
+
+
 def header(path):
     return path.open(encoding="utf-8").readline().rstrip("\n")
 
@@ -133,8 +139,7 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_others(root):
     assert found[0] == found[1] and found[0] != found[2]
 
 
-def test_a_person_does_not_depend_on_how_many_there_are(root, monkeypatch):
-    monkeypatch.setattr(hospitals, "CHUNK", 40)
+def test_a_person_does_not_depend_on_how_many_there_are(root):
     hospitals.main(["--persons", "50", "--seed", "5"])
     few = files_of(root)
     hospitals.main(["--persons", "90", "--seed", "5"])

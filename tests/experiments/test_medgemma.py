@@ -27,6 +27,7 @@ from medrep.llm import answer_file, chat_requests, local_model
 from medrep.settings import RatingConfig
 from medrep.tables import LABELS
 
+from ..forked import Forked
 from ..medrep.llm.model_server import ModelServer, completion
 from .tiny_gemma import write_tiny_gemma
 
@@ -559,13 +560,16 @@ def start(root, *flags, **environment):
 def test_a_killed_run_continues_and_asks_nothing_twice(run, root, server):
     turn = itertools.count(1)  # of the fifth and sixth the answers never come
     server.behave = lambda prompt, times: right(prompt) if next(turn) <= 4 else {"hang": 60}
-    process = start(root, "--base-url", server.url, "--llm", "m-1", "--set", "rating.concurrency=2")
+    flags = ["--base-url", server.url, "--llm", "m-1", "--set", "rating.concurrency=2"]
+    environment = {"MEDREP_ROOT": str(root), "OPENAI_API_KEY": SECRET}
+    process = Forked("from experiments import medgemma\nmedgemma.main()", *FEATURES, *SETS, *flags, environment=environment)
     answers, end = contract.rating_files(run, "mimic")["answers"], time.monotonic() + 120
     while not (answers.exists() and answers.read_bytes().count(b"\n") == 4 and len(server.requests) == 6):
         assert time.monotonic() < end and process.poll() is None
-        time.sleep(0.05)
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL
     with open(answers, "ab") as file:  # in the middle of a line
         file.write(b'{"key": "0123456789abcdef0123456789abcdef", "time": 1, "te')
     before = dict(server.names)

@@ -8,9 +8,12 @@ import sys
 
 import pytest
 
+from experiments import pretrain
 from medrep import contract
 from medrep.devices import check_devices, cuda_visible_devices
 from medrep.errors import UserError
+
+from ..forked import Forked
 
 
 @pytest.mark.parametrize(
@@ -35,7 +38,7 @@ for setting in (
     "model.max_length=32",
     "model.dropout=0.0",
     "pretraining.batch_tokens=300",
-    "pretraining.epochs=3",
+    "pretraining.epochs=2",
     "pretraining.learning_rate=0.01",
 ):
     SMALL += ["--set", setting]
@@ -48,52 +51,49 @@ def test_devices_are_numbered_among_those_that_the_process_sees(monkeypatch):
     assert cuda_visible_devices(["0", "1"]) == "2,GPU-abc" and cuda_visible_devices(["2"]) == "5"
 
 
+FLAGS = ["--rep-type", "none", "--report-to", "none", *SMALL]
+
+
+def losses(model):
+    log = contract.pretraining_folder("mimic", model, "none") / "log.jsonl"
+    return [json.loads(line)["valid_loss"] for line in log.read_text().splitlines()]
+
+
 def test_two_machines_take_the_steps_of_one(small_hospital, root):
     """torchrun as experiments/README.md says it, twice on this machine."""
     small_hospital("mimic", persons=40)
     script = str(contract.REPOSITORY / "codes/experiments/pretrain.py")
-    flags = ["--rep-type", "none", "--gpu-devices", "cpu", "--report-to", "none", *SMALL, "--set", "pretraining.epochs=2"]
     environment = os.environ | {"MEDREP_ROOT": str(root), "OMP_NUM_THREADS": "1"}
     with socket.socket() as free:
         free.bind(("localhost", 0))
         endpoint = f"localhost:{free.getsockname()[1]}"
-    node = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nnodes",
-        "2",
-        "--nproc-per-node",
-        "1",
-        "--rdzv-backend",
-        "c10d",
-        "--rdzv-endpoint",
-        endpoint,
-        script,
-        *flags,
-    ]
+    rendezvous = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint]
+    node = [sys.executable, "-m", "torch.distributed.run", *rendezvous, script, *FLAGS, "--gpu-devices", "cpu"]
     nodes = [subprocess.Popen(node, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
     said = [process.communicate(timeout=300)[0] for process in nodes]
     assert [process.returncode for process in nodes] == [0, 0], said[0][-2000:] + said[1][-2000:]
-    log = contract.pretraining_folder("mimic", "behrt", "none") / "log.jsonl"
-    together = [json.loads(line)["valid_loss"] for line in log.read_text().splitlines()]
-    done = subprocess.run([sys.executable, script, *flags, "--fresh"], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert together == pytest.approx([json.loads(line)["valid_loss"] for line in log.read_text().splitlines()], abs=1e-4)
+    together = losses("behrt")
+    pretrain.main([*FLAGS, "--gpu-devices", "cpu", "--fresh"])
+    assert together == pytest.approx(losses("behrt"), abs=1e-4)
 
 
 @pytest.mark.parametrize("model", ["behrt-de", "medbert"])
 def test_two_processes_take_the_steps_of_one(small_hospital, root, model):
-    """Same batches, same masks, the mean over all of them: the losses agree (dropout off, it is drawn per process)."""
+    """Same batches, same masks, the mean over all of them: the losses agree (dropout off, it is drawn per process).
+
+    Forks stand for the launcher's processes; the launcher's own are those of the tests before and after, and of test_description.py.
+    """
     small_hospital("mimic", persons=40)
-    command = [sys.executable, str(contract.REPOSITORY / "codes/experiments/pretrain.py"), "--model", model, "--rep-type", "none", "--fresh", *SMALL]
-    losses = []
-    for devices in (["cpu"], ["cpu", "cpu"]):
-        done = subprocess.run([*command, "--gpu-devices", *devices], env=os.environ | {"MEDREP_ROOT": str(root)}, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        log = contract.pretraining_folder("mimic", model, "none") / "log.jsonl"
-        losses.append([json.loads(line)["valid_loss"] for line in log.read_text().splitlines()])
-    assert losses[0] == pytest.approx(losses[1], abs=1e-4) and losses[0][0] != losses[0][-1]
+    flags = [*FLAGS, "--model", model, "--fresh", "--gpu-devices", "cpu"]
+    pretrain.main(flags)
+    alone = losses(model)
+    code = "from experiments import pretrain\nfrom medrep.devices import run_main\nrun_main(pretrain.main)"
+    two = Forked(code, *flags, "cpu", environment={"MEDREP_ROOT": str(root)}, forks_workers=True)
+    output, errors = two.communicate(timeout=300)
+    assert two.returncode == 0, errors[-2000:]
+    assert alone == pytest.approx(losses(model), abs=1e-4) and alone[0] != alone[-1] and len(alone) == 2
+    # the two wrote that log: the launcher's process trains nothing
+    assert "the pretrained model" in output
 
 
 def test_if_one_process_fails_all_stop_and_the_first_to_fail_says_why(tmp_path):

@@ -1,9 +1,5 @@
 """A miniature Athena download and a hospital that uses some of it; every stage runs on it in seconds."""
 
-import os
-import subprocess
-import sys
-
 import ibis
 import numpy as np
 import pytest
@@ -14,6 +10,8 @@ from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_index
 from medrep.vocabulary import token_vocabulary
 from representation import encoder
+
+from ..forked import Forked
 
 CONCEPT = """\
 concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tstandard_concept\tconcept_code\tvalid_start_date\tvalid_end_date\tinvalid_reason
@@ -136,10 +134,9 @@ def many_texts(small_root):
 
 @pytest.fixture
 def python(root):
-    """A function that starts a process which runs `code` below `root`."""
+    """A function that starts a fork of a Python process which runs `code` below `root`."""
 
     def start(code, **more):
-        environment = os.environ | {"MEDREP_ROOT": str(root), "PYTHONPATH": str(contract.REPOSITORY / "codes")}
-        return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
+        return Forked(code, environment={"MEDREP_ROOT": str(root)}, **more)
 
     return start

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -167,8 +168,8 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(flags, uninterru
         killed = python(
             f"import os, signal\nimport transformers\nfrom medrep import contract, storage\nfrom representation import encoder\n{patch}\nencoder.main({flags})"
         )
-        said = killed.communicate()[0]
-        assert killed.returncode == -signal.SIGKILL and not contract.encoder_folder().exists(), said
+        _, errors = killed.communicate(timeout=300)
+        assert killed.returncode == -signal.SIGKILL and not contract.encoder_folder().exists(), errors
         capsys.readouterr()
         encoder.main(flags)
         if step:
@@ -178,33 +179,28 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(flags, uninterru
         forget()
 
 
-def test_two_processes_take_the_steps_of_one(many_texts, tmp_path, python):
+def test_two_processes_take_the_steps_of_one_even_if_killed_and_continued(many_texts, tmp_path, python):
     contract.encoder_folder().rename(tmp_path / "start")  # nothing drops out: that is drawn by each process for itself
     flags = [str(tmp_path / "start") if flag == "START" else flag for flag in FLAGS]
     encoder.main(flags)
     alone = log()
     assert len(alone) == 3
     forget()
-    two = python(f"from representation import encoder\nencoder.main({[*flags[:3], 'cpu', *flags[3:]]})")
-    said = two.communicate()[0]
-    assert two.returncode == 0, said
+    script = f"import runpy, sys\nsys.argv = {['', *flags[:3], 'cpu', *flags[3:]]}\nrunpy.run_path({encoder.__file__!r}, run_name='__main__')"
+    killed = python(script)  # by torch's launcher, as a user's
+    work = storage.unfinished_path(contract.encoder_folder()) / "work"
+    while not list(work.glob("checkpoint-*/course.json")) and killed.poll() is None:
+        time.sleep(0.001)
+    killed.kill()
+    _, errors = killed.communicate(timeout=300)  # returns when none of its processes holds its output any more
+    assert killed.returncode == -signal.SIGKILL and not contract.encoder_folder().exists(), errors
+    again = python(script, forks_workers=True)
+    output, errors = again.communicate(timeout=300)
+    assert again.returncode == 0 and "continues after step" in output, errors
+    assert len(log()) == 3 and not left_over()
     assert [line["best"] for line in log()] == [line["best"] for line in alone] and alone[0]["loss"] > alone[-1]["loss"] + 0.1
     for name in ("loss", "valid_loss", "masked_accuracy"):
         assert [line[name] for line in log()] == pytest.approx([line[name] for line in alone], abs=1e-3), name
-
-
-def test_two_killed_processes_are_continued(flags, python):
-    two = f"from representation import encoder\nencoder.main({[*flags[:3], 'cpu', *flags[3:]]})"
-    killed = python(two)
-    work = storage.unfinished_path(contract.encoder_folder()) / "work"
-    while not list(work.glob("checkpoint-*/course.json")) and killed.poll() is None:
-        pass
-    killed.kill()
-    killed.communicate()  # returns when none of its processes holds its output any more
-    assert not contract.encoder_folder().exists()
-    again = python(two)
-    said = again.communicate()[0]
-    assert again.returncode == 0 and "continues after step" in said and len(log()) == 3, said
 
 
 def test_what_is_left_of_other_settings_is_discarded(flags, uninterrupted, monkeypatch, capsys):

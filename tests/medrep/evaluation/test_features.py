@@ -105,26 +105,29 @@ def gradients_by_riemann(model, batch, label, steps):
 # ---- events --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 128, 10_000])
-def test_events_carry_what_plain_loops_over_one_example_at_a_time_find(hospital, batch_tokens):
+def test_events_carry_what_plain_loops_over_one_example_at_a_time_find(hospital):
     model = make_model()
-    found = events_of(hospital, model, batch_tokens, label=1, steps=40, attributed=5)
-    whole, chosen = 0, features.sample_examples(hospital.examples.labels.subject_id.to_numpy()[hospital.table[:, 3]], 5)
+    batches = [1, 128, 10_000]  # most tokens of each
+    by_batch = [events_of(hospital, model, batch_tokens, label=1, steps=40, attributed=5) for batch_tokens in batches]
+    whole, chosen = np.zeros(len(batches)), features.sample_examples(hospital.examples.labels.subject_id.to_numpy()[hospital.table[:, 3]], 5)
     for row, attributed in zip(hospital.table, chosen, strict=True):
-        label = hospital.examples.labels.iloc[row[3]]
-        own = found[(found.subject_id == label.subject_id) & (found.prediction_time == label.prediction_time)]
-        batch = batch_of(hospital, row[None])
-        assert own.token.tolist() == [hospital.tokens[t] for t in hospital.examples.trajectories.token[row[1] : row[2]]]
-        assert own.attention.to_numpy() == pytest.approx(attention_by_full_softmax(model, batch)[2:].numpy(), abs=1e-6)
-        if attributed:
-            by_hand, moved = gradients_by_riemann(model, batch, 1, 200)
-            assert own.attribution.to_numpy() == pytest.approx(by_hand[2:].numpy(), abs=2e-3)
-            assert own.attribution.sum() == pytest.approx(moved, abs=2e-3)
-            assert (own.attribution[own.token == hospital.tokens[UNKNOWN]] == 0).all()
-        else:
-            assert own.attribution.isna().all()
-        whole += len(own)
-    assert whole == len(found) and chosen.sum() == 5 and (found.token == hospital.tokens[UNKNOWN]).any()
+        label, batch = hospital.examples.labels.iloc[row[3]], batch_of(hospital, row[None])
+        tokens = [hospital.tokens[t] for t in hospital.examples.trajectories.token[row[1] : row[2]]]
+        attention = attention_by_full_softmax(model, batch)[2:].numpy()
+        by_hand, moved = gradients_by_riemann(model, batch, 1, 100) if attributed else (None, None)
+        for place, found in enumerate(by_batch):
+            own = found[(found.subject_id == label.subject_id) & (found.prediction_time == label.prediction_time)]
+            assert own.token.tolist() == tokens
+            assert own.attention.to_numpy() == pytest.approx(attention, abs=1e-6), batches[place]
+            if attributed:
+                assert own.attribution.to_numpy() == pytest.approx(by_hand[2:].numpy(), abs=2e-3), batches[place]
+                assert own.attribution.sum() == pytest.approx(moved, abs=2e-3)
+                assert (own.attribution[own.token == hospital.tokens[UNKNOWN]] == 0).all()
+            else:
+                assert own.attribution.isna().all()
+            whole[place] += len(own)
+    for place, found in enumerate(by_batch):
+        assert whole[place] == len(found) and chosen.sum() == 5 and (found.token == hospital.tokens[UNKNOWN]).any()
 
 
 def test_attributions_add_up_the_better_the_more_steps_there_are(hospital):

@@ -19,6 +19,7 @@ from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_index
 from representation import concepts, definitions
 
+from ...forked import Forked
 from .model_server import ModelServer, completion
 
 SECRET = "sk-the-key-that-nobody-may-see"
@@ -375,18 +376,12 @@ def test_a_prompt_without_a_place_for_the_name_is_refused(index):
 # ---- killed --------------------------------------------------------------------------------------------------
 
 
-def start_writer(root, server, *flags):
-    """The writer in a process of its own."""
-    environment = os.environ | {"MEDREP_ROOT": str(root), "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": SECRET}
+def start_writer(root, server):
+    """The writer in a fork."""
+    environment = {"MEDREP_ROOT": str(root), "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": SECRET}
     sets = [part for name, value in QUICK.items() for part in ("--set", f"definitions.{name}={value}")]
-    return subprocess.Popen(
-        [sys.executable, "representation/definitions.py", "--writer", "openai", "--concurrency", "2", *sets, *flags],
-        cwd=contract.REPOSITORY / "codes",
-        env=environment | {"PYTHONPATH": str(contract.REPOSITORY / "codes")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    code = "from representation import definitions\ndefinitions.main()"
+    return Forked(code, "--writer", "openai", "--concurrency", "2", *sets, environment=environment)
 
 
 def wait_for(condition, seconds=60):
@@ -407,7 +402,7 @@ def test_a_killed_writer_loses_no_answer_and_asks_nothing_twice(index, server, h
     process = start_writer(index, server)
     wait_for(lambda: answers_in_file() == 6 and len(server.requests) == 8)
     process.send_signal(how)
-    out, error = process.communicate(timeout=30)
+    out, error = process.communicate(timeout=60)
     if how != signal.SIGKILL:
         assert process.returncode == 128 + how and "6 answers of this run are kept" in out and "Traceback" not in error
     answered, open_ = set(list(server.names)[:6]), set(list(server.names)[6:])

@@ -1,4 +1,4 @@
-"""A training run that is killed, stopped, starved or poisoned; the real script in processes of its own."""
+"""A training run that is killed, stopped, starved or poisoned; some of it in processes of its own."""
 
 import hashlib
 import os
@@ -18,6 +18,8 @@ from medrep.errors import UserError
 from medrep.patients import fitting
 from medrep.settings import PretrainingConfig
 
+from ...forked import Forked
+
 SCRIPT = str(contract.REPOSITORY / "codes" / "experiments" / "pretrain.py")
 SMALL = ["--rep-type", "none", "--gpu-devices", "cpu", "--report-to", "none"]
 for setting in (
@@ -26,16 +28,23 @@ for setting in (
     "model.num_layers=2",
     "model.max_length=32",
     "pretraining.batch_tokens=64",
-    "pretraining.epochs=9",
+    "pretraining.epochs=4",
     "pretraining.patience=9",
     "pretraining.learning_rate=0.01",
     "pretraining.checkpoint_minutes=0.0",
 ):
     SMALL += ["--set", setting]
+SHORT = ["--set", "pretraining.epochs=2"]
 SAME = ("epoch", "loss", "accuracy", "valid_loss", "valid_accuracy", "learning_rate", "best")  # of a line of log.jsonl
 
 
 def start(root, *flags):
+    """A fork that does what the script's last line does."""
+    code = "from experiments import pretrain\nfrom medrep.devices import run_main\nrun_main(pretrain.main)"
+    return Forked(code, *SMALL, *flags, environment={"MEDREP_ROOT": str(root)})
+
+
+def start_script(root, *flags):
     return subprocess.Popen(
         [sys.executable, SCRIPT, *SMALL, *flags],
         env=os.environ | {"MEDREP_ROOT": str(root)},
@@ -74,7 +83,8 @@ def folder(small_hospital):
 
 def test_killed_and_stopped_at_any_moment_it_ends_as_if_nothing_had_happened(folder, root):
     whole = start(root)
-    assert whole.wait(300) == 0, whole.stderr.read()[-2000:]
+    _, errors = whole.communicate(timeout=300)
+    assert whole.returncode == 0, errors[-2000:]
     expected = result(folder)
     assert len(expected[1]) >= 2 and (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     storage.remove_path(folder)
@@ -83,12 +93,12 @@ def test_killed_and_stopped_at_any_moment_it_ends_as_if_nothing_had_happened(fol
     for _ in range(3):
         run = start(root)
         wait_for_checkpoint(folder, seen)
-        time.sleep(random.random() * 0.3)
+        time.sleep(random.random() * 0.1)  # a step and its checkpoint, or some
         run.send_signal(signal.SIGKILL)
         assert run.wait(60) == -signal.SIGKILL and not (folder / "config.yaml").exists()
         seen = checkpointed(folder)
-    for how in (signal.SIGTERM, signal.SIGINT):
-        run = start(root)
+    for how, begin in ((signal.SIGTERM, start_script), (signal.SIGINT, start)):
+        run = begin(root)
         wait_for_checkpoint(folder, seen)
         run.send_signal(how)
         output, errors = run.communicate(timeout=60)
@@ -116,20 +126,26 @@ def test_the_last_checkpoint_stays_until_the_next_is_in_its_place(folder, monkey
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "rename", die)  # between the two renames
-        pretrain.main(SMALL)
+        pretrain.main([*SMALL, *SHORT])
     assert not (folder / "checkpoint").exists()
-    pretrain.main(SMALL)
+    pretrain.main([*SMALL, *SHORT])
     assert "continues after epoch 0 and 1 batches" in capsys.readouterr().out and (folder / "config.yaml").exists()
 
 
-def test_settings_that_differ_from_the_checkpoints_are_listed(folder, root):
-    run = start(root)
-    wait_for_checkpoint(folder)
-    run.kill()
-    run.wait(60)
-    other = start(root, "--set", "pretraining.learning_rate=0.02", "--set", "pretraining.mask_share=0.2")
-    _, errors = other.communicate(timeout=60)
-    assert other.returncode and "pretraining.learning_rate was 0.01 and is 0.02" in errors and "mask_share was 0.3 and is 0.2" in errors
+def test_settings_that_differ_from_the_checkpoints_are_listed(folder, monkeypatch):
+    save = fitting.save_checkpoint
+
+    def save_and_stop(*args):
+        save(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fitting, "save_checkpoint", save_and_stop)
+        pretrain.main(SMALL)
+    assert checkpointed(folder)
+    with pytest.raises(UserError) as problem:
+        pretrain.main([*SMALL, "--set", "pretraining.learning_rate=0.02", "--set", "pretraining.mask_share=0.2"])
+    assert "pretraining.learning_rate was 0.01 and is 0.02" in str(problem.value) and "mask_share was 0.3 and is 0.2" in str(problem.value)
 
 
 def test_a_loss_that_is_no_number_stops_with_the_step_and_the_rows(folder, monkeypatch):
@@ -159,14 +175,14 @@ def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(folder, monke
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match="no space left for results/mimic/pretraining/behrt_none: the last"):
         patch.setattr(fitting.Accelerator, "save_state", full)
-        pretrain.main(SMALL)
+        pretrain.main([*SMALL, *SHORT])
     assert (folder / "checkpoint").exists()
-    pretrain.main(SMALL)
+    pretrain.main([*SMALL, *SHORT])
     assert (folder / "config.yaml").exists()
 
 
 def test_what_a_user_watches_is_there(folder, capsys):
-    pretrain.main([*SMALL[:4], "--report-to", "tensorboard", *SMALL[6:]])
+    pretrain.main([*SMALL[:4], "--report-to", "tensorboard", *SMALL[6:], *SHORT])
     assert list((folder / "tensorboard").rglob("events.out.tfevents*"))
     line = fitting.read_log(folder / "log.jsonl")[0]
     assert line.keys() >= {"loss", "accuracy", "tokens_per_second", "learning_rate", "peak_gib"}

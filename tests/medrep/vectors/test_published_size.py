@@ -1,4 +1,4 @@
-"""Files of the published size, sparse on disk: opened at once, in little memory, and a hospital's rows in seconds."""
+"""Files of the published size, sparse on disk: opened and a hospital's rows gathered in little memory, reading little else."""
 
 import json
 import os
@@ -14,22 +14,26 @@ PLAIN, WITH_DECILES, WIDTH = 5_000_000, 220_000, 768  # 7.2 million rows
 ROWS = PLAIN + 10 * WITH_DECILES
 
 SCRIPT = """
-import json, re, sys, time
+import json, re, sys
 from pathlib import Path
 import numpy as np
 from medrep import contract
 from medrep.vectors import concept_vectors
 contract.ROOT = Path(sys.argv[1])
-start = time.perf_counter()
+
+def status(file, name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self", file).read_text())[1])
+
+read = status("io", "rchar")
 ids, array = concept_vectors.open_vectors("medrep")
-opened = time.perf_counter()
+opened, mapped = status("io", "rchar") - read, isinstance(array, np.memmap)
 tokens = ids.take(np.random.default_rng(0).permutation(len(ids))[:30_000]).to_pylist()
-asked = time.perf_counter()
+read = status("io", "rchar")
 vectors, how = concept_vectors.gather_vectors(tokens, "medrep")
-gathered = time.perf_counter()
+gathered = status("io", "rchar") - read
 # not ru_maxrss: that remembers the process which started this one
-peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-print(json.dumps({"rows": len(ids), "shape": array.shape, "open": opened - start, "gather": gathered - asked, "peak": peak,
+peak = 1024 * status("status", "VmHWM")
+print(json.dumps({"rows": len(ids), "shape": array.shape, "mapped": mapped, "opened": opened, "gathered": gathered, "peak": peak,
                   "own": int((how == "own").sum()), "marked": float(vectors.max())}))
 """
 
@@ -53,8 +57,9 @@ def sparse_release(root):
     return root
 
 
-def test_the_published_files_open_at_once_and_a_hospitals_rows_are_gathered_in_seconds(sparse_release):
-    assert contract.concept_array_file("medrep").stat().st_size > 22e9 and contract.concept_index_file().stat().st_size > 60e6
+def test_the_published_files_are_mapped_and_of_the_array_a_hospitals_rows_alone_are_read(sparse_release):
+    index = contract.concept_index_file().stat().st_size
+    assert contract.concept_array_file("medrep").stat().st_size > 22e9 and index > 60e6
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(sparse_release)],
         capture_output=True,
@@ -64,6 +69,6 @@ def test_the_published_files_open_at_once_and_a_hospitals_rows_are_gathered_in_s
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["rows"] == ROWS and found["own"] == 30_000
-    assert found["open"] < 2, found
-    assert found["gather"] < 15, found
+    assert found["mapped"] and found["opened"] < 1.2 * index + 2**20, found  # the index, and of the array its header
+    assert 30_000 * WIDTH * 4 <= found["gathered"] < 30_000 * WIDTH * 4 + 1.2 * index + 2**20, found  # the index again, and the rows
     assert found["peak"] < 2**30, found
