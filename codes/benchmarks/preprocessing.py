@@ -26,7 +26,7 @@ from medrep.errors import UserError
 from medrep.progress import print_line
 
 CODES = Path(__file__).parents[1]
-STAGES = ("persons", "visits", "records", "site_report", "deciles", "trajectories", "labels", "audit")
+STAGES = ("persons", "visits", "records", "deaths", "site_report", "deciles", "trajectories", "labels", "audit")
 DISEASES = ("MI", "PNA", "Sepsis", "UTI", "Fx")
 CONCEPTS_PER_DISEASE = 20
 GENERATOR_SCRIPT = """

@@ -22,6 +22,15 @@ class CohortConfig:
     """Events (and admissions) at a younger age are left out."""
     max_age: int = 100
     """Admissions at an older age are left out."""
+    max_years_outside_visits: float = 20
+    """Events, visits and deaths so long before or after the hospital's visits (all but the first and last hundredth) have a wrong date and
+    are left out; 0 keeps all."""
+    max_unreadable_times: float = 0.05
+    """A larger share of a table's rows with a datetime that can't be read, beside a date that can, stops the stage that reads it."""
+    deaths: str = "latest_plausible"
+    """Of a person's death rows counts the latest_plausible one: no record is more than doubtful_death_days later (the convention of OHDSI's
+    Themis group), and if none is plausible the person has not died. earliest: the first row, whatever came after."""
+    doubtful_death_days: float = 60
     min_events: int = 10
     """Persons with fewer kept events are left out."""
     max_rejects: float = 0.05
@@ -49,7 +58,11 @@ class CohortConfig:
     long_stay_days: float = 7
     readmission_days: float = 30
     transfer_hours: float = 24
-    """A stay that begins sooner than this after the last one ended is the same stay (RA)."""
+    """An admission that begins sooner than this after the last one ended is a transfer: the same stay."""
+    transfers: str = "one_stay"
+    """one_stay: what is joined by transfers is one stay for every outcome. RA_alone: for RA, and for the others each admission is a stay."""
+    death_tolerance_hours: float = 1
+    """A death up to this long after the end of a stay is a death in it: the clocks of wards and of registries differ."""
     died_before: str = "left_out"
     """Who dies before an outcome could come (LLOS, RA) is left_out, or counts as negative."""
     onset_at: str = "admission"
@@ -69,8 +82,19 @@ class HospitalConfig:
     """If given, a regular expression on visit_source_value decides instead of the concepts."""
     billing_types: list[int] = field(default_factory=list)
     """*_type_concept_id of codes assigned after discharge: they count from the end of their visit."""
+    billing_load_tables: list[str] = field(default_factory=list)
+    """The same by the column load_table_id, in which Stanford's OMOP tables name the table that a row comes from."""
     midnight_is_a_time: bool = True
-    """False where the export fills in 00:00:00 for every date: then only the day is known."""
+    """False where the export fills in 00:00:00 for every date: then only the day is known. A column of a table that has no other time of
+    day is taken so without being told."""
+    datetime_format: str = ""
+    """How *_datetime columns are written that are not `2150-03-05 09:20:00` or like it, by strptime's letters: `%m/%d/%Y %H:%M`."""
+    decimal_mark: str = "."
+    """What stands before the decimals of a value: `,` where 7.9 is written 7,9."""
+    thousands_mark: str = ""
+    """What parts thousands in values: `,` where 1200 is written 1,200."""
+    drop_repeated_events: bool = False
+    """True leaves out all but one of the events of a person with the same domain, concept and time."""
     date_only_types: list[int] = field(default_factory=list)
     """*_type_concept_id whose events at 00:00:00 are known by day only: they count from the end of that day."""
     follow_up_ends: str = "last_record"
@@ -358,6 +382,8 @@ CHOICES = {
         "died_before": ("left_out", "negative"),
         "onset_at": ("admission", "record"),
         "recorded_before": ("left_out", "counts"),
+        "transfers": ("one_stay", "RA_alone"),
+        "deaths": ("latest_plausible", "earliest"),
     },
     "encoder": {"pooling": ("cls", "mean"), "precision": PRECISIONS},
     "model": {"head": ("linear", "tied")},

@@ -78,10 +78,11 @@ PERSONS = Table(
     "{hospital}/persons",
     "a person",
     "preprocessing/persons.py",
-    ibis.schema({"person_id": "int64", "sex": "string", "race": "string", "year_of_birth": "int64", "death_time": "timestamp", "split": "string"}),
+    ibis.schema({"person_id": "int64", "sex": "string", "race": "string", "year_of_birth": "int64", "split": "string"}),
 )
-"""sex is M, F or U; race is its name, null where it is not known; death_time is 23:59:59 of the day where only the day is known;
-split is one of contract.SPLITS."""
+"""sex is M, F or U; race is its name, null where it is not known; split is one of contract.SPLITS."""
+DEATHS = Table("{hospital}/deaths", "a person's death", "preprocessing/deaths.py", ibis.schema({"person_id": "int64", "death_time": "timestamp"}))
+"""death_time is 23:59:59 of the day where only the day is known."""
 VISITS = Table(
     "{hospital}/visits",
     "a visit",
@@ -90,7 +91,7 @@ VISITS = Table(
         {"visit_id": "int64", "person_id": "int64", "start": "timestamp", "end": "timestamp", "concept_id": "int64", "is_admission": "boolean"}
     ),
 )
-"""A bare start date is 00:00:00 of that day, a bare end date 23:59:59."""
+"""A bare start date is 00:00:00 of that day, a bare end date 23:59:59; end is null where it is not known."""
 RECORDS = Table(
     "{hospital}/records",
     "an OMOP event we kept",
@@ -105,10 +106,14 @@ RECORDS = Table(
             "unit": "string",
             "visit_id": "int64",
             "type_id": "int64",
+            "operator": "string",
         }
     ),
 )
-"""time is when the event can be known; visit_id is null for an event outside any visit: its visit is its day."""
+"""time is when the event can be known; visit_id is null for an event outside any visit: its visit is its day. operator (<, <=, =, >, >=) is
+null where the value was written without one."""
+REPEATED_EVENT_KEYS = ("person_id", "domain", "concept_id", "time")
+"""Rows of RECORDS that have these in common tell one event."""
 REJECTS = Table(
     "{hospital}/rejects/{source}",
     "a row that can't be read",

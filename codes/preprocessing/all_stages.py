@@ -12,9 +12,9 @@ import argparse
 import gc
 
 from medrep.cdm import spill
-from preprocessing import audit, deciles, labels, persons, records, site_report, trajectories, visits
+from preprocessing import audit, deaths, deciles, labels, persons, records, site_report, trajectories, visits
 
-STAGES = (persons, visits, records, site_report, deciles, trajectories, labels, audit)
+STAGES = (persons, visits, records, deaths, site_report, deciles, trajectories, labels, audit)
 
 
 def main(argv=None):

@@ -7,9 +7,10 @@ Reads   usedata/{hospital}/trajectories, vocabulary.json, visits, records, label
 Writes  usedata/{hospital}/audit.json, and prints it
 
 For each outcome it counts, by domain and type concept, the events before the prediction time whose visit ends after it.
-Most are what they should be, the first day's charting. Codes assigned after discharge show as a type whose events stand
-at the very start of their visits: name it in billing_types (configs/hospitals/). And it finds the one token whose
-presence separates the classes best: what is nearly perfect alone is rarely medicine.
+Most are what they should be, the first day's charting. Codes assigned after discharge show as a type, or as a domain
+whatever its types, whose events stand at the very start of their visits: name the type in billing_types
+(configs/hospitals/). And it finds the one token whose presence separates the classes best: what is nearly perfect alone
+is rarely medicine.
 """
 
 import argparse
@@ -187,10 +188,25 @@ def audit_leakage(con: ibis.BaseBackend, hospital: str, outcomes: list[str], max
     names = read_concept_names(con, {row["type_id"] for row in stays} | {concept_of(row["token"]) for row in tokens})
     for row in stays:
         row["type"] = names.get(row["type_id"], "")
-        row["suspect"] = row["events"] >= MIN_SUSPECT_EVENTS and row["at_start"] > SUSPECT_START_SHARE * row["events"]
+        row["suspect"] = stands_at_start_too_often(row)
+    for result in results.values():
+        result["open_domains"] = sum_by_domain(result["open_stays"])
     for row in tokens:
         row["name"] = names.get(concept_of(row["token"]), "")
     return results
+
+
+def stands_at_start_too_often(row: dict) -> bool:
+    return row["events"] >= MIN_SUSPECT_EVENTS and row["at_start"] > SUSPECT_START_SHARE * row["events"]
+
+
+def sum_by_domain(open_stays: list[dict]) -> list[dict]:
+    """domain, events, at_start, suspect over all type concepts: bills may come under types that are many, absent, or not what they say."""
+    found: dict[str, dict] = {}
+    for row in open_stays:
+        domain = found.setdefault(row["domain"], {"domain": row["domain"], "events": 0, "at_start": 0})
+        domain.update(events=domain["events"] + row["events"], at_start=domain["at_start"] + row["at_start"])
+    return [row | {"suspect": stands_at_start_too_often(row)} for row in found.values()]
 
 
 def concept_of(token: str) -> int | None:
@@ -223,6 +239,13 @@ def print_audit(hospital: str, outcome: str, result: dict):
             print_line(
                 f"warning: {row['at_start'] / row['events']:.0%} of the {row['events']:,} {row['domain']} events of type {name} among them stand at "
                 "the start of their visit: if they are coded after discharge, name the type in billing_types"
+            )
+    named = {row["domain"] for row in rows if row["suspect"]}
+    for row in result["open_domains"]:
+        if row["suspect"] and row["domain"] not in named:
+            print_line(
+                f"warning: {row['at_start'] / row['events']:.0%} of the {row['events']:,} {row['domain']} events among them stand at the start of their "
+                "visit, of whatever type: if they are coded after discharge, billing_types or billing_load_tables should name them"
             )
     for place, row in enumerate(sorted(result["best_tokens"], key=lambda row: -row["auroc"])):
         if row["suspect"] or place == 0:

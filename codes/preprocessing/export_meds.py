@@ -3,7 +3,7 @@
     cd codes
     python preprocessing/export_meds.py --hospital mimic
 
-Reads   usedata/{hospital}/persons, visits, records; data/concepts for codes and names (may be absent)
+Reads   usedata/{hospital}/persons, visits, records, deaths; data/concepts for codes and names (may be absent)
 Writes  usedata/{hospital}/meds: data/{train,tuning,held_out}/{n}.parquet, metadata/{codes.parquet,subject_splits.parquet,dataset.json}
 
 A row is an event: sex and race (without a time), MEDS_BIRTH (only the year is known: its first second), visits, the four domains'
@@ -27,7 +27,7 @@ from medrep.cdm import engine, table_files
 from medrep.cdm.sources import athena, meds
 from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.stamps import Stamp
-from medrep.tables import PERSONS, RECORDS, VISITS
+from medrep.tables import DEATHS, PERSONS, RECORDS, VISITS
 
 SHARD_ROWS = 2_000_000  # a subject's rows are never in two files
 BATCH_ROWS = 500_000
@@ -44,6 +44,7 @@ MEDS_SCHEMA = pa.schema(
         ("visit_id", pa.int64()),
         ("end", pa.timestamp("us")),
         ("value", pa.float64()),
+        ("operator", pa.string()),
         ("unit", pa.string()),
     ]
 )
@@ -60,7 +61,7 @@ def make_code_table(con: ibis.BaseBackend, used: ibis.Table) -> ibis.Table:
     return named.select("concept_id", code=ibis.coalesce(named.name, named.concept_id.cast("string")), description="concept_name")
 
 
-def make_meds_rows(persons: ibis.Table, visits: ibis.Table, records: ibis.Table, codes: ibis.Table) -> ibis.Table:
+def make_meds_rows(persons: ibis.Table, deaths: ibis.Table, visits: ibis.Table, records: ibis.Table, codes: ibis.Table) -> ibis.Table:
     """The rows of the dataset with `split`, in the order of the files."""
     codes = codes.select("concept_id", "code")
     kinds = ibis.Schema.from_pyarrow(MEDS_SCHEMA)
@@ -71,13 +72,12 @@ def make_meds_rows(persons: ibis.Table, visits: ibis.Table, records: ibis.Table,
     sexed = persons.filter(persons.sex.isin(["M", "F"]))
     raced = persons.filter(persons.race.notnull())
     birth = (persons.year_of_birth.cast("string") + "-01-01").cast("date").cast("timestamp")
-    died = persons.filter(persons.death_time.notnull())
     v, r = visits.join(codes, "concept_id"), records.join(codes, "concept_id")
     parts = [
         row(sexed, subject_id=sexed.person_id, code=ibis.literal("GENDER//") + sexed.sex, table=ibis.literal("person")),
         row(raced, subject_id=raced.person_id, code=ibis.literal(RACE_PREFIX) + raced.race, table=ibis.literal("person")),
         row(persons, subject_id=persons.person_id, time=birth, code=ibis.literal(meds.BIRTH_CODE), table=ibis.literal("person")),
-        row(died, subject_id=died.person_id, time=died.death_time, code=ibis.literal(meds.DEATH_CODE), table=ibis.literal("death")),
+        row(deaths, subject_id=deaths.person_id, time=deaths.death_time, code=ibis.literal(meds.DEATH_CODE), table=ibis.literal("death")),
         row(
             v,
             subject_id=v.person_id,
@@ -99,6 +99,7 @@ def make_meds_rows(persons: ibis.Table, visits: ibis.Table, records: ibis.Table,
             type_id=r.type_id,
             visit_id=r.visit_id,
             value=r.value,
+            operator=r.operator,
             unit=r.unit,
         ),
     ]
@@ -113,6 +114,7 @@ def make_meds_rows(persons: ibis.Table, visits: ibis.Table, records: ibis.Table,
         order,
         rows.concept_id,
         rows.value.asc(nulls_first=True),
+        rows.operator.asc(nulls_first=True),
         rows.unit.asc(nulls_first=True),
         rows.visit_id.asc(nulls_first=True),
         rows.type_id.asc(nulls_first=True),
@@ -218,7 +220,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     name, output = args.hospital, contract.meds_folder(args.hospital)
-    inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)]
+    inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS, DEATHS)]
     stamp = Stamp(output, inputs=inputs + (athena.input_files("concept") if contract.data_folder("concepts").is_dir() else []))
     if stamp.is_current():
         return
@@ -229,11 +231,12 @@ def main(argv=None):
         visits = visits.semi_join(persons, "person_id").mutate(concept_id=lambda t: t.concept_id.fill_null(0))
         used = ibis.union(records.select("concept_id"), visits.select("concept_id"), distinct=True)
         codes = engine.materialize(con, make_code_table(con, used))
-        rows = make_meds_rows(persons, visits, records, codes)
+        deaths = DEATHS.read(con, hospital=name).semi_join(persons, "person_id")
+        rows = make_meds_rows(persons, deaths, visits, records, codes)
         counts = {"persons": persons.count(), "visits": visits.count(), "records": records.count()}
         figures.update({name: int(count.execute()) for name, count in counts.items()})
         sexes, races, deaths = (
-            int(count.execute()) for count in (persons.sex.isin(["M", "F"]).sum().fill_null(0), persons.race.count(), persons.death_time.count())
+            int(count.execute()) for count in (persons.sex.isin(["M", "F"]).sum().fill_null(0), persons.race.count(), deaths.count())
         )
         total = sexes + races + figures["persons"] + deaths + figures["visits"] + figures["records"]
         with storage.atomic_write(output) as part:

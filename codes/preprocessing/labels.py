@@ -1,4 +1,4 @@
-"""Label the admissions with what happened next: MT (death in hospital), LLOS (a long stay), RA (readmission), the onset of
+"""Label the stays with what happened next: MT (death in hospital), LLOS (a long stay), RA (readmission), the onset of
 a disease (MI, PNA, Sepsis, UTI, Fx, or a concept set of the user's), Pheno (25 phenotypes), or labels that the user brings.
 
     cd codes
@@ -6,11 +6,12 @@ a disease (MI, PNA, Sepsis, UTI, Fx, or a concept set of the user's), Pheno (25 
     python preprocessing/labels.py --hospital mimic --outcome MT sets/stroke.json       # an ATLAS concept set: its onset
     python preprocessing/labels.py --hospital mimic --outcome aces/icu_death.parquet    # MEDS labels, as ACES writes them
 
-Reads   usedata/{hospital}/persons, visits, records; data/concepts for diseases
+Reads   usedata/{hospital}/persons, visits, records, deaths; data/concepts for diseases
 Writes  usedata/{hospital}/labels/{outcome}, usedata/{hospital}/labels/{outcome}.flow.json
 
-All eligible admissions of persons with records count. A death known by its day only stands at 23:59:59 and belongs to a
-stay that ends on that day. What else a cohort may choose (COHORT=paper): class CohortConfig in medrep/settings.py.
+All eligible stays of persons with records count. Admissions that are joined by transfers (less than 24 hours between them) are one stay.
+A death or a disease known by its day only stands at 23:59:59 and belongs to a stay that ends on that day; a death up to an hour after the
+end of a stay is one in it, and is counted. What else a cohort may choose (COHORT=paper): class CohortConfig in medrep/settings.py.
 
 MT    admitted ----- 24 h ----- prediction_time =============== discharged
       what the model may see  | a death here is true          | still in and alive at prediction_time, or left out
@@ -40,42 +41,43 @@ from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
 from medrep.settings import CohortConfig
 from medrep.stamps import Stamp
-from medrep.tables import LABELS, PERSONS, RECORDS, VISITS, labels_table
+from medrep.tables import DEATHS, LABELS, PERSONS, RECORDS, VISITS, labels_table
 
-NOT_ADMISSION_REASONS = ["not overnight", "age", "not a hospital stay by its concept or source"]
+NOT_ADMISSION_REASONS = ["no known end", "not overnight", "age", "not a hospital stay by its concept or source"]
 EXCLUSIONS = {name: outcome.exclusions for name, outcome in stays.STAY_OUTCOMES.items()} | diseases.EXCLUSIONS | meds_labels.EXCLUSIONS
-UNITS = {name: outcome.unit for name, outcome in stays.STAY_OUTCOMES.items()} | {"meds": "rows"}
-UNRELATED_SETTINGS = {
-    "home",
-    "split_shares",
-    "min_events",
-    "max_rejects",
-    "first_measurement",
-    "decile_persons",
-    "decile_edges",
-    "min_values",
-    "without_deciles",
-}
+UNRELATED_SETTINGS = {"home", "split_shares", "max_rejects", "first_measurement", "decile_persons", "decile_edges", "min_values", "without_deciles"}
 """The cohort's settings that labels do not depend on: of any other, also of one to come, a new value makes the labels anew."""
 
 
 def read_inputs(con: ibis.BaseBackend, hospital: str, cohort: CohortConfig, follow_up_ends: str) -> LabelInputs:
-    persons, visits, records = (table.read(con, hospital=hospital) for table in (PERSONS, VISITS, RECORDS))
+    persons, visits, records, deaths = (table.read(con, hospital=hospital) for table in (PERSONS, VISITS, RECORDS, DEATHS))
     with_records = engine.materialize(con, visits.semi_join(records.select("person_id").distinct(), "person_id"))
-    admissions = with_records.filter(with_records.is_admission).join(persons.select("person_id", "death_time"), "person_id")
+    admissions = with_records.filter(with_records.is_admission).left_join(deaths, "person_id").drop("person_id_right")
     admissions = engine.materialize(con, admissions)
     tables = {"visits": visits, "visits of persons with records": with_records, "admissions": admissions}
     flow: dict = {name: int(table.count().execute()) for name, table in tables.items()}
     counts = rules.count_reasons(not_admission_reason(with_records, persons, cohort))
     flow["no admissions"] = {reason: counts[reason] for reason in NOT_ADMISSION_REASONS if reason in counts}
-    return LabelInputs(visits, records, admissions, flow, follow_up_ends)
+    predicted_in = admissions
+    if cohort.transfers == "one_stay":
+        predicted_in = engine.materialize(con, prediction_points.merge_stays(admissions, cohort.transfer_hours))
+    return LabelInputs(
+        visits, records, admissions, predicted_in, engine.materialize(con, find_enough_events(records, cohort.min_events)), flow, follow_up_ends
+    )
+
+
+def find_enough_events(records: ibis.Table, min_events: int) -> ibis.Table:
+    """person_id and the time of the person's `min_events`th record."""
+    place = ibis.row_number().over(group_by=records.person_id, order_by=records.time)
+    rows = records.select("person_id", "time", place=place)
+    return rows.filter(rows.place == max(min_events, 1) - 1).select("person_id", enough_at="time")
 
 
 def not_admission_reason(visits: ibis.Table, persons: ibis.Table, cohort: CohortConfig) -> ibis.Table:
     """`visits` with the first reason why each is no admission (visits.py), null for those that are."""
     visits = visits.join(persons.select("person_id", "year_of_birth"), "person_id")
     of_age = (visits.start.year() - visits.year_of_birth).between(cohort.min_age, cohort.max_age)
-    conditions = [visits.end.date() <= visits.start.date(), ~of_age, ibis.literal(True)]
+    conditions = [visits["end"].isnull(), visits["end"].date() <= visits.start.date(), ~of_age, ibis.literal(True)]
     reason = rules.first_reason(dict(zip(NOT_ADMISSION_REASONS, conditions, strict=True)))
     return visits.mutate(reason=ibis.ifelse(visits.is_admission, ibis.null("string"), reason))
 
@@ -84,7 +86,7 @@ def label_outcome(
     con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome, concepts_by_label: dict[str, set[int]], inputs: LabelInputs, cohort: CohortConfig
 ) -> tuple[ibis.Table, list[str], dict]:
     """The labelled and left out prediction points with their reasons, the label columns, and the flow so far."""
-    records, admissions = inputs.records, inputs.admissions
+    records = inputs.records
     if outcome.kind == "meds":
         assert outcome.source is not None
         with table_files.csv_errors_in_words():
@@ -95,6 +97,9 @@ def label_outcome(
     if outcome.kind in stays.STAY_OUTCOMES:
         stay_outcome = stays.STAY_OUTCOMES[outcome.kind]
         points = stay_outcome.label(inputs, cohort)
+        if just_after := int((points.reason.isnull() & prediction_points.died_just_after(points, cohort)).sum().fill_null(0).execute()):
+            print_line(f"{hospital} {outcome.name}: {just_after:,} of the stays kept end up to {cohort.death_tolerance_hours:g} hours before a death")
+            flow["died just after the end"] = just_after
         if stay_outcome.looks_past_stay:
             flow["followed until"] = inputs.last_time and inputs.last_time.isoformat(sep=" ")
     else:
@@ -106,16 +111,26 @@ def label_outcome(
             f"{disease.person_id.nunique().execute():,} persons have one on record"
         )
         if outcome.kind == "onset":
-            points = diseases.label_onset(admissions, records, disease, cohort)
+            points = diseases.label_onset(inputs.stays, records, disease, cohort)
         else:
             columns = list(concepts_by_label)
-            points = diseases.label_phenotypes(admissions, disease, columns, cohort)
+            points = diseases.label_phenotypes(inputs.stays, disease, columns, cohort)
     return engine.materialize(con, prediction_points.drop_duplicate_prediction_times(points)), columns, flow
 
 
-def write_labels(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome, points: ibis.Table, columns: list[str], flow: dict) -> dict:
+def write_labels(
+    con: ibis.BaseBackend,
+    hospital: str,
+    outcome: outcomes.Outcome,
+    points: ibis.Table,
+    columns: list[str],
+    flow: dict,
+    inputs: LabelInputs,
+    cohort: CohortConfig,
+) -> dict:
     """Write the labels and what became of every visit; gives the figures."""
-    unit = UNITS.get(outcome.kind, "admissions")
+    merges = cohort.transfers == "one_stay" or (outcome.kind in stays.STAY_OUTCOMES and stays.STAY_OUTCOMES[outcome.kind].merges_transfers)
+    unit = "rows" if outcome.kind == "meds" else "stays" if merges else "admissions"
     if flow:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in flow["no admissions"].items())
         counts = "; ".join(f"{flow[name]:,} {name}" for name in ("visits", "visits of persons with records", "admissions"))
@@ -140,7 +155,14 @@ def write_labels(con: ibis.BaseBackend, hospital: str, outcome: outcomes.Outcome
         counts.get(reason, 0) for reason in (*prediction_points.INELIGIBLE_REASONS, "unreadable", "no record of the person")
     )
     single = columns == ["boolean_value"]
+    with_enough = kept.left_join(inputs.enough_events, "person_id").drop("person_id_right")
+    if short := int((with_enough.enough_at >= with_enough.prediction_time).sum().fill_null(0).execute()):
+        print_line(
+            f"{hospital} {outcome.name}: {short:,} of {counts['kept']:,} have fewer than {cohort.min_events} events before the prediction time: their "
+            "persons have enough (cohort.min_events) by what comes later"
+        )
     flow |= {
+        "with too few events before": short,
         unit: counts["read"],
         "left out": {reason: n for reason, n in counts.items() if reason in EXCLUSIONS[outcome.kind] and n},
         "eligible": eligible,
@@ -179,7 +201,7 @@ def main(argv=None):
     hospital = config.load("hospital", args.overrides, hospital=name)
     if hospital.follow_up_ends not in ("last_record", "unknown"):
         raise UserError(f"hospital.follow_up_ends is {hospital.follow_up_ends!r}: give last_record or unknown")
-    inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)]
+    inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS, DEATHS)]
     settings = {"follow_up_ends": hospital.follow_up_ends, **{key: value for key, value in asdict(cohort).items() if key not in UNRELATED_SETTINGS}}
 
     con, label_inputs = engine.connect(args.engine, args.memory, args.threads), None
@@ -202,7 +224,7 @@ def main(argv=None):
         with timed_stage("labels") as figures:
             label_inputs = label_inputs or read_inputs(con, name, cohort, hospital.follow_up_ends)
             points, columns, flow = label_outcome(con, name, outcome, concepts_by_label, label_inputs, cohort)
-            figures.update(outcome=outcome.name, **write_labels(con, name, outcome, points, columns, flow))
+            figures.update(outcome=outcome.name, **write_labels(con, name, outcome, points, columns, flow, label_inputs, cohort))
         stamp.record()
 
 

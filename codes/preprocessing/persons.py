@@ -1,10 +1,10 @@
-"""Read who there is: sex, race, year of birth, death, and the split each person belongs to.
+"""Read who there is: sex, race, year of birth, and the split each person belongs to.
 
     cd codes
     python preprocessing/persons.py --hospital mimic
 
-Reads   data/{hospital}/person, death (may be absent), patients (MIMIC-IV's own; may be absent), or a MEDS dataset there; data/concepts for the
-        names of races (may be absent)
+Reads   data/{hospital}/person, patients (MIMIC-IV's own; may be absent), or a MEDS dataset there; data/concepts for the names of races
+        (may be absent)
 Writes  usedata/{hospital}/persons, and the rows that can't be read to usedata/{hospital}/rejects
 
 The split is a hash of the person's id at the source, so that new rows, new OMOP ids or another engine move no one.
@@ -16,7 +16,7 @@ from collections.abc import Callable
 import ibis
 
 from medrep import config, contract
-from medrep.cdm import engine, hospital_tables, parsing, rules, table_files
+from medrep.cdm import engine, hospital_tables, rules, table_files
 from medrep.contract import SPLITS
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
@@ -25,7 +25,7 @@ from medrep.stamps import Stamp
 from medrep.tables import PERSONS
 
 YEAR_RANGE = (1000, 9999)
-DUPLICATE_PERSON, DUPLICATE_SUBJECT, LATER_DEATH_ROW = "same person_id", "same subject_id", "later death of the same person"
+DUPLICATE_PERSON, DUPLICATE_SUBJECT = "same person_id", "same subject_id"
 
 
 def correct_birth_years(persons: ibis.Table, births: ibis.Table | None) -> ibis.Table:
@@ -62,16 +62,6 @@ def births_with_reasons(births: ibis.Table) -> ibis.Table:
     return births.mutate(reason=ibis.ifelse(births.unreadable.isnull() & (place > 0), DUPLICATE_SUBJECT, births.unreadable))
 
 
-def deaths_with_reasons(deaths: ibis.Table, persons: ibis.Table) -> ibis.Table:
-    """`deaths` with death_time (23:59:59 where only the day is known) and the reason each is left out; the earliest stays."""
-    known = persons.select("person_id", known=ibis.literal(True))
-    deaths = deaths.left_join(known, "person_id").drop("person_id_right").mutate(death_time=ibis.coalesce(deaths.time, parsing.day_end(deaths.date)))
-    reason = ibis.cases((deaths.unreadable.notnull(), deaths.unreadable), (deaths.known.isnull(), "unknown person"), else_=ibis.null("string"))
-    deaths = deaths.mutate(reason=reason)
-    place = ibis.row_number().over(group_by=[deaths.person_id, deaths.reason.isnull()], order_by=deaths.death_time.asc(nulls_first=False))
-    return deaths.mutate(reason=ibis.ifelse(deaths.reason.isnull() & (place > 0), LATER_DEATH_ROW, deaths.reason)).drop("known")
-
-
 def assign_split(source_id: ibis.Value, cohort: CohortConfig) -> ibis.Value:
     """The split of a person: where the first 8 hex digits of sha256("seed:source_id") fall among the shares."""
     digits = (ibis.literal(f"{cohort.split_seed}:") + source_id).hexdigest("sha256").lower().substr(0, 8)
@@ -83,7 +73,7 @@ def assign_split(source_id: ibis.Value, cohort: CohortConfig) -> ibis.Value:
     return ibis.cases(*branches, else_=SPLITS[-1])
 
 
-def find_persons(persons: ibis.Table, deaths: ibis.Table | None, cohort: CohortConfig, splits: ibis.Table | None = None) -> ibis.Table:
+def find_persons(persons: ibis.Table, cohort: CohortConfig, splits: ibis.Table | None = None) -> ibis.Table:
     """PERSONS of readable, distinct `persons`. A source id that two persons share stands for neither: their person_id does.
 
     `splits` (columns.SUBJECT_SPLIT) go before the hash.
@@ -94,10 +84,7 @@ def find_persons(persons: ibis.Table, deaths: ibis.Table | None, cohort: CohortC
     if splits is not None:
         persons = persons.left_join(splits, "person_id").drop("person_id_right")
         persons = persons.mutate(split=ibis.coalesce(persons.given_split, persons.split))
-    if deaths is None:
-        return persons.mutate(death_time=ibis.null("timestamp"))
-    times = deaths.filter(deaths.reason.isnull()).select("person_id", "death_time")
-    return persons.left_join(times, "person_id").drop("person_id_right")
+    return persons
 
 
 def check_split_shares(cohort: CohortConfig):
@@ -118,7 +105,7 @@ def main(argv=None):
     hospital_tables.require_hospital(hospital)
     stamp = Stamp(
         PERSONS.at(hospital=hospital),
-        inputs=hospital_tables.input_files(hospital, "person", "death", "patients"),
+        inputs=hospital_tables.input_files(hospital, "person", "patients"),
         settings={
             "shares": cohort.split_shares,
             "seed": cohort.split_seed,
@@ -135,7 +122,7 @@ def main(argv=None):
         con = engine.connect(args.engine, args.memory, args.threads)
 
         def settle(table: str, rows: ibis.Table, read_rejects: Callable[[], ibis.Table], left_out_reason: str) -> dict[str, int]:
-            return rules.settle_rejects(con, hospital, table, rules.count_reasons(rows), read_rejects, [left_out_reason], cohort.max_rejects)
+            return rules.settle_rejects(con, hospital, table, rules.count_reasons(rows), read_rejects, [left_out_reason], cohort)
 
         births = hospital_tables.read_birth_years(con, hospital)
         if births is not None:
@@ -157,14 +144,10 @@ def main(argv=None):
             raise UserError(f"data/{hospital}/person has no readable row: person_id and year_of_birth must be whole numbers")
         if births is not None:
             print_line(f"year of birth from patients.csv: {int(kept.corrected.sum().execute() or 0):,} persons; the others keep the table's")
-        deaths = hospital_tables.read_deaths(con, hospital)
-        if deaths is not None:
-            deaths = engine.materialize(con, deaths_with_reasons(deaths, kept))
-            settle("death", deaths, lambda: deaths_with_reasons(hospital_tables.read_deaths(con, hospital, with_lines=True), kept), LATER_DEATH_ROW)
         splits = hospital_tables.read_subject_splits(con, hospital)
         if splits is not None:
             print_line(f"{hospital}: {int(splits.count().execute()):,} persons are in the splits that metadata/subject_splits.parquet gives them")
-        PERSONS.write(con, find_persons(kept, deaths, cohort, splits), hospital=hospital)
+        PERSONS.write(con, find_persons(kept, cohort, splits), hospital=hospital)
         stamp.record()
 
 

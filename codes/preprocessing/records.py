@@ -9,35 +9,51 @@ Writes  usedata/{hospital}/records, and the rows that can't be read (person, dat
         person that persons has not) to usedata/{hospital}/rejects
 
 These rules leave rows out, in this order, and each row is counted under the first that fits it: no concept (0 or missing);
-under age at the event; one of several measurements of one person, concept and hour, of which the first in time stays (ties
-by value, unit, visit id and type, a missing one last); a person with too few events left. Events after death are kept: a
-late result is a result, and no prediction is made after death.
+before the year of birth; far from the hospital's visits in time (9999-12-31); under age at the event; one of several measurements of
+one person, concept and hour, of which the first in time stays (ties by value, unit, visit id and type, a missing one last); where the
+hospital wants it, an event that another row tells, too (person, domain, concept, time); a person with too few events left. Events
+after death are kept: a late result is a result, and no prediction is made after death.
 
     visit starts ------------------ visit ends ------ day ends
     |  charted at 09:20: known at 09:20 |
     |  billing code: known when the visit ends        |
     |  only the day is known: ........................ known when the day ends
+
+A visit whose end is not known is taken to last to its last event, or to the end of its first day. A table whose times are all 00:00:00
+knows days only.
 """
 
 import argparse
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import ibis
 
 from medrep import config, contract, storage
 from medrep.cdm import engine, hospital_tables, parsing, rules, table_files
+from medrep.cdm.plausible_dates import FAR_DATE, lies_outside, plausible_span
 from medrep.cdm.sources.columns import EVENT_TABLES
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
 from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.settings import CohortConfig, HospitalConfig
 from medrep.stamps import Stamp
-from medrep.tables import PERSONS, RECORDS, VISITS
+from medrep.tables import PERSONS, RECORDS, REPEATED_EVENT_KEYS, VISITS
 
-NO_CONCEPT, UNDER_AGE, SAME_HOUR, TOO_FEW = EXCLUSIONS = ["no concept", "under age", "same hour", "person with too few events"]
+NO_CONCEPT, BEFORE_BIRTH, UNDER_AGE, SAME_HOUR, REPEATED, TOO_FEW = (
+    "no concept",
+    "before birth",
+    "under age",
+    "same hour",
+    "same event",
+    "person with too few events",
+)
+EXCLUSIONS = [NO_CONCEPT, BEFORE_BIRTH, FAR_DATE, UNDER_AGE, SAME_HOUR, REPEATED, TOO_FEW]
+MAX_UNREADABLE_VALUES = 0.001  # of the rows of measurement: a larger share is warned about
+MAX_TEXTS_TOLD = 3  # of each kind of value that is no number
 PART_BYTES = 800_000_000  # of text: some eight million events
 
 
@@ -68,15 +84,16 @@ def assign_visits(events: ibis.Table, visits: ibis.Table) -> ibis.Table:
     ).drop("person_id_right", "low_right", "high_right", "stated_id", "stated_end", "found_id", "found_end")
 
 
-def availability_time(events: ibis.Table, billing_types: list[int]) -> ibis.Value:
+def availability_time(events: ibis.Table, hospital: HospitalConfig, cohort: CohortConfig) -> ibis.Value:
     """When an event can be known: its time, else the end of its day; a billing code at the end of its visit.
 
     A billing code without a visit, or stamped after the end of its visit, counts from the end of its day.
     """
-    if not billing_types:
+    if cohort.billing != "at_discharge" or not (hospital.billing_types or hospital.billing_load_tables):
         return events.high
+    is_bill = events.type_id.isin(hospital.billing_types).fill_null(False) | events.from_billing_table
     billed = ibis.ifelse(events.low <= events.visit_end, events.visit_end, parsing.day_end(events.date))
-    return ibis.ifelse(events.type_id.isin(billing_types).fill_null(False), ibis.coalesce(billed, parsing.day_end(events.date)), events.high)
+    return ibis.ifelse(is_bill, ibis.coalesce(billed, parsing.day_end(events.date)), events.high)
 
 
 def join_persons(events: ibis.Table, persons: ibis.Table) -> ibis.Table:
@@ -93,26 +110,50 @@ def join_persons(events: ibis.Table, persons: ibis.Table) -> ibis.Table:
 
 
 def find_records(
-    events: ibis.Table, persons: ibis.Table, visits: ibis.Table, domain: str, hospital: HospitalConfig, cohort: CohortConfig
+    events: ibis.Table,
+    persons: ibis.Table,
+    visits: ibis.Table,
+    domain: str,
+    hospital: HospitalConfig,
+    cohort: CohortConfig,
+    knows_days_only: bool = False,
+    span: tuple[datetime, datetime] | None = None,
 ) -> ibis.Table:
-    """RECORDS of one domain and the reason each is left out, all rules but the last; clock: 0 no time, 1 midnight, 2 other."""
+    """RECORDS of one domain and the reason each is left out, all rules but the last.
+
+    knows_days_only: whether the table's times are all 00:00:00. span: between which moments an event may lie.
+    """
     events = join_persons(events, persons)
-    midnight = (events.time == events.time.truncate("D")).fill_null(False)
-    day_only = midnight & events.type_id.isin(hospital.date_only_types).fill_null(False) if hospital.date_only_types else ibis.literal(False)
-    events = events.mutate(
-        clock=ibis.cases((events.time.isnull(), 0), (midnight, 1), else_=2).cast("int8"),
-        time=ibis.ifelse(day_only, ibis.null("timestamp"), events.time),
-    )
+    day_only = ibis.literal(False)
+    if knows_days_only:
+        day_only = ibis.literal(True)
+    elif hospital.date_only_types:
+        day_only = (events.time == events.time.truncate("D")).fill_null(False) & events.type_id.isin(hospital.date_only_types).fill_null(False)
+    events = events.mutate(time=ibis.ifelse(day_only, ibis.null("timestamp"), events.time))
     events = assign_visits(events, visits)
-    billing_types = hospital.billing_types if cohort.billing == "at_discharge" else []
-    events = events.mutate(time=availability_time(events, billing_types), domain=ibis.literal(domain))
-    under_age = (events.time.year() - events.year_of_birth < cohort.min_age).fill_null(False)
-    reason = ibis.ifelse(events.reason.isnull() & under_age, UNDER_AGE, events.reason)
-    columns = ["person_id", "time", "domain", "concept_id", "value", "unit", "visit_id", "type_id", "date", "year_of_birth", "clock", "reason"]
+    events = events.mutate(time=availability_time(events, hospital, cohort), domain=ibis.literal(domain))
+    age = events.time.year() - events.year_of_birth
+    reason = ibis.cases(
+        (events.reason.notnull(), events.reason),
+        ((age < 0).fill_null(False), BEFORE_BIRTH),
+        (lies_outside(events.date, span), FAR_DATE),
+        ((age < cohort.min_age).fill_null(False), UNDER_AGE),
+        else_=ibis.null("string"),
+    )
+    columns = [*RECORDS.schema.names, "date", "year_of_birth", "reason"]
     events = events.mutate(reason=reason).select(*columns, *(["line"] if "line" in events.columns else []))
-    if domain != "measurement":
-        return events
-    in_time = [events[name].asc(nulls_first=False) for name in ("time", "value", "unit", "visit_id", "type_id")]
+    if domain == "measurement":
+        events = leave_out_same_hour(events, cohort)
+    if hospital.drop_repeated_events:
+        order = [events[name].asc(nulls_first=False) for name in ("value", "unit", "operator", "visit_id", "type_id")]
+        place = ibis.row_number().over(group_by=[*REPEATED_EVENT_KEYS, events.reason.isnull()], order_by=order)
+        events = events.mutate(reason=ibis.ifelse(events.reason.isnull() & (place > 0), REPEATED, events.reason))
+    return events
+
+
+def leave_out_same_hour(events: ibis.Table, cohort: CohortConfig) -> ibis.Table:
+    """`events` with the reason why a measurement goes: another of the person and concept stands for the hour."""
+    in_time = [events[name].asc(nulls_first=False) for name in ("time", "value", "unit", "visit_id", "type_id", "operator")]
     order = in_time if cohort.first_measurement == "in_time" else [events.line]
     hour = [events.person_id, events.concept_id, events.time.truncate("h"), events.reason.isnull()]
     place = ibis.row_number().over(group_by=hour, order_by=order)
@@ -142,11 +183,48 @@ def ages_at_first_event(tables: list[ibis.Table]) -> list[int]:
     return first.select(age=first.date.year() - first.year_of_birth).to_pyarrow()["age"].to_pylist()
 
 
-def warn_of_missing_times(domain: str, clocks: Counter):
-    if clocks[1] and not clocks[2]:
+def find_days_only(events: ibis.Table) -> bool:
+    """Whether a table has times of day, and none but 00:00:00. So an export fills in what is known by its day only."""
+    counts = events.agg(times=events.time.count(), others=(events.time != events.time.truncate("D")).sum().fill_null(0))
+    (row,) = counts.to_pyarrow().to_pylist()
+    return bool(row["times"]) and not row["others"]
+
+
+def fill_unknown_ends(visits: ibis.Table, events: Sequence[ibis.Table]) -> ibis.Table:
+    """`visits` with an end for those without: that of the day of the last event which states the visit, or of the visit's first day."""
+    stated = ibis.union(*(t.select("visit_id", "person_id", "date") for t in events)) if len(events) > 1 else events[0]
+    endless = visits.filter(visits["end"].isnull()).select("visit_id", "person_id")
+    stated = stated.semi_join(endless, ["visit_id", "person_id"])
+    last = stated.group_by("visit_id", "person_id").agg(last=stated.date.max())
+    visits = visits.left_join(last, ["visit_id", "person_id"]).drop("visit_id_right", "person_id_right")
+    first_day = visits.start.date()
+    end = ibis.ifelse((visits["last"] > first_day).fill_null(False), visits["last"], first_day)
+    return visits.mutate(end=ibis.coalesce(visits["end"], parsing.day_end(end))).drop("last")
+
+
+def count_texts(events: ibis.Table, column: str) -> dict[str, dict]:
+    """{kind of text: {"rows", "commonest": {text: rows}}} of the values in `column`, which are no numbers, the commonest kind first."""
+    texts = events.filter(events[column].notnull()).group_by(text=events[column]).agg(n=lambda t: t.count())
+    texts = texts.mutate(kind=parsing.kind_of_text(texts.text))
+    place = ibis.row_number().over(group_by=texts.kind, order_by=[texts.n.desc(), texts.text])
+    texts = texts.mutate(place=place, rows=texts.n.sum().over(group_by=texts.kind))
+    rows = texts.filter(texts.place < MAX_TEXTS_TOLD).order_by(ibis.desc("rows"), "kind", "place").to_pyarrow().to_pylist()
+    found: dict[str, dict] = {}
+    for row in rows:
+        found.setdefault(row["kind"], {"rows": row["rows"], "commonest": {}})["commonest"][row["text"]] = row["n"]
+    return found
+
+
+def warn_of_unreadable_values(hospital: str, texts: dict[str, dict], read: int):
+    """Say how many values are no numbers, of value_as_number, which should have nothing else."""
+    kinds = texts.get("value_as_number", {})
+    if kinds:
+        n = sum(kind["rows"] for kind in kinds.values())
+        warning = "warning: " if n > MAX_UNREADABLE_VALUES * read else ""
         print_line(
-            f"warning: no {domain} has a time of day but 00:00:00; if that means the time is not known, set midnight_is_a_time: false "
-            "in configs/hospitals/, or events will seem known before they happened"
+            f"{warning}{hospital} measurement: {n:,} rows of {read:,} have a value_as_number that is no number ("
+            + ", ".join(f"{kind['rows']:,} {name}" for name, kind in kinds.items())
+            + f"): they have no value; decimal_mark and thousands_mark in configs/hospitals/{hospital}.yaml say how numbers are written"
         )
 
 
@@ -180,12 +258,14 @@ def part_number(person_id: ibis.Value, bounds: list[int]) -> ibis.Value:
 def read_events(
     con: ibis.BaseBackend, name: str, domain: str, hospital: HospitalConfig, cohort: CohortConfig, with_lines: bool = False
 ) -> ibis.Table | None:
-    return hospital_tables.read_events(con, name, domain, hospital.midnight_is_a_time, with_lines=with_lines or cohort.first_measurement == "in_file")
+    return hospital_tables.read_events(con, name, domain, hospital, with_lines=with_lines or cohort.first_measurement == "in_file")
 
 
-def make_records(con: ibis.BaseBackend, name: str, hospital: HospitalConfig, cohort: CohortConfig, add_part: Callable[[ibis.Table], None]):
+def make_records(
+    con: ibis.BaseBackend, name: str, hospital: HospitalConfig, cohort: CohortConfig, add_part: Callable[[ibis.Table], None]
+) -> tuple[dict[str, Counter], int, dict[str, dict]]:
     """Read the hospital's tables and add the records to keep part by part. Gives {domain: Counter of reasons}, how many persons have
-    records, and {domain: lines of its file}.
+    records, and {domain: what rules.settle_rejects is told of its file besides}.
 
     The tables are read once and their rows laid apart by ranges of person ids, each small enough for memory; everything
     else is done one range at a time, so that a hospital ten times as large takes ten times as long.
@@ -193,7 +273,8 @@ def make_records(con: ibis.BaseBackend, name: str, hospital: HospitalConfig, coh
     size = hospital_tables.estimate_text_size(name, *EVENT_TABLES.values())
     persons, visits = PERSONS.read(con, hospital=name), VISITS.read(con, hospital=name)
     bounds = part_bounds(persons, engine.number_of_parts(con, size, PART_BYTES))
-    reasons, clocks, ages, events, lines = {}, {}, [], {}, {}
+    span, some_endless = plausible_span(visits.start, cohort.max_years_outside_visits), bool(visits["end"].isnull().any().execute())
+    reasons, ages, events, lines, details, days_only = {}, [], {}, {}, {}, {}
     line_counter = ThreadPoolExecutor(max_workers=1)  # counts while the engine works
     for domain in DOMAINS:
         rows = read_events(con, name, domain, hospital, cohort)
@@ -203,31 +284,42 @@ def make_records(con: ibis.BaseBackend, name: str, hospital: HospitalConfig, coh
         print_line(f"reading {name} {EVENT_TABLES[domain]}")
         lines[domain] = line_counter.submit(hospital_tables.count_lines, name, EVENT_TABLES[domain])
         events[domain] = engine.partition_by(con, rows.mutate(part=part_number(rows.person_id, bounds)), "part")
-        reasons[domain], clocks[domain] = Counter({rules.KEPT: 0}), Counter()
+        whole = events[domain].whole
+        reasons[domain], days_only[domain] = Counter({rules.KEPT: 0}), find_days_only(whole)
+        details[domain] = {"unreadable_times": {f"{domain} datetime": rules.count_unreadable_times(whole)}}
+        if domain == "measurement":
+            columns = {"unreadable_value": "value_as_number", "source_text": "value_source_value"}
+            details[domain]["texts"] = {theirs: count_texts(whole, ours) for ours, theirs in columns.items()}
+        if days_only[domain]:
+            print_line(
+                f"warning: every {domain} of {name} stands at 00:00:00: the time of day is taken as not known, so it counts from the end of its day"
+            )
     with_records = 0
     for part in progress_bar(range(len(bounds) + 1), f"{name} records", unit="parts"):
         part_persons = persons.filter(part_number(persons.person_id, bounds) == part)
         part_visits = visits.filter(part_number(visits.person_id, bounds) == part)
+        if some_endless:
+            near = [(rows := table.part(part)).filter(~lies_outside(rows.date, span)) for table in events.values()]
+            part_visits = engine.materialize(con, fill_unknown_ends(part_visits, near))
         found = {
-            domain: engine.materialize(con, find_records(rows_of(part), part_persons, part_visits, domain, hospital, cohort))
-            for domain, rows_of in events.items()
+            domain: engine.materialize(
+                con, find_records(table.part(part), part_persons, part_visits, domain, hospital, cohort, days_only[domain], span)
+            )
+            for domain, table in events.items()
         }
         enough = engine.materialize(con, persons_with_enough(list(found.values()), cohort.min_events))
         with_reasons = {domain: leave_out_short_histories(table, enough) for domain, table in found.items()}
         for domain, table in with_reasons.items():
-            for row in table.group_by("reason", "clock").agg(n=table.count()).to_pyarrow().to_pylist():
+            for row in table.group_by("reason").agg(n=table.count()).to_pyarrow().to_pylist():
                 reasons[domain][row["reason"] or rules.KEPT] += row["n"]
-                clocks[domain][row["clock"]] += row["n"]
         ages += ages_at_first_event(list(found.values()))
         kept = [t.filter(t.reason.isnull()).select(*RECORDS.schema.names).cast(RECORDS.schema) for t in with_reasons.values()]
         add_part(ibis.union(*kept) if len(kept) > 1 else kept[0])
         with_records += int(enough.count().execute())
         engine.drop_tables(con, *found.values(), enough)
-    for domain in reasons:
-        warn_of_missing_times(domain, clocks[domain])
     storage.write_json(contract.ages_file(name), {"median at the first event": statistics.median(ages) if ages else None})
     warn_of_implausible_ages(ages, hospital_tables.has_birth_years(name))
-    return reasons, with_records, {domain: count.result() for domain, count in lines.items()}
+    return reasons, with_records, {domain: {"lines": count.result(), **details[domain]} for domain, count in lines.items()}
 
 
 def main(argv=None):
@@ -246,6 +338,7 @@ def main(argv=None):
         inputs=[PERSONS.require(hospital=name), VISITS.require(hospital=name), *tables],
         settings={
             **{key: getattr(cohort, key) for key in ("min_age", "min_events", "max_rejects", "billing", "first_measurement")},
+            **{key: getattr(cohort, key) for key in ("max_years_outside_visits", "max_unreadable_times")},
             "hospital": vars(hospital),
         },
     )
@@ -254,7 +347,7 @@ def main(argv=None):
     with timed_stage("records") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
         with RECORDS.write_in_parts(con, hospital=name) as add_part:
-            reasons, figures["persons"], lines = make_records(con, name, hospital, cohort, add_part)
+            reasons, figures["persons"], details = make_records(con, name, hospital, cohort, add_part)
             unmapped = hospital_tables.count_unmapped_codes(con, name)
             if unmapped is not None:
                 print_line(
@@ -266,9 +359,8 @@ def main(argv=None):
                 def read_rejects(domain=domain):
                     return join_persons(read_events(con, name, domain, hospital, cohort, with_lines=True), PERSONS.read(con, hospital=name))
 
-                settled = rules.settle_rejects(
-                    con, name, EVENT_TABLES[domain], counts, read_rejects, EXCLUSIONS, cohort.max_rejects, lines.get(domain)
-                )
+                settled = rules.settle_rejects(con, name, EVENT_TABLES[domain], counts, read_rejects, EXCLUSIONS, cohort, **details[domain])
+                warn_of_unreadable_values(name, details[domain].get("texts", {}), settled["read"])
                 figures["rows"] = figures.get("rows", 0) + settled["read"]
             if figures["persons"] == 0:
                 raise UserError(

@@ -3,7 +3,7 @@
     cd codes
     python preprocessing/site_report.py --hospital mimic
 
-Reads   usedata/{hospital}/persons, visits, records, counts
+Reads   usedata/{hospital}/persons, visits, records, deaths, counts
 Writes  usedata/{hospital}/site.json, and prints it as a table
 """
 
@@ -19,9 +19,10 @@ from medrep.cdm.sources.columns import EVENT_TABLES, NO_UNIT
 from medrep.contract import DOMAINS
 from medrep.progress import print_line, timed_stage
 from medrep.stamps import Stamp
-from medrep.tables import PERSONS, RECORDS, VISITS
+from medrep.tables import DEATHS, PERSONS, RECORDS, REPEATED_EVENT_KEYS, VISITS
 
 TABLES = ("person", "patients", "death", "visit_occurrence", *EVENT_TABLES.values())
+MAX_REPEATED_SHARE, MAX_UNREADABLE_VALUES_SHARE = 0.01, 0.001
 MAX_CONCEPT_0_SHARE, MAX_UNITLESS_SHARE, MAX_OVERLAPPING_SHARE, MAX_AFTER_DEATH_SHARE = 0.2, 0.5, 0.05, 0.05
 PLAUSIBLE_AGES = (10, 100)
 
@@ -38,9 +39,14 @@ def read_counts(hospital: str) -> dict[str, dict]:
     return {table: json.loads(file.read_text()) for table, file in files.items() if file.exists()}
 
 
-def describe_persons(persons: ibis.Table, records: ibis.Table) -> dict:
+def describe_persons(persons: ibis.Table, records: ibis.Table, deaths: ibis.Table) -> dict:
     first = records.group_by("person_id").agg(first=records.time.min(), events=records.count())
-    aged = first.join(persons, "person_id").mutate(age=lambda t: t["first"].year() - t.year_of_birth)
+    aged = (
+        first.join(persons, "person_id")
+        .left_join(deaths, "person_id")
+        .drop("person_id_right")
+        .mutate(age=lambda t: t["first"].year() - t.year_of_birth)
+    )
     figures = first_row(
         aged.agg(
             with_records=aged.count(),
@@ -74,11 +80,21 @@ def describe_domains(records: ibis.Table) -> dict[str, dict]:
         day_only=(records.time == records.time.truncate("D") + ibis.interval(seconds=24 * 3600 - 1)).sum(),
         with_value=records.value.count(),
         without_unit=(records.unit == NO_UNIT).fill_null(False).sum(),
+        with_operator=records.operator.count(),
     )
     rows = {row.pop("domain"): row for row in found.to_pyarrow().to_pylist()}
+    for domain, n in count_repeated_events(records).items():
+        rows[domain]["repeated"] = n
     for row in rows.values():
         row.update(first=row["first"].isoformat(sep=" "), last=row["last"].isoformat(sep=" "))
     return {domain: rows[domain] for domain in DOMAINS if domain in rows}
+
+
+def count_repeated_events(records: ibis.Table) -> dict[str, int]:
+    """{domain: rows that tell an event which another row tells, too}"""
+    events = records.group_by(*REPEATED_EVENT_KEYS).agg(n=records.count())
+    counts = events.group_by("domain").agg(repeated=(events.n - 1).sum())
+    return {row["domain"]: int(row["repeated"]) for row in counts.to_pyarrow().to_pylist()}
 
 
 def describe_units(records: ibis.Table) -> list[dict]:
@@ -104,9 +120,9 @@ def describe_visits(visits: ibis.Table) -> dict:
     return {"visits": int(visits.count().execute()), **figures, "by_concept": by_concept.to_pyarrow().to_pylist()}
 
 
-def count_after_death(persons: ibis.Table, records: ibis.Table) -> int:
+def count_after_death(deaths: ibis.Table, records: ibis.Table) -> int:
     """Persons with a record more than a day after their death: a late result is no mistake, a later stay is."""
-    last = records.group_by("person_id").agg(last=records.time.max()).join(persons, "person_id")
+    last = records.group_by("person_id").agg(last=records.time.max()).join(deaths, "person_id")
     return int(last.filter(last["last"] > last.death_time + ibis.interval(days=1)).count().execute())
 
 
@@ -127,13 +143,24 @@ def find_warnings(site: dict) -> list[str]:
         if not facts:
             found.append(f"no {domain} was kept: is {table} whole?")
             continue
-        if facts["at_midnight"] == facts["events"]:
-            found.append(f"every {domain} stands at 00:00:00: if the time of day is not known, set midnight_is_a_time: false")
+        if facts["repeated"] > MAX_REPEATED_SHARE * facts["events"]:
+            found.append(
+                f"{facts['repeated']:,} of {facts['events']:,} {domain} events are told by another row, too (person, concept and time): "
+                "drop_repeated_events in configs/hospitals/ leaves them out"
+            )
         share = site["concept_0"].get(domain, 0)
         if share > MAX_CONCEPT_0_SHARE:
             found.append(f"{share:.0%} of {table} has no concept: is it mapped?")
         if facts["with_value"] and facts["without_unit"] > MAX_UNITLESS_SHARE * facts["with_value"]:
             found.append(f"{facts['without_unit'] / facts['with_value']:.0%} of the values of {domain} have no unit")
+    for table, counts in site["tables"].items():
+        for column, shapes in counts.get("unreadable times", {}).items():
+            found.append(f"{sum(shapes.values()):,} rows of {table} have a {column} that can't be read: of them only the day is known")
+    if doubtful := site["tables"].get("death", {}).get("left out", {}).get("records of the person go on"):
+        found.append(f"{doubtful:,} rows of death are not believed, as the person's records go on")
+    not_numbers = sum(kind["rows"] for kind in site["texts"].get("value_as_number", {}).values())
+    if not_numbers and not_numbers > MAX_UNREADABLE_VALUES_SHARE * site["tables"]["measurement"]["read"]:
+        found.append(f"{not_numbers:,} rows of measurement have a value_as_number that is no number: see `texts` in the site report's file")
     if site["records_far_in_time"]:
         found.append(
             f"{site['records_far_in_time']:,} records stand more than {MAX_YEARS_AFTER_MEDIAN} years after the middle one: are their dates right?"
@@ -186,25 +213,26 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     name = args.hospital
-    inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)]
+    inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS, DEATHS)]
     hospital = config.load("hospital", args.overrides, hospital=name)
     stamp = Stamp(contract.site_file(name), inputs=inputs, settings={"follow_up_ends": hospital.follow_up_ends})
     if stamp.is_current():
         return
     with timed_stage("site_report") as figures:
         con = engine.connect(args.engine, args.memory, args.threads)
-        persons, visits, records = (table.read(con, hospital=name) for table in (PERSONS, VISITS, RECORDS))
+        persons, visits, records, deaths = (table.read(con, hospital=name) for table in (PERSONS, VISITS, RECORDS, DEATHS))
         tables = read_counts(name)
         read = {domain: tables[table] for domain, table in EVENT_TABLES.items() if table in tables}
         site = {
             "hospital": name,
             "tables": tables,
-            "persons": describe_persons(persons, records) | {"median_age_of_all": read_median_age(name)},
+            "persons": describe_persons(persons, records, deaths) | {"median_age_of_all": read_median_age(name)},
             "domains": describe_domains(records),
             "concept_0": {domain: counts["left out"].get("no concept", 0) / max(1, counts["read"]) for domain, counts in read.items()},
             "units": describe_units(records),
+            "texts": tables.get("measurement", {}).get("texts", {}),
             "visits": describe_visits(visits),
-            "records_after_death": count_after_death(persons, records),
+            "records_after_death": count_after_death(deaths, records),
             # dates that are shifted by person are far apart rightly
             "records_far_in_time": count_implausible_dates(records) if hospital.follow_up_ends == "last_record" else 0,
         }

@@ -8,14 +8,23 @@ Writes  usedata/{hospital}/visits, and the rows that can't be read to usedata/{h
 
 What counts as an admission differs between hospitals: configs/hospitals/{hospital}.yaml says. Everywhere it is
 overnight, and the person's age (year minus year of birth) at its start is within the cohort's bounds.
+
+    start   its time, else 00:00:00 of its day
+    end     its time, else 23:59:59 of its day; none if it is not known: no such visit is an admission
+
+A column of times that are all 00:00:00 knows days only. A start far from the hospital's other visits leaves the visit out; such an end, 9999-12-31
+say, is not known.
 """
 
 import argparse
+from collections.abc import Sequence
+from datetime import datetime
 
 import ibis
 
 from medrep import config
 from medrep.cdm import engine, hospital_tables, parsing, rules, table_files
+from medrep.cdm.plausible_dates import FAR_DATE, lies_outside, plausible_span
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
 from medrep.settings import CohortConfig, HospitalConfig
@@ -25,21 +34,40 @@ from medrep.tables import PERSONS, VISITS
 DUPLICATE_VISIT = "same visit id"
 
 
-def find_visits(visits: ibis.Table, persons: ibis.Table, hospital: HospitalConfig, cohort: CohortConfig) -> ibis.Table:
+def find_midnight_columns(visits: ibis.Table) -> list[str]:
+    """start_time, end_time: which of the two have times, and none but 00:00:00. So an export fills in what is known by its day only."""
+    columns = ("start_time", "end_time")
+    times = {name: visits[name].count() for name in columns}
+    others = {f"{name}_others": (visits[name] != visits[name].truncate("D")).sum().fill_null(0) for name in columns}
+    (row,) = visits.agg(**times, **others).to_pyarrow().to_pylist()
+    return [name for name in columns if row[name] and not row[f"{name}_others"]]
+
+
+def find_visits(
+    visits: ibis.Table,
+    persons: ibis.Table,
+    hospital: HospitalConfig,
+    cohort: CohortConfig,
+    midnight_columns: Sequence[str] = (),
+    span: tuple[datetime, datetime] | None = None,
+) -> ibis.Table:
     """VISITS and the reason each is left out; of several rows of one id the earliest start, then end, stays.
 
-    A start without a time of day is 00:00:00, an end 23:59:59; without an end the visit lasts to the end of its first day.
+    midnight_columns: which of start_time and end_time know days only. span: between which moments a visit may lie.
     """
     visits = visits.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
+    visits = visits.mutate(**{name: ibis.null("timestamp") for name in midnight_columns})
+    end = ibis.coalesce(visits.end_time, parsing.day_end(visits.end_date))
     visits = visits.mutate(
         start=ibis.coalesce(visits.start_time, parsing.day_start(visits.start_date)),
-        end=ibis.coalesce(visits.end_time, parsing.day_end(visits.end_date), parsing.day_end(visits.start_date)),
+        end=ibis.ifelse(lies_outside(end, span), ibis.null("timestamp"), end),
     )
     start, end = visits.start, visits.end
+    ends_first, is_far = (end < start).fill_null(False), lies_outside(start, span)
     known = visits.unreadable.isnull() & visits.year_of_birth.notnull()
     order = [visits[name].asc(nulls_first=False) for name in ("start", "end", "person_id", "concept_id", "source_value")]
     # rows that go for another reason must not take the place of one that stays
-    place = ibis.row_number().over(group_by=[visits.visit_id, (known & (end >= start)).name("usable")], order_by=order)
+    place = ibis.row_number().over(group_by=[visits.visit_id, (known & ~ends_first & ~is_far).name("usable")], order_by=order)
     age = start.year() - visits.year_of_birth
     if cohort.admission_visit_concepts:
         inpatient = visits.concept_id.isin(cohort.admission_visit_concepts)
@@ -53,7 +81,8 @@ def find_visits(visits: ibis.Table, persons: ibis.Table, hospital: HospitalConfi
         reason=ibis.cases(
             (visits.unreadable.notnull(), visits.unreadable),
             (~known, "unknown person"),
-            (end < start, "end before start"),
+            (is_far, FAR_DATE),
+            (ends_first, "end before start"),
             (place > 0, DUPLICATE_VISIT),
             else_=ibis.null("string"),
         ),
@@ -76,7 +105,7 @@ def main(argv=None):
         settings={
             "ages": [cohort.min_age, cohort.max_age],
             "admissions": cohort.admission_visit_concepts,
-            "max_rejects": cohort.max_rejects,
+            **{key: getattr(cohort, key) for key in ("max_rejects", "max_years_outside_visits", "max_unreadable_times")},
             "hospital": vars(hospital),
         },
     )
@@ -85,23 +114,39 @@ def main(argv=None):
     with timed_stage("visits") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)
         persons = PERSONS.read(con, hospital=name)
+        rows = engine.materialize(con, hospital_tables.read_visits(con, name, hospital))
+        midnight_columns, span = find_midnight_columns(rows), plausible_span(rows.start_date, cohort.max_years_outside_visits)
+        for column in midnight_columns:
+            print_line(
+                f"warning: every {column.removesuffix('_time')} of {name}'s visits stands at 00:00:00: the time of day is taken as not known, so a "
+                f"visit {'begins with that day' if column == 'start_time' else 'lasts to the end of that day'}"
+            )
 
-        def read(with_lines=False):
-            return find_visits(hospital_tables.read_visits(con, name, hospital.midnight_is_a_time, with_lines), persons, hospital, cohort)
+        def mark(rows):
+            return find_visits(rows, persons, hospital, cohort, midnight_columns, span)
 
-        visits = engine.materialize(con, read())
+        visits = engine.materialize(con, mark(rows))
+        unreadable_times = {
+            f"visit_{end}_datetime": rules.count_unreadable_times(rows, f"unreadable_{end}_time", f"{end}_date") for end in ("start", "end")
+        }
         figures.update(
             rules.settle_rejects(
-                con, name, "visit_occurrence", rules.count_reasons(visits), lambda: read(with_lines=True), [DUPLICATE_VISIT], cohort.max_rejects
+                con,
+                name,
+                "visit_occurrence",
+                rules.count_reasons(visits),
+                lambda: mark(hospital_tables.read_visits(con, name, hospital, with_lines=True)),
+                [DUPLICATE_VISIT, FAR_DATE],
+                cohort,
+                unreadable_times=unreadable_times,
             )
         )
         kept = visits.filter(visits.reason.isnull())
         if figures["kept"] == 0:
             raise UserError(f"data/{name}/visit_occurrence has no usable row: see the reasons above")
         figures["admissions"] = int(kept.is_admission.sum().execute())
-        endless = int((kept.end_date.isnull() & kept.end_time.isnull()).sum().execute())
-        if endless:
-            print_line(f"{endless:,} visits without a readable end last to the end of their first day")
+        if endless := int(kept["end"].isnull().sum().fill_null(0).execute()):
+            print_line(f"{endless:,} visits have no end that is known: none is an admission, and their billing codes wait for their last event")
         VISITS.write(con, kept, hospital=name)
         print_line(f"{figures['admissions']:,} of them are hospital admissions (overnight, age {cohort.min_age} to {cohort.max_age})")
         stamp.record()

@@ -1,6 +1,7 @@
 """Arms, outcomes, tests and what can't be faked, on tiny hospitals whose events say something of the labels."""
 
 import json
+import shutil
 
 import ibis
 import numpy as np
@@ -23,6 +24,8 @@ from medrep.settings import FinetuningConfig
 from medrep.tables import LABELS, PERSONS, labels_table
 from medrep.vectors import concept_index, markers
 from medrep.vocabulary import token_vocabulary
+
+from ..conftest import write_trajectories
 
 SMALL = [
     "--set",
@@ -78,7 +81,7 @@ def write_persons(hospital):
     counts = np.asarray(trajectories.person_stop) - np.asarray(trajectories.person_start)
     time = np.concatenate([np.sort(random.integers(0, 10**8, count)) for count in counts])
     storage.write_array(sequences.array_file("time", hospital), time.astype(np.int64))
-    people = [(int(p), "MF"[i % 2], [None, "Asian", "White"][i % 3], 1920 + i % 60, None, "test") for i, p in enumerate(trajectories.person_id)]
+    people = [(int(p), "MF"[i % 2], [None, "Asian", "White"][i % 3], 1920 + i % 60, "test") for i, p in enumerate(trajectories.person_id)]
     PERSONS.write(connect(), ibis.memtable(people, schema=PERSONS.schema), hospital=hospital)
 
 
@@ -120,13 +123,54 @@ def write_ancestors():
     (folder / "CONCEPT_RELATIONSHIP.csv").write_text("concept_id_1\tconcept_id_2\trelationship_id\tinvalid_reason\n1\t2\tIs a\t\n")
 
 
+def make_root(tmp_path_factory, make, before=None):
+    """A folder where `make` was run, beginning with a copy of `before`."""
+    folder = tmp_path_factory.mktemp("template")
+    if before:
+        shutil.copytree(before, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contract, "ROOT", folder)
+        make()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hospitals_template(tmp_path_factory):
+    def make():
+        write_trajectories("mimic", persons=150, concepts=20)
+        write_trajectories("ehrshot", persons=60, tokens=[str(1000 + i) for i in (*range(10), *range(30, 40))], seed=1)
+        for hospital in ("mimic", "ehrshot"):
+            write_persons(hospital)
+            write_labels(hospital)
+
+    return make_root(tmp_path_factory, make)
+
+
+@pytest.fixture(scope="module")
+def pretrained_template(tmp_path_factory, hospitals_template):
+    return make_root(tmp_path_factory, lambda: pretrain.main([*PRETRAIN, "--rep-type", "none"]), hospitals_template)
+
+
+@pytest.fixture(scope="module")
+def finetuned_template(tmp_path_factory, pretrained_template):
+    return make_root(tmp_path_factory, lambda: finetune.main([*FINETUNE, "--rep-type", "none"]), pretrained_template)
+
+
 @pytest.fixture
-def hospitals(small_hospital):
-    small_hospital("mimic", persons=150, concepts=20)
-    small_hospital("ehrshot", persons=60, tokens=[str(1000 + i) for i in (*range(10), *range(30, 40))], seed=1)
-    for hospital in ("mimic", "ehrshot"):
-        write_persons(hospital)
-        write_labels(hospital)
+def hospitals(hospitals_template, root):
+    shutil.copytree(hospitals_template, root, dirs_exist_ok=True)
+
+
+@pytest.fixture
+def pretrained(pretrained_template, root):
+    """The hospitals, and the home's model without a representation."""
+    shutil.copytree(pretrained_template, root, dirs_exist_ok=True)
+
+
+@pytest.fixture
+def finetuned(finetuned_template, root):
+    """The same, finetuned for MT."""
+    shutil.copytree(finetuned_template, root, dirs_exist_ok=True)
 
 
 def rows(**wanted):
@@ -139,13 +183,12 @@ def rows(**wanted):
 # ---- arms and outcomes -------------------------------------------------------------------------------------------
 
 
-def test_outcomes_and_representations_at_once_and_phenotypes_by_name(hospitals, capsys):
+def test_outcomes_and_representations_at_once_and_phenotypes_by_name(pretrained, capsys):
     write_vectors()
     for hospital in ("mimic", "ehrshot"):
         write_phenotypes(hospital)
         write_labels(hospital, "LLOS", truth=[False] * len(sequences.Trajectories(hospital)))  # nobody stays long
-    for rep in ("none", "medrep"):
-        pretrain.main([*PRETRAIN, "--rep-type", rep])
+    pretrain.main([*PRETRAIN, "--rep-type", "medrep"])
     finetune.main([*FINETUNE, "--rep-type", "none", "medrep", "--outcome", "all"])
     out = capsys.readouterr().out
     assert "RA" in out.split("not labelled at mimic")[0].splitlines()[-1]
@@ -166,9 +209,8 @@ def test_outcomes_and_representations_at_once_and_phenotypes_by_name(hospitals, 
     assert "NaN" not in contract.summary_file().read_text() and "nan" not in contract.summary_file().read_text()
 
 
-def test_one_outcome_that_can_not_be_learned_is_an_error(hospitals):
+def test_one_outcome_that_can_not_be_learned_is_an_error(pretrained):
     write_labels("mimic", truth=[i == 5 for i in range(150)])
-    pretrain.main([*PRETRAIN, "--rep-type", "none"])
     with pytest.raises(UserError, match="MT can't be learned at mimic: of its 50 examples too few are positive, none in the .* part"):
         finetune.main([*FINETUNE, "--rep-type", "none"])
 
@@ -191,8 +233,7 @@ def test_count_baselines_find_what_a_token_says(hospitals, small_hospital, model
     assert contract.summary_file().read_text() == before
 
 
-def test_a_probe_leaves_the_model_as_it_was_and_few_shots_are_few(hospitals, monkeypatch):
-    pretrain.main([*PRETRAIN, "--rep-type", "none"])
+def test_a_probe_leaves_the_model_as_it_was_and_few_shots_are_few(pretrained, monkeypatch):
     finetune.main([*FINETUNE, "--rep-type", "none", "--frozen", "--shots", "2", "4"])
     found = rows(tested_on="mimic")
     assert sorted(found.variant) == ["frozen+shots2", "frozen+shots4"] and found.auroc.notna().all()
@@ -242,9 +283,8 @@ def test_an_oracle_is_trained_there_and_tested_on_whom_it_did_not_see(hospitals)
     assert set(results.read_predictions(contract.ROOT / oracle.predictions).subject_id) == parts["test"]
 
 
-def test_unknown_codes_are_read_as_unknown_or_as_an_ancestor(hospitals):
+def test_unknown_codes_are_read_as_unknown_or_as_an_ancestor(pretrained):
     write_ancestors()
-    pretrain.main([*PRETRAIN, "--rep-type", "none"])
     finetune.main([*FINETUNE, "--rep-type", "none", "--oov", "unk", "ancestor"])
     found = rows(tested_on="ehrshot").set_index("oov")
     assert set(found.index) == {"unk", "ancestor"} and found.readable_tokens["unk"] == pytest.approx(0.5, abs=0.1)
@@ -255,9 +295,7 @@ def test_unknown_codes_are_read_as_unknown_or_as_an_ancestor(hospitals):
     ).any()
 
 
-def test_a_further_hospital_and_a_recalibration_need_no_training(hospitals, small_hospital, capsys):
-    pretrain.main([*PRETRAIN, "--rep-type", "none"])
-    finetune.main([*FINETUNE, "--rep-type", "none"])
+def test_a_further_hospital_and_a_recalibration_need_no_training(finetuned, small_hospital, capsys):
     small_hospital("third", persons=40, concepts=20, seed=2)
     write_persons("third")
     write_labels("third")
@@ -313,10 +351,8 @@ def test_the_external_path_gives_the_home_figures_on_the_home_hospital(hospitals
     assert rows(tested_on="ehrshot", variant=evaluated).iloc[0].auroc == rows(tested_on="ehrshot", variant="").iloc[0].auroc
 
 
-def test_events_from_the_prediction_time_on_change_nothing(hospitals):
+def test_events_from_the_prediction_time_on_change_nothing(finetuned):
     """A token put in after the prediction time, at home and elsewhere: training, validation and every prediction stay the same."""
-    pretrain.main([*PRETRAIN, "--rep-type", "none"])
-    finetune.main([*FINETUNE, "--rep-type", "none"])
     finetune.main([*FINETUNE, "--model", "logreg", "--counts", "tokens"])
     folders = [contract.finetuning_folder("mimic", "behrt", "none", "MT", 100), contract.finetuning_folder("mimic", "logreg", "tokens", "MT", 100)]
     before = [results.read_predictions(folder / f"predictions_{h}.parquet") for folder in folders for h in ("mimic", "ehrshot")]
@@ -343,27 +379,33 @@ def test_events_from_the_prediction_time_on_change_nothing(hospitals):
     assert all(a.equals(b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.fixture(scope="module")
+def shuffled_template(tmp_path_factory):
+    def make():
+        write_trajectories("mimic", persons=450, concepts=20)
+        write_trajectories("ehrshot", persons=200, concepts=20, seed=1)
+        for hospital in ("mimic", "ehrshot"):
+            write_persons(hospital)
+            truth = np.array(said_before(sequences.Trajectories(hospital), TIME))
+            write_labels(hospital, truth=np.random.default_rng(5).permutation(truth))
+        pretrain.main([*PRETRAIN, "--rep-type", "none"])
+
+    return make_root(tmp_path_factory, make)
+
+
 @pytest.mark.parametrize("arm", [["--rep-type", "none"], ["--rep-type", "none", "--frozen"], ["--model", "logreg", "--counts", "tokens"]])
-def test_shuffled_labels_are_not_learned(small_hospital, arm):
+def test_shuffled_labels_are_not_learned(shuffled_template, root, arm):
     """The AUROC's own interval says that it is chance; with the labels in place logreg is far from it (above).
 
     Two tests of each arm are too many for 95 % intervals: these are 1.7 times as wide, which is 99.9 %.
     """
-    small_hospital("mimic", persons=450, concepts=20)
-    small_hospital("ehrshot", persons=200, concepts=20, seed=1)
-    for hospital in ("mimic", "ehrshot"):
-        write_persons(hospital)
-        truth = np.array(said_before(sequences.Trajectories(hospital), TIME))
-        write_labels(hospital, truth=np.random.default_rng(5).permutation(truth))
-    if "logreg" not in arm:
-        pretrain.main([*PRETRAIN, "--rep-type", "none"])
+    shutil.copytree(shuffled_template, root, dirs_exist_ok=True)
     finetune.main([*FINETUNE, *arm])
     for row in (rows(tested_on=h).iloc[0] for h in ("mimic", "ehrshot")):
         assert abs(row.auroc - 0.5) < 1.7 * (row.auroc_high - row.auroc_low) / 2 < 0.45
 
 
-def test_a_seed_alone_is_that_seed_among_others_and_heads_are_fresh(hospitals):
-    pretrain.main([*PRETRAIN, "--rep-type", "none"])
+def test_a_seed_alone_is_that_seed_among_others_and_heads_are_fresh(pretrained):
     finetune.main([*FINETUNE, "--rep-type", "none", "--seeds", "100", "200"])
     folders = [contract.finetuning_folder("mimic", "behrt", "none", "MT", seed) for seed in (100, 200)]
     heads = [load_file(folder / "model.safetensors")["classifier.weight"] for folder in folders]
@@ -372,11 +414,11 @@ def test_a_seed_alone_is_that_seed_among_others_and_heads_are_fresh(hospitals):
     assert torch.equal(load_file(folders[1] / "model.safetensors")["classifier.weight"], heads[1])
 
 
-def test_only_the_concept_table_is_frozen_and_only_with_a_representation(hospitals):
+def test_only_the_concept_table_is_frozen_and_only_with_a_representation(finetuned):
     write_vectors()
+    pretrain.main([*PRETRAIN, "--rep-type", "medrep"])
+    finetune.main([*FINETUNE, "--rep-type", "medrep"])
     for rep in ("none", "medrep"):
-        pretrain.main([*PRETRAIN, "--rep-type", rep])
-        finetune.main([*FINETUNE, "--rep-type", rep])
         before = load_file(contract.pretraining_folder("mimic", "behrt", rep) / "model.safetensors")
         after = load_file(contract.finetuning_folder("mimic", "behrt", rep, "MT", 100) / "model.safetensors")
         table = "encoder.embeddings.concepts.weight"
@@ -409,9 +451,7 @@ def test_positives_are_in_every_part_if_there_are_as_many_and_rare_labels_go_fir
         assert [len(parts[name] & set(range(95, 100))) for name in parts] == [3, 1, 1]
 
 
-def test_subgroups_are_of_sex_age_and_race(hospitals):
-    pretrain.main([*PRETRAIN, "--rep-type", "none"])
-    finetune.main([*FINETUNE, "--rep-type", "none"])
+def test_subgroups_are_of_sex_age_and_race(finetuned):
     summary = results.read_summary()
     there = summary[(summary.tested_on == "ehrshot") & (summary.subgroup != "")].set_index("subgroup")
     persons = pd.read_parquet(PERSONS.at(hospital="ehrshot")).set_index("person_id")
@@ -423,9 +463,7 @@ def test_subgroups_are_of_sex_age_and_race(hospitals):
     assert there.auroc["sex=F"] == pytest.approx(metrics.auroc(women.boolean_value.to_numpy(), women.predicted_boolean_probability.to_numpy()))
 
 
-def test_the_threshold_is_of_validation(hospitals):
-    pretrain.main([*PRETRAIN, "--rep-type", "none"])
-    finetune.main([*FINETUNE, "--rep-type", "none"])
+def test_the_threshold_is_of_validation(finetuned):
     folder = contract.finetuning_folder("mimic", "behrt", "none", "MT", 100)
     run = yaml.safe_load((folder / "config.yaml").read_text())["run"]
     examples, known = Examples("mimic", "MT", 32), token_vocabulary.load_vocabulary(folder / "vocabulary.json")
@@ -479,10 +517,9 @@ def test_vectors_of_the_same_file_name_are_not_taken_for_those_of_pretraining(ho
         finetune.main([*FINETUNE, "--rep-type", str(tmp_path / "b" / "own.npy")])
 
 
-def test_what_a_test_comes_from_makes_it_anew(hospitals, capsys):
+def test_what_a_test_comes_from_makes_it_anew(pretrained, capsys):
     """Lost predictions, another race, other ancestors: each is seen, and nothing is trained again."""
     write_ancestors()
-    pretrain.main([*PRETRAIN, "--rep-type", "none"])
     flags = [*FINETUNE, "--rep-type", "none", "--oov", "unk", "ancestor"]
     finetune.main(flags)
     folder = contract.finetuning_folder("mimic", "behrt", "none", "MT", 100)
@@ -499,8 +536,7 @@ def test_what_a_test_comes_from_makes_it_anew(hospitals, capsys):
     assert rows(tested_on="ehrshot", oov="ancestor").readable_tokens.iloc[0] < before
 
 
-def test_what_is_missing_is_said_before_anything_is_trained(hospitals):
-    pretrain.main([*PRETRAIN, "--rep-type", "none"])
+def test_what_is_missing_is_said_before_anything_is_trained(pretrained):
     with pytest.raises(UserError, match="ehrshto has no trajectories: .*those of ehrshot, mimic are there.*--external mimic tests at home only"):
         finetune.main([*FINETUNE, "--rep-type", "none", "--outcome", "all", "--external", "ehrshto"])
     storage.remove_path(LABELS.at(hospital="ehrshot", outcome="MT"))
@@ -551,10 +587,9 @@ def test_copies_have_neighbours_in_place_of_tokens(hospitals):
     assert (copies.replace_tokens(part["token"], alone, part["boundaries"], (100, 1)) != again).any()
 
 
-def test_augmentation_is_an_arm_of_its_own_and_needs_vectors(hospitals):
+def test_augmentation_is_an_arm_of_its_own_and_needs_vectors(pretrained):
     write_vectors()
     pretrain.main([*PRETRAIN, "--rep-type", "medrep"])
-    pretrain.main([*PRETRAIN, "--rep-type", "none"])
     finetune.main([*FINETUNE, "--rep-type", "medrep", "--aug-times", "2", "--aug-ratio", "0.8"])
     finetune.main([*FINETUNE, "--rep-type", "medrep"])
     found = rows(tested_on="ehrshot").set_index("variant")
@@ -587,8 +622,7 @@ def test_flags_that_contradict_are_refused(root, flags, words):
 # ---- features ------------------------------------------------------------------------------------------------------
 
 
-def test_important_features_are_written_by_event_and_by_name(hospitals, capsys):
-    pretrain.main([*PRETRAIN, "--rep-type", "none"])
+def test_important_features_are_written_by_event_and_by_name(pretrained, capsys):
     flags = [*FINETUNE, "--rep-type", "none", "--seeds", "100", "200", "--extract-attention-score", "--set", "finetuning.attribution_examples=15"]
     finetune.main(flags)
     for seed in (100, 200):

@@ -48,7 +48,7 @@ FINETUNE = ["-d", "cpu", "--rep-type", "none", "--outcome", "MT", *SMALL]
 
 def write_labels(hospital, positive=True):
     trajectories = sequences.Trajectories(hospital)
-    people = [(int(person), "MF"[i % 2], None, 1920 + i, None, "test") for i, person in enumerate(trajectories.person_id)]
+    people = [(int(person), "MF"[i % 2], None, 1920 + i, "test") for i, person in enumerate(trajectories.person_id)]
     PERSONS.write(connect(), ibis.memtable(people, schema=PERSONS.schema), hospital=hospital)
     rows = [(int(person), pd.Timestamp(5 * 10**7, unit="s"), positive and i % 2 == 0) for i, person in enumerate(trajectories.person_id)]
     LABELS.write(connect(), ibis.memtable(rows, schema=LABELS.schema), hospital=hospital, outcome="MT")

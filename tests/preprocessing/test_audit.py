@@ -12,7 +12,7 @@ from medrep.cdm import outcomes
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.patients import sequences
-from medrep.tables import PERSONS, RECORDS, VISITS
+from medrep.tables import DEATHS, PERSONS, RECORDS, VISITS
 from medrep.vocabulary import token_vocabulary
 from preprocessing import audit, deciles, labels, trajectories
 
@@ -36,7 +36,7 @@ def write_concepts(root):
 
 
 def record(person, time, concept, visit=None, type_id=CHARTED):
-    return dict(zip(RECORDS.schema.names, (person, time, "condition", concept, None, None, visit, type_id), strict=True))
+    return dict(zip(RECORDS.schema.names, (person, time, "condition", concept, None, None, visit, type_id, None), strict=True))
 
 
 @pytest.fixture
@@ -44,11 +44,12 @@ def hospital(root):
     """60 persons with an admission of 2 to 11 days and sometimes a second; gives a function that writes more records."""
     write_concepts(root)
     con, random = connect(), np.random.default_rng(0)
-    people, stays, rows = [], [], []
+    people, deaths, stays, rows = [], [], [], []
     for i in range(60):
         start = START + timedelta(days=int(random.integers(0, 300)), hours=int(random.integers(0, 24)))
         end = start + timedelta(hours=int(random.integers(48, 270)))
-        people.append({"person_id": i, "sex": "F", "race": None, "year_of_birth": 2100, "death_time": end if i % 5 == 0 else None, "split": "train"})
+        people.append({"person_id": i, "sex": "F", "race": None, "year_of_birth": 2100, "split": "train"})
+        deaths += [{"person_id": i, "death_time": end}] if i % 5 == 0 else []
         stays.append((i, start, end))
         if i % 3 == 0 and i % 5:
             stays.append((i, end + 5 * DAY, end + 9 * DAY))
@@ -60,7 +61,7 @@ def hospital(root):
         seen.add(i)
 
     def write(more=()):
-        for table, content in ((PERSONS, people), (VISITS, visits), (RECORDS, [*rows, *more])):
+        for table, content in ((PERSONS, people), (DEATHS, deaths), (VISITS, visits), (RECORDS, [*rows, *more])):
             table.write(con, ibis.memtable(content, schema=table.schema), hospital="h")
 
     write()
@@ -129,6 +130,22 @@ def test_the_audit_shows_billing_codes_taken_as_stamped_and_a_token_that_tells(h
     (best,) = telling["best_tokens"]
     assert best["token"] == "777" and best["suspect"] and best["auroc"] > 0.95
     assert "the best single token is 777, AUROC 1.000" in said and "find out when it is recorded" in said
+
+
+def test_a_domain_is_suspect_whatever_its_types_are(capsys):
+    """Bills under three types, none of them with events enough to be suspect alone; drugs charted all day."""
+    rows = [{"domain": "condition", "type_id": kind, "type": "", "events": 60, "at_start": 50} for kind in (1, 2, None)]
+    rows += [{"domain": "drug", "type_id": 1, "type": "", "events": 400, "at_start": 90}]
+    for row in rows:
+        row["suspect"] = audit.stands_at_start_too_often(row)
+    domains = audit.sum_by_domain(rows)
+    assert domains == [
+        {"domain": "condition", "events": 180, "at_start": 150, "suspect": True},
+        {"domain": "drug", "events": 400, "at_start": 90, "suspect": False},
+    ]
+    audit.print_audit("h", "MT", {"open_stays": rows, "open_domains": domains, "best_tokens": []})
+    said = capsys.readouterr().out
+    assert said.count("warning") == 1 and "83% of the 180 condition events among them stand at the start of their visit, of whatever type" in said
 
 
 def test_labels_of_persons_without_a_trajectory_are_refused_and_those_that_can_not_be_made_anew_are_gone(hospital, root):

@@ -23,7 +23,9 @@ def measured(values, unit="%", concept=HBA1C, first_person=0):
 
 
 def records(*groups):
-    return ibis.memtable([dict(zip(RECORDS.schema.names, (*row, None), strict=True)) for group in groups for row in group], schema=RECORDS.schema)
+    return ibis.memtable(
+        [dict(zip(RECORDS.schema.names, (*row, None, None), strict=True)) for group in groups for row in group], schema=RECORDS.schema
+    )
 
 
 def edges_of(table):
@@ -54,10 +56,7 @@ def test_units_and_concepts_are_apart_and_too_few_values_give_none():
 
 
 def write(engine, hospital, table, train):
-    people = [
-        {"person_id": i, "sex": "F", "race": None, "year_of_birth": 2100, "death_time": None, "split": "train" if i in train else "test"}
-        for i in range(40)
-    ]
+    people = [{"person_id": i, "sex": "F", "race": None, "year_of_birth": 2100, "split": "train" if i in train else "test"} for i in range(40)]
     PERSONS.write(engine, ibis.memtable(people, schema=PERSONS.schema), hospital=hospital)
     RECORDS.write(engine, table, hospital=hospital)
 

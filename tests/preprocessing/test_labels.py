@@ -12,7 +12,7 @@ from medrep import contract
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.settings import CohortConfig
-from medrep.tables import LABELS, PERSONS, RECORDS, VISITS
+from medrep.tables import DEATHS, LABELS, PERSONS, RECORDS, VISITS
 from preprocessing import labels
 
 START = datetime(2150, 3, 4, 10)
@@ -23,14 +23,14 @@ def write_hospital(root, monkeypatch):
     """Person 1 has records, person 2 none; both have an admission of 8 days and a visit that is none."""
     monkeypatch.setattr(contract, "ROOT", root)
     engine = connect()
-    people = [{"person_id": i, "sex": "F", "race": None, "year_of_birth": 2100, "death_time": None, "split": "train"} for i in (1, 2)]
+    people = [{"person_id": i, "sex": "F", "race": None, "year_of_birth": 2100, "split": "train"} for i in (1, 2)]
     stays = [
         {"visit_id": 10 * i + j, "person_id": i, "start": START, "end": START + 8 * DAY, "concept_id": 9201, "is_admission": j == 0}
         for i in (1, 2)
         for j in (0, 1)
     ]
-    rows = [dict(zip(RECORDS.schema.names, (1, START + 60 * DAY, "drug", 5, None, None, 10, None), strict=True))]
-    for table, content in [(PERSONS, people), (VISITS, stays), (RECORDS, rows)]:
+    rows = [dict(zip(RECORDS.schema.names, (1, START + 60 * DAY, "drug", 5, None, None, 10, None, None), strict=True))]
+    for table, content in [(PERSONS, people), (VISITS, stays), (RECORDS, rows), (DEATHS, [])]:
         table.write(engine, ibis.memtable(content, schema=table.schema), hospital="h")
 
 
@@ -49,6 +49,8 @@ def test_stage_labels_admissions_of_persons_with_records_and_says_the_flow(tmp_p
         "visits": 4,
         "visits of persons with records": 2,
         "admissions": 1,
+        "stays": 1,
+        "with too few events before": 0,
         "no admissions": {"not a hospital stay by its concept or source": 1},
         "left out": {},
         "eligible": 1,
@@ -102,10 +104,11 @@ def test_an_unknown_outcome_names_the_known(tmp_path, monkeypatch):
 
 
 def test_every_visit_that_is_no_admission_has_a_reason():
-    person = {"person_id": 1, "sex": "F", "race": None, "year_of_birth": 2140, "death_time": None, "split": "train"}
+    person = {"person_id": 1, "sex": "F", "race": None, "year_of_birth": 2140, "split": "train"}
     people = ibis.memtable([person], schema=PERSONS.schema)
     stays = [
         (datetime(2160, 1, 1, 8), datetime(2160, 1, 2), True),
+        (datetime(2160, 1, 1, 8), None, False),
         (datetime(2160, 1, 1, 8), datetime(2160, 1, 1, 9), False),
         (datetime(2150, 1, 1), datetime(2150, 1, 5), False),
         (datetime(2160, 1, 1), datetime(2160, 1, 5), False),

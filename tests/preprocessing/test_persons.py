@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import replace
-from datetime import datetime
 
 import ibis
 import pyarrow.parquet as pq
@@ -122,34 +121,6 @@ def test_a_table_of_an_earlier_version_is_made_anew_and_refused_by_whoever_reads
     assert "usedata/h/persons is up to date" in capsys.readouterr().out
 
 
-def test_the_earliest_death_counts_and_a_day_is_its_last_second():
-    deaths = ibis.memtable(
-        [
-            (1, datetime(2150, 3, 4).date(), None, None),
-            (1, datetime(2150, 3, 9).date(), None, None),
-            (9, datetime(2150, 3, 9).date(), None, None),
-            (2, datetime(2150, 3, 4).date(), datetime(2150, 3, 4, 8), None),
-            (3, None, None, "unreadable date"),
-        ],
-        schema=ibis.schema({"person_id": "int64", "date": "date", "time": "timestamp", "unreadable": "string"}),
-    )
-    table = people((1, "M", 2080, "a", None), (2, "F", 2080, "b", None), (3, "U", 2080, "c", None))
-    deaths = persons.deaths_with_reasons(deaths, table)
-    assert {(row["person_id"], row["reason"]) for row in deaths.to_pyarrow().to_pylist()} == {
-        (1, None),
-        (1, "later death of the same person"),
-        (9, "unknown person"),
-        (2, None),
-        (3, "unreadable date"),
-    }
-    found = persons.find_persons(table, deaths, CohortConfig())
-    assert {row["person_id"]: row["death_time"] for row in found.to_pyarrow().to_pylist()} == {
-        1: datetime(2150, 3, 4, 23, 59, 59),
-        2: datetime(2150, 3, 4, 8),
-        3: None,
-    }
-
-
 def expected_split(source_id, cohort):
     share = int(hashlib.sha256(f"{cohort.split_seed}:{source_id}".encode()).hexdigest()[:8], 16) / 16**8
     train, valid = cohort.split_shares["train"], cohort.split_shares["valid"]
@@ -160,21 +131,21 @@ def expected_split(source_id, cohort):
 def test_the_split_is_a_hash_of_the_source_id(seed):
     cohort = replace(CohortConfig(), split_seed=seed)
     table = people(*((i, "M", 2080, f"s{i}", None) for i in range(400)))
-    splits = {row["person_id"]: row["split"] for row in persons.find_persons(table, None, cohort).to_pyarrow().to_pylist()}
+    splits = {row["person_id"]: row["split"] for row in persons.find_persons(table, cohort).to_pyarrow().to_pylist()}
     assert splits == {i: expected_split(f"s{i}", cohort) for i in range(400)}
     assert 0.62 < sum(split == "train" for split in splits.values()) / 400 < 0.78
 
 
 def test_without_a_source_id_of_their_own_persons_are_split_by_person_id():
     table = people((1, "M", 2080, "same", None), (2, "M", 2080, "same", None), (3, "M", 2080, None, None), (4, "M", 2080, "own", None))
-    splits = {row["person_id"]: row["split"] for row in persons.find_persons(table, None, CohortConfig()).to_pyarrow().to_pylist()}
+    splits = {row["person_id"]: row["split"] for row in persons.find_persons(table, CohortConfig()).to_pyarrow().to_pylist()}
     assert splits == {i: expected_split(source, CohortConfig()) for i, source in [(1, "1"), (2, "2"), (3, "3"), (4, "own")]}
 
 
 def test_a_share_of_all_leaves_none_for_the_others():
     cohort = replace(CohortConfig(), split_shares={"train": 1.0, "valid": 0.0, "test": 0.0})
     table = people(*((i, "M", 2080, f"s{i}", None) for i in range(50)))
-    assert {row["split"] for row in persons.find_persons(table, None, cohort).to_pyarrow().to_pylist()} == {"train"}
+    assert {row["split"] for row in persons.find_persons(table, cohort).to_pyarrow().to_pylist()} == {"train"}
 
 
 @pytest.mark.parametrize("shares", ["{train: 0.5, valid: 0.5}", "{train: 0.5, valid: 0.5, test: 0.5}", "{train: 1.5, valid: -0.5, test: 0.0}"])
@@ -191,16 +162,10 @@ def test_stage_reads_the_tables_and_is_not_run_twice(tmp_path, monkeypatch, caps
         "PERSON_ID,gender_concept_id,year_of_birth,person_source_value\n-5,8507,2150,10\n6.0,8532,2080,20\n7,0,2080,\nx,8507,2080,30\n"
     )
     (folder / "patients.csv").write_text("subject_id,gender,anchor_age,anchor_year\n10,M,91,2150\n")
-    (folder / "death.csv").write_text("person_id,death_date\n6,2150-03-04\n99,2150-03-04\n")
     persons.main(["--hospital", "h", "--set", "cohort.max_rejects=0.5"])
     rows = PERSONS.read(connect(), hospital="h").order_by("person_id").to_pyarrow().to_pylist()
-    assert [(row["person_id"], row["sex"], row["year_of_birth"], row["death_time"]) for row in rows] == [
-        (-5, "M", 2059, None),
-        (6, "F", 2080, datetime(2150, 3, 4, 23, 59, 59)),
-        (7, "U", 2080, None),
-    ]
+    assert [(row["person_id"], row["sex"], row["year_of_birth"]) for row in rows] == [(-5, "M", 2059), (6, "F", 2080), (7, "U", 2080)]
     said = capsys.readouterr().out
     assert "h person: 4 rows; 3 kept; rejected: 1 unreadable person_id" in said
-    assert "h death: 2 rows; 1 kept; rejected: 1 unknown person" in said
     persons.main(["--hospital", "h", "--set", "cohort.max_rejects=0.5"])
     assert "usedata/h/persons is up to date" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import pytest
 
 from medrep import contract, storage
 from medrep.cdm.engine import connect
-from medrep.tables import PERSONS, RECORDS, VISITS
+from medrep.tables import DEATHS, PERSONS, RECORDS, VISITS
 from preprocessing import site_report
 
 START, DAY = datetime(2150, 3, 4, 10), timedelta(days=1)
@@ -27,11 +27,16 @@ def write_hospital(
     no_concept=1,
     age=None,
     last=timedelta(0),
+    repeat=False,
+    unreadable_time=False,
+    texts=False,
+    doubtful=0,
 ):
     """Two persons with an admission each and one more of person 1; a record of each domain a day, for ten days."""
     monkeypatch.setattr(contract, "ROOT", root)
     con = connect()
-    people = [(i, "F" if i == 1 else "M", None, birth, death if i == 1 else None, "train") for i in (1, 2)]
+    people = [(i, "F" if i == 1 else "M", None, birth, "train") for i in (1, 2)]
+    deaths = [(1, death)] if death else []
     stays = [
         (10, 1, START, START + 5 * DAY, 9201, admission),
         (11, 1, START + 6 * DAY - overlap, START + 9 * DAY, 9202, admission),
@@ -47,21 +52,30 @@ def write_hospital(
             unit if domain == "measurement" else None,
             None,
             32817,
+            "<" if domain == "measurement" and n == 0 else None,
         )
         for i in (1, 2)
         for n in range(10)
         for domain in domains
     ]
     rows[-1] = (*rows[-1][:1], rows[-1][1] + last, *rows[-1][2:])
+    rows += rows[-1:] if repeat else []
     storage.write_json(contract.ages_file("h"), {"median at the first event": age})
-    for table, content in ((PERSONS, people), (VISITS, stays), (RECORDS, rows)):
+    for table, content in ((PERSONS, people), (VISITS, stays), (RECORDS, rows), (DEATHS, deaths)):
         content = [dict(zip(table.schema.names, row, strict=True)) for row in content]
         table.write(con, ibis.memtable(content, schema=table.schema), hospital="h")
-    for table, read in (("person", 3), ("condition_occurrence", 20 + no_concept)):
-        storage.write_json(
-            contract.counts_file("h", table),
-            {"read": read, "kept": 20, "left out": {"no concept": no_concept} if table != "person" else {}, "rejected": {"unknown person": 1}},
-        )
+    further = {
+        "person": {"left out": {}},
+        "condition_occurrence": {
+            "left out": {"no concept": no_concept},
+            "unreadable times": {"condition datetime": {"99/99/9999": 2, "a": 1}} if unreadable_time else {},
+        },
+        "measurement": {"left out": {}, "texts": {"value_as_number": {"words": {"rows": 2, "commonest": {"neg": 2}}} if texts else {}}},
+        "death": {"left out": {"records of the person go on": doubtful} if doubtful else {}},
+    }
+    for table, own in further.items():
+        read = {"person": 3, "condition_occurrence": 20 + no_concept, "measurement": 20, "death": 1 + doubtful}[table]
+        storage.write_json(contract.counts_file("h", table), {"read": read, "kept": 20, "rejected": {"unknown person": 1}} | own)
     site_report.main(["--hospital", "h"])
     return json.loads(contract.site_file("h").read_text())
 
@@ -91,11 +105,13 @@ def test_the_figures_are_those_of_the_tables(tmp_path, monkeypatch, capsys):
         "day_only": 0,
         "with_value": 20,
         "without_unit": 0,
+        "with_operator": 2,
+        "repeated": 0,
     }
     assert site["visits"]["admissions"] == 3 and site["visits"]["overlapping"] == 0 and site["visits"]["median_days"] == 3
     assert site["visits"]["by_concept"] == [{"concept_id": 9201, "visits": 2, "admissions": 2}, {"concept_id": 9202, "visits": 1, "admissions": 1}]
     assert site["units"] == [{"unit": "%", "values": 20, "measurements": 10}]
-    assert site["concept_0"] == {"condition": pytest.approx(1 / 21)} and site["records_after_death"] == 0
+    assert site["concept_0"] == {"condition": pytest.approx(1 / 21), "measurement": 0} and site["records_after_death"] == 0
     said = capsys.readouterr().out
     assert "2 of 2 persons have records (1 women, 1 men; age at the first event 50 to 50, median 50), median 40 events; 1 died" in said
     site_report.main(["--hospital", "h"])
@@ -108,7 +124,10 @@ def test_the_figures_are_those_of_the_tables(tmp_path, monkeypatch, capsys):
         ({"age": 2}, "the median age at the first event, kept or not, is 2"),
         ({"birth": 2040}, "the median age at the first event, kept or not, is 110"),
         ({"last": 365 * 40 * DAY}, "1 records stand more than 30 years after the middle one"),
-        ({"clock": timedelta(0)}, "every condition stands at 00:00:00"),
+        ({"repeat": True}, "1 of 21 procedure events are told by another row, too"),
+        ({"unreadable_time": True}, "3 rows of condition_occurrence have a condition datetime that can't be read"),
+        ({"texts": True}, "2 rows of measurement have a value_as_number that is no number"),
+        ({"doubtful": 2}, "2 rows of death are not believed, as the person's records go on"),
         ({"domains": ("condition", "drug", "measurement")}, "no procedure was kept: is procedure_occurrence whole?"),
         ({"unit": "none"}, "100% of the values of measurement have no unit"),
         ({"overlap": 2 * DAY}, "1 of 3 admissions begin before an earlier one of the same person ended"),

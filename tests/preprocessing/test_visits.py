@@ -22,9 +22,7 @@ RAW = ibis.schema(
         "unreadable": "string",
     }
 )
-PERSON = ibis.memtable(
-    [{"person_id": 1, "sex": "F", "race": None, "year_of_birth": 2100, "death_time": None, "split": "train"}], schema=PERSONS.schema
-)
+PERSON = ibis.memtable([{"person_id": 1, "sex": "F", "race": None, "year_of_birth": 2100, "split": "train"}], schema=PERSONS.schema)
 
 
 def visit(visit_id=1, start="2150-03-04", end="2150-03-06", person_id=1, concept_id=9201, source_value=None):
@@ -48,7 +46,7 @@ def find(*rows, hospital=None, persons=PERSON):
     [
         ("2150-03-04 10:00:00", "2150-03-06 12:00:00", (datetime(2150, 3, 4, 10), datetime(2150, 3, 6, 12))),
         ("2150-03-04", "2150-03-06", (datetime(2150, 3, 4), datetime(2150, 3, 6, 23, 59, 59))),
-        ("2150-03-04 10:00:00", None, (datetime(2150, 3, 4, 10), datetime(2150, 3, 4, 23, 59, 59))),
+        ("2150-03-04 10:00:00", None, (datetime(2150, 3, 4, 10), None)),
         ("2150-03-04", "2150-03-04", (datetime(2150, 3, 4), datetime(2150, 3, 4, 23, 59, 59))),
     ],
 )

@@ -9,6 +9,7 @@ import functools
 import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -147,18 +148,35 @@ def materialize_as_parquet(con: ibis.BaseBackend, table: ibis.Table) -> ibis.Tab
     return con.read_parquet(f"{write_temporary_parquet(con, table)}/*.parquet")
 
 
-def partition_by(con: ibis.BaseBackend, table: ibis.Table, column: str) -> Callable[[int], ibis.Table]:
-    """A large `table`, computed once into parquet files apart by an integer `column`; gives the rows with one value of it."""
-    folder, schema = Path(temporary_folder()), table.drop(column).schema()
+@dataclass(frozen=True)
+class PartitionedTable:
+    """A large table, computed once into parquet files apart by an integer column."""
+
+    con: ibis.BaseBackend
+    folder: Path
+    column: str
+    schema: ibis.Schema
+
+    def part(self, value: int) -> ibis.Table:
+        """The rows with one value of the column."""
+        part = self.folder / f"{self.column}={value}"
+        return self.read([part] if part.is_dir() else [])
+
+    @property
+    def whole(self) -> ibis.Table:
+        return self.read(sorted(self.folder.glob(f"{self.column}=*")))
+
+    def read(self, parts: list[Path]) -> ibis.Table:
+        if not parts:
+            return ibis.memtable([], schema=self.schema)
+        return self.con.read_parquet([f"{part}/*.parquet" for part in parts]).select(*self.schema.names)
+
+
+def partition_by(con: ibis.BaseBackend, table: ibis.Table, column: str) -> PartitionedTable:
+    """A large `table`, computed once into parquet files apart by an integer `column`."""
+    folder = Path(temporary_folder())
     parquet.write_partitioned(con, table, folder, column)
-
-    def rows(value: int) -> ibis.Table:
-        part = folder / f"{column}={value}"
-        if not part.is_dir():
-            return ibis.memtable([], schema=schema)
-        return con.read_parquet(f"{part}/*.parquet").select(*schema.names)
-
-    return rows
+    return PartitionedTable(con, folder, column, table.drop(column).schema())
 
 
 def number_of_parts(con: ibis.BaseBackend, size: int, part_size: int) -> int:

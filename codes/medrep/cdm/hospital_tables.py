@@ -4,7 +4,7 @@
 
 A source is a module of sources/ that has every function below (tests/medrep/cdm/test_hospital_tables.py checks that).
 find_source chooses a hospital's; no other file asks whether its tables are OMOP files or MEDS. `con` is the engine that works with what is read;
-`table` is the name of an OMOP table. None stands for a table that is absent and may be.
+`table` is the name of an OMOP table, `settings` the hospital's: how it writes times and numbers. None stands for a table that is absent and may be.
 """
 
 from pathlib import Path
@@ -14,6 +14,7 @@ import ibis
 from medrep import contract
 from medrep.cdm.sources import meds, omop
 from medrep.errors import UserError
+from medrep.settings import HospitalConfig
 
 
 def find_source(hospital: str):
@@ -79,19 +80,19 @@ def has_birth_years(hospital: str) -> bool:
     return find_source(hospital).has_birth_years(hospital)
 
 
-def read_deaths(con: ibis.BaseBackend, hospital: str, with_lines: bool = False) -> ibis.Table | None:
+def read_deaths(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table | None:
     """columns.DEATH"""
-    return find_source(hospital).read_deaths(con, hospital, with_lines)
+    return find_source(hospital).read_deaths(con, hospital, settings, with_lines)
 
 
-def read_visits(con: ibis.BaseBackend, hospital: str, midnight_is_a_time: bool = True, with_lines: bool = False) -> ibis.Table:
+def read_visits(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table:
     """columns.VISIT"""
-    return find_source(hospital).read_visits(con, hospital, midnight_is_a_time, with_lines)
+    return find_source(hospital).read_visits(con, hospital, settings, with_lines)
 
 
-def read_events(con: ibis.BaseBackend, hospital: str, domain: str, midnight_is_a_time: bool = True, with_lines: bool = False) -> ibis.Table | None:
+def read_events(con: ibis.BaseBackend, hospital: str, domain: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table | None:
     """columns.EVENT of one of contract.DOMAINS"""
-    return find_source(hospital).read_events(con, hospital, domain, midnight_is_a_time, with_lines)
+    return find_source(hospital).read_events(con, hospital, domain, settings, with_lines)
 
 
 def read_subject_splits(con: ibis.BaseBackend, hospital: str) -> ibis.Table | None:

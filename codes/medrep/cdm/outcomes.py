@@ -131,7 +131,7 @@ def resolve_concept_set(terminology: Terminology, path: Path) -> set[int]:
             ids |= follow_relationship(terminology, ids, "Mapped from")
         (excluded if item.get("isExcluded") else included).update(ids)
     if absent:
-        print_line(f"{path.name}: data/concepts/CONCEPT lacks {len(absent):,} of its items, such as {', '.join(absent[:3])}: they stand for nothing")
+        print_line(f"{path.name}: data/concepts/CONCEPT lacks {len(absent):,} of its items: {', '.join(absent)}: they stand for nothing")
     concept = terminology.table("concept")
     return ids_of_column(concept.semi_join(id_table(included - excluded, "concept_id"), "concept_id").concept_id)
 

@@ -3,7 +3,18 @@
 Each rule looks first at what nearly every field is, in a way that costs little, and only then at what fields may be.
 """
 
+import re
+
 import ibis
+import ibis.expr.datatypes as dt
+
+NUMBER_PATTERN = r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
+OPERATOR_PATTERN = r"(<=|>=|<|>|=|≤|≥)"
+OPERATORS_AS_WRITTEN = {"≤": "<=", "≥": ">="}
+OPERATOR_CONCEPTS = {4171756: "<", 4171754: "<=", 4172703: "=", 4172704: ">", 4171755: ">="}
+"""OMOP's Meas Value Operator domain."""
+NO_VALUE_WORDS = ("na", "n/a", "nan", "null", "none", "\\n", ".", "-", "?")
+"""What tools write, in any case, where there is no value."""
 
 
 def parse_id(text: ibis.Value) -> ibis.Value:
@@ -15,8 +26,45 @@ def parse_id(text: ibis.Value) -> ibis.Value:
 
 def parse_number(text: ibis.Value) -> ibis.Value:
     """A finite float64 in plain or scientific writing; `>10`, `NaN`, `inf` and `1_000` are null."""
-    number = ibis.ifelse(text.re_search(r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"), text, ibis.null("string")).try_cast("float64")
+    number = ibis.ifelse(text.re_search(f"^{NUMBER_PATTERN}$"), text, ibis.null("string")).try_cast("float64")
     return ibis.ifelse(number.isinf(), ibis.null("float64"), number)
+
+
+def normalize_number(text: ibis.Value, decimal_mark: str, thousands_mark: str) -> ibis.Value:
+    """`text` with its thousands marks taken out and a decimal comma made a point; other text stays as it is.
+
+    A mark counts only where digits stand in threes behind it: with `,` for thousands `1,200` is 1200, and `1,5` is no number.
+    """
+    if thousands_mark:
+        mark = re.escape(thousands_mark)
+        grouped = text.re_search(rf"^[^0-9]*[0-9]{{1,3}}({mark}[0-9]{{3}})+({re.escape(decimal_mark)}[0-9]+)?$")
+        text = ibis.ifelse(grouped, text.replace(thousands_mark, ""), text)
+    if decimal_mark != ".":
+        has_mark = text.re_search(rf"^[^0-9]*[0-9]*{re.escape(decimal_mark)}[0-9]+([eE][+-]?[0-9]+)?$")
+        text = ibis.ifelse(has_mark, text.replace(decimal_mark, "."), text)
+    return text
+
+
+def parse_measured_value(text: ibis.Value) -> dict[str, ibis.Value]:
+    """{value, operator} of `7.9`, `<0.5` or `>= 200`; both null where it is no number. An operator is one of <, <=, =, >, >=."""
+    number = parse_number(text)
+    pattern = f"^{OPERATOR_PATTERN} *{NUMBER_PATTERN}$"
+    written = ibis.ifelse(number.isnull(), text.re_extract(pattern, 1).nullif(""), ibis.null("string"))
+    value = ibis.ifelse(written.isnull(), number, parse_number(text.re_extract(pattern, 2)))
+    operator = ibis.ifelse(value.isnull(), ibis.null("string"), written.substitute(OPERATORS_AS_WRITTEN))
+    return {"value": value, "operator": operator}
+
+
+def kind_of_text(text: ibis.Value) -> ibis.Value:
+    """What a value that is no number looks like, in words."""
+    return ibis.cases(
+        (text.re_search(r"^[<>=≤≥ ]*[+-]?[0-9]+([.,' ][0-9]+)+$"), "another decimal or thousands mark"),
+        (text.re_search(r"^[0-9]+ *[:/] *[0-9]+$"), "ratio"),
+        (text.re_search(r"^[0-9]+([.,][0-9]+)? *- *[0-9]+([.,][0-9]+)?$"), "range"),
+        (text.re_search(r"^[+-]+$"), "plus and minus signs"),
+        (text.re_search(r"[A-Za-z]"), "words"),
+        else_="other text",
+    )
 
 
 def parse_date(text: ibis.Value) -> ibis.Value:
@@ -44,14 +92,39 @@ def day_end(date: ibis.Value) -> ibis.Value:
     return date.cast("timestamp") + ibis.interval(seconds=24 * 3600 - 1)
 
 
-def parse_date_and_time(table: ibis.Table, name: str, midnight_is_a_time: bool = True) -> dict[str, ibis.Value]:
-    """{date, time} of the columns {name}_datetime and {name}_date; time is null where the time of day is not known."""
+def stands_at_day_end(time: ibis.Value) -> ibis.Value:
+    """Whether `time` is 23:59:59: so stands what is known by its day only."""
+    return time == day_end(time.date())
+
+
+@ibis.udf.scalar.builtin(name="try_strptime", signature=((dt.string, dt.string), dt.timestamp))
+def try_strptime(text, pattern):  # DuckDB's, which reads all files
+    """The time that `text` is by `pattern`; null where it is none."""
+
+
+def parse_date_and_time(table: ibis.Table, name: str, midnight_is_a_time: bool = True, datetime_format: str = "") -> dict[str, ibis.Value]:
+    """{date, time, unreadable_time} of the columns {name}_datetime and {name}_date.
+
+    time is null where the time of day is not known; unreadable_time is the text of a datetime that is there and is neither a time nor a
+    bare date, so that its event would count from the end of its day.
+    """
     if f"{name}_datetime" not in table.columns:
-        return {"date": parse_date(table[f"{name}_date"]), "time": ibis.null("timestamp")}
+        return {"date": parse_date(table[f"{name}_date"]), "time": ibis.null("timestamp"), "unreadable_time": ibis.null("string")}
     text = table[f"{name}_datetime"]
     time = parse_time(text)
-    date = ibis.coalesce(time.date(), parse_date(text), parse_date(table[f"{name}_date"]))
-    return {"date": date, "time": time if midnight_is_a_time else ibis.ifelse(time == time.truncate("D"), ibis.null("timestamp"), time)}
+    if datetime_format:
+        time = ibis.coalesce(time, ibis.ifelse(time.isnull(), try_strptime(text, datetime_format), ibis.null("timestamp")))
+    own_date = ibis.coalesce(time.date(), parse_date(text))
+    return {
+        "date": ibis.coalesce(own_date, parse_date(table[f"{name}_date"])),
+        "time": time if midnight_is_a_time else ibis.ifelse(time == time.truncate("D"), ibis.null("timestamp"), time),
+        "unreadable_time": ibis.ifelse(time.isnull() & ~(text.like("____-__-__") & own_date.notnull()), text, ibis.null("string")),
+    }
+
+
+def shape_of_text(text: ibis.Value) -> ibis.Value:
+    """`06/25/2116 14:40` as `99/99/9999 99:99`: the form of a text, without what it tells."""
+    return text.re_replace("[0-9]", "9").re_replace("[A-Za-z]+", "a").substr(0, 40)
 
 
 def optional_column(table: ibis.Table, name: str, parse=lambda text: text, kind: str = "string") -> ibis.Value:

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from medrep import contract, storage
-from medrep.cdm import hospital_tables
+from medrep.cdm import hospital_tables, parsing
 from medrep.errors import UserError
-from medrep.progress import print_kept
+from medrep.progress import print_kept, print_line
+from medrep.settings import CohortConfig
 from medrep.tables import REJECTS
 
 KEPT = "kept"
@@ -48,15 +49,19 @@ def settle_rejects(
     counts: dict[str, int],
     read_rejects: Callable[[], ibis.Table],
     left_out_reasons: list[str],
-    max_rejects: float,
+    cohort: CohortConfig,
     lines: int | None = None,
+    unreadable_times: dict[str, dict[str, int]] | None = None,
+    **further,
 ) -> dict[str, int]:
-    """Say what became of the rows of a hospital's `table`, write its rejects, and stop if they are a larger share than `max_rejects`.
+    """Say what became of the rows of a hospital's `table`, write its rejects, and stop if they, or times that can't be read, are a larger
+    share than the cohort allows.
 
     `counts` is what count_reasons gives; reasons that are not in `left_out_reasons` reject. `read_rejects` reads the file
     again, with `line`, `raw` and `reason`: it is called only where something was rejected. `lines`: of the file, if they
-    were counted.
+    were counted. unreadable_times: {column: what count_unreadable_times gave}. `further` is kept with the counts.
     """
+    max_rejects = cohort.max_rejects
     malformed = hospital_tables.malformed_rows(con, hospital, table)
     rejected = {reason: n for reason, n in counts.items() if reason not in (KEPT, *left_out_reasons)}
     row_reasons = list(rejected)  # those of malformed lines come from the engine
@@ -66,7 +71,12 @@ def settle_rejects(
     hospital_tables.check_quotes(hospital, table, read, lines)
     left_out = {reason: counts[reason] for reason in left_out_reasons if reason in counts}
     print_kept(f"{hospital} {table}", read, left_out, counts[KEPT], rejected)
-    storage.write_json(contract.counts_file(hospital, table), {"read": read, "kept": counts[KEPT], "left out": left_out, "rejected": rejected})
+    unreadable_times = {column: shapes for column, shapes in (unreadable_times or {}).items() if shapes}
+    storage.write_json(
+        contract.counts_file(hospital, table),
+        {"read": read, "kept": counts[KEPT], "left out": left_out, "rejected": rejected, "unreadable times": unreadable_times, **further},
+    )
+    report_unreadable_times(hospital, table, unreadable_times, read, cohort.max_unreadable_times)
     too_many = total > max_rejects * read
     written = write_rejects(con, hospital, table, read_rejects, row_reasons, malformed, MAX_REJECTS_WRITTEN if too_many else None)
     if too_many:
@@ -79,6 +89,26 @@ def settle_rejects(
     if written != total:
         raise AssertionError(f"{hospital} {table}: {written} rejects were written of {total}")
     return {"read": read, "kept": counts[KEPT], "rejected": total}
+
+
+def count_unreadable_times(rows: ibis.Table, column: str = "unreadable_time", date: str = "date") -> dict[str, int]:
+    """{form, such as `99/99/9999 99:99`: rows} of the rows with a `date` whose datetime can't be read, the commonest first."""
+    shapes = rows.filter(rows[column].notnull() & rows[date].notnull()).select(shape=parsing.shape_of_text(rows[column]))
+    counts = shapes.group_by("shape").agg(n=shapes.count()).order_by(ibis.desc("n"), "shape").to_pyarrow().to_pylist()
+    return {row["shape"]: row["n"] for row in counts}
+
+
+def report_unreadable_times(hospital: str, table: str, unreadable_times: dict[str, dict[str, int]], read: int, max_share: float):
+    """Say which datetimes can't be read, by column and form; stop if they are a larger share of `read` than `max_share`."""
+    for column, shapes in unreadable_times.items():
+        n, forms = sum(shapes.values()), ", ".join(f"{form} ({count:,})" for form, count in list(shapes.items())[:3])
+        found = (
+            f"{hospital} {table}: {n:,} of {read:,} rows have a {column} that can't be read beside a date that can; its commonest forms are {forms}"
+        )
+        remedy = f"datetime_format in configs/hospitals/{hospital}.yaml says how times are written"
+        if n > max_share * read:
+            raise UserError(f"{found}: more than cohort.max_unreadable_times allows ({max_share:.0%}); {remedy}")
+        print_line(f"warning: {found}: only their day is known; {remedy}")
 
 
 def write_rejects(

@@ -121,7 +121,7 @@ class Questions:
 
         def answers_of(part: int) -> dict:
             # a batch collected twice answers twice: the first answer stays, so that a text never changes
-            rows = by_part(part).order_by(ibis.desc("time")).to_pyarrow()
+            rows = by_part.part(part).order_by(ibis.desc("time")).to_pyarrow()
             columns = (rows[n].to_pylist() for n in ("concept_id", "decile", "name", "key", "text"))
             return {(concept, decile): (name, key, text) for concept, decile, name, key, text in zip(*columns, strict=True)}
 

@@ -110,7 +110,7 @@ class VocabularyReader:
         by_part = engine.partition_by(self.con, find_names(self.concept, ibis.memtable(wanted)), "part")
 
         def names_of(part: int) -> pa.Table:
-            names, asked = by_part(part).to_pyarrow(), wanted["concept_id"].to_numpy()[wanted["part"].to_numpy() == part]
+            names, asked = by_part.part(part).to_pyarrow(), wanted["concept_id"].to_numpy()[wanted["part"].to_numpy() == part]
             if len(lacking := np.setdiff1d(asked, names["concept_id"].to_numpy())):
                 raise UserError(
                     f"data/concepts/CONCEPT lacks {len(lacking):,} concepts of {contract.concept_index_file().name}, such as "
@@ -128,4 +128,6 @@ class VocabularyReader:
             self.con, find_features(athena.read_vocabulary_table(self.con, "concept_relationship"), self.concept, table), "part"
         )
         synonyms = None if synonym is None else engine.partition_by(self.con, find_synonyms(synonym, table), "part")
-        return lambda part: gather_facts(names(part), without_held_out(features(part).to_pyarrow()), synonyms and synonyms(part).to_pyarrow())
+        return lambda part: gather_facts(
+            names(part), without_held_out(features.part(part).to_pyarrow()), synonyms and synonyms.part(part).to_pyarrow()
+        )

@@ -11,6 +11,7 @@ from medrep.cdm import hospital_tables
 from medrep.cdm.engine import connect
 from medrep.cdm.sources import columns, meds, omop
 from medrep.errors import UserError
+from medrep.settings import HospitalConfig
 
 INTERFACE = {
     name: inspect.signature(function)
@@ -70,9 +71,9 @@ def test_every_source_gives_the_columns_that_are_documented(hospitals, hospital,
     found = {
         "PERSON": hospital_tables.read_persons(con, hospital, with_lines),
         "BIRTH_YEAR": hospital_tables.read_birth_years(con, hospital, with_lines),
-        "DEATH": hospital_tables.read_deaths(con, hospital, with_lines),
-        "VISIT": hospital_tables.read_visits(con, hospital, with_lines=with_lines),
-        **{f"EVENT {domain}": hospital_tables.read_events(con, hospital, domain, with_lines=with_lines) for domain in columns.EVENT_TABLES},
+        "DEATH": hospital_tables.read_deaths(con, hospital, HospitalConfig(), with_lines),
+        "VISIT": hospital_tables.read_visits(con, hospital, HospitalConfig(), with_lines),
+        **{f"EVENT {domain}": hospital_tables.read_events(con, hospital, domain, HospitalConfig(), with_lines) for domain in columns.EVENT_TABLES},
     }
     assert {name for name, table in found.items() if table is None} == ({"BIRTH_YEAR"} if hospital == "dataset" else set())
     assert hospital_tables.has_birth_years(hospital) == (found["BIRTH_YEAR"] is not None)

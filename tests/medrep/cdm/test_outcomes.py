@@ -85,7 +85,7 @@ def test_a_concept_set_means_its_concepts(vocabulary, items, expected):
 def test_an_item_that_the_vocabulary_lacks_is_named(vocabulary, capsys):
     path = concept_set(vocabulary, (3, {}), ({"CONCEPT_ID": 999, "CONCEPT_NAME": "Lost"}, {}), ({"VOCABULARY_ID": "SNOMED", "CONCEPT_CODE": "x"}, {}))
     assert outcomes.resolve_concept_set(outcomes.Terminology(engine.connect()), path) == {3}
-    assert "lacks 2 of its items, such as 999 Lost, SNOMED x" in capsys.readouterr().out
+    assert "lacks 2 of its items: 999 Lost, SNOMED x" in capsys.readouterr().out
 
 
 def test_phenotypes_come_from_icd_9_diagnoses_by_maps_to_and_below(vocabulary):

@@ -1,6 +1,6 @@
 """Labels that records of diseases tell: onsets and phenotypes. preprocessing/labels.py draws them.
 
-`admissions` have visit_id, person_id, start, end and the person's death_time. Each function gives the prediction points with
+`stays` have visit_id, person_id, start, end and the person's death_time. Each function gives the prediction points with
 their labels, and in `reason` why one is left out, null where it is not.
 """
 
@@ -17,6 +17,7 @@ from medrep.cdm.labels.prediction_points import (
     add_prediction_time,
     choose_one_admission,
     hash_order,
+    is_before_end,
     not_still_in_rules,
 )
 from medrep.settings import CohortConfig
@@ -74,16 +75,16 @@ def recorded_before(t: ibis.Table) -> ibis.Value:
 
 
 def recorded_after(t: ibis.Table) -> ibis.Value:
-    return (t.time >= t.prediction_time) & (t.time <= t.end)
+    return (t.time >= t.prediction_time) & is_before_end(t.time, t.end)
 
 
-def label_onset(admissions: ibis.Table, records: ibis.Table, disease: ibis.Table, cohort: CohortConfig) -> ibis.Table:
+def label_onset(stays: ibis.Table, records: ibis.Table, disease: ibis.Table, cohort: CohortConfig) -> ibis.Table:
     """`disease` (person_id, time): the records that mean it."""
     disease = disease.select("person_id", "time").distinct()
     if cohort.onset_at == "record":
-        return label_onset_at_record(admissions, records, disease, cohort)
+        return label_onset_at_record(stays, records, disease, cohort)
     stays = aggregate_disease_records(
-        add_prediction_time(admissions, cohort), disease, before=lambda t: recorded_before(t).any(), after=lambda t: recorded_after(t).any()
+        add_prediction_time(stays, cohort), disease, before=lambda t: recorded_before(t).any(), after=lambda t: recorded_after(t).any()
     )
     reasons = not_still_in_rules(stays)
     if cohort.recorded_before == "left_out":
@@ -91,9 +92,9 @@ def label_onset(admissions: ibis.Table, records: ibis.Table, disease: ibis.Table
     return choose_one_admission(stays.mutate(boolean_value=stays.after.fill_null(False), reason=rules.first_reason(reasons)), cohort, at_random=False)
 
 
-def label_onset_at_record(admissions: ibis.Table, records: ibis.Table, disease: ibis.Table, cohort: CohortConfig) -> ibis.Table:
+def label_onset_at_record(stays: ibis.Table, records: ibis.Table, disease: ibis.Table, cohort: CohortConfig) -> ibis.Table:
     """As published: a case at the disease's last record in the stay, a control at a record of the stay that a hash draws."""
-    stays = admissions.mutate(prediction_time=admissions.start)
+    stays = stays.mutate(prediction_time=stays.start)
     stays = aggregate_disease_records(stays, disease, last=lambda t: t.time.max(where=(t.time >= t.start) & (t.time <= t.end)))
     moments = records.select("person_id", "time").distinct()
     pairs = stays.select("person_id", "visit_id", "start", "end").join(moments, "person_id")
@@ -109,14 +110,14 @@ def label_onset_at_record(admissions: ibis.Table, records: ibis.Table, disease: 
     )
 
 
-def label_phenotypes(admissions: ibis.Table, diseases: ibis.Table, names: list[str], cohort: CohortConfig) -> ibis.Table:
+def label_phenotypes(stays: ibis.Table, diseases: ibis.Table, names: list[str], cohort: CohortConfig) -> ibis.Table:
     """`diseases` (person_id, time, phenotype); a column a phenotype, null where it is left out of that one."""
     diseases = diseases.select("person_id", "time", "phenotype").distinct()
     aggregates = {}
     for name in names:
         aggregates[f"{name}_before"] = lambda t, name=name: (recorded_before(t) & (t.phenotype == name)).any()
         aggregates[name] = lambda t, name=name: (recorded_after(t) & (t.phenotype == name)).any()
-    stays = aggregate_disease_records(add_prediction_time(admissions, cohort), diseases, **aggregates)
+    stays = aggregate_disease_records(add_prediction_time(stays, cohort), diseases, **aggregates)
     values = {name: stays[name].fill_null(False) for name in names}
     if cohort.recorded_before == "left_out":
         values = {name: ibis.ifelse(stays[f"{name}_before"].fill_null(False), ibis.null("boolean"), value) for name, value in values.items()}

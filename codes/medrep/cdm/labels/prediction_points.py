@@ -6,6 +6,7 @@ from functools import cached_property
 
 import ibis
 
+from medrep.cdm.parsing import stands_at_day_end
 from medrep.cdm.plausible_dates import latest_plausible_time
 from medrep.settings import CohortConfig
 
@@ -25,6 +26,10 @@ class LabelInputs:
     records: ibis.Table
     admissions: ibis.Table
     """The visits of persons with records that are admissions, with the person's death_time."""
+    stays: ibis.Table
+    """What cohort.transfers makes of them: the stays that all outcomes but RA are predicted in, with the same columns."""
+    enough_events: ibis.Table
+    """person_id and enough_at: when a person has as many records as cohort.min_events asks for."""
     flow: dict
     """How many visits there are, of persons with records, and admissions; and why the other visits are no admissions."""
     follow_up_ends: str
@@ -46,11 +51,37 @@ def add_prediction_time(admissions: ibis.Table, cohort: CohortConfig) -> ibis.Ta
     return admissions.mutate(prediction_time=admissions.start + hours(cohort.prediction_hours))
 
 
-def died_in_stay(stays: ibis.Table) -> ibis.Value:
-    """Whether death came before the end of a stay, or on the day it ends where only the day of death is known."""
-    death = stays.death_time
-    day_only = death == death.truncate("D") + ibis.interval(seconds=24 * 3600 - 1)
-    return ((death <= stays.end) | (day_only & (death.date() <= stays.end.date()))).fill_null(False)
+def merge_stays(admissions: ibis.Table, transfer_hours: float) -> ibis.Table:
+    """Admissions with less than `transfer_hours` between them as one stay: visit_id (the least), person_id, death_time, start, end.
+
+    The stay lasts from the first start to the last end, so a prediction time may fall between two of its admissions.
+    """
+    order = [admissions.start, admissions.end, admissions.visit_id]
+    before = admissions.end.max().over(ibis.window(group_by="person_id", order_by=order, preceding=(None, 1)))
+    admissions = admissions.mutate(before=before)
+    admissions = admissions.mutate(opens=(admissions.before.isnull() | (admissions.start >= admissions.before + hours(transfer_hours))).cast("int64"))
+    order = [admissions.start, admissions.end, admissions.visit_id]
+    stay = admissions.opens.sum().over(ibis.window(group_by="person_id", order_by=order, preceding=(None, 0)))
+    admissions = admissions.mutate(stay=stay)
+    merged = admissions.group_by("person_id", "stay").agg(
+        visit_id=admissions.visit_id.min(), death_time=admissions.death_time.min(), start=admissions.start.min(), end=admissions.end.max()
+    )
+    return merged.drop("stay")
+
+
+def is_before_end(time: ibis.Value, end: ibis.Value) -> ibis.Value:
+    """Whether a fact belongs to a stay that ends then: it is not later, or only its day is known and the stay ends on that day."""
+    return (time <= end) | (stands_at_day_end(time) & (time.date() <= end.date()))
+
+
+def died_in_stay(stays: ibis.Table, cohort: CohortConfig) -> ibis.Value:
+    """Whether death came before the end of a stay, or within the tolerance after it."""
+    return (is_before_end(stays.death_time, stays.end) | (stays.death_time <= stays.end + hours(cohort.death_tolerance_hours))).fill_null(False)
+
+
+def died_just_after(stays: ibis.Table, cohort: CohortConfig) -> ibis.Value:
+    """Whether the tolerance alone makes a death one in the stay."""
+    return died_in_stay(stays, cohort) & ~is_before_end(stays.death_time, stays.end)
 
 
 def not_still_in_rules(stays: ibis.Table) -> dict[str, ibis.Value]:

@@ -1,6 +1,6 @@
 """Labels that the stays themselves tell: MT, LLOS and RA; STAY_OUTCOMES, at the end, has all there are.
 
-`admissions` have visit_id, person_id, start, end and the person's death_time. Each function gives the prediction points with
+Stays and admissions have visit_id, person_id, start, end and the person's death_time. Each function gives the prediction points with
 boolean_value, and in `reason` why one is left out, null where it is not.
 """
 
@@ -20,23 +20,24 @@ from medrep.cdm.labels.prediction_points import (
     choose_one_admission,
     died_in_stay,
     hours,
+    merge_stays,
     not_still_in_rules,
 )
 from medrep.settings import CohortConfig
 
 
-def label_mt(admissions: ibis.Table, cohort: CohortConfig) -> ibis.Table:
-    stays = add_prediction_time(admissions, cohort)
+def label_mt(stays: ibis.Table, cohort: CohortConfig) -> ibis.Table:
+    stays = add_prediction_time(stays, cohort)
     return choose_one_admission(
-        stays.mutate(boolean_value=died_in_stay(stays), reason=rules.first_reason(not_still_in_rules(stays))), cohort, at_random=False
+        stays.mutate(boolean_value=died_in_stay(stays, cohort), reason=rules.first_reason(not_still_in_rules(stays))), cohort, at_random=False
     )
 
 
-def label_llos(admissions: ibis.Table, cohort: CohortConfig) -> ibis.Table:
-    stays = add_prediction_time(admissions, cohort)
+def label_llos(stays: ibis.Table, cohort: CohortConfig) -> ibis.Table:
+    stays = add_prediction_time(stays, cohort)
     stays = stays.mutate(long=stays.start + hours(24 * cohort.long_stay_days))
     # a death on the last day stands at that day's end, after a discharge before it: the stay ended at the sooner
-    died_before = died_in_stay(stays) & (ibis.least(stays.death_time, stays.end) < stays.long)
+    died_before = died_in_stay(stays, cohort) & (ibis.least(stays.death_time, stays.end) < stays.long)
     if cohort.died_before == "negative":
         died_before = ibis.literal(False)
     stays = stays.mutate(
@@ -46,31 +47,17 @@ def label_llos(admissions: ibis.Table, cohort: CohortConfig) -> ibis.Table:
     return choose_one_admission(stays, cohort, at_random=False)
 
 
-def merge_stays(admissions: ibis.Table, transfer_hours: float) -> ibis.Table:
-    """Admissions with less than `transfer_hours` between them as one stay: person_id, death_time, start, end."""
-    order = [admissions.start, admissions.end, admissions.visit_id]
-    before = admissions.end.max().over(ibis.window(group_by="person_id", order_by=order, preceding=(None, 1)))
-    admissions = admissions.mutate(before=before)
-    admissions = admissions.mutate(opens=(admissions.before.isnull() | (admissions.start >= admissions.before + hours(transfer_hours))).cast("int64"))
-    order = [admissions.start, admissions.end, admissions.visit_id]
-    stay = admissions.opens.sum().over(ibis.window(group_by="person_id", order_by=order, preceding=(None, 0)))
-    admissions = admissions.mutate(stay=stay)
-    return admissions.group_by("person_id", "stay").agg(
-        death_time=admissions.death_time.min(), start=admissions.start.min(), end=admissions.end.max()
-    )
-
-
 def label_ra(admissions: ibis.Table, cohort: CohortConfig, last_time=None) -> ibis.Table:
     """`last_time` is the last date of the hospital, None where no one date ends everybody's follow-up."""
     stays = merge_stays(admissions, cohort.transfer_hours)
-    following = stays.start.lead().over(group_by="person_id", order_by=[stays.start, stays.stay])
+    following = stays.start.lead().over(group_by="person_id", order_by=[stays.start, stays.end, stays.visit_id])
     stays = stays.mutate(prediction_time=stays.end, following=following, until=stays.end + hours(24 * cohort.readmission_days))
     back = (stays.following <= stays.until).fill_null(False)
     unseen = ibis.literal(False) if last_time is None else stays.until > ibis.literal(last_time, "timestamp")
     reasons = {"not followed for the time to readmission": ~back & unseen}
     if cohort.died_before == "left_out":
         reasons = {
-            DIED_IN_HOSPITAL: died_in_stay(stays),
+            DIED_IN_HOSPITAL: died_in_stay(stays, cohort),
             "died within the time to readmission": ~back & (stays.death_time <= stays.until).fill_null(False),
             **reasons,
         }
@@ -83,18 +70,18 @@ class StayOutcome:
     exclusions: list[str]
     """Every reason that `label` may give, in the order in which they are reported; prediction_points.INELIGIBLE_REASONS says which
     of them mean that the question could not be asked."""
-    unit: str = "admissions"
-    """What a prediction point stands for, in words."""
+    merges_transfers: bool = False
+    """Whether what is joined by transfers is one stay whatever cohort.transfers says."""
     looks_past_stay: bool = False
     """Whether it depends on when the follow-up of everybody ends, which is then told with the counts."""
 
 
 STAY_OUTCOMES = {
     "MT": StayOutcome(
-        lambda inputs, cohort: label_mt(inputs.admissions, cohort), [*NOT_STILL_IN_REASONS, OTHER_ADMISSION_CHOSEN, DUPLICATE_PREDICTION_TIME]
+        lambda inputs, cohort: label_mt(inputs.stays, cohort), [*NOT_STILL_IN_REASONS, OTHER_ADMISSION_CHOSEN, DUPLICATE_PREDICTION_TIME]
     ),
     "LLOS": StayOutcome(
-        lambda inputs, cohort: label_llos(inputs.admissions, cohort),
+        lambda inputs, cohort: label_llos(inputs.stays, cohort),
         [*NOT_STILL_IN_REASONS, "died in the stay before it was long", OTHER_ADMISSION_CHOSEN, DUPLICATE_PREDICTION_TIME],
     ),
     "RA": StayOutcome(
@@ -106,7 +93,7 @@ STAY_OUTCOMES = {
             OTHER_ADMISSION_CHOSEN,
             DUPLICATE_PREDICTION_TIME,
         ],
-        unit="stays",
+        merges_transfers=True,
         looks_past_stay=True,
     ),
 }

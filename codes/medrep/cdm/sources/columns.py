@@ -28,8 +28,8 @@ is 0 or absent. source_id is the id that the hospital itself gave; trace_id is M
 BIRTH_YEAR = ibis.schema({"subject_id": "string", "year_of_birth": "int64", "unreadable": "string"})
 """From MIMIC-IV's own patients.csv. The ETL wrote anchor_year as year of birth in some versions and the right year in others: this file
 settles it."""
-DEATH = ibis.schema({"person_id": "int64", "date": "date", "time": "timestamp", "unreadable": "string"})
-"""time is null where only the day is known: a midnight is a day."""
+DEATH = ibis.schema({"person_id": "int64", "date": "date", "time": "timestamp", "unreadable_time": "string", "unreadable": "string"})
+"""time is null where only the day is known: a midnight is a day. unreadable_time is as in EVENT."""
 VISIT = ibis.schema(
     {
         "visit_id": "int64",
@@ -40,25 +40,36 @@ VISIT = ibis.schema(
         "start_time": "timestamp",
         "end_date": "date",
         "end_time": "timestamp",
+        "unreadable_start_time": "string",
+        "unreadable_end_time": "string",
         "unreadable": "string",
     }
 )
-"""The times are null where only the day is known, both ends where the visit has none."""
+"""The times are null where only the day is known, both ends where the visit has none. The unreadable times are as in EVENT."""
 EVENT = ibis.schema(
     {
         "person_id": "int64",
         "concept_id": "int64",
         "type_id": "int64",
+        "from_billing_table": "boolean",
         "visit_id": "int64",
         "date": "date",
         "time": "timestamp",
         "value": "float64",
+        "operator": "string",
         "unit": "string",
+        "unreadable_time": "string",
+        "unreadable_value": "string",
+        "source_text": "string",
         "unreadable": "string",
     }
 )
-"""time is null where only the day is known. value is value_as_number, else a numeric value_source_value. unit is unit_concept_id as text
-(not 0), else unit_source_value, else NO_UNIT, and null where there is no value."""
+"""from_billing_table: whether the row says that it comes from a table of bills (hospital.billing_load_tables). time is null where only the
+day is known; unreadable_time is the text of a datetime that is there and can't be read beside a date that can. value is value_as_number
+where that is there, else value_source_value, if it is a number, maybe behind an operator (<, <=, =, >, >=); operator is that, else
+operator_concept_id's, and null where there is no value. A value_as_number that is no number is unreadable_value, and no other column's
+number stands in for it; a value_source_value that is none, where value_as_number is empty, is source_text. unit is unit_concept_id as
+text (not 0), else unit_source_value, else NO_UNIT, and null where there is no value."""
 SUBJECT_SPLIT = ibis.schema({"person_id": "int64", "given_split": "string"})
 """The splits that a hospital comes with, in our names; each person has one."""
 

@@ -6,7 +6,7 @@
 A code is a concept id (`201826`), `{vocabulary_id}/{concept_code}` (or with //), MEDS_BIRTH, MEDS_DEATH, GENDER//F, or
 RACE//White (or a concept id for White). data/concepts has the concept of a vocabulary's code, and "Maps to" leads on to a
 standard one. Columns that preprocessing/export_meds.py adds are used where they are there: table, concept_id, type_id, visit_id,
-end, value (64 bits), unit. A visit without an end lasts to the end of its first day. hospital_tables.py documents the functions,
+end, value (64 bits), operator, unit. hospital_tables.py documents the functions,
 columns.py what they give. Format: https://github.com/Medical-Event-Data-Standard/meds
 """
 
@@ -23,6 +23,7 @@ from medrep.cdm.sources.athena import join_race_names, read_vocabulary_table, va
 from medrep.cdm.sources.columns import NO_UNIT, line_and_raw, unreadable_reason
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
+from medrep.settings import HospitalConfig
 
 BIRTH_CODE, DEATH_CODE = "MEDS_BIRTH", "MEDS_DEATH"
 SPLITS = {"train": "train", "tuning": "valid", "held_out": "test"}
@@ -33,6 +34,7 @@ OPTIONAL_COLUMNS = {
     "visit_id": "int64",
     "end": "timestamp",
     "value": "float64",
+    "operator": "string",
     "unit": "string",
 }
 """Beyond MEDS, in what export_meds.py writes."""
@@ -201,16 +203,23 @@ def read_subject_splits(con: ibis.BaseBackend, hospital: str) -> ibis.Table | No
 
 
 @reads_with_duckdb
-def read_deaths(con: ibis.BaseBackend, hospital: str, with_lines: bool = False) -> ibis.Table | None:
+def read_deaths(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table | None:
     t = read_rows(con, hospital, with_lines)
     t = t.filter(t.code == DEATH_CODE)
     # as the tables of OMOP: a midnight is a day
     time = ibis.ifelse(t.time == t.time.truncate("D"), ibis.null("timestamp"), t.time)
-    return t.select(person_id=t.subject_id, date=t.time.date(), time=time, unreadable=unreadable_reason(date=t.time), **line_and_raw(t))
+    return t.select(
+        person_id=t.subject_id,
+        date=t.time.date(),
+        time=time,
+        unreadable_time=ibis.null("string"),
+        unreadable=unreadable_reason(date=t.time),
+        **line_and_raw(t),
+    )
 
 
 @reads_with_duckdb
-def read_visits(con: ibis.BaseBackend, hospital: str, midnight_is_a_time: bool = True, with_lines: bool = False) -> ibis.Table:
+def read_visits(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table:
     t = read_rows_with_concepts(con, hospital, with_lines)
     t = t.filter(t.kind == "visit")
     # a dataset without visit ids has its visits numbered by person, start, concept and end
@@ -224,13 +233,15 @@ def read_visits(con: ibis.BaseBackend, hospital: str, midnight_is_a_time: bool =
         start_time=t.time,
         end_date=t["end"].date(),
         end_time=t["end"],
+        unreadable_start_time=ibis.null("string"),
+        unreadable_end_time=ibis.null("string"),
         unreadable=unreadable_row_reason(t),
         **line_and_raw(t),
     )
 
 
 @reads_with_duckdb
-def read_events(con: ibis.BaseBackend, hospital: str, domain: str, midnight_is_a_time: bool = True, with_lines: bool = False) -> ibis.Table | None:
+def read_events(con: ibis.BaseBackend, hospital: str, domain: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table | None:
     t = read_rows_with_concepts(con, hospital, with_lines)
     t = t.filter(t.kind == domain)
     value = ibis.coalesce(t.value, t.numeric_value) if domain == "measurement" else ibis.null("float64")
@@ -238,10 +249,15 @@ def read_events(con: ibis.BaseBackend, hospital: str, domain: str, midnight_is_a
         person_id=t.subject_id,
         concept_id=t.concept_id,
         type_id=t.type_id,
+        from_billing_table=ibis.literal(False),
         visit_id=t.visit_id,
         date=t.time.date(),
         time=t.time,
         value=value,
+        operator=ibis.ifelse(value.notnull(), t.operator, ibis.null("string")),
+        unreadable_time=ibis.null("string"),
+        unreadable_value=ibis.null("string"),
+        source_text=ibis.null("string"),
         unit=ibis.ifelse(value.notnull(), t.unit.fill_null(NO_UNIT), ibis.null("string")),
         unreadable=unreadable_row_reason(t),
         **line_and_raw(t),

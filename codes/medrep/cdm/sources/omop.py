@@ -13,10 +13,19 @@ import ibis
 
 from medrep.cdm import engine, table_files
 from medrep.cdm.engine import reads_with_duckdb
-from medrep.cdm.parsing import optional_column, parse_date_and_time, parse_id, parse_number
+from medrep.cdm.parsing import (
+    NO_VALUE_WORDS,
+    OPERATOR_CONCEPTS,
+    normalize_number,
+    optional_column,
+    parse_date_and_time,
+    parse_id,
+    parse_measured_value,
+)
 from medrep.cdm.sources.athena import join_race_names
 from medrep.cdm.sources.columns import EVENT_TABLES, NO_UNIT, line_and_raw, unreadable_reason
 from medrep.cdm.table_files import find_table_file, read_as_text, require_table_file
+from medrep.settings import HospitalConfig
 
 COLUMN_PREFIXES = {
     "condition": ("condition", "condition_start"),
@@ -109,19 +118,19 @@ def read_birth_years(con: ibis.BaseBackend, hospital: str, with_lines: bool = Fa
 
 
 @reads_with_duckdb
-def read_deaths(con: ibis.BaseBackend, hospital: str, with_lines: bool = False) -> ibis.Table | None:
+def read_deaths(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table | None:
     t = read_optional_table(con, hospital, "death", ["person_id", "death_date"], with_lines)
     if t is None:
         return None
-    person, when = parse_id(t.person_id), parse_date_and_time(t, "death", midnight_is_a_time=False)
+    person, when = parse_id(t.person_id), parse_date_and_time(t, "death", midnight_is_a_time=False, datetime_format=settings.datetime_format)
     return t.select(person_id=person, **when, unreadable=unreadable_reason(person_id=person, date=when["date"]), **line_and_raw(t))
 
 
 @reads_with_duckdb
-def read_visits(con: ibis.BaseBackend, hospital: str, midnight_is_a_time: bool = True, with_lines: bool = False) -> ibis.Table:
+def read_visits(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table:
     required = ["visit_occurrence_id", "person_id", "visit_concept_id", "visit_start_date", "visit_end_date"]
     t = read_table(con, hospital, "visit_occurrence", required, with_lines)
-    start, end = parse_date_and_time(t, "visit_start", midnight_is_a_time), parse_date_and_time(t, "visit_end", midnight_is_a_time)
+    start, end = (parse_date_and_time(t, name, settings.midnight_is_a_time, settings.datetime_format) for name in ("visit_start", "visit_end"))
     visit, person = parse_id(t.visit_occurrence_id), parse_id(t.person_id)
     # a stay may be without an end; one that is no date can't be read
     known_end = ibis.ifelse(end["date"].isnull() & t.visit_end_date.notnull(), ibis.null("date"), ibis.coalesce(end["date"], start["date"]))
@@ -134,31 +143,35 @@ def read_visits(con: ibis.BaseBackend, hospital: str, midnight_is_a_time: bool =
         start_time=start["time"],
         end_date=end["date"],
         end_time=end["time"],
+        unreadable_start_time=start["unreadable_time"],
+        unreadable_end_time=end["unreadable_time"],
         unreadable=unreadable_reason(visit_occurrence_id=visit, person_id=person, start=start["date"], end=known_end),
         **line_and_raw(t),
     )
 
 
 @reads_with_duckdb
-def read_events(con: ibis.BaseBackend, hospital: str, domain: str, midnight_is_a_time: bool = True, with_lines: bool = False) -> ibis.Table | None:
+def read_events(con: ibis.BaseBackend, hospital: str, domain: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table | None:
     name, date = COLUMN_PREFIXES[domain]
     t = read_optional_table(con, hospital, EVENT_TABLES[domain], ["person_id", f"{name}_concept_id", f"{date}_date"], with_lines)
     if t is None:
         return None
-    value, unit, unit_id = ibis.null("float64"), ibis.null("string"), ibis.null("int64")
+    unit, unit_id, values = ibis.null("string"), ibis.null("int64"), dict(NO_VALUES)
     if domain == "measurement":
-        value = ibis.coalesce(
-            optional_column(t, "value_as_number", parse_number, "float64"), optional_column(t, "value_source_value", parse_number, "float64")
-        )
+        t = with_value_text(t, settings)
+        values = measured_values(t)
         unit, unit_id = optional_column(t, "unit_source_value"), optional_column(t, "unit_concept_id", parse_id, "int64").nullif(0)
     events = t.select(
         person_id=parse_id(t.person_id),
         concept_id=parse_id(t[f"{name}_concept_id"]),
         concept_text=t[f"{name}_concept_id"],
         type_id=optional_column(t, f"{name}_type_concept_id", parse_id, "int64"),
+        from_billing_table=optional_column(t, "load_table_id").isin(settings.billing_load_tables).fill_null(False)
+        if settings.billing_load_tables
+        else ibis.literal(False),
         visit_id=optional_column(t, "visit_occurrence_id", parse_id, "int64"),
-        **parse_date_and_time(t, date, midnight_is_a_time),
-        value=value,
+        **parse_date_and_time(t, date, settings.midnight_is_a_time, settings.datetime_format),
+        **values,
         unit=unit,
         unit_id=unit_id,
         **line_and_raw(t),
@@ -168,14 +181,57 @@ def read_events(con: ibis.BaseBackend, hospital: str, domain: str, midnight_is_a
         "person_id",
         "concept_id",
         "type_id",
+        "from_billing_table",
         "visit_id",
         "date",
         "time",
         "value",
+        "operator",
+        "unreadable_time",
+        "unreadable_value",
+        "source_text",
         unit=ibis.ifelse(events.value.notnull(), ibis.coalesce(events.unit_id.cast("string"), events.unit, NO_UNIT), ibis.null("string")),
         unreadable=ibis.cases(*zip(broken, UNREADABLE_EVENT_REASONS, strict=True), else_=ibis.null("string")),
         **line_and_raw(events),
     )
+
+
+NO_VALUES = {
+    "value": ibis.null("float64"),
+    "operator": ibis.null("string"),
+    "unreadable_value": ibis.null("string"),
+    "source_text": ibis.null("string"),
+}
+
+
+def with_value_text(t: ibis.Table, settings: HospitalConfig) -> ibis.Table:
+    """A measurement table with number_text and text_beside_it, of its two columns of values, and value_text, which the value is read from.
+
+    Each step is a select of its own: written out in one, as each uses the one before in several places, DuckDB takes ten seconds to plan the
+    query, or all memory.
+    """
+
+    def text_of(name: str) -> ibis.Value:
+        text = optional_column(t, name)
+        is_word = (text.length() <= max(map(len, NO_VALUE_WORDS))) & text.lower().isin(NO_VALUE_WORDS)
+        return ibis.ifelse(is_word, ibis.null("string"), text)
+
+    t = t.mutate(number_text=text_of("value_as_number"), text_beside_it=text_of("value_source_value"))
+    t = t.mutate(value_text=ibis.coalesce(t.number_text, t.text_beside_it))
+    return t.mutate(value_text=normalize_number(t.value_text, settings.decimal_mark, settings.thousands_mark))
+
+
+def measured_values(t: ibis.Table) -> dict[str, ibis.Value]:
+    """The columns NO_VALUES of the rows of a measurement table with_value_text."""
+    found = parse_measured_value(t.value_text)
+    operator = optional_column(t, "operator_concept_id", parse_id, "int64").cast("int64").substitute(OPERATOR_CONCEPTS, else_=ibis.null("string"))
+    no_text, is_none = ibis.null("string"), found["value"].isnull()
+    return {
+        "value": found["value"],
+        "operator": ibis.ifelse(is_none, no_text, ibis.coalesce(found["operator"], operator)),
+        "unreadable_value": ibis.ifelse(is_none, t.number_text, no_text),
+        "source_text": ibis.ifelse(is_none & t.number_text.isnull(), t.text_beside_it, no_text),
+    }
 
 
 def has_birth_years(hospital: str) -> bool:

@@ -11,7 +11,15 @@ START = datetime(2150, 3, 4, 10)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 COHORT = CohortConfig()
 ADMISSION = ibis.schema({"visit_id": "int64", "person_id": "int64", "start": "timestamp", "end": "timestamp", "death_time": "timestamp"})
-PAPER = CohortConfig(onset_at="record", recorded_before="counts", admissions="one", prediction_at="midnight", died_before="negative")
+PAPER = CohortConfig(
+    onset_at="record",
+    recorded_before="counts",
+    admissions="one",
+    prediction_at="midnight",
+    died_before="negative",
+    transfers="RA_alone",
+    death_tolerance_hours=0,
+)
 DISEASE = ibis.schema({"person_id": "int64", "time": "timestamp", "phenotype": "string"})
 NAMES = ["lung", "heart"]
 
@@ -29,9 +37,14 @@ def table_of(rows, schema):
     return ibis.memtable([dict(zip(schema.names, row, strict=True)) for row in rows], schema=schema)
 
 
-def slow_died_in(death, end):
+def slow_is_before_end(time, end):
+    """prediction_points.is_before_end, plainly."""
+    return time <= end or ((time.hour, time.minute, time.second) == (23, 59, 59) and time.date() <= end.date())
+
+
+def slow_died_in(death, end, cohort=COHORT):
     """prediction_points.died_in_stay, plainly."""
-    return death is not None and (death <= end or ((death.hour, death.minute, death.second) == (23, 59, 59) and death.date() <= end.date()))
+    return death is not None and (slow_is_before_end(death, end) or death - end <= cohort.death_tolerance_hours * HOUR)
 
 
 def hours(most):
@@ -51,7 +64,8 @@ def hospitals(draw):
     return rows
 
 
-records_of = st.lists(st.tuples(st.integers(0, 3), hours(400).map(lambda gap: START - 5 * DAY + gap), st.sampled_from(NAMES)), max_size=12)
+moments = st.one_of(hours(400).map(lambda gap: START - 5 * DAY + gap), st.integers(-5, 90).map(day))
+records_of = st.lists(st.tuples(st.integers(0, 3), moments, st.sampled_from(NAMES)), max_size=12)
 
 
 def kept_labels(table):

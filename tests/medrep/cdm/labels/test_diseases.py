@@ -7,7 +7,22 @@ from hypothesis import given, settings
 
 from medrep.cdm.labels import diseases
 
-from .random_stays import COHORT, DAY, DISEASE, HOUR, NAMES, PAPER, START, admissions, hospitals, kept_labels, records_of, table_of
+from .random_stays import (
+    COHORT,
+    DAY,
+    DISEASE,
+    HOUR,
+    NAMES,
+    PAPER,
+    START,
+    admissions,
+    day,
+    hospitals,
+    kept_labels,
+    records_of,
+    slow_is_before_end,
+    table_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,6 +33,10 @@ from .random_stays import COHORT, DAY, DISEASE, HOUR, NAMES, PAPER, START, admis
         ([START + 24 * HOUR], True),  # in the very second of the prediction: it is not seen
         ([START + 3 * DAY], True),  # at discharge, as billing codes are
         ([START + 3 * DAY + HOUR], False),  # after it
+        ([day(3)], True),  # on the day of discharge, time unknown
+        ([day(4)], False),
+        ([day(0)], None),  # on the day of admission, known at its end, before the prediction time
+        ([day(1)], True),  # on the day of the prediction time, known after it
         ([START + 23 * HOUR], None),  # on the first day: already there
         ([START - 900 * DAY, START + 30 * HOUR], None),  # years ago
     ],
@@ -39,7 +58,7 @@ def slow_diseases(rows, records, names):
         values = {}
         for name in names:
             times = [time for who, time, what in records if who == person and what == name]
-            values[name] = None if any(time < at for time in times) else any(at <= time <= end for time in times)
+            values[name] = None if any(time < at for time in times) else any(at <= time and slow_is_before_end(time, end) for time in times)
         found.setdefault((person, at), []).append(tuple(values.items()))
     return {key: sorted(values, key=str) for key, values in found.items()}
 

@@ -1,23 +1,25 @@
 """One person's admissions, the label beside each; then a plain second implementation on random hospitals."""
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import ibis
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medrep.cdm.labels.prediction_points import find_last_time
+from medrep.cdm.labels.prediction_points import died_just_after, find_last_time, merge_stays
 from medrep.cdm.labels.stays import label_llos, label_mt, label_ra
 from medrep.tables import RECORDS, VISITS
 
 from .random_stays import COHORT, DAY, HOUR, PAPER, START, admissions, day, hospitals, hours, kept_labels, slow_died_in
 
+END = START + 3 * DAY
 
-def outcome(label, *stays, death=None, **options):
+
+def outcome(label, *stays, death=None, cohort=COHORT, **options):
     """[(prediction time, value)] of person 1 with `stays` as (start, end)."""
-    table = label(admissions(*((i, 1, start, end, death) for i, (start, end) in enumerate(stays))), COHORT, **options)
+    table = label(admissions(*((i, 1, start, end, death) for i, (start, end) in enumerate(stays))), cohort, **options)
     rows = table.filter(table.reason.isnull()).order_by("prediction_time").to_pyarrow().to_pylist()
     return [(row["prediction_time"], row["boolean_value"]) for row in rows]
 
@@ -31,7 +33,8 @@ def outcome(label, *stays, death=None, **options):
         (3 * DAY, START + 23 * HOUR, None),  # dead before it
         (3 * DAY, START + 24 * HOUR, True),  # at it
         (3 * DAY, START + 3 * DAY, True),  # at the end
-        (3 * DAY, START + 3 * DAY + HOUR, False),  # after it
+        (3 * DAY, START + 3 * DAY + HOUR, True),  # after it, by no more than the clocks of two offices differ
+        (3 * DAY, START + 3 * DAY + HOUR + timedelta(seconds=1), False),
         (3 * DAY, day(3), True),  # on the day of the end, time unknown
         (3 * DAY, day(4), False),
         (3 * DAY, day(0), None),  # on the day of admission
@@ -60,13 +63,27 @@ def test_llos(end, death, expected):
     assert found == ([] if expected is None else [(START + DAY, expected)])
 
 
+def test_a_death_within_the_tolerance_is_counted_and_the_tolerance_is_a_setting():
+    row = (0, 1, START, END, END + 5 * timedelta(minutes=1))
+    assert [died_just_after(admissions(row), cohort).execute().tolist() for cohort in (COHORT, PAPER)] == [[True], [False]]
+    assert outcome(label_mt, (START, END), death=row[-1], cohort=replace(COHORT, death_tolerance_hours=0)) == [(START + DAY, False)]
+
+
+def test_what_is_joined_by_a_transfer_is_one_stay_for_every_outcome():
+    """Two stays of four days that touch, and a death an hour before the second ends."""
+    middle, end = START + 4 * DAY, START + 8 * DAY
+    rows = admissions((0, 1, START, middle, end - HOUR), (1, 1, middle, end, end - HOUR))
+    merged = merge_stays(rows, COHORT.transfer_hours)
+    assert merged.to_pyarrow().to_pylist() == [{"person_id": 1, "visit_id": 0, "death_time": end - HOUR, "start": START, "end": end}]
+    for label, expected in ((label_mt, True), (label_llos, True)):
+        rows = label(merged, COHORT).to_pyarrow().to_pylist()
+        assert [(row["prediction_time"], row["boolean_value"], row["reason"]) for row in rows] == [(START + DAY, expected, None)]
+
+
 def test_a_stay_of_seven_dates_is_long():
     start, end = datetime(2150, 3, 4), datetime(2150, 3, 11, 23, 59, 59)  # bare dates, 7 apart
     assert outcome(label_llos, (start, end)) == [(start + DAY, True)]
     assert outcome(label_llos, (start, end - DAY)) == [(start + DAY, False)]
-
-
-END = START + 3 * DAY
 
 
 @pytest.mark.parametrize("gap, expected", [(24 * HOUR, True), (30 * DAY, True), (30 * DAY + HOUR, False)])
@@ -92,7 +109,7 @@ def test_ra_leaves_out_who_cannot_be_followed_unless_already_back():
 
 
 def test_a_date_that_means_open_does_not_move_the_end_of_follow_up():
-    rows = [dict(zip(RECORDS.schema.names, (1, START + n * DAY, "drug", 5, None, None, None, None), strict=True)) for n in range(30)]
+    rows = [dict(zip(RECORDS.schema.names, (1, START + n * DAY, "drug", 5, None, None, None, None, None), strict=True)) for n in range(30)]
     stays = [
         {"visit_id": 1, "person_id": 1, "start": START, "end": end, "concept_id": 9201, "is_admission": True}
         for end in (START + 40 * DAY, datetime(9999, 12, 31))
@@ -110,9 +127,14 @@ def slow_labels(rows, name, last_time=None):
     for visit_id, person, start, end, death in rows:
         by_person.setdefault(person, (death, []))[1].append((start, end, visit_id))
     for person, (death, stays) in by_person.items():
-        stays = sorted(stays)
+        merged = []
+        for start, end, _ in sorted(stays):
+            if merged and start - merged[-1][1] < DAY:
+                merged[-1][1] = max(merged[-1][1], end)
+            else:
+                merged.append([start, end])
         if name != "RA":
-            for start, end, _ in stays:
+            for start, end in merged:
                 at = start + DAY
                 if end <= at or (death and death < at):
                     continue
@@ -121,12 +143,6 @@ def slow_labels(rows, name, last_time=None):
                 elif not (slow_died_in(death, end) and min(death, end) < start + 7 * DAY):
                     found.append((person, at, end - start >= 7 * DAY))
             continue
-        merged = []
-        for start, end, _ in stays:
-            if merged and start - merged[-1][1] < DAY:
-                merged[-1][1] = max(merged[-1][1], end)
-            else:
-                merged.append([start, end])
         for i, (_, end) in enumerate(merged):
             back = i + 1 < len(merged) and merged[i + 1][0] <= end + 30 * DAY
             if slow_died_in(death, end):
@@ -141,7 +157,8 @@ def slow_labels(rows, name, last_time=None):
 @given(hospitals(), st.one_of(st.none(), hours(300).map(lambda gap: START + gap)))
 def test_labels_are_those_of_the_plain_definition(rows, last_time):
     for name, label, options in [("MT", label_mt, {}), ("LLOS", label_llos, {}), ("RA", label_ra, {"last_time": last_time})]:
-        table = label(admissions(*rows), COHORT, **options)
+        stays = admissions(*rows) if name == "RA" else merge_stays(admissions(*rows), COHORT.transfer_hours)
+        table = label(stays, COHORT, **options)
         found = table.filter(table.reason.isnull()).to_pyarrow().to_pylist()
         found = sorted((row["person_id"], row["prediction_time"], row["boolean_value"]) for row in found)
         assert found == slow_labels(rows, name, last_time), name
@@ -154,7 +171,7 @@ def test_the_papers_choices_are_those_of_the_plain_definition(rows):
     for _, person, start, end, death in rows:
         at = datetime(start.year, start.month, start.day) + 2 * DAY
         if end > at and not (death and death < at):
-            slow[person] = max(slow.get(person, (datetime.min,)), (start, end, at, slow_died_in(death, end)))
+            slow[person] = max(slow.get(person, (datetime.min,)), (start, end, at, slow_died_in(death, end, PAPER)))
     assert kept_labels(label_mt(admissions(*rows), PAPER)) == sorted((person, start, at, value) for person, (start, _, at, value) in slow.items())
     longs = sorted((person, start, at, end - start >= 7 * DAY) for person, (start, end, at, _) in slow.items())
     assert kept_labels(label_llos(admissions(*rows), PAPER)) == longs  # who died sooner is negative

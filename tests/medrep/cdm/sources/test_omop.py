@@ -13,6 +13,7 @@ from medrep.cdm import table_files
 from medrep.cdm.engine import connect
 from medrep.cdm.sources import omop
 from medrep.errors import UserError
+from medrep.settings import HospitalConfig
 
 CONDITIONS = (
     b"condition_occurrence_id,person_id,condition_concept_id,condition_start_date,condition_start_datetime,"
@@ -25,10 +26,15 @@ EXPECTED = [
         "person_id": -9007199254740993,
         "concept_id": 444239,
         "type_id": 32817,
+        "from_billing_table": False,
         "visit_id": 7,
         "date": date(2150, 3, 4),
         "time": datetime(2150, 3, 4, 9, 20),
         "value": None,
+        "operator": None,
+        "unreadable_time": None,
+        "unreadable_value": None,
+        "source_text": None,
         "unit": None,
         "unreadable": None,
     },
@@ -36,10 +42,15 @@ EXPECTED = [
         "person_id": 5,
         "concept_id": 201826,
         "type_id": 32817,
+        "from_billing_table": False,
         "visit_id": None,
         "date": date(2150, 3, 5),
         "time": None,
         "value": None,
+        "operator": None,
+        "unreadable_time": None,
+        "unreadable_value": None,
+        "source_text": None,
         "unit": None,
         "unreadable": None,
     },
@@ -55,8 +66,11 @@ def hospital(tmp_path, monkeypatch):
     return lambda name, content: (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def read(domain="condition", **options):
-    return omop.read_events(connect(), "h", domain, **options).order_by("date").to_pyarrow().to_pylist()
+SETTINGS = HospitalConfig()
+
+
+def read(domain="condition", settings=SETTINGS):
+    return omop.read_events(connect(), "h", domain, settings).order_by("date").to_pyarrow().to_pylist()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +111,8 @@ def read(domain="condition", **options):
 )
 def test_every_dialect_reads_as_the_same_rows(hospital, name, change):
     hospital(name, change(CONDITIONS))
-    assert read() == EXPECTED
+    unreadable = {"unreadable_time": "later"} if b",later," in change(CONDITIONS) else {}
+    assert read() == [EXPECTED[0], EXPECTED[1] | unreadable]
 
 
 def test_parquet_of_typed_columns_reads_as_the_same_rows(hospital, tmp_path):
@@ -116,10 +131,15 @@ def test_without_a_datetime_column_only_the_day_is_known(hospital):
             "person_id": 1,
             "concept_id": 2,
             "type_id": None,
+            "from_billing_table": False,
             "visit_id": None,
             "date": date(2150, 3, 4),
             "time": None,
             "value": None,
+            "operator": None,
+            "unreadable_time": None,
+            "unreadable_value": None,
+            "source_text": None,
             "unit": None,
             "unreadable": None,
         }
@@ -138,7 +158,7 @@ def test_what_cannot_be_read_is_null(hospital):
 @pytest.mark.parametrize("midnight_is_a_time, time", [(True, datetime(2150, 3, 4)), (False, None)])
 def test_midnight_is_a_time_unless_the_hospital_says_it_is_not(hospital, midnight_is_a_time, time):
     hospital("condition_occurrence.csv", CONDITIONS.replace(b"09:20:00", b"00:00:00"))
-    assert read(midnight_is_a_time=midnight_is_a_time)[0]["time"] == time
+    assert read(settings=HospitalConfig(midnight_is_a_time=midnight_is_a_time))[0]["time"] == time
 
 
 @pytest.mark.parametrize(
@@ -148,9 +168,12 @@ def test_midnight_is_a_time_unless_the_hospital_says_it_is_not(hospital, midnigh
         ("", " 7.9 ", "0", " % ", 7.9, "%"),
         ("", "1e1", "", "", 10.0, "none"),
         ("NaN", "8", "", "", 8.0, "none"),
-        ("", ">10", "8554", "%", None, None),  # no number: an event all the same, without a unit
+        ("", ">10", "8554", "%", 10.0, "8554"),
+        ("", "neg", "8554", "%", None, None),  # no number: an event all the same, without a unit
         ("inf", "1_000", "8554", "%", None, None),
         ("1e400", "", "", "", None, None),
+        ('"1,5"', "15", "", "", None, None),  # never another column's number for a field that is there
+        ("NULL", "15", "", "", 15.0, "none"),
     ],
 )
 def test_value_and_unit(hospital, number, text, unit_id, unit_text, value, unit):
@@ -165,15 +188,15 @@ def test_value_and_unit(hospital, number, text, unit_id, unit_text, value, unit)
 
 def test_a_death_at_midnight_is_known_by_day_only(hospital):
     hospital("death.csv", "person_id,death_date,death_datetime\n1,2150-03-04,2150-03-04 00:00:00\n2,2150-03-04,2150-03-04 08:05:00\n")
-    deaths = omop.read_deaths(connect(), "h").order_by("person_id").to_pyarrow().to_pylist()
+    deaths = omop.read_deaths(connect(), "h", HospitalConfig()).order_by("person_id").to_pyarrow().to_pylist()
     assert [row["time"] for row in deaths] == [None, datetime(2150, 3, 4, 8, 5)]
 
 
 def test_death_and_measurement_may_be_absent_and_death_empty(hospital):
-    assert omop.read_deaths(connect(), "h") is None
-    assert omop.read_events(connect(), "h", "measurement") is None
+    assert omop.read_deaths(connect(), "h", HospitalConfig()) is None
+    assert omop.read_events(connect(), "h", "measurement", HospitalConfig()) is None
     hospital("death.csv", "person_id,death_date\n")
-    assert omop.read_deaths(connect(), "h").count().execute() == 0
+    assert omop.read_deaths(connect(), "h", HospitalConfig()).count().execute() == 0
 
 
 @pytest.mark.parametrize(
@@ -211,6 +234,59 @@ def test_a_time_of_twelve_hours_is_known_by_its_day_only(hospital):
     )
     (row,) = read()
     assert (row["date"], row["time"], row["unreadable"]) == (date(2150, 3, 5), None, None)
+    assert row["unreadable_time"] == "2150-03-05 09:20:00 PM"
+    (row,) = read(settings=HospitalConfig(datetime_format="%Y-%m-%d %I:%M:%S %p"))
+    assert (row["time"], row["unreadable_time"]) == (datetime(2150, 3, 5, 21, 20), None)
+
+
+@pytest.mark.parametrize(
+    "text, marks, value, operator",
+    [
+        ("<0.5", {}, 0.5, "<"),
+        (">= 200", {}, 200.0, ">="),
+        ("≤1e3", {}, 1000.0, "<="),
+        ("=7", {}, 7.0, "="),
+        ("<>7", {}, None, None),
+        ("1:40", {}, None, None),
+        ("++", {}, None, None),
+        ("1,5", {}, None, None),
+        ("1,5", {"decimal_mark": ","}, 1.5, None),
+        ("<1,5", {"decimal_mark": ","}, 1.5, "<"),
+        ("1.5", {"decimal_mark": ","}, 1.5, None),  # as a column of numbers is exported, whatever people write
+        ("1.500,25", {"decimal_mark": ",", "thousands_mark": "."}, 1500.25, None),
+        ("1.500", {"decimal_mark": ",", "thousands_mark": "."}, 1500.0, None),
+        ("1,200", {}, None, None),
+        ("1,200", {"thousands_mark": ","}, 1200.0, None),
+        (">1,200.5", {"thousands_mark": ","}, 1200.5, ">"),
+        ("1,20", {"thousands_mark": ","}, None, None),
+        ("12,3456", {"thousands_mark": ","}, None, None),
+    ],
+)
+def test_a_value_keeps_its_operator_and_its_marks_are_the_hospitals(hospital, text, marks, value, operator):
+    hospital("measurement.csv", f'person_id,measurement_concept_id,measurement_date,value_as_number\n1,3004410,2150-03-04,"{text}"\n')
+    (row,) = read("measurement", HospitalConfig(**marks))
+    assert (row["value"], row["operator"]) == (value, operator)
+    assert row["unreadable_value"] == (text if value is None else None)
+
+
+def test_an_operator_may_stand_in_its_own_column(hospital):
+    columns = "person_id,measurement_concept_id,measurement_date,value_as_number,value_source_value,operator_concept_id"
+    rows = ["1,2,2150-03-01,0.5,,4171756", "1,2,2150-03-02,>7,,4171756", "1,2,2150-03-03,,neg,4171756", "1,2,2150-03-04,0.5,<0.5,0"]
+    hospital("measurement.csv", "\n".join([columns, *rows]) + "\n")
+    found = read("measurement")
+    assert [(row["value"], row["operator"], row["source_text"]) for row in found] == [
+        (0.5, "<", None),
+        (7.0, ">", None),
+        (None, None, "neg"),
+        (0.5, None, None),
+    ]
+
+
+def test_codes_of_a_billing_table_are_bills(hospital):
+    rows = "1,2,2150-03-01,shc_pat_enc_dx\n1,2,2150-03-02,shc_problem_list\n1,2,2150-03-03,\n"
+    hospital("condition_occurrence.csv", f"person_id,condition_concept_id,condition_start_date,load_table_id\n{rows}")
+    found = read(settings=HospitalConfig(billing_load_tables=["shc_pat_enc_dx"]))
+    assert [row["from_billing_table"] for row in found] == [True, False, False]
 
 
 @pytest.mark.parametrize("zone", ["Asia/Seoul", "+09:00"])

@@ -1,0 +1,117 @@
+"""Find who died and when: of a person's rows of death the one that can be believed, if there is one.
+
+    cd codes
+    python preprocessing/deaths.py --hospital mimic
+
+Reads   data/{hospital}/death (may be absent); usedata/{hospital}/persons, visits, records
+Writes  usedata/{hospital}/deaths, and the rows that can't be read to usedata/{hospital}/rejects
+
+These rules leave rows out, in this order: before the year of birth; far from the hospital's visits in time; records of the person more than
+cohort.doubtful_death_days later (who goes on being treated has not died; late results and bills come sooner); another row of the person that is
+left has a later date, or the same date and a time of day.
+
+A death without a time of day stands at 23:59:59 of its day. The convention is that of OHDSI's Themis group
+(https://ohdsi.github.io/Themis/multiple_death_dates.html).
+"""
+
+import argparse
+from datetime import datetime
+
+import ibis
+
+from medrep import config
+from medrep.cdm import engine, hospital_tables, parsing, rules, table_files
+from medrep.cdm.plausible_dates import FAR_DATE, lies_outside, plausible_span
+from medrep.progress import print_line, timed_stage
+from medrep.settings import CohortConfig
+from medrep.stamps import Stamp
+from medrep.tables import DEATHS, PERSONS, RECORDS, VISITS
+
+BEFORE_BIRTH, DOUBTFUL, OTHER_ROW = "before birth", "records of the person go on", "another row of the person counts"
+EXCLUSIONS = [BEFORE_BIRTH, FAR_DATE, DOUBTFUL, OTHER_ROW]
+
+
+def find_deaths(
+    deaths: ibis.Table, persons: ibis.Table, records: ibis.Table, cohort: CohortConfig, span: tuple[datetime, datetime] | None
+) -> ibis.Table:
+    """`deaths` (columns.DEATH) with death_time and the reason each is left out."""
+    deaths = deaths.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
+    last = records.group_by("person_id").agg(last_record=records.time.max())
+    deaths = deaths.left_join(last, "person_id").drop("person_id_right")
+    deaths = deaths.mutate(death_time=ibis.coalesce(deaths.time, parsing.day_end(deaths.date)))
+    choose_latest = cohort.deaths == "latest_plausible"
+    goes_on = deaths.last_record > deaths.death_time + ibis.interval(seconds=round(86_400 * cohort.doubtful_death_days))
+    deaths = deaths.mutate(
+        reason=ibis.cases(
+            (deaths.unreadable.notnull(), deaths.unreadable),
+            (deaths.year_of_birth.isnull(), "unknown person"),
+            ((deaths.death_time.year() < deaths.year_of_birth).fill_null(False), BEFORE_BIRTH),
+            (lies_outside(deaths.date, span), FAR_DATE),
+            (goes_on.fill_null(False) if choose_latest else ibis.literal(False), DOUBTFUL),
+            else_=ibis.null("string"),
+        )
+    )
+    order = (
+        [deaths.death_time.date().desc(), deaths.time.isnull(), deaths.time.desc()] if choose_latest else [deaths.death_time.asc(nulls_first=False)]
+    )
+    place = ibis.row_number().over(group_by=[deaths.person_id, deaths.reason.isnull()], order_by=order)
+    return deaths.mutate(reason=ibis.ifelse(deaths.reason.isnull() & (place > 0), OTHER_ROW, deaths.reason))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hospital", required=True, help="a folder under data/, such as mimic")
+    engine.add_arguments(parser)
+    config.add_arguments(parser)
+    args = parser.parse_args(argv)
+
+    name, cohort = args.hospital, config.load("cohort", args.overrides)
+    hospital = config.load("hospital", args.overrides, hospital=name)
+    hospital_tables.require_hospital(name)
+    settings = ("max_rejects", "max_unreadable_times", "max_years_outside_visits", "deaths", "doubtful_death_days")
+    stamp = Stamp(
+        DEATHS.at(hospital=name),
+        inputs=[table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)] + hospital_tables.input_files(name, "death"),
+        settings={**{key: getattr(cohort, key) for key in settings}, "datetime_format": hospital.datetime_format},
+    )
+    if stamp.is_current():
+        return
+    with timed_stage("deaths") as figures, table_files.csv_errors_in_words():
+        con = engine.connect(args.engine, args.memory, args.threads)
+        persons, visits, records = (table.read(con, hospital=name) for table in (PERSONS, VISITS, RECORDS))
+        span = plausible_span(visits.start, cohort.max_years_outside_visits)
+
+        def read(with_lines=False) -> ibis.Table | None:
+            rows = hospital_tables.read_deaths(con, name, hospital, with_lines)
+            return None if rows is None else find_deaths(rows, persons, records, cohort, span)
+
+        deaths = read()
+        if deaths is None:
+            print_line(f"{name} has no table of deaths")
+            deaths = ibis.memtable([], schema=DEATHS.schema).mutate(reason=ibis.null("string"))
+        else:
+            deaths = engine.materialize(con, deaths)
+            unreadable_times = {"death_datetime": rules.count_unreadable_times(deaths)}
+            figures.update(
+                rules.settle_rejects(
+                    con,
+                    name,
+                    "death",
+                    rules.count_reasons(deaths),
+                    lambda: read(with_lines=True),
+                    EXCLUSIONS,
+                    cohort,
+                    unreadable_times=unreadable_times,
+                )
+            )
+            if doubtful := int((deaths.reason == DOUBTFUL).sum().fill_null(0).execute()):
+                print_line(
+                    f"warning: {doubtful:,} rows of death of {name} are not believed: the persons have records more than "
+                    f"{cohort.doubtful_death_days:g} days later"
+                )
+        figures["deaths"] = DEATHS.write(con, deaths.filter(deaths.reason.isnull()), hospital=name)
+        stamp.record()
+
+
+if __name__ == "__main__":
+    main()

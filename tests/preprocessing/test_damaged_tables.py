@@ -1,0 +1,262 @@
+"""Tables as real hospitals have them: times that mix clocks and days, values that are no numbers, dates that can't be. The stages read small
+hospitals; beside each input stands what is right. tests/preprocessing/test_whole_hospitals.py holds them against a plain second implementation.
+"""
+
+import json
+from datetime import datetime
+
+import pytest
+
+from medrep import contract
+from medrep.cdm.engine import connect
+from medrep.errors import UserError
+from medrep.tables import DEATHS, LABELS, RECORDS, VISITS
+from preprocessing import deaths, labels, persons, records, site_report, visits
+
+DISEASE, FEVER, LAB = 317009, 437663, 3004410
+HEADERS = {
+    "person": "person_id,gender_concept_id,year_of_birth",
+    "visit_occurrence": "visit_occurrence_id,person_id,visit_concept_id,visit_start_date,visit_start_datetime,visit_end_date,visit_end_datetime",
+    "condition_occurrence": "condition_occurrence_id,person_id,condition_concept_id,condition_start_date,condition_start_datetime,"
+    "condition_type_concept_id,visit_occurrence_id",
+    "drug_exposure": "person_id,drug_concept_id,drug_exposure_start_date,drug_exposure_start_datetime",
+    "procedure_occurrence": "person_id,procedure_concept_id,procedure_date,procedure_datetime",
+    "measurement": "person_id,measurement_concept_id,measurement_date,measurement_datetime,value_as_number,value_source_value,operator_concept_id",
+    "death": "person_id,death_date,death_datetime",
+}
+ALWAYS = {  # beside what a test is about
+    "condition_occurrence": ["90,9,437663,2020-01-02,2020-01-02 09:00:00,32817,"],
+    "drug_exposure": ["1,5,2020-01-02,2020-01-02 09:00:00"],
+    "procedure_occurrence": ["1,6,2020-01-02,2020-01-02 09:00:00"],
+}
+
+
+@pytest.fixture
+def hospital(root, monkeypatch):
+    """Writes hospital h, `settings` of it and runs the stages up to `last`; flags go to all. Persons 1 to 9 were born in 1960."""
+
+    def write(last=labels, settings="", flags=(), **tables):
+        (root / "configs" / "hospitals").mkdir(parents=True, exist_ok=True)
+        (root / "configs" / "hospitals" / "h.yaml").write_text(settings)
+        monkeypatch.setenv("MEDREP_CONFIGS", str(root / "configs"))
+        folder = root / "data" / "h"
+        folder.mkdir(parents=True, exist_ok=True)
+        people = {"person": [f"{i},8532,1960" for i in range(1, 10)]}
+        for table, rows in (people | ALWAYS | {name: rows for name, rows in tables.items() if rows}).items():
+            (folder / f"{table}.csv").write_text("\n".join([HEADERS[table], *rows]) + "\n")
+        concepts = root / "data" / "concepts"
+        concepts.mkdir(exist_ok=True)
+        head = "concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tstandard_concept\tconcept_code\n"
+        (concepts / "CONCEPT.csv").write_text(head + f"{DISEASE}\tAsthma\tCondition\tSNOMED\tx\tS\ta\n")
+        (concepts / "CONCEPT_RELATIONSHIP.csv").write_text("concept_id_1\tconcept_id_2\trelationship_id\n1\t1\tMaps to\n")
+        (root / "asthma.json").write_text(json.dumps({"items": [{"concept": {"CONCEPT_ID": DISEASE}}]}))
+        stages = (persons, visits, records, deaths, site_report, labels)
+        for stage in stages[: stages.index(last) + 1]:
+            outcome = ["--outcome", "MT", "LLOS", "RA", str(root / "asthma.json")] if stage is labels else []
+            stage.main(["--hospital", "h", "--set", "cohort.min_events=1", *flags, *outcome])
+
+    return write
+
+
+def rows_of(table, *columns, **names):
+    return [tuple(row[name] for name in columns) for row in table.read(connect(), hospital="h", **names).order_by(*columns).to_pyarrow().to_pylist()]
+
+
+def labels_of(outcome):
+    return rows_of(LABELS, "prediction_time", "boolean_value", outcome=outcome)
+
+
+def flow_of(outcome):
+    return json.loads(contract.flow_file("h", outcome).read_text())
+
+
+def stay(start, end, visit=10, person=1):
+    return f"{visit},{person},9201,{start[:10]},{start if len(start) > 10 else ''},{end[:10]},{end if len(end) > 10 else ''}"
+
+
+FIRST = stay("2020-01-01 10:00:00", "2020-01-05 15:00:00")
+
+
+def test_1_a_diagnosis_of_the_day_of_discharge_belongs_to_the_stay(hospital):
+    hospital(visit_occurrence=[FIRST], condition_occurrence=[f"1,1,{DISEASE},2020-01-05,,32817,10"], measurement=[], death=[])
+    assert labels_of("asthma") == [(datetime(2020, 1, 2, 10), True)]
+    assert (datetime(2020, 1, 5, 23, 59, 59), DISEASE) in rows_of(RECORDS, "time", "concept_id")  # a model sees it only after its day
+
+
+def test_2_values_keep_their_operators_and_what_is_no_number_is_counted_and_has_no_other_columns_value(hospital, capsys):
+    texts = ['"1,5",15', '"1,200",', "<0.5,", ">=200,", "1:40,", "++,", "neg,", "7.5,", ",neg"]
+    rows = [f"1,{LAB},2020-01-02,2020-01-02 {hour:02}:00:00,{text},0" for hour, text in enumerate(texts)]
+    hospital(last=site_report, visit_occurrence=[FIRST], condition_occurrence=[], measurement=rows, death=[])
+    found = [row[1:] for row in rows_of(RECORDS, "time", "value", "operator", "domain") if row[-1] == "measurement"]
+    assert found == [
+        (value, operator, "measurement") for value, operator in [(None, None)] * 2 + [(0.5, "<"), (200.0, ">=")] + [(None, None)] * 3
+    ] + [(7.5, None, "measurement"), (None, None, "measurement")]
+    assert json.loads(contract.site_file("h").read_text())["texts"] == {
+        "value_as_number": {
+            "another decimal or thousands mark": {"rows": 2, "commonest": {"1,200": 1, "1,5": 1}},
+            "plus and minus signs": {"rows": 1, "commonest": {"++": 1}},
+            "ratio": {"rows": 1, "commonest": {"1:40": 1}},
+            "words": {"rows": 1, "commonest": {"neg": 1}},
+        },
+        "value_source_value": {"words": {"rows": 1, "commonest": {"neg": 1}}},
+    }
+    said = capsys.readouterr().out
+    assert "warning: h measurement: 5 rows of 9 have a value_as_number that is no number (2 another decimal or thousands mark" in said
+    assert "neg" not in said  # texts of patients' rows stand in the file alone
+
+
+def test_3_an_unreadable_time_beside_a_good_date_is_counted_by_form_and_many_stop_the_stage(hospital, capsys):
+    rows = [f"{i},1,{FEVER},2020-01-02,01/02/2020 14:{i:02},32817," for i in range(3)]
+    tables = {"visit_occurrence": [FIRST], "measurement": [], "death": []}
+    with pytest.raises(UserError, match=r"3 of 3 rows have a condition datetime that can't be read .*99/99/9999 99:99 \(3\)"):
+        hospital(last=records, condition_occurrence=rows, **tables)
+    flags = ("--set", "cohort.max_unreadable_times=1.0")
+    hospital(last=records, condition_occurrence=rows, flags=flags, **tables)
+    assert "warning: h condition_occurrence: 3 of 3 rows have a condition datetime that can't be read" in capsys.readouterr().out
+    hospital(last=records, settings="datetime_format: '%m/%d/%Y %H:%M'\n", condition_occurrence=rows, **tables)
+    assert rows_of(RECORDS, "time", "domain")[:3] == [
+        (datetime(2020, 1, 2, 9), "drug"),
+        (datetime(2020, 1, 2, 9), "procedure"),
+        (datetime(2020, 1, 2, 14), "condition"),
+    ]
+
+
+def test_4_a_column_of_midnights_knows_days_only(hospital, capsys):
+    tables = {"condition_occurrence": [f"1,1,{FEVER},2020-01-02,2020-01-02 14:00:00,32817,"], "measurement": []}
+    hospital(visit_occurrence=[stay("2020-01-01 00:00:00", "2020-01-05 00:00:00")], death=["1,2020-01-05,2020-01-05 15:00:00"], **tables)
+    assert labels_of("MT") == [(datetime(2020, 1, 2), True)]
+    said = capsys.readouterr().out
+    assert "warning: every start of h's visits stands at 00:00:00" in said and "warning: every end of h's visits stands at 00:00:00" in said
+    # one other time in a column, and its midnights are times
+    more = stay("2020-03-01 10:00:00", "2020-03-05 12:00:00", visit=11, person=2)
+    hospital(visit_occurrence=[stay("2020-01-01 00:00:00", "2020-01-05 00:00:00"), more], death=["1,2020-01-05,2020-01-05 15:00:00"], **tables)
+    assert labels_of("MT")[0] == (datetime(2020, 1, 2), False)
+
+
+def test_4_a_table_of_midnights_is_not_known_before_its_day_ends(hospital, capsys):
+    rows = [f"1,1,{FEVER},2020-01-02,2020-01-02 00:00:00,32817,"]
+    hospital(last=records, visit_occurrence=[FIRST], condition_occurrence=rows, measurement=[], death=[])
+    assert (datetime(2020, 1, 2, 23, 59, 59), "condition") in rows_of(RECORDS, "time", "domain")
+    assert "warning: every condition of h stands at 00:00:00" in capsys.readouterr().out
+
+
+def test_5_a_transfer_is_one_stay_for_all_outcomes(hospital):
+    touching = [stay("2020-01-01 10:00:00", "2020-01-05 10:00:00"), stay("2020-01-05 10:00:00", "2020-01-09 10:00:00", visit=11)]
+    tables = {"condition_occurrence": [], "measurement": [], "death": ["1,2020-01-09,2020-01-09 09:00:00"]}
+    hospital(visit_occurrence=touching, **tables)
+    assert labels_of("MT") == [(datetime(2020, 1, 2, 10), True)] and labels_of("LLOS") == [(datetime(2020, 1, 2, 10), True)]
+    assert flow_of("MT")["stays"] == 1 and flow_of("MT")["admissions"] == 2
+    hospital(visit_occurrence=touching, flags=("--set", "cohort.transfers=RA_alone"), **tables)
+    assert labels_of("MT") == [(datetime(2020, 1, 2, 10), False), (datetime(2020, 1, 6, 10), True)]
+
+
+def test_6_the_bill_of_a_visit_without_an_end_waits_for_its_last_event(hospital, capsys):
+    """An open visit overlaps an admission; a bill stamped with its start, a diagnosis charted days later."""
+    rows = [f"1,1,{DISEASE},2020-01-01,2020-01-01 10:00:00,32821,11", f"2,1,{FEVER},2020-01-04,2020-01-04 09:00:00,32817,11"]
+    open_visit = "11,1,9202,2020-01-01,2020-01-01 10:00:00,,"
+    hospital(settings="billing_types: [32821]\n", visit_occurrence=[FIRST, open_visit], condition_occurrence=rows, measurement=[], death=[])
+    assert (DISEASE, datetime(2020, 1, 4, 23, 59, 59)) in rows_of(RECORDS, "concept_id", "time")
+    assert (11, None, False) in rows_of(VISITS, "visit_id", "end", "is_admission")
+    assert labels_of("asthma") == [(datetime(2020, 1, 2, 10), True)]
+    assert "1 visits have no end that is known" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("end", ["2150-01-01", "9999-12-31"])
+def test_6_an_end_that_means_open_is_not_known(hospital, end):
+    hospital(last=visits, visit_occurrence=[FIRST, stay("2020-02-01 10:00:00", f"{end} 00:00:00", visit=11)])
+    assert rows_of(VISITS, "visit_id", "end") == [(10, datetime(2020, 1, 5, 15)), (11, None)]
+
+
+def test_7_a_death_minutes_after_discharge_is_a_death_in_the_stay_and_counted(hospital, capsys):
+    tables = {"visit_occurrence": [stay("2020-01-01 10:00:00", "2020-01-05 10:00:00")], "condition_occurrence": [], "measurement": []}
+    tables["death"] = ["1,2020-01-05,2020-01-05 10:05:00"]
+    hospital(**tables)
+    assert labels_of("MT") == [(datetime(2020, 1, 2, 10), True)] and flow_of("MT")["died just after the end"] == 1
+    assert "h MT: 1 of the stays kept end up to 1 hours before a death" in capsys.readouterr().out
+    hospital(flags=("--set", "cohort.death_tolerance_hours=0"), **tables)
+    assert labels_of("MT") == [(datetime(2020, 1, 2, 10), False)] and "died just after the end" not in flow_of("MT")
+
+
+def test_8_a_death_that_treatment_goes_on_after_is_not_believed_and_of_several_rows_the_latest_is(hospital, capsys):
+    late = [
+        f"{i},{person},{FEVER},{day},{day} 09:00:00,32817,"
+        for i, (person, day) in enumerate([(1, "2020-03-05"), (2, "2020-03-04"), (4, "2020-01-02")])
+    ]
+    rows = [
+        "1,2020-01-04,2020-01-04 10:00:00",  # a record 61 days later
+        "2,2020-01-04,2020-01-04 10:00:00",  # one 60 days later, less an hour
+        "3,2020-01-04,",
+        "3,2020-01-06,2020-01-06 08:00:00",
+        "3,2020-01-06,",  # the same day, without a time
+        "4,1905-01-01,",
+        "5,9999-12-31,",
+    ]
+    hospital(last=site_report, visit_occurrence=[FIRST], condition_occurrence=late, measurement=[], death=rows)
+    assert rows_of(DEATHS, "person_id", "death_time") == [(2, datetime(2020, 1, 4, 10)), (3, datetime(2020, 1, 6, 8))]
+    said = capsys.readouterr().out
+    assert (
+        "h death: 7 rows; 2 kept; left out: 1 before birth, 1 date far from the hospital's visits, 1 records of the person go on, 2 another row"
+        in said
+    )
+    assert "warning: 1 rows of death are not believed, as the person's records go on" in said
+    hospital(last=deaths, flags=("--set", "cohort.deaths=earliest"), visit_occurrence=[FIRST], condition_occurrence=late, measurement=[], death=rows)
+    assert (1, datetime(2020, 1, 4, 10)) in rows_of(DEATHS, "person_id", "death_time")
+    assert (3, datetime(2020, 1, 4, 23, 59, 59)) in rows_of(DEATHS, "person_id", "death_time")
+
+
+def test_9_dates_that_cannot_be_are_left_out_and_counted(hospital, capsys):
+    days = ["9999-12-31", "2099-12-31", "1900-01-01", "1950-06-01", "1995-05-05", "2020-01-02"]
+    rows = [f"{i},1,{FEVER},{day},,32817," for i, day in enumerate(days)]
+    tables = {"visit_occurrence": [FIRST], "condition_occurrence": rows, "measurement": [], "death": []}
+    hospital(last=records, **tables)
+    assert [row for row in rows_of(RECORDS, "time", "domain") if row[1] == "condition"] == [(datetime(2020, 1, 2, 23, 59, 59), "condition")]
+    assert "h condition_occurrence: 6 rows; 1 kept; left out: 2 before birth, 3 date far from the hospital's visits" in capsys.readouterr().out
+    hospital(last=records, flags=("--set", "cohort.max_years_outside_visits=0"), **tables)
+    assert "h condition_occurrence: 6 rows; 4 kept; left out: 2 before birth" in capsys.readouterr().out
+
+
+def test_9_the_span_is_the_hospitals_own_so_that_shifted_dates_may_be_anywhere(hospital, capsys):
+    visits_of_many = [stay(f"{2100 + i}-01-01 10:00:00", f"{2100 + i}-01-05 15:00:00", visit=i, person=1 + i % 9) for i in range(200)]
+    rows = [f"1,1,{FEVER},2119-12-31,,32817,", f"2,1,{FEVER},2290-01-01,,32817,", f"3,1,{FEVER},2330-01-01,,32817,"]
+    hospital(last=records, visit_occurrence=[*visits_of_many, stay("1900-01-01", "1900-01-02", visit=999)], condition_occurrence=rows, measurement=[])
+    said = capsys.readouterr().out
+    assert "h visit_occurrence: 201 rows; 200 kept; left out: 1 date far from the hospital's visits" in said
+    assert "h condition_occurrence: 3 rows; 2 kept; left out: 1 date far from the hospital's visits" in said
+
+
+def test_11_an_event_that_two_rows_tell_is_counted_and_a_setting_drops_one(hospital, capsys):
+    rows = [f"{i},1,{FEVER},2020-01-02,2020-01-02 09:00:00,32817," for i in range(3)]
+    tables = {"visit_occurrence": [FIRST], "condition_occurrence": rows, "measurement": [], "death": []}
+    hospital(last=site_report, **tables)
+    assert json.loads(contract.site_file("h").read_text())["domains"]["condition"]["repeated"] == 2
+    assert "warning: 2 of 3 condition events are told by another row, too" in capsys.readouterr().out
+    hospital(last=site_report, settings="drop_repeated_events: true\n", **tables)
+    assert "h condition_occurrence: 3 rows; 1 kept; left out: 2 same event" in capsys.readouterr().out
+
+
+def test_examples_whose_persons_have_enough_events_by_what_comes_later_are_counted(hospital, capsys):
+    """min_events is 1: person 1 has an event before the prediction time, person 2 one after it."""
+    stays = [stay("2020-01-01 08:00:00", "2020-01-05 15:00:00"), stay("2020-01-01 08:00:00", "2020-01-05 15:00:00", visit=20, person=2)]
+    hospital(visit_occurrence=stays, condition_occurrence=[f"1,2,{FEVER},2020-01-04,2020-01-04 09:00:00,32817,"], measurement=[], death=[])
+    assert flow_of("MT")["labelled"] == 2 and flow_of("MT")["with too few events before"] == 2
+    assert "h MT: 2 of 2 have fewer than 1 events before the prediction time" in capsys.readouterr().out
+
+
+def test_12_labels_that_contradict_each_other_are_counted_and_unknown_items_of_a_set_are_named(hospital, root, capsys):
+    hospital(last=deaths, visit_occurrence=[FIRST], condition_occurrence=[f"1,1,{DISEASE},2020-01-04,,32817,10"], measurement=[], death=[])
+    (root / "own.csv").write_text("subject_id,prediction_time,boolean_value\n1,2020-01-02,true\n1,2020-01-02,false\n1,2020-01-03,true\n")
+    items = [{"concept": {"CONCEPT_ID": concept, "CONCEPT_NAME": f"name {concept}"}} for concept in (DISEASE, 91, 92, 93, 94)]
+    (root / "set.json").write_text(json.dumps({"items": items}))
+    labels.main(["--hospital", "h", "--outcome", str(root / "own.csv"), str(root / "set.json"), "--set", "cohort.min_events=1"])
+    said = capsys.readouterr().out
+    assert rows_of(LABELS, "prediction_time", "boolean_value", outcome="own") == [(datetime(2020, 1, 3), True)]
+    assert "2 both true and false for the person and time" in said
+    assert "lacks 4 of its items: 91 name 91, 92 name 92, 93 name 93, 94 name 94: they stand for nothing" in said
+
+
+def test_one_start_in_the_year_9999_of_a_few_visits_is_far_and_no_error(hospital, capsys):
+    few = [stay(f"2020-0{i}-01 10:00:00", f"2020-0{i}-05 15:00:00", visit=i) for i in (1, 2, 3)]
+    hospital(last=visits, visit_occurrence=[*few, stay("9999-12-31 10:00:00", "9999-12-31 15:00:00", visit=9)])
+    assert "h visit_occurrence: 4 rows; 3 kept; left out: 1 date far from the hospital's visits" in capsys.readouterr().out
+    hospital(last=visits, visit_occurrence=[stay("9999-12-31 10:00:00", "9999-12-31 15:00:00", visit=9)])
+    assert "h visit_occurrence: 1 rows; 1 kept" in capsys.readouterr().out
