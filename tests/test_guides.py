@@ -219,7 +219,7 @@ def test_a_hospital_and_an_outcome_are_added(clone):
     assert sorted(labels.subject_id[labels.boolean_value]) == list(people) and len(labels) == 40
 
     home = pd.read_parquet(usedata / "labels" / "Home").rename(columns={"subject_id": "person_id"})
-    home = home.merge(pd.read_parquet(usedata / "visits"), on="person_id").merge(pd.read_parquet(usedata / "persons"), on="person_id")
+    home = home.merge(pd.read_parquet(usedata / "visits"), on="person_id").merge(pd.read_parquet(usedata / "deaths"), on="person_id", how="left")
     home = home.query("start < prediction_time < end")
     assert len(home) == 40 and 0 < home.boolean_value.sum() < 40
     assert (home.boolean_value == ((home.end <= home.prediction_time + pd.Timedelta(days=2)) & ~(home.death_time <= home.end))).all()

@@ -5,6 +5,7 @@ with other ids, or with all dates moved. Nothing here calls into a stage but its
 the plain implementation must say so.
 """
 
+import copy
 import csv
 import json
 import random
@@ -876,7 +877,7 @@ def as_it_is(hospital):
     return AS_THEY_ARE[key].made
 
 
-same_hospitals = pytest.mark.parametrize("hospital", SOME.values(), ids=SOME)
+same_hospitals = pytest.mark.parametrize("hospital", [copy.deepcopy(hospital) for hospital in SOME.values()], ids=SOME)
 
 
 def seconds(time):
@@ -1044,7 +1045,7 @@ def an_id_decides(hospital):
 ANOTHER = random_hospital(random.Random(23), MOST, starts_differ=True, midnight_columns=("measurement",), drop_repeated_events=False)
 
 
-@pytest.mark.parametrize("hospital", [SOME["starts differ"], ANOTHER], ids=["first", "second"])
+@pytest.mark.parametrize("hospital", [copy.deepcopy(SOME["starts differ"]), ANOTHER], ids=["first", "second"])
 def test_any_other_ids_change_nothing_but_the_order_of_persons(hospital):
     # where visits start together, or measurements are alike, the least id is defined to come first, and so their order matters
     assert not an_id_decides(hospital)
@@ -1167,4 +1168,4 @@ def test_each_rule_has_a_mutant_that_is_caught(hospital, stage, outcome, change,
     if not isinstance(change, str):
         monkeypatch.setattr(*change)
     with pytest.raises(AssertionError):
-        check_stage(tmp_path / "mutant", SOME[hospital], stage, outcome, change if isinstance(change, str) else None)
+        check_stage(tmp_path / "mutant", copy.deepcopy(SOME[hospital]), stage, outcome, change if isinstance(change, str) else None)
