@@ -27,8 +27,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medrep import contract
-from medrep.cdm import parsing, plausible_dates
-from medrep.cdm.labels import diseases, prediction_points
+from medrep.cdm import parsing
+from medrep.cdm.labels import diseases
 from medrep.cdm.labels import stays as stay_labels
 from medrep.cdm.sources import omop
 from medrep.patients import sequences
