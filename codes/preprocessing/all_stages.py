@@ -12,6 +12,7 @@ import argparse
 import gc
 
 from medrep.cdm import spill
+from medrep.errors import UserError
 from preprocessing import audit, deaths, deciles, labels, persons, records, site_report, trajectories, visits
 
 STAGES = (persons, visits, records, deaths, site_report, deciles, trajectories, labels, audit)
@@ -21,6 +22,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--hospitals", nargs="+", required=True, metavar="NAME", help="folders under data/")
     args, flags = parser.parse_known_args(argv)
+    if any(flag.partition("=")[0] == "--hospital" for flag in flags):
+        raise UserError('--hospital is a flag of a single stage: name hospitals by --hospitals, or for run.sh by HOSPITALS="mimic seoul"')
     for stage in STAGES:  # stage by stage, so that a hospital whose tables are missing is noticed before the long work
         for hospital in args.hospitals:
             stage.main(["--hospital", hospital, *flags])

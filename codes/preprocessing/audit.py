@@ -13,7 +13,6 @@ whatever its types, whose events stand at the very start of their visits: name t
 is rarely medicine.
 """
 
-import argparse
 from concurrent.futures import ThreadPoolExecutor
 
 import ibis
@@ -259,11 +258,7 @@ def print_audit(hospital: str, outcome: str, result: dict):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hospital", required=True, help="a folder under usedata/, such as mimic")
-    engine.add_arguments(parser)
-    config.add_arguments(parser)
-    args = parser.parse_args(argv)
+    args = engine.stage_parser(__doc__).parse_args(argv)
 
     name = args.hospital
     outcomes = list_labelled_outcomes(name)

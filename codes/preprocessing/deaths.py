@@ -14,7 +14,6 @@ A death without a time of day stands at 23:59:59 of its day. The convention is t
 (https://ohdsi.github.io/Themis/multiple_death_dates.html).
 """
 
-import argparse
 from datetime import datetime
 
 import ibis
@@ -59,11 +58,7 @@ def find_deaths(
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hospital", required=True, help="a folder under data/, such as mimic")
-    engine.add_arguments(parser)
-    config.add_arguments(parser)
-    args = parser.parse_args(argv)
+    args = engine.stage_parser(__doc__).parse_args(argv)
 
     name, cohort = args.hospital, config.load("cohort", args.overrides)
     hospital = config.load("hospital", args.overrides, hospital=name)
@@ -104,11 +99,6 @@ def main(argv=None):
                     unreadable_times=unreadable_times,
                 )
             )
-            if doubtful := int((deaths.reason == DOUBTFUL).sum().fill_null(0).execute()):
-                print_line(
-                    f"warning: {doubtful:,} rows of death of {name} are not believed: the persons have records more than "
-                    f"{cohort.doubtful_death_days:g} days later"
-                )
         figures["deaths"] = DEATHS.write(con, deaths.filter(deaths.reason.isnull()), hospital=name)
         stamp.record()
 

@@ -13,8 +13,6 @@ that a token means the same everywhere. Where the home has no such concept and u
 give the edges. Tenths are numbered 0 to 9; trajectories.py says which one a value falls in.
 """
 
-import argparse
-
 import ibis
 
 from medrep import config
@@ -60,11 +58,8 @@ def combine_deciles(home: ibis.Table, own: ibis.Table, records: ibis.Table) -> i
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hospital", required=True, help="a folder under usedata/, such as mimic")
+    parser = engine.stage_parser(__doc__)
     parser.add_argument("--home", help="the hospital whose edges come first (default: cohort.home)")
-    engine.add_arguments(parser)
-    config.add_arguments(parser)
     args = parser.parse_args(argv)
 
     cohort = config.load("cohort", args.overrides)

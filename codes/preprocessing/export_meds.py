@@ -12,7 +12,6 @@ data/concepts does not know it. Beyond MEDS there are the columns of medrep.cdm.
 data/, gives the same trajectories. Format: https://github.com/Medical-Event-Data-Standard/meds (0.4)
 """
 
-import argparse
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medrep import VERSION, config, contract, storage
+from medrep import VERSION, contract, storage
 from medrep.cdm import engine, table_files
 from medrep.cdm.sources import athena, meds
 from medrep.progress import print_line, progress_bar, timed_stage
@@ -213,11 +212,7 @@ def write_metadata(folder: Path, con: ibis.BaseBackend, hospital: str, persons: 
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hospital", required=True, help="a folder under usedata/, such as mimic")
-    engine.add_arguments(parser)
-    config.add_arguments(parser)
-    args = parser.parse_args(argv)
+    args = engine.stage_parser(__doc__).parse_args(argv)
 
     name, output = args.hospital, contract.meds_folder(args.hospital)
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS, DEATHS)]

@@ -27,7 +27,6 @@ onset admitted ----- 24 h ----- prediction_time =============== discharged
       a record here, or in earlier years: left out (Pheno: of that phenotype) | the first record here is true
 """
 
-import argparse
 from dataclasses import asdict
 
 import ibis
@@ -184,16 +183,13 @@ def write_labels(
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hospital", required=True, help="a folder under usedata/, such as mimic")
+    parser = engine.stage_parser(__doc__)
     parser.add_argument(
         "--outcome",
         nargs="+",
         metavar="OUTCOME",
         help=f"among {', '.join(outcomes.built_in_outcomes())} (default: all), or a path to a concept set or to MEDS labels",
     )
-    engine.add_arguments(parser)
-    config.add_arguments(parser)
     args = parser.parse_args(argv)
 
     wanted = [outcomes.find_outcome(text) for text in args.outcome] if args.outcome else list(outcomes.built_in_outcomes().values())

@@ -10,7 +10,6 @@ Writes  usedata/{hospital}/persons, and the rows that can't be read to usedata/{
 The split is a hash of the person's id at the source, so that new rows, new OMOP ids or another engine move no one.
 """
 
-import argparse
 from collections.abc import Callable
 
 import ibis
@@ -94,11 +93,7 @@ def check_split_shares(cohort: CohortConfig):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hospital", required=True, help="a folder under data/, such as mimic")
-    engine.add_arguments(parser)
-    config.add_arguments(parser)
-    args = parser.parse_args(argv)
+    args = engine.stage_parser(__doc__).parse_args(argv)
 
     hospital, cohort = args.hospital, config.load("cohort", args.overrides)
     check_split_shares(cohort)

@@ -23,7 +23,6 @@ A visit whose end is not known is taken to last to its last event, or to the end
 knows days only.
 """
 
-import argparse
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -52,7 +51,6 @@ NO_CONCEPT, BEFORE_BIRTH, UNDER_AGE, SAME_HOUR, REPEATED, TOO_FEW = (
     "person with too few events",
 )
 EXCLUSIONS = [NO_CONCEPT, BEFORE_BIRTH, FAR_DATE, UNDER_AGE, SAME_HOUR, REPEATED, TOO_FEW]
-MAX_UNREADABLE_VALUES = 0.001  # of the rows of measurement: a larger share is warned about
 MAX_TEXTS_TOLD = 3  # of each kind of value that is no number
 PART_BYTES = 800_000_000  # of text: some eight million events
 
@@ -215,14 +213,12 @@ def count_texts(events: ibis.Table, column: str) -> dict[str, dict]:
     return found
 
 
-def warn_of_unreadable_values(hospital: str, texts: dict[str, dict], read: int):
-    """Say how many values are no numbers, of value_as_number, which should have nothing else."""
+def report_unreadable_values(hospital: str, texts: dict[str, dict], read: int):
+    """Say how many values are no numbers, of value_as_number, which should have nothing else. The site report warns of many."""
     kinds = texts.get("value_as_number", {})
     if kinds:
-        n = sum(kind["rows"] for kind in kinds.values())
-        warning = "warning: " if n > MAX_UNREADABLE_VALUES * read else ""
         print_line(
-            f"{warning}{hospital} measurement: {n:,} rows of {read:,} have a value_as_number that is no number ("
+            f"{hospital} measurement: {sum(kind['rows'] for kind in kinds.values()):,} rows of {read:,} have a value_as_number that is no number ("
             + ", ".join(f"{kind['rows']:,} {name}" for name, kind in kinds.items())
             + f"): they have no value; decimal_mark and thousands_mark in configs/hospitals/{hospital}.yaml say how numbers are written"
         )
@@ -323,11 +319,7 @@ def make_records(
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hospital", required=True, help="a folder under data/, such as mimic")
-    engine.add_arguments(parser)
-    config.add_arguments(parser)
-    args = parser.parse_args(argv)
+    args = engine.stage_parser(__doc__).parse_args(argv)
 
     name, cohort = args.hospital, config.load("cohort", args.overrides)
     hospital = config.load("hospital", args.overrides, hospital=args.hospital)
@@ -360,7 +352,7 @@ def main(argv=None):
                     return join_persons(read_events(con, name, domain, hospital, cohort, with_lines=True), PERSONS.read(con, hospital=name))
 
                 settled = rules.settle_rejects(con, name, EVENT_TABLES[domain], counts, read_rejects, EXCLUSIONS, cohort, **details[domain])
-                warn_of_unreadable_values(name, details[domain].get("texts", {}), settled["read"])
+                report_unreadable_values(name, details[domain].get("texts", {}), settled["read"])
                 figures["rows"] = figures.get("rows", 0) + settled["read"]
             if figures["persons"] == 0:
                 raise UserError(

@@ -10,5 +10,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source ./environment.sh
 
-read -ra hospitals <<< "${HOSPITALS:-mimic ehrshot}"
-exec "$python" preprocessing/all_stages.py --hospitals "${hospitals[@]}" "$@"
+# unquoted: names are parted by spaces or line breaks
+exec "$python" preprocessing/all_stages.py --hospitals ${HOSPITALS:-mimic ehrshot} "$@"

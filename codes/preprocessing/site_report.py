@@ -7,7 +7,6 @@ Reads   usedata/{hospital}/persons, visits, records, deaths, counts
 Writes  usedata/{hospital}/site.json, and prints it as a table
 """
 
-import argparse
 import json
 
 import ibis
@@ -206,11 +205,7 @@ def format_report(site: dict) -> list[str]:
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hospital", required=True, help="a folder under usedata/, such as mimic")
-    engine.add_arguments(parser)
-    config.add_arguments(parser)
-    args = parser.parse_args(argv)
+    args = engine.stage_parser(__doc__).parse_args(argv)
 
     name = args.hospital
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS, DEATHS)]

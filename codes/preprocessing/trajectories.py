@@ -11,7 +11,6 @@ strictly below the value, so a value on an edge takes the lower decile and value
 from the engine sorted, some persons at a time, and go to files of known length: memory does not grow with the hospital.
 """
 
-import argparse
 import itertools
 from collections import deque
 from collections.abc import Callable
@@ -204,11 +203,7 @@ def write_events(folder: Path, read: Callable[[int, int], pyarrow.Table], people
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hospital", required=True, help="a folder under usedata/, such as mimic")
-    engine.add_arguments(parser)
-    config.add_arguments(parser)
-    args = parser.parse_args(argv)
+    args = engine.stage_parser(__doc__).parse_args(argv)
 
     name = args.hospital
     folder, vocabulary_path = contract.trajectories_folder(name), contract.vocabulary_file(name)

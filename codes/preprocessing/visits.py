@@ -16,7 +16,6 @@ A column of times that are all 00:00:00 knows days only. A start far from the ho
 say, is not known.
 """
 
-import argparse
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -90,11 +89,7 @@ def find_visits(
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hospital", required=True, help="a folder under data/, such as mimic")
-    engine.add_arguments(parser)
-    config.add_arguments(parser)
-    args = parser.parse_args(argv)
+    args = engine.stage_parser(__doc__).parse_args(argv)
 
     name, cohort = args.hospital, config.load("cohort", args.overrides)
     hospital = config.load("hospital", args.overrides, hospital=args.hospital)

@@ -405,7 +405,14 @@ def test_medians_and_years_of_few_are_not_shown(at_study):
         persons={"with_records": 8, "median_age": 43.0, "median_events": 4321.0},
         visits={"admissions": 9, "median_days": 77.7},
         domains={"drug": {"events": 3, "first": "2151-01-05 22:38:40"}},
-        warnings=["26% of drug_exposure has no concept", "3,001 records stand more than 30 years after the middle one", "3 of 4 persons"],
+        warnings=[
+            "26% of drug_exposure has no concept",
+            "3,001 records stand more than 30 years after the middle one",
+            "3 of 4 persons",
+            "2 of 7 procedure events are told by another row, too (person, concept and time)",
+            "3 rows of condition_occurrence have a condition datetime that can't be read",
+            "2 rows of death are not believed, as the person's records go on",
+        ],
     )
     texts = shown(counts := Counts(11), section := sites.build_section(counts, ["mimic"]))
     assert not {"43", "4,321", "77.7"} & set(texts) and not any("2151" in text for text in texts)
@@ -414,6 +421,9 @@ def test_medians_and_years_of_few_are_not_shown(at_study):
         "Warning: some of drug_exposure has no concept",
         "Warning: some records stand more than 30 years after the middle one",
         "Warning: some of some persons",
+        "Warning: some of some procedure events are told by another row, too (person, concept and time)",
+        "Warning: some rows of condition_occurrence have a condition datetime that can't be read",
+        "Warning: some rows of death are not believed, as the person's records go on",
     ]
 
 

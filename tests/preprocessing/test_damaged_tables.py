@@ -101,13 +101,17 @@ def test_2_values_keep_their_operators_and_what_is_no_number_is_counted_and_has_
         "value_source_value": {"words": {"rows": 1, "commonest": {"neg": 1}}},
     }
     said = capsys.readouterr().out
-    assert "warning: h measurement: 5 rows of 9 have a value_as_number that is no number (2 another decimal or thousands mark" in said
+    assert "h measurement: 5 rows of 9 have a value_as_number that is no number (2 another decimal or thousands mark" in said
+    assert "warning: 5 rows of measurement have a value_as_number that is no number" in said
     assert "neg" not in said  # texts of patients' rows stand in the file alone
 
 
 def test_3_an_unreadable_time_beside_a_good_date_is_counted_by_form_and_many_stop_the_stage(hospital, capsys):
     rows = [f"{i},1,{FEVER},2020-01-02,01/02/2020 14:{i:02},32817," for i in range(3)]
     tables = {"visit_occurrence": [FIRST], "measurement": [], "death": []}
+    named = [*rows, f"4,1,{FEVER},2020-01-02,Ängström 金 ４,32817,"]
+    with pytest.raises(UserError, match=r"99/99/9999 99:99 \(3\), a a 9 \(1\)"):  # the form, and no letter of a name
+        hospital(last=records, condition_occurrence=named, **tables)
     with pytest.raises(UserError, match=r"3 of 3 rows have a condition datetime that can't be read .*99/99/9999 99:99 \(3\)"):
         hospital(last=records, condition_occurrence=rows, **tables)
     flags = ("--set", "cohort.max_unreadable_times=1.0")

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from medrep import contract
 from medrep.cdm import parsing
-from medrep.cdm.labels import diseases
+from medrep.cdm.labels import diseases, prediction_points
 from medrep.cdm.labels import stays as stay_labels
 from medrep.cdm.sources import omop
 from medrep.patients import sequences
@@ -861,6 +861,19 @@ SOME = {  # drawn once, for what compares several runs of one; of a failing one 
         transfers="RA_alone",
     ),
 }
+THIRD = random_hospital(  # for mutants that neither of the two above catches
+    random.Random(9),
+    MOST,
+    starts_differ=True,
+    midnight_is_a_time=False,
+    follow_up_ends="last_record",
+    midnight_columns=(),
+    datetime_format=AMERICAN,
+    decimal_mark=",",
+    thousands_mark=".",
+    drop_repeated_events=False,
+    transfers="one_stay",
+)
 AS_THEY_ARE = {}
 
 
@@ -890,7 +903,7 @@ def test_persons_trajectories_labels_and_windows_are_those_of_the_plain_definiti
     check_plain_definitions(run(hospital), hospital, MIN_EVENTS, max_length)
 
 
-@same_hospitals
+@pytest.mark.parametrize("hospital", [copy.deepcopy(hospital) for hospital in [*SOME.values(), THIRD]], ids=[*SOME, "third"])
 def test_those_of_whoever_has_one_event_are_those_of_the_plain_definitions(hospital):
     check_plain_definitions(as_it_is(hospital), hospital, 1, 5)
     check_counts(as_it_is(hospital).counts, hospital, slow_hospital(hospital, 1))
@@ -1114,10 +1127,18 @@ def nowhere(time, span):
     return ibis.literal(False)
 
 
-ONE, OTHER = SOME
+def span_of_all(dates, max_years):
+    """plausible_dates.plausible_span with no visit's date left aside."""
+    days = dates.name("day").as_table()
+    (row,) = days.agg(first=days.day.min(), last=days.day.max()).to_pyarrow().to_pylist()
+    return tuple(start_of_day(row[end]) + sign * timedelta(days=365.25 * max_years) for end, sign in (("first", -1), ("last", 1)))
+
+
+ONE, OTHER = SOME.values()
 MUTANTS = {  # rule: hospital, stage, outcome, what is other there: (module, name, value), or a setting
     "a column of midnights knows days only, of visits": (OTHER, visits, None, (visits, "find_midnight_columns", lambda rows: [])),
     "a visit far from the others is left out": (ONE, visits, None, (visits, "lies_outside", nowhere)),
+    "the visits at either end are not believed": (THIRD, visits, None, (visits, "plausible_span", span_of_all)),
     "no end is not the end of the first day": (ONE, visits, None, (visits, "find_visits", last_for_first_day(visits.find_visits))),
     "datetime_format": (ONE, visits, None, 'hospital.datetime_format=""'),
     "a column of midnights knows days only, of events": (OTHER, records, None, (records, "find_days_only", lambda events: False)),
@@ -1133,7 +1154,9 @@ MUTANTS = {  # rule: hospital, stage, outcome, what is other there: (module, nam
     "drop_repeated_events": (OTHER, records, None, "hospital.drop_repeated_events=False"),
     "billing_load_tables": (ONE, records, None, "hospital.billing_load_tables=[]"),
     "the latest death counts": (ONE, deaths, None, "cohort.deaths=earliest"),
+    "whose records go on has not died": (THIRD, deaths, None, "cohort.doubtful_death_days=100000"),
     "a death far from the visits is left out": (ONE, deaths, None, (deaths, "lies_outside", nowhere)),
+    "a death of the day of discharge is in the stay": (THIRD, labels, "MT", (prediction_points, "is_before_end", lambda time, end: time <= end)),
     "a disease of the day of discharge is in the stay": (ONE, labels, "lung", (diseases, "is_before_end", lambda time, end: time <= end)),
     "death_tolerance_hours": (ONE, labels, "MT", "cohort.death_tolerance_hours=0"),
     "transfers are one stay": (ONE, labels, "MT", "cohort.transfers=RA_alone"),
@@ -1161,9 +1184,9 @@ def check_stage(folder, hospital, stage, outcome, setting=None):
 
 @pytest.mark.parametrize("hospital, stage, outcome, change", MUTANTS.values(), ids=MUTANTS)
 def test_each_rule_has_a_mutant_that_is_caught(hospital, stage, outcome, change, tmp_path, monkeypatch):
-    # without a change both hospitals are as expected: test_those_of_whoever_has_one_event_... They are made before the change
-    as_it_is(SOME[hospital])
+    # without a change the hospitals are as expected: test_those_of_whoever_has_one_event_... They are made before the change
+    as_it_is(hospital)
     if not isinstance(change, str):
         monkeypatch.setattr(*change)
     with pytest.raises(AssertionError):
-        check_stage(tmp_path / "mutant", copy.deepcopy(SOME[hospital]), stage, outcome, change if isinstance(change, str) else None)
+        check_stage(tmp_path / "mutant", copy.deepcopy(hospital), stage, outcome, change if isinstance(change, str) else None)

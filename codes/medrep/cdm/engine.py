@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 
 import ibis
 
-from medrep import parquet
+from medrep import config, parquet
 from medrep.cdm.spill import spill_folder, temporary_folder
 from medrep.errors import UserError
 
@@ -28,6 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--engine", default=os.environ.get("ENGINE", "duckdb"), choices=ENGINES)
     parser.add_argument("--memory", default=os.environ.get("MEMORY", "8GB"), help="the most the engine may hold before it spills")
     parser.add_argument("--threads", default=os.environ.get("THREADS") or None, type=int, help="how many work at once (default: one a core)")
+
+
+def stage_parser(description: str | None) -> argparse.ArgumentParser:
+    """The parser of a stage that works on one hospital's tables: --hospital, the engine's flags and --set."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hospital", required=True, help="a folder under data/, such as mimic")
+    add_arguments(parser)
+    config.add_arguments(parser)
+    return parser
 
 
 def connect(name: str = "duckdb", memory: str = "8GB", threads: int | None = None) -> ibis.BaseBackend:

@@ -124,7 +124,7 @@ def parse_date_and_time(table: ibis.Table, name: str, midnight_is_a_time: bool =
 
 def shape_of_text(text: ibis.Value) -> ibis.Value:
     """`06/25/2116 14:40` as `99/99/9999 99:99`: the form of a text, without what it tells."""
-    return text.re_replace("[0-9]", "9").re_replace("[A-Za-z]+", "a").substr(0, 40)
+    return text.re_replace(r"\p{N}", "9").re_replace(r"\p{L}+", "a").substr(0, 40)
 
 
 def optional_column(table: ibis.Table, name: str, parse=lambda text: text, kind: str = "string") -> ibis.Value:

@@ -61,7 +61,6 @@ def settle_rejects(
     again, with `line`, `raw` and `reason`: it is called only where something was rejected. `lines`: of the file, if they
     were counted. unreadable_times: {column: what count_unreadable_times gave}. `further` is kept with the counts.
     """
-    max_rejects = cohort.max_rejects
     malformed = hospital_tables.malformed_rows(con, hospital, table)
     rejected = {reason: n for reason, n in counts.items() if reason not in (KEPT, *left_out_reasons)}
     row_reasons = list(rejected)  # those of malformed lines come from the engine
@@ -77,13 +76,13 @@ def settle_rejects(
         {"read": read, "kept": counts[KEPT], "left out": left_out, "rejected": rejected, "unreadable times": unreadable_times, **further},
     )
     report_unreadable_times(hospital, table, unreadable_times, read, cohort.max_unreadable_times)
-    too_many = total > max_rejects * read
+    too_many = total > cohort.max_rejects * read
     written = write_rejects(con, hospital, table, read_rejects, row_reasons, malformed, MAX_REJECTS_WRITTEN if too_many else None)
     if too_many:
         worst = sorted(rejected.items(), key=lambda item: -item[1])[:3]
         raise UserError(
             f"{hospital} {table}: {total / read:.1%} of {read:,} rows can't be read ({', '.join(f'{n:,} {r}' for r, n in worst)}), "
-            f"more than cohort.max_rejects allows ({max_rejects:.0%}): see {contract.display_path(REJECTS.at(hospital=hospital, source=table))}, "
+            f"more than cohort.max_rejects allows ({cohort.max_rejects:.0%}): see {contract.display_path(REJECTS.at(hospital=hospital, source=table))}, "
             "and mend the export"
         )
     if written != total:

@@ -85,8 +85,9 @@ def domain_table(counts: Counts, site: dict) -> Table:
 
 
 def site_warnings(site: dict) -> list[str]:
-    """Without the numbers of records, visits and persons, and shares, which tell them."""
-    return [re.sub(r"[\d,]+%? (?=(?:of|records|persons|admissions)\b)", "some ", text) for text in site["warnings"]]
+    """Without the numbers of rows, records, events, visits and persons, and shares, which tell them."""
+    counted = f"of|rows|records|persons|admissions|(?:{'|'.join(EVENT_TABLES)}) events"
+    return [re.sub(rf"[\d,]+%? (?=(?:{counted})\b)", "some ", text) for text in site["warnings"]]
 
 
 def demographics(counts: Counts, site: dict) -> dict:
