@@ -10,6 +10,14 @@ bash codes/setup.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 PYTHONPATH=codes .venv/bin/lint-imports --no-logo --no-cache
-.venv/bin/pyright
+# Types are checked on one core while the others test; what pyright finds stands at the end.
+types=$(mktemp)
+trap 'rm -f "$types"' EXIT
+.venv/bin/pyright > "$types" &
+pyright=$!
+failed=0
 # in the order of tests/conftest.py: the slowest files first
-exec .venv/bin/python -m pytest -n "${WORKERS:-auto}" --dist loadfile --no-loadscope-reorder "$@"
+.venv/bin/python -m pytest -n "${WORKERS:-auto}" --dist loadfile --no-loadscope-reorder "$@" || failed=$?
+wait "$pyright" || failed=1
+cat "$types"
+exit "$failed"

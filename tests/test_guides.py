@@ -17,6 +17,7 @@ import pytest
 from medrep import contract
 from medrep.vectors import concept_vectors
 from preprocessing import deciles, persons, records, trajectories, visits
+from representation import all_stages
 
 from .test_one_record import ASPIRIN, FEVER, HBA1C, write_data
 
@@ -98,6 +99,10 @@ def test_every_stage_and_every_flag_stands_in_its_folders_guide_and_no_other(fol
     for stage in stages(folder):
         assert f"python {folder}/{stage}.py" in text
         options = options_of(folder, stage, monkeypatch)
+        if stage == "all_stages" and folder == "representation":  # it hands these to the stages that know them
+            handed_on = {of: {"--" + name.replace("_", "-") for name in names} for of, names in all_stages.FLAGS_OF_STAGES.items()}
+            assert all(names <= flags[of] for of, names in handed_on.items())
+            options = [option for option in options if option.option_strings[0] not in set.union(*handed_on.values())]
         assert flags[stage] == {name for option in options for name in option.option_strings}, stage
 
 

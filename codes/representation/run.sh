@@ -13,7 +13,7 @@
 # Published concept_idx.csv and concept_representation_*.npy in usedata/representation are used as they are. What is up
 # to date is not made again.
 set -euo pipefail
-folder=$PWD
+export MEDREP_CALLED_FROM=$PWD # relative paths are meant from there
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source ./environment.sh
 
@@ -21,52 +21,4 @@ source ./environment.sh
 # demo's encoder takes 16 s with spinning, 5 s without.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
-from_here() { # a relative path is meant from where the command was given
-    if [ -e "$folder/$1" ] && [ "${1:0:1}" != / ]; then echo "$folder/$1"; else echo "$1"; fi
-}
-
-scope=() writer=() encoder=() devices=() pooling=() others=() ends_early=
-known_arms=" medrep description medtok random name "
-arms=$known_arms
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --scope) scope=("${@:1:2}"); shift ;;
-        --scope=*) scope=("$1") ;;
-        --writer|--model|--concurrency|--fill-failed|--price) writer+=("${@:1:2}"); shift ;;
-        --writer=*|--model=*|--concurrency=*|--fill-failed=*|--price=*|--decile-calls) writer+=("$1") ;;
-        --batch|--dry-run) writer+=("$1"); ends_early=1 ;;
-        --batch-results)
-            writer+=("$1")
-            while [ $# -gt 1 ] && [ "${2:0:2}" != -- ]; do writer+=("$(from_here "$2")"); shift; done ;;
-        --encoder) encoder=(--encoder "$(from_here "${2:-}")"); shift ;;
-        --encoder=*) encoder=(--encoder "$(from_here "${1#--encoder=}")") ;;
-        --gpu-devices)
-            devices=("$1")
-            while [ $# -gt 1 ] && [ "${2:0:2}" != -- ]; do devices+=("$2"); shift; done ;;
-        --arms)
-            arms=" "
-            while [ $# -gt 1 ] && [ "${2:0:2}" != -- ]; do
-                if [[ "$known_arms" != *" $2 "* ]]; then echo "run.sh: --arms $2 is unknown; known are$known_arms" >&2; exit 1; fi
-                arms+="$2 "
-                shift
-            done ;;
-        --pooling) pooling=("${@:1:2}"); shift ;;
-        --pooling=*) pooling=("$1") ;;
-        *) others+=("$1") ;;
-    esac
-    if [ $# -gt 0 ]; then shift; fi
-done
-
-wanted() { [[ "$arms" == *" $1 "* ]]; }
-
-"$python" representation/concepts.py "${scope[@]}" "${others[@]}"
-"$python" representation/definitions.py "${writer[@]}" "${others[@]}"
-if [ -n "$ends_early" ]; then exit 0; fi # the model is not asked here, so there may be no definitions yet
-"$python" representation/encoder.py "${encoder[@]}" "${devices[@]}" "${others[@]}"
-"$python" representation/description.py "${devices[@]}" "${pooling[@]}" "${others[@]}"
-"$python" representation/edges.py "${others[@]}"
-if wanted medrep; then "$python" representation/graph.py "${devices[@]}" "${others[@]}"; fi
-if wanted medtok; then "$python" representation/medtok.py "${devices[@]}" "${others[@]}"; fi
-if wanted random; then "$python" representation/random_vectors.py --unless-published "${others[@]}"; fi
-if wanted name; then "$python" representation/description.py --text name "${devices[@]}" "${pooling[@]}" "${others[@]}"; fi
-"$python" representation/evaluate.py --unless-published "${others[@]}"
+exec "$python" representation/all_stages.py "$@"

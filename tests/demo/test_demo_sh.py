@@ -36,7 +36,7 @@ def place(calls, *words):
 def test_every_arm_has_its_vectors_before_it_is_pretrained_and_is_pretrained_before_it_is_finetuned(demo):
     status, calls = demo()
     assert status == 0 and calls[-1] == "experiments/report.py"
-    for rep, vectors in (("none", "demo/hospitals.py"), ("description", "representation/description.py"), ("medrep", "representation/graph.py")):
+    for rep, vectors in (("none", "demo/hospitals.py"), ("description", "representation/all_stages.py"), ("medrep", "representation/all_stages.py")):
         made = place(calls, vectors)
         assert made < place(calls, "experiments/pretrain.py", rep) < place(calls, "experiments/finetune.py", "behrt", rep)
     assert not [call for call in calls if "medtok" in call or "random" in call]
@@ -45,7 +45,7 @@ def test_every_arm_has_its_vectors_before_it_is_pretrained_and_is_pretrained_bef
 def test_an_arm_that_run_sh_does_not_know_is_refused_before_any_work(tmp_path):
     command = ["bash", contract.REPOSITORY / "codes/representation/run.sh", "--arms", "medrep", "gnn"]
     done = subprocess.run(command, env=os.environ | {"MEDREP_ROOT": str(tmp_path)}, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr == "run.sh: --arms gnn is unknown; known are medrep description medtok random name \n"
+    assert done.returncode == 1 and done.stderr == "--arms gnn is unknown; known are random, name, description, medrep, medtok\n"
 
 
 def test_all_trains_every_arm(demo):
