@@ -60,7 +60,8 @@ class CohortConfig:
     transfer_hours: float = 24
     """An admission that begins sooner than this after the last one ended is a transfer: the same stay."""
     transfers: str = "one_stay"
-    """one_stay: what is joined by transfers is one stay for every outcome. RA_alone: for RA, and for the others each admission is a stay."""
+    """one_stay: inpatient visits that are joined by transfers are one stay for every outcome, if one is an admission. RA_alone: admissions are, for
+    RA; for the others each is a stay."""
     death_tolerance_hours: float = 1
     """A death up to this long after the end of a stay is a death in it: the clocks of wards and of registries differ."""
     died_before: str = "left_out"
@@ -68,6 +69,8 @@ class CohortConfig:
     onset_at: str = "admission"
     """admission: cases and controls of an onset are predicted at the same time after admission. record: a case at the last
     record of the disease in its stay, a control at a record drawn by a hash."""
+    day_only_diseases: str = "in_stay"
+    """in_stay: a disease known by its day only belongs to a stay that ends on that day, as a death does. by_time: it stands at 23:59:59, after it."""
     recorded_before: str = "left_out"
     """An admission with the disease on record before the prediction time is left_out of onsets and phenotypes, or counts."""
 
@@ -83,10 +86,10 @@ class HospitalConfig:
     billing_types: list[int] = field(default_factory=list)
     """*_type_concept_id of codes assigned after discharge: they count from the end of their visit."""
     billing_load_tables: list[str] = field(default_factory=list)
-    """The same by the column load_table_id, in which Stanford's OMOP tables name the table that a row comes from."""
+    """The same by the column load_table_id, in which Stanford's OMOP tables name the table that a row comes from; in any case."""
     midnight_is_a_time: bool = True
-    """False where the export fills in 00:00:00 for every date: then only the day is known. A column of a table that has no other time of
-    day is taken so without being told."""
+    """False where the export fills in 00:00:00 for dates: then only their day is known. A column in which more than half of the times are
+    00:00:00 is taken so without being told."""
     datetime_format: str = ""
     """How *_datetime columns are written that are not `2150-03-05 09:20:00` or like it, by strptime's letters: `%m/%d/%Y %H:%M`."""
     decimal_mark: str = "."
@@ -381,6 +384,7 @@ CHOICES = {
         "prediction_at": ("hours", "midnight"),
         "died_before": ("left_out", "negative"),
         "onset_at": ("admission", "record"),
+        "day_only_diseases": ("in_stay", "by_time"),
         "recorded_before": ("left_out", "counts"),
         "transfers": ("one_stay", "RA_alone"),
         "deaths": ("latest_plausible", "earliest"),

@@ -88,10 +88,19 @@ VISITS = Table(
     "a visit",
     "preprocessing/visits.py",
     ibis.schema(
-        {"visit_id": "int64", "person_id": "int64", "start": "timestamp", "end": "timestamp", "concept_id": "int64", "is_admission": "boolean"}
+        {
+            "visit_id": "int64",
+            "person_id": "int64",
+            "start": "timestamp",
+            "end": "timestamp",
+            "concept_id": "int64",
+            "is_admission": "boolean",
+            "is_inpatient": "boolean",
+        }
     ),
 )
-"""A bare start date is 00:00:00 of that day, a bare end date 23:59:59; end is null where it is not known."""
+"""A bare start date is 00:00:00 of that day, a bare end date 23:59:59; end is null where it is not known. is_inpatient: by its concept or
+source, and the person's age; is_admission: overnight, too."""
 RECORDS = Table(
     "{hospital}/records",
     "an OMOP event we kept",

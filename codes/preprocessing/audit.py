@@ -9,7 +9,8 @@ Writes  usedata/{hospital}/audit.json, and prints it
 For each outcome it counts, by domain and type concept, the events before the prediction time whose visit ends after it.
 Most are what they should be, the first day's charting. Codes assigned after discharge show as a type, or as a domain
 whatever its types, whose events stand at the very start of their visits: name the type in billing_types
-(configs/hospitals/). And it finds the one token whose presence separates the classes best: what is nearly perfect alone
+(configs/hospitals/). Events that are known by their day only stand at its end; of those it counts, over the whole of such visits, how many are
+of the first day. And it finds the one token whose presence separates the classes best: what is nearly perfect alone
 is rarely medicine.
 """
 
@@ -22,7 +23,7 @@ import pyarrow
 import scipy.sparse
 
 from medrep import config, contract, storage
-from medrep.cdm import engine, table_files
+from medrep.cdm import engine, parsing, table_files
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.patients import sequences
@@ -33,6 +34,7 @@ from medrep.vocabulary import token_vocabulary
 
 SUSPECT_AUROC = 0.95
 SUSPECT_START_SHARE, MIN_SUSPECT_EVENTS = 0.5, 100
+SUSPECT_FIRST_DAY_SHARE = 0.9  # of events known by their day, in visits of more than a day
 EXAMPLE_KEYS = ("subject_id", "prediction_time")
 POINTS_PER_CHUNK = 4096  # prediction points whose tokens are counted at once
 
@@ -53,12 +55,23 @@ def find_open_stays(records: ibis.Table, visits: ibis.Table, points: ibis.Table)
     points: person_id, prediction_time, kind; each person's times are distinct. at_start: how many stand at the very start
     of their visit, to the minute.
     """
-    inside = visits.join(points, "person_id")
-    inside = inside.filter((inside.start < inside.prediction_time) & (inside.end > inside.prediction_time))
-    events = records.join(inside.select("visit_id", "prediction_time", "start", "kind"), "visit_id")
+    events = records.join(find_open_visits(visits, points), "visit_id")
     events = events.filter(events.time < events.prediction_time)
     at_start = (events.time.epoch_seconds() - events.start.epoch_seconds()).abs() < 60
     return events.group_by("kind", "domain", "type_id").agg(events=events.count(), at_start=at_start.sum())
+
+
+def find_open_visits(visits: ibis.Table, points: ibis.Table) -> ibis.Table:
+    """visit_id, prediction_time, start and kind of the visits that a prediction time lies in; a visit without a known end has not ended."""
+    inside = visits.join(points, "person_id")
+    is_open = inside["end"].isnull() | (inside["end"] > inside.prediction_time)
+    return inside.filter((inside.start < inside.prediction_time) & is_open).select("visit_id", "prediction_time", "start", "kind")
+
+
+def find_first_days(records: ibis.Table, visits: ibis.Table, points: ibis.Table) -> ibis.Table:
+    """kind, domain, events, on_first_day of the events known by their day only in visits that a prediction time lies in, whenever they are."""
+    events = records.filter(parsing.stands_at_day_end(records.time)).join(find_open_visits(visits, points), "visit_id")
+    return events.group_by("kind", "domain").agg(events=events.count(), on_first_day=(events.time.date() == events.start.date()).sum())
 
 
 def presence_auroc(presence: np.ndarray, class_sizes: np.ndarray) -> np.ndarray:
@@ -152,17 +165,18 @@ def find_most_predictive_tokens(hospital: str, tables: dict[str, pd.DataFrame], 
 
 def find_open_stays_by_outcome(
     con: ibis.BaseBackend, hospital: str, outcomes: list[str], points: pd.DataFrame, kinds: np.ndarray
-) -> dict[str, list[dict]]:
-    """{outcome: what find_open_stays finds of its points}."""
+) -> dict[str, dict[str, list[dict]]]:
+    """{outcome: open_stays and first_days, what find_open_stays and find_first_days find of its points}."""
     moments = points.prediction_time.dt.floor("us").to_numpy().astype("datetime64[us]")
     table = ibis.memtable(pyarrow.table({"person_id": points.subject_id.to_numpy(), "prediction_time": moments, "kind": points.kind.to_numpy()}))
-    found = find_open_stays(RECORDS.read(con, hospital=hospital), VISITS.read(con, hospital=hospital), engine.materialize(con, table)).to_pandas()
-    rows = {}
+    tables = (RECORDS.read(con, hospital=hospital), VISITS.read(con, hospital=hospital), engine.materialize(con, table))
+    found, days = find_open_stays(*tables).to_pandas(), find_first_days(*tables).to_pandas()
+    results = {}
     for place, outcome in enumerate(outcomes):
         own = found[found.kind.isin(np.flatnonzero(kinds[:, place]))]
         own = own.groupby(["domain", "type_id"], dropna=False, as_index=False)[["events", "at_start"]].sum()
         own = own.sort_values(["domain", "events", "type_id"], ascending=[True, False, True])
-        rows[outcome] = [
+        open_stays = [
             {
                 "domain": row.domain,
                 "type_id": None if pd.isna(row.type_id) else int(row.type_id),
@@ -171,7 +185,17 @@ def find_open_stays_by_outcome(
             }
             for row in own.itertuples()
         ]
-    return rows
+        own = days[days.kind.isin(np.flatnonzero(kinds[:, place]))].groupby("domain", as_index=False)[["events", "on_first_day"]].sum()
+        first_days = [
+            {"domain": row.domain, "events": int(row.events), "on_first_day": int(row.on_first_day), "suspect": stands_on_first_day(row)}
+            for row in own.itertuples()
+        ]
+        results[outcome] = {"open_stays": open_stays, "first_days": first_days}
+    return results
+
+
+def stands_on_first_day(row) -> bool:
+    return bool(row.events >= MIN_SUSPECT_EVENTS and row.on_first_day > SUSPECT_FIRST_DAY_SHARE * row.events)
 
 
 def audit_leakage(con: ibis.BaseBackend, hospital: str, outcomes: list[str], max_length: int) -> dict[str, dict]:
@@ -181,7 +205,7 @@ def audit_leakage(con: ibis.BaseBackend, hospital: str, outcomes: list[str], max
     with ThreadPoolExecutor(max_workers=1) as executor:  # the engine goes through the records while NumPy counts tokens
         open_stays = executor.submit(find_open_stays_by_outcome, con, hospital, outcomes, points, kinds)
         best = find_most_predictive_tokens(hospital, tables, points, max_length)
-        results = {outcome: {"open_stays": rows, "best_tokens": best[outcome]} for outcome, rows in open_stays.result().items()}
+        results = {outcome: {**rows, "best_tokens": best[outcome]} for outcome, rows in open_stays.result().items()}
     stays = [row for result in results.values() for row in result["open_stays"]]
     tokens = [row for result in results.values() for row in result["best_tokens"]]
     names = read_concept_names(con, {row["type_id"] for row in stays} | {concept_of(row["token"]) for row in tokens})
@@ -245,6 +269,12 @@ def print_audit(hospital: str, outcome: str, result: dict):
             print_line(
                 f"warning: {row['at_start'] / row['events']:.0%} of the {row['events']:,} {row['domain']} events among them stand at the start of their "
                 "visit, of whatever type: if they are coded after discharge, billing_types or billing_load_tables should name them"
+            )
+    for row in result["first_days"]:
+        if row["suspect"]:
+            print_line(
+                f"warning: {row['on_first_day'] / row['events']:.0%} of the {row['events']:,} {row['domain']} events that are known by their day in such "
+                "visits are of the visit's first day: if they are coded after discharge, billing_types or billing_load_tables should name them"
             )
     for place, row in enumerate(sorted(result["best_tokens"], key=lambda row: -row["auroc"])):
         if row["suspect"] or place == 0:

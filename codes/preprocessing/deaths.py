@@ -7,7 +7,8 @@ Reads   data/{hospital}/death (may be absent); usedata/{hospital}/persons, visit
 Writes  usedata/{hospital}/deaths, and the rows that can't be read to usedata/{hospital}/rejects
 
 These rules leave rows out, in this order: before the year of birth; far from the hospital's visits in time; records of the person more than
-cohort.doubtful_death_days later (who goes on being treated has not died; late results and bills come sooner); another row of the person that is
+cohort.doubtful_death_days later, or visits that begin then (who goes on being treated has not died; late results come sooner, and of a record
+that stands at the end of its visit, as bills do, the start of the visit is taken); another row of the person that is
 left has a later date, or the same date and a time of day.
 
 A death without a time of day stands at 23:59:59 of its day. The convention is that of OHDSI's Themis group
@@ -31,15 +32,14 @@ EXCLUSIONS = [BEFORE_BIRTH, FAR_DATE, DOUBTFUL, OTHER_ROW]
 
 
 def find_deaths(
-    deaths: ibis.Table, persons: ibis.Table, records: ibis.Table, cohort: CohortConfig, span: tuple[datetime, datetime] | None
+    deaths: ibis.Table, persons: ibis.Table, visits: ibis.Table, records: ibis.Table, cohort: CohortConfig, span: tuple[datetime, datetime] | None
 ) -> ibis.Table:
     """`deaths` (columns.DEATH) with death_time and the reason each is left out."""
     deaths = deaths.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
-    last = records.group_by("person_id").agg(last_record=records.time.max())
-    deaths = deaths.left_join(last, "person_id").drop("person_id_right")
+    deaths = deaths.left_join(find_last_sign(deaths, visits, records), "person_id").drop("person_id_right")
     deaths = deaths.mutate(death_time=ibis.coalesce(deaths.time, parsing.day_end(deaths.date)))
     choose_latest = cohort.deaths == "latest_plausible"
-    goes_on = deaths.last_record > deaths.death_time + ibis.interval(seconds=round(86_400 * cohort.doubtful_death_days))
+    goes_on = deaths.last_sign > deaths.death_time + ibis.interval(seconds=round(86_400 * cohort.doubtful_death_days))
     deaths = deaths.mutate(
         reason=ibis.cases(
             (deaths.unreadable.notnull(), deaths.unreadable),
@@ -55,6 +55,17 @@ def find_deaths(
     )
     place = ibis.row_number().over(group_by=[deaths.person_id, deaths.reason.isnull()], order_by=order)
     return deaths.mutate(reason=ibis.ifelse(deaths.reason.isnull() & (place > 0), OTHER_ROW, deaths.reason))
+
+
+def find_last_sign(deaths: ibis.Table, visits: ibis.Table, records: ibis.Table) -> ibis.Table:
+    """person_id and last_sign of those who are in `deaths`: when they were last treated."""
+    dead = deaths.select("person_id").distinct()
+    records, visits = records.semi_join(dead, "person_id"), visits.semi_join(dead, "person_id")
+    of_visits = visits.select("visit_id", visit_start="start", visit_end="end")
+    seen = records.select("person_id", "time", "visit_id").left_join(of_visits, "visit_id")
+    at_end = (seen.time == seen.visit_end).fill_null(False)
+    signs = ibis.union(seen.select("person_id", time=ibis.ifelse(at_end, seen.visit_start, seen.time)), visits.select("person_id", time="start"))
+    return signs.group_by("person_id").agg(last_sign=signs.time.max())
 
 
 def main(argv=None):
@@ -78,7 +89,7 @@ def main(argv=None):
 
         def read(with_lines=False) -> ibis.Table | None:
             rows = hospital_tables.read_deaths(con, name, hospital, with_lines)
-            return None if rows is None else find_deaths(rows, persons, records, cohort, span)
+            return None if rows is None else find_deaths(rows, persons, visits, records, cohort, span)
 
         deaths = read()
         if deaths is None:

@@ -9,7 +9,8 @@ a disease (MI, PNA, Sepsis, UTI, Fx, or a concept set of the user's), Pheno (25 
 Reads   usedata/{hospital}/persons, visits, records, deaths; data/concepts for diseases
 Writes  usedata/{hospital}/labels/{outcome}, usedata/{hospital}/labels/{outcome}.flow.json
 
-All eligible stays of persons with records count. Admissions that are joined by transfers (less than 24 hours between them) are one stay.
+All eligible stays of persons with records count. Inpatient visits that are joined by transfers (less than 24 hours between them) are one stay,
+if one of them is an admission; a stay whose last visit has no end that is known is left out.
 A death or a disease known by its day only stands at 23:59:59 and belongs to a stay that ends on that day; a death up to an hour after the
 end of a stay is one in it, and is counted. What else a cohort may choose (COHORT=paper): class CohortConfig in medrep/settings.py.
 
@@ -51,17 +52,19 @@ UNRELATED_SETTINGS = {"home", "split_shares", "max_rejects", "first_measurement"
 def read_inputs(con: ibis.BaseBackend, hospital: str, cohort: CohortConfig, follow_up_ends: str) -> LabelInputs:
     persons, visits, records, deaths = (table.read(con, hospital=hospital) for table in (PERSONS, VISITS, RECORDS, DEATHS))
     with_records = engine.materialize(con, visits.semi_join(records.select("person_id").distinct(), "person_id"))
-    admissions = with_records.filter(with_records.is_admission).left_join(deaths, "person_id").drop("person_id_right")
-    admissions = engine.materialize(con, admissions)
+    inpatient = with_records.filter(with_records.is_inpatient).left_join(deaths, "person_id").drop("person_id_right")
+    inpatient = engine.materialize(con, inpatient)
+    admissions = inpatient.filter(inpatient.is_admission)
     tables = {"visits": visits, "visits of persons with records": with_records, "admissions": admissions}
     flow: dict = {name: int(table.count().execute()) for name, table in tables.items()}
     counts = rules.count_reasons(not_admission_reason(with_records, persons, cohort))
     flow["no admissions"] = {reason: counts[reason] for reason in NOT_ADMISSION_REASONS if reason in counts}
-    predicted_in = admissions
     if cohort.transfers == "one_stay":
-        predicted_in = engine.materialize(con, prediction_points.merge_stays(admissions, cohort.transfer_hours))
+        predicted_in = engine.materialize(con, prediction_points.merge_stays(inpatient, cohort.transfer_hours))
+    else:  # a visit that is not overnight is nothing, and one without an end may be a readmission
+        predicted_in, inpatient = admissions, inpatient.filter(inpatient.is_admission | inpatient["end"].isnull())
     return LabelInputs(
-        visits, records, admissions, predicted_in, engine.materialize(con, find_enough_events(records, cohort.min_events)), flow, follow_up_ends
+        visits, records, inpatient, predicted_in, engine.materialize(con, find_enough_events(records, cohort.min_events)), flow, follow_up_ends
     )
 
 
@@ -96,8 +99,12 @@ def label_outcome(
     if outcome.kind in stays.STAY_OUTCOMES:
         stay_outcome = stays.STAY_OUTCOMES[outcome.kind]
         points = stay_outcome.label(inputs, cohort)
-        if just_after := int((points.reason.isnull() & prediction_points.died_just_after(points, cohort)).sum().fill_null(0).execute()):
-            print_line(f"{hospital} {outcome.name}: {just_after:,} of the stays kept end up to {cohort.death_tolerance_hours:g} hours before a death")
+        told = points.reason.isnull() | points.reason.isin(prediction_points.DEATH_REASONS)
+        if just_after := int((told & prediction_points.died_just_after(points, cohort)).sum().fill_null(0).execute()):
+            print_line(
+                f"{hospital} {outcome.name}: {just_after:,} stays end up to {cohort.death_tolerance_hours:g} hours before a death, which counts as one in "
+                "the stay"
+            )
             flow["died just after the end"] = just_after
         if stay_outcome.looks_past_stay:
             flow["followed until"] = inputs.last_time and inputs.last_time.isoformat(sep=" ")

@@ -9,18 +9,18 @@ Writes  usedata/{hospital}/records, and the rows that can't be read (person, dat
         person that persons has not) to usedata/{hospital}/rejects
 
 These rules leave rows out, in this order, and each row is counted under the first that fits it: no concept (0 or missing);
-before the year of birth; far from the hospital's visits in time (9999-12-31); under age at the event; one of several measurements of
-one person, concept and hour, of which the first in time stays (ties by value, unit, visit id and type, a missing one last); where the
-hospital wants it, an event that another row tells, too (person, domain, concept, time); a person with too few events left. Events
-after death are kept: a late result is a result, and no prediction is made after death.
+before the year of birth; far from the hospital's visits in time (9999-12-31); a bill whose visit's end is not known; under age at the
+event; one of several measurements of one person, concept and hour, of which the first in time stays (ties by value, unit, visit id and
+type, a missing one last); where the hospital wants it, an event that another row tells, too (person, domain, concept, time); a person
+with too few events left. Events after death are kept: a late result is a result, and no prediction is made after death.
 
     visit starts ------------------ visit ends ------ day ends
     |  charted at 09:20: known at 09:20 |
     |  billing code: known when the visit ends        |
     |  only the day is known: ........................ known when the day ends
 
-A visit whose end is not known is taken to last to its last event, or to the end of its first day. A table whose times are all 00:00:00
-knows days only.
+A visit whose end is not known is taken to last to its last event that is no bill, or to the end of its first day; its bills are left out where
+no other event states the visit. Where more than half of a table's times are 00:00:00, these know days only.
 """
 
 import statistics
@@ -42,21 +42,22 @@ from medrep.settings import CohortConfig, HospitalConfig
 from medrep.stamps import Stamp
 from medrep.tables import PERSONS, RECORDS, REPEATED_EVENT_KEYS, VISITS
 
-NO_CONCEPT, BEFORE_BIRTH, UNDER_AGE, SAME_HOUR, REPEATED, TOO_FEW = (
+NO_CONCEPT, BEFORE_BIRTH, OPEN_BILL, UNDER_AGE, SAME_HOUR, REPEATED, TOO_FEW = (
     "no concept",
     "before birth",
+    "bill of a visit without a known end",
     "under age",
     "same hour",
     "same event",
     "person with too few events",
 )
-EXCLUSIONS = [NO_CONCEPT, BEFORE_BIRTH, FAR_DATE, UNDER_AGE, SAME_HOUR, REPEATED, TOO_FEW]
+EXCLUSIONS = [NO_CONCEPT, BEFORE_BIRTH, FAR_DATE, OPEN_BILL, UNDER_AGE, SAME_HOUR, REPEATED, TOO_FEW]
 MAX_TEXTS_TOLD = 3  # of each kind of value that is no number
 PART_BYTES = 800_000_000  # of text: some eight million events
 
 
 def assign_visits(events: ibis.Table, visits: ibis.Table) -> ibis.Table:
-    """`events` (date, time, visit_id as stated) with low, high (the event is between them), visit_id and visit_end.
+    """`events` (date, time, visit_id as stated) with low, high (the event is between them), visit_id, visit_end and visit_is_open.
 
     The stated visit counts if it is one of the person's. Otherwise the visit that overlaps low..high: the latest start,
     then the smallest id. Otherwise none.
@@ -64,22 +65,31 @@ def assign_visits(events: ibis.Table, visits: ibis.Table) -> ibis.Table:
     low = ibis.coalesce(events.time, parsing.day_start(events.date))
     high = ibis.coalesce(events.time, parsing.day_end(events.date))
     events = events.rename(stated_id="visit_id").mutate(low=low, high=high)
-    visits = visits.select("visit_id", "person_id", "start", "end")
-    stated = visits.select(stated_id="visit_id", person_id="person_id", stated_end="end")
+    visits = visits.select("visit_id", "person_id", "start", "end", "is_open")
+    stated = visits.select(stated_id="visit_id", person_id="person_id", stated_end="end", stated_open="is_open")
     events = events.left_join(stated, ["stated_id", "person_id"]).drop("stated_id_right", "person_id_right")
 
     # each distinct moment of a person is looked up once, however many events it has
     stray = events.filter(events.stated_end.isnull()).select("person_id", "low", "high").distinct()
     inside = stray.join(visits, [stray.person_id == visits.person_id, visits.start <= stray.high, visits.end >= stray.low])
-    inside = inside.select("person_id", "low", "high", "start", found_id="visit_id", found_end="end")
+    inside = inside.select("person_id", "low", "high", "start", found_id="visit_id", found_end="end", found_open="is_open")
     place = ibis.row_number().over(group_by=["person_id", "low", "high"], order_by=[inside.start.desc(), inside.found_id.asc()])
     found = inside.mutate(place=place).filter(ibis._.place == 0).drop("place", "start")
 
     events = events.left_join(found, ["person_id", "low", "high"])
     is_own = events.stated_end.notnull()  # the stated visit is one of the person's
     return events.mutate(
-        visit_id=ibis.ifelse(is_own, events.stated_id, events.found_id), visit_end=ibis.ifelse(is_own, events.stated_end, events.found_end)
-    ).drop("person_id_right", "low_right", "high_right", "stated_id", "stated_end", "found_id", "found_end")
+        visit_id=ibis.ifelse(is_own, events.stated_id, events.found_id),
+        visit_end=ibis.ifelse(is_own, events.stated_end, events.found_end),
+        visit_is_open=ibis.ifelse(is_own, events.stated_open, events.found_open),
+    ).drop("person_id_right", "low_right", "high_right", "stated_id", "stated_end", "stated_open", "found_id", "found_end", "found_open")
+
+
+def is_bill(events: ibis.Table, hospital: HospitalConfig, cohort: CohortConfig) -> ibis.Value:
+    """Whether an event is a code that is assigned after discharge; none where the cohort takes them as they are stamped."""
+    if cohort.billing != "at_discharge" or not (hospital.billing_types or hospital.billing_load_tables):
+        return ibis.literal(False)
+    return events.type_id.isin(hospital.billing_types).fill_null(False) | events.from_billing_table
 
 
 def availability_time(events: ibis.Table, hospital: HospitalConfig, cohort: CohortConfig) -> ibis.Value:
@@ -87,11 +97,8 @@ def availability_time(events: ibis.Table, hospital: HospitalConfig, cohort: Coho
 
     A billing code without a visit, or stamped after the end of its visit, counts from the end of its day.
     """
-    if cohort.billing != "at_discharge" or not (hospital.billing_types or hospital.billing_load_tables):
-        return events.high
-    is_bill = events.type_id.isin(hospital.billing_types).fill_null(False) | events.from_billing_table
     billed = ibis.ifelse(events.low <= events.visit_end, events.visit_end, parsing.day_end(events.date))
-    return ibis.ifelse(is_bill, ibis.coalesce(billed, parsing.day_end(events.date)), events.high)
+    return ibis.ifelse(is_bill(events, hospital, cohort), ibis.coalesce(billed, parsing.day_end(events.date)), events.high)
 
 
 def join_persons(events: ibis.Table, persons: ibis.Table) -> ibis.Table:
@@ -114,20 +121,19 @@ def find_records(
     domain: str,
     hospital: HospitalConfig,
     cohort: CohortConfig,
-    knows_days_only: bool = False,
+    midnight_is_day: bool = False,
     span: tuple[datetime, datetime] | None = None,
 ) -> ibis.Table:
-    """RECORDS of one domain and the reason each is left out, all rules but the last.
+    """RECORDS of one domain and the reason each is left out, all rules but the last. `visits` as fill_unknown_ends gives them.
 
-    knows_days_only: whether the table's times are all 00:00:00. span: between which moments an event may lie.
+    midnight_is_day: whether 00:00:00 in the table's times means the day. span: between which moments an event may lie.
     """
     events = join_persons(events, persons)
-    day_only = ibis.literal(False)
-    if knows_days_only:
-        day_only = ibis.literal(True)
+    if midnight_is_day:
+        events = events.mutate(time=parsing.drop_midnight(events.time))
     elif hospital.date_only_types:
-        day_only = (events.time == events.time.truncate("D")).fill_null(False) & events.type_id.isin(hospital.date_only_types).fill_null(False)
-    events = events.mutate(time=ibis.ifelse(day_only, ibis.null("timestamp"), events.time))
+        known_by_day = events.type_id.isin(hospital.date_only_types).fill_null(False)
+        events = events.mutate(time=ibis.ifelse(known_by_day, parsing.drop_midnight(events.time), events.time))
     events = assign_visits(events, visits)
     events = events.mutate(time=availability_time(events, hospital, cohort), domain=ibis.literal(domain))
     age = events.time.year() - events.year_of_birth
@@ -135,6 +141,7 @@ def find_records(
         (events.reason.notnull(), events.reason),
         ((age < 0).fill_null(False), BEFORE_BIRTH),
         (lies_outside(events.date, span), FAR_DATE),
+        ((is_bill(events, hospital, cohort) & events.visit_is_open).fill_null(False), OPEN_BILL),
         ((age < cohort.min_age).fill_null(False), UNDER_AGE),
         else_=ibis.null("string"),
     )
@@ -181,23 +188,17 @@ def ages_at_first_event(tables: list[ibis.Table]) -> list[int]:
     return first.select(age=first.date.year() - first.year_of_birth).to_pyarrow()["age"].to_pylist()
 
 
-def find_days_only(events: ibis.Table) -> bool:
-    """Whether a table has times of day, and none but 00:00:00. So an export fills in what is known by its day only."""
-    counts = events.agg(times=events.time.count(), others=(events.time != events.time.truncate("D")).sum().fill_null(0))
-    (row,) = counts.to_pyarrow().to_pylist()
-    return bool(row["times"]) and not row["others"]
-
-
 def fill_unknown_ends(visits: ibis.Table, events: Sequence[ibis.Table]) -> ibis.Table:
-    """`visits` with an end for those without: that of the day of the last event which states the visit, or of the visit's first day."""
+    """`visits` with an end for those without: that of the day of the last of `events` which states the visit, or of the visit's first day; and
+    is_open, whether it is only that of the first day."""
     stated = ibis.union(*(t.select("visit_id", "person_id", "date") for t in events)) if len(events) > 1 else events[0]
     endless = visits.filter(visits["end"].isnull()).select("visit_id", "person_id")
     stated = stated.semi_join(endless, ["visit_id", "person_id"])
     last = stated.group_by("visit_id", "person_id").agg(last=stated.date.max())
     visits = visits.left_join(last, ["visit_id", "person_id"]).drop("visit_id_right", "person_id_right")
-    first_day = visits.start.date()
+    first_day, is_open = visits.start.date(), visits["end"].isnull() & visits["last"].isnull()
     end = ibis.ifelse((visits["last"] > first_day).fill_null(False), visits["last"], first_day)
-    return visits.mutate(end=ibis.coalesce(visits["end"], parsing.day_end(end))).drop("last")
+    return visits.mutate(end=ibis.coalesce(visits["end"], parsing.day_end(end)), is_open=is_open).drop("last")
 
 
 def count_texts(events: ibis.Table, column: str) -> dict[str, dict]:
@@ -270,7 +271,7 @@ def make_records(
     persons, visits = PERSONS.read(con, hospital=name), VISITS.read(con, hospital=name)
     bounds = part_bounds(persons, engine.number_of_parts(con, size, PART_BYTES))
     span, some_endless = plausible_span(visits.start, cohort.max_years_outside_visits), bool(visits["end"].isnull().any().execute())
-    reasons, ages, events, lines, details, days_only = {}, [], {}, {}, {}, {}
+    reasons, ages, events, lines, details, midnight_is_day = {}, [], {}, {}, {}, {}
     line_counter = ThreadPoolExecutor(max_workers=1)  # counts while the engine works
     for domain in DOMAINS:
         rows = read_events(con, name, domain, hospital, cohort)
@@ -281,25 +282,26 @@ def make_records(
         lines[domain] = line_counter.submit(hospital_tables.count_lines, name, EVENT_TABLES[domain])
         events[domain] = engine.partition_by(con, rows.mutate(part=part_number(rows.person_id, bounds)), "part")
         whole = events[domain].whole
-        reasons[domain], days_only[domain] = Counter({rules.KEPT: 0}), find_days_only(whole)
+        reasons[domain] = Counter({rules.KEPT: 0})
+        midnight_is_day[domain] = rules.midnight_means_day(whole.time, f"{domain} times", name, "the event counts from the end of its day")
         details[domain] = {"unreadable_times": {f"{domain} datetime": rules.count_unreadable_times(whole)}}
         if domain == "measurement":
             columns = {"unreadable_value": "value_as_number", "source_text": "value_source_value"}
             details[domain]["texts"] = {theirs: count_texts(whole, ours) for ours, theirs in columns.items()}
-        if days_only[domain]:
-            print_line(
-                f"warning: every {domain} of {name} stands at 00:00:00: the time of day is taken as not known, so it counts from the end of its day"
-            )
     with_records = 0
     for part in progress_bar(range(len(bounds) + 1), f"{name} records", unit="parts"):
         part_persons = persons.filter(part_number(persons.person_id, bounds) == part)
         part_visits = visits.filter(part_number(visits.person_id, bounds) == part)
         if some_endless:
-            near = [(rows := table.part(part)).filter(~lies_outside(rows.date, span)) for table in events.values()]
-            part_visits = engine.materialize(con, fill_unknown_ends(part_visits, near))
+            telling = [
+                (rows := table.part(part)).filter(~lies_outside(rows.date, span) & ~is_bill(rows, hospital, cohort)) for table in events.values()
+            ]
+            part_visits = engine.materialize(con, fill_unknown_ends(part_visits, telling))
+        else:
+            part_visits = part_visits.mutate(is_open=ibis.literal(False))
         found = {
             domain: engine.materialize(
-                con, find_records(table.part(part), part_persons, part_visits, domain, hospital, cohort, days_only[domain], span)
+                con, find_records(table.part(part), part_persons, part_visits, domain, hospital, cohort, midnight_is_day[domain], span)
             )
             for domain, table in events.items()
         }

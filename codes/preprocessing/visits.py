@@ -12,8 +12,8 @@ overnight, and the person's age (year minus year of birth) at its start is withi
     start   its time, else 00:00:00 of its day
     end     its time, else 23:59:59 of its day; none if it is not known: no such visit is an admission
 
-A column of times that are all 00:00:00 knows days only. A start far from the hospital's other visits leaves the visit out; such an end, 9999-12-31
-say, is not known.
+In a column of which more than half of the times are 00:00:00 these know days only; and so does an end at 00:00:00 that is the start, too. A
+start far from the hospital's other visits leaves the visit out; such an end, 9999-12-31 say, is not known.
 """
 
 from collections.abc import Sequence
@@ -33,15 +33,6 @@ from medrep.tables import PERSONS, VISITS
 DUPLICATE_VISIT = "same visit id"
 
 
-def find_midnight_columns(visits: ibis.Table) -> list[str]:
-    """start_time, end_time: which of the two have times, and none but 00:00:00. So an export fills in what is known by its day only."""
-    columns = ("start_time", "end_time")
-    times = {name: visits[name].count() for name in columns}
-    others = {f"{name}_others": (visits[name] != visits[name].truncate("D")).sum().fill_null(0) for name in columns}
-    (row,) = visits.agg(**times, **others).to_pyarrow().to_pylist()
-    return [name for name in columns if row[name] and not row[f"{name}_others"]]
-
-
 def find_visits(
     visits: ibis.Table,
     persons: ibis.Table,
@@ -52,10 +43,12 @@ def find_visits(
 ) -> ibis.Table:
     """VISITS and the reason each is left out; of several rows of one id the earliest start, then end, stays.
 
-    midnight_columns: which of start_time and end_time know days only. span: between which moments a visit may lie.
+    midnight_columns: in which of start_time and end_time 00:00:00 means the day. span: between which moments a visit may lie.
     """
     visits = visits.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
-    visits = visits.mutate(**{name: ibis.null("timestamp") for name in midnight_columns})
+    no_length = parsing.is_midnight(visits.end_time) & (visits.end_time == visits.start_time)
+    visits = visits.mutate(end_time=ibis.ifelse(no_length.fill_null(False), ibis.null("timestamp"), visits.end_time))
+    visits = visits.mutate(**{name: parsing.drop_midnight(visits[name]) for name in midnight_columns})
     end = ibis.coalesce(visits.end_time, parsing.day_end(visits.end_date))
     visits = visits.mutate(
         start=ibis.coalesce(visits.start_time, parsing.day_start(visits.start_date)),
@@ -75,8 +68,9 @@ def find_visits(
     else:
         inpatient = visits.concept_id.isin(hospital.admission_visit_concepts)
     overnight = end.date() > start.date()
+    visits = visits.mutate(is_inpatient=(inpatient & age.between(cohort.min_age, cohort.max_age)).fill_null(False))
     return visits.mutate(
-        is_admission=(inpatient & overnight & age.between(cohort.min_age, cohort.max_age)).fill_null(False),
+        is_admission=(visits.is_inpatient & overnight).fill_null(False),
         reason=ibis.cases(
             (visits.unreadable.notnull(), visits.unreadable),
             (~known, "unknown person"),
@@ -110,19 +104,18 @@ def main(argv=None):
         con = engine.connect(args.engine, args.memory, args.threads)
         persons = PERSONS.read(con, hospital=name)
         rows = engine.materialize(con, hospital_tables.read_visits(con, name, hospital))
-        midnight_columns, span = find_midnight_columns(rows), plausible_span(rows.start_date, cohort.max_years_outside_visits)
-        for column in midnight_columns:
-            print_line(
-                f"warning: every {column.removesuffix('_time')} of {name}'s visits stands at 00:00:00: the time of day is taken as not known, so a "
-                f"visit {'begins with that day' if column == 'start_time' else 'lasts to the end of that day'}"
-            )
+        span = plausible_span(rows.start_date, cohort.max_years_outside_visits)
+        meanings = {"start_time": "a visit begins with that day", "end_time": "a visit lasts to the end of that day"}
+        midnight_columns = [
+            column for column, meaning in meanings.items() if rules.midnight_means_day(rows[column], f"visit {column[:-5]}s", name, meaning)
+        ]
 
         def mark(rows):
             return find_visits(rows, persons, hospital, cohort, midnight_columns, span)
 
         visits = engine.materialize(con, mark(rows))
         unreadable_times = {
-            f"visit_{end}_datetime": rules.count_unreadable_times(rows, f"unreadable_{end}_time", f"{end}_date") for end in ("start", "end")
+            f"visit_{end}_datetime": rules.count_unreadable_times(rows, f"unreadable_{end}_time", "start_date") for end in ("start", "end")
         }
         figures.update(
             rules.settle_rejects(
@@ -141,7 +134,10 @@ def main(argv=None):
             raise UserError(f"data/{name}/visit_occurrence has no usable row: see the reasons above")
         figures["admissions"] = int(kept.is_admission.sum().execute())
         if endless := int(kept["end"].isnull().sum().fill_null(0).execute()):
-            print_line(f"{endless:,} visits have no end that is known: none is an admission, and their billing codes wait for their last event")
+            print_line(
+                f"{endless:,} visits have no end that is known: a stay that ends with one is not labelled, and their billing codes wait for their "
+                "last other event, or are left out"
+            )
         VISITS.write(con, kept, hospital=name)
         print_line(f"{figures['admissions']:,} of them are hospital admissions (overnight, age {cohort.min_age} to {cohort.max_age})")
         stamp.record()

@@ -57,7 +57,17 @@ def hospital(root):
         rows += [record(i, end - HOUR, concept, 10 * i) for k, concept in enumerate([*DISEASES.values(), HEART_FAILURE]) if (i + k) % 4 == 0]
     visits, seen = [], set()
     for i, start, end in sorted(stays):  # a person's first visit is 10 i, the second 10 i + 1
-        visits.append({"visit_id": 10 * i + (i in seen), "person_id": i, "start": start, "end": end, "concept_id": 9201, "is_admission": True})
+        visits.append(
+            {
+                "visit_id": 10 * i + (i in seen),
+                "person_id": i,
+                "start": start,
+                "end": end,
+                "concept_id": 9201,
+                "is_admission": True,
+                "is_inpatient": True,
+            }
+        )
         seen.add(i)
 
     def write(more=()):
@@ -126,6 +136,20 @@ def test_the_audit_shows_billing_codes_taken_as_stamped_and_a_token_that_tells(h
     row = next(row for row in leaking["open_stays"] if row["type_id"] == BILLED)
     assert row["suspect"] and row["domain"] == "condition" and row["at_start"] == row["events"] > 100 and row["type"] == "billing"
     assert f"condition events of type {BILLED} billing among them stand at the start of their visit" in said
+    # known by their day, codes stand at its end, where what is charted stands, too: it is of other days as well
+    starts = {v["person_id"]: v["start"] for v in reversed(VISITS.read(connect(), hospital="h").order_by("start").to_pyarrow().to_pylist())}
+    midnights = [datetime.combine(starts[person], datetime.min.time()) for person, *_ in first]
+    day_ends = [[midnight + (k + 1) * DAY - timedelta(seconds=1) for k in range(3)] for midnight in midnights]
+    days = [record(person, ends[k], 500 + k, 10 * person, None) for (person, *_), ends in zip(first, day_ends, strict=True) for k in range(3)]
+    charted, said = run(days)
+    assert "warning" not in said and charted["first_days"] == [
+        {"domain": "condition", "events": len(days), "on_first_day": len(first), "suspect": False}
+    ]
+    coded, said = run(
+        [record(person, ends[0], 500 + k, 10 * person, None) for (person, *_), ends in zip(first, day_ends, strict=True) for k in range(3)]
+    )
+    assert coded["first_days"][0]["suspect"]
+    assert f"100% of the {len(days)} condition events that are known by their day in such visits are of the visit's first day" in said
     telling, said = run([record(person, start + HOUR, 777) for person, start, value in first if value])
     (best,) = telling["best_tokens"]
     assert best["token"] == "777" and best["suspect"] and best["auroc"] > 0.95
@@ -143,7 +167,7 @@ def test_a_domain_is_suspect_whatever_its_types_are(capsys):
         {"domain": "condition", "events": 180, "at_start": 150, "suspect": True},
         {"domain": "drug", "events": 400, "at_start": 90, "suspect": False},
     ]
-    audit.print_audit("h", "MT", {"open_stays": rows, "open_domains": domains, "best_tokens": []})
+    audit.print_audit("h", "MT", {"open_stays": rows, "open_domains": domains, "first_days": [], "best_tokens": []})
     said = capsys.readouterr().out
     assert said.count("warning") == 1 and "83% of the 180 condition events among them stand at the start of their visit, of whatever type" in said
 

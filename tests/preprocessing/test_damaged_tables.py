@@ -8,6 +8,7 @@ from datetime import datetime
 import pytest
 
 from medrep import contract
+from medrep.cdm import outcomes
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.tables import DEATHS, LABELS, RECORDS, VISITS
@@ -42,6 +43,8 @@ def hospital(root, monkeypatch):
         folder = root / "data" / "h"
         folder.mkdir(parents=True, exist_ok=True)
         people = {"person": [f"{i},8532,1960" for i in range(1, 10)]}
+        for table in set(tables) - set(ALWAYS):  # of an earlier call
+            (folder / f"{table}.csv").unlink(missing_ok=True)
         for table, rows in (people | ALWAYS | {name: rows for name, rows in tables.items() if rows}).items():
             (folder / f"{table}.csv").write_text("\n".join([HEADERS[table], *rows]) + "\n")
         concepts = root / "data" / "concepts"
@@ -106,6 +109,18 @@ def test_2_values_keep_their_operators_and_what_is_no_number_is_counted_and_has_
     assert "neg" not in said  # texts of patients' rows stand in the file alone
 
 
+def test_2_a_leading_zero_is_no_group_of_thousands_and_an_operator_may_stand_in_the_other_column(hospital):
+    texts = {'"0,125",': (None, None), '"7,125",': (7125.0, None), "200,>200": (200.0, ">"), "200,>300": (200.0, None), "200,200": (200.0, None)}
+    rows = [f"1,{LAB},2020-01-02,2020-01-02 {hour:02}:00:00,{text},0" for hour, text in enumerate(texts)]
+    hospital(last=records, settings="thousands_mark: ','\n", visit_occurrence=[FIRST], condition_occurrence=[], measurement=rows, death=[])
+    assert [row[1:3] for row in rows_of(RECORDS, "time", "value", "operator", "domain") if row[-1] == "measurement"] == list(texts.values())
+    settings = "decimal_mark: ','\nthousands_mark: '.'\n"
+    rows = [f"1,{LAB},2020-01-02,2020-01-02 {hour:02}:00:00,{text},,0" for hour, text in enumerate(["0.125", "7.125", '"7.125,5"', '"0,125"'])]
+    hospital(last=records, settings=settings, visit_occurrence=[FIRST], condition_occurrence=[], measurement=rows, death=[])
+    found = [row[1] for row in rows_of(RECORDS, "time", "value", "domain") if row[-1] == "measurement"]
+    assert found == [0.125, 7125.0, 7125.5, 0.125]
+
+
 def test_3_an_unreadable_time_beside_a_good_date_is_counted_by_form_and_many_stop_the_stage(hospital, capsys):
     rows = [f"{i},1,{FEVER},2020-01-02,01/02/2020 14:{i:02},32817," for i in range(3)]
     tables = {"visit_occurrence": [FIRST], "measurement": [], "death": []}
@@ -125,23 +140,55 @@ def test_3_an_unreadable_time_beside_a_good_date_is_counted_by_form_and_many_sto
     ]
 
 
+def test_3_a_format_without_a_clock_tells_days(hospital):
+    rows = [f"1,1,{FEVER},,01/02/2020,32817,", f"2,1,{FEVER},2020-01-03,2020-01-03 09:00:00,32817,"]
+    tables = {"visit_occurrence": [FIRST], "condition_occurrence": rows, "measurement": [], "death": []}
+    hospital(last=records, settings="datetime_format: '%m/%d/%Y'\n", **tables)
+    found = [time for time, domain in rows_of(RECORDS, "time", "domain") if domain == "condition"]
+    assert found == [datetime(2020, 1, 2, 23, 59, 59), datetime(2020, 1, 3, 9)]
+    assert not json.loads(contract.counts_file("h", "condition_occurrence").read_text())["unreadable times"]
+
+
+def test_3_an_end_without_a_date_whose_time_cannot_be_read_is_counted(hospital):
+    unreadable = "11,1,9201,2020-02-01,2020-02-01 10:00:00,,02/05/2020 15:00"
+    with pytest.raises(UserError, match=r"1 of 2 rows have a visit_end_datetime that can't be read .*99/99/9999 99:99 \(1\)"):
+        hospital(last=visits, visit_occurrence=[FIRST, unreadable])
+
+
 def test_4_a_column_of_midnights_knows_days_only(hospital, capsys):
     tables = {"condition_occurrence": [f"1,1,{FEVER},2020-01-02,2020-01-02 14:00:00,32817,"], "measurement": []}
     hospital(visit_occurrence=[stay("2020-01-01 00:00:00", "2020-01-05 00:00:00")], death=["1,2020-01-05,2020-01-05 15:00:00"], **tables)
     assert labels_of("MT") == [(datetime(2020, 1, 2), True)]
     said = capsys.readouterr().out
-    assert "warning: every start of h's visits stands at 00:00:00" in said and "warning: every end of h's visits stands at 00:00:00" in said
-    # one other time in a column, and its midnights are times
+    assert "warning: 100.0% of the visit starts of h stand at 00:00:00" in said and "100.0% of the visit ends of h stand at 00:00:00" in said
+    # half of the times are others, and midnights are times: which is said
     more = stay("2020-03-01 10:00:00", "2020-03-05 12:00:00", visit=11, person=2)
     hospital(visit_occurrence=[stay("2020-01-01 00:00:00", "2020-01-05 00:00:00"), more], death=["1,2020-01-05,2020-01-05 15:00:00"], **tables)
     assert labels_of("MT")[0] == (datetime(2020, 1, 2), False)
+    assert "warning: 50.0% of the visit ends of h stand at 00:00:00 and are taken to be at midnight" in capsys.readouterr().out
+    # a single other time among many does not make times of the midnights, be it that of an open end
+    days = [stay(f"2020-0{month}-01 00:00:00", f"2020-0{month}-05 00:00:00", visit=20 + month, person=2) for month in (2, 3, 4)]
+    for other in (more, stay("2020-06-01 00:00:00", "9999-12-31 23:59:59", visit=11, person=2)):
+        hospital(
+            visit_occurrence=[stay("2020-01-01 00:00:00", "2020-01-05 00:00:00"), *days, other], death=["1,2020-01-05,2020-01-05 15:00:00"], **tables
+        )
+        assert labels_of("MT")[0] == (datetime(2020, 1, 2), True)
+
+
+def test_4_a_visit_that_begins_and_ends_at_one_midnight_lasts_for_its_day(hospital):
+    bill = f"1,1,{DISEASE},2020-01-02,2020-01-02 00:00:00,32821,11"
+    timed = [f"{i},1,{FEVER},2020-01-02,2020-01-02 1{i}:00:00,32817," for i in (2, 3)]
+    day = "11,1,9202,2020-01-02,2020-01-02 00:00:00,2020-01-02,2020-01-02 00:00:00"
+    tables = {"visit_occurrence": [FIRST, day], "condition_occurrence": [bill, *timed], "measurement": [], "death": []}
+    hospital(last=records, settings="billing_types: [32821]\n", **tables)
+    assert (DISEASE, datetime(2020, 1, 2, 23, 59, 59)) in rows_of(RECORDS, "concept_id", "time")
 
 
 def test_4_a_table_of_midnights_is_not_known_before_its_day_ends(hospital, capsys):
     rows = [f"1,1,{FEVER},2020-01-02,2020-01-02 00:00:00,32817,"]
     hospital(last=records, visit_occurrence=[FIRST], condition_occurrence=rows, measurement=[], death=[])
     assert (datetime(2020, 1, 2, 23, 59, 59), "condition") in rows_of(RECORDS, "time", "domain")
-    assert "warning: every condition of h stands at 00:00:00" in capsys.readouterr().out
+    assert "warning: 100.0% of the condition times of h stand at 00:00:00" in capsys.readouterr().out
 
 
 def test_5_a_transfer_is_one_stay_for_all_outcomes(hospital):
@@ -152,6 +199,50 @@ def test_5_a_transfer_is_one_stay_for_all_outcomes(hospital):
     assert flow_of("MT")["stays"] == 1 and flow_of("MT")["admissions"] == 2
     hospital(visit_occurrence=touching, flags=("--set", "cohort.transfers=RA_alone"), **tables)
     assert labels_of("MT") == [(datetime(2020, 1, 2, 10), False), (datetime(2020, 1, 6, 10), True)]
+
+
+def test_5_a_visit_of_a_day_continues_a_stay_and_is_none_alone(hospital):
+    legs = [stay("2020-01-01 10:00:00", "2020-01-05 10:00:00"), stay("2020-01-05 10:00:00", "2020-01-05 23:00:00", visit=11)]
+    tables = {"condition_occurrence": [f"1,1,{DISEASE},2020-01-05,2020-01-05 20:00:00,32817,11"], "measurement": []}
+    hospital(visit_occurrence=legs, death=["1,2020-01-05,2020-01-05 22:00:00"], **tables)
+    point = datetime(2020, 1, 2, 10)
+    assert labels_of("MT") == [(point, True)] and labels_of("asthma") == [(point, True)] and labels_of("RA") == []
+    assert flow_of("RA")["left out"] == {"died in hospital": 1}
+    # each gap is of less than 24 hours
+    legs = [legs[0], stay("2020-01-05 20:00:00", "2020-01-05 23:50:00", visit=11), stay("2020-01-06 20:00:00", "2020-01-08 10:00:00", visit=12)]
+    hospital(visit_occurrence=legs, death=[], **tables)
+    assert flow_of("RA")["stays"] == 1 and flow_of("RA")["left out"] == {"not followed for the time to readmission": 1}
+    hospital(
+        visit_occurrence=[stay("2020-01-01 10:00:00", "2020-01-01 20:00:00"), stay("2020-01-02 10:00:00", "2020-01-02 20:00:00", visit=11)],
+        death=[],
+        **tables,
+    )
+    assert flow_of("MT")["stays"] == 0
+
+
+def test_6_a_stay_that_goes_on_in_a_visit_without_an_end_is_left_out(hospital):
+    legs = [stay("2020-01-01 10:00:00", "2020-01-05 10:00:00"), "11,1,9201,2020-01-05,2020-01-05 10:00:00,,"]
+    hospital(visit_occurrence=legs, condition_occurrence=[], measurement=[], death=["1,2020-01-09,2020-01-09 09:00:00"])
+    for outcome in ("MT", "LLOS", "RA", "asthma"):
+        assert labels_of(outcome) == [] and flow_of(outcome)["left out"] == {"no known end of the stay": 1}, outcome
+
+
+@pytest.mark.parametrize("end", [",", "9999-12-31,9999-12-31 00:00:00"])
+@pytest.mark.parametrize("followed", ["last_record", "unknown"])
+def test_6_who_comes_back_to_a_stay_without_an_end_has_come_back(hospital, end, followed):
+    back = f"11,1,9201,2020-01-20,2020-01-20 10:00:00,{end}"
+    tables = {"condition_occurrence": [], "measurement": [], "death": []}
+    hospital(settings=f"follow_up_ends: {followed}\n", visit_occurrence=[FIRST, back], **tables)
+    assert labels_of("RA") == [(datetime(2020, 1, 5, 15), True)]
+
+
+def test_6_a_bill_that_alone_states_a_visit_without_an_end_is_left_out(hospital, capsys):
+    bill = f"1,1,{DISEASE},2020-01-01,2020-01-01 10:00:00,32821,11"
+    tables = {"visit_occurrence": [FIRST, "11,1,9202,2020-01-01,2020-01-01 10:00:00,,"], "measurement": [], "death": []}
+    hospital(settings="billing_types: [32821]\n", condition_occurrence=[bill], **tables)
+    assert DISEASE not in [concept for (concept,) in rows_of(RECORDS, "concept_id")]
+    assert "left out: 1 bill of a visit without a known end" in capsys.readouterr().out
+    assert labels_of("asthma") == [(datetime(2020, 1, 2, 10), False)]
 
 
 def test_6_the_bill_of_a_visit_without_an_end_waits_for_its_last_event(hospital, capsys):
@@ -175,8 +266,9 @@ def test_7_a_death_minutes_after_discharge_is_a_death_in_the_stay_and_counted(ho
     tables = {"visit_occurrence": [stay("2020-01-01 10:00:00", "2020-01-05 10:00:00")], "condition_occurrence": [], "measurement": []}
     tables["death"] = ["1,2020-01-05,2020-01-05 10:05:00"]
     hospital(**tables)
-    assert labels_of("MT") == [(datetime(2020, 1, 2, 10), True)] and flow_of("MT")["died just after the end"] == 1
-    assert "h MT: 1 of the stays kept end up to 1 hours before a death" in capsys.readouterr().out
+    assert labels_of("MT") == [(datetime(2020, 1, 2, 10), True)]
+    assert [flow_of(outcome)["died just after the end"] for outcome in ("MT", "LLOS", "RA")] == [1, 1, 1]
+    assert "h MT: 1 stays end up to 1 hours before a death, which counts as one in the stay" in capsys.readouterr().out
     hospital(flags=("--set", "cohort.death_tolerance_hours=0"), **tables)
     assert labels_of("MT") == [(datetime(2020, 1, 2, 10), False)] and "died just after the end" not in flow_of("MT")
 
@@ -206,6 +298,17 @@ def test_8_a_death_that_treatment_goes_on_after_is_not_believed_and_of_several_r
     hospital(last=deaths, flags=("--set", "cohort.deaths=earliest"), visit_occurrence=[FIRST], condition_occurrence=late, measurement=[], death=rows)
     assert (1, datetime(2020, 1, 4, 10)) in rows_of(DEATHS, "person_id", "death_time")
     assert (3, datetime(2020, 1, 4, 23, 59, 59)) in rows_of(DEATHS, "person_id", "death_time")
+
+
+def test_8_a_bill_at_the_end_of_a_visit_is_no_sign_of_life_and_a_later_visit_is(hospital):
+    """A visit that is closed three months after the death in it."""
+    bill = [f"1,1,{DISEASE},2020-01-01,2020-01-01 10:00:00,32821,10"]
+    closed_late = stay("2020-01-01 10:00:00", "2020-04-01 10:00:00")
+    tables = {"settings": "billing_types: [32821]\n", "condition_occurrence": bill, "measurement": [], "death": ["1,2020-01-04,2020-01-04 10:00:00"]}
+    hospital(last=deaths, visit_occurrence=[closed_late], **tables)
+    assert rows_of(DEATHS, "person_id", "death_time") == [(1, datetime(2020, 1, 4, 10))]
+    hospital(last=deaths, visit_occurrence=[closed_late, stay("2020-06-01 10:00:00", "2020-06-03 10:00:00", visit=11)], **tables)
+    assert rows_of(DEATHS, "person_id") == []
 
 
 def test_9_dates_that_cannot_be_are_left_out_and_counted(hospital, capsys):
@@ -244,6 +347,30 @@ def test_examples_whose_persons_have_enough_events_by_what_comes_later_are_count
     hospital(visit_occurrence=stays, condition_occurrence=[f"1,2,{FEVER},2020-01-04,2020-01-04 09:00:00,32817,"], measurement=[], death=[])
     assert flow_of("MT")["labelled"] == 2 and flow_of("MT")["with too few events before"] == 2
     assert "h MT: 2 of 2 have fewer than 1 events before the prediction time" in capsys.readouterr().out
+
+
+def test_10_bills_are_told_by_their_table_in_any_case_and_a_table_without_the_column_is_warned_of(hospital, capsys, monkeypatch):
+    monkeypatch.setitem(HEADERS, "condition_occurrence", HEADERS["condition_occurrence"] + ",load_table_id")
+    bill = f"1,1,{DISEASE},2020-01-01,2020-01-01 10:00:00,32817,10,SHC_Hsp_Acct_Dx_List"
+    tables = {"visit_occurrence": [FIRST], "condition_occurrence": [bill], "measurement": [], "death": []}
+    hospital(last=records, settings="billing_load_tables: [shc_hsp_acct_dx_list]\n", **tables)
+    assert (DISEASE, datetime(2020, 1, 5, 15)) in rows_of(RECORDS, "concept_id", "time")
+    said = capsys.readouterr().out
+    assert "warning: h drug_exposure has no column load_table_id" in said and "condition_occurrence has no column" not in said
+
+
+def test_12_codes_of_phenotypes_that_stand_for_nothing_are_counted_and_named(hospital, root, capsys):
+    hospital(last=deaths, visit_occurrence=[FIRST], condition_occurrence=[f"1,1,{DISEASE},2020-01-04,,32817,10"], measurement=[], death=[])
+    with open(root / "data" / "concepts" / "CONCEPT.csv", "a") as file:
+        file.write("21\tpneumonia\tCondition\tICD9CM\tx\t\t486\n22\tother\tCondition\tICD9CM\tx\t\t482.84\n")
+    with open(root / "data" / "concepts" / "CONCEPT_RELATIONSHIP.csv", "a") as file:
+        file.write(f"21\t{DISEASE}\tMaps to\n")
+    (root / "mine.yaml").write_text("pneumonia: {codes: 486 48284 4808}\n")
+    found = outcomes.read_phenotypes(outcomes.Terminology(connect()), root / "mine.yaml")
+    assert found == {"pneumonia": {DISEASE}}
+    said = capsys.readouterr().out
+    assert "mine: 1 of its 3 ICD-9-CM codes are not in data/concepts/CONCEPT, of 1 of 1 phenotypes, such as 4808: they stand for nothing" in said
+    assert "mine: 1 of its 3 ICD-9-CM codes map to no concept, of 1 of 1 phenotypes, such as 48284: they stand for nothing" in said
 
 
 def test_12_labels_that_contradict_each_other_are_counted_and_unknown_items_of_a_set_are_named(hospital, root, capsys):

@@ -25,7 +25,15 @@ def write_hospital(root, monkeypatch):
     engine = connect()
     people = [{"person_id": i, "sex": "F", "race": None, "year_of_birth": 2100, "split": "train"} for i in (1, 2)]
     stays = [
-        {"visit_id": 10 * i + j, "person_id": i, "start": START, "end": START + 8 * DAY, "concept_id": 9201, "is_admission": j == 0}
+        {
+            "visit_id": 10 * i + j,
+            "person_id": i,
+            "start": START,
+            "end": START + 8 * DAY,
+            "concept_id": 9201,
+            "is_admission": j == 0,
+            "is_inpatient": j == 0,
+        }
         for i in (1, 2)
         for j in (0, 1)
     ]
@@ -115,7 +123,7 @@ def test_every_visit_that_is_no_admission_has_a_reason():
     ]
     table = ibis.memtable(
         [
-            {"visit_id": i, "person_id": 1, "start": start, "end": end, "concept_id": 1, "is_admission": is_admission}
+            {"visit_id": i, "person_id": 1, "start": start, "end": end, "concept_id": 1, "is_admission": is_admission, "is_inpatient": is_admission}
             for i, (start, end, is_admission) in enumerate(stays)
         ],
         schema=VISITS.schema,

@@ -84,11 +84,13 @@ def engine_with_people():
 def query(domain, paper):
     """find_records as SQL over those tables: building it takes Ibis most of the time, so each is built once."""
     con, cohort = engine_with_people(), CohortConfig(**PAPER) if paper else CohortConfig()
-    return con.compile(records.find_records(con.table("events"), con.table("people"), con.table("stays"), domain, MIMIC, cohort))
+    return con.compile(
+        records.find_records(con.table("events"), con.table("people"), con.table("stays").mutate(is_open=ibis.literal(False)), domain, MIMIC, cohort)
+    )
 
 
 def find(*rows, domain="condition", stays=STAYS, paper=False):
-    stays = [dict(zip(VISITS.schema.names, (*stay[:2], at(stay[2]), at(stay[3]), 9201, True), strict=True)) for stay in stays]
+    stays = [dict(zip(VISITS.schema.names, (*stay[:2], at(stay[2]), at(stay[3]), 9201, True, True), strict=True)) for stay in stays]
     con = engine_with_people()
     for name, content, schema in [("events", rows, RAW), ("stays", stays, VISITS.schema)]:
         con.raw_sql(f"DELETE FROM {name}")

@@ -35,7 +35,15 @@ def record(person_id, hours, domain="drug", concept_id=7, value=None, unit=None,
 
 def visit(visit_id, person_id, hours, days=0):
     start = NEW_YEAR + timedelta(hours=hours)
-    return {"visit_id": visit_id, "person_id": person_id, "start": start, "end": start + timedelta(days=days), "concept_id": 1, "is_admission": False}
+    return {
+        "visit_id": visit_id,
+        "person_id": person_id,
+        "start": start,
+        "end": start + timedelta(days=days),
+        "concept_id": 1,
+        "is_admission": False,
+        "is_inpatient": False,
+    }
 
 
 def make(root, records, visits, deciles=(EDGES,)):

@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medrep import contract
-from medrep.cdm import parsing
+from medrep.cdm import parsing, rules
 from medrep.cdm.labels import diseases, prediction_points
 from medrep.cdm.labels import stays as stay_labels
 from medrep.cdm.sources import omop
@@ -443,16 +443,22 @@ def measured(row, hospital):
     columns = [name for name in ("value_as_number", "value_source_value") if row[name].lower() not in nothing]
     if not columns:
         return None, None, None
-    operator, text = re.fullmatch(r"(?:(<=|>=|<|>|=|≤|≥) *)?(.*)", row[columns[0]]).groups()
-    body, mark, decimals = text.partition(hospital.decimal_mark)
-    threes = body.split(hospital.thousands_mark) if hospital.thousands_mark else [body]
-    if all(re.fullmatch(r"\d{3}", three) for three in threes[1:]):
-        body = "".join(threes)
-    value = number(f"{body}.{decimals}" if mark else body)
+
+    def read(text):
+        operator, text = re.fullmatch(r"(?:(<=|>=|<|>|=|≤|≥) *)?(.*)", text).groups()
+        body, mark, decimals = text.partition(hospital.decimal_mark)
+        threes = body.split(hospital.thousands_mark) if hospital.thousands_mark else [body]
+        if threes[0][:1] != "0" and all(re.fullmatch(r"\d{3}", three) for three in threes[1:]):
+            body = "".join(threes)
+        value = number(f"{body}.{decimals}" if mark else body)
+        return value, None if value is None else {"≤": "<=", "≥": ">="}.get(operator, operator)
+
+    value, operator = read(row[columns[0]])
     if value is None:
         return None, None, columns[0]
     by_concept = {4171756: "<", 4171755: ">="}.get(whole(row["operator_concept_id"]))
-    return value, {"≤": "<=", "≥": ">="}.get(operator, operator) or by_concept, None
+    beside = read(row[columns[-1]]) if "value_source_value" in columns else (None, None)
+    return value, operator or by_concept or (beside[1] if beside[0] == value else None), None
 
 
 def parsed(parse, *texts):
@@ -474,17 +480,17 @@ def moment(row, name, hospital):
     return day, time
 
 
-def only_days(rows, name, hospital):
-    """Whether a column has times, and none but 00:00:00."""
+def midnight_is_day(rows, name, hospital):
+    """Whether more than half of a column's times are 00:00:00."""
     times = [time for _, time in (moment(row, name, hospital) for row in rows) if time]
-    return bool(times) and all(time == start_of_day(time) for time in times)
+    return sum(time == start_of_day(time) for time in times) > len(times) / 2
 
 
 def unreadable_times(rows, name, hospital):
-    """{form: rows} of the datetimes that are neither a time nor a day, beside a day that can be read."""
+    """{form: rows} of the datetimes that are neither a time nor a day, beside a day that can be read; beside an end that of the start is enough."""
     forms = Counter()
     for row in rows:
-        text, day = row[f"{name}_datetime"], moment(row, name, hospital)[0]
+        text, day = row[f"{name}_datetime"], moment(row, "visit_start" if name == "visit_end" else name, hospital)[0]
         alone, time = moment(row | {f"{name}_date": ""}, name, replace(hospital, midnight_is_a_time=True))
         if text and day and not time and not (alone and len(text) == 10):
             forms[re.sub("[a-zA-Z]+", "a", re.sub("[0-9]", "9", text))] += 1
@@ -554,7 +560,7 @@ def slow_persons(tables):
 def slow_visits(people, hospital):
     """Rows with visit, person, start, end (None: not known), admission and why each went."""
     rows, judged = hospital.tables["visit_occurrence"], []
-    start_days, end_days = (only_days(rows, name, hospital) for name in ("visit_start", "visit_end"))
+    start_days, end_days = (midnight_is_day(rows, name, hospital) for name in ("visit_start", "visit_end"))
     span = believable([day for day, _ in (moment(row, "visit_start", hospital) for row in rows) if day])
     for row in rows:
         visit, person = whole(row["visit_occurrence_id"]), whole(row["person_id"])
@@ -573,34 +579,43 @@ def slow_visits(people, hospital):
             found["why"] = "date far from the hospital's visits"
         if found["why"]:
             continue
-        if start is None or start_days:
+        if end is not None and end == start_of_day(end) and (end_days or end == start):
+            end = None
+        if start is None:
             start = start_of_day(first_day)
         if last_day is None or is_far(last_day, span):
             end = None
-        elif end is None or end_days:
+        elif end is None:
             end = end_of_day(last_day)
         overnight = end is not None and end.date() > start.date()
         found |= {"start": start, "end": end, "why": "end before start" if end is not None and end < start else None}
-        found["admission"] = found["concept"] == 9201 and overnight and 18 <= start.year - people[person]["year"] <= 100
+        found["inpatient"] = found["concept"] == 9201 and 18 <= start.year - people[person]["year"] <= 100
+        found["admission"] = found["inpatient"] and overnight
         judged[-1] = found
     keep_first(judged, lambda r: r["visit"], lambda r: nulls_last(r["start"], r["end"], r["person"], r["concept"]), "same visit id")
     return judged
 
 
 def add_last_moments(stays, hospital, span):
-    """Each stay's "lasts": its end, or the end of the last day with an event that states it, or of its first day."""
+    """Each stay's "lasts": its end, or the end of the last day with an event that states it and is no bill, or of its first day; "open" if that."""
     last_day = {}
-    for table, _, date_column, _ in DOMAINS.values():
+    for table, _, date_column, type_column in DOMAINS.values():
         for row in hospital.tables.get(table, []):
             key, day = (whole(row["person_id"]), whole(row["visit_occurrence_id"])), moment(row, date_column, hospital)[0]
-            if day is not None and not is_far(day, span):
+            if day is not None and not is_far(day, span) and not is_bill(row, type_column):
                 last_day[key] = max(day, last_day.get(key, day))
     for stay in stays:
         first_day = stay["start"].date()
-        stay["lasts"] = stay["end"] or end_of_day(max(first_day, last_day.get((stay["person"], stay["visit"]), first_day)))
+        stated = last_day.get((stay["person"], stay["visit"]))
+        stay["lasts"] = stay["end"] or end_of_day(max(first_day, stated or first_day))
+        stay["open"] = not (stay["end"] or stated)
 
 
-def slow_event(row, domain, people, stays, hospital, days_only, span):
+def is_bill(row, type_column):
+    return whole(row[type_column]) == BILLED or row.get("load_table_id", "").lower() == BILLS
+
+
+def slow_event(row, domain, people, stays, hospital, midnights, span):
     """person, concept, time when it can be known, value, unit, stay (or None), and why it went, by the definition."""
     _, concept_column, date_column, type_column = DOMAINS[domain]
     person, concept, kind = whole(row["person_id"]), whole(row[concept_column]), whole(row[type_column])
@@ -611,7 +626,7 @@ def slow_event(row, domain, people, stays, hospital, days_only, span):
         return {"why": "unknown person"}
     if not concept:
         return {"why": "no concept"}
-    if days_only or (kind == DATED and time == start_of_day(day)):
+    if (midnights or kind == DATED) and time == start_of_day(day):
         time = None
     low, high = time or start_of_day(day), time or end_of_day(day)
     mine = [stay for stay in stays if stay["person"] == person]
@@ -621,7 +636,7 @@ def slow_event(row, domain, people, stays, hospital, days_only, span):
         latest = [stay for stay in around if stay["start"] == max(stay["start"] for stay in around)]
         stay = min(latest, key=lambda stay: stay["visit"], default=None)
     known = high
-    if kind == BILLED or row.get("load_table_id") == BILLS:
+    if is_bill(row, type_column):
         known = stay["lasts"] if stay and low <= stay["lasts"] else end_of_day(day)
     value, operator = measured(row, hospital)[:2] if domain == "measurement" else (None, None)
     age, why = known.year - people[person]["year"], None
@@ -629,6 +644,8 @@ def slow_event(row, domain, people, stays, hospital, days_only, span):
         why = "before birth"
     elif is_far(day, span):
         why = "date far from the hospital's visits"
+    elif is_bill(row, type_column) and stay and stay["open"]:
+        why = "bill of a visit without a known end"
     elif age < 18:
         why = "under age"
     return {
@@ -647,11 +664,12 @@ def slow_event(row, domain, people, stays, hospital, days_only, span):
     }
 
 
-def slow_deaths(people, events, hospital, span):
-    """Rows with person, death and why each went: the latest counts that no record belies."""
-    last_record, judged = {}, []
+def slow_deaths(people, stays, events, hospital, span):
+    """Rows with person, death and why each went: the latest counts that no record or visit belies."""
+    signs, judged = [(stay["person"], stay["start"]) for stay in stays], []
     for event in events:
-        last_record[event["person"]] = max(event["time"], last_record.get(event["person"], event["time"]))
+        at_end = event["stay"] and event["time"] == event["stay"]["end"]
+        signs.append((event["person"], event["stay"]["start"] if at_end else event["time"]))
     for row in hospital.tables.get("death", []):
         person, (day, time) = whole(row["person_id"]), moment(row, "death", replace(hospital, midnight_is_a_time=False))
         why, death = None, time or day and end_of_day(day)
@@ -663,7 +681,7 @@ def slow_deaths(people, events, hospital, span):
             why = "before birth"
         elif is_far(day, span):
             why = "date far from the hospital's visits"
-        elif person in last_record and last_record[person] - death > timedelta(days=60):
+        elif any(who == person and time - death > timedelta(days=60) for who, time in signs):
             why = "records of the person go on"
         judged.append({"person": person, "day": day, "time": time, "death": death, "why": why})
     for person in people:
@@ -690,8 +708,8 @@ def slow_hospital(hospital, min_events=MIN_EVENTS):
     present = {domain: names for domain, names in DOMAINS.items() if names[0] in hospital.tables}
     for domain, (table, _, date_column, _) in present.items():
         rows = hospital.tables[table]
-        days_only = only_days(rows, date_column, hospital)
-        judged[table] = [slow_event(row, domain, people, stays, hospital, days_only, span) for row in rows]
+        midnights = midnight_is_day(rows, date_column, hospital)
+        judged[table] = [slow_event(row, domain, people, stays, hospital, midnights, span) for row in rows]
         unreadable[table] = {f"{domain} datetime": date_column}
     keep_first(
         judged.get("measurement", []),
@@ -712,7 +730,7 @@ def slow_hospital(hospital, min_events=MIN_EVENTS):
         if events_of[row["person"]] < min_events:
             row["why"] = "person with too few events"
     events = still_in(every)
-    judged["death"] = slow_deaths(people, events, hospital, span)
+    judged["death"] = slow_deaths(people, stays, events, hospital, span)
     counts = {table: Counter(row["why"] for row in rows) for table, rows in judged.items() if table in hospital.tables}
     times = {
         table: {column: forms for column, name in columns.items() if (forms := unreadable_times(hospital.tables[table], name, hospital))}
@@ -797,7 +815,10 @@ def slow_labels(found, hospital):
     meaning = slow_meaning()
     for person in {event["person"] for event in found.events}:
         death = found.deaths.get(person)
-        admissions = sorted((stay["start"], stay["end"]) for stay in found.stays if stay["person"] == person and stay["admission"])
+        mine = sorted((stay for stay in found.stays if stay["person"] == person and stay["inpatient"]), key=lambda stay: stay["start"])
+        admissions = [(stay["start"], stay["end"]) for stay in mine if stay["admission"]]
+        if hospital.transfers == "RA_alone":
+            mine = [stay for stay in mine if stay["admission"] or not stay["end"]]
         diseased = [event["time"] for event in found.events if event["person"] == person and event["concept"] in meaning]
 
         def is_in(time, end):  # what is known by its day only belongs to a stay that ends on that day
@@ -806,15 +827,21 @@ def slow_labels(found, hospital):
         def died_by(end, death=death, is_in=is_in):
             return death is not None and (is_in(death, end) or death <= end + timedelta(hours=1))
 
-        merged = []
-        for start, end in admissions:
-            if merged and start < merged[-1][1] + DAY:
-                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        chains = []
+        for stay in mine:
+            if chains and stay["start"] < max(other["end"] or other["start"] for other in chains[-1]) + DAY:
+                chains[-1].append(stay)
             else:
-                merged.append((start, end))
+                chains.append([stay])
+        merged = []
+        for chain in chains:  # a chain of visits of a day each is no stay; one that goes on in a visit without an end has none
+            starts, ends = [s["start"] for s in chain if s["admission"] or not s["end"]], [s["end"] for s in chain if s["end"]]
+            goes_on = [s for s in chain if not s["end"] and all(end <= s["start"] for end in ends)]
+            if starts:
+                merged.append((min(starts), None if goes_on else max(ends)))
         for start, end in merged if hospital.transfers == "one_stay" else admissions:
             at = start + DAY
-            if end <= at or (death is not None and death < at):
+            if end is None or end <= at or (death is not None and death < at):
                 continue
             labelled["MT"][person, at] = died_by(end)
             if not (died_by(end) and min(death, end) < start + 7 * DAY):
@@ -823,6 +850,8 @@ def slow_labels(found, hospital):
                 labelled["lung"][person, at] = any(at <= time and is_in(time, end) for time in diseased)
 
         for i, (_, end) in enumerate(merged):
+            if end is None:
+                continue
             until = end + 30 * DAY
             back = any(start <= until for start, _ in merged[i + 1 :])
             lost = (death is not None and death <= until) or (hospital.follow_up_ends == "last_record" and until > last_time)
@@ -943,8 +972,9 @@ def check_plain_definitions(made, hospital, min_events, max_length):
 
 
 def check_visits(rows, slow):
-    assert {visit: (row["person_id"], row["start"], row["end"], row["is_admission"]) for visit, row in rows.items()} == {
-        stay["visit"]: (stay["person"], stay["start"], stay["end"], stay["admission"]) for stay in slow.stays
+    columns = ("person_id", "start", "end", "is_admission", "is_inpatient")
+    assert {visit: tuple(row[name] for name in columns) for visit, row in rows.items()} == {
+        stay["visit"]: tuple(stay[name] for name in ("person", "start", "end", "admission", "inpatient")) for stay in slow.stays
     }
 
 
@@ -1120,7 +1150,20 @@ def last_for_first_day(find_visits):
 
 
 def end_of_first_day(visits, events):
-    return visits.mutate(end=visits["end"].fill_null(parsing.day_end(visits.start.date())))
+    filled = visits["end"].fill_null(parsing.day_end(visits.start.date()))
+    return visits.mutate(end=filled, is_open=visits["end"].isnull())
+
+
+def never_day(times, *words):
+    return False
+
+
+def never_open(fill):
+    return lambda *args: fill(*args).mutate(is_open=ibis.literal(False))
+
+
+def admissions_alone(merge_stays):
+    return lambda visits, hours: merge_stays(visits.filter(visits.is_admission), hours)
 
 
 def nowhere(time, span):
@@ -1136,12 +1179,12 @@ def span_of_all(dates, max_years):
 
 ONE, OTHER = SOME.values()
 MUTANTS = {  # rule: hospital, stage, outcome, what is other there: (module, name, value), or a setting
-    "a column of midnights knows days only, of visits": (OTHER, visits, None, (visits, "find_midnight_columns", lambda rows: [])),
+    "a column of midnights knows days only, of visits": (OTHER, visits, None, (rules, "midnight_means_day", never_day)),
     "a visit far from the others is left out": (ONE, visits, None, (visits, "lies_outside", nowhere)),
     "the visits at either end are not believed": (THIRD, visits, None, (visits, "plausible_span", span_of_all)),
     "no end is not the end of the first day": (ONE, visits, None, (visits, "find_visits", last_for_first_day(visits.find_visits))),
     "datetime_format": (ONE, visits, None, 'hospital.datetime_format=""'),
-    "a column of midnights knows days only, of events": (OTHER, records, None, (records, "find_days_only", lambda events: False)),
+    "a column of midnights knows days only, of events": (OTHER, records, None, (rules, "midnight_means_day", never_day)),
     "a visit without end lasts to its last event": (ONE, records, None, (records, "fill_unknown_ends", end_of_first_day)),
     "an event far from the visits is left out": (ONE, records, None, (records, "lies_outside", nowhere)),
     "an event before birth is counted apart": (ONE, records, None, (records, "BEFORE_BIRTH", records.UNDER_AGE)),
@@ -1159,6 +1202,14 @@ MUTANTS = {  # rule: hospital, stage, outcome, what is other there: (module, nam
     "a death of the day of discharge is in the stay": (THIRD, labels, "MT", (prediction_points, "is_before_end", lambda time, end: time <= end)),
     "a disease of the day of discharge is in the stay": (ONE, labels, "lung", (diseases, "is_before_end", lambda time, end: time <= end)),
     "death_tolerance_hours": (ONE, labels, "MT", "cohort.death_tolerance_hours=0"),
+    "a visit that is not overnight continues a stay": (
+        THIRD,
+        labels,
+        "MT",
+        (prediction_points, "merge_stays", admissions_alone(prediction_points.merge_stays)),
+    ),
+    "a visit without an end is a readmission": (ONE, labels, "RA", (stay_labels, "merge_stays", admissions_alone(prediction_points.merge_stays))),
+    "a bill needs a visit that ended": (OTHER, records, None, (records, "fill_unknown_ends", never_open(records.fill_unknown_ends))),
     "transfers are one stay": (ONE, labels, "MT", "cohort.transfers=RA_alone"),
     "transfers are one stay where RA alone": (OTHER, labels, "RA", (stay_labels, "merge_stays", lambda admissions, transfer_hours: admissions)),
 }

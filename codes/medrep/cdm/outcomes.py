@@ -163,12 +163,25 @@ def read_phenotypes(terminology: Terminology, path: Path) -> dict[str, set[int]]
     by_code: dict[str, set[int]] = {}
     for row in maps.select("code", "concept_id_2").distinct().to_pyarrow().to_pylist():
         by_code.setdefault(row["code"], set()).add(row["concept_id_2"])
+    report_unmapped_codes(path.stem, codes, set(icd.select("code").distinct().to_pyarrow()["code"].to_pylist()), set(by_code))
     descendants_of = descendants_by_root(terminology, set().union(*by_code.values()))
     found = {}
     for name, own_codes in codes.items():
         roots = set().union(*(by_code.get(code, set()) for code in own_codes))
         found[name] = set().union(roots, *(descendants_of.get(root, set()) for root in roots))
     return found
+
+
+def report_unmapped_codes(outcome: str, codes: dict[str, set[str]], known: set[str], mapped: set[str]):
+    """Say which codes of a set of phenotypes stand for nothing here: they are not in CONCEPT, or map to no concept."""
+    all_codes = set().union(*codes.values())
+    for missing, why in ((all_codes - known, "are not in data/concepts/CONCEPT"), (known - mapped, "map to no concept")):
+        if missing:
+            of = sorted(name for name, own in codes.items() if own & missing)
+            print_line(
+                f"{outcome}: {len(missing):,} of its {len(all_codes):,} ICD-9-CM codes {why}, of {len(of)} of {len(codes)} phenotypes, such as "
+                f"{', '.join(sorted(missing)[:5])}: they stand for nothing"
+            )
 
 
 def descendants(terminology: Terminology, roots: set[int]) -> set[int]:

@@ -33,11 +33,11 @@ def parse_number(text: ibis.Value) -> ibis.Value:
 def normalize_number(text: ibis.Value, decimal_mark: str, thousands_mark: str) -> ibis.Value:
     """`text` with its thousands marks taken out and a decimal comma made a point; other text stays as it is.
 
-    A mark counts only where digits stand in threes behind it: with `,` for thousands `1,200` is 1200, and `1,5` is no number.
+    A mark counts only where digits stand in threes behind it: with `,` for thousands `1,200` is 1200, and `1,5` and `0,125` are no numbers.
     """
     if thousands_mark:
         mark = re.escape(thousands_mark)
-        grouped = text.re_search(rf"^[^0-9]*[0-9]{{1,3}}({mark}[0-9]{{3}})+({re.escape(decimal_mark)}[0-9]+)?$")
+        grouped = text.re_search(rf"^[^0-9]*[1-9][0-9]{{0,2}}({mark}[0-9]{{3}})+({re.escape(decimal_mark)}[0-9]+)?$")
         text = ibis.ifelse(grouped, text.replace(thousands_mark, ""), text)
     if decimal_mark != ".":
         has_mark = text.re_search(rf"^[^0-9]*[0-9]*{re.escape(decimal_mark)}[0-9]+([eE][+-]?[0-9]+)?$")
@@ -92,9 +92,22 @@ def day_end(date: ibis.Value) -> ibis.Value:
     return date.cast("timestamp") + ibis.interval(seconds=24 * 3600 - 1)
 
 
+def is_midnight(time: ibis.Value) -> ibis.Value:
+    return time == time.truncate("D")
+
+
+def drop_midnight(time: ibis.Value) -> ibis.Value:
+    """`time`, and null where it is 00:00:00, which in some columns means that the time of day is not known."""
+    return ibis.ifelse(is_midnight(time), ibis.null("timestamp"), time)
+
+
 def stands_at_day_end(time: ibis.Value) -> ibis.Value:
     """Whether `time` is 23:59:59: so stands what is known by its day only."""
     return time == day_end(time.date())
+
+
+CLOCK_LETTERS = ("%H", "%I", "%X", "%c")
+"""Of strptime: without one of them a format tells the day only."""
 
 
 @ibis.udf.scalar.builtin(name="try_strptime", signature=((dt.string, dt.string), dt.timestamp))
@@ -111,14 +124,20 @@ def parse_date_and_time(table: ibis.Table, name: str, midnight_is_a_time: bool =
     if f"{name}_datetime" not in table.columns:
         return {"date": parse_date(table[f"{name}_date"]), "time": ibis.null("timestamp"), "unreadable_time": ibis.null("string")}
     text = table[f"{name}_datetime"]
-    time = parse_time(text)
+    time, own_date, formatted = parse_time(text), parse_date(text), ibis.null("timestamp")
     if datetime_format:
-        time = ibis.coalesce(time, ibis.ifelse(time.isnull(), try_strptime(text, datetime_format), ibis.null("timestamp")))
-    own_date = ibis.coalesce(time.date(), parse_date(text))
+        formatted = ibis.ifelse(time.isnull(), try_strptime(text, datetime_format), ibis.null("timestamp"))
+        own_date = ibis.coalesce(own_date, formatted.date())
+        if any(letter in datetime_format for letter in CLOCK_LETTERS):
+            time = ibis.coalesce(time, formatted)
+    own_date = ibis.coalesce(time.date(), own_date)
+    is_day = text.like("____-__-__") & own_date.notnull()
+    if datetime_format:
+        is_day = is_day | (time.isnull() & formatted.notnull())
     return {
         "date": ibis.coalesce(own_date, parse_date(table[f"{name}_date"])),
-        "time": time if midnight_is_a_time else ibis.ifelse(time == time.truncate("D"), ibis.null("timestamp"), time),
-        "unreadable_time": ibis.ifelse(time.isnull() & ~(text.like("____-__-__") & own_date.notnull()), text, ibis.null("string")),
+        "time": time if midnight_is_a_time else drop_midnight(time),
+        "unreadable_time": ibis.ifelse(time.isnull() & ~is_day, text, ibis.null("string")),
     }
 
 

@@ -20,6 +20,7 @@ from medrep.tables import REJECTS
 KEPT = "kept"
 MAX_REJECTS_WRITTEN = 10_000  # rejects that are written of a table that is refused: enough to see what is wrong
 BATCH_ROWS = 200_000
+MIDNIGHT_SHARE, MIDNIGHT_SHARE_TOLD = 0.5, 0.1  # by the clock, midnight has a share of 1/1440, and of times to the hour 1/24
 
 
 def first_reason(conditions: dict[str, ibis.Value]) -> ibis.Value:
@@ -88,6 +89,30 @@ def settle_rejects(
     if written != total:
         raise AssertionError(f"{hospital} {table}: {written} rejects were written of {total}")
     return {"read": read, "kept": counts[KEPT], "rejected": total}
+
+
+def midnight_means_day(times: ibis.Value, things: str, hospital: str, meaning: str) -> bool:
+    """Whether 00:00:00 in a column of `times` means that the time of day is not known: more than half of them stand there. So an export
+    fills in what it knows by its day only. Says so, and how many where it is many; `things` have the times, `meaning` is what follows.
+    """
+    (row,) = (
+        times.name("time")
+        .as_table()
+        .agg(known=lambda t: t.time.count(), midnight=lambda t: parsing.is_midnight(t.time).sum())
+        .to_pyarrow()
+        .to_pylist()
+    )
+    share = (row["midnight"] or 0) / max(1, row["known"])
+    if share > MIDNIGHT_SHARE:
+        print_line(
+            f"warning: {share:.1%} of the {things} of {hospital} stand at 00:00:00: their time of day is taken as not known, so that {meaning}"
+        )
+    elif share > MIDNIGHT_SHARE_TOLD:
+        print_line(
+            f"warning: {share:.1%} of the {things} of {hospital} stand at 00:00:00 and are taken to be at midnight; if only their day is known, set "
+            f"midnight_is_a_time: false in configs/hospitals/{hospital}.yaml"
+        )
+    return share > MIDNIGHT_SHARE
 
 
 def count_unreadable_times(rows: ibis.Table, column: str = "unreadable_time", date: str = "date") -> dict[str, int]:

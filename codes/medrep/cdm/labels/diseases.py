@@ -74,8 +74,9 @@ def recorded_before(t: ibis.Table) -> ibis.Value:
     return t.time < t.prediction_time
 
 
-def recorded_after(t: ibis.Table) -> ibis.Value:
-    return (t.time >= t.prediction_time) & is_before_end(t.time, t.end)
+def recorded_after(t: ibis.Table, cohort: CohortConfig) -> ibis.Value:
+    in_stay = is_before_end(t.time, t["end"]) if cohort.day_only_diseases == "in_stay" else t.time <= t["end"]
+    return (t.time >= t.prediction_time) & in_stay
 
 
 def label_onset(stays: ibis.Table, records: ibis.Table, disease: ibis.Table, cohort: CohortConfig) -> ibis.Table:
@@ -84,7 +85,7 @@ def label_onset(stays: ibis.Table, records: ibis.Table, disease: ibis.Table, coh
     if cohort.onset_at == "record":
         return label_onset_at_record(stays, records, disease, cohort)
     stays = aggregate_disease_records(
-        add_prediction_time(stays, cohort), disease, before=lambda t: recorded_before(t).any(), after=lambda t: recorded_after(t).any()
+        add_prediction_time(stays, cohort), disease, before=lambda t: recorded_before(t).any(), after=lambda t: recorded_after(t, cohort).any()
     )
     reasons = not_still_in_rules(stays)
     if cohort.recorded_before == "left_out":
@@ -93,7 +94,10 @@ def label_onset(stays: ibis.Table, records: ibis.Table, disease: ibis.Table, coh
 
 
 def label_onset_at_record(stays: ibis.Table, records: ibis.Table, disease: ibis.Table, cohort: CohortConfig) -> ibis.Table:
-    """As published: a case at the disease's last record in the stay, a control at a record of the stay that a hash draws."""
+    """As published: a case at the disease's last record in the stay, a control at a record of the stay that a hash draws.
+
+    What is known by its day only stands at 23:59:59 here, after a stay that ends on that day.
+    """
     stays = stays.mutate(prediction_time=stays.start)
     stays = aggregate_disease_records(stays, disease, last=lambda t: t.time.max(where=(t.time >= t.start) & (t.time <= t.end)))
     moments = records.select("person_id", "time").distinct()
@@ -116,7 +120,7 @@ def label_phenotypes(stays: ibis.Table, diseases: ibis.Table, names: list[str], 
     aggregates = {}
     for name in names:
         aggregates[f"{name}_before"] = lambda t, name=name: (recorded_before(t) & (t.phenotype == name)).any()
-        aggregates[name] = lambda t, name=name: (recorded_after(t) & (t.phenotype == name)).any()
+        aggregates[name] = lambda t, name=name: (recorded_after(t, cohort) & (t.phenotype == name)).any()
     stays = aggregate_disease_records(add_prediction_time(stays, cohort), diseases, **aggregates)
     values = {name: stays[name].fill_null(False) for name in names}
     if cohort.recorded_before == "left_out":

@@ -10,12 +10,16 @@ from medrep.cdm.parsing import stands_at_day_end
 from medrep.cdm.plausible_dates import latest_plausible_time
 from medrep.settings import CohortConfig
 
-NOT_STILL_IN_REASONS = ["not still in at the prediction time", "dead before the prediction time"]
+NO_KNOWN_END = "no known end of the stay"
+NOT_STILL_IN_REASONS = [NO_KNOWN_END, "not still in at the prediction time", "dead before the prediction time"]
 OTHER_ADMISSION_CHOSEN = "another admission of the person's was chosen"
 DUPLICATE_PREDICTION_TIME = "another stay with the same prediction time"
-DIED_IN_HOSPITAL = "died in hospital"
+DIED_IN_HOSPITAL, DIED_BEFORE_LONG = "died in hospital", "died in the stay before it was long"
+DEATH_REASONS = [DIED_IN_HOSPITAL, DIED_BEFORE_LONG]
 INELIGIBLE_REASONS = [*NOT_STILL_IN_REASONS, DIED_IN_HOSPITAL]
 """Of these the question could not be asked; admissions that are left out for another reason count as eligible."""
+
+PERSONS_A_WRONG_DATE = 1000  # of so many one may have a date that is too late
 
 
 @dataclass
@@ -24,8 +28,9 @@ class LabelInputs:
 
     visits: ibis.Table
     records: ibis.Table
-    admissions: ibis.Table
-    """The visits of persons with records that are admissions, with the person's death_time."""
+    inpatient_visits: ibis.Table
+    """The inpatient visits of persons with records, with the person's death_time: admissions and, as cohort.transfers wants it, what may continue
+    one."""
     stays: ibis.Table
     """What cohort.transfers makes of them: the stays that all outcomes but RA are predicted in, with the same columns."""
     enough_events: ibis.Table
@@ -51,22 +56,31 @@ def add_prediction_time(admissions: ibis.Table, cohort: CohortConfig) -> ibis.Ta
     return admissions.mutate(prediction_time=admissions.start + hours(cohort.prediction_hours))
 
 
-def merge_stays(admissions: ibis.Table, transfer_hours: float) -> ibis.Table:
-    """Admissions with less than `transfer_hours` between them as one stay: visit_id (the least), person_id, death_time, start, end.
+def merge_stays(inpatient_visits: ibis.Table, transfer_hours: float) -> ibis.Table:
+    """Inpatient visits with less than `transfer_hours` between them as one stay: visit_id (the least), person_id, death_time, start, end.
 
-    The stay lasts from the first start to the last end, so a prediction time may fall between two of its admissions.
+    A stay begins with its first admission and lasts to its last end; a visit that is not overnight only continues it, and alone is none.
+    end is null where the last visit has none that is known; such a visit alone is a stay, too, as it may be a readmission. A prediction time may
+    fall between two visits of a stay.
     """
-    order = [admissions.start, admissions.end, admissions.visit_id]
-    before = admissions.end.max().over(ibis.window(group_by="person_id", order_by=order, preceding=(None, 1)))
-    admissions = admissions.mutate(before=before)
-    admissions = admissions.mutate(opens=(admissions.before.isnull() | (admissions.start >= admissions.before + hours(transfer_hours))).cast("int64"))
-    order = [admissions.start, admissions.end, admissions.visit_id]
-    stay = admissions.opens.sum().over(ibis.window(group_by="person_id", order_by=order, preceding=(None, 0)))
-    admissions = admissions.mutate(stay=stay)
-    merged = admissions.group_by("person_id", "stay").agg(
-        visit_id=admissions.visit_id.min(), death_time=admissions.death_time.min(), start=admissions.start.min(), end=admissions.end.max()
+    visits = inpatient_visits.mutate(until=ibis.coalesce(inpatient_visits["end"], inpatient_visits.start))
+    order = [visits.start, visits.until, visits.visit_id]
+    before = visits.until.max().over(ibis.window(group_by="person_id", order_by=order, preceding=(None, 1)))
+    visits = visits.mutate(before=before)
+    visits = visits.mutate(opens=(visits.before.isnull() | (visits.start >= visits.before + hours(transfer_hours))).cast("int64"))
+    order = [visits.start, visits.until, visits.visit_id]
+    visits = visits.mutate(stay=visits.opens.sum().over(ibis.window(group_by="person_id", order_by=order, preceding=(None, 0))))
+    counts = visits.is_admission | visits["end"].isnull()
+    merged = visits.group_by("person_id", "stay").agg(
+        visit_id=visits.visit_id.min(where=counts),
+        death_time=visits.death_time.min(),
+        start=visits.start.min(where=counts),
+        last_end=visits["end"].max(),
+        last_open=visits.start.max(where=visits["end"].isnull()),
     )
-    return merged.drop("stay")
+    ends = merged.last_open.isnull() | (merged.last_open < merged.last_end).fill_null(False)
+    merged = merged.mutate(end=ibis.ifelse(ends, merged.last_end, ibis.null("timestamp")))
+    return merged.filter(merged.start.notnull()).drop("stay", "last_end", "last_open")
 
 
 def is_before_end(time: ibis.Value, end: ibis.Value) -> ibis.Value:
@@ -86,7 +100,8 @@ def died_just_after(stays: ibis.Table, cohort: CohortConfig) -> ibis.Value:
 
 def not_still_in_rules(stays: ibis.Table) -> dict[str, ibis.Value]:
     """The rules that all outcomes predicted during a stay share."""
-    return dict(zip(NOT_STILL_IN_REASONS, [stays.end <= stays.prediction_time, stays.death_time < stays.prediction_time], strict=True))
+    conditions = [stays["end"].isnull(), stays["end"] <= stays.prediction_time, stays.death_time < stays.prediction_time]
+    return dict(zip(NOT_STILL_IN_REASONS, conditions, strict=True))
 
 
 def hash_order(stays: ibis.Table, seed: int, *columns: str) -> ibis.Value:
@@ -117,10 +132,19 @@ def drop_duplicate_prediction_times(stays: ibis.Table) -> ibis.Table:
 
 
 def find_last_time(records: ibis.Table, visits: ibis.Table) -> datetime | None:
-    """The hospital's last record or end of a visit, of those whose dates may be right."""
+    """When the hospital's follow-up ends: its last record or end of a visit, of those whose dates may be right.
+
+    Those of one person in a thousand are not believed: a single wrong date would follow everybody up to it.
+    """
     latest = latest_plausible_time(records)
     if latest is None:
         return None
-    # int64: for Ibis epoch seconds are int32, which end in 2038
-    times = [(seconds := column.epoch_seconds().cast("int64")).max(where=seconds <= latest).execute() for column in (records.time, visits.end)]
-    return datetime(1970, 1, 1) + timedelta(seconds=int(max(time for time in times if time is not None and time == time)))
+    last_of = []
+    for table, time in ((records, records.time), (visits, visits["end"])):
+        # int64: for Ibis epoch seconds are int32, which end in 2038
+        times = table.select("person_id", seconds=time.epoch_seconds().cast("int64"))
+        last_of.append(times.filter(times.seconds <= latest).group_by("person_id").agg(seconds=ibis._.seconds.max()))
+    last = ibis.union(*last_of).group_by("person_id").agg(seconds=ibis._.seconds.max())
+    not_believed = int(last.count().execute()) // PERSONS_A_WRONG_DATE
+    (row,) = last.order_by(ibis.desc("seconds")).limit(1, offset=not_believed).to_pyarrow().to_pylist()
+    return datetime(1970, 1, 1) + timedelta(seconds=row["seconds"])

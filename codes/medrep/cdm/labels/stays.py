@@ -11,8 +11,10 @@ import ibis
 
 from medrep.cdm import rules
 from medrep.cdm.labels.prediction_points import (
+    DIED_BEFORE_LONG,
     DIED_IN_HOSPITAL,
     DUPLICATE_PREDICTION_TIME,
+    NO_KNOWN_END,
     NOT_STILL_IN_REASONS,
     OTHER_ADMISSION_CHOSEN,
     LabelInputs,
@@ -41,19 +43,19 @@ def label_llos(stays: ibis.Table, cohort: CohortConfig) -> ibis.Table:
     if cohort.died_before == "negative":
         died_before = ibis.literal(False)
     stays = stays.mutate(
-        boolean_value=stays.end >= stays.long,
-        reason=rules.first_reason({**not_still_in_rules(stays), "died in the stay before it was long": died_before}),
+        boolean_value=stays.end >= stays.long, reason=rules.first_reason({**not_still_in_rules(stays), DIED_BEFORE_LONG: died_before})
     )
     return choose_one_admission(stays, cohort, at_random=False)
 
 
-def label_ra(admissions: ibis.Table, cohort: CohortConfig, last_time=None) -> ibis.Table:
+def label_ra(inpatient_visits: ibis.Table, cohort: CohortConfig, last_time=None) -> ibis.Table:
     """`last_time` is the last date of the hospital, None where no one date ends everybody's follow-up."""
-    stays = merge_stays(admissions, cohort.transfer_hours)
-    following = stays.start.lead().over(group_by="person_id", order_by=[stays.start, stays.end, stays.visit_id])
+    stays = merge_stays(inpatient_visits, cohort.transfer_hours)
+    following = stays.start.lead().over(group_by="person_id", order_by=stays.start)
     stays = stays.mutate(prediction_time=stays.end, following=following, until=stays.end + hours(24 * cohort.readmission_days))
     back = (stays.following <= stays.until).fill_null(False)
     unseen = ibis.literal(False) if last_time is None else stays.until > ibis.literal(last_time, "timestamp")
+    no_end = {NO_KNOWN_END: stays["end"].isnull()}
     reasons = {"not followed for the time to readmission": ~back & unseen}
     if cohort.died_before == "left_out":
         reasons = {
@@ -61,7 +63,7 @@ def label_ra(admissions: ibis.Table, cohort: CohortConfig, last_time=None) -> ib
             "died within the time to readmission": ~back & (stays.death_time <= stays.until).fill_null(False),
             **reasons,
         }
-    return choose_one_admission(stays.mutate(boolean_value=back, reason=rules.first_reason(reasons)), cohort, at_random=True)
+    return choose_one_admission(stays.mutate(boolean_value=back, reason=rules.first_reason(no_end | reasons)), cohort, at_random=True)
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,12 @@ STAY_OUTCOMES = {
     ),
     "LLOS": StayOutcome(
         lambda inputs, cohort: label_llos(inputs.stays, cohort),
-        [*NOT_STILL_IN_REASONS, "died in the stay before it was long", OTHER_ADMISSION_CHOSEN, DUPLICATE_PREDICTION_TIME],
+        [*NOT_STILL_IN_REASONS, DIED_BEFORE_LONG, OTHER_ADMISSION_CHOSEN, DUPLICATE_PREDICTION_TIME],
     ),
     "RA": StayOutcome(
-        lambda inputs, cohort: label_ra(inputs.admissions, cohort, inputs.last_time),
+        lambda inputs, cohort: label_ra(inputs.inpatient_visits, cohort, inputs.last_time),
         [
+            NO_KNOWN_END,
             DIED_IN_HOSPITAL,
             "died within the time to readmission",
             "not followed for the time to readmission",

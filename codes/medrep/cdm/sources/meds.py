@@ -19,6 +19,7 @@ from medrep import contract
 from medrep.cdm import engine, table_files
 from medrep.cdm.clocks import read_local_times
 from medrep.cdm.engine import reads_with_duckdb
+from medrep.cdm.parsing import drop_midnight
 from medrep.cdm.sources.athena import join_race_names, read_vocabulary_table, valid_rows
 from medrep.cdm.sources.columns import NO_UNIT, line_and_raw, unreadable_reason
 from medrep.contract import DOMAINS
@@ -207,7 +208,7 @@ def read_deaths(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, 
     t = read_rows(con, hospital, with_lines)
     t = t.filter(t.code == DEATH_CODE)
     # as the tables of OMOP: a midnight is a day
-    time = ibis.ifelse(t.time == t.time.truncate("D"), ibis.null("timestamp"), t.time)
+    time = drop_midnight(t.time)
     return t.select(
         person_id=t.subject_id,
         date=t.time.date(),
@@ -230,9 +231,9 @@ def read_visits(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, 
         concept_id=t.concept_id,
         source_value=ibis.null("string"),
         start_date=t.time.date(),
-        start_time=t.time,
+        start_time=t.time if settings.midnight_is_a_time else drop_midnight(t.time),
         end_date=t["end"].date(),
-        end_time=t["end"],
+        end_time=t["end"] if settings.midnight_is_a_time else drop_midnight(t["end"]),
         unreadable_start_time=ibis.null("string"),
         unreadable_end_time=ibis.null("string"),
         unreadable=unreadable_row_reason(t),
@@ -252,7 +253,7 @@ def read_events(con: ibis.BaseBackend, hospital: str, domain: str, settings: Hos
         from_billing_table=ibis.literal(False),
         visit_id=t.visit_id,
         date=t.time.date(),
-        time=t.time,
+        time=t.time if settings.midnight_is_a_time else drop_midnight(t.time),
         value=value,
         operator=ibis.ifelse(value.notnull(), t.operator, ibis.null("string")),
         unreadable_time=ibis.null("string"),

@@ -25,6 +25,7 @@ from medrep.cdm.parsing import (
 from medrep.cdm.sources.athena import join_race_names
 from medrep.cdm.sources.columns import EVENT_TABLES, NO_UNIT, line_and_raw, unreadable_reason
 from medrep.cdm.table_files import find_table_file, read_as_text, require_table_file
+from medrep.progress import print_line
 from medrep.settings import HospitalConfig
 
 COLUMN_PREFIXES = {
@@ -156,6 +157,10 @@ def read_events(con: ibis.BaseBackend, hospital: str, domain: str, settings: Hos
     t = read_optional_table(con, hospital, EVENT_TABLES[domain], ["person_id", f"{name}_concept_id", f"{date}_date"], with_lines)
     if t is None:
         return None
+    if settings.billing_load_tables and "load_table_id" not in t.columns and not with_lines:
+        print_line(
+            f"warning: {hospital} {EVENT_TABLES[domain]} has no column load_table_id, by which billing_load_tables would tell its billing codes"
+        )
     unit, unit_id, values = ibis.null("string"), ibis.null("int64"), dict(NO_VALUES)
     if domain == "measurement":
         t = with_value_text(t, settings)
@@ -166,7 +171,7 @@ def read_events(con: ibis.BaseBackend, hospital: str, domain: str, settings: Hos
         concept_id=parse_id(t[f"{name}_concept_id"]),
         concept_text=t[f"{name}_concept_id"],
         type_id=optional_column(t, f"{name}_type_concept_id", parse_id, "int64"),
-        from_billing_table=optional_column(t, "load_table_id").isin(settings.billing_load_tables).fill_null(False)
+        from_billing_table=optional_column(t, "load_table_id").lower().isin([name.lower() for name in settings.billing_load_tables]).fill_null(False)
         if settings.billing_load_tables
         else ibis.literal(False),
         visit_id=optional_column(t, "visit_occurrence_id", parse_id, "int64"),
@@ -205,7 +210,7 @@ NO_VALUES = {
 
 
 def with_value_text(t: ibis.Table, settings: HospitalConfig) -> ibis.Table:
-    """A measurement table with number_text and text_beside_it, of its two columns of values, and value_text, which the value is read from.
+    """A measurement table with number_text and text_beside_it, of its two columns of values; value_text, which the value is read from; beside_text.
 
     Each step is a select of its own: written out in one, as each uses the one before in several places, DuckDB takes ten seconds to plan the
     query, or all memory.
@@ -218,17 +223,20 @@ def with_value_text(t: ibis.Table, settings: HospitalConfig) -> ibis.Table:
 
     t = t.mutate(number_text=text_of("value_as_number"), text_beside_it=text_of("value_source_value"))
     t = t.mutate(value_text=ibis.coalesce(t.number_text, t.text_beside_it))
-    return t.mutate(value_text=normalize_number(t.value_text, settings.decimal_mark, settings.thousands_mark))
+    marks = (settings.decimal_mark, settings.thousands_mark)
+    return t.mutate(value_text=normalize_number(t.value_text, *marks), beside_text=normalize_number(t.text_beside_it, *marks))
 
 
 def measured_values(t: ibis.Table) -> dict[str, ibis.Value]:
     """The columns NO_VALUES of the rows of a measurement table with_value_text."""
     found = parse_measured_value(t.value_text)
     operator = optional_column(t, "operator_concept_id", parse_id, "int64").cast("int64").substitute(OPERATOR_CONCEPTS, else_=ibis.null("string"))
+    beside = parse_measured_value(t.beside_text)  # `200` beside `>200`
+    beside_operator = ibis.ifelse((beside["value"] == found["value"]).fill_null(False), beside["operator"], ibis.null("string"))
     no_text, is_none = ibis.null("string"), found["value"].isnull()
     return {
         "value": found["value"],
-        "operator": ibis.ifelse(is_none, no_text, ibis.coalesce(found["operator"], operator)),
+        "operator": ibis.ifelse(is_none, no_text, ibis.coalesce(found["operator"], operator, beside_operator)),
         "unreadable_value": ibis.ifelse(is_none, t.number_text, no_text),
         "source_text": ibis.ifelse(is_none & t.number_text.isnull(), t.text_beside_it, no_text),
     }

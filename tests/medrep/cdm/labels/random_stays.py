@@ -30,7 +30,8 @@ def day(n):
 
 
 def admissions(*rows):
-    return ibis.memtable([dict(zip(ADMISSION.names, row, strict=True)) for row in rows], schema=ADMISSION)
+    rows = [dict(zip(ADMISSION.names, row, strict=True)) for row in rows]
+    return ibis.memtable(rows, schema=ADMISSION).mutate(is_admission=ibis.literal(True))
 
 
 def table_of(rows, schema):

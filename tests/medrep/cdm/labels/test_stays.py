@@ -111,11 +111,19 @@ def test_ra_leaves_out_who_cannot_be_followed_unless_already_back():
 def test_a_date_that_means_open_does_not_move_the_end_of_follow_up():
     rows = [dict(zip(RECORDS.schema.names, (1, START + n * DAY, "drug", 5, None, None, None, None, None), strict=True)) for n in range(30)]
     stays = [
-        {"visit_id": 1, "person_id": 1, "start": START, "end": end, "concept_id": 9201, "is_admission": True}
+        {"visit_id": 1, "person_id": 1, "start": START, "end": end, "concept_id": 9201, "is_admission": True, "is_inpatient": True}
         for end in (START + 40 * DAY, datetime(9999, 12, 31))
     ]
     found = find_last_time(ibis.memtable(rows, schema=RECORDS.schema), ibis.memtable(stays, schema=VISITS.schema))
     assert found == START + 40 * DAY
+
+
+def test_a_wrong_date_of_one_person_in_a_thousand_does_not_move_the_end_of_follow_up():
+    rows = [dict(zip(RECORDS.schema.names, (i, START + (i % 365) * DAY, "drug", 5, None, None, None, None, None), strict=True)) for i in range(1000)]
+    rows.append(rows[0] | {"time": START + 3000 * DAY})
+    for persons, expected in ((1000, START + 364 * DAY), (999, START + 3000 * DAY)):  # of fewer than a thousand everyone's counts
+        some = [row for row in rows if row["person_id"] < persons]
+        assert find_last_time(ibis.memtable(some, schema=RECORDS.schema), ibis.memtable([], schema=VISITS.schema)) == expected
 
 
 # ---- a slow, plain second implementation ---------------------------------------------------------------------

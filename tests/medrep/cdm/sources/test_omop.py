@@ -269,7 +269,7 @@ def test_a_value_keeps_its_operator_and_its_marks_are_the_hospitals(hospital, te
     assert row["unreadable_value"] == (text if value is None else None)
 
 
-def test_an_operator_may_stand_in_its_own_column(hospital):
+def test_an_operator_may_stand_in_its_own_column_or_in_the_other_one(hospital):
     columns = "person_id,measurement_concept_id,measurement_date,value_as_number,value_source_value,operator_concept_id"
     rows = ["1,2,2150-03-01,0.5,,4171756", "1,2,2150-03-02,>7,,4171756", "1,2,2150-03-03,,neg,4171756", "1,2,2150-03-04,0.5,<0.5,0"]
     hospital("measurement.csv", "\n".join([columns, *rows]) + "\n")
@@ -278,7 +278,7 @@ def test_an_operator_may_stand_in_its_own_column(hospital):
         (0.5, "<", None),
         (7.0, ">", None),
         (None, None, "neg"),
-        (0.5, None, None),
+        (0.5, "<", None),
     ]
 
 
