@@ -169,10 +169,13 @@ class RatingConfig(ChatConfig):
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """configs/encoder.yaml: the text encoder and its masked-language-model training on the definitions."""
+    """configs/encoder.yaml: the text encoder, and its training on the definitions if there is any; configs/encoder-paper.yaml: as published."""
 
-    model: str = "microsoft/deberta-base"
-    """A Hugging Face id or a folder; `none` trains a small DeBERTa and its tokenizer from nothing (sizes below)."""
+    model: str = "minilm"
+    """`minilm`: all-MiniLM-L6-v2, which came with set-up; a Hugging Face id or a folder; `none` trains a small DeBERTa and its tokenizer
+    from nothing (sizes below)."""
+    training: str = "none"
+    """none reads with the model as it is; masked goes on with its masked-language-model training on the definitions (the paper's)."""
     hidden_size: int = 768
     num_layers: int = 12
     num_heads: int = 12
@@ -194,8 +197,9 @@ class EncoderConfig:
     """Tokens of a batch after padding, over all devices in training; texts of like length share a batch."""
     precision: str = "auto"
     """fp32, bf16, or auto: bf16 on a GPU, fp32 on the CPU. In bf16 weights train in fp32 under autocast and read in bf16."""
-    pooling: str = "cls"
-    """cls: the last layer's first token (the paper's); mean: the mean over the text's tokens."""
+    pooling: str = "own"
+    """own: as the sentence encoder's authors say, and of other models the first token; cls: the last layer's first token (the paper's);
+    mean: the mean over the text's tokens."""
     seed: int = 0
 
 
@@ -278,7 +282,8 @@ class ModelConfig:
     """What predicts masked tokens: linear (the paper's), a decoder with a row a token; tied, the concept vectors themselves,
     so that a model moves whole to another hospital's vocabulary."""
     project_vectors: bool = False
-    """Concept vectors of another width than hidden_size: true projects them (whitening.fit_whitening says how), false refuses them."""
+    """Concept vectors wider than hidden_size: true keeps their main directions (whitening.fit_whitening), false refuses them. Narrower ones
+    are filled up with zeros."""
 
 
 @dataclass(frozen=True)
@@ -385,7 +390,7 @@ CHOICES = {
         "transfers": ("one_stay", "RA_alone"),
         "deaths": ("latest_plausible", "earliest"),
     },
-    "encoder": {"pooling": ("cls", "mean"), "precision": PRECISIONS},
+    "encoder": {"training": ("none", "masked"), "pooling": ("own", "cls", "mean"), "precision": PRECISIONS},
     "model": {"head": ("linear", "tied")},
     "pretraining": {"precision": PRECISIONS},
     "finetuning": {"precision": PRECISIONS, "aug_from": ("pretraining", "vocabulary")},
