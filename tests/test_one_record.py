@@ -94,8 +94,8 @@ def road(tmp_path_factory):
         patch.setattr(contract, "ROOT", root)
         patch.setenv("MEDREP_CONFIGS", "configs/demo")
         all_stages.main(["--hospitals", "mimic", "ehrshot"])
-        for stage in (concepts, definitions, encoder, description, edges, graph):
-            stage.main(["--set", "graph.epochs=2", *SMALL])
+        for stage, *own in ((concepts,), (definitions,), (encoder,), (description,), (description, "--text", "name"), (edges,), (graph,)):
+            stage.main([*own, *SMALL])
         pretrain.main(["--gpu-devices", "cpu", "--set", "pretraining.epochs=1", *SMALL])
         finetune.main(["-d", "cpu", "--seeds", "100", "--extract-attention-score", "--set", "finetuning.epochs=1", *SMALL])
     return root

@@ -69,6 +69,14 @@ def test_the_papers_encoder_is_deberta_trained_on_masked_words_and_the_default_i
         config.load("encoder")
 
 
+def test_the_papers_graph_is_grace_on_all_relationships(monkeypatch):
+    default = config.load("graph")
+    assert (default.objective, default.decile_chain, default.hops) == ("neighbour_mean", True, 2)
+    monkeypatch.setenv("GRAPH", "paper")
+    paper = config.load("graph")
+    assert (paper.objective, paper.relationships, paper.skip, paper.decile_chain) == ("grace", ["all"], False, False)
+
+
 def test_edges_are_hierarchical_and_mapping_relationships_by_both_names():
     names = config.load("graph").relationships
     assert {"Is a", "Subsumes", "RxNorm has ing", "RxNorm ing of", "ATC - RxNorm pr lat", "Maps to", "Mapped from"} <= set(names)
