@@ -23,20 +23,7 @@ from .medrep.llm.model_server import ModelServer
 
 HBA1C, FEVER, ASPIRIN = 3004410, 437663, 1112807
 SMALL = ["--set", "model.hidden_size=16", "--set", "model.num_heads=2", "--set", "model.num_layers=2", "--set", "model.intermediate_size=16"]
-REPRESENTATION = [
-    "--set",
-    "encoder.hidden_size=16",
-    "--set",
-    "encoder.num_heads=2",
-    "--set",
-    "encoder.intermediate_size=16",
-    "--set",
-    "encoder.epochs=1",
-    "--set",
-    "graph.epochs=2",
-    "--set",
-    "graph.hidden_size=32",
-]
+REPRESENTATION = ["--set", "graph.epochs=2", "--set", "graph.hidden_size=32"]
 
 
 def write_data(data):
@@ -107,8 +94,8 @@ def road(tmp_path_factory):
         patch.setattr(contract, "ROOT", root)
         patch.setenv("MEDREP_CONFIGS", "configs/demo")
         all_stages.main(["--hospitals", "mimic", "ehrshot"])
-        for stage in (concepts, definitions, encoder, description, edges, graph):
-            stage.main([*REPRESENTATION, *SMALL])
+        for stage, *own in ((concepts,), (definitions,), (encoder,), (description,), (description, "--text", "name"), (edges,), (graph,)):
+            stage.main([*own, *SMALL])
         pretrain.main(["--gpu-devices", "cpu", "--set", "pretraining.epochs=1", *SMALL])
         finetune.main(["-d", "cpu", "--seeds", "100", "--extract-attention-score", "--set", "finetuning.epochs=1", *SMALL])
     return root
@@ -154,7 +141,7 @@ def test_one_measurement_from_csv_to_prediction_and_rating(road, monkeypatch):
     definitions = pd.read_parquet(road / "usedata" / "representation" / "definitions").set_index("concept_id")
     assert "Hemoglobin A1c" in definitions.loc[token, "text"]
     vectors, how = concept_vectors.gather_vectors([token], "medrep")
-    assert how.tolist() == ["own"] and vectors.shape == (1, 16) and np.abs(vectors).sum() > 0
+    assert how.tolist() == ["own"] and vectors.shape == (1, 384) and np.abs(vectors).sum() > 0
 
     # finetune: a probability for every example tested, attention on the token
     folder = contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100)

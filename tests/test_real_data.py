@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the real OMOP data 
 QUICK = ["--set", "pretraining.epochs=1", "--set", "finetuning.epochs=1"]
 COMMANDS = {
     "preprocessing": ["bash", "preprocessing/run.sh"],
-    "representation": ["bash", "representation/run.sh", "--set", "encoder.epochs=1", "--set", "graph.epochs=2", "--set", "medtok.epochs=2"],
+    "representation": ["bash", "representation/run.sh", "--set", "encoder.max_length=32", "--set", "medtok.epochs=2"],
     "pretrain": ["python", "experiments/pretrain.py", "--model", "behrt", "--rep-type", "medrep", "--gpu-devices", "cpu", *QUICK],
     "finetune": ["python", "experiments/finetune.py", "-d", "cpu", "--model", "behrt", "--rep-type", "medrep", "--outcome", "MT", *QUICK],
     "attention": [

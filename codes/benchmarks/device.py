@@ -558,7 +558,7 @@ def time_encoder(setup: Setup, name: str, model, tokenizer, many: list[str], lon
     budget = config.load("encoder").batch_tokens
 
     def encode(some, batch_tokens=budget):
-        return text_encoder.encode_texts(model.base_model, tokenizer, some, "mean", 512, batch_tokens)[0]
+        return text_encoder.encode_texts(text_encoder.pooled_encoder(model.base_model, tokenizer, "mean", 512), some, batch_tokens)[0]
 
     few = many[: 4 if setup.tiny else 64]
     true = encode(few, text_encoder.CPU_BATCH_TOKENS)

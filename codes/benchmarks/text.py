@@ -104,16 +104,19 @@ def compare(args):
         f"are encoded: mean {sample.mean():.1f}, longest {sample.max()}; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} before"
     )
     tokenizer, model = make_tokenizer(), make_model()
-    ours = {"fp32": model.base_model, "bf16": copy.deepcopy(model.base_model).to(torch.bfloat16)}
+    ours = {
+        precision: text_encoder.pooled_encoder(copy.deepcopy(model.base_model).to(dtype), tokenizer, "mean", 512)
+        for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+    }
     for reader in ours.values():  # warm, and before the common way takes its memory
-        text_encoder.encode_texts(reader, tokenizer, many, "mean", 512, text_encoder.CPU_BATCH_TOKENS)
+        text_encoder.encode_texts(reader, many, text_encoder.CPU_BATCH_TOKENS)
     peak = peak_gib()
     seconds, vectors = {"fp32": [], "bf16": [], "common": []}, {}
     common = []
     for start in range(0, len(many), BATCH_SIZE):  # in turns, so that all meet the same load of the machine
         for precision, reader in ours.items():
             begin = time.perf_counter()
-            vectors[precision], _ = text_encoder.encode_texts(reader, tokenizer, many, "mean", 512, text_encoder.CPU_BATCH_TOKENS)
+            vectors[precision], _ = text_encoder.encode_texts(reader, many, text_encoder.CPU_BATCH_TOKENS)
             seconds[precision].append(time.perf_counter() - begin)
         begin = time.perf_counter()
         common.append(encode_baseline(model, tokenizer, many[start : start + BATCH_SIZE], int(lengths.max())))
@@ -177,6 +180,7 @@ def peak_memory_of_script(root: str, script: str, *flags: str) -> float:
 def measure_memory(counts: list[int], memory: str):
     sizes = [
         "encoder.model=none",
+        "encoder.training=masked",
         "encoder.hidden_size=16",
         "model.hidden_size=16",
         "encoder.num_layers=1",

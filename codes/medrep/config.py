@@ -21,6 +21,7 @@ from medrep.settings import CHOICES, SECTIONS, ExperimentConfig
 from medrep.storage import make_folder
 
 CONFIGS = REPOSITORY / "codes" / "configs"
+SECTIONS_WITH_VARIANTS = ("cohort", "encoder", "graph")
 
 
 def add_arguments(parser: argparse.ArgumentParser):
@@ -37,17 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser):
 def load(section: str, overrides: Sequence[str] = (), hospital: str = ""):
     """The settings of cohort, definitions, encoder, graph, medtok, rating, report, or hospital (with its name).
 
-    COHORT=paper lays cohort-paper.yaml over cohort.yaml.
+    COHORT=paper lays cohort-paper.yaml over cohort.yaml, ENCODER=paper and GRAPH=paper do the same.
     """
     file = f"hospitals/{hospital}.yaml" if section == "hospital" else f"{section}.yaml"
     files = [file]
-    if section == "cohort" and (variant := os.environ.get("COHORT")):
-        files.append(f"cohort-{variant}.yaml")
+    if section in SECTIONS_WITH_VARIANTS and (variant := os.environ.get(section.upper())):
+        files.append(f"{section}-{variant}.yaml")
         if not any((folder / files[1]).exists() for folder in config_folders()):
-            raise UserError(
-                f"COHORT={variant}: there is no configs/{files[1]}; known are "
-                f"{', '.join(sorted(p.stem.removeprefix('cohort-') for f in config_folders() for p in f.glob('cohort-*.yaml')))}"
-            )
+            known = sorted(p.stem.removeprefix(f"{section}-") for folder in config_folders() for p in folder.glob(f"{section}-*.yaml"))
+            raise UserError(f"{section.upper()}={variant}: there is no configs/{files[1]}; known are {', '.join(known) or 'none'}")
     return build_section(section, read_merged_yaml(*files), overrides, files[-1])
 
 

@@ -172,10 +172,13 @@ class RatingConfig(ChatConfig):
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """configs/encoder.yaml: the text encoder and its masked-language-model training on the definitions."""
+    """configs/encoder.yaml: the text encoder, and its training on the definitions if there is any; configs/encoder-paper.yaml: as published."""
 
-    model: str = "microsoft/deberta-base"
-    """A Hugging Face id or a folder; `none` trains a small DeBERTa and its tokenizer from nothing (sizes below)."""
+    model: str = "minilm"
+    """`minilm`: all-MiniLM-L6-v2, which came with set-up; a Hugging Face id or a folder; `none` trains a small DeBERTa and its tokenizer
+    from nothing (sizes below)."""
+    training: str = "none"
+    """none reads with the model as it is; masked goes on with its masked-language-model training on the definitions (the paper's)."""
     hidden_size: int = 768
     num_layers: int = 12
     num_heads: int = 12
@@ -197,18 +200,28 @@ class EncoderConfig:
     """Tokens of a batch after padding, over all devices in training; texts of like length share a batch."""
     precision: str = "auto"
     """fp32, bf16, or auto: bf16 on a GPU, fp32 on the CPU. In bf16 weights train in fp32 under autocast and read in bf16."""
-    pooling: str = "cls"
-    """cls: the last layer's first token (the paper's); mean: the mean over the text's tokens."""
+    pooling: str = "own"
+    """own: as the sentence encoder's authors say, and of other models the first token; cls: the last layer's first token (the paper's);
+    mean: the mean over the text's tokens."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class GraphConfig:
-    """configs/graph.yaml: GRACE on the vocabulary's relationships (method: the paper's section 3)."""
+    """configs/graph.yaml: each concept among its neighbours in the vocabulary; configs/graph-paper.yaml: as published."""
+
+    objective: str = "neighbour_mean"
+    """neighbour_mean: the text of a concept and of its neighbours, summed; nothing is learned. grace: graph contrastive learning on the
+    definitions' vectors (method: the paper's section 3). What else was tried, and why this is the default: representation/README.md."""
+    hops: int = 2
+    """Of neighbour_mean: how many steps away text is taken from. One step leaves parents to be found less often, three blur siblings."""
+    decile_chain: bool = True
+    """Join each decile to the next one of its measurement, so that they keep their order; false is the paper's."""
 
     relationships: list[str] = field(default_factory=lambda: [name for name in re.split(", |\n", HIERARCHICAL + MAPPING) if name])
     """The relationship_ids that become edges, by both of their names; [all] is the paper's."""
     hidden_size: int = 1536
+    """This and what follows: of grace alone."""
     temperature: float = 0.5
     drop_edges: float = 0.2
     drop_features: float = 0.2
@@ -281,7 +294,8 @@ class ModelConfig:
     """What predicts masked tokens: linear (the paper's), a decoder with a row a token; tied, the concept vectors themselves,
     so that a model moves whole to another hospital's vocabulary."""
     project_vectors: bool = False
-    """Concept vectors of another width than hidden_size: true projects them (whitening.fit_whitening says how), false refuses them."""
+    """Concept vectors wider than hidden_size: true keeps their main directions (whitening.fit_whitening), false refuses them. Narrower ones
+    are filled up with zeros."""
 
 
 @dataclass(frozen=True)
@@ -389,7 +403,8 @@ CHOICES = {
         "transfers": ("one_stay", "RA_alone"),
         "deaths": ("latest_plausible", "earliest"),
     },
-    "encoder": {"pooling": ("cls", "mean"), "precision": PRECISIONS},
+    "graph": {"objective": ("neighbour_mean", "grace")},
+    "encoder": {"training": ("none", "masked"), "pooling": ("own", "cls", "mean"), "precision": PRECISIONS},
     "model": {"head": ("linear", "tied")},
     "pretraining": {"precision": PRECISIONS},
     "finetuning": {"precision": PRECISIONS, "aug_from": ("pretraining", "vocabulary")},

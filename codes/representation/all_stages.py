@@ -73,6 +73,8 @@ def plan_stages(args: argparse.Namespace) -> list[list[str]]:
     plan = ["concepts", "definitions"]
     if not (args.batch or args.dry_run):  # they ask nothing, so that there may be no definitions yet
         scripts = [REPRESENTATION_SCRIPTS[arm] for arm in ARMS if arm in args.arms and arm != "description"]
+        if "medrep" in args.arms and REPRESENTATION_SCRIPTS["name"] not in scripts:
+            scripts.insert(0, REPRESENTATION_SCRIPTS["name"])  # which graph.py reads
         arms = [script.removeprefix("representation/").replace(".py", "") for script in scripts]
         plan += ["encoder", "description", "edges", *arms, "evaluate"]
     commands = [command.split() for command in plan]

@@ -8,7 +8,7 @@
 Reads   usedata/representation/concept_idx.csv, definitions, encoder; for names data/concepts (CONCEPT) in place of definitions
 Writes  usedata/representation/concept_representation_description.npy (or _name.npy), float32 (concepts, width)
 
-A concept's vector is the last layer's [CLS] of its definition, or the mean over its tokens (encoder.pooling). Each
+A concept's vector is what the encoder makes of its definition; encoder.pooling says how tokens become one vector. Each
 different text is encoded once, chunk by chunk (medrep.vectors.texts), and a chunk's rows are written when it is done: a killed
 run continues after its last chunk, memory stays that of a chunk, and the bytes are the same however often it was killed
 and in how many processes it ran.
@@ -33,7 +33,7 @@ from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.settings import CHOICES, EncoderConfig
 from medrep.stamps import Stamp
 from medrep.tables import DEFINITIONS
-from medrep.vectors import hub, markers, published, text_encoder, texts, tokenization
+from medrep.vectors import markers, published, text_encoder, texts
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,16 @@ def write_rows(array: Path, rows: list[list[int]], vectors: np.ndarray):
 
 def encode_share(job: EncodingJob, rank: int = 0, world: int = 1):
     """Encode every world-th of the chunks that are left, and note each when its rows are on the disk."""
-    transformers, device = hub.quiet_transformers(), torch_device(job.devices)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
-    model = transformers.AutoModel.from_pretrained(contract.encoder_folder(), dtype=torch.float32).eval()
-    model.to(device, torch.bfloat16 if job.precision == "bf16" else torch.float32)
-    max_length = tokenization.max_input_length(model, tokenizer, job.max_length)
+    settings = EncoderConfig(pooling=job.pooling, max_length=job.max_length)
+    encoder = text_encoder.open_text_encoder(contract.encoder_folder(), settings)
+    encoder.to(torch_device(job.devices), torch.bfloat16 if job.precision == "bf16" else torch.float32)
     text_file, array = texts.TextFile(Path(job.texts)), Path(job.array)
     mine, threads = job.left[rank::world], torch.get_num_threads()
     torch.set_num_threads(job.threads)
     with progress_bar(description="texts encoded", total=len(mine) * texts.CHUNK_ROWS, unit="texts") as line:
         for chunk in mine:
             table = text_file.read_chunk(chunk)
-            vectors, cut = text_encoder.encode_texts(model, tokenizer, table["text"].to_pylist(), job.pooling, max_length, job.batch_tokens)
+            vectors, cut = text_encoder.encode_texts(encoder, table["text"].to_pylist(), job.batch_tokens)
             write_rows(array, table["rows"].to_pylist(), vectors)
             write_progress(array, chunk=chunk, cut=cut)
             line.update(texts.CHUNK_ROWS)
@@ -108,7 +106,7 @@ def make_array(part: Path, rows: int, width: int):
 
 def encode_all(text_file: texts.TextFile, part: Path, devices: list[str], settings: EncoderConfig, figures: dict):
     """Encode what `part` still lacks, in a process for each device."""
-    width = hub.quiet_transformers().AutoConfig.from_pretrained(contract.encoder_folder()).hidden_size
+    width = text_encoder.open_text_encoder(contract.encoder_folder(), settings).width
     make_array(part, text_file.n_rows, width)
     if done := read_progress(part):
         print_line(f"{len(done):,} of {text_file.n_chunks:,} chunks of {texts.CHUNK_ROWS:,} texts are done")
@@ -179,9 +177,7 @@ def main(argv=None):
             )
         with markers.write_marked(output, stamp.content | {"device": "gpu" if on_gpu else "cpu", "precision": precision}) as part:
             encode_all(text_file, part, devices, replace(settings, precision=precision), figures)
-        print_line(
-            f"{contract.display_path(output)}: {text_file.n_rows:,} vectors of width {figures['width']}, {settings.pooling} of the last layer, {precision}"
-        )
+        print_line(f"{contract.display_path(output)}: {text_file.n_rows:,} vectors of width {figures['width']}, {precision}")
         stamp.record()
 
 

@@ -1,15 +1,16 @@
-"""Join the concepts of the index by the vocabulary's relationships, and each measurement to its deciles.
+"""Join the concepts of the index by the vocabulary's relationships, each measurement to its deciles, and these to one another in their order.
 
     cd codes
     python representation/edges.py
-    python representation/edges.py --set 'graph.relationships=[all]'    # the paper's
+    GRAPH=paper python representation/edges.py     # all relationships, deciles joined to their measurement alone
 
-Reads   usedata/representation/concept_idx.csv, data/concepts (CONCEPT, CONCEPT_RELATIONSHIP), configs/graph.yaml (relationships)
+Reads   usedata/representation/concept_idx.csv, data/concepts (CONCEPT, CONCEPT_RELATIONSHIP), configs/graph.yaml
 Writes  usedata/representation/edges.npy, int64 [2, edges]
 
 Both directions of every edge, sorted by target then source; no self-loops ("Maps to" of a standard concept is one),
-none twice. Concepts with many edges, as ingredients and classes are, keep them all. One pair in twenty is held out for
-evaluate.py (holdout.held_out_mask) and is in no edge, whatever relationships it has.
+none twice. Concepts with many edges, as ingredients and classes are, keep them all. An edge from each decile to the next one
+(graph.decile_chain) keeps deciles in their order. One pair in twenty is held out for evaluate.py (holdout.held_out_mask) and
+is in no edge, whatever relationships it has.
 """
 
 import argparse
@@ -84,6 +85,16 @@ def find_decile_pairs(plain: np.ndarray, decile: np.ndarray) -> np.ndarray:
     return np.minimum(left, right) * len(plain) + np.maximum(left, right)
 
 
+def find_decile_chain(plain: np.ndarray, decile: np.ndarray) -> np.ndarray:
+    """The pairs of each decile and the next higher one of its measurement that has a row, as find_pairs gives them."""
+    rows = np.flatnonzero(decile >= 0)
+    rows = rows[np.lexsort((decile[rows], plain[rows]))]
+    left, right = rows[:-1], rows[1:]
+    same = plain[left] == plain[right]
+    left, right = left[same], right[same]
+    return np.minimum(left, right) * len(plain) + np.maximum(left, right)
+
+
 def both_directions(pairs: np.ndarray, rows: int) -> np.ndarray:
     """int64, sorted: target * rows + source of both directions of each pair. One number an edge: half the memory, and one sort."""
     edges = np.empty(2 * len(pairs), dtype=np.int64)
@@ -125,14 +136,15 @@ def main(argv=None):
     config.add_arguments(parser)
     args = parser.parse_args(argv)
 
-    names = config.load("graph", args.overrides).relationships
+    settings = config.load("graph", args.overrides)
+    names = settings.relationships
     if published.published_representations():
         return
     ids = concept_index.read_concept_index()
     stamp = Stamp(
         contract.edges_file(),
         inputs=[contract.concept_index_file(), *athena.input_files("concept", "concept_relationship")],
-        settings={"relationships": names},
+        settings={"relationships": names, "decile_chain": settings.decile_chain},
     )
     if stamp.is_current():
         return
@@ -146,21 +158,24 @@ def main(argv=None):
         related = find_related(relationship, ibis.memtable(pa.table({"concept_id": plain[rows], "row": rows})))
         pairs, counts = find_pairs(related.to_pyarrow_batches(), plain, names)
         of_deciles = find_decile_pairs(plain, decile)
-        edges = both_directions(np.concatenate([pairs, of_deciles]), len(ids))
+        chain = find_decile_chain(plain, decile) if settings.decile_chain else of_deciles[:0]
+        edges = both_directions(np.concatenate([pairs, of_deciles, chain]), len(ids))
         write_edges(edges, len(ids))
         degrees = np.bincount(np.load(contract.edges_file(), mmap_mode="r")[1], minlength=len(ids))
         figures.update(
             edges=len(edges),
             pairs=len(pairs),
             deciles=len(of_deciles),
+            decile_chain=len(chain),
             held_out=counts["held_out"],
             isolated=int((degrees == 0).sum()),
             largest_degree=int(degrees.max(initial=0)),
             relationships={fate: dict(count.most_common()) for fate, count in counts["by_relationship"].items()},
         )
         print_line(
-            f"{contract.display_path(contract.edges_file())}: {len(edges):,} edges in both directions, of {len(pairs):,} pairs of concepts and "
-            f"{len(of_deciles):,} deciles; {figures['isolated']:,} of {len(ids):,} concepts have none, the most is {figures['largest_degree']:,}"
+            f"{contract.display_path(contract.edges_file())}: {len(edges):,} edges in both directions, of {len(pairs):,} pairs of concepts, "
+            f"{len(of_deciles):,} deciles and {len(chain):,} of deciles next to one another; "
+            f"{figures['isolated']:,} of {len(ids):,} concepts have none, the most is {figures['largest_degree']:,}"
         )
         print_line(f"{counts['held_out']:,} pairs are held out for evaluate.py")
         for fate, count in counts["by_relationship"].items():

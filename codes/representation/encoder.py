@@ -1,15 +1,18 @@
-"""Train the text encoder on the definitions: masked-language-model training, continued or from nothing.
+"""The text encoder: a pretrained one as it is, or trained further on the definitions as a masked language model.
 
     cd codes
-    python representation/encoder.py                         # microsoft/deberta-base, downloaded once
-    python representation/encoder.py --encoder FOLDER        # a Hugging Face model that lies in FOLDER
-    python representation/encoder.py --gpu-devices 0 1 2 3   # a process for each GPU
+    python representation/encoder.py                         # all-MiniLM-L6-v2, which came with set-up
+    python representation/encoder.py --encoder FOLDER        # any sentence encoder or model of Hugging Face that lies in FOLDER
+    ENCODER=paper python representation/encoder.py           # microsoft/deberta-base, downloaded once, and trained on the definitions
+    ENCODER=paper python representation/encoder.py --gpu-devices 0 1 2 3   # a process for each GPU
 
-Reads   usedata/representation/definitions, and the model that encoder.model or --encoder names
-Writes  usedata/representation/encoder (a Hugging Face folder, and log.jsonl: what each epoch gave)
+Reads   the model that encoder.model or --encoder names; to train it usedata/representation/definitions
+Writes  usedata/representation/encoder: a Hugging Face folder, with modules.json if it is a sentence encoder, and log.jsonl, what
+        each epoch of training gave
 
-`encoder.model: none` trains a small DeBERTa and its tokenizer from nothing, without a download. A share of the
-definitions (encoder.valid_share) is kept apart and says which epoch's weights are kept and when to stop.
+Training (encoder.training: masked; the paper's) masks words. `encoder.model: none` trains a small DeBERTa and its tokenizer from
+nothing, without a download. A share of the definitions (encoder.valid_share) is kept apart and says which epoch's weights are
+kept and when to stop.
 
 Definitions are tokenized once, into flat arrays on the disk. What is masked is drawn by seed, epoch and batch, and a
 batch is divided among the devices, so that one process or eight take the same steps, and a killed run continues from
@@ -37,7 +40,7 @@ from medrep.progress import format_figures, is_main_process, print_line, progres
 from medrep.settings import EncoderConfig
 from medrep.stamps import Stamp
 from medrep.tables import DEFINITIONS
-from medrep.vectors import hub, masked_lm, published, text_encoder, texts, tokenization
+from medrep.vectors import hub, masked_lm, published, sentence_encoder, text_encoder, texts, tokenization
 from medrep.vectors.tokenization import TokenizedTexts
 
 VALID_MASK_SEED = 2**31  # in place of an epoch: the seed of the validation masks
@@ -226,10 +229,10 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
 
 def check_width(width: int, name: str, overrides: list[str]):
     model = config.load_experiment("behrt", overrides).model
-    if width != model.hidden_size and not model.project_vectors:
+    if width > model.hidden_size and not model.project_vectors:
         raise UserError(
             f"encoder {name} is {width} wide, but model.hidden_size of configs/models/behrt.yaml is {model.hidden_size}: "
-            "make them equal, or set model.project_vectors=true"
+            "make it as large, or set model.project_vectors=true"
         )
 
 
@@ -258,6 +261,21 @@ def prepare(work: Path, args, settings: EncoderConfig) -> dict:
     return counts
 
 
+def keep_as_it_is(settings: EncoderConfig, folder: list[Path], overrides: list[str]):
+    """Write the pretrained encoder where description.py reads it, untrained."""
+    output = contract.encoder_folder()
+    stamp = Stamp(output, inputs=folder, settings={"model": settings.model, "training": settings.training})
+    if stamp.is_current():
+        return
+    with timed_stage("encoder") as figures, storage.atomic_write(output) as part:
+        sentence_encoder.save_pretrained(settings.model, part)
+        encoder = text_encoder.open_text_encoder(part, settings)
+        check_width(encoder.width, settings.model, overrides)
+        figures.update(weights=sum(p.numel() for p in encoder.model.parameters()), width=encoder.width)
+    print_line(f"{contract.display_path(output)}: {settings.model} as it is, {figures['weights']:,} weights, vectors of width {figures['width']}")
+    stamp.record()
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", metavar="PATH", help="a Hugging Face folder or id to start from, in place of encoder.model")
@@ -278,10 +296,13 @@ def main(argv=None):
         return
     if published.published_representations():
         return
+    folder = [Path(settings.model)] if Path(settings.model).is_dir() else []
+    if settings.training == "none":
+        keep_as_it_is(settings, folder, args.overrides)
+        return
     DEFINITIONS.require()
     if settings.model == FROM_NOTHING:
         check_width(settings.hidden_size, "encoder.hidden_size", args.overrides)
-    folder = [Path(settings.model)] if Path(settings.model).is_dir() else []
     made_with = {name: value for name, value in asdict(settings).items() if name not in ("pooling", "checkpoint_steps")}
     stamp = Stamp(output, inputs=[DEFINITIONS.at(), *folder], settings=made_with)
     if stamp.is_current():

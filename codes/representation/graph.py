@@ -1,10 +1,17 @@
-"""Set each concept among its neighbours: graph contrastive learning (GRACE) with distillation from the text vectors.
+"""Set each concept among its neighbours in the vocabulary's graph.
 
     cd codes
     python representation/graph.py
+    GRAPH=paper python representation/graph.py      # the paper's: GRACE, learned on the definitions' vectors
 
-Reads   usedata/representation/concept_representation_description.npy, edges.npy
+Reads   usedata/representation/concept_representation_name.npy, concept_representation_description.npy, edges.npy
 Writes  usedata/representation/concept_representation_medrep.npy, float32 (concepts, width)
+
+graph.objective neighbour_mean learns nothing:
+
+    name, definition --> x: their unit vectors' sum, at length 1 --> A x --> A A x        A: graphs.GraphEncoder says its weights
+
+graph.objective grace, graph contrastive learning with distillation from the definitions' vectors:
 
     text vectors -- drop edges, columns --> A x + GCN(x) --> projection \\
                  \\                                                        InfoNCE over the batch's seeds, + KL(text || graph)
@@ -15,6 +22,8 @@ and concepts with one neighbour keep that. GRACE: Zhu et al., arXiv 2006.04131; 
 """
 
 import argparse
+import contextlib
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,10 +34,13 @@ from torch_geometric.data import Data
 from medrep import config, contract, storage
 from medrep.cdm import engine
 from medrep.devices import add_device_argument, requested_devices, torch_device
+from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
 from medrep.settings import GraphConfig
 from medrep.stamps import Stamp
-from medrep.vectors import concept_vectors, graphs, markers, published
+from medrep.vectors import concept_vectors, graphs, markers, nearest, published
+
+TEXT_ARMS = ["name", "description"]  # what the neighbour mean is of: each alone finds fewer parents (representation/README.md)
 
 # ---- the network -------------------------------------------------------------------------------------------
 
@@ -109,6 +121,58 @@ def fit(data: Data, settings: GraphConfig, device: torch.device, checkpoint: gra
     return model, graphs.train("graph", model, optimizer, settings, random, run_epoch, format_figures, checkpoint)
 
 
+def write_grace(part: Path, settings: GraphConfig, device: torch.device, checkpoint: graphs.Checkpoint) -> dict:
+    """Train GRACE on the definitions' vectors and write the exact convolution of all of them; gives the best epoch's figures."""
+    _, text = concept_vectors.open_vectors("description")
+    model, epochs = fit(graphs.open_graph(contract.concept_array_file("description")), settings, device, checkpoint)
+    best = min(epochs, key=lambda e: e["held_out"])
+    print_line(
+        f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: contrastive loss {best['contrast']:.3f}, "
+        f"distillation {best['distillation']:.3f}, held out {best['held_out']:.4f}"
+    )
+    out = storage.create_array(part, text.shape)
+    graphs.embed_nodes(model.encoder, text, graphs.open_edges(len(text)), out, scratch=part.parent)
+    out.flush()
+    return {"epochs": len(epochs), **{name: round(float(v), 4) for name, v in best.items() if name != "epoch"}}
+
+
+# ---- nothing learned ---------------------------------------------------------------------------------------
+
+
+def sum_texts(arrays: list[np.ndarray], out: np.ndarray):
+    """Fill `out` (concepts, width) with the sums of each concept's unit vectors of `arrays`, at length 1."""
+    for first in range(0, len(out), graphs.ROWS_PER_CHUNK):
+        rows = slice(first, first + graphs.ROWS_PER_CHUNK)
+        out[rows] = nearest.normalize(np.sum([nearest.normalize(array[rows]) for array in arrays], axis=0))
+
+
+def write_neighbour_mean(part: Path, settings: GraphConfig) -> dict:
+    """Write A^hops x of the names' and definitions' vectors."""
+    arrays = [concept_vectors.open_vectors(arm)[1] for arm in TEXT_ARMS]
+    out = storage.create_array(part, arrays[0].shape)
+    with contextlib.ExitStack() as files:
+        text = graphs.scratch_array(files, out.shape, part.parent)
+        sum_texts(arrays, text)
+        graphs.average_neighbours(text, graphs.open_edges(len(out)), settings.hops, out, scratch=part.parent)
+        del text
+    out.flush()
+    return {"hops": settings.hops}
+
+
+# ---- the stage ---------------------------------------------------------------------------------------------
+
+
+def check_inputs(arms: list[str], settings: GraphConfig) -> tuple[int, int]:
+    """The rows and the width of the text vectors `arms`; refuses what does not fit together, before any work."""
+    if settings.hops < 1:
+        raise UserError(f"graph.hops is {settings.hops}: it must be 1 or more")
+    shapes = {arm: concept_vectors.open_vectors(arm)[1].shape for arm in arms}
+    if len({width for _, width in shapes.values()}) > 1:
+        words = " and ".join(f"{contract.concept_array_file(arm).name} {width}" for arm, (_, width) in shapes.items())
+        raise UserError(f"text vectors of one width are needed, but {words} wide: run representation/run.sh, which makes both with one encoder")
+    return shapes[arms[0]]
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_device_argument(parser)
@@ -121,29 +185,22 @@ def main(argv=None):
     if published.published_representations():
         return
     output = contract.concept_array_file("medrep")
-    _, text = concept_vectors.open_vectors("description")
-    edges = graphs.open_edges(len(text))
-    stamp = Stamp(output, inputs=[contract.concept_array_file("description"), contract.edges_file()], settings=settings)
+    learned = settings.objective == "grace"
+    arms = ["description"] if learned else TEXT_ARMS
+    rows, width = check_inputs(arms, settings)
+    edges = graphs.open_edges(rows)
+    used = settings if learned else {name: getattr(settings, name) for name in ("objective", "hops")}
+    stamp = Stamp(output, inputs=[*map(contract.concept_array_file, arms), contract.edges_file()], settings=used)
     if stamp.is_current():
         return
     with timed_stage("graph") as figures:
-        concept_vectors.check_complete("description")
-        data = graphs.open_graph(contract.concept_array_file("description"))
+        for arm in arms:
+            concept_vectors.check_complete(arm)
         checkpoint = graphs.Checkpoint(output, stamp.content)
-        model, epochs = fit(data, settings, torch_device(devices), checkpoint)
-        best = min(epochs, key=lambda e: e["held_out"])
-        print_line(
-            f"{len(epochs)} of at most {settings.epochs} epochs; best {best['epoch']}: contrastive loss {best['contrast']:.3f}, "
-            f"distillation {best['distillation']:.3f}, held out {best['held_out']:.4f}"
-        )
         with markers.write_marked(output) as part:
-            out = storage.create_array(part, text.shape)
-            graphs.embed_nodes(model.encoder, text, edges, out, scratch=part.parent)
-            out.flush()
-        figures.update(
-            rows=len(text), edges=edges.shape[1], epochs=len(epochs), **{name: round(float(v), 4) for name, v in best.items() if name != "epoch"}
-        )
-        print_line(f"{contract.display_path(output)}: {len(text):,} vectors of width {text.shape[1]}")
+            made = write_grace(part, settings, torch_device(devices), checkpoint) if learned else write_neighbour_mean(part, settings)
+        figures.update(rows=rows, edges=edges.shape[1], **made)
+        print_line(f"{contract.display_path(output)}: {rows:,} vectors of width {width}")
         stamp.record()
         checkpoint.end()
 

@@ -298,7 +298,7 @@ def test_a_users_own_vectors_are_an_arm_by_the_name_of_their_file(hospitals, tmp
     assert contract.finetuning_folder("mimic", "behrt", "own", "MT", 100).is_dir()
 
 
-def test_vectors_of_another_width_are_refused_or_projected_if_told_to(hospitals, tmp_path):
+def test_vectors_wider_than_the_model_are_refused_or_projected_if_told_to(hospitals, tmp_path):
     write_own_vectors(tmp_path / "wide.npy", 24)
     flags = ["--rep-type", str(tmp_path / "wide.npy")]
     with pytest.raises(UserError, match="wide.npy is 24 wide and the model 16: set model.hidden_size to that, or model.project_vectors=true"):

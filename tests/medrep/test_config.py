@@ -58,6 +58,25 @@ def test_the_papers_cohort_is_laid_over_the_default(monkeypatch):
         config.load("cohort")
 
 
+def test_the_papers_encoder_is_deberta_trained_on_masked_words_and_the_default_is_read_as_it_is(monkeypatch):
+    default = config.load("encoder")
+    assert (default.model, default.training, default.pooling) == ("minilm", "none", "own")
+    monkeypatch.setenv("ENCODER", "paper")
+    paper = config.load("encoder")
+    assert (paper.model, paper.training, paper.pooling) == ("microsoft/deberta-base", "masked", "cls")
+    monkeypatch.setenv("ENCODER", "mine")
+    with pytest.raises(UserError, match="ENCODER=mine: there is no configs/encoder-mine.yaml; known are paper"):
+        config.load("encoder")
+
+
+def test_the_papers_graph_is_grace_on_all_relationships(monkeypatch):
+    default = config.load("graph")
+    assert (default.objective, default.decile_chain, default.hops) == ("neighbour_mean", True, 2)
+    monkeypatch.setenv("GRAPH", "paper")
+    paper = config.load("graph")
+    assert (paper.objective, paper.relationships, paper.skip, paper.decile_chain) == ("grace", ["all"], False, False)
+
+
 def test_edges_are_hierarchical_and_mapping_relationships_by_both_names():
     names = config.load("graph").relationships
     assert {"Is a", "Subsumes", "RxNorm has ing", "RxNorm ing of", "ATC - RxNorm pr lat", "Maps to", "Mapped from"} <= set(names)

@@ -74,8 +74,8 @@ def write_athena(root, relationship=RELATIONSHIP, ancestor=None):
 
 SMALL = {
     "models/behrt.yaml": "model: {hidden_size: 16}\n",
-    "graph.yaml": "hidden_size: 24\nepochs: 3\nbatch_size: 8\n",
-    "encoder.yaml": "model: none\nhidden_size: 16\nnum_layers: 1\nnum_heads: 2\nintermediate_size: 16\nvocab_size: 400\n"
+    "graph.yaml": "objective: grace\nhidden_size: 24\nepochs: 3\nbatch_size: 8\n",
+    "encoder.yaml": "model: none\ntraining: masked\nhidden_size: 16\nnum_layers: 1\nnum_heads: 2\nintermediate_size: 16\nvocab_size: 400\n"
     "max_length: 48\nepochs: 2\nlearning_rate: 1.0e-2\nbatch_tokens: 256\npooling: mean\n",
 }
 

@@ -33,13 +33,14 @@ def test_all_arms_are_made_in_an_order_in_which_each_finds_what_it_reads():
     assert stages[:5] == ["concepts", "definitions", "encoder", "description", "edges"] and stages[-1].startswith("evaluate")
 
 
-def test_arms_that_are_not_asked_for_are_not_made():
+def test_arms_that_are_not_asked_for_are_not_made_but_for_what_others_read():
     assert planned("--arms", "medrep", "description") == [
         ["concepts"],
         ["definitions"],
         ["encoder"],
         ["description"],
         ["edges"],
+        ["description", "--text", "name"],
         ["graph"],
         ["evaluate", "--unless-published"],
     ]

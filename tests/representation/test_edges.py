@@ -52,6 +52,14 @@ def test_edges_agree_with_plain_python(seed, names, monkeypatch):
     assert [(e % len(ids), e // len(ids)) for e in found.tolist()] == sorted(expected, key=lambda e: (e[1], e[0]))
 
 
+def test_deciles_are_joined_to_the_next_that_has_a_row():
+    ids = ["7_1", "5_2", "5", "5_0", "7_4", "5_1", "6_3"]
+    plain, decile = concept_index.split_deciles(pa.array(ids))
+    chain = [sorted((ids[i // 7], ids[i % 7])) for i in edges.find_decile_chain(plain, decile).tolist()]
+    assert sorted(chain) == [["5_0", "5_1"], ["5_1", "5_2"], ["7_1", "7_4"]]
+    assert edges.find_decile_chain(plain[2:3], decile[2:3]).tolist() == []
+
+
 def test_no_edge_is_held_out_and_deciles_never_are(small_root):
     """On a vocabulary of a thousand concepts in a ring, whose ten deciles each measurement has."""
     (small_root / "data" / "concepts").mkdir(parents=True)
@@ -68,7 +76,10 @@ def test_no_edge_is_held_out_and_deciles_never_are(small_root):
     neighbour = decile[found[0]] < 0
     a, b = np.arange(1, 1001), np.arange(1, 1001) % 1000 + 1
     assert (neighbour & (decile[found[1]] < 0)).sum() == 2 * (~holdout.held_out_mask(a, b)).sum() < 2000
-    assert (decile[found[1]] >= 0).sum() == 10_000 and set(np.bincount(found[1])[decile >= 0]) == {1}
+    neighbours = np.bincount(found[1])  # of a decile: its measurement and one or two other deciles
+    assert set(neighbours[(decile == 0) | (decile == 9)]) == {2} and set(neighbours[(decile > 0) & (decile < 9)]) == {3}
+    edges.main(["--set", "graph.decile_chain=false"])
+    assert set(np.bincount(np.load(contract.edges_file())[1])[decile >= 0]) == {1}
 
 
 def test_the_stage_writes_both_directions_without_self_loops(athena):

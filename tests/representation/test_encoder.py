@@ -49,7 +49,7 @@ def test_batched_vectors_equal_one_text_at_a_time(defined, pooling):
     tokenizer = transformers.AutoTokenizer.from_pretrained(contract.encoder_folder())
     model = transformers.AutoModel.from_pretrained(contract.encoder_folder())
     many = ["Pneumonia: condition.", "aspirin 100 MG Oral Tablet: drug with the ingredient aspirin.", "aspirin"]
-    out, cut = text_encoder.encode_texts(model.eval(), tokenizer, many, pooling, max_length=48, batch_tokens=512)
+    out, cut = text_encoder.encode_texts(text_encoder.pooled_encoder(model.eval(), tokenizer, pooling, 48), many, batch_tokens=512)
     assert cut == 0
     for text, row in zip(many, out, strict=True):
         alone = tokenizer(text, truncation=True, max_length=48, return_tensors="pt")
@@ -287,7 +287,7 @@ def test_a_folder_given_with_encoder_is_trained_on(defined, monkeypatch, tmp_pat
     [
         (["--encoder", "/nowhere/deberta"], "is not there: .*hf download"),
         (["--set", "encoder.hidden_size=32"], "32 wide, but model.hidden_size"),
-        (["--set", "encoder.pooling=max"], "must be cls or mean"),
+        (["--set", "encoder.pooling=max"], "must be own or cls or mean"),
     ],
 )
 def test_mistakes_are_named(defined, flags, words):
@@ -327,3 +327,52 @@ def test_a_concept_without_a_name_is_named(defined):
     concept_index.write_concept_index(["2", "4711"])
     with pytest.raises(SystemExit, match="CONCEPT lacks 1 concepts of the index, such as 4711"):
         description.main(["--text", "name"])
+
+
+# ---- pretrained, as it is ----------------------------------------------------------------------------------
+
+AS_IT_IS = ["--set", "encoder.model=minilm", "--set", "encoder.training=none", "--set", "encoder.pooling=own", "--set", "encoder.batch_tokens=4096"]
+
+
+def test_the_embedded_encoder_is_read_as_it_is_without_definitions_or_network(athena, monkeypatch, capsys):
+    monkeypatch.setattr(hub, "hub_reachable", lambda: pytest.fail("the embedded encoder asks no network"))
+    concepts.main([])
+    with pytest.raises(SystemExit, match="encoder minilm is 384 wide, but model.hidden_size of configs/models/behrt.yaml is 16"):
+        encoder.main(AS_IT_IS)
+    assert not contract.encoder_folder().exists()
+    flags = [*AS_IT_IS, "--set", "model.project_vectors=true"]
+    encoder.main(flags)
+    encoder.main(flags)
+    assert "minilm as it is" in capsys.readouterr().out and (contract.encoder_folder() / "modules.json").exists()
+    description.main(["--text", "name", *flags])
+    ids, array = concept_index.read_concept_index().to_pylist(), np.array(shared.open_array("name"))
+    assert array.shape == (len(ids), 384) and np.linalg.norm(array, axis=1) == pytest.approx(1, abs=1e-5)
+    row = {name: array[ids.index(concept)] for name, concept in (("pneumonia", "2"), ("viral", "3"), ("aspirin", "10"))}
+    assert row["pneumonia"] @ row["viral"] > row["pneumonia"] @ row["aspirin"] + 0.2
+
+
+def test_a_run_of_the_embedded_encoder_that_was_killed_ends_with_the_same_bytes(many_texts, monkeypatch):
+    monkeypatch.setattr(texts, "CHUNK_ROWS", 100)
+    flags = [*AS_IT_IS, "--set", "model.project_vectors=true"]
+    encoder.main(flags)
+    description.main(flags)
+    whole = contract.concept_array_file("description").read_bytes()
+    storage.remove_path(contract.concept_array_file("description"))
+    own, done = description.write_progress, []
+
+    def note_then_die(*arguments, **chunk):
+        own(*arguments, **chunk)
+        done.append(chunk)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(description, "write_progress", note_then_die)
+            description.main(flags)
+    description.main(flags)
+    assert len({chunk["chunk"] for chunk in done}) == 2 and contract.concept_array_file("description").read_bytes() == whole
+
+
+def test_what_is_made_from_nothing_must_be_trained(defined):
+    with pytest.raises(SystemExit, match="encoder.model is none: what is made from nothing must be trained, encoder.training=masked"):
+        encoder.main(["--set", "encoder.training=none"])

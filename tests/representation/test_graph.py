@@ -1,4 +1,4 @@
-"""GRACE's losses and convolutions, against slow second implementations."""
+"""The neighbour mean, and GRACE's losses and convolutions, against slow second implementations."""
 
 import errno
 import os
@@ -363,3 +363,71 @@ def test_a_graph_of_hardly_anything_and_without_edges_has_vectors(small_root, no
     storage.write_array(contract.edges_file(), np.zeros((2, 0), dtype=np.int64))
     graph.main([])
     assert shared.open_array("medrep").shape == x.shape and np.isfinite(shared.open_array("medrep")).all()
+
+
+# ---- nothing learned ---------------------------------------------------------------------------------------
+
+MEAN = ["--set", "graph.objective=neighbour_mean"]
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def write_text(arm, x):
+    with markers.write_marked(contract.concept_array_file(arm)) as part, open(part, "wb") as file:
+        np.save(file, x)
+
+
+@pytest.fixture
+def two_texts(graph_root):
+    """`graph_root` with vectors of names, too; names and definitions."""
+    definition = np.array(shared.open_array("description"))
+    name = np.random.default_rng(1).normal(size=definition.shape).astype(np.float32)
+    write_text("name", name)
+    return name, definition
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3])
+@pytest.mark.parametrize(("rows_at_once", "edges_at_once"), [(1, 1), (7, 5), (10**6, 10**6)])
+def test_the_neighbour_mean_equals_the_dense_formula_in_any_chunks(two_texts, hops, rows_at_once, edges_at_once, monkeypatch):
+    monkeypatch.setattr(graphs, "ROWS_PER_CHUNK", rows_at_once)
+    monkeypatch.setattr(graphs, "EDGES_PER_CHUNK", edges_at_once)
+    graph.main([*MEAN, "--set", f"graph.hops={hops}"])
+    name, definition = (unit(x.astype(np.float64)) for x in two_texts)
+    expected = np.linalg.matrix_power(dense(np.load(contract.edges_file()), len(name)), hops) @ unit(name + definition)
+    assert np.array(shared.open_array("medrep")) == pytest.approx(expected, abs=1e-5)
+    alone = np.bincount(np.load(contract.edges_file())[0], minlength=len(name)) == 0  # keeps its own text
+    assert alone.any() and expected[alone] == pytest.approx(unit(name + definition)[alone])
+
+
+def test_the_neighbour_mean_is_made_anew_when_an_input_or_what_it_uses_changes(two_texts, capsys):
+    name, _ = two_texts
+    graph.main(MEAN)
+    first = contract.concept_array_file("medrep").read_bytes()
+    for unused in ("graph.seed=1", "graph.epochs=9"):
+        capsys.readouterr()
+        graph.main([*MEAN, "--set", unused])
+        assert "up to date" in capsys.readouterr().out
+    write_text("name", -name)
+    graph.main(MEAN)
+    assert contract.concept_array_file("medrep").read_bytes() != first
+    write_text("name", name)
+    graph.main([*MEAN, "--set", "graph.hops=1"])
+    assert contract.concept_array_file("medrep").read_bytes() != first
+    graph.main(MEAN)
+    assert contract.concept_array_file("medrep").read_bytes() == first
+
+
+def test_what_the_neighbour_mean_cannot_be_of_is_refused(graph_root):
+    with pytest.raises(SystemExit, match="name.npy is missing"):
+        graph.main(MEAN)
+    write_text("name", np.ones((60, 12), dtype=np.float32))
+    with pytest.raises(SystemExit, match="text vectors of one width are needed, but .*name.npy 12 and .*description.npy 16 wide"):
+        graph.main(MEAN)
+    write_text("name", np.full((60, 16), np.nan, dtype=np.float32))
+    with pytest.raises(SystemExit, match="name.npy has NaN or infinite numbers in the vectors of 60 concepts"):
+        graph.main(MEAN)
+    with pytest.raises(SystemExit, match="graph.hops is 0: it must be 1 or more"):
+        graph.main([*MEAN, "--set", "graph.hops=0"])
+    assert not list(contract.representation_folder().glob("*medrep*"))

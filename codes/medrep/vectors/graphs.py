@@ -8,6 +8,7 @@
 What graph.py and medtok.py share.
 """
 
+import contextlib
 import json
 import os
 import tempfile
@@ -316,6 +317,27 @@ def aggregate_neighbours(x: torch.Tensor, edges: np.ndarray, root: torch.Tensor,
             )
             summed[low - first : int(target[-1]) + 1 - first] += adjacency @ x
         yield first, summed
+
+
+@torch.inference_mode()
+def average_neighbours(text: np.ndarray, edges: np.ndarray, hops: int, out: np.ndarray, scratch):
+    """Fill `out` (nodes, width) with A^hops text over all edges, exactly: what lies between two hops is in a file."""
+    starts = row_pointers(edges, len(text))
+    root = torch.from_numpy(np.diff(starts) + 1).to(torch.float32).rsqrt()
+    x = as_tensor(storage.advise_random_access(text))
+    with contextlib.ExitStack() as files:
+        for hop in range(hops):
+            result = out if hop == hops - 1 else scratch_array(files, out.shape, scratch)
+            for first, summed in aggregate_neighbours(x, edges, root, starts):
+                result[first : first + len(summed)] = summed.numpy()
+            x = as_tensor(storage.advise_random_access(result))
+
+
+def scratch_array(files: contextlib.ExitStack, shape: tuple[int, ...], scratch) -> np.ndarray:
+    """float32, in a file without a name, which goes when `files` are closed: millions of vectors do not fit the memory."""
+    file = files.enter_context(tempfile.TemporaryFile(dir=scratch))
+    storage.reserve_disk(file, int(np.prod(shape)) * 4)
+    return np.memmap(file, dtype=np.float32, mode="r+", shape=shape)
 
 
 @torch.inference_mode()

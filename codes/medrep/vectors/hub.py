@@ -3,6 +3,9 @@
 import os
 import urllib.error
 import urllib.request
+from pathlib import Path
+
+from medrep.errors import UserError
 
 # Read when transformers is first imported: a hub that can't be reached is given up in seconds.
 for name, value in {
@@ -35,3 +38,19 @@ def hub_reachable() -> bool:
     except OSError:
         return False
     return True
+
+
+def download_advice(name: str) -> str:
+    repository = name if not Path(name).is_dir() else "sentence-transformers/all-MiniLM-L6-v2"
+    return f"where there is a network, run `hf download {repository} --local-dir FOLDER`, bring FOLDER here and give --encoder FOLDER"
+
+
+def check_folder(name: str):
+    """Refuse a path of a folder that is not there, which would else be taken for an id of the hub."""
+    if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
+        raise UserError(f"the encoder's folder {name} is not there: {download_advice(name)}")
+
+
+def unavailable_error(name: str, problem: Exception) -> UserError:
+    reason = str(problem).strip().splitlines()[0].rstrip(".")
+    return UserError(f"the encoder {name} cannot be had ({reason}): {download_advice(name)}")

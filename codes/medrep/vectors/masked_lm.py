@@ -8,7 +8,7 @@ import torch
 
 from medrep.errors import UserError
 from medrep.settings import EncoderConfig
-from medrep.vectors import hub
+from medrep.vectors import hub, sentence_encoder
 
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
 
@@ -61,12 +61,8 @@ def new_model(definitions: Iterable[list[str]], settings: EncoderConfig):
 def open_model(name: str):
     """The model and tokenizer of a folder or a Hugging Face id."""
     transformers = hub.quiet_transformers()
-    remedy = (
-        f"where there is a network, run `hf download {name if not Path(name).is_dir() else 'microsoft/deberta-base'} "
-        "--local-dir FOLDER`, bring FOLDER here and give --encoder FOLDER"
-    )
-    if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
-        raise UserError(f"the encoder's folder {name} is not there: {remedy}")
+    name = sentence_encoder.locate(name)
+    hub.check_folder(name)
     location = {"local_files_only": Path(name).is_dir() or not hub.hub_reachable()}  # what was downloaded before is found without the hub
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **location)
@@ -75,8 +71,7 @@ def open_model(name: str):
         extra = {"legacy": False} if shape.model_type in ("deberta", "deberta-v2") else {}
         model = transformers.AutoModelForMaskedLM.from_pretrained(name, dtype=torch.float32, **extra, **location)
     except (OSError, ValueError) as problem:
-        reason = str(problem).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"the encoder {name} cannot be had ({reason}): {remedy}") from None
+        raise hub.unavailable_error(name, problem) from None
     if None in (tokenizer.mask_token_id, tokenizer.pad_token_id):
         raise UserError(
             f"the encoder {name} has no mask or padding token: encoder.model must be a masked language model, such as microsoft/deberta-base"

@@ -1,5 +1,8 @@
 """Texts to vectors: batches of like length through the encoder, without its language-model head and without padding to speak of.
 
+    encoder = text_encoder.open_text_encoder(folder, settings)
+    vectors, cut = text_encoder.encode_texts(encoder, texts, batch_tokens)    # float32 (texts, encoder.width)
+
 DeBERTa adds two terms to each attention score: query x embedding of the distance, and key x embedding of the distance.
 transformers looks both up with a gather for each pair. Here the distances lie in a row, so that the wanted ones of query q
 begin one place earlier than those of query q - 1: a view of the products with another stride, no copy.
@@ -7,13 +10,21 @@ Other models read in their own way. For reading only: no dropout, no gradient.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from medrep.errors import UserError
-from medrep.vectors import tokenization
+from medrep.settings import EncoderConfig
+from medrep.vectors import hub, tokenization
+
+if TYPE_CHECKING:  # hub.py says what must come before transformers is imported
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CPU_BATCH_TOKENS = 4096  # of a batch on the CPU: as fast as larger ones there, and half a GB of memory at 512 tokens a text
 
@@ -27,25 +38,89 @@ def check_encoder_settings(settings):
         wrong.append(f"encoder.valid_share is {settings.valid_share}: it must be 0 or more and below 1")
     if min(settings.patience, settings.checkpoint_steps) < 1 or settings.epochs < 0:
         wrong.append("encoder.patience and encoder.checkpoint_steps must be 1 or more, encoder.epochs 0 or more")
+    if settings.model == "none" and settings.training == "none":
+        wrong.append("encoder.model is none: what is made from nothing must be trained, encoder.training=masked")
     if wrong:
         raise UserError("; ".join(wrong))
 
 
+@dataclass
+class TextEncoder:
+    """A transformers model without its head, and what makes one vector of a text's last hidden states."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    head: list[nn.Module]
+    """sentence-transformers' modules behind the transformer: the pooling, and what else the encoder's authors put there."""
+    max_length: int
+    """Tokens of a text; longer ones are cut."""
+    prefix: str = ""
+    """What the encoder's authors put before each text."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "TextEncoder":
+        """The model in `dtype`; what follows it stays in float32."""
+        self.model.to(device, dtype)
+        for module in self.head:
+            module.to(device)
+        return self
+
+    @property
+    def width(self) -> int:
+        return next((width for module in self.head[::-1] if (width := module_width(module))), self.model.config.hidden_size)
+
+
+def module_width(module: nn.Module) -> int | None:
+    return getattr(module, "pooling_output_dimension", None) or getattr(module, "out_features", None)
+
+
+def pooled_encoder(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", pooling: str, max_length: int) -> TextEncoder:
+    """A model of transformers with a pooling, cls or mean, and nothing else."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    return TextEncoder(model, tokenizer, [Pooling(model.config.hidden_size, pooling)], tokenization.max_input_length(model, tokenizer, max_length))
+
+
+def open_text_encoder(folder: str | Path, settings: EncoderConfig) -> TextEncoder:
+    """The encoder of a folder: a sentence encoder with its own pooling and prefix, as its modules.json says, or any other model of transformers.
+
+    settings.pooling, unless it is `own`, replaces a sentence encoder's.
+    """
+    transformers, folder = hub.quiet_transformers(), Path(folder)
+    if not (folder / "modules.json").exists():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        return pooled_encoder(model, tokenizer, "cls" if settings.pooling == "own" else settings.pooling, settings.max_length)
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    whole = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32}).eval()
+    transformer, *head = whole
+    encoder = pooled_encoder(
+        transformer.auto_model, transformer.tokenizer, "mean", min(whole.max_seq_length or settings.max_length, settings.max_length)
+    )
+    if settings.pooling != "own":
+        head = [Pooling(encoder.model.config.hidden_size, settings.pooling) if isinstance(module, Pooling) else module for module in head]
+    prefix = (whole.prompts or {}).get(whole.default_prompt_name or "", "")
+    return replace(encoder, head=head, prefix=prefix)
+
+
 @torch.inference_mode()
-def encode_texts(model, tokenizer, chunk: Sequence[str], pooling: str, max_length: int, batch_tokens: int) -> tuple[np.ndarray, int]:
-    """float32 (texts, width), each text's first token of the last layer (cls) or the mean over its tokens; and how many were cut."""
-    numbers, cut = tokenization.tokenize(tokenizer, chunk, max_length)
-    out = np.empty((len(numbers), model.config.hidden_size), dtype=np.float32)
+def encode_texts(encoder: TextEncoder, chunk: Sequence[str], batch_tokens: int) -> tuple[np.ndarray, int]:
+    """float32 (texts, width), and how many texts were cut. A batch has up to `batch_tokens` tokens, padding counted."""
+    numbers, cut = tokenization.tokenize(encoder.tokenizer, [encoder.prefix + text for text in chunk], encoder.max_length)
+    prefix_tokens = len(encoder.tokenizer(encoder.prefix)["input_ids"]) - 1 if encoder.prefix else 0  # less what ends it
+    out = np.empty((len(numbers), encoder.width), dtype=np.float32)
     for batch in tokenization.length_batches(np.array([len(n) for n in numbers]), batch_tokens):
         tokens, attention_mask = (
-            torch.from_numpy(a).to(model.device) for a in tokenization.pad_sequences([numbers[i] for i in batch], tokenizer.pad_token_id)
+            torch.from_numpy(a).to(encoder.model.device)
+            for a in tokenization.pad_sequences([numbers[i] for i in batch], encoder.tokenizer.pad_token_id)
         )
-        hidden = last_hidden_state(model, tokens, attention_mask)
-        if pooling == "cls":
-            vectors = hidden[:, 0].float()
-        else:
-            vectors = (hidden.float() * attention_mask[..., None]).sum(1) / attention_mask.sum(1, keepdim=True)
-        out[batch] = vectors.cpu().numpy()
+        features = {"token_embeddings": last_hidden_state(encoder.model, tokens, attention_mask).float(), "attention_mask": attention_mask}
+        if prefix_tokens:
+            features["prompt_length"] = prefix_tokens
+        for module in encoder.head:
+            features = module(features)
+        out[batch] = features["sentence_embedding"].cpu().numpy()
     return out, cut
 
 
