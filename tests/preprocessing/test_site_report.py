@@ -38,9 +38,9 @@ def write_hospital(
     people = [(i, "F" if i == 1 else "M", None, birth, "train") for i in (1, 2)]
     deaths = [(1, death)] if death else []
     stays = [
-        (10, 1, START, START + 5 * DAY, 9201, admission),
-        (11, 1, START + 6 * DAY - overlap, START + 9 * DAY, 9202, admission),
-        (20, 2, START, START + 3 * DAY, 9201, admission),
+        (10, 1, START, START + 5 * DAY, 9201, admission, True),
+        (11, 1, START + 6 * DAY - overlap, START + 9 * DAY, 9202, admission, True),
+        (20, 2, START, START + 3 * DAY, 9201, admission, True),
     ]
     rows = [
         (

@@ -12,7 +12,7 @@ Other models read in their own way. For reading only: no dropout, no gradient.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ from torch.nn import functional as F
 from medrep.errors import UserError
 from medrep.settings import EncoderConfig
 from medrep.vectors import hub, tokenization
-
-if TYPE_CHECKING:  # hub.py says what must come before transformers is imported
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CPU_BATCH_TOKENS = 4096  # of a batch on the CPU: as fast as larger ones there, and half a GB of memory at 512 tokens a text
 
@@ -48,8 +45,10 @@ def check_encoder_settings(settings):
 class TextEncoder:
     """A transformers model without its head, and what makes one vector of a text's last hidden states."""
 
-    model: "PreTrainedModel"
-    tokenizer: "PreTrainedTokenizerBase"
+    model: Any
+    """transformers' PreTrainedModel."""
+    tokenizer: Any
+    """transformers' PreTrainedTokenizerBase."""
     head: list[nn.Module]
     """sentence-transformers' modules behind the transformer: the pooling, and what else the encoder's authors put there."""
     max_length: int
@@ -73,7 +72,7 @@ def module_width(module: nn.Module) -> int | None:
     return getattr(module, "pooling_output_dimension", None) or getattr(module, "out_features", None)
 
 
-def pooled_encoder(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", pooling: str, max_length: int) -> TextEncoder:
+def pooled_encoder(model, tokenizer, pooling: str, max_length: int) -> TextEncoder:
     """A model of transformers with a pooling, cls or mean, and nothing else."""
     from sentence_transformers.sentence_transformer.modules import Pooling
 
@@ -115,7 +114,10 @@ def encode_texts(encoder: TextEncoder, chunk: Sequence[str], batch_tokens: int) 
             torch.from_numpy(a).to(encoder.model.device)
             for a in tokenization.pad_sequences([numbers[i] for i in batch], encoder.tokenizer.pad_token_id)
         )
-        features = {"token_embeddings": last_hidden_state(encoder.model, tokens, attention_mask).float(), "attention_mask": attention_mask}
+        features: dict[str, Any] = {
+            "token_embeddings": last_hidden_state(encoder.model, tokens, attention_mask).float(),
+            "attention_mask": attention_mask,
+        }
         if prefix_tokens:
             features["prompt_length"] = prefix_tokens
         for module in encoder.head:

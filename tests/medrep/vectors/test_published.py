@@ -28,7 +28,7 @@ def test_every_stage_leaves_published_files_alone(put_published, reps, capsys):
         ({"reps": ()}, "concept_idx.csv was not written here and has no"),
         ({"ids": None}, "concept_representation_description.npy, .*medrep.npy came without concept_idx.csv"),
         ({"rows": 5}, "description.npy has 5 rows, but concept_idx.csv 4; .*medrep.npy has 5"),
-        ({"width": 8}, "medrep.npy is 8 wide, but model.hidden_size of configs/models/behrt.yaml is 16"),
+        ({"width": 24}, "medrep.npy is 24 wide, but model.hidden_size of configs/models/behrt.yaml is 16"),
         ({"kind": np.float64}, "is float64"),
         ({"ids": ("1", "2", "2", "20_7")}, "1 duplicate ids"),
     ],
