@@ -23,7 +23,7 @@ from .medrep.llm.model_server import ModelServer
 
 HBA1C, FEVER, ASPIRIN = 3004410, 437663, 1112807
 SMALL = ["--set", "model.hidden_size=16", "--set", "model.num_heads=2", "--set", "model.num_layers=2", "--set", "model.intermediate_size=16"]
-REPRESENTATION = ["--set", "graph.epochs=2", "--set", "graph.hidden_size=32"]
+DEFAULT_VECTORS = ["--set", "encoder.model=minilm", "--set", "encoder.training=none", "--set", "graph.objective=neighbour_mean"]
 
 
 def write_data(data):
@@ -95,7 +95,7 @@ def road(tmp_path_factory):
         patch.setenv("MEDREP_CONFIGS", "configs/demo")
         all_stages.main(["--hospitals", "mimic", "ehrshot"])
         for stage, *own in ((concepts,), (definitions,), (encoder,), (description,), (description, "--text", "name"), (edges,), (graph,)):
-            stage.main([*own, *SMALL])
+            stage.main([*own, *DEFAULT_VECTORS, *SMALL])
         pretrain.main(["--gpu-devices", "cpu", "--set", "pretraining.epochs=1", *SMALL])
         finetune.main(["-d", "cpu", "--seeds", "100", "--extract-attention-score", "--set", "finetuning.epochs=1", *SMALL])
     return root

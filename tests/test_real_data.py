@@ -19,9 +19,11 @@ SHARED = contract.REPOSITORY.parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the real OMOP data (../shared/data) is not on this machine")
 
 QUICK = ["--set", "pretraining.epochs=1", "--set", "finetuning.epochs=1"]
+DEFAULT_VECTORS = ["--set", "encoder.model=minilm", "--set", "encoder.training=none", "--set", "graph.objective=neighbour_mean"]
+"""Where configs/demo would train both, here is what a user has without it."""
 COMMANDS = {
     "preprocessing": ["bash", "preprocessing/run.sh"],
-    "representation": ["bash", "representation/run.sh", "--set", "encoder.max_length=32", "--set", "medtok.epochs=2"],
+    "representation": ["bash", "representation/run.sh", *DEFAULT_VECTORS, "--set", "encoder.max_length=32", "--set", "medtok.epochs=2"],
     "pretrain": ["python", "experiments/pretrain.py", "--model", "behrt", "--rep-type", "medrep", "--gpu-devices", "cpu", *QUICK],
     "finetune": ["python", "experiments/finetune.py", "-d", "cpu", "--model", "behrt", "--rep-type", "medrep", "--outcome", "MT", *QUICK],
     "attention": [
