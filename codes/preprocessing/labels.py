@@ -60,7 +60,8 @@ def read_inputs(con: ibis.BaseBackend, hospital: str, cohort: CohortConfig, foll
     counts = rules.count_reasons(not_admission_reason(with_records, persons, cohort))
     flow["no admissions"] = {reason: counts[reason] for reason in NOT_ADMISSION_REASONS if reason in counts}
     if cohort.transfers == "one_stay":
-        predicted_in = engine.materialize(con, prediction_points.merge_stays(inpatient, cohort.transfer_hours))
+        merged = prediction_points.merge_stays(inpatient, cohort.transfer_hours)
+        predicted_in = engine.materialize(con, merged.filter(merged.has_admission))
     else:  # a visit that is not overnight is nothing, and one without an end may be a readmission
         predicted_in, inpatient = admissions, inpatient.filter(inpatient.is_admission | inpatient["end"].isnull())
     return LabelInputs(

@@ -20,7 +20,8 @@ with too few events left. Events after death are kept: a late result is a result
     |  only the day is known: ........................ known when the day ends
 
 A visit whose end is not known is taken to last to its last event that is no bill, or to the end of its first day; its bills are left out where
-no other event states the visit. Where more than half of a table's times are 00:00:00, these know days only.
+no other event states the visit. Where more than half of a table's times are 00:00:00, these know days only; bills
+and types that are known to do so (date_only_types) have no say in that.
 """
 
 import statistics
@@ -283,7 +284,10 @@ def make_records(
         events[domain] = engine.partition_by(con, rows.mutate(part=part_number(rows.person_id, bounds)), "part")
         whole = events[domain].whole
         reasons[domain] = Counter({rules.KEPT: 0})
-        midnight_is_day[domain] = rules.midnight_means_day(whole.time, f"{domain} times", name, "the event counts from the end of its day")
+        # what midnight means for the others: bills have a time of their own, and of some types it is known
+        known = is_bill(whole, hospital, cohort) | whole.type_id.isin(hospital.date_only_types).fill_null(False)
+        times, meaning = whole.filter(~known).time, "the event counts from the end of its day"
+        midnight_is_day[domain] = rules.midnight_means_day(times, f"{domain} times", name, meaning)
         details[domain] = {"unreadable_times": {f"{domain} datetime": rules.count_unreadable_times(whole)}}
         if domain == "measurement":
             columns = {"unreadable_value": "value_as_number", "source_text": "value_source_value"}

@@ -191,6 +191,17 @@ def test_4_a_table_of_midnights_is_not_known_before_its_day_ends(hospital, capsy
     assert "warning: 100.0% of the condition times of h stand at 00:00:00" in capsys.readouterr().out
 
 
+def test_4_types_that_are_known_by_their_day_and_bills_do_not_make_days_of_other_midnights(hospital, capsys):
+    """MIMIC's procedures: half of the table are dates of the charting, and ICU events at true midnights stand beside them."""
+    day = [f"{i},1,{FEVER},2020-01-02,2020-01-02 00:00:00,{kind}," for i, kind in enumerate((32833, 32833, 32821))]
+    clock = [f"{i},1,{DISEASE},2020-01-0{i},2020-01-0{i} {hour}:00:00,32817," for i, hour in ((2, "00"), (3, "09"), (4, "10"))]
+    tables = {"visit_occurrence": [FIRST], "condition_occurrence": [*day, *clock], "measurement": [], "death": []}
+    hospital(last=records, settings="date_only_types: [32833]\nbilling_types: [32821]\n", **tables)
+    assert [time for concept, time in rows_of(RECORDS, "concept_id", "time") if concept == DISEASE][0] == datetime(2020, 1, 2)
+    said = capsys.readouterr().out
+    assert "33.3% of the condition times of h stand at 00:00:00 and are taken to be at midnight" in said
+
+
 def test_5_a_transfer_is_one_stay_for_all_outcomes(hospital):
     touching = [stay("2020-01-01 10:00:00", "2020-01-05 10:00:00"), stay("2020-01-05 10:00:00", "2020-01-09 10:00:00", visit=11)]
     tables = {"condition_occurrence": [], "measurement": [], "death": ["1,2020-01-09,2020-01-09 09:00:00"]}
@@ -234,6 +245,8 @@ def test_6_who_comes_back_to_a_stay_without_an_end_has_come_back(hospital, end, 
     tables = {"condition_occurrence": [], "measurement": [], "death": []}
     hospital(settings=f"follow_up_ends: {followed}\n", visit_occurrence=[FIRST, back], **tables)
     assert labels_of("RA") == [(datetime(2020, 1, 5, 15), True)]
+    for outcome in ("MT", "RA"):  # it is a readmission, and no stay to predict in: what is left out and what is merged add up
+        assert flow_of(outcome)["stays"] == flow_of(outcome)["admissions"] == 1 and flow_of(outcome)["no admissions"]["no known end"] == 1
 
 
 def test_6_a_bill_that_alone_states_a_visit_without_an_end_is_left_out(hospital, capsys):

@@ -706,9 +706,10 @@ def slow_hospital(hospital, min_events=MIN_EVENTS):
     add_last_moments(stays, hospital, span)
     unreadable = {"visit_occurrence": {f"{name}_datetime": name for name in ("visit_start", "visit_end")}, "death": {"death_datetime": "death"}}
     present = {domain: names for domain, names in DOMAINS.items() if names[0] in hospital.tables}
-    for domain, (table, _, date_column, _) in present.items():
+    for domain, (table, _, date_column, type_column) in present.items():
         rows = hospital.tables[table]
-        midnights = midnight_is_day(rows, date_column, hospital)
+        unsure = [row for row in rows if not is_bill(row, type_column) and whole(row[type_column]) != DATED]
+        midnights = midnight_is_day(unsure, date_column, hospital)
         judged[table] = [slow_event(row, domain, people, stays, hospital, midnights, span) for row in rows]
         unreadable[table] = {f"{domain} datetime": date_column}
     keep_first(
@@ -816,7 +817,7 @@ def slow_labels(found, hospital):
     for person in {event["person"] for event in found.events}:
         death = found.deaths.get(person)
         mine = sorted((stay for stay in found.stays if stay["person"] == person and stay["inpatient"]), key=lambda stay: stay["start"])
-        admissions = [(stay["start"], stay["end"]) for stay in mine if stay["admission"]]
+        admissions = sorted((stay["start"], stay["end"]) for stay in mine if stay["admission"])
         if hospital.transfers == "RA_alone":
             mine = [stay for stay in mine if stay["admission"] or not stay["end"]]
         diseased = [event["time"] for event in found.events if event["person"] == person and event["concept"] in meaning]
@@ -838,8 +839,9 @@ def slow_labels(found, hospital):
             starts, ends = [s["start"] for s in chain if s["admission"] or not s["end"]], [s["end"] for s in chain if s["end"]]
             goes_on = [s for s in chain if not s["end"] and all(end <= s["start"] for end in ends)]
             if starts:
-                merged.append((min(starts), None if goes_on else max(ends)))
-        for start, end in merged if hospital.transfers == "one_stay" else admissions:
+                merged.append((min(starts), None if goes_on else max(ends), any(s["admission"] for s in chain)))
+        admitted = [(start, end) for start, end, has_admission in merged if has_admission]  # the others may be readmissions
+        for start, end in admitted if hospital.transfers == "one_stay" else admissions:
             at = start + DAY
             if end is None or end <= at or (death is not None and death < at):
                 continue
@@ -849,11 +851,11 @@ def slow_labels(found, hospital):
             if not any(time < at for time in diseased):
                 labelled["lung"][person, at] = any(at <= time and is_in(time, end) for time in diseased)
 
-        for i, (_, end) in enumerate(merged):
-            if end is None:
+        for i, (_, end, has_admission) in enumerate(merged):
+            if end is None or not has_admission:
                 continue
             until = end + 30 * DAY
-            back = any(start <= until for start, _ in merged[i + 1 :])
+            back = any(start <= until for start, *_ in merged[i + 1 :])
             lost = (death is not None and death <= until) or (hospital.follow_up_ends == "last_record" and until > last_time)
             if not died_by(end) and (back or not lost):
                 labelled["RA"][person, end] = back
@@ -863,20 +865,19 @@ def slow_labels(found, hospital):
 # ---- the tests --------------------------------------------------------------------------------------------------
 
 
+STARTS_DIFFER = {
+    "starts_differ": True,
+    "midnight_is_a_time": False,
+    "follow_up_ends": "last_record",
+    "midnight_columns": (),
+    "datetime_format": AMERICAN,
+    "decimal_mark": ",",
+    "thousands_mark": ".",
+    "drop_repeated_events": False,
+    "transfers": "one_stay",
+}
 SOME = {  # drawn once, for what compares several runs of one; of a failing one a lesser size may say more
-    "starts differ": random_hospital(
-        random.Random(129),
-        MOST,
-        starts_differ=True,
-        midnight_is_a_time=False,
-        follow_up_ends="last_record",
-        midnight_columns=(),
-        datetime_format=AMERICAN,
-        decimal_mark=",",
-        thousands_mark=".",
-        drop_repeated_events=False,
-        transfers="one_stay",
-    ),
+    "starts differ": random_hospital(random.Random(129), MOST, **STARTS_DIFFER),
     "any starts": random_hospital(
         random.Random(29),
         MOST,
@@ -891,17 +892,7 @@ SOME = {  # drawn once, for what compares several runs of one; of a failing one 
     ),
 }
 THIRD = random_hospital(  # for mutants that neither of the two above catches
-    random.Random(9),
-    MOST,
-    starts_differ=True,
-    midnight_is_a_time=False,
-    follow_up_ends="last_record",
-    midnight_columns=(),
-    datetime_format=AMERICAN,
-    decimal_mark=",",
-    thousands_mark=".",
-    drop_repeated_events=False,
-    transfers="one_stay",
+    random.Random(9), MOST, **STARTS_DIFFER
 )
 AS_THEY_ARE = {}
 
@@ -1166,6 +1157,10 @@ def admissions_alone(merge_stays):
     return lambda visits, hours: merge_stays(visits.filter(visits.is_admission), hours)
 
 
+def each_alone(visits, transfer_hours):
+    return visits.mutate(has_admission=visits.is_admission)
+
+
 def nowhere(time, span):
     return ibis.literal(False)
 
@@ -1211,7 +1206,7 @@ MUTANTS = {  # rule: hospital, stage, outcome, what is other there: (module, nam
     "a visit without an end is a readmission": (ONE, labels, "RA", (stay_labels, "merge_stays", admissions_alone(prediction_points.merge_stays))),
     "a bill needs a visit that ended": (OTHER, records, None, (records, "fill_unknown_ends", never_open(records.fill_unknown_ends))),
     "transfers are one stay": (ONE, labels, "MT", "cohort.transfers=RA_alone"),
-    "transfers are one stay where RA alone": (OTHER, labels, "RA", (stay_labels, "merge_stays", lambda admissions, transfer_hours: admissions)),
+    "transfers are one stay where RA alone": (OTHER, labels, "RA", (stay_labels, "merge_stays", each_alone)),
 }
 FILES = {visits: "visits", records: "records", deaths: "deaths", labels: "labels"}
 """What each stage writes under usedata/h."""

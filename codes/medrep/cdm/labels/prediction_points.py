@@ -57,11 +57,11 @@ def add_prediction_time(admissions: ibis.Table, cohort: CohortConfig) -> ibis.Ta
 
 
 def merge_stays(inpatient_visits: ibis.Table, transfer_hours: float) -> ibis.Table:
-    """Inpatient visits with less than `transfer_hours` between them as one stay: visit_id (the least), person_id, death_time, start, end.
+    """Inpatient visits with less than `transfer_hours` between them as one stay: visit_id (the least), person_id, death_time, start, end, has_admission.
 
-    A stay begins with its first admission and lasts to its last end; a visit that is not overnight only continues it, and alone is none.
-    end is null where the last visit has none that is known; such a visit alone is a stay, too, as it may be a readmission. A prediction time may
-    fall between two visits of a stay.
+    A stay begins with its first visit that is an admission or has no known end, and lasts to its last end; end is null where its last visit has
+    none that is known. A visit that is not overnight only continues a stay, and alone is none. A stay without has_admission is a visit without an
+    end, and what touches it: nothing is predicted in it, but it may be a readmission. A prediction time may fall between two visits of a stay.
     """
     visits = inpatient_visits.mutate(until=ibis.coalesce(inpatient_visits["end"], inpatient_visits.start))
     order = [visits.start, visits.until, visits.visit_id]
@@ -75,6 +75,7 @@ def merge_stays(inpatient_visits: ibis.Table, transfer_hours: float) -> ibis.Tab
         visit_id=visits.visit_id.min(where=counts),
         death_time=visits.death_time.min(),
         start=visits.start.min(where=counts),
+        has_admission=visits.is_admission.any(),
         last_end=visits["end"].max(),
         last_open=visits.start.max(where=visits["end"].isnull()),
     )

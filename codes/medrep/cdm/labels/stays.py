@@ -53,6 +53,7 @@ def label_ra(inpatient_visits: ibis.Table, cohort: CohortConfig, last_time=None)
     stays = merge_stays(inpatient_visits, cohort.transfer_hours)
     following = stays.start.lead().over(group_by="person_id", order_by=stays.start)
     stays = stays.mutate(prediction_time=stays.end, following=following, until=stays.end + hours(24 * cohort.readmission_days))
+    stays = stays.filter(stays.has_admission)
     back = (stays.following <= stays.until).fill_null(False)
     unseen = ibis.literal(False) if last_time is None else stays.until > ibis.literal(last_time, "timestamp")
     no_end = {NO_KNOWN_END: stays["end"].isnull()}

@@ -74,7 +74,9 @@ def test_what_is_joined_by_a_transfer_is_one_stay_for_every_outcome():
     middle, end = START + 4 * DAY, START + 8 * DAY
     rows = admissions((0, 1, START, middle, end - HOUR), (1, 1, middle, end, end - HOUR))
     merged = merge_stays(rows, COHORT.transfer_hours)
-    assert merged.to_pyarrow().to_pylist() == [{"person_id": 1, "visit_id": 0, "death_time": end - HOUR, "start": START, "end": end}]
+    assert merged.to_pyarrow().to_pylist() == [
+        {"person_id": 1, "visit_id": 0, "death_time": end - HOUR, "start": START, "end": end, "has_admission": True}
+    ]
     for label, expected in ((label_mt, True), (label_llos, True)):
         rows = label(merged, COHORT).to_pyarrow().to_pylist()
         assert [(row["prediction_time"], row["boolean_value"], row["reason"]) for row in rows] == [(START + DAY, expected, None)]
