@@ -42,13 +42,13 @@ def make_graph(nodes: int, width: int):
     from medrep import contract
     from representation import edges
 
-    random = np.random.default_rng(0)
-    order, keys = random.permutation(nodes), []
+    random, code = np.random.default_rng(0), edges.PairCode(nodes, kinds=2)
+    order, codes = random.permutation(nodes), []
     for first in range(0, nodes, 2**20):
         left = np.repeat(np.arange(first, min(first + 2**20, nodes)), random.integers(1, 7, min(2**20, nodes - first)))
         right = order[(nodes * random.random(len(left)) ** NUM_HUBS).astype(np.int64)]
-        keys.append((np.minimum(left, right) * nodes + np.maximum(left, right))[left != right])
-    edges.write_edges(edges.both_directions(edges.sort_unique_inplace(np.concatenate(keys)), nodes), nodes)
+        codes.append(code.encode(left, right, 0)[left != right])
+    edges.write_edges(code.both_directions(code.first_of_each_pair(np.concatenate(codes))), code, ["Is a"])
     block = random.standard_normal((min(DISTINCT_ROWS, nodes), width), dtype=np.float32)
     with storage.atomic_write(contract.concept_array_file("description")) as part, open(part, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (nodes, width)})

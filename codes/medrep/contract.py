@@ -105,6 +105,19 @@ def edges_file() -> Path:
     return representation_folder() / "edges.npy"
 
 
+def edge_kinds_file() -> Path:
+    """int16 (edges,): of each edge twice the place of its relationship in edge_kind_names_file, and 1 more where it runs against it."""
+    return representation_folder() / "edge_kinds.npy"
+
+
+DECILE_KINDS = ("decile of", "next decile")
+"""The last names in edge_kind_names_file: of edges that no row of CONCEPT_RELATIONSHIP makes."""
+
+
+def edge_kind_names_file() -> Path:
+    return representation_folder() / "edge_kinds.json"
+
+
 def medtok_files() -> dict[str, Path]:
     """What medtok.py writes beside the vectors: the tokens, weights and codebook that they are composed of, and the epochs' log."""
     names = {"tokens": "npy", "weights": "npy", "codebook": "npy", "log": "jsonl"}

@@ -211,17 +211,18 @@ class GraphConfig:
     """configs/graph.yaml: each concept among its neighbours in the vocabulary; configs/graph-paper.yaml: as published."""
 
     objective: str = "neighbour_mean"
-    """neighbour_mean: the text of a concept and of its neighbours, summed; nothing is learned. grace: graph contrastive learning on the
-    definitions' vectors (method: the paper's section 3). What else was tried, and why this is the default: representation/README.md."""
+    """neighbour_mean: the text of a concept and of its neighbours, summed; nothing is learned. links: that with a learned weight for each kind
+    of relationship, of the directions of the text that related concepts share (medrep/vectors/relation_weights.py). grace: graph contrastive
+    learning on the definitions' vectors (method: the paper's section 3). What was measured of them: representation/README.md."""
     hops: int = 2
-    """Of neighbour_mean: how many steps away text is taken from. One step leaves parents to be found less often, three blur siblings."""
+    """Of neighbour_mean and links: how many steps away text is taken from. One step leaves parents to be found less often, three blur siblings."""
     decile_chain: bool = True
     """Join each decile to the next one of its measurement, so that they keep their order; false is the paper's."""
 
     relationships: list[str] = field(default_factory=lambda: [name for name in re.split(", |\n", HIERARCHICAL + MAPPING) if name])
     """The relationship_ids that become edges, by both of their names; [all] is the paper's."""
     hidden_size: int = 1536
-    """This and what follows: of grace alone."""
+    """This and what follows: of grace; neighbors and seed also of links."""
     temperature: float = 0.5
     drop_edges: float = 0.2
     drop_features: float = 0.2
@@ -403,7 +404,7 @@ CHOICES = {
         "transfers": ("one_stay", "RA_alone"),
         "deaths": ("latest_plausible", "earliest"),
     },
-    "graph": {"objective": ("neighbour_mean", "grace")},
+    "graph": {"objective": ("neighbour_mean", "links", "grace")},
     "encoder": {"training": ("none", "masked"), "pooling": ("own", "cls", "mean"), "precision": PRECISIONS},
     "model": {"head": ("linear", "tied")},
     "pretraining": {"precision": PRECISIONS},

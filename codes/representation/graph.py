@@ -4,12 +4,18 @@
     python representation/graph.py
     GRAPH=paper python representation/graph.py      # the paper's: GRACE, learned on the definitions' vectors
 
-Reads   usedata/representation/concept_representation_name.npy, concept_representation_description.npy, edges.npy
+Reads   usedata/representation/concept_representation_name.npy, concept_representation_description.npy, edges.npy, edge_kinds.npy,
+        data/concepts (CONCEPT)
 Writes  usedata/representation/concept_representation_medrep.npy, float32 (concepts, width)
 
 graph.objective neighbour_mean learns nothing:
 
     name, definition --> x: their unit vectors' sum, at length 1 --> A x --> A A x        A: graphs.GraphEncoder says its weights
+
+graph.objective links learns a weight for each kind of relationship, and which directions of the text related concepts share
+(medrep/vectors/relation_weights.py):
+
+    name, definition --> x: their unit vectors side by side, 256 directions --> weighed A x --> weighed A A x
 
 graph.objective grace, graph contrastive learning with distillation from the definitions' vectors:
 
@@ -25,6 +31,7 @@ import argparse
 import contextlib
 from pathlib import Path
 
+import ibis
 import numpy as np
 import torch
 from torch import nn
@@ -33,14 +40,16 @@ from torch_geometric.data import Data
 
 from medrep import config, contract, storage
 from medrep.cdm import engine
+from medrep.cdm.sources import athena
 from medrep.devices import add_device_argument, requested_devices, torch_device
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
 from medrep.settings import GraphConfig
 from medrep.stamps import Stamp
-from medrep.vectors import concept_vectors, graphs, markers, nearest, published
+from medrep.vectors import concept_index, concept_pairs, concept_vectors, graphs, markers, nearest, published, relation_weights
 
 TEXT_ARMS = ["name", "description"]  # what the neighbour mean is of: each alone finds fewer parents (representation/README.md)
+USED = {"neighbour_mean": ("objective", "hops"), "links": ("objective", "hops", "neighbors", "seed")}  # settings
 
 # ---- the network -------------------------------------------------------------------------------------------
 
@@ -159,6 +168,37 @@ def write_neighbour_mean(part: Path, settings: GraphConfig) -> dict:
     return {"hops": settings.hops}
 
 
+# ---- a weight for each kind of relationship ----------------------------------------------------------------
+
+
+def read_classes(con: ibis.BaseBackend) -> np.ndarray:
+    """int64 (concepts,): a number a domain and class; -1 for deciles and for what CONCEPT has not."""
+    plain, decile = concept_index.split_deciles(concept_index.read_concept_index())
+    return np.where(decile < 0, concept_pairs.number_kinds(*concept_pairs.look_up_concepts(plain, con)), -1)
+
+
+def write_links(part: Path, settings: GraphConfig, con: ibis.BaseBackend) -> dict:
+    """Learn the weights, and write the exact sums over all edges."""
+    arrays = [concept_vectors.open_vectors(arm)[1] for arm in TEXT_ARMS]
+    text = relation_weights.TextRows(arrays)
+    edges = graphs.open_edges(len(text))
+    kinds, names = graphs.open_edge_kinds(edges.shape[1])
+    whole = relation_weights.WholeGraph(edges, kinds, read_classes(con), names, fixed=list(contract.DECILE_KINDS))
+    mean, matrix = relation_weights.fit_subspace(text, whole.draw_pairs(settings.seed), settings.seed)
+    with contextlib.ExitStack() as files:
+        x = graphs.scratch_array(files, (len(text), matrix.shape[1]), part.parent)
+        for first in range(0, len(text), graphs.ROWS_PER_CHUNK):
+            rows = slice(first, first + graphs.ROWS_PER_CHUNK)
+            x[rows] = (text[rows] - mean) @ matrix
+        nodes, seen = whole.learning_part(settings)
+        model = relation_weights.fit(torch.from_numpy(np.array(x[nodes])), seen, settings.hops, settings.seed)
+        out = storage.create_array(part, x.shape)
+        relation_weights.embed_nodes(model, x, whole, out, scratch=part.parent)
+        del x
+    out.flush()
+    return {"hops": settings.hops, "learned_on": len(nodes), "pairs": seen.pairs.shape[1]}
+
+
 # ---- the stage ---------------------------------------------------------------------------------------------
 
 
@@ -185,12 +225,13 @@ def main(argv=None):
     if published.published_representations():
         return
     output = contract.concept_array_file("medrep")
-    learned = settings.objective == "grace"
-    arms = ["description"] if learned else TEXT_ARMS
-    rows, width = check_inputs(arms, settings)
+    arms = ["description"] if settings.objective == "grace" else TEXT_ARMS
+    rows, _ = check_inputs(arms, settings)
     edges = graphs.open_edges(rows)
-    used = settings if learned else {name: getattr(settings, name) for name in ("objective", "hops")}
-    stamp = Stamp(output, inputs=[*map(contract.concept_array_file, arms), contract.edges_file()], settings=used)
+    used = settings if settings.objective == "grace" else {name: getattr(settings, name) for name in USED[settings.objective]}
+    inputs = [*map(contract.concept_array_file, arms), contract.edges_file()]
+    inputs += [contract.edge_kinds_file(), *athena.input_files("concept")] if settings.objective == "links" else []
+    stamp = Stamp(output, inputs=inputs, settings=used)
     if stamp.is_current():
         return
     with timed_stage("graph") as figures:
@@ -198,8 +239,14 @@ def main(argv=None):
             concept_vectors.check_complete(arm)
         checkpoint = graphs.Checkpoint(output, stamp.content)
         with markers.write_marked(output) as part:
-            made = write_grace(part, settings, torch_device(devices), checkpoint) if learned else write_neighbour_mean(part, settings)
+            if settings.objective == "grace":
+                made = write_grace(part, settings, torch_device(devices), checkpoint)
+            elif settings.objective == "links":
+                made = write_links(part, settings, engine.connect(args.engine, args.memory, args.threads))
+            else:
+                made = write_neighbour_mean(part, settings)
         figures.update(rows=rows, edges=edges.shape[1], **made)
+        width = concept_vectors.open_vectors("medrep")[1].shape[1]
         print_line(f"{contract.display_path(output)}: {rows:,} vectors of width {width}")
         stamp.record()
         checkpoint.end()

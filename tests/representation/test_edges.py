@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from medrep import contract
-from medrep.vectors import concept_index
+from medrep import contract, storage
+from medrep.vectors import concept_index, graphs
 from medrep.vocabulary import holdout
 from representation import concepts, edges, evaluate, random_vectors
 
@@ -32,9 +32,13 @@ def test_edges_agree_with_plain_python(seed, names, monkeypatch):
     )
     plain, decile = concept_index.split_deciles(pa.array(ids))
     index = ibis.memtable(pa.table({"concept_id": plain[decile < 0], "row": np.flatnonzero(decile < 0)}))
-    pairs, counts = edges.find_pairs(batches_of(edges.find_related(relationship, index), 50), plain, names)
-    found = edges.both_directions(np.concatenate([pairs, edges.find_decile_pairs(plain, decile)]), len(ids))
-    row, expected, held = {token: i for i, token in enumerate(ids)}, set(), set()
+    ordered = [*(sorted(NAMES) if "all" in names else names), "decile of"]
+    code = edges.PairCode(len(ids), 2 * len(ordered))
+    pairs, counts = edges.find_pairs(batches_of(edges.find_related(relationship, index), 50), plain, ordered, code, names)
+    deciles = code.encode(*edges.find_decile_pairs(plain, decile), 2 * ordered.index("decile of"))
+    found = code.both_directions(np.concatenate([pairs, deciles]))
+    kinds, found = found % code.kinds, found // code.kinds
+    row, expected, held, said = {token: i for i, token in enumerate(ids)}, set(), set(), {}
     by_name = {what: Counter() for what in ("became edges", "held out", "not asked for")}
     for a, b, name, reason in rows:
         if reason is not None or a == b or str(a) not in row or str(b) not in row:
@@ -42,22 +46,31 @@ def test_edges_agree_with_plain_python(seed, names, monkeypatch):
         what = "not asked for"
         if "all" in names or name in names:
             what = "held out" if holdout.held_out_mask(np.array([a]), np.array([b]))[0] else "became edges"
-            (held if what == "held out" else expected).update({(row[str(a)], row[str(b)]), (row[str(b)], row[str(a)])})
+            one, other = row[str(a)], row[str(b)]
+            (held if what == "held out" else expected).update({(one, other), (other, one)})
+            said.setdefault(frozenset((one, other)), []).append((ordered.index(name), one > other, one, other))
         by_name[what][name] += 1
     assert held and len(pairs) * 2 == len(expected) and counts == {"held_out": len(held) // 2, "by_relationship": by_name}
     for token in ids:
         if "_" in token:
             plain_row = row[token.split("_")[0]]
             expected |= {(plain_row, row[token]), (row[token], plain_row)}
-    assert [(e % len(ids), e // len(ids)) for e in found.tolist()] == sorted(expected, key=lambda e: (e[1], e[0]))
+            said[frozenset((plain_row, row[token]))] = [(len(ordered) - 1, row[token] > plain_row, row[token], plain_row)]
+    found = [(e % len(ids), e // len(ids)) for e in found.tolist()]
+    assert found == sorted(expected, key=lambda e: (e[1], e[0]))
+    for (source, target), kind in zip(
+        found, kinds.tolist(), strict=True
+    ):  # the relationship asked for first; of its rows the one from the smaller row
+        name, _, one, _ = min(said[frozenset((source, target))])
+        assert kind == 2 * name + (source != one)
 
 
 def test_deciles_are_joined_to_the_next_that_has_a_row():
     ids = ["7_1", "5_2", "5", "5_0", "7_4", "5_1", "6_3"]
     plain, decile = concept_index.split_deciles(pa.array(ids))
-    chain = [sorted((ids[i // 7], ids[i % 7])) for i in edges.find_decile_chain(plain, decile).tolist()]
-    assert sorted(chain) == [["5_0", "5_1"], ["5_1", "5_2"], ["7_1", "7_4"]]
-    assert edges.find_decile_chain(plain[2:3], decile[2:3]).tolist() == []
+    chain = [(ids[i], ids[j]) for i, j in zip(*edges.find_decile_chain(plain, decile), strict=True)]
+    assert sorted(chain) == [("5_0", "5_1"), ("5_1", "5_2"), ("7_1", "7_4")]
+    assert [end.tolist() for end in edges.find_decile_chain(plain[2:3], decile[2:3])] == [[], []]
 
 
 def test_no_edge_is_held_out_and_deciles_never_are(small_root):
@@ -90,6 +103,24 @@ def test_the_stage_writes_both_directions_without_self_loops(athena):
     assert ("3", "2") in names and ("2", "3") in names and ("20", "20_7") in names and ("2", "2") not in names
     assert holdout.held_out_mask(np.array([2]), np.array([1]))[0] and ("2", "1") not in names
     assert len(names) == found.shape[1] and names == {(b, a) for a, b in names}
+    kinds, kind_names = graphs.open_edge_kinds(found.shape[1])
+    kind_of = {(ids[a], ids[b]): (kind_names[kind // 2], kind % 2) for (a, b), kind in zip(found.T, kinds.tolist(), strict=True)}
+    assert kind_of["3", "2"] == ("Is a", 0) and kind_of["2", "3"] == ("Is a", 1)
+    assert kind_of["20_7", "20"] == ("decile of", 0) and kind_of["20", "20_7"] == ("decile of", 1)
+
+
+def test_edge_kinds_that_are_missing_or_of_other_edges_are_said_and_made_again(athena):
+    concepts.main([])
+    edges.main([])
+    edge_count = np.load(contract.edges_file()).shape[1]
+    storage.write_array(contract.edge_kinds_file(), np.zeros(3, np.int16))
+    with pytest.raises(SystemExit, match=rf"edge_kinds.npy has 3 edges, and edges.npy {edge_count}: remove both, and representation/edges.py"):
+        graphs.open_edge_kinds(edge_count)
+    contract.edge_kinds_file().unlink()
+    with pytest.raises(SystemExit, match="edge_kinds.npy is missing; representation/edges.py writes it"):
+        graphs.open_edge_kinds(edge_count)
+    edges.main([])
+    assert len(graphs.open_edge_kinds(edge_count)[0]) == edge_count
 
 
 def test_the_relationships_asked_for_are_a_setting(athena, capsys):
@@ -112,8 +143,8 @@ def test_the_relationships_asked_for_are_a_setting(athena, capsys):
 
 def test_a_decile_whose_measurement_has_no_row_has_no_edge():
     plain, decile = concept_index.split_deciles(pa.array(["7_1", "5", "5_2"]))
-    assert edges.find_decile_pairs(plain, decile).tolist() == [1 * 3 + 2]
-    assert edges.find_decile_pairs(plain[:1], decile[:1]).tolist() == []
+    assert [end.tolist() for end in edges.find_decile_pairs(plain, decile)] == [[2], [1]]
+    assert [end.tolist() for end in edges.find_decile_pairs(plain[:1], decile[:1])] == [[], []]
 
 
 def test_a_missing_index_names_the_remedy(athena):

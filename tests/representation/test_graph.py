@@ -1,4 +1,4 @@
-"""The neighbour mean, and GRACE's losses and convolutions, against slow second implementations."""
+"""The neighbour mean, learned or not, and GRACE's losses and convolutions, against slow second implementations."""
 
 import errno
 import os
@@ -11,8 +11,9 @@ from sklearn.metrics import roc_auc_score
 from torch_geometric.data import Data
 
 from medrep import contract, stamps, storage
+from medrep.cdm import engine
 from medrep.settings import GraphConfig
-from medrep.vectors import concept_index, graphs, markers
+from medrep.vectors import concept_index, graphs, markers, relation_weights
 from medrep.vectors import concept_vectors as shared
 from representation import concepts, edges, graph
 
@@ -431,3 +432,63 @@ def test_what_the_neighbour_mean_cannot_be_of_is_refused(graph_root):
     with pytest.raises(SystemExit, match="graph.hops is 0: it must be 1 or more"):
         graph.main([*MEAN, "--set", "graph.hops=0"])
     assert not list(contract.representation_folder().glob("*medrep*"))
+
+
+# ---- a weight for each kind of relationship ----------------------------------------------------------------
+
+LINKS = ["--set", "graph.objective=links"]
+
+
+@pytest.fixture
+def three_concepts(athena):
+    """The miniature vocabulary, its edges, and random text vectors of names and definitions."""
+    for stage in (concepts, edges):
+        stage.main([])
+    rows = len(concept_index.read_concept_index())
+    for arm, seed in (("name", 0), ("description", 1)):
+        write_text(arm, np.random.default_rng(seed).normal(size=(rows, 16)).astype(np.float32))
+    return rows
+
+
+def test_links_are_the_sums_of_what_was_learned(three_concepts, monkeypatch, capsys):
+    models, fit = [], relation_weights.fit
+    monkeypatch.setattr(relation_weights, "fit", lambda *arguments: models.append(fit(*arguments)) or models[-1])
+    graph.main(LINKS)
+    found = np.array(shared.open_array("medrep"))
+    text = relation_weights.TextRows([np.array(shared.open_array(arm)) for arm in ("name", "description")])
+    edge_list = graphs.open_edges(three_concepts)
+    kinds, names = graphs.open_edge_kinds(edge_list.shape[1])
+    whole = relation_weights.WholeGraph(edge_list, kinds, graph.read_classes(engine.connect()), names, ["decile of", "next decile"])
+    mean, matrix = relation_weights.fit_subspace(text, whole.draw_pairs(0), 0)
+    x = (text[np.arange(three_concepts)] - mean) @ matrix
+    degree, share = np.bincount(edge_list[1], minlength=three_concepts) + 1, models[0].share.tolist()
+    expected = share[0] * x
+    for hop in range(2):
+        a = np.diag(models[0].own[hop].exp().item() / degree)
+        for (source, target), kind in zip(edge_list.T, kinds, strict=True):
+            factor = 1 if "decile" in names[kind // 2] else models[0].of_kind[hop, int(kind)].exp().item()
+            a[target, source] = factor / np.sqrt(degree[source] * degree[target])
+        x = a @ x
+        expected += share[hop + 1] * x
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert f"vectors of width {found.shape[1]}" in capsys.readouterr().out
+
+
+def test_links_are_made_anew_when_concepts_or_edges_change(three_concepts, athena, capsys):
+    graph.main(LINKS)
+    first = contract.concept_array_file("medrep").read_bytes()
+    graph.main([*LINKS, "--set", "graph.epochs=9"])
+    assert "up to date" in capsys.readouterr().out
+    graph.main([*LINKS, "--set", "graph.hops=1"])
+    assert contract.concept_array_file("medrep").read_bytes() != first
+    graph.main(LINKS)
+    assert contract.concept_array_file("medrep").read_bytes() == first
+    contract.edge_kinds_file().unlink()
+    with pytest.raises(SystemExit, match="edge_kinds.npy is missing; representation/edges.py writes it"):
+        graph.main(LINKS)
+
+
+def test_deciles_have_no_class(three_concepts):
+    ids = concept_index.read_concept_index().to_pylist()
+    classes = dict(zip(ids, graph.read_classes(engine.connect()).tolist(), strict=True))
+    assert classes["20_7"] == -1 and classes["2"] == classes["3"] >= 0 and classes["10"] != classes["11"]

@@ -65,11 +65,8 @@ class ConceptGraph:
         return (self.decile < 0) & (self.domain >= 0)
 
 
-def read_concept_graph(ids: pa.Array, con: ibis.BaseBackend) -> ConceptGraph:
-    """The graph of the concepts `ids` of the index; says how many of them CONCEPT has not."""
-    plain, decile = concept_index.split_deciles(ids)
-    rows = np.flatnonzero(decile < 0)
-    rows = rows[np.argsort(plain[rows])]
+def look_up_concepts(plain: np.ndarray, con: ibis.BaseBackend) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """CONCEPT's rows of the concepts `plain` (concepts,); each concept's place among them; and whether it is there."""
     table = terminology.read_concept_names(con, np.unique(plain)).to_pandas()
     if not len(table):
         raise UserError(
@@ -77,12 +74,25 @@ def read_concept_graph(ids: pa.Array, con: ibis.BaseBackend) -> ConceptGraph:
             "put the vocabulary there that they are of"
         )
     place = np.searchsorted(table.concept_id, plain).clip(max=max(0, len(table) - 1))
-    known = table.concept_id.to_numpy()[place] == plain
+    return table, place, table.concept_id.to_numpy()[place] == plain
+
+
+def number_kinds(table: pd.DataFrame, place: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """int64 (concepts,): a number a domain and class, of what look_up_concepts gives; -1 where CONCEPT has not the concept."""
+    return np.where(known, table.groupby(["domain_id", "concept_class_id"]).ngroup().to_numpy()[place], -1)
+
+
+def read_concept_graph(ids: pa.Array, con: ibis.BaseBackend) -> ConceptGraph:
+    """The graph of the concepts `ids` of the index; says how many of them CONCEPT has not."""
+    plain, decile = concept_index.split_deciles(ids)
+    rows = np.flatnonzero(decile < 0)
+    rows = rows[np.argsort(plain[rows])]
+    table, place, known = look_up_concepts(plain, con)
     if lost := int((~known & (decile < 0)).sum()):
         print_line(f"{lost:,} concepts of the index are not in data/concepts/CONCEPT, such as {plain[~known][0]}: they are left out")
     domains = sorted(table.domain_id.unique())
-    numbers = {"domain": np.searchsorted(domains, table.domain_id), "kind": table.groupby(["domain_id", "concept_class_id"]).ngroup().to_numpy()}
-    domain, kind = (np.where(known, number[place], -1) for number in numbers.values())
+    domain = np.where(known, np.searchsorted(domains, table.domain_id)[place], -1)
+    kind = number_kinds(table, place, known)
     edges = terminology.relationships_within(con, plain[rows])
     source, target = (rows[np.searchsorted(plain[rows], edges[end].to_numpy())] for end in ("concept_id_1", "concept_id_2"))
     name = np.where(known, table.concept_name.to_numpy(dtype=object)[place], "")

@@ -141,6 +141,19 @@ def open_edges(nodes: int) -> np.ndarray:
     return edges
 
 
+def open_edge_kinds(edges: int) -> tuple[np.ndarray, list[str]]:
+    """int16 (edges,), memory-mapped, and the names of the relationships that it counts (contract.edge_kinds_file)."""
+    path, names = contract.edge_kinds_file(), contract.edge_kind_names_file()
+    if not path.exists() or not names.exists():
+        raise UserError(f"{contract.display_path(path if not path.exists() else names)} is missing; representation/edges.py writes it")
+    kinds = np.load(path, mmap_mode="r", allow_pickle=False)
+    if len(kinds) != edges:
+        raise UserError(
+            f"{contract.display_path(path)} has {len(kinds):,} edges, and edges.npy {edges:,}: remove both, and representation/edges.py writes them anew"
+        )
+    return kinds, json.loads(names.read_text())
+
+
 def row_pointers(edges: np.ndarray, nodes: int) -> np.ndarray:
     """int64 (nodes + 1,): where each target's edges begin, and the end."""
     return np.searchsorted(edges[1], np.arange(nodes + 1))
@@ -301,20 +314,37 @@ def train(
 # ---- final vectors -----------------------------------------------------------------------------------------
 
 
-def aggregate_neighbours(x: torch.Tensor, edges: np.ndarray, root: torch.Tensor, starts: np.ndarray) -> Iterator[tuple[int, torch.Tensor]]:
+@dataclass(frozen=True)
+class EdgeFactors:
+    """What multiplies the weights of A at one hop."""
+
+    own: float
+    """Of a self-loop."""
+    kinds: np.ndarray
+    """int16 (edges,): open_edge_kinds."""
+    of_kind: torch.Tensor
+    """float32 (kinds,)"""
+
+
+def aggregate_neighbours(
+    x: torch.Tensor, edges: np.ndarray, root: torch.Tensor, starts: np.ndarray, factors: EdgeFactors | None = None
+) -> Iterator[tuple[int, torch.Tensor]]:
     """(first row, A x of up to ROWS_PER_CHUNK rows from there on) over the whole graph.
 
     `x` may lie on the disk: only sums are held. `edges` are sorted by target; `starts` (nodes + 1,) bounds each target's.
+    `factors` multiply the weights of A.
     """
     for first in range(0, len(x), ROWS_PER_CHUNK):
         last = min(first + ROWS_PER_CHUNK, len(x))
-        summed = x[first:last] * root[first:last, None] ** 2  # the self-loops
+        summed = x[first:last] * root[first:last, None] ** 2 * (factors.own if factors else 1)  # the self-loops
         for begin in range(starts[first], starts[last], EDGES_PER_CHUNK):  # a hub's edges may be in several pieces
-            source, target = (torch.from_numpy(end.copy()) for end in edges[:, begin : min(begin + EDGES_PER_CHUNK, starts[last])])
+            part = slice(begin, min(begin + EDGES_PER_CHUNK, starts[last]))
+            source, target = (torch.from_numpy(end.copy()) for end in edges[:, part])
+            value = root[source] * root[target]
+            if factors:
+                value *= factors.of_kind[torch.from_numpy(factors.kinds[part].astype(np.int64))]
             low = int(target[0])
-            adjacency = SparseTensor(
-                row=target - low, col=source, value=root[source] * root[target], is_sorted=True, sparse_sizes=(int(target[-1]) + 1 - low, len(x))
-            )
+            adjacency = SparseTensor(row=target - low, col=source, value=value, is_sorted=True, sparse_sizes=(int(target[-1]) + 1 - low, len(x)))
             summed[low - first : int(target[-1]) + 1 - first] += adjacency @ x
         yield first, summed
 
