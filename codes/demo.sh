@@ -49,11 +49,11 @@ side_by_side "arm description" \
   "arm medrep; finetune --rep-type medrep --outcome MT --seeds 100 --extract-attention-score --set finetuning.attribution_examples=100"
 if [ -n "$all" ]; then
   bash representation/run.sh
-  side_by_side "pretrain random" "pretrain name" "pretrain medtok"
+  side_by_side "pretrain random" "pretrain name" "pretrain medtok" "pretrain keep"
   for hospital in mimic ehrshot; do # an onset, by a concept set as a user would bring it
     "$python" preprocessing/labels.py --hospital "$hospital" --outcome demo/lung_infection.json
   done
-  reps="none random name description medrep medtok" outcomes="MT LLOS RA lung_infection"
+  reps="none random name description medrep medtok keep" outcomes="MT LLOS RA lung_infection"
   side_by_side "finetune --rep-type $reps --outcome $outcomes" "finetune --rep-type $reps --outcome $outcomes --frozen"
   # a run that two commands test is not theirs at the same time
   side_by_side "finetune --model logreg --outcome $outcomes; finetune --model gbm --outcome $outcomes" \

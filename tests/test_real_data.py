@@ -122,7 +122,7 @@ def test_attention_is_written_for_both_hospitals(road):
 def test_the_quality_table_has_all_arms_and_text_and_graph_tell_links_from_chance(road):
     root, _ = road
     table = pd.read_csv(root / "results" / "representation" / "quality.csv")
-    assert list(table.arm.unique()) == ["random", "name", "description", "medrep", "medtok"]
+    assert list(table.arm.unique()) == ["random", "name", "description", "medrep", "medtok", "keep"]
     links = table[(table.measure == "link_auroc") & (table.space == "as_read") & (table.kind == "all")].set_index("arm")
     assert links.n.min() > 300 and links.low["medrep"] > links.high["random"] and links.low["random"] < 0.5 < links.high["random"]
     assert links.value["medrep"] > links.value["name"]

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 
 def load(section: str, overrides: Sequence[str] = (), hospital: str = ""):
-    """The settings of cohort, definitions, encoder, graph, medtok, rating, report, or hospital (with its name).
+    """The settings of cohort, definitions, encoder, graph, keep, medtok, rating, report, or hospital (with its name).
 
     COHORT=paper lays cohort-paper.yaml over cohort.yaml, ENCODER=paper and GRAPH=paper do the same.
     """

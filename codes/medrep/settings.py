@@ -275,6 +275,43 @@ class MedTokConfig:
 
 
 @dataclass(frozen=True)
+class KeepConfig:
+    """configs/keep.yaml: node2vec on the vocabulary's graph, then GloVe on who has what (arXiv 2510.05049 and its code)."""
+
+    width: int = 100
+    walks_per_concept: int = 10
+    """Random walks that begin at each concept which has edges. The published 750 would take 75 times as long."""
+    walk_length: int = 30
+    """Concepts of a walk, the first included."""
+    window: int = 10
+    """Steps apart, on a walk, up to which two concepts are each other's context."""
+    negatives: float = 5.0
+    """Weight of the concepts that a concept is not to be like, beside that of its context: word2vec's number of them for each pair."""
+    shared_negatives: int = 64
+    """Such concepts drawn in a step; all concepts of its walks share them."""
+    walk_batch: int = 128
+    """Walks of a step."""
+    walk_learning_rate: float = 0.025
+    """Of node2vec; it falls to a hundredth, as word2vec's."""
+    min_persons: int = 1
+    """Two concepts are a pair if so many train persons have both."""
+    full_weight: float = 50.0
+    """Of so many persons or more a pair has full weight in GloVe's loss;"""
+    full_weight_quantile: float = 0.75
+    """or, if that is more, of as many as this share of the pairs has at most."""
+    pull: float = 10.0
+    """Weight of the squared distance of a concept's vector from its start, beside the weighted squared errors of all of its pairs. Of 0, 1, 10, 30
+    and 100, on the MIMIC demo, 10 was the largest that lost little of what is learned; the published 1e-5 is of the cosine, by pair."""
+    learning_rate: float = 0.05
+    """Of GloVe, by Adagrad."""
+    epochs: int = 20
+    """Of GloVe. The published 300 were of steps of 1,024 pairs; here a step has all pairs of some concepts. 60 gave the same figures."""
+    concept_batch: int = 128
+    """Concepts of a step, each with all it is in a pair with."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """configs/models/NAME.yaml, section model: the sizes of the patient model."""
 
@@ -380,6 +417,7 @@ SECTIONS = {
     "encoder": EncoderConfig,
     "graph": GraphConfig,
     "hospital": HospitalConfig,
+    "keep": KeepConfig,
     "medtok": MedTokConfig,
     "model": ModelConfig,
     "pretraining": PretrainingConfig,

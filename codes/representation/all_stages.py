@@ -27,6 +27,7 @@ FLAGS_OF_STAGES = {
     "description": ["pooling", "gpu_devices"],
     "graph": ["gpu_devices"],
     "medtok": ["gpu_devices"],
+    "keep": ["gpu_devices"],
 }
 """Other stages know those alone that all know."""
 

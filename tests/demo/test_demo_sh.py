@@ -45,14 +45,14 @@ def test_every_arm_has_its_vectors_before_it_is_pretrained_and_is_pretrained_bef
 def test_an_arm_that_run_sh_does_not_know_is_refused_before_any_work(tmp_path):
     command = ["bash", contract.REPOSITORY / "codes/representation/run.sh", "--arms", "medrep", "gnn"]
     done = subprocess.run(command, env=os.environ | {"MEDREP_ROOT": str(tmp_path)}, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr == "--arms gnn is unknown; known are random, name, description, medrep, medtok\n"
+    assert done.returncode == 1 and done.stderr == "--arms gnn is unknown; known are random, name, description, medrep, medtok, keep\n"
 
 
 def test_all_trains_every_arm(demo):
     status, calls = demo("--all")
     assert status == 0 and calls[-1] == "experiments/report.py"
     pretrained = {re.search(r"--rep-type (\w+)", call)[1] for call in calls if "pretrain.py" in call}
-    assert pretrained == {"none", "random", "name", "description", "medrep", "medtok"}
+    assert pretrained == {"none", "random", "name", "description", "medrep", "medtok", "keep"}
     assert place(calls, "--frozen") > max(i for i, call in enumerate(calls) if "pretrain.py" in call)
 
 

@@ -12,6 +12,7 @@ REPRESENTATION_SCRIPTS = {
     "description": "representation/description.py",
     "medrep": "representation/graph.py",
     "medtok": "representation/medtok.py",
+    "keep": "representation/keep.py",
 }
 """What a patient model may read, and the stage that writes it; `none` has no vectors. Beside them any .npy of the user's."""
 

@@ -117,6 +117,7 @@ def test_vectors_written_for_another_index_are_refused(root):
         ("description", "description.py"),
         ("medrep", "graph.py"),
         ("medtok", "medtok.py"),
+        ("keep", "keep.py"),
     ],
 )
 def test_an_arm_that_is_missing_names_its_stage(root, arm, stage):
