@@ -19,7 +19,7 @@ SHARED = contract.REPOSITORY.parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the real OMOP data (../shared/data) is not on this machine")
 
 QUICK = ["--set", "pretraining.epochs=1", "--set", "finetuning.epochs=1"]
-DEFAULT_VECTORS = ["--set", "encoder.model=minilm", "--set", "encoder.training=none", "--set", "graph.objective=neighbour_mean"]
+DEFAULT_VECTORS = ["--set", "encoder.model=minilm", "--set", "encoder.training=none", "--set", "graph.objective=links"]
 """Where configs/demo would train both, here is what a user has without it."""
 COMMANDS = {
     "preprocessing": ["bash", "preprocessing/run.sh"],

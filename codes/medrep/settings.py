@@ -210,7 +210,7 @@ class EncoderConfig:
 class GraphConfig:
     """configs/graph.yaml: each concept among its neighbours in the vocabulary; configs/graph-paper.yaml: as published."""
 
-    objective: str = "neighbour_mean"
+    objective: str = "links"
     """neighbour_mean: the text of a concept and of its neighbours, summed; nothing is learned. links: that with a learned weight for each kind
     of relationship, of the directions of the text that related concepts share (medrep/vectors/relation_weights.py). grace: graph contrastive
     learning on the definitions' vectors (method: the paper's section 3). What was measured of them: representation/README.md."""

@@ -71,7 +71,7 @@ def test_the_papers_encoder_is_deberta_trained_on_masked_words_and_the_default_i
 
 def test_the_papers_graph_is_grace_on_all_relationships(monkeypatch):
     default = config.load("graph")
-    assert (default.objective, default.decile_chain, default.hops) == ("neighbour_mean", True, 2)
+    assert (default.objective, default.decile_chain, default.hops) == ("links", True, 2)
     monkeypatch.setenv("GRAPH", "paper")
     paper = config.load("graph")
     assert (paper.objective, paper.relationships, paper.skip, paper.decile_chain) == ("grace", ["all"], False, False)

@@ -108,14 +108,20 @@ class LinkGraph:
         return np.stack([np.flatnonzero(asked), place[asked]])
 
     @cached_property
-    def siblings(self) -> dict[int, np.ndarray]:
-        """{parent: its children}, of those with at least two and at most MAX_SIBLINGS."""
-        up = np.isin(self.kinds, [2 * i for i, name in enumerate(self.names) if name in PARENT])
-        child, parent = self.edges[:, up]
-        order = np.argsort(parent, kind="stable")
-        parents, starts = np.unique(parent[order], return_index=True)
-        children = np.split(child[order], starts[1:])
-        return {p: c for p, c in zip(parents.tolist(), children, strict=True) if 2 <= len(c) <= MAX_SIBLINGS}
+    def children(self) -> np.ndarray:
+        """int64 [2, n]: child and parent, of parents with at least two children and at most MAX_SIBLINGS; one parent's stand together."""
+        edges = self.edges[:, np.isin(self.kinds, [2 * i for i, name in enumerate(self.names) if name in PARENT])]
+        number = np.bincount(edges[1], minlength=len(self.full_degree))[edges[1]]
+        edges = edges[:, (number >= 2) & (number <= MAX_SIBLINGS)]
+        return edges[:, np.argsort(edges[1], kind="stable")]
+
+    def draw_siblings(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Up to MAX_QUESTIONS children, and of each another child of one of its parents."""
+        child, parent = self.children
+        chosen = random.permutation(len(child))[:MAX_QUESTIONS]
+        first, last = (np.searchsorted(parent, parent[chosen], side=side) for side in ("left", "right"))
+        other = first + random.integers(0, np.maximum(last - first - 1, 1), len(chosen)) if len(chosen) else chosen
+        return child[chosen], child[other + (other >= chosen)]
 
     def keys(self, edges: np.ndarray) -> np.ndarray:
         return edges[0] * len(self.full_degree) + edges[1]
@@ -184,13 +190,17 @@ class TextRows:
 # ---- learning ----------------------------------------------------------------------------------------------
 
 
-def whiten(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """x (nodes, width), of which `rows` then have mean 0 and about unit covariance, as medrep.vectors.whitening makes it but for a rotation."""
-    centred = x - x[rows].mean(dim=0)
-    covariance = centred[rows].T @ centred[rows] / len(rows)
+def whiten(x: torch.Tensor, fitted_on: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The `rows` of x (nodes, width), so turned that those of `fitted_on` have mean 0 and about unit covariance.
+
+    As medrep.vectors.whitening, but for a rotation.
+    """
+    sample = x[fitted_on]
+    mean = sample.mean(dim=0)
+    covariance = sample.T @ sample / len(sample) - torch.outer(mean, mean)
     noise = 0.01 * covariance.diagonal().mean().detach() + 1e-12
     lower = torch.linalg.cholesky(covariance + noise * torch.eye(len(covariance)))
-    return torch.linalg.solve_triangular(lower, centred.T, upper=False).T
+    return torch.linalg.solve_triangular(lower, (x[rows] - mean).T, upper=False).T
 
 
 def join_nodes(source: np.ndarray, target: np.ndarray, nodes: int) -> scipy.sparse.csr_array:
@@ -198,16 +208,18 @@ def join_nodes(source: np.ndarray, target: np.ndarray, nodes: int) -> scipy.spar
     return scipy.sparse.csr_array((np.ones(len(source), dtype=bool), (source, target)), shape=(nodes, nodes))
 
 
-def question_loss(z: torch.Tensor, asked: np.ndarray, answers: np.ndarray, classes: np.ndarray, true: scipy.sparse.csr_array) -> torch.Tensor:
+def question_loss(
+    z: torch.Tensor, rows: np.ndarray, asked: np.ndarray, answers: np.ndarray, classes: np.ndarray, true: scipy.sparse.csr_array
+) -> torch.Tensor:
     """The mean over questions of -log softmax of the answer's cosine among the answers of all questions that have its class.
 
-    z (nodes, width) has unit rows. What `true` also joins to the asked one is no wrong answer.
+    z (rows, width) has unit vectors of the nodes `rows`, which are sorted. What `true` also joins to the asked one is no wrong answer.
     """
     candidates, place = np.unique(answers, return_inverse=True)
     excluded = true[asked][:, candidates].toarray() | (asked[:, None] == candidates)
     excluded |= classes[answers][:, None] != classes[candidates]
     excluded[np.arange(len(asked)), place] = False
-    scores = (z[asked] @ z[candidates].T / TEMPERATURE).masked_fill(torch.from_numpy(excluded), -1e4)
+    scores = (z[np.searchsorted(rows, asked)] @ z[np.searchsorted(rows, candidates)].T / TEMPERATURE).masked_fill(torch.from_numpy(excluded), -1e4)
     return functional.cross_entropy(scores, torch.from_numpy(place))
 
 
@@ -236,9 +248,8 @@ def fit(x: torch.Tensor, graph: LinkGraph, hops: int, seed: int) -> RelationWeig
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=STEPS)
     true = join_nodes(*graph.edges, len(x))
     concepts = torch.from_numpy(np.flatnonzero(graph.classes >= 0))
-    families = [(parent, children) for parent, children in graph.siblings.items()]
-    members = np.array([(child, family) for family, (_, children) in enumerate(families) for child in children]).reshape(-1, 2)
-    of_parent = scipy.sparse.csr_array((np.ones(len(members), dtype=np.int32), tuple(members.T)), shape=(len(x), len(families)))
+    child, parent = graph.children
+    of_parent = scipy.sparse.csr_array((np.ones(len(child), dtype=np.int32), (child, parent)), shape=(len(x), len(x)))
     related = true + (of_parent @ of_parent.T).astype(bool)
     with progress_bar(description="relation weights", total=STEPS, unit="steps") as line:
         for _ in range(STEPS):
@@ -247,15 +258,13 @@ def fit(x: torch.Tensor, graph: LinkGraph, hops: int, seed: int) -> RelationWeig
             seen[hidden] = False
             gone = np.bincount(graph.edges[1, hidden.ravel()], minlength=len(x))
             degree = torch.from_numpy(graph.full_degree - gone).float()
-            z = functional.normalize(whiten(model(x, adjacencies(model, graph, seen, degree)), concepts), dim=1)
             left, right = graph.edges[:, hidden[0, :MAX_QUESTIONS]]
-            loss = question_loss(z, np.r_[left, right], np.r_[right, left], graph.classes, true)
-            if len(members):
-                child, family = members[random.permutation(len(members))[:MAX_QUESTIONS]].T
-                other = np.array([random.choice(families[f][1]) for f in family])
-                apart = child != other
-                if apart.any():
-                    loss = loss + SIBLING_WEIGHT * question_loss(z, child[apart], other[apart], graph.classes, related)
+            child, other = graph.draw_siblings(random)
+            rows = np.unique(np.concatenate([left, right, child, other]))
+            z = functional.normalize(whiten(model(x, adjacencies(model, graph, seen, degree)), concepts, torch.from_numpy(rows)), dim=1)
+            loss = question_loss(z, rows, np.r_[left, right], np.r_[right, left], graph.classes, true)
+            if len(child):
+                loss = loss + SIBLING_WEIGHT * question_loss(z, rows, child, other, graph.classes, related)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -91,7 +91,8 @@ def test_a_question_is_among_the_answers_of_its_class_that_are_not_true():
         others = {c for c in answers.tolist() if c != b and c != a and c % 2 == b % 2 and a * 40 + c not in true}
         scores = [float(z[a] @ z[c]) / relation_weights.TEMPERATURE for c in (b, *sorted(others))]
         losses.append(np.logaddexp.reduce(scores) - scores[0])
-    found = relation_weights.question_loss(z, asked, answers, graph.classes, relation_weights.join_nodes(*graph.edges, 40))
+    rows = np.unique([asked, answers])
+    found = relation_weights.question_loss(z[rows], rows, asked, answers, graph.classes, relation_weights.join_nodes(*graph.edges, 40))
     assert found.item() == pytest.approx(np.mean(losses))
 
 
@@ -108,7 +109,18 @@ def test_siblings_are_the_children_of_one_parent():
     #  1, 2, 3 are children of 0; 4 alone of 3; 5 looks like 0
     pairs, kinds = np.array([[0, 0, 0, 3, 0], [1, 2, 3, 4, 5]]), np.array([1, 1, 1, 1, 2])
     _, graph = whole_graph(pairs, kinds, 6).learning_part(GraphConfig())
-    assert {parent: sorted(children.tolist()) for parent, children in graph.siblings.items()} == {0: [1, 2, 3]}
+    assert graph.children.tolist() == [[1, 2, 3], [0, 0, 0]]
+    drawn = {pair for seed in range(50) for pair in zip(*map(np.ndarray.tolist, graph.draw_siblings(np.random.default_rng(seed))), strict=True)}
+    assert drawn == {(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)}
+    _, none = whole_graph(np.array([[3], [4]]), np.array([1]), 6).learning_part(GraphConfig())
+    assert [end.tolist() for end in none.draw_siblings(np.random.default_rng(0))] == [[], []]
+
+
+def test_whitened_vectors_have_no_correlation():
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(5000, 6)) @ (np.diag([1, 1, 1, 2, 2, 2]) + 0.3) + 5)
+    z = relation_weights.whiten(x, torch.arange(4000), torch.arange(4000)).numpy()
+    assert z.mean(axis=0) == pytest.approx(np.zeros(6), abs=1e-6) and np.cov(z, rowvar=False) == pytest.approx(np.eye(6), abs=0.05)
+    assert relation_weights.whiten(x, torch.arange(4000), torch.tensor([4500, 7])).numpy()[1] == pytest.approx(z[7])
 
 
 def planted(seed=0, families=40, size=6, width=48):
