@@ -3,8 +3,10 @@
     cd codes
     python representation/evaluate.py
     python representation/evaluate.py --own path/to/own.npy   # beside the arms
+    python representation/evaluate.py --similarity UMNSRS_similarity.csv EHR-RelB.tsv   # pairs that people rated, too
 
-Reads   usedata/representation (concept_idx.csv, concept_representation_*.npy, definitions if they are there), data/concepts
+Reads   usedata/representation (concept_idx.csv, concept_representation_*.npy, definitions if they are there), data/concepts;
+        for --similarity the files, and encoder if it is there
 Writes  results/representation/quality.csv: space, arm, measure, kind, value, low, high, n; map_pca.png, map_tsne.png
 
     link_auroc          AUROC of the cosine, of held-out edges against negatives: one end stays, and an unrelated concept of the other
@@ -13,6 +15,8 @@ Writes  results/representation/quality.csv: space, arm, measure, kind, value, lo
     retrieval_*         the rank of the held-out ingredient, class or parent among all concepts of its domain and class
     neighbours_*        share of a concept's 10 nearest that have its domain, or share a parent with it
     decile_order        rank correlation of two deciles' distance in number and in cosine, within a measurement
+    similarity_rho      rank correlation of people's ratings of pairs and the cosines; kind is the file's name, and the arm `encoder`
+                        the text encoder's own vectors of the file's terms, all of them (medrep/vectors/rated_pairs.py has the columns)
 
 Held out is what holdout.held_out_mask says; only plain concepts are asked about, except for deciles. `all, unsaid` are the
 held-out edges of which neither end's definition names the other end: a definition composed from relationships has read
@@ -21,6 +25,7 @@ the patient model, which whitens them (behrt.py, set_concept_vectors), and of th
 """
 
 import argparse
+from pathlib import Path
 
 import ibis
 import numpy as np
@@ -34,8 +39,9 @@ from medrep.errors import UserError
 from medrep.progress import print_line, progress_bar, timed_stage
 from medrep.stamps import Stamp
 from medrep.tables import DEFINITIONS
-from medrep.vectors import concept_index, concept_maps, concept_pairs, concept_vectors, published, quality, representations
+from medrep.vectors import concept_index, concept_maps, concept_pairs, concept_vectors, published, quality, rated_pairs, representations
 from medrep.vectors.concept_pairs import ConceptGraph
+from medrep.vectors.rated_pairs import RatedPairs
 from medrep.vectors.whitening import RescaledVectors
 from medrep.vocabulary import holdout, terminology
 
@@ -62,62 +68,88 @@ def warn_of_seen_edges(graph: ConceptGraph):
         )
 
 
+def judge_arms(con, ids: pa.Array, arrays: dict, files: list[RatedPairs]) -> list[dict]:
+    """Rows of the table of all arms; draws the maps."""
+    concept_index.check_index(ids)
+    terminology.check_relationship_ends(con)
+    graph = concept_pairs.read_concept_graph(ids, con)
+    warn_of_seen_edges(graph)
+
+    def unsaid_filter(pairs: np.ndarray) -> np.ndarray:
+        return concept_pairs.make_unsaid_filter(read_texts(con, graph.plain[np.unique(pairs)]), graph)(pairs)
+
+    pairs_of_kinds = concept_pairs.held_out_pairs(graph, unsaid_filter if DEFINITIONS.at().exists() else None)
+    links = {kind: (pairs, *concept_pairs.draw_negatives(graph, pairs)) for kind, pairs in pairs_of_kinds.items()}
+    rated = {pairs.name: rated_pairs.choose_asked_pairs(con, ids, pairs) for pairs in files}
+    rows = []
+    sample = concept_pairs.sample_rows(np.flatnonzero(graph.eligible), WHITENING_ROWS)
+    spaces = {"as_read": {arm: RescaledVectors(array, sample) for arm, array in arrays.items()}, "raw": arrays}
+    for space, arm in progress_bar([(space, arm) for space in spaces for arm in arrays], "evaluate", unit="arms"):
+        array = spaces[space][arm]
+        found = [r for kind, (pairs, anchors, negatives) in links.items() for r in quality.link_rows(arm, array, pairs, anchors, negatives, kind)]
+        found += quality.retrieval_rows(arm, array, graph) + quality.neighbour_rows(arm, array, graph) + quality.decile_rows(arm, array, graph)
+        found += [r for name, (pairs, rating) in rated.items() for r in quality.rated_pair_rows(arm, array, pairs, rating, name)]
+        rows += [{"space": space, **r} for r in found]
+    concept_maps.draw_maps(list(arrays), spaces["as_read"], graph)
+    return rows
+
+
+def open_arms(reps: dict[str, str]) -> tuple[pa.Array, dict]:
+    """The index, and the array of each arm."""
+    ids = concept_index.read_concept_index()
+    return ids, {arm: concept_vectors.FiniteArray(concept_vectors.open_vectors(rep)[1], ids, rep) for arm, rep in reps.items()}
+
+
+def print_table(table: pd.DataFrame):
+    """The main rows, a column an arm."""
+    main_rows = table[(table.measure != "link_auroc") | table.kind.isin(["all", "all, unsaid"])]
+    wide = main_rows.pivot(index=["space", "measure", "kind", "n"], columns="arm", values="value")[list(main_rows.arm.unique())]
+    print_line(wide.to_string(na_rep=""))
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     engine.add_arguments(parser)
     config.add_arguments(parser)
     representations.add_rep_argument(parser, "--own", none=False, default=[], nargs="+")
+    parser.add_argument("--similarity", nargs="+", default=[], metavar="FILE", help="pairs of terms that people rated, CSV or tab separated")
     parser.add_argument("--unless-published", action="store_true", help="do nothing where published files lie: run.sh would wait an hour for it")
     args = parser.parse_args(argv)
 
     if args.unless_published and published.published_representations():
         return
+    files = rated_pairs.read_files(args.similarity)
+    settings = config.load("encoder", args.overrides)
+    judged_encoder = files if contract.encoder_folder().exists() else []
     reps = {contract.rep_name(rep): rep for rep in dict.fromkeys([*representations.available_arms(), *args.own])}
-    if not reps:
+    if not reps and not judged_encoder:
         raise UserError(
             f"{contract.display_path(contract.representation_folder())} has no concept_representation_*.npy; representation/run.sh writes them"
         )
-    arms, ids = list(reps), concept_index.read_concept_index()
-    arrays = {arm: concept_vectors.FiniteArray(concept_vectors.open_vectors(rep)[1], ids, rep) for arm, rep in reps.items()}
+    if files and not judged_encoder:
+        print_line(f"{contract.display_path(contract.encoder_folder())} is missing: the text encoder itself is not judged")
+    ids, arrays = open_arms(reps) if reps else (None, {})
+    inputs = [*map(Path, args.similarity), *([contract.encoder_folder()] if judged_encoder else [])]
+    if reps:
+        inputs += [contract.concept_index_file(), *map(contract.concept_array_file, reps.values()), DEFINITIONS.at()]
+        inputs += athena.input_files("concept", "concept_relationship", *(["concept_synonym"] if files else []))
     stamp = Stamp(
-        contract.quality_file(),
-        inputs=[
-            contract.concept_index_file(),
-            *map(contract.concept_array_file, reps.values()),
-            DEFINITIONS.at(),
-            *athena.input_files("concept", "concept_relationship"),
-        ],
+        contract.quality_file(), inputs=inputs, settings={"pooling": settings.pooling, "max_length": settings.max_length} if judged_encoder else None
     )
     if stamp.is_current():
         return
     with timed_stage("evaluate") as figures, table_files.csv_errors_in_words():
-        con = engine.connect(args.engine, args.memory, args.threads)
-        concept_index.check_index(ids)
-        terminology.check_relationship_ends(con)
-        graph = concept_pairs.read_concept_graph(ids, con)
-        warn_of_seen_edges(graph)
-
-        def unsaid_filter(pairs: np.ndarray) -> np.ndarray:
-            return concept_pairs.make_unsaid_filter(read_texts(con, graph.plain[np.unique(pairs)]), graph)(pairs)
-
-        pairs_of_kinds = concept_pairs.held_out_pairs(graph, unsaid_filter if DEFINITIONS.at().exists() else None)
-        links = {kind: (pairs, *concept_pairs.draw_negatives(graph, pairs)) for kind, pairs in pairs_of_kinds.items()}
         rows = []
-        sample = concept_pairs.sample_rows(np.flatnonzero(graph.eligible), WHITENING_ROWS)
-        spaces = {"as_read": {arm: RescaledVectors(array, sample) for arm, array in arrays.items()}, "raw": arrays}
-        for space, arm in progress_bar([(space, arm) for space in spaces for arm in arms], "evaluate", unit="arms"):
-            array = spaces[space][arm]
-            found = [r for kind, (pairs, anchors, negatives) in links.items() for r in quality.link_rows(arm, array, pairs, anchors, negatives, kind)]
-            found += quality.retrieval_rows(arm, array, graph) + quality.neighbour_rows(arm, array, graph) + quality.decile_rows(arm, array, graph)
-            rows += [{"space": space, **r} for r in found]
+        if ids is not None:
+            rows += judge_arms(engine.connect(args.engine, args.memory, args.threads), ids, arrays, files)
+        if judged_encoder:
+            rows += [{"space": "raw", **r} for r in rated_pairs.encoder_rows(files, settings)]
         table = pd.DataFrame(rows, columns=["space", *quality.COLUMNS])
-        concept_maps.draw_maps(arms, spaces["as_read"], graph)
         with storage.atomic_write(contract.quality_file()) as part:
             table.to_csv(part, index=False)
-        main_rows = table[(table.measure != "link_auroc") | table.kind.isin(["all", "all, unsaid"])]
-        print_line(main_rows.pivot(index=["space", "measure", "kind", "n"], columns="arm", values="value")[arms].to_string())
+        print_table(table)
         print_line(f"{contract.display_path(contract.quality_file())}: {len(table):,} rows, with intervals and every relationship")
-        overall = main_rows[(main_rows.measure == "link_auroc") & (main_rows.kind == "all") & (main_rows.space == "as_read")]
+        overall = table[(table.measure == "link_auroc") & (table.kind == "all") & (table.space == "as_read")]
         figures.update({f"link_auroc_{r.arm}": r.value for r in overall.itertuples()})
         stamp.record()
 

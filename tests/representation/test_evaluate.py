@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 
 from medrep import contract, storage
 from medrep.vectors import concept_index, concept_pairs
@@ -78,6 +79,58 @@ def test_what_can_not_be_judged_is_said(athena, capsys):
     storage.write_array(contract.concept_array_file("medrep"), np.ones((2, 16), dtype=np.float32))
     with pytest.raises(SystemExit, match="CONCEPT has none of the concepts of usedata/representation/concept_idx.csv"):
         evaluate.main([])
+
+
+def test_pairs_that_people_rated_judge_the_arms_and_the_text_encoder(athena, monkeypatch, capsys):
+    monkeypatch.setattr(concept_pairs, "MIN_PAIRS", 3)
+    rated = athena / "mine.csv"
+    rated.write_text(
+        "term1,term2,mean\nPneumonia,viral pneumonia,4\naspirin,Pneumonia,1\nInfection of lung,disorder of lung,3\nPneumonia,Far away,2\nflu,ASPIRIN,1\n"
+    )
+    with pytest.raises(SystemExit, match="representation/run.sh writes them"):
+        evaluate.main(["--similarity", str(rated)])
+    concepts.main(["--scope", "all"])
+    for stage in (definitions, encoder, random_vectors):
+        stage.main([])
+    description.main(["--text", "name"])
+    evaluate.main(["--similarity", str(rated)])
+    assert "mine: 5 rated pairs; 4 of two concepts of the index, 1 not found, 0 of one concept" in capsys.readouterr().out
+    table = pd.read_csv(contract.quality_file())
+    table = table[table.measure == "similarity_rho"]
+    assert [tuple(row) for row in table[["space", "arm", "kind", "n"]].values] == [
+        ("as_read", "random", "mine", 4),
+        ("as_read", "name", "mine", 4),
+        ("raw", "random", "mine", 4),
+        ("raw", "name", "mine", 4),
+        ("raw", "encoder", "mine", 5),
+    ]
+    array = shared.open_array("name").astype(np.float64)
+    unit = array / np.linalg.norm(array, axis=1, keepdims=True)
+    row = {name: i for i, name in enumerate(concept_index.read_concept_index().to_pylist())}
+    cosines = [unit[row[a]] @ unit[row[b]] for a, b in (("2", "3"), ("10", "2"), ("2", "1"), ("2", "50"))]
+    assert table.value.iloc[3] == pytest.approx(spearmanr([4, 1, 3, 2], np.round(cosines, 6)).statistic, abs=1e-4)
+    evaluate.main(["--similarity", str(rated)])
+    assert "quality.csv is up to date" in capsys.readouterr().out
+    evaluate.main([])
+    assert "similarity_rho" not in contract.quality_file().read_text()
+    storage.remove_path(contract.encoder_folder())
+    evaluate.main(["--similarity", str(rated)])
+    assert "usedata/representation/encoder is missing: the text encoder itself is not judged" in capsys.readouterr().out
+    assert "encoder" not in set(pd.read_csv(contract.quality_file()).arm)
+
+
+def test_a_text_encoder_alone_is_judged_before_there_are_vectors(many_texts, root, capsys):
+    rated = root / "mine.csv"
+    rated.write_text(
+        "rating,term1,term2\n" + "".join(f"{i},{a},{b}\n" for i, (a, b) in enumerate(zip(many_texts[:30], many_texts[30:], strict=False)))
+    )
+    ids_only = root / "ids.csv"
+    ids_only.write_text("rating,concept_id_1,concept_id_2\n1,2,3\n")
+    contract.concept_index_file().unlink()
+    evaluate.main(["--similarity", str(rated), str(ids_only)])
+    table = pd.read_csv(contract.quality_file())
+    assert [tuple(row) for row in table[["space", "arm", "measure", "kind", "n"]].values] == [("raw", "encoder", "similarity_rho", "mine", 30)]
+    assert "ids has no terms, so that it does not judge the text encoder" in capsys.readouterr().out
 
 
 def test_a_decile_with_a_number_that_is_none_is_refused(athena):

@@ -70,6 +70,27 @@ def link_rows(arm: str, array: Rows, pairs: np.ndarray, anchors: np.ndarray, neg
     return [quality_row(arm, "link_auroc", kind, value, weighted_aurocs(positive, negative, multinomial_weights(len(pairs))), len(pairs))]
 
 
+# ---- pairs that people rated -------------------------------------------------------------------------------
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's; 0 where one of the two is the same throughout."""
+    a, b = rankdata(a), rankdata(b)
+    a, b = a - a.mean(), b - b.mean()
+    spread = np.sqrt((a**2).sum() * (b**2).sum())
+    return float(a @ b / spread) if spread > 0 else 0.0
+
+
+def rated_pair_rows(arm: str, array: Rows, pairs: np.ndarray, rating: np.ndarray, kind: str) -> list[dict]:
+    """How people's ratings of `pairs` (n, 2) and the cosines go together."""
+    if len(pairs) < concept_pairs.MIN_PAIRS:
+        return []
+    cosine = pairwise_cosines(array, pairs[:, 0], pairs[:, 1])
+    drawn = [np.repeat(np.arange(len(pairs)), weight) for weight in multinomial_weights(len(pairs))]
+    draws = np.array([rank_correlation(rating[rows], cosine[rows]) for rows in drawn])
+    return [quality_row(arm, "similarity_rho", kind, rank_correlation(rating, cosine), draws, len(pairs))]
+
+
 # ---- retrieval ---------------------------------------------------------------------------------------------
 
 
