@@ -48,7 +48,7 @@ side_by_side "bash representation/run.sh --arms medrep description" "arm none"
 side_by_side "arm description" \
   "arm medrep; finetune --rep-type medrep --outcome MT --seeds 100 --extract-attention-score --set finetuning.attribution_examples=100"
 if [ -n "$all" ]; then
-  bash representation/run.sh
+  bash representation/run.sh --arms all
   side_by_side "pretrain random" "pretrain name" "pretrain medtok" "pretrain keep"
   for hospital in mimic ehrshot; do # an onset, by a concept set as a user would bring it
     "$python" preprocessing/labels.py --hospital "$hospital" --outcome demo/lung_infection.json

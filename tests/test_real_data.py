@@ -21,9 +21,19 @@ pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the real OMOP data 
 QUICK = ["--set", "pretraining.epochs=1", "--set", "finetuning.epochs=1"]
 DEFAULT_VECTORS = ["--set", "encoder.model=minilm", "--set", "encoder.training=none", "--set", "graph.objective=links"]
 """Where configs/demo would train both, here is what a user has without it."""
+MAKE_VECTORS = ["bash", "representation/run.sh", "--arms", "all"]
 COMMANDS = {
     "preprocessing": ["bash", "preprocessing/run.sh"],
-    "representation": ["bash", "representation/run.sh", *DEFAULT_VECTORS, "--set", "encoder.max_length=32", "--set", "medtok.epochs=2"],
+    "representation": [
+        *MAKE_VECTORS,
+        *DEFAULT_VECTORS,
+        "--set",
+        "encoder.max_length=32",
+        "--set",
+        "medtok.epochs=2",
+        "--set",
+        "keep.walks_per_concept=1",
+    ],
     "pretrain": ["python", "experiments/pretrain.py", "--model", "behrt", "--rep-type", "medrep", "--gpu-devices", "cpu", *QUICK],
     "finetune": ["python", "experiments/finetune.py", "-d", "cpu", "--model", "behrt", "--rep-type", "medrep", "--outcome", "MT", *QUICK],
     "attention": [

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from medrep.cdm import spill
 from medrep.errors import UserError
-from medrep.vectors.representations import REPRESENTATION_SCRIPTS
+from medrep.vectors.representations import ON_REQUEST, REPRESENTATION_SCRIPTS
 
 FOLDER_ENV = "MEDREP_CALLED_FROM"  # where the user gave run.sh's command
 ARMS = [arm for arm in REPRESENTATION_SCRIPTS if arm != "none"]
@@ -39,14 +39,16 @@ def relative_to_caller(text: str) -> str:
 
 
 def parse_arm(text: str) -> str:
-    if text not in ARMS:
+    if text not in [*ARMS, "all"]:
         raise UserError(f"--arms {text} is unknown; known are {', '.join(ARMS)}")
     return text
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--arms", nargs="+", type=parse_arm, default=ARMS, metavar="ARM", help=f"these alone of {', '.join(ARMS)}; default: all")
+    default = [arm for arm in ARMS if arm not in ON_REQUEST]
+    words = f"these alone of {', '.join(ARMS)}, or all; default: {' '.join(default)}"
+    parser.add_argument("--arms", nargs="+", type=parse_arm, default=default, metavar="ARM", help=words)
     flags = parser.add_argument_group("flags of single stages (their --help says more)")
     flags.add_argument("--batch-results", nargs="+", type=relative_to_caller, metavar="FILE")
     flags.add_argument("--encoder", type=relative_to_caller, metavar="FOLDER")
@@ -73,7 +75,7 @@ def plan_stages(args: argparse.Namespace) -> list[list[str]]:
     """The stages in their order, each with the flags that not all know."""
     plan = ["concepts", "definitions"]
     if not (args.batch or args.dry_run):  # they ask nothing, so that there may be no definitions yet
-        scripts = [REPRESENTATION_SCRIPTS[arm] for arm in ARMS if arm in args.arms and arm != "description"]
+        scripts = [REPRESENTATION_SCRIPTS[arm] for arm in ARMS if arm != "description" and (arm in args.arms or "all" in args.arms)]
         if "medrep" in args.arms and REPRESENTATION_SCRIPTS["name"] not in scripts:
             scripts.insert(0, REPRESENTATION_SCRIPTS["name"])  # which graph.py reads
         arms = [script.removeprefix("representation/").replace(".py", "") for script in scripts]

@@ -6,7 +6,7 @@
 #     bash representation/run.sh --writer openai --concurrency 32           # definitions by a language model: definitions.py
 #     bash representation/run.sh --writer openai --dry-run --price 0.15,0.6 # ends there, as does --batch
 #     bash representation/run.sh --encoder FOLDER                           # a Hugging Face model that lies in FOLDER
-#     bash representation/run.sh --arms medrep description                  # of medrep, description, medtok, keep, random and name these alone
+#     bash representation/run.sh --arms medrep description                  # these alone; all: medtok and keep, too
 #     bash representation/run.sh --gpu-devices 0 1 2 3 --pooling mean       # encoder.py and description.py on four GPUs, graph.py, medtok.py and keep.py on the first
 #     bash representation/run.sh --memory 32GB --set graph.epochs=50        # other flags go to every stage
 #

@@ -17,7 +17,7 @@ def planned(*flags):
 
 
 def test_all_arms_are_made_in_an_order_in_which_each_finds_what_it_reads():
-    stages = [" ".join(command) for command in planned()]
+    stages = [" ".join(command) for command in planned("--arms", "all")]
     assert set(stages) == {
         "concepts",
         "definitions",
@@ -32,6 +32,12 @@ def test_all_arms_are_made_in_an_order_in_which_each_finds_what_it_reads():
         "evaluate --unless-published",
     }
     assert stages[:5] == ["concepts", "definitions", "encoder", "description", "edges"] and stages[-1].startswith("evaluate")
+
+
+def test_others_methods_are_made_where_asked_for():
+    by_default, asked = ({stage for stage, *_ in planned(*flags)} for flags in ((), ("--arms", "medrep", "keep")))
+    assert {"graph", "random_vectors", "description"} <= by_default and not {"medtok", "keep"} & by_default
+    assert "keep" in asked and "medtok" not in asked
 
 
 def test_arms_that_are_not_asked_for_are_not_made_but_for_what_others_read():

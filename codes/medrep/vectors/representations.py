@@ -15,6 +15,8 @@ REPRESENTATION_SCRIPTS = {
     "keep": "representation/keep.py",
 }
 """What a patient model may read, and the stage that writes it; `none` has no vectors. Beside them any .npy of the user's."""
+ON_REQUEST = ("medtok", "keep")
+"""Others' methods, which run.sh makes where --arms asks for them: without a GPU they take hours."""
 
 
 def add_rep_argument(
