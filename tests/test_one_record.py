@@ -23,7 +23,7 @@ from .medrep.llm.model_server import ModelServer
 
 HBA1C, FEVER, ASPIRIN = 3004410, 437663, 1112807
 SMALL = ["--set", "model.hidden_size=16", "--set", "model.num_heads=2", "--set", "model.num_layers=2", "--set", "model.intermediate_size=16"]
-DEFAULT_VECTORS = ["--set", "encoder.model=minilm", "--set", "encoder.training=none", "--set", "graph.objective=links"]
+DEFAULT_VECTORS = ["--set", "encoder.model=minilm", "--set", "encoder.training=none", "--set", "graph.objective=neighbour_mean"]
 
 
 def write_data(data):

@@ -6,7 +6,7 @@
     model = relation_weights.fit((text[nodes] - mean) @ matrix, seen, hops, seed)         # a few hundred numbers
     relation_weights.embed_nodes(model, (text - mean) @ matrix, whole, out, scratch)      # exact, over all edges
 
-    z = share_0 x + share_1 A_1 x + share_2 A_2 A_1 x,      A_k: the weights of A (graphs.GraphEncoder), those of a relationship times one factor
+    z = share_0 x + share_1 A' x + share_2 A'' A' x,      A', A'': the weights of A (graphs.GraphEncoder), those of a relationship times one factor
 
 Learned so that of concepts of one domain and class the right one is found for a relationship that the sums do not see: each
 step hides a tenth of the pairs and asks for some of them (InfoNCE), and, a tenth as loud, for another child of a parent. The
@@ -246,7 +246,7 @@ def fit(x: torch.Tensor, graph: LinkGraph, hops: int, seed: int) -> RelationWeig
         return model
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=STEPS)
-    true = join_nodes(*graph.edges, len(x))
+    true = join_nodes(graph.edges[0], graph.edges[1], len(x))
     concepts = torch.from_numpy(np.flatnonzero(graph.classes >= 0))
     child, parent = graph.children
     of_parent = scipy.sparse.csr_array((np.ones(len(child), dtype=np.int32), (child, parent)), shape=(len(x), len(x)))
