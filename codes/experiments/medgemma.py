@@ -23,6 +23,7 @@ asked for again, and what stays unreadable is counted, kept as it came, and neve
 import argparse
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -136,10 +137,8 @@ class Rater:
             answered = read_cached_answers(file)
         if missing := [request.key for request in requests if answered.get(request.key, NO_ANSWER).get("failed", "refused") != "refused"]:
             why = answered.get(missing[0], NO_ANSWER)["failed"]
-            raise UserError(
-                f"{len(missing):,} of {len(requests):,} prompts got no answer, such as one with {why}: "
-                "the same command asks for them again, and all others are kept"
-            )
+            remedy = "a smaller --batch makes shorter prompts" if why.startswith("HTTP 4") else "the same command asks for them again"
+            raise UserError(f"{len(missing):,} of {len(requests):,} prompts got no answer, such as one with {why}: {remedy}, and all others are kept")
         return {request.key: rateable_text(answered[request.key]) for request in requests}
 
 
@@ -149,9 +148,10 @@ def rateable_text(answer: dict) -> str:
 
 
 def read_cached_answers(file: Path) -> dict[str, dict]:
-    """By key what is on record of each prompt (text, ended, failed; what is null is not there): its last answer, or its last failure."""
+    """By key what is on record of each prompt (what is null is not there): its last answer, or its last failure."""
     table = answer_file.read_answers(connect(), file).to_pandas().sort_values("time", kind="stable")
-    rows = [{name: value for name, value in row.items() if pd.notna(value)} for row in table[["key", "text", "ended", "failed"]].to_dict("records")]
+    columns = ["key", "text", "ended", "failed", "output_tokens"]
+    rows = [{name: value for name, value in row.items() if pd.notna(value)} for row in table[columns].to_dict("records")]
     return {row["key"]: row for row in sorted(rows, key=lambda row: "text" in row)}
 
 
@@ -234,7 +234,7 @@ def rate_outcome(folder: Path, outcome: str, args, settings: RatingConfig, rater
         chosen[column] = pd.Series([rated.words.get((repeat, name_of[key])) for key in chosen.key], index=chosen.index, dtype=object)
     chosen["rating"] = ratings.modal_rating(ratings.rating_matrix(chosen))
     unread = sorted({key for asked, key in rated.last.items() if asked not in rated.words})
-    broken_off = sum(answer.get("ended") == "length" for key, answer in read_cached_answers(answers).items() if key in unread)
+    broken_off = [answer for key, answer in read_cached_answers(answers).items() if key in unread and answer.get("ended") == "length"]
     found = {
         "outcome": outcome,
         "asked_about": described,
@@ -246,7 +246,8 @@ def rate_outcome(folder: Path, outcome: str, args, settings: RatingConfig, rater
         "seed": args.seed,
         **ratings.summarize_ratings(chosen),
         "unparsed_answers": unread,
-        "broken_off": broken_off,
+        "broken_off": len(broken_off),
+        "broken_off_early": sum(0 < answer.get("output_tokens", 0) < (settings.max_tokens or math.inf) for answer in broken_off),
         "answers": contract.display_path(files["answers"]),
         "said": read_cached_answers(answers).get(unread[0], {}).get("text", "")[:100] if unread else "",
         "requests": rated.requests,
@@ -299,7 +300,13 @@ def print_result(found: dict):
 
 def truncation_hint(found: dict) -> str:
     """What helps where answers broke off."""
-    return f"; {found['broken_off']:,} answers broke off at rating.max_tokens, which --set makes more" if found["broken_off"] else ""
+    early = found.get("broken_off_early", 0)
+    late, hint = found["broken_off"] - early, ""
+    if late:
+        hint += f"; {late:,} answers broke off at rating.max_tokens, which --set makes more"
+    if early:
+        hint += f"; {early:,} broke off before rating.max_tokens, where the server's context ends: a smaller --batch or a longer context there helps"
+    return hint
 
 
 def check_any_rating(found: dict[str, dict]):

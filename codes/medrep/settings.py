@@ -115,6 +115,8 @@ class ChatConfig:
     """The most tokens of an answer; 0 asks for no limit. These three and the prompt make an answer's key."""
     tries: int = 3
     """How often a prompt is sent whose answers are of no use."""
+    retry_temperature: float = 0.7
+    """Of what is sent again for that reason: at 0 a model of one's own says the same each time."""
     retries: int = 6
     """How often a prompt is sent again that the service gives no answer to: 429, 5xx, a timeout, a broken connection.
     A 429 that says when to come back (Retry-After) does not count."""

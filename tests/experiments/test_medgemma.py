@@ -459,6 +459,17 @@ def test_where_answers_break_off_that_is_said_with_the_remedy(run, server, capsy
     assert f"{found['broken_off']} answers broke off at rating.max_tokens, which --set makes more" in capsys.readouterr().out
 
 
+def test_where_the_servers_context_ends_before_the_answer_does_that_is_said(run, server, capsys):
+    """As llama.cpp's server: finish_reason is `length` in either case."""
+    server.behave = lambda prompt, times: {"body": completion(right(prompt)[:20], "length")} if name_of(0) in prompt else right(prompt)
+    ask(server, "--features", "3", "--set", "rating.max_tokens=2048")
+    found = results(run)[1]
+    assert 3 <= found["broken_off"] == found["broken_off_early"]
+    said = capsys.readouterr().out
+    assert "broke off before rating.max_tokens, where the server's context ends: a smaller --batch or a longer context there helps" in said
+    assert "broke off at rating.max_tokens" not in said
+
+
 @pytest.mark.parametrize("flags", [["--llm", "m-2"], ["--fresh"]])
 def test_answers_without_a_rating_are_asked_for_again_by_the_next_run(run, server, flags):
     """Also where what was there before stayed, because nothing could be read."""
@@ -528,6 +539,14 @@ def test_a_prompt_that_is_refused_in_any_form_ends_the_run(run, server):
     with pytest.raises(UserError, match="gave no answer to 3 prompts in a row, the last time: HTTP 400: too long"):
         ask(server, "--set", "rating.concurrency=1")
     assert "response_format" in server.requests[-2] and "response_format" not in server.requests[-1]
+
+
+def test_a_prompt_that_is_too_long_for_the_server_is_said_to_be_that(run, server):
+    message = "request (2674 tokens) exceeds the available context size (2048 tokens), try increasing it"
+    too_long = {"status": 400, "body": {"error": {"code": 400, "message": message, "type": "exceed_context_size_error"}}}  # llama.cpp's
+    server.behave = lambda prompt, times: too_long if name_of(0) in prompt else right(prompt)
+    with pytest.raises(UserError, match=r"HTTP 400: request \(2674 tokens\) exceeds .*: a smaller --batch makes shorter prompts, and all others"):
+        ask(server, "--repeats", "1")
 
 
 def test_a_prompt_without_an_answer_ends_the_run_and_the_next_asks_for_it_alone(run, server):

@@ -14,8 +14,9 @@ import os
 import random
 import signal
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -29,6 +30,8 @@ from medrep.llm.replies import NoAnswer
 from medrep.progress import print_line, progress_bar
 from medrep.settings import ChatConfig
 
+ANSWERS_BEFORE_ONE_MORE = 10  # in time, for each request at a time, before another is sent beside them
+LISTING_SECONDS = 10  # for the list of models; servers that are at work keep it waiting
 SYNC_SECONDS = 0.5  # seconds between two fsyncs: a killed process loses nothing, a power cut at most this
 SCHEMA_UNSUPPORTED_STATUSES = (400, 415, 422, 501)  # what services answer to a `response_format` that they do not know
 MIN_SECRET_LENGTH = 16  # characters: services' keys have 32 and more; `none` or `ollama`, for endpoints that need none, is a word of definitions
@@ -72,6 +75,9 @@ class ChatClient:
         self.address, self.host = address, urlsplit(address).hostname or "OPENAI_BASE_URL"
         self.counts, self.failures_in_a_row, self.stop_signal = Counter(), 0, 0
         self.paused_until, self.answered_at = 0.0, time.monotonic()
+        self.at_once, self.under_way, self.turn = settings.concurrency, 0, asyncio.Condition()
+        self.at_once_since, self.in_time, self.timeouts_alone = 0.0, 0, 0
+        self.answer_times: deque[float] = deque(maxlen=settings.concurrency)
         self.random = random.Random()  # of waits only: nothing that is written depends on it
 
     def open_service(self):
@@ -100,6 +106,7 @@ class ChatClient:
             loop.add_signal_handler(number, stop, number)
         with progress_bar(description=self.label, total=total, unit="answers") as self.progress:
             async with self.open_service() as self.service:
+                await self.compare_model_names()
                 workers = [asyncio.create_task(self.answer_requests(requests)) for _ in range(min(self.settings.concurrency, total))]
                 syncing = asyncio.create_task(self.sync_regularly())
                 try:
@@ -108,6 +115,25 @@ class ChatClient:
                     for worker in (*workers, syncing):
                         worker.cancel()
                     await asyncio.gather(*workers, syncing, return_exceptions=True)
+
+    async def compare_model_names(self):
+        """Say so where the service lists other models: some servers answer by the one they have, whatever name it is asked by."""
+        import openai
+
+        if self.host == "api.openai.com":
+            return  # it refuses a name that it does not have
+        try:
+            async with asyncio.timeout(min(LISTING_SECONDS, self.settings.timeout_s)):
+                response = await self.service.models.with_raw_response.list()
+            names = [str(model["id"]) for model in json.loads(response.content)["data"]]
+        except (TimeoutError, openai.OpenAIError, ValueError, KeyError, TypeError):
+            return  # it has no list, or is at work
+        if names and self.settings.model not in {*names, *(name.removesuffix(":latest") for name in names)}:  # Ollama leaves that out
+            shown = self.redact_secret(", ".join(replies.clean_text(name) for name in names[:5]))
+            print_line(
+                f"warning: {self.host} lists {len(names):,} models ({shown}), and {self.settings.model} is none of them: if it answers all the same, "
+                "another model than is put down has answered"
+            )
 
     async def sync_regularly(self):
         while True:
@@ -128,9 +154,10 @@ class ChatClient:
         """The answer to a request as AnswerFile keeps it, or why there is none."""
         tries = unanswered = 0
         while True:
-            await self.wait_while_paused()
             try:
-                reply = await self.send(request)
+                async with self.own_turn():
+                    await self.wait_while_paused()
+                    reply = await self.send(request, again=tries > 0)
             except NoAnswer as problem:
                 self.hold_back(problem)  # also where this prompt is given up: the next ones are to wait
                 unanswered += not problem.rate_limited
@@ -143,6 +170,49 @@ class ChatClient:
             tries += 1
             if "text" in reply or tries >= self.settings.tries:
                 return reply
+
+    @asynccontextmanager
+    async def own_turn(self) -> AsyncIterator[None]:
+        """One of at_once requests. What is not answered in time was one too many for the server: fewer are sent, and in time more again.
+
+        A server on a few processors works on one prompt after another, and many go on with those that nobody waits for any more.
+        """
+        async with self.turn:
+            await self.turn.wait_for(lambda: self.under_way < self.at_once)
+            self.under_way += 1
+        start = time.monotonic()
+        try:
+            yield
+            self.answer_times.append(time.monotonic())
+            self.in_time, self.timeouts_alone = self.in_time + 1, 0
+            if self.at_once < self.settings.concurrency and self.in_time >= ANSWERS_BEFORE_ONE_MORE * self.at_once:
+                self.at_once, self.in_time = self.at_once + 1, 0
+        except NoAnswer as problem:
+            if problem.timed_out:
+                self.send_fewer(start)
+            raise
+        finally:
+            async with self.turn:
+                self.under_way -= 1
+                self.turn.notify_all()
+
+    def send_fewer(self, start: float):
+        """As many at a time as it answered, half at most, once for all that were sent together; StopAsking where it is too slow for one."""
+        if start < self.at_once_since:
+            return
+        seconds, now, self.in_time = f"{self.settings.timeout_s:g} seconds", time.monotonic(), 0
+        if self.at_once > 1:
+            managed = sum(at >= start for at in self.answer_times)
+            self.at_once, self.at_once_since = max(1, min(self.under_way // 2, managed)), now
+            print_line(f"{self.host} does not answer {self.under_way} prompts at a time in {seconds}: from now on it is asked {self.at_once}")
+            return
+        self.timeouts_alone += 1
+        if self.timeouts_alone >= 2 * (self.settings.retries + 1):  # as often as two prompts are sent: it may be one that hangs
+            raise StopAsking(
+                f"{self.host} is asked one prompt at a time and gave no answer in {seconds}, {self.timeouts_alone} times in a row: "
+                "--set gives it more seconds (timeout_s) or less to write (max_tokens)"
+            )
+        self.paused_until = now + min(self.settings.timeout_s, self.settings.longest_wait_s)  # it may still be at what was given up
 
     async def wait_while_paused(self):
         """Until the time that the service asked for: it counts requests by account, so all wait."""
@@ -165,32 +235,36 @@ class ChatClient:
         longest = min(self.settings.longest_wait_s, self.settings.first_wait_s * 2 ** (attempt - 1))
         await asyncio.sleep(longest * self.random.uniform(0.5, 1))
 
-    async def send(self, request: Request) -> dict:
-        """What parse_reply makes of one answer; NoAnswer where asking again may help, StopAsking where nothing will."""
+    async def send(self, request: Request, again: bool) -> dict:
+        """What parse_reply makes of one answer; NoAnswer where asking again may help, StopAsking where nothing will.
+
+        `again`: there was an answer of no use, so another is wanted.
+        """
         import openai
 
         schema = request.schema if self.takes_schema else None
-        body = chat_requests.request_body(request.system, request.user, self.settings, schema)
+        settings = replace(self.settings, temperature=max(self.settings.temperature, self.settings.retry_temperature)) if again else self.settings
+        body = chat_requests.request_body(request.system, request.user, settings, schema)
         try:
             async with asyncio.timeout(self.settings.timeout_s):  # the package's own counts from the last byte
                 response = await self.service.chat.completions.with_raw_response.create(**body)
             body = json.loads(response.content)
         except (TimeoutError, openai.APITimeoutError):
-            raise NoAnswer(f"no answer in {self.settings.timeout_s:g} seconds") from None
+            raise NoAnswer(f"no answer in {self.settings.timeout_s:g} seconds", timed_out=True) from None
         except openai.APIConnectionError as problem:
             raise NoAnswer(f"no connection ({type(problem.__cause__).__name__})") from None
         except ValueError:
             raise NoAnswer("an answer that is not JSON") from None
         except openai.APIStatusError as problem:
             if schema and problem.status_code in SCHEMA_UNSUPPORTED_STATUSES:
-                return await self.without_schema(request)
+                return await self.without_schema(request, again)
             return self.parse_error(problem.status_code, problem.code or "", self.error_message(problem), problem.response.headers)
         reply = replies.parse_reply(body, self.parse_text)
         return {name: self.redact_secret(value) if isinstance(value, str) else value for name, value in reply.items()}
 
-    async def without_schema(self, request: Request) -> dict:
+    async def without_schema(self, request: Request, again: bool) -> dict:
         """The answer to `request` without its schema; if there is one, the service takes no schemas and gets none from now on."""
-        reply = await self.send(replace(request, schema=None))
+        reply = await self.send(replace(request, schema=None), again)
         if self.takes_schema:
             self.takes_schema = False
             print_line(f"{self.host} takes no JSON schema: it is asked in words alone")
@@ -218,8 +292,7 @@ class ChatClient:
         raise NoAnswer(f"HTTP {status}: {message}", final=True)
 
     def error_message(self, problem) -> str:
-        body = problem.body if isinstance(problem.body, dict) else {}
-        return self.redact_secret(replies.clean_text(str(body.get("message") or "no reason given")))[:200]
+        return self.redact_secret(replies.error_text(problem.body))[:200]
 
     def redact_secret(self, text: str) -> str:
         """A service may say back what it was sent."""

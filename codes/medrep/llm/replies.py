@@ -37,18 +37,27 @@ TextParser = Callable[[str, str | None, bool], dict]
 class NoAnswer(Exception):
     """The service gave no answer; asked again it may, after `wait` seconds if it says so, unless that is `final`.
 
-    `rate_limited`: it did not fail, it has too many requests and says when to come back.
+    `rate_limited`: it did not fail, it has too many requests and says when to come back. `timed_out`: it was waited for long enough.
     """
 
-    def __init__(self, reason: str, wait: float | None = None, final: bool = False, rate_limited: bool = False):
+    def __init__(self, reason: str, wait: float | None = None, final: bool = False, rate_limited: bool = False, timed_out: bool = False):
         super().__init__(reason)
-        self.wait, self.final, self.rate_limited = wait, final, rate_limited
+        self.wait, self.final, self.rate_limited, self.timed_out = wait, final, rate_limited, timed_out
 
 
 def clean_text(text: str) -> str:
     """One line of printable characters, without what a reasoning model thought first."""
     text = re.sub(r"^\s*<think>.*?</think>", "", text, flags=re.DOTALL)
     return " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
+
+
+def error_text(body) -> str:
+    """What the body of an HTTP error says: OpenAI's `message`, the `detail` of servers built on FastAPI (words, or a list of faults), or plain text."""
+    if isinstance(body, dict):
+        body = body.get("message") or body.get("detail")
+    if isinstance(body, list):
+        body = "; ".join(str(fault.get("msg", fault) if isinstance(fault, dict) else fault) for fault in body)
+    return clean_text(str(body or "no reason given"))
 
 
 def parse_reply(body, parse_text: TextParser) -> dict:
@@ -70,7 +79,7 @@ def definition_parser(settings: DefinitionsConfig) -> TextParser:
         if ended == "content_filter" or refused or REFUSAL_PATTERN.match(text):
             return "refused"
         if ended == "length":
-            return f"cut off at {settings.max_tokens} tokens"
+            return f"cut off at {settings.max_tokens} tokens" if settings.max_tokens else "cut off"
         if not text:
             return "empty"
         if len(END_OF_SENTENCE.findall(text)) > settings.max_sentences:

@@ -31,6 +31,8 @@ class ModelServer:
         self.behave = lambda name, times: f"{name} is known by its features."
         self.named = lambda prompt: NAME.search(prompt)[1]
         self.requests, self.headers, self.names, self.at = [], [], Counter(), {}
+        self.listing = {"status": 404}  # not every server has one
+        self.slots = asyncio.Semaphore(1000)  # how many it works on at once; it goes on with those that nobody waits for any more
         self.seconds, self.now, self.most, self.connections = 0.0, 0, 0, 0
 
     def __enter__(self):
@@ -70,6 +72,9 @@ class ModelServer:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:] if ": " in line)
                 headers = {name.lower(): value for name, value in headers.items()}
+                if head.startswith(b"GET "):  # the list of models
+                    await self.write(writer, self.listing)
+                    continue
                 body = json.loads(await reader.readexactly(int(headers["content-length"])))
                 self.now += 1
                 self.most = max(self.most, self.now)
@@ -89,10 +94,15 @@ class ModelServer:
         name = self.named(body["messages"][1]["content"])
         self.names[name] += 1
         self.at.setdefault(name, []).append(time.monotonic())
-        await asyncio.sleep(self.seconds)
+        async with self.slots:
+            await asyncio.sleep(self.seconds)
         does = self.behave(name, self.names[name])
         does = {"body": completion(does)} if isinstance(does, str) else does
         await asyncio.sleep(does.get("hang", 0))
+        await self.write(writer, does)
+        return not does.get("broken")
+
+    async def write(self, writer, does):
         content = does.get("body", {"error": {"message": "no", "type": "x", "code": does.get("code")}})
         content = content if isinstance(content, bytes) else json.dumps(content).encode()
         lines = [
@@ -105,4 +115,3 @@ class ModelServer:
             content = content[: len(content) // 2]
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
         await writer.drain()
-        return not does.get("broken")

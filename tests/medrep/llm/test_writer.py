@@ -1,5 +1,6 @@
 """The openai writer, against a real HTTP server that misbehaves."""
 
+import asyncio
 import csv
 import json
 import os
@@ -14,7 +15,7 @@ import pytest
 
 from medrep import config, contract
 from medrep.cdm.engine import connect
-from medrep.llm import answer_file, definition_prompts, openai_batch
+from medrep.llm import answer_file, chat_client, definition_prompts, openai_batch
 from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_index
 from representation import concepts, definitions
@@ -171,6 +172,36 @@ def test_a_hanging_answer_is_given_up_and_asked_for_again(index, server):
     assert server.names["Smoker"] == 2 and time.monotonic() - start < 15
 
 
+def test_a_server_that_works_on_one_prompt_after_another_is_asked_fewer_at_a_time(index, server, capsys):
+    """As llama-cpp-python's and transformers' do. All at once, every answer would come too late for ever."""
+    server.slots, server.seconds = asyncio.Semaphore(1), 0.4
+    write(timeout_s=2)
+    assert "prompts at a time in 2 seconds: from now on it is asked" in capsys.readouterr().out
+    assert {row["writer"] for row in rows().values()} == {"openai"} and set(server.names) == NAMES
+
+
+def test_a_server_that_is_too_slow_for_one_prompt_ends_the_run_with_the_remedy(index, server):
+    server.behave = lambda name, times: {"hang": 60}
+    with pytest.raises(SystemExit, match=r"one prompt at a time and gave no answer in 0.2 seconds, 4 times in a row: --set .*timeout_s.*max_tokens"):
+        write("--concurrency", "10", timeout_s=0.2, retries=1)
+    assert len(server.requests) == 10 + 4  # the first ten were not alone
+
+
+def test_one_prompt_that_hangs_is_given_up_and_the_others_go_on(index, server):
+    server.behave = lambda name, times: {"hang": 60} if name == "Smoker" else f"{name} is known."
+    with pytest.raises(SystemExit, match=r"1 prompts, for 1 concepts, have no usable answer \(1 no answer in 0.5 seconds\)"):
+        write("--concurrency", "1", timeout_s=0.5, retries=1)
+    assert server.names["Smoker"] == 2 and set(server.names) == NAMES
+
+
+def test_after_a_slow_spell_more_are_sent_again(index, server, monkeypatch):
+    monkeypatch.setattr(chat_client, "ANSWERS_BEFORE_ONE_MORE", 1)
+    server.seconds = 0.05
+    server.behave = lambda name, times: {"hang": 60} if len(server.requests) <= 4 else f"{name} is known."
+    write("--concurrency", "4", "--decile-calls", timeout_s=1)
+    assert server.most > 4 and {row["writer"] for row in rows().values()} == {"openai"}  # the first four still hang there
+
+
 @pytest.mark.parametrize("form", ["seconds", "date", "milliseconds"])
 def test_retry_after_is_waited_for_by_all(index, server, form):
     def behave(name, times):
@@ -263,6 +294,13 @@ def test_a_useless_answer_is_tried_again_then_failed_or_filled_if_asked(index, s
     assert rows()["20"]["writer"] == "openai"
 
 
+def test_after_a_useless_answer_another_is_asked_for_and_not_the_same_again(index, server):
+    server.behave = lambda name, times: "" if times < 3 else f"{name} is known."
+    write()
+    sent = [body["temperature"] for body in server.requests if "Smoker" in body["messages"][1]["content"]]
+    assert sent == [0, 0.7, 0.7]
+
+
 def test_the_limit_of_sentences_is_what_the_prompt_asks_for():
     assert "in fewer than five sentences" in definition_prompts.read_prompts()["common"] and config.load("definitions").max_sentences == 4
 
@@ -294,6 +332,50 @@ def test_a_request_that_is_refused_as_wrong_is_not_repeated(index, server):
     with pytest.raises(SystemExit, match="HTTP 400: no"):
         write()
     assert server.names["Smoker"] == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"detail": "Server is pinned to 'a'; requested 'b'."}, "HTTP 400: Server is pinned to 'a'; requested 'b'."),  # transformers serve
+        ({"detail": [{"type": "x", "loc": ["body"], "msg": "Field required", "input": SECRET}]}, "HTTP 400: Field required"),
+        ({"error": "model is loading"}, "HTTP 400: model is loading"),
+        (b"Bad\nRequest", "HTTP 400: Bad Request"),
+        (b"", "HTTP 400: no reason given"),
+    ],
+)
+def test_what_a_server_says_of_an_error_is_passed_on_in_whatever_form(index, server, body, words):
+    server.behave = lambda name, times: {"status": 400, "body": body} if name == "Smoker" else f"{name} is known."
+    with pytest.raises(SystemExit, match="1 prompts"):
+        write()
+    assert failed() == {"40": ("Smoker", words)}
+
+
+def test_where_the_server_lists_other_models_that_is_said(index, server, capsys):
+    """llama-cpp-python's answers to any name by the model that it has."""
+    server.listing = {"body": {"object": "list", "data": [{"id": "smollm2", "object": "model"}]}}
+    write()
+    assert "warning: 127.0.0.1 lists 1 models (smollm2), and gpt-4o-mini-2024-07-18 is none of them" in capsys.readouterr().out
+    assert {row["writer"] for row in rows().values()} == {"openai"}
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        {"body": {"data": [{"id": "other"}, {"id": "m"}]}},
+        {"body": {"data": [{"id": "m:latest"}]}},  # Ollama
+        {"body": {"data": []}},
+        {"body": {"models": []}},
+        {"body": b"[1]"},
+        {"body": b"nothing"},
+        {"status": 500, "body": b"Internal Server Error"},  # transformers serve without a cache of models
+        {"broken": True},
+    ],
+)
+def test_a_list_of_models_with_the_name_or_of_no_use_is_no_matter(index, server, listing, capsys):
+    server.listing = listing
+    write("--model", "m")
+    assert "lists" not in capsys.readouterr().out and {row["writer"] for row in rows().values()} == {"openai"}
 
 
 def test_a_dead_service_ends_the_run(index, server):
