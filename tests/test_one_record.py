@@ -23,7 +23,7 @@ from .medrep.llm.model_server import ModelServer
 
 HBA1C, FEVER, ASPIRIN = 3004410, 437663, 1112807
 SMALL = ["--set", "model.hidden_size=16", "--set", "model.num_heads=2", "--set", "model.num_layers=2", "--set", "model.intermediate_size=16"]
-DEFAULT_VECTORS = ["--set", "encoder.model=minilm", "--set", "encoder.training=none", "--set", "graph.objective=neighbour_mean"]
+DEFAULT_VECTORS = ["--set", "encoder.model=minilm", "--set", "encoder.training=none", "--set", "graph.objective=links"]
 
 
 def write_data(data):
@@ -141,7 +141,7 @@ def test_one_measurement_from_csv_to_prediction_and_rating(road, monkeypatch):
     definitions = pd.read_parquet(road / "usedata" / "representation" / "definitions").set_index("concept_id")
     assert "Hemoglobin A1c" in definitions.loc[token, "text"]
     vectors, how = concept_vectors.gather_vectors([token], "medrep")
-    assert how.tolist() == ["own"] and vectors.shape == (1, 384) and np.abs(vectors).sum() > 0
+    assert how.tolist() == ["own"] and vectors.shape == (1, 256) and np.abs(vectors).sum() > 0
 
     # finetune: a probability for every example tested, attention on the token
     folder = contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100)
@@ -161,7 +161,7 @@ def test_one_measurement_from_csv_to_prediction_and_rating(road, monkeypatch):
     with ModelServer() as server:
         server.named, server.behave = (lambda prompt: prompt), (lambda prompt, times: opinion(prompt))
         monkeypatch.setenv("OPENAI_API_KEY", "none")
-        medgemma.main(["--ex", "ehrshot", "--base-url", server.url, "--features", "5", *SMALL])
+        medgemma.main(["--ex", "ehrshot", "--base-url", server.url, "--features", "100", *SMALL])
         assert any(name in body["messages"][1]["content"] for body in server.requests)
     rated = pd.read_csv(contract.rating_files(folder, "ehrshot")["ratings"], dtype={"token": str}).set_index("token")
     assert (rated.loc[token, "name"], rated.loc[token, "rating"]) == (name, "High") and set(rated.rating) == {"High", "Low"}

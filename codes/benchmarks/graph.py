@@ -8,6 +8,8 @@ disk, and on it, in a process of its own, trains for --steps steps with the pape
 neighbours) and computes the final vectors of up to --rows rows by exact inference. The vectors are not in memory at first.
 `anonymous` is what a process holds; `file` are pages of the vectors' file, which the system takes back when it needs them.
 
+The same of graph.objective=links, the default (benchmark_links): the directions of the text, learning, all final vectors.
+
 `ratio` is the common way's seconds a step over ours, on one graph of --small nodes with the same seeds, the repetitions in
 turn: it samples three hops for two layers and has a loss over every sampled node. On a small graph that is nearly all nodes,
 and its similarities still fit the memory; on a large one they do not. What is made lies in a folder of its own (--folder:
@@ -15,6 +17,7 @@ where; 3 KB a node) and goes at the end.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -134,6 +137,41 @@ def benchmark_training(nodes: int, steps: int, rows: int) -> dict:
     }
 
 
+def benchmark_links(nodes: int) -> dict:
+    """Figures of graph.objective=links on the graph below MEDREP_ROOT: learning, and the final vectors of all rows."""
+    import numpy as np
+    import torch
+
+    from medrep import contract
+    from medrep.settings import GraphConfig
+    from medrep.vectors import graphs, relation_weights
+
+    memory, settings, start = MemoryMonitor(), GraphConfig(), time.perf_counter()
+    text = relation_weights.TextRows([np.load(contract.concept_array_file("description"), mmap_mode="r")])
+    edges = np.load(contract.edges_file(), mmap_mode="r")
+    kinds, names = graphs.open_edge_kinds(edges.shape[1])
+    whole = relation_weights.WholeGraph(edges, kinds, np.zeros(nodes, dtype=np.int64), names, fixed=[])
+    mean, matrix = relation_weights.fit_subspace(text, whole.draw_pairs(0), 0)
+    with tempfile.TemporaryDirectory(dir=contract.representation_folder()) as folder, contextlib.ExitStack() as files:
+        x, out = (graphs.scratch_array(files, (nodes, matrix.shape[1]), folder) for _ in range(2))
+        relation_weights.project_rows(text, mean, matrix, x)
+        shared = time.perf_counter()
+        rows, part = whole.learning_part(settings)
+        model = relation_weights.fit(torch.from_numpy(x[rows]), part, settings.hops, 0)
+        learned = time.perf_counter()
+        relation_weights.embed_nodes(model, x, whole, out, folder)
+        del x, out
+    return {
+        "nodes": nodes,
+        "learned_on": len(rows),
+        "shared_seconds": round(shared - start, 1),
+        "learning_seconds": round(learned - shared, 1),
+        "final_seconds": round(time.perf_counter() - learned, 1),
+        "anonymous_gib": round(memory.peak_gib["RssAnon"], 2),
+        "file_gib": round(memory.peak_gib["RssFile"], 2),
+    }
+
+
 def train_step(model, optimizer, batch, settings, random):
     from representation import graph
 
@@ -191,7 +229,9 @@ def main(argv=None):
                 if nodes == args.small
                 else f"graph.benchmark_training({nodes}, {args.steps}, {args.rows})"
             )
-            for call in (f"graph.make_graph({nodes}, {args.width})", f"import json; print(json.dumps({measurement}))"):
+            calls = [f"graph.make_graph({nodes}, {args.width})"]
+            calls += [f"import json; print(json.dumps(graph.benchmark_links({nodes})))"] if nodes != args.small else []
+            for call in [*calls, f"import json; print(json.dumps({measurement}))"]:
                 start = time.perf_counter()
                 process = subprocess.run(
                     [sys.executable, "-W", "ignore", "-c", f"from benchmarks import graph; {call}"],

@@ -177,19 +177,20 @@ def read_classes(con: ibis.BaseBackend) -> np.ndarray:
     return np.where(decile < 0, concept_pairs.number_kinds(*concept_pairs.look_up_concepts(plain, con)), -1)
 
 
+def open_whole_graph(rows: int, con: ibis.BaseBackend) -> relation_weights.WholeGraph:
+    edges = graphs.open_edges(rows)
+    kinds, names = graphs.open_edge_kinds(edges.shape[1])
+    return relation_weights.WholeGraph(edges, kinds, read_classes(con), names, fixed=list(contract.DECILE_KINDS))
+
+
 def write_links(part: Path, settings: GraphConfig, con: ibis.BaseBackend) -> dict:
     """Learn the weights, and write the exact sums over all edges."""
-    arrays = [concept_vectors.open_vectors(arm)[1] for arm in TEXT_ARMS]
-    text = relation_weights.TextRows(arrays)
-    edges = graphs.open_edges(len(text))
-    kinds, names = graphs.open_edge_kinds(edges.shape[1])
-    whole = relation_weights.WholeGraph(edges, kinds, read_classes(con), names, fixed=list(contract.DECILE_KINDS))
+    text = relation_weights.TextRows([concept_vectors.open_vectors(arm)[1] for arm in TEXT_ARMS])
+    whole = open_whole_graph(len(text), con)
     mean, matrix = relation_weights.fit_subspace(text, whole.draw_pairs(settings.seed), settings.seed)
     with contextlib.ExitStack() as files:
         x = graphs.scratch_array(files, (len(text), matrix.shape[1]), part.parent)
-        for first in range(0, len(text), graphs.ROWS_PER_CHUNK):
-            rows = slice(first, first + graphs.ROWS_PER_CHUNK)
-            x[rows] = (text[rows] - mean) @ matrix
+        relation_weights.project_rows(text, mean, matrix, x)
         nodes, seen = whole.learning_part(settings)
         model = relation_weights.fit(torch.from_numpy(np.array(x[nodes])), seen, settings.hops, settings.seed)
         out = storage.create_array(part, x.shape)

@@ -492,3 +492,18 @@ def test_deciles_have_no_class(three_concepts):
     ids = concept_index.read_concept_index().to_pylist()
     classes = dict(zip(ids, graph.read_classes(engine.connect()).tolist(), strict=True))
     assert classes["20_7"] == -1 and classes["2"] == classes["3"] >= 0 and classes["10"] != classes["11"]
+
+
+@pytest.mark.parametrize("make", [np.ones, np.zeros])
+def test_links_of_texts_that_are_all_the_same_are_finite(three_concepts, make):
+    for arm in ("name", "description"):
+        write_text(arm, make((three_concepts, 16), dtype=np.float32))
+    graph.main(LINKS)
+    assert np.isfinite(np.array(shared.open_array("medrep"))).all()
+
+
+def test_a_loss_that_is_no_number_is_said_and_nothing_is_written(three_concepts, monkeypatch):
+    monkeypatch.setattr(relation_weights, "question_loss", lambda *_: torch.tensor(np.nan))
+    with pytest.raises(SystemExit, match="the loss of graph.objective links became infinite or no number: graph.objective=neighbour_mean"):
+        graph.main(LINKS)
+    assert not contract.concept_array_file("medrep").exists()

@@ -3,6 +3,8 @@
 The measures are said in representation/evaluate.py. Intervals are the middle 95 % of a bootstrap, with the same draws for all arms.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.stats import rankdata
 
@@ -59,15 +61,21 @@ def weighted_aurocs(positive: np.ndarray, negative: np.ndarray, weights: np.ndar
     return np.array(found)
 
 
-def link_rows(arm: str, array: Rows, pairs: np.ndarray, anchors: np.ndarray, negatives: np.ndarray, kind: str) -> list[dict]:
+def link_cosines(array: Rows, pairs: np.ndarray, anchors: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines of the pairs (n,) and of their negatives (n, NEGATIVES), of those pairs that have all their negatives."""
     whole = (negatives >= 0).all(axis=1)
     pairs, anchors, negatives = pairs[whole], anchors[whole], negatives[whole]
-    if not len(pairs):
-        return []
     positive = pairwise_cosines(array, pairs[:, 0], pairs[:, 1])
-    negative = pairwise_cosines(array, np.repeat(anchors, concept_pairs.NEGATIVES), negatives.ravel()).reshape(-1, concept_pairs.NEGATIVES)
-    value = weighted_aurocs(positive, negative, np.ones((1, len(pairs))))[0]
-    return [quality_row(arm, "link_auroc", kind, value, weighted_aurocs(positive, negative, multinomial_weights(len(pairs))), len(pairs))]
+    return positive, pairwise_cosines(array, np.repeat(anchors, concept_pairs.NEGATIVES), negatives.ravel()).reshape(-1, concept_pairs.NEGATIVES)
+
+
+def link_rows(arm: str, array: Rows, pairs: np.ndarray, anchors: np.ndarray, negatives: np.ndarray, kind: str) -> list[dict]:
+    positive, negative = link_cosines(array, pairs, anchors, negatives)
+    n = len(positive)
+    if not n:
+        return []
+    value = weighted_aurocs(positive, negative, np.ones((1, n)))[0]
+    return [quality_row(arm, "link_auroc", kind, value, weighted_aurocs(positive, negative, multinomial_weights(n)), n)]
 
 
 # ---- pairs that people rated -------------------------------------------------------------------------------
@@ -111,21 +119,25 @@ def rank_candidates(array: Rows, query: np.ndarray, truth: np.ndarray, candidate
     return 1 + higher + equal / 2
 
 
+def retrieval_ranks(array: Rows, graph: ConceptGraph, relationships: Sequence[str]) -> np.ndarray:
+    """float64 (held-out edges of these relationships,): the rank of an edge's target among all concepts of its domain and class."""
+    everything = np.unique(graph.pairs_related_by(relationships), axis=0)
+    edges = concept_pairs.sample_rows(everything[holdout.held_out_mask(graph.plain[everything[:, 0]], graph.plain[everything[:, 1]])], MAX_QUERIES)
+    answers: dict[int, set[int]] = {}
+    for a, b in everything[np.isin(everything[:, 0], edges[:, 0])].tolist():
+        answers.setdefault(a, set()).add(b)
+    found = np.zeros(len(edges))
+    for kind in np.unique(graph.kind[edges[:, 1]]):
+        of_kind = graph.kind[edges[:, 1]] == kind
+        query, truth = edges[of_kind].T
+        found[of_kind] = rank_candidates(array, query, truth, np.flatnonzero(graph.eligible & (graph.kind == kind)), answers)
+    return found
+
+
 def retrieval_rows(arm: str, array: Rows, graph: ConceptGraph) -> list[dict]:
     rows = []
-    for target, kinds in RETRIEVAL_RELATIONSHIPS.items():
-        everything = np.unique(graph.pairs_related_by(kinds), axis=0)
-        edges = concept_pairs.sample_rows(
-            everything[holdout.held_out_mask(graph.plain[everything[:, 0]], graph.plain[everything[:, 1]])], MAX_QUERIES
-        )
-        answers: dict[int, set[int]] = {}
-        for a, b in everything[np.isin(everything[:, 0], edges[:, 0])].tolist():
-            answers.setdefault(a, set()).add(b)
-        found = np.zeros(len(edges))
-        for kind in np.unique(graph.kind[edges[:, 1]]):
-            of_kind = graph.kind[edges[:, 1]] == kind
-            query, truth = edges[of_kind].T
-            found[of_kind] = rank_candidates(array, query, truth, np.flatnonzero(graph.eligible & (graph.kind == kind)), answers)
+    for target, relationships in RETRIEVAL_RELATIONSHIPS.items():
+        found = retrieval_ranks(array, graph, relationships)
         rows += mean_row(arm, "retrieval_mrr", target, 1 / found) + mean_row(arm, f"retrieval_recall_at_{K}", target, (found <= K).astype(float))
     return rows
 

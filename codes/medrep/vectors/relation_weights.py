@@ -27,9 +27,11 @@ from torch_geometric.data import Data
 from torch_sparse import SparseTensor
 
 from medrep import storage
+from medrep.errors import UserError
 from medrep.progress import progress_bar
 from medrep.settings import GraphConfig
 from medrep.vectors import graphs, nearest
+from medrep.vectors.quality import RETRIEVAL_RELATIONSHIPS
 
 WIDTH = 256  # directions that are kept of name and definition side by side: chosen by validation links, with what follows
 STEPS, LEARNING_RATE, TEMPERATURE = 64, 0.05, 0.1
@@ -38,7 +40,6 @@ MAX_QUESTIONS = 1024  # of each kind in a step
 MAX_SIBLINGS = 300  # children of a parent that are still alike
 MAX_NODES = 50_000  # of a larger vocabulary a part is learned from: a few hundred numbers need no more
 SUBSPACE_ROWS, SUBSPACE_PAIRS = 50_000, 200_000
-PARENT = ("Is a", "RxNorm is a")
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class LinkGraph:
     @cached_property
     def children(self) -> np.ndarray:
         """int64 [2, n]: child and parent, of parents with at least two children and at most MAX_SIBLINGS; one parent's stand together."""
-        edges = self.edges[:, np.isin(self.kinds, [2 * i for i, name in enumerate(self.names) if name in PARENT])]
+        edges = self.edges[:, np.isin(self.kinds, [2 * i for i, name in enumerate(self.names) if name in RETRIEVAL_RELATIONSHIPS["parent"]])]
         number = np.bincount(edges[1], minlength=len(self.full_degree))[edges[1]]
         edges = edges[:, (number >= 2) & (number <= MAX_SIBLINGS)]
         return edges[:, np.argsort(edges[1], kind="stable")]
@@ -178,13 +179,19 @@ class TextRows:
 
     def __init__(self, arrays: list[np.ndarray]):
         self.arrays = arrays
-        self.width = sum(array.shape[1] for array in arrays)
 
     def __len__(self) -> int:
         return len(self.arrays[0])
 
     def __getitem__(self, rows) -> np.ndarray:
         return np.concatenate([nearest.normalize(array[rows]) for array in self.arrays], axis=1)
+
+
+def project_rows(text: TextRows, mean: np.ndarray, matrix: np.ndarray, out: np.ndarray):
+    """Fill `out` (concepts, width) with the text in the directions that fit_subspace gives."""
+    for first in range(0, len(text), graphs.ROWS_PER_CHUNK):
+        rows = slice(first, first + graphs.ROWS_PER_CHUNK)
+        out[rows] = (text[rows] - mean) @ matrix
 
 
 # ---- learning ----------------------------------------------------------------------------------------------
@@ -265,6 +272,8 @@ def fit(x: torch.Tensor, graph: LinkGraph, hops: int, seed: int) -> RelationWeig
             loss = question_loss(z, rows, np.r_[left, right], np.r_[right, left], graph.classes, true)
             if len(child):
                 loss = loss + SIBLING_WEIGHT * question_loss(z, rows, child, other, graph.classes, related)
+            if not torch.isfinite(loss):
+                raise UserError("the loss of graph.objective links became infinite or no number: graph.objective=neighbour_mean learns nothing")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -3,6 +3,7 @@
 import numpy as np
 
 GOLDEN_RATIO_64 = np.uint64(0x9E3779B97F4A7C15)
+SALT = GOLDEN_RATIO_64  # another one holds out other pairs (benchmarks/graph_objectives.py)
 
 
 def hash_integers(numbers: np.ndarray) -> np.ndarray:
@@ -21,5 +22,5 @@ def held_out_mask(a: np.ndarray, b: np.ndarray, share: float = 0.05) -> np.ndarr
     definition from relationships should leave them unsaid. A concept and its own deciles are never held out.
     """
     low, high = np.minimum(a, b).astype(np.int64).view(np.uint64), np.maximum(a, b).astype(np.int64).view(np.uint64)
-    uniform = (hash_integers(hash_integers(low + GOLDEN_RATIO_64) + high) >> np.uint64(11)) * 2.0**-53
+    uniform = (hash_integers(hash_integers(low + SALT) + high) >> np.uint64(11)) * 2.0**-53
     return (uniform < share) & (low != high)
