@@ -3,6 +3,7 @@
     cd codes
     python experiments/compare.py
     python experiments/compare.py --outcome MT LLOS --against medrep --variant "" frozen
+    python experiments/compare.py --reference usedata/eicu/apache_scores.parquet
 
 Reads   results/summary.csv, the predictions that it names, configs/published.yaml
 Writes  results/comparison.csv: a row an arm, hospital and outcome, with more digits and figures than are printed; of a part that
@@ -17,10 +18,14 @@ seeds would have changed an arm is not in an interval: it holds for these traine
 
 Arms are compared on the examples (subject_id, prediction_time) that both were tested on with one seed; where these are not all of
 both, a * says so. Rows of two cohorts, or labels that differ, are refused: the hospital's labels were made anew between the runs.
+--reference puts clinical scores beside the arms: a parquet file of subject_id, prediction_time, score and name (and outcome and
+hospital, if a score is of one only), such as APACHE's. Each is a row on those of the examples that have it.
+
 Several phenotypes are one outcome whose figures are means over phenotypes, each where both classes are.
 """
 
 import argparse
+from pathlib import Path
 
 import pandas as pd
 
@@ -100,7 +105,7 @@ def format_table(table: pd.DataFrame, replicates: int) -> str:
         notes.append(f"fewer than {MIN_CLASS_SIZE} of a class: intervals and p are rough")
     against = f"differences to {first['against']}" if first["against"] else "no arm here to compare with"
     title = (
-        f"{first['outcome']} at {first['tested_on']}, trained at {', '.join(sorted(set(table.trained_on)))}; "
+        f"{first['outcome']} at {first['tested_on']}, trained at {', '.join(sorted(set(table.trained_on) - {''}))}; "
         f"{against}; {replicates:,} draws of persons"
     )
     return "\n".join([title, align_columns(columns), *notes])
@@ -164,6 +169,7 @@ def main(argv=None):
     )
     parser.add_argument("--variant", nargs="+", metavar="NAME", help="arms of these variants only, '' being the plain one; default: all")
     parser.add_argument("--replicates", type=int, default=1000, metavar="N", help="draws of persons for each interval; 0: no intervals of figures")
+    parser.add_argument("--reference", type=Path, nargs="+", default=[], metavar="FILE", help="scores of others, as rows beside the arms")
     args = parser.parse_args(argv)
     if args.replicates < 0:
         raise UserError(f"--replicates {args.replicates}: give 0 or more")
@@ -171,10 +177,15 @@ def main(argv=None):
     summary = results.read_summary()
     rows = comparison.filter_summary(summary, args.outcome, args.variant)
     comparison.check_comparable(rows, args.against)
+    scores = pd.concat([comparison.read_reference_scores(file) for file in args.reference]) if args.reference else None
     with timed_stage("compare") as figures:
         tables = [
-            comparison.compare_arms(part, args.against, args.replicates, published) for _, part in rows.groupby(["outcome", "tested_on"], sort=False)
+            comparison.compare_arms(part, args.against, args.replicates, published, scores)
+            for _, part in rows.groupby(["outcome", "tested_on"], sort=False)
         ]
+        used = {name for table in tables for name in table.model[table.rep_type == comparison.SCORE]}
+        if scores is not None and (unused := sorted(set(scores.name) - used)):
+            raise UserError(f"--reference: {', '.join(unused)} has no subject_id and prediction_time of any example that was tested")
         for table in tables:
             print_line(f"\n{format_table(table, args.replicates)}")
         everything = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=comparison.COMPARISON_COLUMNS)

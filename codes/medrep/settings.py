@@ -180,7 +180,8 @@ class EncoderConfig:
     """`minilm`: all-MiniLM-L6-v2, which came with set-up; a Hugging Face id or a folder; `none` trains a small DeBERTa and its tokenizer
     from nothing (sizes below)."""
     training: str = "none"
-    """none reads with the model as it is; masked goes on with its masked-language-model training on the definitions (the paper's)."""
+    """none reads with the model as it is; contrastive teaches it which names, synonyms, definitions and relationships of the vocabulary belong
+    together (medrep/vectors/contrastive.py); masked goes on with its masked-language-model training on the definitions (the paper's)."""
     hidden_size: int = 768
     num_layers: int = 12
     num_heads: int = 12
@@ -192,12 +193,17 @@ class EncoderConfig:
     mask_share: float = 0.15
     epochs: int = 3
     valid_share: float = 0.02
-    """Of the different definitions, by a hash of the text: they are not learned from and say which epoch is the best."""
+    """Of the different definitions, by a hash of the text: they are not learned from and say which epoch is the best. Of contrastive: of the
+    concepts."""
     patience: int = 2
     """Epochs without a better validation loss before stopping; the best epoch's weights are kept."""
     checkpoint_steps: int = 200
     """Steps between what a killed run continues from; each epoch ends with one, too."""
     learning_rate: float = 5e-5
+    batch_pairs: int = 256
+    """Of contrastive: pairs of a batch; each is told from all others of it."""
+    temperature: float = 0.05
+    """Of contrastive: cosines are divided by it."""
     batch_tokens: int = 16384
     """Tokens of a batch after padding, over all devices in training; texts of like length share a batch."""
     precision: str = "auto"
@@ -445,7 +451,7 @@ CHOICES = {
         "deaths": ("latest_plausible", "earliest"),
     },
     "graph": {"objective": ("neighbour_mean", "links", "grace")},
-    "encoder": {"training": ("none", "masked"), "pooling": ("own", "cls", "mean"), "precision": PRECISIONS},
+    "encoder": {"training": ("none", "contrastive", "masked"), "pooling": ("own", "cls", "mean"), "precision": PRECISIONS},
     "model": {"head": ("linear", "tied")},
     "pretraining": {"precision": PRECISIONS},
     "finetuning": {"precision": PRECISIONS, "aug_from": ("pretraining", "vocabulary")},

@@ -79,7 +79,7 @@ def plan_stages(args: argparse.Namespace) -> list[list[str]]:
         if "medrep" in args.arms and REPRESENTATION_SCRIPTS["name"] not in scripts:
             scripts.insert(0, REPRESENTATION_SCRIPTS["name"])  # which graph.py reads
         arms = [script.removeprefix("representation/").replace(".py", "") for script in scripts]
-        plan += ["encoder", "description", "edges", *arms, "evaluate"]
+        plan += ["edges", "encoder", "description", *arms, "evaluate"]
     commands = [command.split() for command in plan]
     for command in commands:
         command += flags_of(command[0], args)

@@ -1,12 +1,14 @@
-"""The text encoder: a pretrained one as it is, or trained further on the definitions as a masked language model.
+"""The text encoder: a pretrained one as it is, or trained further: on the vocabulary by contrast, or on the definitions by masked words.
 
     cd codes
     python representation/encoder.py                         # all-MiniLM-L6-v2, which came with set-up
     python representation/encoder.py --encoder FOLDER        # any sentence encoder or model of Hugging Face that lies in FOLDER
+    python representation/encoder.py --set encoder.training=contrastive      # adapted to the vocabulary: a GPU is worth while
     ENCODER=paper python representation/encoder.py           # microsoft/deberta-base, downloaded once, and trained on the definitions
     ENCODER=paper python representation/encoder.py --gpu-devices 0 1 2 3   # a process for each GPU
 
-Reads   the model that encoder.model or --encoder names; to train it usedata/representation/definitions
+Reads   the model that encoder.model or --encoder names; to train it usedata/representation/definitions;
+        contrastive also usedata/representation/edges.npy and data/concepts
 Writes  usedata/representation/encoder: a Hugging Face folder, with modules.json if it is a sentence encoder, and log.jsonl, what
         each epoch of training gave
 
@@ -34,13 +36,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from medrep import config, contract, storage
 from medrep.cdm import engine
-from medrep.devices import add_device_argument, is_worker_process, launch_workers, requested_devices, run_main, set_visible_devices
+from medrep.cdm.sources import athena
+from medrep.devices import add_device_argument, is_worker_process, launch_workers, requested_devices, run_main, set_visible_devices, torch_device
 from medrep.errors import UserError
 from medrep.progress import format_figures, is_main_process, print_line, progress_bar, timed_stage
 from medrep.settings import EncoderConfig
 from medrep.stamps import Stamp
 from medrep.tables import DEFINITIONS
-from medrep.vectors import hub, masked_lm, published, sentence_encoder, text_encoder, texts, tokenization
+from medrep.vectors import contrastive, hub, masked_lm, published, sentence_encoder, text_encoder, texts, tokenization
 from medrep.vectors.tokenization import TokenizedTexts
 
 VALID_MASK_SEED = 2**31  # in place of an epoch: the seed of the validation masks
@@ -276,6 +279,27 @@ def keep_as_it_is(settings: EncoderConfig, folder: list[Path], overrides: list[s
     stamp.record()
 
 
+def adapt_by_contrast(settings: EncoderConfig, folder: list[Path], devices: list[str], args):
+    """Write the encoder that medrep/vectors/contrastive.py makes of the pretrained one. It takes the first device."""
+    output = contract.encoder_folder()
+    if not contract.edges_file().exists():
+        raise UserError(f"{contract.display_path(contract.edges_file())} is missing; representation/edges.py writes it")
+    inputs = [DEFINITIONS.require(), contract.concept_index_file(), contract.edges_file(), *athena.input_files("concept", "concept_synonym")]
+    made_with = {name: value for name, value in asdict(settings).items() if name not in ("pooling", "checkpoint_steps")}
+    stamp = Stamp(output, inputs=[*inputs, *folder], settings=made_with)
+    if stamp.is_current():
+        return
+    with timed_stage("encoder") as figures, storage.resumable_write(output, stamp.content) as part:
+        work = storage.make_folder(part / "work")
+        pairs = contrastive.read_pairs(engine.connect("duckdb", args.memory, args.threads), settings)
+        set_visible_devices(devices)
+        figures.update(contrastive.adapt_encoder(settings.model, work, pairs, settings, torch_device(devices), part))
+        check_width(text_encoder.open_text_encoder(part, settings).width, settings.model, args.overrides)
+        storage.remove_path(work)
+    print_line(f"{contract.display_path(output)}: {settings.model}, adapted to {figures['pairs']:,} pairs of texts; epoch {figures['epoch']} is kept")
+    stamp.record()
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", metavar="PATH", help="a Hugging Face folder or id to start from, in place of encoder.model")
@@ -299,6 +323,9 @@ def main(argv=None):
     folder = [Path(settings.model)] if Path(settings.model).is_dir() else []
     if settings.training == "none":
         keep_as_it_is(settings, folder, args.overrides)
+        return
+    if settings.training == "contrastive":
+        adapt_by_contrast(settings, folder, devices, args)
         return
     DEFINITIONS.require()
     if settings.model == FROM_NOTHING:

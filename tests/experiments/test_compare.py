@@ -417,3 +417,62 @@ def test_a_wide_table_fits_160_columns(results, capsys):
     }
     text = compare.format_table(pd.DataFrame([row]), 1000)
     assert max(map(len, text.splitlines())) <= 160, text
+
+
+# ---- scores of others ---------------------------------------------------------------------------------------------------
+
+
+def write_scores(root, **columns):
+    """A score that knows the risk, of every second example of MT at ehrshot, and one of a person who was not tested."""
+    examples = examples_of("ehrshot", "MT").iloc[::2]
+    known = 1 / (1 + np.exp(-examples.risk - np.random.default_rng(1).normal(0, 0.5, len(examples))))
+    scores = examples[["subject_id", "prediction_time"]].assign(score=known, name="APACHE")
+    other = pd.DataFrame({"subject_id": [10**6], "prediction_time": [pd.Timestamp("2020-01-01")], "score": [0.5], "name": ["APACHE"]})
+    scores = pd.concat([scores, other], ignore_index=True).assign(**columns)
+    scores.to_parquet(root / "scores.parquet")
+    return scores
+
+
+def test_a_clinical_score_is_a_row_on_the_examples_that_have_it(results, root, capsys):
+    three_arms(results)
+    scores = write_scores(root, hospital="ehrshot")
+    found = run("--reference", str(root / "scores.parquet"))
+    table = found[found.tested_on == "ehrshot"].set_index("rep_type")
+    files = [results.predictions(row) for row in results.rows if (row["tested_on"], row["rep_type"]) == ("ehrshot", "medrep")]
+    both = [f.merge(scores, on=["subject_id", "prediction_time"]) for f in files]
+    alone = metrics.compute_macro_metrics([(f.boolean_value, f.score, f.subject_id) for f in both], 60)
+    for name in ("auroc", "auroc_low", "auroc_high", "auprc", "brier"):
+        assert float(table.loc["score", name]) == pytest.approx(alone[name])
+    pair = significance.compare_macro_aurocs([(f.boolean_value, f.score, f.predicted_boolean_probability, f.subject_id) for f in both], 60)
+    for name in ("difference", "low", "high", "p"):
+        assert float(table.loc["score", name]) == pytest.approx(pair[name])
+    assert table.loc["score", "model"] == "APACHE" and table.loc["score", "trained_on"] == ""
+    assert float(table.loc["score", "n"]) == len(both[0]) and float(table.loc["score", "positives"]) == both[0].boolean_value.sum()
+    assert table.loc["score", "same_examples"] == "False" and int(table.loc["score", "shared_examples"]) == sum(map(len, both))
+    assert set(found[found.tested_on == "mimic"].rep_type) == {"none", "description", "medrep"}  # it is of the other hospital
+    ours = table.p.dropna().astype(float).tolist()
+    assert sorted(table.p_holm.dropna()) == pytest.approx(sorted(significance.holm_adjust(ours)))
+    assert "* APACHE score: on the" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "columns, words",
+    [
+        ({"score": "high"}, "60 of 60 rows have a score that is no number"),
+        ({"prediction_time": pd.Timestamp("1999-01-01"), "subject_id": range(60)}, "APACHE has no subject_id and prediction_time of any example"),
+        ({"hospital": "third"}, "APACHE has no subject_id and prediction_time of any example"),
+        ({"outcome": "LLOS"}, "APACHE has no subject_id and prediction_time of any example"),
+        ({"subject_id": 1, "prediction_time": pd.Timestamp("1999-01-01")}, "59 rows tell the score of a person and time again"),
+    ],
+)
+def test_scores_that_can_not_be_used_are_refused(results, root, columns, words):
+    three_arms(results)
+    assert len(write_scores(root)) == 60
+    write_scores(root, **columns)
+    with pytest.raises(UserError, match=words):
+        run("--reference", str(root / "scores.parquet"))
+    pd.DataFrame({"subject_id": [1]}).to_parquet(root / "scores.parquet")
+    with pytest.raises(UserError, match="lacks prediction_time, score, name"):
+        run("--reference", str(root / "scores.parquet"))
+    with pytest.raises(UserError, match="is missing: a parquet file of"):
+        run("--reference", str(root / "nothing.parquet"))

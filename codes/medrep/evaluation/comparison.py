@@ -4,6 +4,7 @@ experiments/compare.py says what the figures are, and prints them.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 
@@ -15,6 +16,8 @@ from medrep.progress import progress_bar
 
 EXAMPLE_KEYS = ["subject_id", "prediction_time"]
 CALIBRATION_COLUMNS = ["calibration_slope", "calibration_intercept"]
+SCORE = "score"
+"""In place of a representation: of a row that is no model of ours."""
 PAPER_MEAN_OUTCOMES = ["MT", "LLOS", "RA"]
 """The outcomes that the paper gives for each hospital."""
 COMPARISON_COLUMNS = [
@@ -121,6 +124,69 @@ def read_predictions(row) -> pd.DataFrame:
     return found
 
 
+# ---- scores of others ---------------------------------------------------------------------------------------------------
+
+SCORE_COLUMNS, SCORE_SCOPE = ["subject_id", "prediction_time", "score", "name"], ["outcome", "hospital"]
+
+
+def read_reference_scores(file: Path) -> pd.DataFrame:
+    """SCORE_COLUMNS, outcome and hospital ("" for any) of a parquet file: a number for each person and time, the higher the likelier, by its name."""
+    if not file.exists():
+        raise UserError(
+            f"--reference {file} is missing: a parquet file of {', '.join(SCORE_COLUMNS)}, and outcome and hospital, if it is of one only"
+        )
+    found = pd.read_parquet(file)
+    if missing := [name for name in SCORE_COLUMNS if name not in found]:
+        raise UserError(f"--reference {file} lacks {', '.join(missing)}: it must have {', '.join(SCORE_COLUMNS)}")
+    found = found.assign(**{name: found[name].fillna("") if name in found else "" for name in SCORE_SCOPE})[[*SCORE_COLUMNS, *SCORE_SCOPE]]
+    found["score"] = pd.to_numeric(found.score, errors="coerce")
+    if unknown := int(found.score.isna().sum()):
+        raise UserError(f"--reference {file}: {unknown:,} of {len(found):,} rows have a score that is no number: leave them out")
+    if twice := int(found.duplicated([*EXAMPLE_KEYS, "name", *SCORE_SCOPE]).sum()):
+        raise UserError(f"--reference {file}: {twice:,} rows tell the score of a person and time again: keep one of each")
+    return found.astype({"prediction_time": "datetime64[us]"})
+
+
+def score_tests(tests: dict, scores: pd.DataFrame) -> dict:
+    """What a score says of the examples of an arm's `tests`, in their form; of tests without an example that has a score, none."""
+    found = {}
+    for key, test in tests.items():
+        examples = test.drop(columns="probability").astype({"prediction_time": "datetime64[us]"})
+        both = examples.merge(scores[[*EXAMPLE_KEYS, "score"]], on=EXAMPLE_KEYS, validate="one_to_one").rename(columns={"score": "probability"})
+        if len(both):
+            found[key] = both
+    return found
+
+
+def add_score_rows(rows: list[dict], tests: dict, reference: tuple | None, scores: pd.DataFrame, replicates: int):
+    """Append to an outcome's rows at a hospital one for each score that has any of its examples."""
+    arm = reference if reference and tests.get(reference) else max(tests, key=lambda arm: len(tests[arm]), default=None)
+    if arm is None:
+        return
+    outcome, hospital = rows[0]["outcome"], rows[0]["tested_on"]
+    for name, of_name in scores[scores.outcome.isin(["", outcome]) & scores.hospital.isin(["", hospital])].groupby("name"):
+        found = score_tests(tests[arm], of_name)
+        if not found:
+            continue
+        n, labels = [len(test) for test in found.values()], {label for _, label in found}
+        row = dict.fromkeys(KEY_COLUMNS, "") | {"model": name, "rep_type": SCORE, "outcome": outcome, "tested_on": hospital}
+        row |= {
+            "cohort": rows[0]["cohort"],
+            "seeds": len({seed for seed, _ in found}),
+            "reason": "",
+            "against": arm_label(reference) if reference else "",
+        }
+        row |= {"n": sum(n) / len(n) * len(labels), "positives": sum(int(test.boolean_value.sum()) for test in found.values()) / len(n) * len(labels)}
+        row |= metrics.compute_macro_metrics(
+            [(test.boolean_value, test.probability, test.subject_id) for test in found.values()], replicates, intervals=("auroc", "auprc")
+        )
+        if not of_name.score.between(0, 1).all():
+            row["brier"] = None  # no probability
+        if reference:
+            row |= difference_columns(found, tests[reference], replicates, f"{outcome} at {hospital}, {name} and {arm_label(reference)}")
+        rows.append(row)
+
+
 # ---- one table ----------------------------------------------------------------------------------------------------------
 
 
@@ -161,8 +227,19 @@ def missing_figure_reasons(rows: pd.DataFrame) -> str:
     return "; ".join(reason if times == len(rows) else f"{reason} ({times} of {len(rows)} seeds)" for reason, times in counts.items())
 
 
-def compare_arms(rows: pd.DataFrame, against: str | None, replicates: int, published: dict) -> pd.DataFrame:
-    """A row an arm (COMPARISON_COLUMNS), for the rows of one outcome and tested hospital."""
+def difference_columns(tests: dict, others: dict, replicates: int, pair: str) -> dict:
+    """The columns of how an arm's tests differ from another's, on the examples of both; `pair` names them in an error."""
+    pairs = match_tests(tests, others, lambda: pair)
+    shared = sum(len(labels) for labels, *_ in pairs)
+    return significance.compare_macro_aurocs(pairs, replicates) | {
+        "shared_seeds": len({seed for seed, _ in tests.keys() & others.keys()}),
+        "shared_examples": shared,
+        "same_examples": shared == sum(map(len, tests.values())) == sum(map(len, others.values())),
+    }
+
+
+def compare_arms(rows: pd.DataFrame, against: str | None, replicates: int, published: dict, scores: pd.DataFrame | None = None) -> pd.DataFrame:
+    """A row an arm (COMPARISON_COLUMNS), for the rows of one outcome and tested hospital; and one for each of the `scores` that others gave."""
     outcome, hospital = rows.outcome.iloc[0], rows.tested_on.iloc[0]
     arms = list_arms(rows)
     reference = find_reference_arm(arms, against)
@@ -200,18 +277,13 @@ def compare_arms(rows: pd.DataFrame, against: str | None, replicates: int, publi
         row |= {name: figure if len(whole[name].dropna()) else None for name, figure in whole[CALIBRATION_COLUMNS].median().items()}
         row |= {"calibration_slope_low": whole.calibration_slope.min(), "calibration_slope_high": whole.calibration_slope.max()}
         if reference and arm != reference:
-            pairs = match_tests(tests[arm], tests[reference], lambda arm=arm: f"{outcome} at {hospital}, {arm_label(arm)} and {arm_label(reference)}")
-            row |= significance.compare_macro_aurocs(pairs, replicates)
-            shared = sum(len(pair[0]) for pair in pairs)
-            row |= {
-                "shared_seeds": len({seed for seed, _ in tests[arm].keys() & tests[reference].keys()}),
-                "shared_examples": shared,
-                "same_examples": shared == sum(map(len, tests[arm].values())) == sum(map(len, tests[reference].values())),
-                "seeds": whole.seed.nunique(),
-            }
-            if tests[arm] and tests[reference] and not shared:
+            pair = f"{outcome} at {hospital}, {arm_label(arm)} and {arm_label(reference)}"
+            row |= difference_columns(tests[arm], tests[reference], replicates, pair) | {"seeds": whole.seed.nunique()}
+            if tests[arm] and tests[reference] and not row["shared_examples"]:
                 row["reason"] = "; ".join(filter(None, [row["reason"], f"no example in common with {arm_label(reference)}"]))
         found.append(row)
+    if scores is not None:
+        add_score_rows(found, tests, reference, scores, replicates)
     for row, p in zip(found, significance.holm_adjust([row.get("p") for row in found]), strict=True):
         row["p_holm"] = p
     return pd.DataFrame(found).reindex(columns=COMPARISON_COLUMNS).astype({"shared_seeds": "Int64", "shared_examples": "Int64"})

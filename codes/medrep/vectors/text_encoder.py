@@ -35,8 +35,10 @@ def check_encoder_settings(settings):
         wrong.append(f"encoder.valid_share is {settings.valid_share}: it must be 0 or more and below 1")
     if min(settings.patience, settings.checkpoint_steps) < 1 or settings.epochs < 0:
         wrong.append("encoder.patience and encoder.checkpoint_steps must be 1 or more, encoder.epochs 0 or more")
-    if settings.model == "none" and settings.training == "none":
+    if settings.model == "none" and settings.training != "masked":
         wrong.append("encoder.model is none: what is made from nothing must be trained, encoder.training=masked")
+    if settings.batch_pairs < 2 or settings.temperature <= 0:
+        wrong.append("encoder.batch_pairs must be 2 or more, encoder.temperature above 0")
     if wrong:
         raise UserError("; ".join(wrong))
 

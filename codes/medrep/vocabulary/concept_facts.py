@@ -74,6 +74,12 @@ def find_synonyms(synonym: ibis.Table, wanted: ibis.Table) -> ibis.Table:
     return synonym.inner_join(wanted, "concept_id")
 
 
+def read_synonyms(con: ibis.BaseBackend, wanted: ibis.Table) -> ibis.Table | None:
+    """The English names beside the first of the concepts `wanted` (concept_id and more columns), as find_synonyms; None without CONCEPT_SYNONYM."""
+    synonym = athena.read_vocabulary_table(con, "concept_synonym")
+    return None if synonym is None else find_synonyms(synonym, wanted)
+
+
 def gather_facts(concept: pa.Table, features: pa.Table, synonyms: pa.Table | None) -> dict[int, dict]:
     """{concept_id: facts}, names in a fixed order and once each, so that the order of rows in the files changes nothing."""
     facts = {}
@@ -122,12 +128,13 @@ class VocabularyReader:
 
     def facts_by_part(self, wanted: pa.Table) -> Callable[[int], dict[int, dict]]:
         """What gather_facts says of the wanted concepts, by part."""
-        table, synonym = ibis.memtable(wanted), athena.read_vocabulary_table(self.con, "concept_synonym")
+        table = ibis.memtable(wanted)
         names = self.names_by_part(wanted)
         features = engine.partition_by(
             self.con, find_features(athena.read_vocabulary_table(self.con, "concept_relationship"), self.concept, table), "part"
         )
-        synonyms = None if synonym is None else engine.partition_by(self.con, find_synonyms(synonym, table), "part")
+        synonyms = read_synonyms(self.con, table)
+        synonyms = None if synonyms is None else engine.partition_by(self.con, synonyms, "part")
         return lambda part: gather_facts(
             names(part), without_held_out(features.part(part).to_pyarrow()), synonyms and synonyms.part(part).to_pyarrow()
         )

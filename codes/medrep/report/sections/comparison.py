@@ -76,7 +76,7 @@ def axis_limits(rows: pd.DataFrame) -> tuple[float, float]:
 
 def arm_labels(rows: pd.DataFrame, home: str) -> list[str]:
     """The label of each row's arm, with the hospital that it was trained at where that is not home."""
-    return [results.arm_label(arm) + (f" @{arm[0]}" if arm[0] != home else "") for arm in row_arms(rows)]
+    return [results.arm_label(arm) + (f" @{arm[0]}" if arm[0] not in (home, "") else "") for arm in row_arms(rows)]
 
 
 def forest_plot(outcome: str, hospital: str, rows: pd.DataFrame, home: str, limits: tuple[float, float]) -> Markup | None:
