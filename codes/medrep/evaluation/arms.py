@@ -31,7 +31,7 @@ class Arm:
         if self.model in pooled.MODELS:
             self.inputs = [contract.vocabulary_file(home), contract.concept_array_file(rep), contract.concept_index_file()]
             known = token_vocabulary.load_hospital_vocabulary(home).seen_in_pretraining()
-            self.learner = self.make_pooled_model(learners.VocabularyAdapter(known, rep))
+            self.learner = self.make_pooled_model(known)
             return
         pretrained = contract.pretraining_folder(home, args.model, rep, self.head)
         if not (pretrained / "config.yaml").exists():
@@ -63,7 +63,7 @@ class Arm:
         arm.variant = "+".join(part for part in (facts["variant"], f"evaluated-{weights}") if part)
         arm.oovs = args.oov if rep == "none" else [""]
         if arm.model in pooled.MODELS:  # what home knew is in the whitening, which is the run's
-            arm.learner = arm.make_pooled_model(learners.VocabularyAdapter(None, rep))
+            arm.learner = arm.make_pooled_model(None)
             return arm
         adapter = learners.VocabularyAdapter(finished_runs.load_model_vocabulary(folder, finetuned=True), rep)
         arm.learner = learners.FinetunedModel(None, adapter, experiment.finetuning, args.device)
@@ -73,8 +73,8 @@ class Arm:
     def transfer_hours(self) -> float:
         return config.load("cohort", self.args.overrides).transfer_hours
 
-    def make_pooled_model(self, adapter: learners.VocabularyAdapter) -> pooled.PooledModel:
-        return pooled.PooledModel(self.model, adapter, self.experiment.finetuning, self.transfer_hours)
+    def make_pooled_model(self, known: token_vocabulary.Vocabulary | None) -> pooled.PooledModel:
+        return pooled.PooledModel(self.model, self.rep, known, self.experiment.finetuning, self.transfer_hours)
 
     def result_columns(self, outcome: str, seed: int, trained_on: str) -> dict:
         return {

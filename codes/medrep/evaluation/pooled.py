@@ -1,8 +1,8 @@
 """Averages of concept vectors as a baseline: an example is the mean vector of its index stay, that of the history before it, and a few counts.
 
-    model = pooled.PooledModel("pooled", adapter, settings, transfer_hours=24)  # or pooled-gbm
-    model.train(examples, parts, seed, folder)                                  # seconds; no pretrained model is needed
-    model.predict(elsewhere, elsewhere.table, "")                               # that hospital's vectors of its own codes
+    model = pooled.PooledModel("pooled", "medrep", known, settings, transfer_hours=24)  # or pooled-gbm; known: what home's pretraining sees
+    model.train(examples, parts, seed, folder)                                          # seconds; no pretrained model is needed
+    model.predict(elsewhere, elsewhere.table, "")                                       # that hospital's vectors of its own codes
 
     history: e0 e1 ... e41 | index stay: e42 ... e60 | = prediction_time
     weight   1/2 a half-life | 1 each                | not read
@@ -35,7 +35,7 @@ from medrep.progress import progress_bar
 from medrep.settings import FinetuningConfig
 from medrep.vectors.whitening import fit_whitening
 from medrep.vocabulary import token_vocabulary
-from medrep.vocabulary.token_vocabulary import FEMALE, MALE, SPECIAL_TOKENS, UNK
+from medrep.vocabulary.token_vocabulary import FEMALE, MALE, SPECIAL_TOKENS, UNK, Vocabulary
 
 MODELS = ("pooled", "pooled-gbm")
 PERSON_FEATURES = (
@@ -47,7 +47,8 @@ PERSON_FEATURES = (
 )
 """What stands after the two means: age in years at the last event, log(1 + number) of what there is, and flags."""
 NUMBERS_PER_CHUNK = 2**22  # events to read and features to write: 0.1 GB a part
-C_GRID = 10.0 ** np.arange(-5, 2)
+C_GRID = 10.0 ** np.arange(-5, 3)
+RISES = 2  # of the loss on validation in a row, after which no larger C is tried: those take the most steps
 DAY = 86_400
 
 
@@ -128,7 +129,7 @@ class PooledFeatures:
 
 @dataclass(frozen=True)
 class LinearHead:
-    """L2-regularised logistic regression on standardised features."""
+    """Logistic regression on standardised features."""
 
     weights: np.ndarray
     """float64 (columns,)."""
@@ -176,19 +177,42 @@ def fit_head(name: str, x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed
 
 
 def fit_linear(x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int) -> LinearHead:
-    """Of C_GRID what has the least loss on the validation examples, the smaller of equals: an AUROC of so few positives is mostly chance."""
+    """Of four ways to read the means, and of C_GRID, what has the least loss on the validation examples, of equals the first.
+
+    Without the history's mean or with it, which in short records is mostly noise; and the means' features as they are or divided by the
+    square root of their number, so that a whole mean is penalised like one count: else some hundred of them drown what counts say.
+    By loss, because an AUROC of so few positives is mostly chance.
+    """
+    columns = x["train"].shape[1]
+    width = (columns - len(PERSON_FEATURES)) // 2
+    tried = []
+    for history in (0.0, 1.0):
+        for weight in (width**-0.5, 1.0):
+            factor = np.repeat([history * weight, weight, 1.0], [width, width, len(PERSON_FEATURES)])
+            used = factor > 0
+            for loss, C, coefficients, intercept in fit_path({name: part[:, used] * factor[used] for name, part in x.items()}, y, seed):  # noqa: N806
+                weights = np.zeros(columns)
+                weights[used] = coefficients * factor[used]
+                tried.append((loss, LinearHead(weights, np.array(intercept), np.array(C))))
+    return tried[int(np.argmin([loss for loss, _ in tried]))][1]
+
+
+def fit_path(x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int) -> list[tuple[float, float, np.ndarray, float]]:
+    """(loss on the validation examples, C, coefficients, intercept) for C_GRID, each from where the one before ended, until RISES rises."""
     learner = LogisticRegression(solver="lbfgs", tol=1e-6, max_iter=2000, warm_start=True, random_state=seed)
-    heads, losses = [], []
+    found = []
     with threadpool_limits(1, user_api="blas"):
-        for C in C_GRID:  # noqa: N806
+        for C in C_GRID.tolist():  # noqa: N806
             learner.set_params(C=C).fit(x["train"], y["train"])
-            heads.append(LinearHead(learner.coef_[0].copy(), np.array(learner.intercept_[0]), np.array(C)))
-            losses.append(log_loss(y["valid"], heads[-1].predict(x["valid"]), labels=[False, True]))
-    return heads[int(np.argmin(losses))]
+            loss = log_loss(y["valid"], learner.predict_proba(x["valid"])[:, 1], labels=[False, True])
+            found.append((loss, C, learner.coef_[0].copy(), float(learner.intercept_[0])))
+            if len(found) > RISES and all(after[0] > before[0] for before, after in zip(found[-RISES - 1 :], found[-RISES:], strict=False)):
+                break
+    return found
 
 
 def fit_trees(x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int) -> TreeHead:
-    """Boosting until the loss on the validation examples no longer falls, as it was at its least."""
+    """Boosting until the loss on the validation examples no longer falls, as it was at its least. One thread or many: the trees are the same."""
     learner = HistGradientBoostingClassifier(max_iter=counts.MAX_GBM_ROUNDS, early_stopping=True, n_iter_no_change=20, random_state=seed)
     with counts.limit_threads(x["train"]):
         learner.fit(x["train"], y["train"], X_val=x["valid"], y_val=y["valid"])
@@ -221,28 +245,38 @@ class PooledModel:
     heads: list[LinearHead | TreeHead | None]
     """A label each; None for one that can't be learned. All four are what train() or load() came to."""
 
-    def __init__(self, name: str, adapter, settings: FinetuningConfig, transfer_hours: float):
-        """`adapter`: a learners.VocabularyAdapter, which gathers each hospital's vectors."""
-        self.name, self.adapter, self.settings, self.transfer_hours = name, adapter, settings, transfer_hours
-        self.fitted, self.stays = None, {}
+    def __init__(self, name: str, rep: str, known: Vocabulary | None, settings: FinetuningConfig, transfer_hours: float):
+        """`known`: the vocabulary that the home hospital's patient models are pretrained on; None for a run that is only tested."""
+        self.name, self.rep, self.known, self.settings, self.transfer_hours = name, rep, known, settings, transfer_hours
+        self.fitted, self.mappings, self.vectors, self.stays = None, {}, {}, {}
 
     def fit_features(self) -> PooledFeatures:
         """As pretrain.py does before it trains, on the very concepts; once for all outcomes and seeds."""
         if self.fitted is None:
-            known = self.adapter.model_vocabulary
-            vectors = make_input_mapping(known, self.adapter.rep, known).vectors
+            assert self.known is not None  # a run that is only tested is not trained
+            vectors = make_input_mapping(self.known, self.rep, self.known).vectors
+            assert vectors is not None  # finetune.py refuses --rep-type none
             vectors = vectors[np.any(vectors != 0, axis=1)]
             with threadpool_limits(1, user_api="blas"):
                 mean, whitening = fit_whitening(vectors, vectors.shape[1])
             self.fitted = PooledFeatures(mean.astype(np.float32), whitening.astype(np.float32), self.settings.pooled_half_life_days)
         return self.fitted
 
+    def input_mapping(self, hospital: str) -> InputMapping:
+        """How the hospital's tokens are read; its vectors are gathered once."""
+        if hospital not in self.mappings:
+            vocabulary = token_vocabulary.load_hospital_vocabulary(hospital)
+            self.mappings[hospital] = make_input_mapping(vocabulary, self.rep, vocabulary)
+        return self.mappings[hospital]
+
     def standardised(self, examples: Examples, table: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        key = (examples.hospital, examples.outcome, examples.cohort)
-        if key not in self.stays:
-            self.stays = {key: find_index_stays(examples, self.transfer_hours)}
-        vectors = self.features.read_vectors(self.adapter(examples.hospital))
-        for places, x in self.features.chunks(examples, table, vectors, self.stays[key]):
+        """PooledFeatures.chunks less `shift`, by `scale`. Of the last hospital and outcome vectors and stays are kept."""
+        hospital, of = examples.hospital, (examples.hospital, examples.outcome)
+        if hospital not in self.vectors:
+            self.vectors = {hospital: self.features.read_vectors(self.input_mapping(hospital))}
+        if of not in self.stays:
+            self.stays = {of: find_index_stays(examples, self.transfer_hours)}
+        for places, x in self.features.chunks(examples, table, self.vectors[hospital], self.stays[of]):
             yield places, (x - self.shift) / self.scale
 
     def matrix(self, examples: Examples, table: np.ndarray) -> np.ndarray:
@@ -278,7 +312,7 @@ class PooledModel:
 
     def readable_share(self, examples: Examples, table: np.ndarray, oov: str) -> float:
         whole = np.column_stack([table[:, 0], np.asarray(examples.trajectories.person_start)[table[:, 0]], table[:, 2]])
-        return known_token_share(examples.trajectories, whole, self.adapter(examples.hospital))
+        return known_token_share(examples.trajectories, whole, self.input_mapping(examples.hospital))
 
     def save(self, folder: Path):
         tensors = {name: getattr(self.features, name) for name in ("mean", "whitening")} | {"shift": self.shift, "scale": self.scale}
@@ -293,6 +327,7 @@ class PooledModel:
         """What save() wrote; it predicts to the last digit what it did."""
         # copied: in the file they begin at any byte, and a sum's last digits may depend on that
         tensors = {name: value.copy() for name, value in load_file(folder / "model.safetensors").items()}
+        self.vectors = {}  # of another whitening
         self.features = PooledFeatures(tensors["mean"], tensors["whitening"], float(tensors["half_life_days"]))
         self.shift, self.scale = tensors["shift"], tensors["scale"]
         kind, self.heads = HEADS[self.name], []
