@@ -4,9 +4,10 @@
     history        | index stay        | not read
 
 The labels do not say the stay, and the ranks in trajectories are of single visits, of which a stay may have several at a time. So it is
-found by time: the stay (inpatient visits joined by transfers, as labels.py has them) that has begun before the prediction time and not
-ended before it; at a discharge the one that ends then. Outside of any stay it is the newest visit of any kind that lasts, and without
-one the index stay is empty: all events are history. Of what comes after only this is used, that it has not ended; who asks knows that.
+found by time, of the visits as they are known at the prediction time: those that have begun, each lasting till then if it ends later. It
+is the newest stay (inpatient visits joined by transfers, as labels.py has them) that may go on: the last visit ended less than a transfer
+ago, as at a discharge, or not yet. Outside of any it is the newest visit of any kind that lasts, and without one the index stay is empty:
+all events are history.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from medrep.cdm.engine import connect
-from medrep.cdm.labels.prediction_points import merge_stays
+from medrep.cdm.labels.prediction_points import hours, merge_stays
 from medrep.patients.examples import Examples
 from medrep.tables import VISITS
 
@@ -30,7 +31,7 @@ class IndexStays:
     visits: np.ndarray
     """int64 (examples, 2): visits that began in each before the prediction time."""
     admissions: np.ndarray
-    """int64 (examples, 2): those of them that are admissions."""
+    """int64 (examples, 2): those of them that are admissions, or inpatient and not over."""
 
 
 def find_index_stays(examples: Examples, transfer_hours: float) -> IndexStays:
@@ -51,26 +52,39 @@ def find_stay_starts(visits: ibis.Table, persons: np.ndarray, times: np.ndarray,
     """
     moments = times.astype("datetime64[us]")
     points = ibis.memtable(pd.DataFrame({"place": np.arange(len(persons)), "person_id": persons.astype(np.int64), "time": moments}))
-    inpatient = visits.filter(visits.is_inpatient).mutate(death_time=ibis.null("timestamp"))
-    for name, spans in (("stay", merge_stays(inpatient, transfer_hours)), ("visit", visits)):
-        points = points.left_join(newest_lasting(points, spans, name), "place").drop("place_right")
-    points = points.mutate(index_start=ibis.coalesce(points.stay, points.visit, points.time))
-    begun = points.join(visits.select("person_id", "start", "is_admission"), "person_id")
-    begun = begun.filter(begun.start < begun.time)
-    before = begun.start < begun.index_start
-    counts = begun.group_by("place").agg(
+    known = known_visits(points, visits)
+    # a point's visits stand for a person's: each point knows another past of theirs
+    inpatient = known.filter(known.is_inpatient).mutate(person_id=known.place, death_time=ibis.null("timestamp"))
+    stays = merge_stays(inpatient, transfer_hours).select("start", "end", place="person_id").join(points.select("place", "time"), "place")
+    stays = stays.filter(stays["end"] + hours(transfer_hours) > stays.time)
+    lasting = known.filter(known["end"] == known.time)
+    for name, spans in (("stay", stays), ("visit", lasting)):
+        points = points.left_join(spans.group_by("place").agg(**{name: spans.start.max()}), "place").drop("place_right")
+    points = points.select("place", index_start=ibis.coalesce(points.stay, points.visit, points.time))
+    known = known.join(points, "place")
+    before = known.start < known.index_start
+    counts = known.group_by("place").agg(
         visits_before=before.sum(),
         visits_in=(~before).sum(),
-        admissions_before=(before & begun.is_admission).sum(),
-        admissions_in=(~before & begun.is_admission).sum(),
+        admissions_before=(before & known.is_admission).sum(),
+        admissions_in=(~before & known.is_admission).sum(),
     )
     names = ["visits_before", "visits_in", "admissions_before", "admissions_in"]
     table = points.left_join(counts, "place").select("place", start="index_start", **{name: ibis.coalesce(counts[name], 0) for name in names})
     return table.order_by("place").to_pandas().drop(columns="place")
 
 
-def newest_lasting(points: ibis.Table, spans: ibis.Table, name: str) -> ibis.Table:
-    """place, and as `name` the start of the newest of a person's spans that has begun before the point's time and not ended before it."""
-    pairs = points.select("place", "person_id", "time").join(spans.select("person_id", "start", "end"), "person_id")
-    pairs = pairs.filter(pairs.start < pairs.time, pairs["end"] >= pairs.time)
-    return pairs.group_by("place").agg(**{name: pairs.start.max()})
+def known_visits(points: ibis.Table, visits: ibis.Table) -> ibis.Table:
+    """A row a point and visit that began before it, with what is known of the visit then; whether it will be overnight is not, if it lasts."""
+    known = points.join(visits, "person_id")
+    known = known.filter(known.start < known.time)
+    lasts = (known["end"] >= known.time).fill_null(False)
+    return known.select(
+        "place",
+        "time",
+        "visit_id",
+        "start",
+        "is_inpatient",
+        end=ibis.ifelse(lasts, known.time, known["end"]),
+        is_admission=ibis.ifelse(lasts, known.is_inpatient, known.is_admission),
+    )

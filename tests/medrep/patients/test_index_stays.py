@@ -29,17 +29,20 @@ def plain_stays(visits):
 
 def plain_index(visits, moment):
     """(start, visits before, visits in, admissions before, admissions in) of VISITS' rows of a person."""
-    inpatient = [(start, end, admission) for _, _, start, end, _, admission, stays in visits if stays]
-    lasting = [start for start, end in plain_stays(inpatient) if start < moment <= end]
-    lasting = lasting or [start for _, _, start, end, *_ in visits if end is not None and start < moment <= end]
+    known = []  # of those begun, how long it is known that they last, and whether they are admissions
+    for _, _, start, end, _, admission, inpatient in visits:
+        if start < moment:
+            lasts = end is not None and end >= moment
+            known.append((start, moment if lasts else end, inpatient if lasts else admission, inpatient))
+    stays = plain_stays([visit[:3] for visit in known if visit[3]])
+    lasting = [start for start, end in stays if moment < end + 24 * HOUR] or [start for start, end, *_ in known if end == moment]
     begin = max(lasting, default=moment)
-    begun = [(start < begin, admission) for _, _, start, _, _, admission, _ in visits if start < moment]
     return (
         begin,
-        sum(before for before, _ in begun),
-        sum(not before for before, _ in begun),
-        sum(before and admission for before, admission in begun),
-        sum(not before and admission for before, admission in begun),
+        sum(start < begin for start, *_ in known),
+        sum(start >= begin for start, *_ in known),
+        sum(start < begin and admission for start, _, admission, _ in known),
+        sum(start >= begin and admission for start, _, admission, _ in known),
     )
 
 
@@ -62,16 +65,16 @@ def test_index_stays_are_those_of_a_walk_over_the_visits(small_hospital, small_v
     assert 0.2 < np.mean([begin < moment for (begin, *_), moment in zip(plain, moments, strict=True)]) < 0.95
 
 
-def test_what_begins_or_is_over_later_changes_nothing(small_hospital, small_visits):
-    """Visits from the prediction time on, and how much longer the stay lasts."""
+@pytest.mark.parametrize("seed", range(3))
+def test_what_begins_or_is_over_later_changes_nothing(small_hospital, small_visits, seed):
+    """Visits from the prediction time on, how much longer one lasts, and whether it becomes an admission."""
     small_hospital("mimic", persons=30)
-    rows, moment = small_visits("mimic"), pd.Timestamp(3 * 10**7, unit="s")
+    rows, moment = small_visits("mimic", seed), pd.Timestamp(10**7, unit="s")
     persons = sorted({row[1] for row in rows})
     before = find("mimic", persons, [moment] * len(persons))
     kept = [row for row in rows if row[2] < moment]
-    assert len(kept) < len(rows)
-    longer = [(*row[:3], row[3] + 100 * HOUR if row[3] is not None and row[3] >= moment else row[3], *row[4:]) for row in kept]
-    assert longer != kept
+    longer = [(*row[:3], row[3] + 100 * HOUR, row[4], row[6], row[6]) if row[3] is not None and row[3] >= moment else row for row in kept]
+    assert len(kept) < len(rows) and longer != kept
     VISITS.write(connect(), ibis.memtable(longer, schema=VISITS.schema), hospital="mimic")
     assert find("mimic", persons, [moment] * len(persons)).equals(before)
 
@@ -82,10 +85,13 @@ def test_a_transfer_is_the_same_stay_and_events_outside_any_are_history(root):
         (1, 5, day - 300 * 24 * HOUR, day - 295 * 24 * HOUR, 9201, True, True),
         (2, 5, day, day + 30 * HOUR, 9201, True, True),
         (3, 5, day + 40 * HOUR, day + 90 * HOUR, 9201, True, True),  # ten hours later, elsewhere
-        (4, 5, day + 50 * HOUR, day + 51 * HOUR, 9202, False, False),  # a visit of the same days: the stay is older
+        (4, 5, day + 50 * HOUR, day + 51 * HOUR, 9202, False, False),  # a visit within: the stay is older
+        (5, 5, day + 500 * HOUR, day + 503 * HOUR, 9202, False, False),
     ]
     VISITS.write(connect(), ibis.memtable(rows, schema=VISITS.schema), hospital="mimic")
-    found = find("mimic", [5] * 3, [day + 50.5 * HOUR, day + 90 * HOUR, day + 91 * HOUR])
-    assert found.start.tolist() == [day, day, day + 91 * HOUR]
-    assert found[["visits_before", "visits_in"]].to_numpy().tolist() == [[1, 3], [1, 3], [4, 0]]
-    assert found[["admissions_before", "admissions_in"]].to_numpy().tolist() == [[1, 2], [1, 2], [3, 0]]
+    # within both, between two visits, at the discharge, an hour after it (who knows of a transfer?), two days after it, and on a day of care
+    moments = [day + n * HOUR for n in (50.5, 35, 90, 91, 138, 502)]
+    found = find("mimic", [5] * len(moments), moments)
+    assert found.start.tolist() == [day, day, day, day, day + 138 * HOUR, day + 500 * HOUR]
+    assert found[["visits_before", "visits_in"]].to_numpy().tolist() == [[1, 3], [1, 1], [1, 3], [1, 3], [4, 0], [4, 1]]
+    assert found[["admissions_before", "admissions_in"]].to_numpy().tolist() == [[1, 2], [1, 1], [1, 2], [1, 2], [3, 0], [3, 0]]
