@@ -45,7 +45,7 @@ side_by_side() { # each argument is some shell commands
 "$python" demo/hospitals.py --persons "$persons"
 bash preprocessing/run.sh
 side_by_side "bash representation/run.sh --arms medrep description" "arm none"
-side_by_side "arm description" \
+side_by_side "arm description" "finetune --model pooled --rep-type description medrep --outcome MT" \
   "arm medrep; finetune --rep-type medrep --outcome MT --seeds 100 --extract-attention-score --set finetuning.attribution_examples=100"
 if [ -n "$all" ]; then
   bash representation/run.sh --arms all
@@ -53,10 +53,13 @@ if [ -n "$all" ]; then
   for hospital in mimic ehrshot; do # an onset, by a concept set as a user would bring it
     "$python" preprocessing/labels.py --hospital "$hospital" --outcome demo/lung_infection.json
   done
-  reps="none random name description medrep medtok keep" outcomes="MT LLOS RA lung_infection"
+  vectors="random name description medrep medtok keep" outcomes="MT LLOS RA lung_infection"
+  reps="none $vectors"
   side_by_side "finetune --rep-type $reps --outcome $outcomes" "finetune --rep-type $reps --outcome $outcomes --frozen"
   # a run that two commands test is not theirs at the same time
   side_by_side "finetune --model logreg --outcome $outcomes; finetune --model gbm --outcome $outcomes" \
+    "finetune --model pooled --rep-type $vectors --outcome $outcomes; finetune --model pooled-gbm --rep-type $vectors --outcome $outcomes
+     finetune --model pooled --rep-type medrep --outcome MT --oracle --recalibrate 100; finetune --model pooled --rep-type medrep --outcome MT --shots 16" \
     "finetune --rep-type none --outcome $outcomes --oov unk ancestor
      finetune --rep-type none medrep --outcome MT --oracle --recalibrate 100
      finetune --rep-type none medrep --outcome MT --shots 16

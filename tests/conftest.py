@@ -12,11 +12,15 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are taken by workers: threads of theirs, and of what they start, would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import ibis
 import numpy as np
+import pandas as pd
 import pytest
 
 from medrep import contract, download, storage
+from medrep.cdm.engine import connect
 from medrep.patients import sequences
+from medrep.tables import VISITS
 from medrep.vocabulary import token_vocabulary
 
 HERE = Path(__file__).parent
@@ -85,6 +89,23 @@ def write_trajectories(hospital, persons=30, concepts=40, seed=0, tokens=None):
     return made
 
 
+def write_visits(hospital, seed=0):
+    """Random visits of the persons of write_trajectories: days and stays, some joined by a transfer, some within another, some without an end."""
+    random, rows = np.random.default_rng(seed), []
+    for person in np.asarray(sequences.Trajectories(hospital).person_id).tolist():
+        start = 0
+        for _ in range(random.integers(3, 12)):
+            start += int(random.choice([3600, 20 * 3600, 60 * 86_400, 200 * 86_400]) * random.random())
+            inpatient = bool(random.random() < 0.6)
+            length = int(random.choice([0, 3600, 86_400, 40 * 86_400, 200 * 86_400]) * random.random())
+            end = None if random.random() < 0.1 else pd.Timestamp(start + length, unit="s")
+            admission = inpatient and end is not None and length > 40_000
+            rows.append((len(rows) + 1, person, pd.Timestamp(start, unit="s"), end, 9201 if inpatient else 9202, admission, inpatient))
+            start += length if random.random() < 0.7 else 0
+    VISITS.write(connect(), ibis.memtable(rows, schema=VISITS.schema), hospital=hospital)
+    return rows
+
+
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """An empty place for data, usedata and results."""
@@ -96,6 +117,12 @@ def root(tmp_path, monkeypatch):
 def small_hospital(root):
     """A function that writes a hospital's trajectories below `root`."""
     return write_trajectories
+
+
+@pytest.fixture
+def small_visits(root):
+    """A function that writes a hospital's visits below `root`, after small_hospital."""
+    return write_visits
 
 
 @pytest.fixture

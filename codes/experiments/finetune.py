@@ -4,12 +4,14 @@
     python experiments/finetune.py -d 0 --model behrt --rep-type medrep --outcome MT
     python experiments/finetune.py -d 0 --model behrt --rep-type medrep --outcome MT --extract-attention-score
     python experiments/finetune.py -d 0 --model behrt --rep-type none medrep --outcome all --external ehrshot third --oov unk ancestor
+    python experiments/finetune.py -d cpu --model pooled --rep-type medrep --outcome MT     # also pooled-gbm: baselines on averages of vectors
     python experiments/finetune.py -d cpu --model logreg --outcome MT                       # also gbm: baselines on counts
     python experiments/finetune.py -d 0 --rep-type medrep --outcome MT --frozen --shots 8 64  # a linear probe, of few examples
     python experiments/finetune.py -d 0 --rep-type medrep --outcome MT --oracle --recalibrate 100
     python experiments/finetune.py -d 0 --evaluate-only path/to/a/run --external ehrshot
 
-Reads   results/{home}/pretraining/{model}_{rep}, usedata/{hospital}/{trajectories,vocabulary.json,labels/{outcome}}
+Reads   results/{home}/pretraining/{model}_{rep}, usedata/{hospital}/{trajectories,vocabulary.json,labels/{outcome}}; baselines, in place
+        of a pretrained model: the vectors and usedata/{hospital}/visits (pooled), or data/concepts (counts)
 Writes  results/{home}/finetuning/{model}_{rep}[_variant]/{outcome}/seed_{seed}: a Hugging Face folder, config.yaml, log.jsonl,
         metrics_{hospital}.json, predictions_{hospital}.parquet (MEDS prediction schema; Pheno: a folder with a file a phenotype),
         attention_{hospital}.parquet and features_{hospital}.csv if asked for; results/summary.csv, one row a test
@@ -31,8 +33,9 @@ from medrep import config, contract, stamps
 from medrep.cdm import outcomes
 from medrep.devices import add_tracker_argument, check_devices
 from medrep.errors import UserError
-from medrep.evaluation import counts, results
-from medrep.evaluation.arms import BASELINES, Arm
+from medrep.evaluation import counts, pooled, results
+from medrep.evaluation.arms import Arm
+from medrep.evaluation.results import BASELINES
 from medrep.evaluation.runs import OutcomeExamples, Run, SuppliedRun, UntrainableError, write_seed_agreement
 from medrep.patients.input_mapping import OOV_STRATEGIES
 from medrep.progress import print_line, timed_stage
@@ -72,8 +75,12 @@ def parse_outcomes(wanted: list[str], home: str) -> list[str]:
 # ---- the stage ----------------------------------------------------------------------------------------------------
 
 
+def load_experiment(model: str, overrides: list[str]) -> ExperimentConfig:
+    return config.load_experiment("behrt" if model in BASELINES else model, overrides)
+
+
 def build_arms(args, experiment: ExperimentConfig, home: str) -> list[Arm]:
-    reps = args.counts if args.model in BASELINES else args.rep_type
+    reps = args.counts if args.model in counts.MODELS else args.rep_type
     arms = [Arm(args, experiment, home, rep, shots) for rep in reps for shots in args.shots or [0]]
     return arms + [Arm(args, experiment, home, rep, oracle=True) for rep in reps if args.oracle]
 
@@ -89,11 +96,13 @@ INAPPLICABLE_FLAGS = {
 
 def check_arguments(args):
     """Refuse flags that contradict one another or would be ignored; fills in what was left out."""
-    baseline = args.model in BASELINES
+    baseline, counting = args.model in BASELINES, args.model in counts.MODELS
     vanilla = not baseline and "none" in (args.rep_type or [])
+    if args.model in pooled.MODELS and "none" in (args.rep_type or []):
+        raise UserError(f"--model {args.model} averages concept vectors, and --rep-type none has none: choose a representation")
     for flag, given, sensible in (
-        ("--rep-type", args.rep_type, not baseline),
-        ("--counts", args.counts, baseline),
+        ("--rep-type", args.rep_type, not counting),
+        ("--counts", args.counts, counting),
         ("--aug-ratio", args.aug_ratio, args.aug_times),
         ("--oov", args.oov, args.evaluate_only or vanilla),
         ("--outcome", args.outcome, not args.evaluate_only),
@@ -183,8 +192,8 @@ def evaluate_only(args) -> list[dict]:
         )
     content = yaml.safe_load((folder / "config.yaml").read_text())
     facts = content["run"]
-    if "thresholds" not in facts or facts["model"] in BASELINES or "frozen" in facts["variant"]:
-        raise UserError(f"--evaluate-only {folder} is not a finetuned patient model: give a folder seed_... of one")
+    if "thresholds" not in facts or facts["model"] in counts.MODELS or "frozen" in facts["variant"]:
+        raise UserError(f"--evaluate-only {folder} is not a finetuned patient model, nor one of pooled vectors: give a folder seed_... of one")
     rep = facts["rep_type"]
     if rep not in representations.REPRESENTATION_SCRIPTS:
         own = [path for path in args.rep_type if contract.rep_name(path) == rep]
@@ -197,7 +206,9 @@ def evaluate_only(args) -> list[dict]:
             "put those that it was trained on there, with their concept_idx.csv"
         )
     args.model = facts["model"]
-    experiment = replace(config.load_experiment(facts["model"], args.overrides), model=ModelConfig(**content["model"]))
+    experiment = load_experiment(facts["model"], args.overrides)
+    if "model" in content:
+        experiment = replace(experiment, model=ModelConfig(**content["model"]))
     outcome = facts["outcome"]
     arm = Arm.from_run(args, experiment, facts, folder, rep)
     hospitals = args.external or experiment.finetuning.external
@@ -213,7 +224,7 @@ def evaluate_only(args) -> list[dict]:
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-d", "--device", default="0", metavar="N", help="a GPU's number, or cpu")
-    parser.add_argument("--model", default="behrt", help="one of configs/models, or a baseline on counts: logreg, gbm")
+    parser.add_argument("--model", default="behrt", help="one of configs/models, or a baseline: pooled, pooled-gbm (vectors), logreg, gbm (counts)")
     representations.add_rep_argument(parser, "--rep-type", nargs="+", default=None)
     parser.add_argument("--counts", nargs="+", choices=counts.FEATURE_KINDS, help="what logreg and gbm count; default both")
     parser.add_argument("--head", choices=["linear", "tied"], help="which pretrained model; default model.head")
@@ -249,7 +260,7 @@ def main(argv=None):
         if args.evaluate_only:
             rows = evaluate_only(args)
         else:
-            experiment = config.load_experiment("behrt" if args.model in BASELINES else args.model, args.overrides)
+            experiment = load_experiment(args.model, args.overrides)
             if args.head:
                 experiment = replace(experiment, model=replace(experiment.model, head=args.head))
             names = parse_outcomes(args.outcome, home)

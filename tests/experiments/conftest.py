@@ -22,6 +22,7 @@ ARMS = (
     ("behrt", "description", "", ""),
     ("behrt", "medrep", "", ""),
     ("behrt", "medrep", "frozen", ""),
+    ("pooled", "medrep", "", ""),
     ("logreg", "tokens", "", ""),
 )
 

@@ -16,12 +16,12 @@ from experiments import finetune, pretrain
 from medrep import contract, stamps, storage
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
-from medrep.evaluation import calibration, features, learners, metrics, results
-from medrep.patients import sequences
+from medrep.evaluation import calibration, features, learners, metrics, pooled, results
+from medrep.patients import behrt, sequences
 from medrep.patients.batches import to_tensors
 from medrep.patients.examples import Examples, sample_few_shot, sort_by_hash, split_persons
 from medrep.settings import FinetuningConfig
-from medrep.tables import LABELS, PERSONS, labels_table
+from medrep.tables import LABELS, PERSONS, VISITS, labels_table
 from medrep.vectors import concept_index, markers
 from medrep.vocabulary import token_vocabulary
 
@@ -85,6 +85,14 @@ def write_persons(hospital):
     PERSONS.write(connect(), ibis.memtable(people, schema=PERSONS.schema), hospital=hospital)
 
 
+def write_stays(hospital):
+    """Everybody is in hospital at the prediction time, since a third of the time up to it, and had an outpatient day before."""
+    people, moment = np.asarray(sequences.Trajectories(hospital).person_id).tolist(), lambda seconds: pd.Timestamp(seconds, unit="s")
+    rows = [(2 * i, person, moment(TIME // 4), moment(TIME // 4 + 3600), 9202, False, False) for i, person in enumerate(people)]
+    rows += [(2 * i + 1, person, moment(TIME * 2 // 3), moment(TIME + 86_400), 9201, True, True) for i, person in enumerate(people)]
+    VISITS.write(connect(), ibis.memtable(rows, schema=VISITS.schema), hospital=hospital)
+
+
 def said_before(trajectories, time, seconds=0):
     """Whether each person has the telling token before `time` (after it, if `seconds` is given: within so many)."""
     low, high = (-np.inf, time) if not seconds else (time, time + seconds)
@@ -141,6 +149,7 @@ def hospitals_template(tmp_path_factory):
         write_trajectories("ehrshot", persons=60, tokens=[str(1000 + i) for i in (*range(10), *range(30, 40))], seed=1)
         for hospital in ("mimic", "ehrshot"):
             write_persons(hospital)
+            write_stays(hospital)
             write_labels(hospital)
 
     return make_root(tmp_path_factory, make)
@@ -233,6 +242,47 @@ def test_count_baselines_find_what_a_token_says(hospitals, small_hospital, model
     assert contract.summary_file().read_text() == before
 
 
+@pytest.mark.parametrize("model", pooled.MODELS)
+def test_pooled_vectors_need_no_pretraining_and_go_every_way(hospitals, small_hospital, model):
+    small_hospital("mimic", persons=900, concepts=20)  # trees need more examples
+    write_persons("mimic")
+    write_stays("mimic")
+    write_labels("mimic")
+    for hospital in ("mimic", "ehrshot"):
+        write_phenotypes(hospital)
+    write_vectors()
+    flags = [*FINETUNE, "--model", model, "--outcome", "MT", "Pheno"]
+    finetune.main(flags)
+    assert not (contract.ROOT / "results" / "mimic" / "pretraining").exists()
+    assert (rows(model=model)["head"] == "").all() and (rows(model=model).rep_type == "medrep").all()
+    assert rows(tested_on="mimic").auroc.iloc[0] > 0.75 and rows(tested_on="ehrshot").auroc.iloc[0] > 0.6  # of one vector among 30
+    assert (rows(model=model).readable_tokens == 1).all()  # also of the codes that home never had
+    pheno = results.read_summary().query("outcome == 'Pheno' and tested_on == 'ehrshot'").set_index("label")
+    assert pheno.reason["Rare one"] == "one class to learn from" and pheno.auroc[["macro", "Sepsis", "Gout"]].notna().all()
+    before = contract.summary_file().read_text()
+    finetune.main(flags)
+    assert contract.summary_file().read_text() == before
+    finetune.main([*FINETUNE, "--model", model, "--shots", "30", "--oracle", "--recalibrate", "20"])
+    assert set(results.read_summary().variant) == {"", "shots30", "oracle"} and len(rows(variant="shots30", recalibration="after 20")) == 1
+    write_stays("ehrshot")  # anew: tested again, not trained
+    finetune.main(flags)
+    with pytest.raises(UserError, match="usedata/mimic/visits has changed since.*--fresh starts over"):
+        write_stays("mimic")
+        finetune.main(flags)
+
+
+def test_pooled_vectors_are_whitened_as_the_patient_models_are(hospitals):
+    """By the vectors of what train and valid persons have, whoever learns the outcome."""
+    write_vectors()
+    pretrain.main([*PRETRAIN, "--rep-type", "medrep"])
+    finetune.main([*FINETUNE, "--model", "pooled", "--oracle"])
+    encoder = behrt.BehrtForPretraining.from_pretrained(contract.pretraining_folder("mimic", "behrt", "medrep")).encoder
+    for hospital, variant in (("mimic", ""), ("ehrshot", "oracle")):
+        saved = load_file(contract.finetuning_folder(hospital, "pooled", "medrep", "MT", 100, variant=variant) / "model.safetensors")
+        torch.testing.assert_close(saved["mean"], encoder.embeddings.concept_mean, rtol=0, atol=0)
+        torch.testing.assert_close(saved["whitening"] * encoder.config.initializer_range, encoder.embeddings.concept_whitening)
+
+
 def test_a_probe_leaves_the_model_as_it_was_and_few_shots_are_few(pretrained, monkeypatch):
     finetune.main([*FINETUNE, "--rep-type", "none", "--frozen", "--shots", "2", "4"])
     found = rows(tested_on="mimic")
@@ -241,8 +291,6 @@ def test_a_probe_leaves_the_model_as_it_was_and_few_shots_are_few(pretrained, mo
     probe = json.loads((folder / "probe.json").read_text())
     assert len(probe["weights"][0]) == 16 and not (folder / "model.safetensors").exists()
     # by hand: the pretrained encoder's [CLS], one at a time
-    from medrep.patients import behrt
-
     run = contract.pretraining_folder("mimic", "behrt", "none")
     model, examples = behrt.BehrtForPretraining.from_pretrained(run).eval(), Examples("ehrshot", "MT", 32)
     translation = token_vocabulary.load_hospital_vocabulary("ehrshot").translation_to(token_vocabulary.load_vocabulary(run / "vocabulary.json"))
@@ -320,22 +368,24 @@ def test_a_further_hospital_and_a_recalibration_need_no_training(finetuned, smal
 # ---- what can't be faked -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rep", ["none", "medrep"])
-def test_the_external_path_gives_the_home_figures_on_the_home_hospital(hospitals, rep):
+@pytest.mark.parametrize(("model", "rep"), [("behrt", "none"), ("behrt", "medrep"), ("pooled", "medrep"), ("pooled-gbm", "medrep")])
+def test_the_external_path_gives_the_home_figures_on_the_home_hospital(hospitals, model, rep):
     """The home hospital once more under another name, and once through --evaluate-only."""
     write_vectors()
-    pretrain.main([*PRETRAIN, "--rep-type", rep])
-    finetune.main([*FINETUNE, "--rep-type", rep])
+    if model == "behrt":
+        pretrain.main([*PRETRAIN, "--rep-type", rep])
+    finetune.main([*FINETUNE, "--model", model, "--rep-type", rep])
     home = rows(tested_on="mimic").iloc[0]
-    run = contract.finetuning_folder("mimic", "behrt", rep, "MT", 100)
+    run = contract.finetuning_folder("mimic", model, rep, "MT", 100)
     tested = set(results.read_predictions(run / "predictions_mimic.parquet").subject_id)
     (contract.ROOT / "usedata" / "twin").mkdir()
-    for name in ("trajectories", "vocabulary.json", "persons"):
+    for name in ("trajectories", "vocabulary.json", "persons", "visits"):
         (contract.ROOT / "usedata" / "twin" / name).symlink_to(contract.ROOT / "usedata" / "mimic" / name)
     labels = pd.read_parquet(LABELS.at(hospital="mimic", outcome="MT"))
     labels = labels[labels.subject_id.isin(tested)]
-    known = len(token_vocabulary.load_vocabulary(run / "vocabulary.json"))
-    assert known < len(token_vocabulary.load_hospital_vocabulary("mimic"))  # pretraining did not see every code of the test persons
+    if model == "behrt":  # pretraining did not see every code of the test persons
+        known = len(token_vocabulary.load_vocabulary(run / "vocabulary.json"))
+        assert known < len(token_vocabulary.load_hospital_vocabulary("mimic"))
     LABELS.write(connect(), ibis.memtable(labels, schema=LABELS.schema), hospital="twin", outcome="MT")
     finetune.main([*EVALUATE, str(run), "--external", "twin", "mimic", "ehrshot"])
     (evaluated,) = set(results.read_summary().variant) - {""}
@@ -353,8 +403,12 @@ def test_the_external_path_gives_the_home_figures_on_the_home_hospital(hospitals
 
 def test_events_from_the_prediction_time_on_change_nothing(finetuned):
     """A token put in after the prediction time, at home and elsewhere: training, validation and every prediction stay the same."""
-    finetune.main([*FINETUNE, "--model", "logreg", "--counts", "tokens"])
-    folders = [contract.finetuning_folder("mimic", "behrt", "none", "MT", 100), contract.finetuning_folder("mimic", "logreg", "tokens", "MT", 100)]
+    write_vectors()
+    baselines = [["--model", "logreg", "--counts", "tokens"], ["--model", "pooled"], ["--model", "pooled-gbm"]]
+    for arm in baselines:
+        finetune.main([*FINETUNE, *arm])
+    arms = [("behrt", "none"), ("logreg", "tokens"), ("pooled", "medrep"), ("pooled-gbm", "medrep")]
+    folders = [contract.finetuning_folder("mimic", model, rep, "MT", 100) for model, rep in arms]
     before = [results.read_predictions(folder / f"predictions_{h}.parquet") for folder in folders for h in ("mimic", "ehrshot")]
     pretrained = {p: p.read_bytes() for p in contract.pretraining_folder("mimic", "behrt", "none").glob("*.safetensors")}
     for hospital in ("mimic", "ehrshot"):
@@ -373,7 +427,8 @@ def test_events_from_the_prediction_time_on_change_nothing(finetuned):
         content["inputs"] = {path: stamps.fingerprint(contract.ROOT / path) for path in content["inputs"]}
         file.write_text(yaml.safe_dump(content))
     finetune.main([*FINETUNE, "--rep-type", "none", "--fresh"])
-    finetune.main([*FINETUNE, "--model", "logreg", "--counts", "tokens", "--fresh"])
+    for arm in baselines:
+        finetune.main([*FINETUNE, *arm, "--fresh"])
     assert pretrained == {p: p.read_bytes() for p in pretrained}
     after = [results.read_predictions(folder / f"predictions_{h}.parquet") for folder in folders for h in ("mimic", "ehrshot")]
     assert all(a.equals(b) for a, b in zip(before, after, strict=True))
@@ -386,6 +441,7 @@ def shuffled_template(tmp_path_factory):
         write_trajectories("ehrshot", persons=200, concepts=20, seed=1)
         for hospital in ("mimic", "ehrshot"):
             write_persons(hospital)
+            write_stays(hospital)
             truth = np.array(said_before(sequences.Trajectories(hospital), TIME))
             write_labels(hospital, truth=np.random.default_rng(5).permutation(truth))
         pretrain.main([*PRETRAIN, "--rep-type", "none"])
@@ -393,13 +449,16 @@ def shuffled_template(tmp_path_factory):
     return make_root(tmp_path_factory, make)
 
 
-@pytest.mark.parametrize("arm", [["--rep-type", "none"], ["--rep-type", "none", "--frozen"], ["--model", "logreg", "--counts", "tokens"]])
+@pytest.mark.parametrize(
+    "arm", [["--rep-type", "none"], ["--rep-type", "none", "--frozen"], ["--model", "logreg", "--counts", "tokens"], ["--model", "pooled"]]
+)
 def test_shuffled_labels_are_not_learned(shuffled_template, root, arm):
     """The AUROC's own interval says that it is chance; with the labels in place logreg is far from it (above).
 
     Two tests of each arm are too many for 95 % intervals: these are 1.7 times as wide, which is 99.9 %.
     """
     shutil.copytree(shuffled_template, root, dirs_exist_ok=True)
+    write_vectors()
     finetune.main([*FINETUNE, *arm])
     for row in (rows(tested_on=h).iloc[0] for h in ("mimic", "ehrshot")):
         assert abs(row.auroc - 0.5) < 1.7 * (row.auroc_high - row.auroc_low) / 2 < 0.45
@@ -602,6 +661,9 @@ def test_augmentation_is_an_arm_of_its_own_and_needs_vectors(pretrained):
     ("flags", "words"),
     [
         (["--model", "logreg"], "--rep-type has no meaning here: logreg and gbm count codes"),
+        (["--model", "pooled"], "--model pooled averages concept vectors, and --rep-type none has none: choose a representation"),
+        (["--model", "pooled-gbm", "--rep-type", "medrep", "--frozen"], "--frozen is for patient models .*leave it out with --model pooled-gbm"),
+        (["--model", "pooled", "--rep-type", "medrep", "--counts", "tokens"], "--counts has no meaning here"),
         (["--rep-type", "medrep", "--oov", "ancestor"], "--oov has no meaning here: it is for --rep-type none"),
         (["--frozen", "--extract-attention-score"], "leave it out with --frozen"),
         (["--frozen", "--aug-times", "2"], "leave it out with --frozen"),

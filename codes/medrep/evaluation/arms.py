@@ -3,13 +3,15 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from medrep import contract, storage
+from medrep import config, contract, storage
 from medrep.errors import UserError
-from medrep.evaluation import learners
+from medrep.evaluation import counts, learners, pooled
+from medrep.evaluation.results import BASELINES
 from medrep.patients import finished_runs
 from medrep.settings import ExperimentConfig
+from medrep.tables import VISITS
+from medrep.vocabulary import token_vocabulary
 
-BASELINES = ("logreg", "gbm")
 TERMINOLOGY_FILES = ("concept_ancestor.", "concept_relationship.")
 
 
@@ -22,11 +24,15 @@ class Arm:
         variants = {"frozen": args.frozen, f"shots{shots}": shots, f"aug{args.aug_times}x{args.aug_ratio:g}": args.aug_times, "oracle": oracle}
         self.variant = "+".join(word for word, chosen in variants.items() if chosen)
         self.inputs = []
-        if self.model in BASELINES:
-            self.oovs = [""]
+        self.oovs = args.oov if rep == "none" else [""]
+        if self.model in counts.MODELS:
             self.learner = learners.CountModel(self.model, rep, experiment.finetuning)
             return
-        self.oovs = args.oov if rep == "none" else [""]
+        if self.model in pooled.MODELS:
+            self.inputs = [contract.vocabulary_file(home), contract.concept_array_file(rep), contract.concept_index_file()]
+            known = token_vocabulary.load_hospital_vocabulary(home).seen_in_pretraining()
+            self.learner = self.make_pooled_model(known)
+            return
         pretrained = contract.pretraining_folder(home, args.model, rep, self.head)
         if not (pretrained / "config.yaml").exists():
             raise UserError(
@@ -56,9 +62,19 @@ class Arm:
         arm.model, arm.head = facts["model"], facts["head"]
         arm.variant = "+".join(part for part in (facts["variant"], f"evaluated-{weights}") if part)
         arm.oovs = args.oov if rep == "none" else [""]
+        if arm.model in pooled.MODELS:  # what home knew is in the whitening, which is the run's
+            arm.learner = arm.make_pooled_model(None)
+            return arm
         adapter = learners.VocabularyAdapter(finished_runs.load_model_vocabulary(folder, finetuned=True), rep)
         arm.learner = learners.FinetunedModel(None, adapter, experiment.finetuning, args.device)
         return arm
+
+    @property
+    def transfer_hours(self) -> float:
+        return config.load("cohort", self.args.overrides).transfer_hours
+
+    def make_pooled_model(self, known: token_vocabulary.Vocabulary | None) -> pooled.PooledModel:
+        return pooled.PooledModel(self.model, self.rep, known, self.experiment.finetuning, self.transfer_hours)
 
     def result_columns(self, outcome: str, seed: int, trained_on: str) -> dict:
         return {
@@ -74,6 +90,10 @@ class Arm:
     def folder(self, trained_on: str, outcome: str, seed: int) -> Path:
         return contract.finetuning_folder(trained_on, self.model, self.rep, outcome, seed, self.head or "linear", self.variant)
 
+    def hospital_inputs(self, hospital: str) -> list[Path]:
+        """What the arm reads of a hospital beside its trajectories and labels."""
+        return [VISITS.at(hospital=hospital)] if self.model in pooled.MODELS else []
+
     def terminology_files(self, oov: str) -> list[Path]:
         """The files that say how codes without a vector, unknown codes or roll-ups are read."""
         if self.rep in ("none", "tokens") and oov != "ancestor":
@@ -84,4 +104,6 @@ class Arm:
         """What the learned depends on; where it is tested, and what is looked at afterwards, is not part of it."""
         later = ("seeds", "external", "replicates", "attribution_steps", "attribution_examples")
         tuning = {name: value for name, value in asdict(self.experiment.finetuning).items() if name not in later}
-        return {"model": asdict(self.experiment.model), "finetuning": tuning} if self.model not in BASELINES else {"finetuning": tuning}
+        if self.model not in BASELINES:
+            return {"model": asdict(self.experiment.model), "finetuning": tuning}
+        return {"finetuning": tuning} | ({"cohort": {"transfer_hours": self.transfer_hours}} if self.model in pooled.MODELS else {})

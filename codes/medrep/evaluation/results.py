@@ -25,7 +25,9 @@ from medrep.vectors import representations
 ARM_COLUMNS = ("model", "head", "rep_type", "variant", "oov")
 """What tells arms apart: the model, its head and representation, how it was trained otherwise, how it reads unknown codes."""
 KEY_COLUMNS = ["trained_on", *ARM_COLUMNS]
-MODELS = ["behrt", "behrt-de", "medbert", "logreg", "gbm"]
+BASELINES = ("pooled", "pooled-gbm", "logreg", "gbm")
+"""Models that no one pretrains; they read the whole record before the prediction time. Their settings are those of finetuning behrt."""
+MODELS = ["behrt", "behrt-de", "medbert", *BASELINES]
 REPRESENTATIONS = [*representations.REPRESENTATION_SCRIPTS, "tokens", "rollup"]
 RESULT_COLUMNS = [
     "trained_on",

@@ -18,7 +18,7 @@ import yaml
 from medrep import contract, progress, stamps, storage
 from medrep.errors import UserError
 from medrep.evaluation import counts, features, learners, metrics, results
-from medrep.evaluation.arms import BASELINES, Arm
+from medrep.evaluation.arms import Arm
 from medrep.patients import finished_runs
 from medrep.patients.examples import Examples, sample_few_shot, split_persons
 from medrep.progress import print_line
@@ -64,6 +64,7 @@ class Run:
             *arm.inputs,
             contract.trajectories_folder(trained_on),
             LABELS.at(hospital=trained_on, outcome=examples_of.outcome),
+            *arm.hospital_inputs(trained_on),
             *arm.terminology_files("unk"),
         )
         self.result_columns = arm.result_columns(examples_of.outcome, seed, trained_on) | {"made_with": format_settings(self.made_with)}
@@ -126,7 +127,7 @@ class Run:
             labels=examples.label_names,
             thresholds=chosen,
             unlearned=unlearned,
-            vectors={} if self.arm.model in BASELINES else markers.representation_identity(self.arm.rep),
+            vectors={} if self.arm.model in counts.MODELS else markers.representation_identity(self.arm.rep),
         )
         print_line(f"{contract.display_path(self.folder)}: what was learned")
 
@@ -172,6 +173,7 @@ class Run:
             PERSONS.at(hospital=hospital),
             LABELS.at(hospital=hospital, outcome=self.examples_of.outcome),
             *vectors,
+            *self.arm.hospital_inputs(hospital),
             *self.arm.terminology_files(oov),
         ]
 

@@ -41,12 +41,12 @@ def unknown_shares(trajectories: sequences.Trajectories, unknown: np.ndarray, pr
 
 
 def read_max_length(file: Path, model: str) -> int | None:
-    """How long a sequence the model of `file` (its predictions) reads; None for baselines, which count all events."""
+    """How long a sequence the model of `file` (its predictions) reads; None for baselines, which read all events."""
     settings = file.parent / "config.yaml"
     made_with = (yaml.safe_load(settings.read_text()).get("model") if settings.exists() else None) or {}
     if "max_length" in made_with:
         return int(made_with["max_length"])
-    return None if model in ("logreg", "gbm") else config.load_experiment(model).model.max_length
+    return None if model in results.BASELINES else config.load_experiment(model).model.max_length
 
 
 def find_test_runs(home: str, external: str) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Patient models of the BEHRT family, from sequences of events to a finished run.
 
 sequences, examples       what a model reads
+index_stays               which of it is of the stay that is asked about
 input_mapping, batches    how it reads a hospital's vocabulary, and in which batches
 behrt                     the models
 fitting, finished_runs    the training loop, and what says that a run is whole

@@ -1,0 +1,336 @@
+"""Averages of concept vectors as a baseline: an example is the mean vector of its index stay, that of the history before it, and a few counts.
+
+    model = pooled.PooledModel("pooled", "medrep", known, settings, transfer_hours=24)  # or pooled-gbm; known: what home's pretraining sees
+    model.train(examples, parts, seed, folder)                                          # seconds; no pretrained model is needed
+    model.predict(elsewhere, elsewhere.table, "")                                       # that hospital's vectors of its own codes
+
+    history: e0 e1 ... e41 | index stay: e42 ... e60 | = prediction_time
+    weight   1/2 a half-life | 1 each                | not read
+
+The vectors are those that the patient models read, through the whitening that they are pretrained with: fitted on the concepts that the
+home hospital's train and valid persons have. An event of the history weighs half as much for each half-life that it is older than the
+history's newest. All of a person's record is read; an event without a vector is counted and in no mean. A part without any has a mean of
+0, the average concept, and a flag. Features are standardised as in training. What is learned lies in model.safetensors.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from scipy import sparse
+from scipy.special import expit
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from threadpoolctl import threadpool_limits
+
+from medrep import storage
+from medrep.evaluation import counts
+from medrep.patients.examples import Examples
+from medrep.patients.index_stays import IndexStays, find_index_stays
+from medrep.patients.input_mapping import InputMapping, known_token_share, make_input_mapping
+from medrep.progress import progress_bar
+from medrep.settings import FinetuningConfig
+from medrep.vectors.whitening import fit_whitening
+from medrep.vocabulary import token_vocabulary
+from medrep.vocabulary.token_vocabulary import FEMALE, MALE, SPECIAL_TOKENS, UNK, Vocabulary
+
+MODELS = ("pooled", "pooled-gbm")
+PERSON_FEATURES = (
+    "age",
+    "sex=M",
+    "sex=F",
+    *(f"{part} {what}" for part in ("history", "index stay") for what in ("events", "visits", "admissions")),
+    *(f"{part} has vectors" for part in ("history", "index stay")),
+)
+"""What stands after the two means: age in years at the last event, log(1 + number) of what there is, and flags."""
+NUMBERS_PER_CHUNK = 2**22  # events to read and features to write: 0.1 GB a part
+C_GRID = 10.0 ** np.arange(-5, 3)
+RISES = 2  # of the loss on validation in a row, after which no larger C is tried: those take the most steps
+DAY = 86_400
+
+
+# ---- features --------------------------------------------------------------------------------------------------
+
+
+def chunk_rows(first: np.ndarray, stop: np.ndarray, columns: int) -> list[np.ndarray]:
+    """Rows in their order, cut so that a part has about NUMBERS_PER_CHUNK events and features."""
+    size = np.cumsum(stop - first + columns)
+    return [part for part in np.split(np.arange(len(stop)), np.flatnonzero(np.diff(size // NUMBERS_PER_CHUNK)) + 1) if len(part)]
+
+
+def weigh_events(trajectories, first: np.ndarray, begin: np.ndarray, stop: np.ndarray, half_life_days: float, tokens: int) -> sparse.csr_array:
+    """float64 (2 x examples, tokens): of each example's history [first, begin) and index stay [begin, stop) the weight of every token."""
+    length, own = stop - first, np.arange(len(stop))
+    owner = np.repeat(own, length)
+    event = np.arange(length.sum()) + np.repeat(first - np.cumsum(length) + length, length)
+    newest = np.asarray(trajectories.time)[np.maximum(begin - 1, 0)]  # of the history; weights relative to it are never all too small
+    age = np.where(event < begin[owner], newest[owner] - np.asarray(trajectories.time)[event], 0)
+    edges = np.concatenate([[0], np.column_stack([begin - first, stop - begin]).ravel().cumsum()])
+    weights = sparse.csr_array((0.5 ** (age / (half_life_days * DAY)), np.asarray(trajectories.token)[event], edges), shape=(2 * len(stop), tokens))
+    weights.sum_duplicates()
+    return weights
+
+
+@dataclass(frozen=True)
+class PooledFeatures:
+    """How the examples of any hospital become features."""
+
+    mean: np.ndarray
+    """float32 (vectors' width,), and the next: the whitening, of the home hospital's concepts."""
+    whitening: np.ndarray
+    """float32 (vectors' width, vectors' width)."""
+    half_life_days: float
+
+    @property
+    def columns(self) -> int:
+        return 2 * self.whitening.shape[1] + len(PERSON_FEATURES)
+
+    def read_vectors(self, input_mapping: InputMapping) -> np.ndarray:
+        """float64 (hospital's tokens, width + 1): each token's whitened vector and 1; a row of zeros for what has no vector."""
+        assert input_mapping.vectors is not None  # finetune.py refuses --rep-type none
+        found = np.zeros((len(input_mapping.token_map), self.whitening.shape[1] + 1))
+        with threadpool_limits(1, user_api="blas"):  # a sum in another order ends in other digits
+            found[len(SPECIAL_TOKENS) :, :-1] = (input_mapping.vectors.astype(np.float64) - self.mean) @ self.whitening.astype(np.float64)
+        found[:, -1] = 1
+        found[: len(SPECIAL_TOKENS)] = 0
+        found[input_mapping.token_map == UNK] = 0
+        return found
+
+    def chunks(self, examples: Examples, table: np.ndarray, vectors: np.ndarray, stays: IndexStays) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields, part by part, places in `table` and float64 (places, columns): history's mean, index stay's, PERSON_FEATURES.
+
+        table: rows of examples.table; `vectors` of read_vectors. Only what is in a part is in memory.
+        """
+        trajectories = examples.trajectories
+        row, stop, example = table[:, 0], table[:, 2], table[:, 3]
+        first, begin = np.asarray(trajectories.person_start)[row].astype(np.int64), stays.begin[example]
+        parts = chunk_rows(first, stop, self.columns)
+        for places in progress_bar(parts, f"pool {trajectories.hospital}", unit="parts") if len(parts) > 1 else parts:
+            a, b, c = first[places], begin[places], stop[places]
+            sums = (weigh_events(trajectories, a, b, c, self.half_life_days, len(vectors)) @ vectors).reshape(len(places), 2, -1)
+            weight = sums[:, :, -1]
+            means = sums[:, :, :-1] / np.where(weight > 0, weight, 1)[:, :, None]
+            sex = np.asarray(trajectories.person_sex)[row[places]]
+            numbers = np.stack([np.column_stack([b - a, c - b]), stays.visits[example[places]], stays.admissions[example[places]]], axis=2)
+            person = [
+                np.where(c > a, np.asarray(trajectories.age)[np.maximum(c - 1, 0)], 0)[:, None],
+                np.column_stack([sex == MALE, sex == FEMALE]),
+                np.log1p(numbers).reshape(len(places), -1),
+                weight > 0,
+            ]
+            yield places, np.concatenate([means.reshape(len(places), -1), *person], axis=1)
+
+
+# ---- heads -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """Logistic regression on standardised features."""
+
+    weights: np.ndarray
+    """float64 (columns,)."""
+    intercept: np.ndarray
+    C: np.ndarray
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """float64 (examples,): probabilities. Summed row by row: a matrix product's last digits depend on how many rows it has."""
+        return expit((x * self.weights).sum(axis=1) + self.intercept)
+
+
+@dataclass(frozen=True)
+class TreeHead:
+    """Gradient-boosted trees, their nodes end to end: a node sends what is above its threshold to the right, and a leaf back to itself."""
+
+    baseline: np.ndarray
+    roots: np.ndarray
+    """int64 (trees,)."""
+    feature: np.ndarray
+    """int64 (nodes,), and so the others."""
+    threshold: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    value: np.ndarray
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """float64 (examples,): probabilities."""
+        score, rows = np.full(len(x), float(self.baseline)), np.arange(len(x))
+        for root in self.roots.tolist():
+            at, before = np.full(len(x), root), None
+            while before is None or not np.array_equal(at, before):
+                before, at = at, np.where(x[rows, self.feature[at]] <= self.threshold[at], self.left[at], self.right[at])
+            score += self.value[at]
+        return expit(score)
+
+
+HEADS = {"pooled": LinearHead, "pooled-gbm": TreeHead}
+
+
+def fit_head(name: str, x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int) -> LinearHead | TreeHead | None:
+    """The head of the model `name` for one label, from its train and valid examples; None if training has one class, or validation no example."""
+    if len(set(y["train"].tolist())) < 2 or not len(y["valid"]):
+        return None
+    return {"pooled": fit_linear, "pooled-gbm": fit_trees}[name](x, y, seed)
+
+
+def fit_linear(x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int) -> LinearHead:
+    """Of four ways to read the means, and of C_GRID, what has the least loss on the validation examples, of equals the first.
+
+    Without the history's mean or with it, which in short records is mostly noise; and the means' features as they are or divided by the
+    square root of their number, so that a whole mean is penalised like one count: else some hundred of them drown what counts say.
+    By loss, because an AUROC of so few positives is mostly chance.
+    """
+    columns = x["train"].shape[1]
+    width = (columns - len(PERSON_FEATURES)) // 2
+    tried = []
+    for history in (0.0, 1.0):
+        for weight in (width**-0.5, 1.0):
+            factor = np.repeat([history * weight, weight, 1.0], [width, width, len(PERSON_FEATURES)])
+            used = factor > 0
+            for loss, C, coefficients, intercept in fit_path({name: part[:, used] * factor[used] for name, part in x.items()}, y, seed):  # noqa: N806
+                weights = np.zeros(columns)
+                weights[used] = coefficients * factor[used]
+                tried.append((loss, LinearHead(weights, np.array(intercept), np.array(C))))
+    return tried[int(np.argmin([loss for loss, _ in tried]))][1]
+
+
+def fit_path(x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int) -> list[tuple[float, float, np.ndarray, float]]:
+    """(loss on the validation examples, C, coefficients, intercept) for C_GRID, each from where the one before ended, until RISES rises."""
+    learner = LogisticRegression(solver="lbfgs", tol=1e-6, max_iter=2000, warm_start=True, random_state=seed)
+    found = []
+    with threadpool_limits(1, user_api="blas"):
+        for C in C_GRID.tolist():  # noqa: N806
+            learner.set_params(C=C).fit(x["train"], y["train"])
+            loss = log_loss(y["valid"], learner.predict_proba(x["valid"])[:, 1], labels=[False, True])
+            found.append((loss, C, learner.coef_[0].copy(), float(learner.intercept_[0])))
+            if len(found) > RISES and all(after[0] > before[0] for before, after in zip(found[-RISES - 1 :], found[-RISES:], strict=False)):
+                break
+    return found
+
+
+def fit_trees(x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int) -> TreeHead:
+    """Boosting until the loss on the validation examples no longer falls, as it was at its least. One thread or many: the trees are the same."""
+    learner = HistGradientBoostingClassifier(max_iter=counts.MAX_GBM_ROUNDS, early_stopping=True, n_iter_no_change=20, random_state=seed)
+    with counts.limit_threads(x["train"]):
+        learner.fit(x["train"], y["train"], X_val=x["valid"], y_val=y["valid"])
+    rounds = max(1, int(np.argmax(learner.validation_score_)))  # the first score is that of no round at all
+    trees = [predictors[0].nodes for predictors in learner._predictors[:rounds]]  # scikit-learn hands on no trees but as a pickle
+    roots = np.cumsum([0, *map(len, trees)])[:-1]
+    node = np.concatenate(trees)
+    own, offset, leaf = np.arange(len(node)), np.repeat(roots, [len(tree) for tree in trees]), node["is_leaf"].astype(bool)
+    return TreeHead(
+        np.array(float(learner._baseline_prediction[0, 0])),
+        roots.astype(np.int64),
+        np.where(leaf, 0, node["feature_idx"]).astype(np.int64),
+        node["num_threshold"].astype(np.float64),
+        np.where(leaf, own, offset + node["left"]).astype(np.int64),
+        np.where(leaf, own, offset + node["right"]).astype(np.int64),
+        node["value"].astype(np.float64),
+    )
+
+
+# ---- the model ---------------------------------------------------------------------------------------------------
+
+
+class PooledModel:
+    """Pooled vectors of one representation and a head a label; what arms ask of it: medrep.evaluation.learners."""
+
+    features: PooledFeatures
+    shift: np.ndarray
+    scale: np.ndarray
+    """float64 (columns,), as shift: of the training examples."""
+    heads: list[LinearHead | TreeHead | None]
+    """A label each; None for one that can't be learned. All four are what train() or load() came to."""
+
+    def __init__(self, name: str, rep: str, known: Vocabulary | None, settings: FinetuningConfig, transfer_hours: float):
+        """`known`: the vocabulary that the home hospital's patient models are pretrained on; None for a run that is only tested."""
+        self.name, self.rep, self.known, self.settings, self.transfer_hours = name, rep, known, settings, transfer_hours
+        self.fitted, self.mappings, self.vectors, self.stays = None, {}, {}, {}
+
+    def fit_features(self) -> PooledFeatures:
+        """As pretrain.py does before it trains, on the very concepts; once for all outcomes and seeds."""
+        if self.fitted is None:
+            assert self.known is not None  # a run that is only tested is not trained
+            vectors = make_input_mapping(self.known, self.rep, self.known).vectors
+            assert vectors is not None  # finetune.py refuses --rep-type none
+            vectors = vectors[np.any(vectors != 0, axis=1)]
+            with threadpool_limits(1, user_api="blas"):
+                mean, whitening = fit_whitening(vectors, vectors.shape[1])
+            self.fitted = PooledFeatures(mean.astype(np.float32), whitening.astype(np.float32), self.settings.pooled_half_life_days)
+        return self.fitted
+
+    def input_mapping(self, hospital: str) -> InputMapping:
+        """How the hospital's tokens are read; its vectors are gathered once."""
+        if hospital not in self.mappings:
+            vocabulary = token_vocabulary.load_hospital_vocabulary(hospital)
+            self.mappings[hospital] = make_input_mapping(vocabulary, self.rep, vocabulary)
+        return self.mappings[hospital]
+
+    def standardised(self, examples: Examples, table: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """PooledFeatures.chunks less `shift`, by `scale`. Of the last hospital and outcome vectors and stays are kept."""
+        hospital, of = examples.hospital, (examples.hospital, examples.outcome)
+        if hospital not in self.vectors:
+            self.vectors = {hospital: self.features.read_vectors(self.input_mapping(hospital))}
+        if of not in self.stays:
+            self.stays = {of: find_index_stays(examples, self.transfer_hours)}
+        for places, x in self.features.chunks(examples, table, self.vectors[hospital], self.stays[of]):
+            yield places, (x - self.shift) / self.scale
+
+    def matrix(self, examples: Examples, table: np.ndarray) -> np.ndarray:
+        """float64 (rows of table, columns), in memory at once."""
+        found = np.empty((len(table), self.features.columns))
+        for places, x in self.standardised(examples, table):
+            found[places] = x
+        return found
+
+    def train(self, examples: Examples, parts: dict[str, np.ndarray], seed: int, folder: Path):
+        self.features, self.shift, self.scale = self.fit_features(), np.zeros(1), np.ones(1)
+        x = {name: self.matrix(examples, parts[name]) for name in ("train", "valid")}
+        self.shift, self.scale = x["train"].mean(axis=0), x["train"].std(axis=0)
+        self.scale[self.scale == 0] = 1
+        for values in x.values():
+            values -= self.shift
+            values /= self.scale
+        self.heads = []
+        for i in progress_bar(range(len(examples.label_names)), self.name, unit="labels"):
+            truth = {name: examples.truth[parts[name][:, 3], i] for name in x}
+            known = {name: ~np.isnan(values) for name, values in truth.items()}
+            y = {name: truth[name][known[name]] == 1 for name in x}
+            self.heads.append(fit_head(self.name, {name: x[name][known[name]] for name in x}, y, seed))
+        self.save(folder)
+
+    def predict(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
+        found = np.zeros((len(table), len(self.heads)))
+        for places, x in self.standardised(examples, table):
+            for i, head in enumerate(self.heads):
+                if head is not None:
+                    found[places, i] = head.predict(x)
+        return found
+
+    def readable_share(self, examples: Examples, table: np.ndarray, oov: str) -> float:
+        whole = np.column_stack([table[:, 0], np.asarray(examples.trajectories.person_start)[table[:, 0]], table[:, 2]])
+        return known_token_share(examples.trajectories, whole, self.input_mapping(examples.hospital))
+
+    def save(self, folder: Path):
+        tensors = {name: getattr(self.features, name) for name in ("mean", "whitening")} | {"shift": self.shift, "scale": self.scale}
+        tensors |= {"half_life_days": np.array(self.features.half_life_days), "labels": np.array(len(self.heads))}
+        for i, head in enumerate(self.heads):
+            tensors |= {f"{i}.{part.name}": getattr(head, part.name) for part in fields(head)} if head else {}
+        storage.make_folder(folder)
+        with storage.atomic_write(folder / "model.safetensors") as part:
+            save_file({name: np.array(value, order="C") for name, value in tensors.items()}, part)
+
+    def load(self, folder: Path):
+        """What save() wrote; it predicts to the last digit what it did."""
+        # copied: in the file they begin at any byte, and a sum's last digits may depend on that
+        tensors = {name: value.copy() for name, value in load_file(folder / "model.safetensors").items()}
+        self.vectors = {}  # of another whitening
+        self.features = PooledFeatures(tensors["mean"], tensors["whitening"], float(tensors["half_life_days"]))
+        self.shift, self.scale = tensors["shift"], tensors["scale"]
+        kind, self.heads = HEADS[self.name], []
+        for i in range(int(tensors["labels"])):
+            parts = {part.name: tensors[f"{i}.{part.name}"] for part in fields(kind) if f"{i}.{part.name}" in tensors}
+            self.heads.append(kind(**parts) if parts else None)
