@@ -23,7 +23,7 @@ import torch
 
 from medrep import config, storage
 from medrep.errors import UserError
-from medrep.progress import format_figures, print_line
+from medrep.progress import format_figures, print_line, progress_bar
 from medrep.settings import EncoderConfig
 from medrep.vectors import concept_index, concept_pairs, graphs, hub, quality, sentence_encoder, texts
 from medrep.vocabulary import concept_facts, holdout
@@ -147,6 +147,7 @@ def training_arguments(work: Path, settings: EncoderConfig, on_gpu: bool) -> Any
         greater_is_better=True,
         logging_strategy="no",
         report_to=[],
+        disable_tqdm=True,
         use_cpu=not on_gpu,
         bf16=config.resolve_precision(settings.precision, on_gpu) == "bf16",
         dataloader_pin_memory=False,
@@ -163,7 +164,7 @@ def adapt_encoder(name: str, work: Path, pairs: TextPairs, settings: EncoderConf
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
-    from transformers import EarlyStoppingCallback
+    from transformers import EarlyStoppingCallback, TrainerCallback
 
     if not sum(map(len, pairs.by_domain.values())) or not len(pairs.links):
         raise UserError(
@@ -184,6 +185,17 @@ def adapt_encoder(name: str, work: Path, pairs: TextPairs, settings: EncoderConf
         def add_model_card_callback(self, default_args_dict):
             """None is written."""
 
+    class Report(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.line = progress_bar(description="encoder", total=state.max_steps, unit="steps")
+            self.line.update(state.global_step)
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.line.update()
+
+        def on_train_end(self, args, state, control, **kwargs):
+            self.line.close()
+
     lines = {domain: Dataset.from_dict({"one": [a for a, _ in some], "other": [b for _, b in some]}) for domain, some in pairs.by_domain.items()}
     trainer = Trainer(
         model=model,
@@ -193,7 +205,7 @@ def adapt_encoder(name: str, work: Path, pairs: TextPairs, settings: EncoderConf
             model, scale=1 / settings.temperature, mini_batch_size=MINI_BATCH, directions=("query_to_doc", "doc_to_query")
         ),
         evaluator=evaluator,
-        callbacks=[EarlyStoppingCallback(settings.patience)],
+        callbacks=[EarlyStoppingCallback(settings.patience), Report()],
     )
     checkpoints = list((work / "epochs").glob("checkpoint-*/trainer_state.json"))
     trainer.train(resume_from_checkpoint=bool(checkpoints))
