@@ -203,8 +203,6 @@ def main(argv=None):
     wanted = [outcomes.find_outcome(text) for text in args.outcome] if args.outcome else list(outcomes.built_in_outcomes().values())
     name, cohort = args.hospital, config.load("cohort", args.overrides)
     hospital = config.load("hospital", args.overrides, hospital=name)
-    if hospital.follow_up_ends not in ("last_record", "unknown"):
-        raise UserError(f"hospital.follow_up_ends is {hospital.follow_up_ends!r}: give last_record or unknown")
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS, DEATHS)]
     settings = {"follow_up_ends": hospital.follow_up_ends, **{key: value for key, value in asdict(cohort).items() if key not in UNRELATED_SETTINGS}}
 
