@@ -5,48 +5,61 @@
     infusiondrug     32818 EHR administration       at the time that a rate is charted for; a rate of 0 is none
     admissiondrug    32830 EHR medication list      when it is entered
 
-The concept is concept_maps.map_drugs' of the name and the HICL number (First Databank's for a set of ingredients); without one it is 0.
+The concept is concept_maps.map_drugs' of the name and the HICL number (First Databank's for a set of ingredients); without one it is 0. It is asked
+once of all tables: what an HICL number means is learned from the names beside it.
 """
 
-import ibis
-import pyarrow as pa
+from functools import reduce
 
-from medrep.cdm.eicu import concept_maps
+import ibis
+
+from medrep.cdm import engine
+from medrep.cdm.eicu import concept_maps, files
 from medrep.cdm.eicu.events import EventReader, event_columns, event_id
 from medrep.cdm.eicu.people import date_and_time
 from medrep.cdm.parsing import parse_id, parse_number
 
-PRESCRIPTION, ADMINISTRATION, MEDICATION_LIST = 32838, 32818, 32830
-MEDICATION, INFUSION, ADMISSION_DRUG = 1, 2, 3
-"""Of event_id."""
+KINDS = {"medication": (1, 32838), "infusiondrug": (2, 32818), "admissiondrug": (3, 32830)}
+"""{table: its number in event_id, type concept}"""
 CANCELLED, NO_NAME, NO_RATE = "cancelled", "no name and no HICL number", "rate of 0 or ERROR"
 
 
 def read_drugs(reader: EventReader) -> list[ibis.Table]:
-    tables = (read_medication(reader), read_infusions(reader), read_admission_drugs(reader))
-    return [table for table in tables if table is not None]
+    tables = {"medication": read_medication(reader), "infusiondrug": read_infusions(reader), "admissiondrug": read_admission_drugs(reader)}
+    tables = {name: rows for name, rows in tables.items() if rows is not None}
+    if not tables:
+        return []
+    concepts = find_concepts(reader.con, list(tables.values()))
+    keys = ("name_key", "hicl_key")
+    return [drug_rows(rows.left_join(concepts, keys).drop(*(f"{key}_right" for key in keys)), table) for table, rows in tables.items()]
 
 
-def hicl_number(rows: ibis.Table) -> ibis.Value:
-    """0 is none."""
-    return parse_id(rows.drughiclseqno).nullif(0)
+def with_keys(rows: ibis.Table, hicl: ibis.Value) -> ibis.Table:
+    """`rows` with the name and the HICL number as a join needs them: null is "" and 0, as 0 is no number."""
+    return rows.mutate(name_key=rows.drugname.fill_null(""), hicl_key=hicl.fill_null(0))
 
 
-def is_nameless(rows: ibis.Table) -> ibis.Value:
-    return rows.drugname.isnull() & hicl_number(rows).isnull()
+def find_concepts(con: ibis.BaseBackend, tables: list[ibis.Table]) -> ibis.Table:
+    """name_key, hicl_key and concept_id of all names in `tables`."""
+    names = reduce(lambda one, other: one.union(other), (rows.select("name_key", "hicl_key") for rows in tables))
+    names = names.group_by("name_key", "hicl_key").agg(rows=lambda t: t.count()).order_by("name_key", "hicl_key")
+    asked = names.select(drug_name=names.name_key.nullif(""), hicl=names.hicl_key.nullif(0), rows=names.rows).to_pyarrow()
+    found = ibis.memtable(concept_maps.map_drugs(con, asked).select(["drug_name", "hicl", "concept_id"]))
+    found = found.group_by(name_key=found.drug_name.fill_null(""), hicl_key=found.hicl.fill_null(0)).agg(concept_id=found.concept_id.min())
+    return engine.materialize(con, found)
 
 
 def read_medication(reader: EventReader) -> ibis.Table | None:
     def left_out(rows):
-        return {CANCELLED: rows.drugordercancelled.lower() == "yes", NO_NAME: is_nameless(rows)}
+        nameless = rows.drugname.isnull() & (parse_id(rows.drughiclseqno).fill_null(0) == 0)
+        return {CANCELLED: rows.drugordercancelled.lower() == "yes", NO_NAME: nameless}
 
     rows = reader.read("medication", ["drugorderoffset", "drugstartoffset"], left_out, (CANCELLED, NO_NAME))
     if rows is None:
         return None
-    rows = with_concepts(reader, rows.mutate(hicl=hicl_number(rows)))
     stop = rows.unit_start + parse_id(rows.drugstopoffset).as_interval("m")
-    ended = ibis.ifelse(stop.between(rows.time, rows.latest).fill_null(False), stop, rows.time)
-    return drug_rows(rows, "medicationid", MEDICATION, PRESCRIPTION, ended, rows.routeadmin)
+    rows = rows.mutate(end=ibis.ifelse(stop.between(rows.time, rows.latest).fill_null(False), stop, rows.time), route=rows.routeadmin)
+    return with_keys(rows, parse_id(rows.drughiclseqno))
 
 
 def read_infusions(reader: EventReader) -> ibis.Table | None:
@@ -54,36 +67,25 @@ def read_infusions(reader: EventReader) -> ibis.Table | None:
         return {NO_RATE: (parse_number(rows.drugrate) == 0) | (rows.drugrate.upper() == "ERROR"), NO_NAME: rows.drugname.isnull()}
 
     rows = reader.read("infusiondrug", ["infusionoffset"], left_out, (NO_RATE, NO_NAME))
-    if rows is None:
-        return None
-    rows = with_concepts(reader, rows.mutate(hicl=ibis.null("int64")))
-    return drug_rows(rows, "infusiondrugid", INFUSION, ADMINISTRATION, rows.time, ibis.null("string"))
+    return None if rows is None else with_keys(rows.mutate(end=rows.time, route=ibis.null("string")), ibis.null("int64"))
 
 
 def read_admission_drugs(reader: EventReader) -> ibis.Table | None:
-    rows = reader.read("admissiondrug", ["drugoffset", "drugenteredoffset"], lambda rows: {NO_NAME: is_nameless(rows)}, (NO_NAME,))
-    if rows is None:
-        return None
-    rows = with_concepts(reader, rows.mutate(hicl=hicl_number(rows)))
-    return drug_rows(rows, "admissiondrugid", ADMISSION_DRUG, MEDICATION_LIST, rows.time, ibis.null("string"))
+    def left_out(rows):
+        return {NO_NAME: rows.drugname.isnull() & (parse_id(rows.drughiclseqno).fill_null(0) == 0)}
+
+    rows = reader.read("admissiondrug", ["drugoffset", "drugenteredoffset"], left_out, (NO_NAME,))
+    return None if rows is None else with_keys(rows.mutate(end=rows.time, route=ibis.null("string")), parse_id(rows.drughiclseqno))
 
 
-def with_concepts(reader: EventReader, rows: ibis.Table) -> ibis.Table:
-    """`rows` (drugname, hicl) with concept_id, null where the name has none."""
-    names = rows.select(drug_name="drugname", hicl="hicl").distinct().order_by("drug_name", "hicl").to_pyarrow()
-    names = names.cast(pa.schema([("drug_name", pa.string()), ("hicl", pa.int64())]))
-    found = ibis.memtable(concept_maps.map_drugs(reader.con, names).select(["drug_name", "hicl", "concept_id"]))
-    found = found.group_by(name_key=found.drug_name.fill_null(""), hicl_key=found.hicl.fill_null(0)).agg(concept_id=found.concept_id.min())
-    rows = rows.mutate(name_key=rows.drugname.fill_null(""), hicl_key=rows.hicl.fill_null(0))  # a join passes nulls over
-    return rows.left_join(found, ["name_key", "hicl_key"]).drop("name_key_right", "hicl_key_right")
-
-
-def drug_rows(rows: ibis.Table, row_id: str, table: int, type_id: int, end: ibis.Value, route: ibis.Value) -> ibis.Table:
+def drug_rows(rows: ibis.Table, table: str) -> ibis.Table:
+    """`rows` with concept_id as DRUG_EXPOSURE."""
+    number, type_id = KINDS[table]
     return rows.select(
-        drug_exposure_id=event_id(parse_id(rows[row_id]), table),
+        drug_exposure_id=event_id(parse_id(rows[files.TABLES[table][0]]), number),
         drug_concept_id=rows.concept_id.fill_null(0),
         **event_columns(rows, "drug", "drug_exposure_start", type_id),
-        **date_and_time("drug_exposure_end", end),
-        drug_source_value=ibis.coalesce(rows.drugname, ibis.literal("HICL ") + rows.hicl.cast("string")),
-        route_source_value=route,
+        **date_and_time("drug_exposure_end", rows["end"]),
+        drug_source_value=ibis.coalesce(rows.drugname, ibis.literal("HICL ") + rows.hicl_key.cast("string")),
+        route_source_value=rows.route,
     )

@@ -9,7 +9,7 @@
                      worst values, so that they are seen at 24 hours and no sooner
     patient          height and weight, at the admission to the unit                    one each
 
-Names, units and factors to the unit of the value are concept_maps.map_measurements'. Columns of a wide table without a concept are variables that
+Concepts, and factors to the unit that values are told in, are concept_maps.map_measurements'. Columns of a wide table without a concept are variables that
 are not read; a lab without one is a row with concept 0.
 """
 
@@ -21,7 +21,6 @@ from medrep.cdm import engine, table_files
 from medrep.cdm.eicu import concept_maps, files
 from medrep.cdm.eicu.events import NO_CONCEPT, EventReader, event_columns, event_id
 from medrep.cdm.parsing import OPERATOR_CONCEPTS, parse_id, parse_measured_value, parse_number
-from medrep.cdm.sources.athena import read_vocabulary_table
 from medrep.progress import print_line
 
 LAB_TYPE, EXAMINATION, ALGORITHM, EHR = 32856, 32836, 32882, 32817
@@ -34,7 +33,7 @@ PART_BYTES = 4_000_000_000
 
 
 def read_measurements(reader: EventReader) -> list[ibis.Table]:
-    names = find_names(reader.con)
+    names = Names(reader.con)
     tables = [
         read_labs(reader, names),
         read_wide(reader, names, "vitalPeriodic", PERIODIC),
@@ -46,47 +45,57 @@ def read_measurements(reader: EventReader) -> list[ibis.Table]:
     return [table for table in tables if table is not None]
 
 
-def find_names(con: ibis.BaseBackend) -> ibis.Table:
-    """source, name and unit (lower case; unit is null where any will do), concept_id, factor, to_unit and unit_concept_id, UCUM's of to_unit."""
-    found = ibis.memtable(concept_maps.map_measurements(con).select(["source", "name", "unit", "concept_id", "factor", "to_unit"]))
-    found = found.filter(found.concept_id.notnull())
-    concept = read_vocabulary_table(con, "concept")
-    units = concept.filter(concept.vocabulary_id == "UCUM").group_by(to_unit="concept_code").agg(unit_concept_id=concept.concept_id.min())
-    found = found.left_join(units, "to_unit").drop("to_unit_right")
-    return engine.materialize(con, found.mutate(source=found.source.lower(), name=found.name.lower(), unit=found.unit.lower().nullif("")))
+FACTS = {"concept_id": "int64", "factor": "float64", "to_unit": "string"}
+"""What concept_maps says of a name. to_unit is the concept of a unit as text, or a unit that has none."""
 
 
-def with_concepts(rows: ibis.Table, names: ibis.Table, source: str) -> ibis.Table:
-    """`rows` (name, unit) with what `names` says: of its name and unit, else of its name in whatever unit."""
-    rows = rows.mutate(name_key=rows.name.lower(), unit_key=rows.unit.lower())
-    own = names.filter(names.source == source.lower())
-    facts = ("concept_id", "factor", "to_unit", "unit_concept_id")
-    exact = own.filter(own.unit.notnull()).select(name_key="name", unit_key="unit", **{f"exact_{fact}": own[fact] for fact in facts})
-    loose = own.filter(own.unit.isnull()).select(name_key="name", **{f"loose_{fact}": own[fact] for fact in facts})
-    rows = rows.left_join(exact, ["name_key", "unit_key"]).drop("name_key_right", "unit_key_right")
-    rows = rows.left_join(loose, "name_key").drop("name_key_right")
-    is_exact = rows.exact_concept_id.notnull()
-    return rows.mutate(**{fact: ibis.ifelse(is_exact, rows[f"exact_{fact}"], rows[f"loose_{fact}"]) for fact in facts})
+class Names:
+    """concept_maps' names of measurements."""
+
+    def __init__(self, con: ibis.BaseBackend):
+        rows = [row for row in concept_maps.map_measurements(con).to_pylist() if row["concept_id"] is not None]
+        self.facts = {(row["source"].lower(), row["name"].lower(), concept_maps.fold_unit(row["unit"])): [row[f] for f in FACTS] for row in rows}
+
+    def of(self, source: str) -> list[str]:
+        """The names of a table's values that have a concept, in lower case."""
+        return sorted({name for table, name, _ in self.facts if table == source.lower()})
+
+    def find(self, source: str, name: str, units: list[str | None]) -> list | None:
+        """FACTS of a name with the first of `units` that is known, else in whatever unit."""
+        keys = ((source.lower(), name.lower(), concept_maps.fold_unit(unit)) for unit in [*units, None])
+        return next((self.facts[key] for key in keys if key in self.facts), None)
+
+    def join(self, rows: ibis.Table, source: str, unit_columns: list[str]) -> ibis.Table:
+        """`rows` (name and unit_columns, the best first) with FACTS, null where the name has no concept."""
+        keys = ["name", *unit_columns]
+        asked = rows.select(*keys).distinct().order_by(*keys).to_pyarrow().to_pylist()
+        found = [(row, self.find(source, row["name"], [row[unit] for unit in unit_columns])) for row in asked]
+        told = [{f"key_{key}": row[key] or "" for key in keys} | dict(zip(FACTS, facts, strict=True)) for row, facts in found if facts]
+        known = ibis.memtable(told, schema={f"key_{key}": "string" for key in keys} | FACTS)
+        rows = rows.mutate(**{f"key_{key}": rows[key].fill_null("") for key in keys})  # a join passes nulls over
+        return rows.left_join(known, [f"key_{key}" for key in keys]).select(*set(rows.columns), *FACTS)
 
 
 def measurement_rows(rows: ibis.Table, table: int, type_id: int) -> ibis.Table:
     """`rows` with row_id, place, name, unit, value, operator, text and what with_concepts adds, as MEASUREMENT."""
     operators = {text: concept for concept, text in OPERATOR_CONCEPTS.items()}
+    unit_id = parse_id(rows.to_unit)
+    unit = ibis.ifelse(unit_id.isnull(), rows.to_unit.nullif(concept_maps.NO_UNIT), ibis.null("string"))
     return rows.select(
         measurement_id=event_id(rows.row_id, table, rows.place),
         measurement_concept_id=rows.concept_id.fill_null(0),
         **event_columns(rows, "measurement", "measurement", type_id),
         operator_concept_id=rows.operator.substitute(operators, else_=ibis.null("int64")).cast("int64"),
         value_as_number=rows.value * rows.factor.fill_null(1.0),
-        unit_concept_id=rows.unit_concept_id,
-        unit_source_value=ibis.coalesce(rows.to_unit, ibis.ifelse(rows.concept_id.isnull(), rows.unit, ibis.null("string"))),
+        unit_concept_id=unit_id,
+        unit_source_value=ibis.ifelse(rows.concept_id.isnull(), rows.unit, unit),
         value_source_value=rows.text,
         measurement_source_value=rows.name,
     )
 
 
-def long_rows(rows: ibis.Table, row_id: ibis.Value, name: ibis.Value, unit: ibis.Value, value: dict[str, ibis.Value], text: ibis.Value, place=0):
-    """One value a row: what with_concepts and measurement_rows need."""
+def long_rows(rows: ibis.Table, row_id: ibis.Value, name: ibis.Value, value: dict[str, ibis.Value], text: ibis.Value, place=0, **units):
+    """One value a row: what Names.join and measurement_rows need."""
     return rows.select(
         "person_id",
         "time",
@@ -95,14 +104,15 @@ def long_rows(rows: ibis.Table, row_id: ibis.Value, name: ibis.Value, unit: ibis
         row_id=row_id,
         place=ibis.literal(place, "int64"),
         name=name,
-        unit=unit,
+        unit=units.get("unit", ibis.null("string")),
+        own_unit=units.get("own_unit", ibis.null("string")),
         value=value["value"],
         operator=value["operator"],
         text=text,
     )
 
 
-def read_labs(reader: EventReader, names: ibis.Table) -> ibis.Table | None:
+def read_labs(reader: EventReader, names: Names) -> ibis.Table | None:
     rows = reader.read("lab", ["labresultoffset", "labresultrevisedoffset"], lambda rows: {NO_NAME: rows.labname.isnull()}, (NO_NAME,))
     if rows is None:
         return None
@@ -110,12 +120,13 @@ def read_labs(reader: EventReader, names: ibis.Table) -> ibis.Table | None:
     told = parse_measured_value(rows.labresulttext)
     number = ibis.coalesce(parse_number(rows.labresult), told["value"])
     value = {"value": number, "operator": ibis.ifelse(told["value"] == number, told["operator"], ibis.null("string"))}
-    found = long_rows(rows, parse_id(rows.labid), rows.labname, rows.labmeasurenamesystem, value, text)
-    return measurement_rows(with_concepts(found, names, "lab"), LAB, LAB_TYPE)
+    units = {"unit": rows.labmeasurenamesystem, "own_unit": rows.labmeasurenameinterface}
+    found = long_rows(rows, parse_id(rows.labid), rows.labname, value, text, **units)
+    return measurement_rows(names.join(found, "lab", ["own_unit", "unit"]), LAB, LAB_TYPE)
 
 
-def read_charting(reader: EventReader, names: ibis.Table) -> ibis.Table | None:
-    known = names.filter(names.source == "nursecharting").name.to_pyarrow().to_pylist()
+def read_charting(reader: EventReader, names: Names) -> ibis.Table | None:
+    known = names.of("nurseCharting")
 
     def left_out(rows):
         name, text = rows.nursingchartcelltypevalname, rows.nursingchartvalue
@@ -126,15 +137,13 @@ def read_charting(reader: EventReader, names: ibis.Table) -> ibis.Table | None:
     if rows is None:
         return None
     value = parse_measured_value(rows.nursingchartvalue)
-    found = long_rows(rows, parse_id(rows.nursingchartid), rows[name], ibis.null("string"), value, rows.nursingchartvalue)
-    return measurement_rows(with_concepts(found, names, "nurseCharting"), CHARTED, EXAMINATION)
+    found = long_rows(rows, parse_id(rows.nursingchartid), rows[name], value, rows.nursingchartvalue)
+    return measurement_rows(names.join(found, "nurseCharting", []), CHARTED, EXAMINATION)
 
 
-def read_wide(
-    reader: EventReader, names: ibis.Table, table: str, number: int, no_value: float | None = None, type_id: int = EHR
-) -> ibis.Table | None:
+def read_wide(reader: EventReader, names: Names, table: str, number: int, no_value: float | None = None, type_id: int = EHR) -> ibis.Table | None:
     """A table with a column a variable; `no_value` stands there for none. APACHE variables move to the end of their first 24 hours."""
-    known = sorted(set(names.filter(names.source == table.lower()).name.to_pyarrow().to_pylist()))
+    known = names.of(table)
     id_column, *_, last = files.TABLES[table]
 
     def left_out(rows):
@@ -153,7 +162,7 @@ def read_wide(
     if table == "apacheApsVar":
         rows = rows.mutate(time=rows.time + ibis.interval(seconds=APACHE_HOURS * 3600 - 1))
     found = thin_out(reader, rows, columns, table) if table == "vitalPeriodic" else stack(rows, columns)
-    return measurement_rows(with_concepts(found, names, table), number, type_id)
+    return measurement_rows(names.join(found, table, []), number, type_id)
 
 
 def number_of(text: ibis.Value, no_value: float | None) -> ibis.Value:
@@ -161,19 +170,18 @@ def number_of(text: ibis.Value, no_value: float | None) -> ibis.Value:
     return number if no_value is None else number.nullif(no_value)
 
 
-def read_apache(reader: EventReader, names: ibis.Table) -> ibis.Table | None:
+def read_apache(reader: EventReader, names: Names) -> ibis.Table | None:
     return read_wide(reader, names, "apacheApsVar", APACHE, no_value=-1.0, type_id=ALGORITHM)
 
 
-def read_admission_values(reader: EventReader, names: ibis.Table) -> ibis.Table | None:
-    known = names.filter(names.source == "patient").name.to_pyarrow().to_pylist()
-    columns = [name for name in ("admissionheight", "admissionweight") if name in known]
+def read_admission_values(reader: EventReader, names: Names) -> ibis.Table | None:
+    columns = [name for name in ("admissionheight", "admissionweight") if name in names.of("patient")]
     if not columns:
         return None
     rows = reader.units.filter(reader.units.reason.isnull())
     numbers = {name: number_of(rows[name], 0.0) for name in columns}  # nobody weighs 0
     rows = rows.select("person_id", "visit_id", "unit_id", time="unit_start", row_id="unit_id", **numbers)
-    return measurement_rows(with_concepts(stack(rows, columns), names, "patient"), ADMISSION, EXAMINATION)
+    return measurement_rows(names.join(stack(rows, columns), "patient", []), ADMISSION, EXAMINATION)
 
 
 def stack(rows: ibis.Table, columns: list[str], of_hours: bool = False) -> ibis.Table:
@@ -185,7 +193,7 @@ def stack(rows: ibis.Table, columns: list[str], of_hours: bool = False) -> ibis.
         if of_hours:
             told = told.select("unit_id", "person_id", **{field: told[name][field] for field in ("time", "row_id", "value", "visit_id")})
         value = {"value": told.value if of_hours else told[name], "operator": none}
-        parts.append(long_rows(told, told.row_id, ibis.literal(name), none, value, none, place))
+        parts.append(long_rows(told, told.row_id, ibis.literal(name), value, none, place))
     return reduce(lambda one, other: one.union(other), parts)
 
 
