@@ -2,14 +2,16 @@
 
     table         type                        concept
     diagnosis     32817 EHR                   of its ICD codes (vocabulary.find_concepts_of_codes)
-    admissionDx   32819 EHR admission note    whose name or synonym is the diagnosis's
-    pastHistory   32829 EHR inpatient note    whose name or synonym is the finding's, or that of the heading it stands below
+    admissionDx   32819 EHR admission note    that configs/hospitals/eicu lists for the path, else whose name or synonym is the diagnosis's
+    pastHistory   32829 EHR inpatient note    likewise, the finding's or that of the heading it stands below
 
 What has no concept is a row with concept 0, as is the custom of OMOP. diagnosis.activeupondischarge is never read: it is known at discharge.
 """
 
 import ibis
+import pyarrow as pa
 
+from medrep.cdm.eicu import concept_maps
 from medrep.cdm.eicu.events import EventReader, event_columns, event_id
 from medrep.cdm.eicu.people import EHR
 from medrep.cdm.eicu.vocabulary import find_concepts_of_codes, find_concepts_of_names
@@ -61,9 +63,9 @@ def read_admission_diagnoses(reader: EventReader) -> ibis.Table | None:
     rows = reader.read("admissionDx", ["admitdxenteredoffset"], left_out, (NO_DIAGNOSIS,))
     if rows is None:
         return None
-    names = {row["admitdxname"]: [row["admitdxname"]] for row in distinct_texts(rows, "admitdxname") if row["admitdxname"]}
-    rows = join_concepts(rows, "admitdxname", find_concepts_of_names(reader.con, names))
-    return condition_rows(rows, "admissiondxid", ADMISSION_DX, ADMISSION_NOTE, rows.admitdxname)
+    names = {row["admitdxpath"]: [row["admitdxname"] or ""] for row in distinct_texts(rows, "admitdxpath", "admitdxname")}
+    rows = join_concepts(reader, rows, "admitdxpath", concept_maps.map_admission_diagnoses(reader.con), names)
+    return condition_rows(rows, "admissiondxid", ADMISSION_DX, ADMISSION_NOTE, rows.admitdxpath)
 
 
 def read_past_history(reader: EventReader) -> ibis.Table | None:
@@ -77,7 +79,7 @@ def read_past_history(reader: EventReader) -> ibis.Table | None:
         row["pasthistorypath"]: history_names(row["pasthistorypath"], row["pasthistoryvalue"])
         for row in distinct_texts(rows, "pasthistorypath", "pasthistoryvalue")
     }
-    rows = join_concepts(rows, "pasthistorypath", find_concepts_of_names(reader.con, names))
+    rows = join_concepts(reader, rows, "pasthistorypath", concept_maps.map_history(reader.con), names)
     return condition_rows(rows, "pasthistoryid", PAST_HISTORY, INPATIENT_NOTE, rows.pasthistorypath)
 
 
@@ -87,7 +89,13 @@ def history_names(path: str, value: str | None) -> list[str]:
     return [finding, path.removesuffix("/" + finding).rpartition("/")[2]]
 
 
-def join_concepts(rows: ibis.Table, column: str, concepts: ibis.Table) -> ibis.Table:
-    """`rows` with the concept_id of their text; names have no source concept, and one concept at most."""
-    rows = rows.left_join(concepts, rows[column] == concepts.text)
+def join_concepts(reader: EventReader, rows: ibis.Table, column: str, listed: pa.Table, names: dict[str, list[str]]) -> ibis.Table:
+    """`rows` with the concept_id of their path: the one that `listed` has of it, else the one of its `names`."""
+    told = {row["path"]: row["concept_id"] for row in listed.to_pylist()}
+    found = find_concepts_of_names(reader.con, {path: own for path, own in names.items() if path not in told})
+    told |= {row["text"]: row["concept_id"] for row in found.to_pyarrow().to_pylist()}
+    concepts = ibis.memtable(
+        [{"path": path, "concept_id": concept} for path, concept in told.items()], schema={"path": "string", "concept_id": "int64"}
+    )
+    rows = rows.left_join(concepts, rows[column] == concepts.path)
     return rows.mutate(source_concept_id=ibis.null("int64"), place=ibis.null("int64"))

@@ -82,7 +82,7 @@ class EventReader:
             return None
         held = engine.materialize_as_parquet(self.con, found)
         counts, reasons = rules.count_reasons(held), [OF_LEFT_OUT_STAY, FAR_FROM_STAY, *left_out]
-        further = {"names without concept": count_names(held.filter(held.reason == NO_CONCEPT), names_column)} if names_column else {}
+        further: dict = {"names without concept": count_names(held.filter(held.reason == NO_CONCEPT), names_column)} if names_column else {}
         rules.settle_rejects(self.con, self.hospital, table, counts, lambda: marked(with_lines=True), reasons, self.cohort, **further)
         return held.filter(held.reason.isnull())
 

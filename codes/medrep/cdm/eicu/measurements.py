@@ -1,13 +1,13 @@
 """MEASUREMENT of eICU: labs, vital signs, charted values, weight and height, and the variables of APACHE.
 
     table            known                                                              a row of the table gives
-    lab              when it was last revised: a result comes after its sample          one
+    lab, customLab   when it was last revised: a result comes after its sample          one
     vitalPeriodic    at its time; of each variable the first value of a clock hour      one a variable and hour: the table has a row in 5 minutes
     vitalAperiodic   at its time                                                        one a variable
     nurseCharting    when it is entered; only what concept_maps has a concept of        one
     apacheApsVar     in the last second of the first 24 hours, of which it has the      one a variable; -1 is none
                      worst values, so that they are seen at 24 hours and no sooner
-    patient          height and weight, at the admission to the unit                    one each
+    patient          height and weight, likewise: it is not told when they were taken    one each
 
 Concepts, and factors to the unit that values are told in, are concept_maps.map_measurements'. Columns of a wide table without a concept are variables that
 are not read; a lab without one is a row with concept 0.
@@ -24,7 +24,7 @@ from medrep.cdm.parsing import OPERATOR_CONCEPTS, parse_id, parse_measured_value
 from medrep.progress import print_line
 
 LAB_TYPE, EXAMINATION, ALGORITHM, EHR = 32856, 32836, 32882, 32817
-LAB, PERIODIC, APERIODIC, CHARTED, APACHE, ADMISSION = 1, 2, 3, 4, 5, 6
+LAB, PERIODIC, APERIODIC, CHARTED, APACHE, ADMISSION, CUSTOM = 1, 2, 3, 4, 5, 6, 7
 """Of event_id."""
 NO_NAME, NO_VALUE = "no name", "no value"
 APACHE_HOURS = 24
@@ -36,6 +36,7 @@ def read_measurements(reader: EventReader) -> list[ibis.Table]:
     names = Names(reader.con)
     tables = [
         read_labs(reader, names),
+        read_custom_labs(reader, names),
         read_wide(reader, names, "vitalPeriodic", PERIODIC),
         read_wide(reader, names, "vitalAperiodic", APERIODIC),
         read_charting(reader, names),
@@ -61,8 +62,11 @@ class Names:
         return sorted({name for table, name, _ in self.facts if table == source.lower()})
 
     def find(self, source: str, name: str, units: list[str | None]) -> list | None:
-        """FACTS of a name with the first of `units` that is known, else in whatever unit."""
-        keys = ((source.lower(), name.lower(), concept_maps.fold_unit(unit)) for unit in [*units, None])
+        """FACTS of a name with the first of `units` that is known, else in whatever unit; of a table that tells no units in its one unit."""
+        key = (source.lower(), name.lower())
+        if not units:
+            return next((facts for (*other, _), facts in self.facts.items() if tuple(other) == key), None)
+        keys = ((*key, concept_maps.fold_unit(unit)) for unit in [*units, None])
         return next((self.facts[key] for key in keys if key in self.facts), None)
 
     def join(self, rows: ibis.Table, source: str, unit_columns: list[str]) -> ibis.Table:
@@ -112,17 +116,30 @@ def long_rows(rows: ibis.Table, row_id: ibis.Value, name: ibis.Value, value: dic
     )
 
 
+def result_value(number: ibis.Value, text: ibis.Value) -> dict[str, ibis.Value]:
+    """{value, operator} of a result: its number, else the one in its text; the operator is the text's, if it is of that number."""
+    told, number = parse_measured_value(text), parse_number(number)
+    value = ibis.coalesce(number, told["value"])
+    return {"value": value, "operator": ibis.ifelse(told["value"] == value, told["operator"], ibis.null("string"))}
+
+
 def read_labs(reader: EventReader, names: Names) -> ibis.Table | None:
     rows = reader.read("lab", ["labresultoffset", "labresultrevisedoffset"], lambda rows: {NO_NAME: rows.labname.isnull()}, (NO_NAME,))
     if rows is None:
         return None
-    text = ibis.coalesce(rows.labresult, rows.labresulttext)
-    told = parse_measured_value(rows.labresulttext)
-    number = ibis.coalesce(parse_number(rows.labresult), told["value"])
-    value = {"value": number, "operator": ibis.ifelse(told["value"] == number, told["operator"], ibis.null("string"))}
+    value, text = result_value(rows.labresult, rows.labresulttext), ibis.coalesce(rows.labresult, rows.labresulttext)
     units = {"unit": rows.labmeasurenamesystem, "own_unit": rows.labmeasurenameinterface}
     found = long_rows(rows, parse_id(rows.labid), rows.labname, value, text, **units)
     return measurement_rows(names.join(found, "lab", ["own_unit", "unit"]), LAB, LAB_TYPE)
+
+
+def read_custom_labs(reader: EventReader, names: Names) -> ibis.Table | None:
+    rows = reader.read("customLab", ["labotheroffset"], lambda rows: {NO_NAME: rows.labothername.isnull()}, (NO_NAME,))
+    if rows is None:
+        return None
+    value, text = result_value(rows.labotherresult, rows.labothervaluetext), ibis.coalesce(rows.labotherresult, rows.labothervaluetext)
+    found = long_rows(rows, parse_id(rows.customlabid), rows.labothername, value, text)
+    return measurement_rows(names.join(found, "customLab", []), CUSTOM, LAB_TYPE)
 
 
 def read_charting(reader: EventReader, names: Names) -> ibis.Table | None:
@@ -160,9 +177,13 @@ def read_wide(reader: EventReader, names: Names, table: str, number: int, no_val
         "person_id", "visit_id", "unit_id", "time", row_id=parse_id(rows[id_column]), **{n: number_of(rows[n], no_value) for n in columns}
     )
     if table == "apacheApsVar":
-        rows = rows.mutate(time=rows.time + ibis.interval(seconds=APACHE_HOURS * 3600 - 1))
+        rows = rows.mutate(time=end_of_first_day(rows.time))
     found = thin_out(reader, rows, columns, table) if table == "vitalPeriodic" else stack(rows, columns)
     return measurement_rows(names.join(found, table, []), number, type_id)
+
+
+def end_of_first_day(unit_start: ibis.Value) -> ibis.Value:
+    return unit_start + ibis.interval(seconds=APACHE_HOURS * 3600 - 1)
 
 
 def number_of(text: ibis.Value, no_value: float | None) -> ibis.Value:
@@ -180,7 +201,7 @@ def read_admission_values(reader: EventReader, names: Names) -> ibis.Table | Non
         return None
     rows = reader.units.filter(reader.units.reason.isnull())
     numbers = {name: number_of(rows[name], 0.0) for name in columns}  # nobody weighs 0
-    rows = rows.select("person_id", "visit_id", "unit_id", time="unit_start", row_id="unit_id", **numbers)
+    rows = rows.select("person_id", "visit_id", "unit_id", time=end_of_first_day(rows.unit_start), row_id="unit_id", **numbers)
     return measurement_rows(names.join(stack(rows, columns), "patient", []), ADMISSION, EXAMINATION)
 
 

@@ -86,7 +86,7 @@ def parse_stays(rows: ibis.Table) -> ibis.Table:
 def mark_part(patients: ibis.Table, hospitals: ibis.Table | None, where: dict[str, list]) -> ibis.Table:
     """`patients` (text) with in_part: whether the row has the values that `where` wants of its columns, or of its hospital's."""
     if unknown := [name for name in where if name not in patients.columns and (hospitals is None or name not in hospitals.columns)]:
-        known = sorted({*patients.columns, *(hospitals.columns if hospitals is not None else [])})
+        known: list[str] = sorted({*patients.columns, *(hospitals.columns if hospitals is not None else ())})
         raise UserError(
             f"hospital.where names {', '.join(unknown)}, which is no column of patient or hospital here: name one of {', '.join(known)}"
             + ("; hospital.csv is missing" if hospitals is None else "")

@@ -41,7 +41,8 @@ def read_events(con: ibis.BaseBackend, hospital: str, domain: str, settings: Hos
 
 def file_of_table(hospital: str, table: str) -> Path:
     """Of an eICU table, or of an OMOP one."""
-    return files.find_file(hospital, table) if table in files.TABLES else table_files.require_table_file(hospital, table)
+    own = files.find_file(hospital, table) if table in files.TABLES else None
+    return own or table_files.require_table_file(hospital, table)
 
 
 def count_lines(hospital: str, table: str) -> int | None:
