@@ -245,8 +245,8 @@ def find_drug(vocabulary: DrugVocabulary, name: DrugName) -> Found:
         return Found((), None, "none")
     salts = {i: m.salts for m in named for i in m.ingredients}
     may_be_dissolved = not name.forms or bool(set(name.forms) & DISSOLVED_FORMS)
-    active = [i for i in everything if i not in vocabulary.diluents or not may_be_dissolved]
-    active = tuple(active or everything)
+    undissolved = [i for i in everything if i not in vocabulary.diluents or not may_be_dissolved]
+    active: tuple[int, ...] = tuple(undissolved or everything)
     drug = find_clinical_drug(vocabulary, name, everything, salts)
     if drug is not None:
         return Found(active, drug, "clinical drug")
