@@ -246,7 +246,8 @@ def find_drug(vocabulary: DrugVocabulary, name: DrugName) -> Found:
     salts = {i: m.salts for m in named for i in m.ingredients}
     may_be_dissolved = not name.forms or bool(set(name.forms) & DISSOLVED_FORMS)
     undissolved = [i for i in everything if i not in vocabulary.diluents or not may_be_dissolved]
-    active: tuple[int, ...] = tuple(undissolved or everything)
+    active = tuple(undissolved or everything)
+    first = active[0]
     drug = find_clinical_drug(vocabulary, name, everything, salts)
     if drug is not None:
         return Found(active, drug, "clinical drug")
@@ -254,8 +255,8 @@ def find_drug(vocabulary: DrugVocabulary, name: DrugName) -> Found:
         forms = [c for form in name.forms for c in vocabulary.clinical_forms.get((frozenset(active), form), [])]
         if len(forms) == 1:
             return Found(active, forms[0], "combination")
-        return Found(active, active[0], "first ingredient")
-    return Found(active, active[0], "brand" if all(m.is_brand for m in named) else "ingredient")
+        return Found(active, first, "first ingredient")
+    return Found(active, first, "brand" if all(m.is_brand for m in named) else "ingredient")
 
 
 def choose_mentions(vocabulary: DrugVocabulary, mentions: list[Mention]) -> list[Mention]:
