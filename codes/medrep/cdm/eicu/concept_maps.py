@@ -20,12 +20,11 @@ from medrep import contract
 from medrep.cdm.eicu.drug_names import parse_drug_name
 from medrep.cdm.eicu.drug_vocabulary import DrugVocabulary, Found, find_drug
 from medrep.cdm.sources import athena
+from medrep.cdm.sources.columns import NO_UNIT
 from medrep.errors import UserError
 from medrep.progress import print_line
 
 FOLDER = contract.REPOSITORY / "codes" / "configs" / "hospitals" / "eicu"
-NO_UNIT = "none"
-
 MAPPED, ABSENT, NO_CONCEPT = "mapped", "not in this vocabulary", "no concept"
 
 # ---- drugs -----------------------------------------------------------------------------------------------------------
@@ -33,9 +32,9 @@ MAPPED, ABSENT, NO_CONCEPT = "mapped", "not in this vocabulary", "no concept"
 DRUG_CLASSES = ("Ingredient", "Clinical Drug", "Quant Clinical Drug", "Clinical Drug Form")
 BRAND_CLASSES = ("Brand Name", "Branded Drug", "Quant Branded Drug", "Branded Drug Form", "Branded Drug Comp")
 HICL_SHARE = 0.95
-"""An HICL number stands for an ingredient where so many of its rows with a readable name say so."""
+"""An HICL number stands for an ingredient where so many of its rows with a name say so; a name that can't be read does not."""
 HICL_ROWS = 2
-"""Fewer rows with a readable name say nothing of an HICL number."""
+"""Fewer rows with a name say nothing of an HICL number."""
 
 
 def map_drugs(con: ibis.BaseBackend, names: pa.Table) -> pa.Table:
@@ -49,11 +48,13 @@ def map_drugs(con: ibis.BaseBackend, names: pa.Table) -> pa.Table:
     """
     vocabulary = read_drug_vocabulary(con)
     rows = names.to_pylist()
-    found = {text: find_drug(vocabulary, parse_drug_name(text)) for text in {row["drug_name"] or "" for row in rows}}
+    for row in rows:
+        row["drug_name"] = (row["drug_name"] or "").strip()
+    found = {text: find_drug(vocabulary, parse_drug_name(text)) for text in {row["drug_name"] for row in rows}}
     by_hicl = learn_hicl(rows, found)
     answers = []
     for row in rows:
-        answer = found[row["drug_name"] or ""]
+        answer = found[row["drug_name"]]
         if answer.concept_id is None and row["hicl"] in by_hicl:
             answer = Found((), by_hicl[row["hicl"]], "hicl")
         answers.append(answer)
@@ -67,7 +68,7 @@ def learn_hicl(rows: list[dict], found: dict[str, Found]) -> dict[int, int]:
     meanings, orders = defaultdict(Counter), defaultdict(Counter)
     named = Counter()
     for row in rows:
-        answer, n = found[row["drug_name"] or ""], row.get("rows") or 1
+        answer, n = found[row["drug_name"]], row.get("rows") or 1
         if row["hicl"] and row["drug_name"]:
             named[row["hicl"]] += n
             if answer.ingredients:
@@ -76,19 +77,23 @@ def learn_hicl(rows: list[dict], found: dict[str, Found]) -> dict[int, int]:
     learned = {}
     for hicl, counts in meanings.items():
         ingredients, n = counts.most_common(1)[0]
-        readable = counts.total()
-        if readable >= HICL_ROWS and n >= HICL_SHARE * readable and 2 * readable >= named[hicl]:
+        if named[hicl] >= HICL_ROWS and n >= HICL_SHARE * named[hicl]:
             learned[hicl] = max(orders[hicl, ingredients].items(), key=lambda item: (item[1], item[0]))[0][0]
     return learned
 
 
-def read_drug_vocabulary(con: ibis.BaseBackend) -> DrugVocabulary:
-    """RxNorm's ingredients, clinical drugs and brands (RxNorm Extension's ingredients, too), with the spellings of drug_names.csv."""
+def read_drug_concepts(con: ibis.BaseBackend) -> ibis.Table:
+    """RxNorm's ingredients, clinical drugs and brands, and the ingredients of RxNorm Extension."""
     concept = athena.valid_rows(athena.read_vocabulary_table(con, "concept"))
     of_rxnorm = (concept.vocabulary_id == "RxNorm") & concept.concept_class_id.isin([*DRUG_CLASSES, *BRAND_CLASSES])
     of_extension = (concept.vocabulary_id == "RxNorm Extension") & (concept.concept_class_id == "Ingredient")
     drugs = concept.filter(of_rxnorm | of_extension)
-    drugs = drugs.select("concept_id", "concept_name", "vocabulary_id", "concept_class_id", "standard_concept")
+    return drugs.select("concept_id", "concept_name", "vocabulary_id", "concept_class_id", "standard_concept")
+
+
+def read_drug_vocabulary(con: ibis.BaseBackend) -> DrugVocabulary:
+    """The drug concepts with their synonyms and brands, and the spellings of drug_names.csv."""
+    drugs = read_drug_concepts(con)
     ids = drugs.select("concept_id")
     synonym = athena.read_vocabulary_table(con, "concept_synonym")
     synonyms = [] if synonym is None else synonym.semi_join(ids, "concept_id").select("concept_id", "concept_synonym_name").to_pyarrow().to_pylist()
@@ -105,29 +110,46 @@ def read_drug_vocabulary(con: ibis.BaseBackend) -> DrugVocabulary:
 
 # ---- measurements ------------------------------------------------------------------------------------------------------
 
+MEASUREMENTS = pa.schema(
+    {
+        "source": pa.string(),
+        "name": pa.string(),
+        "unit": pa.string(),
+        "concept_id": pa.int64(),
+        "factor": pa.float64(),
+        "to_unit": pa.string(),
+        "unit_concept_id": pa.int64(),
+        "status": pa.string(),
+    }
+)
+
 
 def map_measurements(con: ibis.BaseBackend) -> pa.Table:
-    """source, name, unit, concept_id, factor, to_unit, status of measurements.csv and measurements_by_code.csv.
+    """source, name, unit, concept_id, factor, to_unit, unit_concept_id, status of measurements.csv and measurements_by_code.csv.
 
-    value * factor is the value in to_unit, which is spelled as sources/columns.py spells MIMIC's unit (a unit_concept_id as text where it
-    has one). unit is labmeasurenamesystem's; a lab's row with another unit is for what the hospital's own labmeasurenameinterface says
-    (fold_unit makes both comparable), which goes first: 73 of 90 ionized calcium values of the demo are mmol/L under a system's mg/dL.
+    value * factor is the value in to_unit. That is the unit as records spell MIMIC's (sources/columns.py: a unit_concept_id as text where
+    MIMIC has one, else its text), so that deciles of one hospital are another's; take it as it is, and look for no other id.
+
+    unit is null in the row for any unit, the first of a name. A row with a unit is for what the hospital's own labmeasurenameinterface
+    says where that differs from eICU's labmeasurenamesystem: 75 of the demo's 90 values of ionized calcium are mmol/L by the one, and
+    mg/dL by the other.
     """
-    rows = []
-    known = CheckedConcepts(con, "measurements.csv")
+    rows, known = [], CheckedConcepts(con, "measurements.csv")
     for line, row in read_rows("measurements.csv"):
         known.expect(line, row["concept_id"], row["concept_name"])
         rows.append({**measurement_row(line, row, "measurements.csv"), "concept_id": int(row["concept_id"])})
-    codes = known.find_codes({(row["vocabulary_id"], row["concept_code"]) for _, row in read_rows("measurements_by_code.csv")})
-    for line, row in read_rows("measurements_by_code.csv"):
+    by_code = read_rows("measurements_by_code.csv")
+    codes = known.find_codes({(row["vocabulary_id"], row["concept_code"]) for _, row in by_code})
+    for line, row in by_code:
         concept_id = codes.get((row["vocabulary_id"], row["concept_code"]))
         rows.append({**measurement_row(line, row, "measurements_by_code.csv"), "concept_id": concept_id})
-    status = known.check()
+    status, seen = known.check(), set()
     for row in rows:
         row["status"] = ABSENT if row["concept_id"] is None else status.get(row["concept_id"], MAPPED)
-    schema = {"source": pa.string(), "name": pa.string(), "unit": pa.string(), "concept_id": pa.int64()}
-    schema |= {"factor": pa.float64(), "to_unit": pa.string(), "status": pa.string()}
-    return pa.Table.from_pylist(rows, schema=pa.schema(schema))
+        if (row["source"], row["name"]) not in seen:
+            row["unit"] = None
+        seen.add((row["source"], row["name"]))
+    return pa.Table.from_pylist(rows, schema=MEASUREMENTS)
 
 
 def measurement_row(line: int, row: dict, file: str) -> dict:
@@ -135,22 +157,15 @@ def measurement_row(line: int, row: dict, file: str) -> dict:
         factor = float(row["factor"])
     except ValueError:
         raise UserError(f"{display(file)} line {line}: factor {row['factor']!r} is no number; write what a value is multiplied by") from None
+    unit_id = row["to_unit_concept_id"]
     return {
         "source": row["source_table"],
         "name": row["source_name"],
         "unit": row["unit"] or None,
         "factor": factor,
-        "to_unit": row["to_unit_concept_id"] or row["to_unit"] or NO_UNIT,
+        "to_unit": unit_id or row["to_unit"] or NO_UNIT,
+        "unit_concept_id": int(unit_id) if unit_id else None,
     }
-
-
-UNIT_SPELLINGS = {"mcg": "ug", "mcmol": "umol", "mm": "mmol", "gm": "g", "mls": "ml", "units": "u", "iu": "u", "sec": "s"}
-
-
-def fold_unit(unit: str | None) -> str:
-    """A unit's spelling without case and habit: `MMOL/L`, `mmol/l ` and `mm/l` are one."""
-    parts = (unit or "").strip().lower().split("/")
-    return "/".join(UNIT_SPELLINGS.get(part, part) for part in parts)
 
 
 # ---- paths ---------------------------------------------------------------------------------------------------------------

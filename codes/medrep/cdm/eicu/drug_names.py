@@ -56,9 +56,9 @@ DOSE_FORMS = [  # the first that fits, so the special ones stand above the plain
     (r"(?:po|oral) (?:soln|sol|solution|liqd|liq|liquid|syrp|syrup|elix|elixir|conc)|syrp|syrup|elix|elixir", ("Oral Solution",)),
     (r"(?:iv|ij|inj|sc|im) (?:emul|emulsion|susp)", ("Injection", "Injectable Suspension")),
     (r"enem|enema", ("Enema",)),
-    (r"crtrdg-ndl|crtrdg|cartridge|carpuject|tubex", ("Cartridge", "Injection")),
+    (r"crtrdg-ndl|crtrdg|cartridge|carpuject|tubex", ("Cartridge",)),
     (r"pen|flexpen|kwikpen|solostar|flextouch", ("Pen Injector",)),
-    (r"syr|syringe|abboject", ("Prefilled Syringe", "Injection")),
+    (r"syr|syringe|abboject", ("Prefilled Syringe",)),
     (INJECTED, ("Injection", "Injectable Solution")),
 ]
 DOSE_FORMS = [(re.compile(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])"), forms) for pattern, forms in DOSE_FORMS]

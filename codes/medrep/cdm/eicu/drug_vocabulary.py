@@ -40,6 +40,7 @@ ELEMENTS = {"sodium", "potassium", "calcium", "magnesium", "zinc", "iron", "oxyg
 """Ingredients by name, but in most names a salt's other half or what the drug is dissolved in: they count only where they stand alone."""
 DILUENTS = ("sodium chloride", "glucose", "water")
 """Beside another ingredient these are what it is dissolved in."""
+DISSOLVED_FORMS = {"Injection", "Injectable Solution", "Prefilled Syringe", "Cartridge", "Inhalation Solution"}
 LONGEST_PHRASE = 8
 AGREEING_BRAND_SHARE = 0.9
 
@@ -179,7 +180,8 @@ class DrugVocabulary:
                 salts.add(SALTS[plain[i]])
                 i += 1
             if table is self.fixed:
-                mentions += [Mention((self.fixed[phrase],), frozenset(), False)] if self.fixed[phrase] else []
+                drug = self.fixed[phrase]
+                mentions += [Mention((drug,), frozenset(), False)] if drug else []
             elif ingredients := table[phrase]:
                 mentions.append(Mention(ingredients, frozenset(salts), table is self.brands))
         return mentions
@@ -235,19 +237,17 @@ def find_drug(vocabulary: DrugVocabulary, name: DrugName) -> Found:
     exposure to it, and nothing is said of the others.
     """
     mentions = vocabulary.find_mentions(name.words)
-    plain = [m for m in mentions if not m.is_brand]
-    named = plain or mentions
-    if plain and all(set(m.ingredients) <= vocabulary.element_ids for m in plain):
-        named = [m for m in mentions if m.is_brand] or plain
-    elif plain:
-        named = [m for m in plain if not set(m.ingredients) <= vocabulary.element_ids]
+    named = choose_mentions(vocabulary, mentions)
     if fixed := [m.ingredients[0] for m in named if m.ingredients[0] in vocabulary.fixed.values()]:
         return Found((fixed[0],), fixed[0], "clinical drug")
     everything = tuple(dict.fromkeys(i for m in named for i in m.ingredients))
     if not everything:
         return Found((), None, "none")
     salts = {i: m.salts for m in named for i in m.ingredients}
-    active = tuple(i for i in everything if i not in vocabulary.diluents) or everything
+    may_be_dissolved = not name.forms or bool(set(name.forms) & DISSOLVED_FORMS)
+    undissolved = [i for i in everything if i not in vocabulary.diluents or not may_be_dissolved]
+    active = tuple(undissolved or everything)
+    first = active[0]
     drug = find_clinical_drug(vocabulary, name, everything, salts)
     if drug is not None:
         return Found(active, drug, "clinical drug")
@@ -255,8 +255,15 @@ def find_drug(vocabulary: DrugVocabulary, name: DrugName) -> Found:
         forms = [c for form in name.forms for c in vocabulary.clinical_forms.get((frozenset(active), form), [])]
         if len(forms) == 1:
             return Found(active, forms[0], "combination")
-        return Found(active, active[0], "first ingredient")
-    return Found(active, active[0], "brand" if all(m.is_brand for m in named) else "ingredient")
+        return Found(active, first, "first ingredient")
+    return Found(active, first, "brand" if all(m.is_brand for m in named) else "ingredient")
+
+
+def choose_mentions(vocabulary: DrugVocabulary, mentions: list[Mention]) -> list[Mention]:
+    """What a name says of itself before a brand in it; an element only where nothing else is said, and no salt of it (`potassium phos`)."""
+    elements = [m for m in mentions if set(m.ingredients) <= vocabulary.element_ids]
+    others = [m for m in mentions if m not in elements]
+    return [m for m in others if not m.is_brand] or others or [m for m in elements if not m.salts]
 
 
 def find_clinical_drug(vocabulary: DrugVocabulary, name: DrugName, ingredients: tuple[int, ...], salts: dict[int, frozenset[str]]) -> int | None:
