@@ -249,7 +249,7 @@ def test_drugs_are_known_no_sooner_than_ordered_and_not_if_cancelled(place):
 def test_values_are_known_when_they_are_revised_and_apaches_at_the_end_of_the_first_day(place):
     write_eicu(
         place,
-        lab=[{}, {"labresult": "", "labresulttext": "<0.5"}, {"labmeasurenameinterface": "", "labmeasurenamesystem": "MMOL/L"}, {"labname": "odd"}],
+        lab=[{}, {"labresult": "", "labresulttext": "<0.5"}, {"labmeasurenameinterface": "MG/DL"}, {"labname": "odd"}],
         customLab=[{}],
         vitalAperiodic=[{}, {"noninvasivesystolic": ""}],
         apacheApsVar=[{}],
@@ -263,7 +263,7 @@ def test_values_are_known_when_they_are_revised_and_apaches_at_the_end_of_the_fi
     assert found == sorted(
         [
             (3019550, at(85), 140.0, 9557, None),
-            (3019550, at(85), 140.0, 9557, None),
+            (3019550, at(85), 14.0, 9557, None),
             (3019550, at(85), 0.5, 9557, 4171756),
             (0, at(85), 140.0, None, None),
             (3049187, at(45), 60.0, None, 4172704),

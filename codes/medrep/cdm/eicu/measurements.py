@@ -21,6 +21,7 @@ from medrep.cdm import engine, table_files
 from medrep.cdm.eicu import concept_maps, files
 from medrep.cdm.eicu.events import NO_CONCEPT, EventReader, event_columns, event_id
 from medrep.cdm.parsing import OPERATOR_CONCEPTS, parse_id, parse_measured_value, parse_number
+from medrep.cdm.sources.columns import NO_UNIT
 from medrep.progress import print_line
 
 LAB_TYPE, EXAMINATION, ALGORITHM, EHR = 32856, 32836, 32882, 32817
@@ -55,36 +56,32 @@ class Names:
 
     def __init__(self, con: ibis.BaseBackend):
         rows = [row for row in concept_maps.map_measurements(con).to_pylist() if row["concept_id"] is not None]
-        self.facts = {(row["source"].lower(), row["name"].lower(), concept_maps.fold_unit(row["unit"])): [row[f] for f in FACTS] for row in rows}
+        self.facts = {(row["source"].lower(), row["name"].lower(), (row["unit"] or "").lower()): [row[fact] for fact in FACTS] for row in rows}
 
     def of(self, source: str) -> list[str]:
         """The names of a table's values that have a concept, in lower case."""
         return sorted({name for table, name, _ in self.facts if table == source.lower()})
 
-    def find(self, source: str, name: str, units: list[str | None]) -> list | None:
-        """FACTS of a name with the first of `units` that is known, else in whatever unit; of a table that tells no units in its one unit."""
-        key = (source.lower(), name.lower())
-        if not units:
-            return next((facts for (*other, _), facts in self.facts.items() if tuple(other) == key), None)
-        keys = ((*key, concept_maps.fold_unit(unit)) for unit in [*units, None])
-        return next((self.facts[key] for key in keys if key in self.facts), None)
-
-    def join(self, rows: ibis.Table, source: str, unit_columns: list[str]) -> ibis.Table:
-        """`rows` (name and unit_columns, the best first) with FACTS, null where the name has no concept."""
-        keys = ["name", *unit_columns]
-        asked = rows.select(*keys).distinct().order_by(*keys).to_pyarrow().to_pylist()
-        found = [(row, self.find(source, row["name"], [row[unit] for unit in unit_columns])) for row in asked]
-        told = [{f"key_{key}": row[key] or "" for key in keys} | dict(zip(FACTS, facts, strict=True)) for row, facts in found if facts]
-        known = ibis.memtable(told, schema={f"key_{key}": "string" for key in keys} | FACTS)
-        rows = rows.mutate(**{f"key_{key}": rows[key].fill_null("") for key in keys})  # a join passes nulls over
-        return rows.left_join(known, [f"key_{key}" for key in keys]).select(*set(rows.columns), *FACTS)
+    def join(self, rows: ibis.Table, source: str) -> ibis.Table:
+        """`rows` (name, own_unit) with FACTS: those of a name in the hospital's own unit, else in any; null where the name has no concept."""
+        asked = rows.select("name", "own_unit").distinct().order_by("name", "own_unit").to_pyarrow().to_pylist()
+        told = []
+        for row in asked:
+            key, own_unit = (source.lower(), row["name"].lower()), row["own_unit"] or ""
+            facts = self.facts.get((*key, own_unit.lower())) or self.facts.get((*key, ""))
+            if facts:
+                told.append({"name_key": row["name"], "unit_key": own_unit} | dict(zip(FACTS, facts, strict=True)))
+        known = ibis.memtable(told, schema={"name_key": "string", "unit_key": "string"} | FACTS)
+        rows = rows.mutate(unit_key=rows.own_unit.fill_null(""))  # a join passes nulls over
+        rows = rows.left_join(known, [rows.name == known.name_key, rows.unit_key == known.unit_key])
+        return rows.drop("name_key", "unit_key", "unit_key_right")
 
 
 def measurement_rows(rows: ibis.Table, table: int, type_id: int) -> ibis.Table:
     """`rows` with row_id, place, name, unit, value, operator, text and what with_concepts adds, as MEASUREMENT."""
     operators = {text: concept for concept, text in OPERATOR_CONCEPTS.items()}
     unit_id = parse_id(rows.to_unit)
-    unit = ibis.ifelse(unit_id.isnull(), rows.to_unit.nullif(concept_maps.NO_UNIT), ibis.null("string"))
+    unit = ibis.ifelse(unit_id.isnull(), rows.to_unit.nullif(NO_UNIT), ibis.null("string"))
     return rows.select(
         measurement_id=event_id(rows.row_id, table, rows.place),
         measurement_concept_id=rows.concept_id.fill_null(0),
@@ -130,7 +127,7 @@ def read_labs(reader: EventReader, names: Names) -> ibis.Table | None:
     value, text = result_value(rows.labresult, rows.labresulttext), ibis.coalesce(rows.labresult, rows.labresulttext)
     units = {"unit": rows.labmeasurenamesystem, "own_unit": rows.labmeasurenameinterface}
     found = long_rows(rows, parse_id(rows.labid), rows.labname, value, text, **units)
-    return measurement_rows(names.join(found, "lab", ["own_unit", "unit"]), LAB, LAB_TYPE)
+    return measurement_rows(names.join(found, "lab"), LAB, LAB_TYPE)
 
 
 def read_custom_labs(reader: EventReader, names: Names) -> ibis.Table | None:
@@ -139,7 +136,7 @@ def read_custom_labs(reader: EventReader, names: Names) -> ibis.Table | None:
         return None
     value, text = result_value(rows.labotherresult, rows.labothervaluetext), ibis.coalesce(rows.labotherresult, rows.labothervaluetext)
     found = long_rows(rows, parse_id(rows.customlabid), rows.labothername, value, text)
-    return measurement_rows(names.join(found, "customLab", []), CUSTOM, LAB_TYPE)
+    return measurement_rows(names.join(found, "customLab"), CUSTOM, LAB_TYPE)
 
 
 def read_charting(reader: EventReader, names: Names) -> ibis.Table | None:
@@ -155,7 +152,7 @@ def read_charting(reader: EventReader, names: Names) -> ibis.Table | None:
         return None
     value = parse_measured_value(rows.nursingchartvalue)
     found = long_rows(rows, parse_id(rows.nursingchartid), rows[name], value, rows.nursingchartvalue)
-    return measurement_rows(names.join(found, "nurseCharting", []), CHARTED, EXAMINATION)
+    return measurement_rows(names.join(found, "nurseCharting"), CHARTED, EXAMINATION)
 
 
 def read_wide(reader: EventReader, names: Names, table: str, number: int, no_value: float | None = None, type_id: int = EHR) -> ibis.Table | None:
@@ -179,7 +176,7 @@ def read_wide(reader: EventReader, names: Names, table: str, number: int, no_val
     if table == "apacheApsVar":
         rows = rows.mutate(time=end_of_first_day(rows.time))
     found = thin_out(reader, rows, columns, table) if table == "vitalPeriodic" else stack(rows, columns)
-    return measurement_rows(names.join(found, table, []), number, type_id)
+    return measurement_rows(names.join(found, table), number, type_id)
 
 
 def end_of_first_day(unit_start: ibis.Value) -> ibis.Value:
@@ -202,7 +199,7 @@ def read_admission_values(reader: EventReader, names: Names) -> ibis.Table | Non
     rows = reader.units.filter(reader.units.reason.isnull())
     numbers = {name: number_of(rows[name], 0.0) for name in columns}  # nobody weighs 0
     rows = rows.select("person_id", "visit_id", "unit_id", time=end_of_first_day(rows.unit_start), row_id="unit_id", **numbers)
-    return measurement_rows(names.join(stack(rows, columns), "patient", []), ADMISSION, EXAMINATION)
+    return measurement_rows(names.join(stack(rows, columns), "patient"), ADMISSION, EXAMINATION)
 
 
 def stack(rows: ibis.Table, columns: list[str], of_hours: bool = False) -> ibis.Table:

@@ -39,6 +39,8 @@ class LabelInputs:
     """How many visits there are, of persons with records, and admissions; and why the other visits are no admissions."""
     follow_up_ends: str
     """hospital.follow_up_ends."""
+    history_types: list[int]
+    """hospital.history_types."""
 
     @cached_property
     def last_time(self) -> datetime | None:

@@ -93,15 +93,16 @@ CONCEPTS = [
 ]
 MAPS_TO = [(45000001, 319049), (45000002, 4110056), (45000003, 378253), (45000004, 443727), (45000004, 201254), (45000005, 4273391)]
 MEASUREMENTS = [
-    ("lab", "sodium", "mmol/L", 3019550, 1.0, "9557"),
+    ("lab", "sodium", None, 3019550, 1.0, "9557"),
+    ("lab", "sodium", "mg/dL", 3019550, 0.1, "9557"),
     ("customLab", "GFR", None, 3049187, 1.0, "none"),
-    ("vitalPeriodic", "heartrate", "/min", 3027018, 1.0, "8541"),
-    ("vitalPeriodic", "sao2", "%", 40762499, 1.0, "%"),
-    ("vitalAperiodic", "noninvasivesystolic", "mm Hg", 21492239, 2.0, "8876"),
+    ("vitalPeriodic", "heartrate", None, 3027018, 1.0, "8541"),
+    ("vitalPeriodic", "sao2", None, 40762499, 1.0, "%"),
+    ("vitalAperiodic", "noninvasivesystolic", None, 21492239, 2.0, "8876"),
     ("apacheApsVar", "heartrate", None, 3027018, 1.0, "8541"),
     ("apacheApsVar", "wbc", None, 3000905, 1.0, "8848"),
     ("nurseCharting", "Heart Rate", None, 3027018, 1.0, "8541"),
-    ("patient", "admissionweight", "kg", 3025315, 1.0, "9529"),
+    ("patient", "admissionweight", None, 3025315, 1.0, "9529"),
 ]
 
 
