@@ -16,6 +16,7 @@ from medrep.cdm.eicu.events import EventReader, event_columns, event_id
 from medrep.cdm.eicu.people import EHR
 from medrep.cdm.eicu.vocabulary import find_concepts_of_codes, find_concepts_of_names
 from medrep.cdm.parsing import parse_id
+from medrep.progress import print_line
 
 ADMISSION_NOTE, INPATIENT_NOTE = 32819, 32829
 DIAGNOSIS, ADMISSION_DX, PAST_HISTORY = 1, 2, 3
@@ -51,9 +52,21 @@ def read_diagnoses(reader: EventReader) -> ibis.Table | None:
     rows = reader.read("diagnosis", ["diagnosisoffset"])
     if rows is None:
         return None
-    texts = [row["icd9code"] for row in distinct_texts(rows, "icd9code") if row["icd9code"]]
-    rows = rows.left_join(concepts := find_concepts_of_codes(reader.con, texts), rows.icd9code == concepts.text)
+    counts = rows.filter(rows.icd9code.notnull()).group_by("icd9code").agg(n=lambda t: t.count()).order_by("icd9code").to_pyarrow().to_pylist()
+    concepts, known = find_concepts_of_codes(reader.con, [row["icd9code"] for row in counts])
+    mapped = set(concepts.text.to_pyarrow().to_pylist())
+    report_coverage(reader.hospital, {row["icd9code"]: row["n"] for row in counts}, known, mapped)
+    rows = rows.left_join(concepts, rows.icd9code == concepts.text)
     return condition_rows(rows, "diagnosisid", DIAGNOSIS, EHR, ibis.coalesce(rows.icd9code, rows.diagnosisstring))
+
+
+def report_coverage(hospital: str, rows: dict[str, int], known: set[str], mapped: set[str]):
+    """Say how many of the rows that have codes have a concept, and how many of the others only because of the vocabulary that is here."""
+    coded, lacking = sum(rows.values()), sum(n for text, n in rows.items() if text not in known)
+    print_line(
+        f"{hospital} diagnosis: {sum(n for text, n in rows.items() if text in mapped):,} of {coded:,} rows with codes have a concept; of {lacking:,} "
+        "data/concepts has no code"
+    )
 
 
 def read_admission_diagnoses(reader: EventReader) -> ibis.Table | None:

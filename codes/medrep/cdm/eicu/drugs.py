@@ -6,7 +6,7 @@
     admissiondrug    32830 EHR medication list      when it is entered
 
 The concept is concept_maps.map_drugs' of the name and the HICL number (First Databank's for a set of ingredients); without one it is 0. It is asked
-once of all tables: what an HICL number means is learned from the names beside it.
+once of all tables: what an HICL number means is learned from the names beside it. When an order was cancelled is not told, only that it was.
 """
 
 from functools import reduce

@@ -161,8 +161,9 @@ def read_wide(reader: EventReader, names: Names, table: str, number: int, no_val
     id_column, *_, last = files.TABLES[table]
 
     def left_out(rows):
-        values = [number_of(rows[name], no_value).notnull() for name in known if name in rows.columns]
-        return {NO_VALUE: ~ibis.or_(*values) if values else ibis.literal(True)}
+        texts = [rows[name] for name in known if name in rows.columns]
+        told = [text.notnull() if no_value is None else number_of(text, no_value).notnull() for text in texts]
+        return {NO_VALUE: ~ibis.or_(*told) if told else ibis.literal(True)}
 
     rows = reader.read(table, [last] if last != files.STAY_COLUMN else [], left_out, (NO_VALUE,))
     if rows is None:

@@ -25,8 +25,9 @@ def split_codes(text: str) -> list[tuple[str, str]]:
     ]
 
 
-def find_concepts_of_codes(con: ibis.BaseBackend, texts: list[str]) -> ibis.Table:
-    """text, concept_id, source_concept_id and place (0, 1, ...): the standard concepts of each list of codes that data/concepts has.
+def find_concepts_of_codes(con: ibis.BaseBackend, texts: list[str]) -> tuple[ibis.Table, set[str]]:
+    """text, concept_id, source_concept_id and place (0, 1, ...): the standard concepts of each list of codes. And the texts that have a code which
+    data/concepts knows, whether it leads to one or not.
 
     Both kinds of code say the same thing, and often lead to two concepts of it. So the ICD-9 codes count, by which eICU was coded, and the ICD-10
     codes where the vocabulary leads from no ICD-9 code of the list to a standard concept.
@@ -44,7 +45,8 @@ def find_concepts_of_codes(con: ibis.BaseBackend, texts: list[str]) -> ibis.Tabl
     found = found.mutate(chosen=found.vocabulary_id.max().over(group_by=found.text))  # ICD9CM sorts last
     found = found.filter(found.vocabulary_id == found.chosen)
     place = ibis.row_number().over(group_by=found.text, order_by=found.concept_id)
-    return engine.materialize(con, found.select("text", "concept_id", "source_concept_id", place=place))
+    found = engine.materialize(con, found.select("text", "concept_id", "source_concept_id", place=place))
+    return found, set(known.select("text").distinct().to_pyarrow()["text"].to_pylist())
 
 
 def name_forms(name: str) -> list[str]:
