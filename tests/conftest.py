@@ -34,6 +34,7 @@ SLOWEST_FIRST = (
     "test_features.py",
     "test_finetune.py",
     "test_whole_hospitals.py",
+    "test_eicu.py",
     "test_pretrain_finetune.py",
 )
 

@@ -38,10 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser):
 def load(section: str, overrides: Sequence[str] = (), hospital: str = ""):
     """The settings of cohort, definitions, encoder, graph, keep, medtok, rating, report, or hospital (with its name).
 
-    COHORT=paper lays cohort-paper.yaml over cohort.yaml, ENCODER=paper and GRAPH=paper do the same.
+    COHORT=paper lays cohort-paper.yaml over cohort.yaml, ENCODER=paper and GRAPH=paper do the same. A hospital that is a part of another one's
+    tables (source_folder) has that one's settings below its own.
     """
     file = f"hospitals/{hospital}.yaml" if section == "hospital" else f"{section}.yaml"
     files = [file]
+    if section == "hospital" and (whole := read_merged_yaml(file).get("source_folder")):
+        return build_section(section, read_merged_yaml(f"hospitals/{whole}.yaml") | read_merged_yaml(file), overrides, file)
     if section in SECTIONS_WITH_VARIANTS and (variant := os.environ.get(section.upper())):
         files.append(f"{section}-{variant}.yaml")
         if not any((folder / files[1]).exists() for folder in config_folders()):

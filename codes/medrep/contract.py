@@ -30,9 +30,25 @@ def counts_file(hospital: str, table: str) -> Path:
     return ROOT / "usedata" / hospital / "counts" / f"{table}.json"
 
 
+def unmapped_file(hospital: str) -> Path:
+    """{code or name: rows} of what has no concept and therefore is no event, the commonest first, as JSON."""
+    return ROOT / "usedata" / hospital / "unmapped.json"
+
+
 def ages_file(hospital: str) -> Path:
     """The median age at persons' first events, left out ones among them, as JSON."""
     return ROOT / "usedata" / hospital / "ages.json"
+
+
+def source_folder(hospital: str) -> Path:
+    """OMOP tables that preprocessing/eicu.py makes of a hospital's own, a parquet file each."""
+    return ROOT / "usedata" / hospital / "source"
+
+
+def tables_folder(name: str) -> Path:
+    """Where the OMOP tables of a hospital lie: in data/, or where they were made of other ones; `concepts` has the vocabulary's."""
+    made = source_folder(name)
+    return made if made.is_dir() else data_folder(name)
 
 
 def meds_folder(hospital: str) -> Path:

@@ -101,7 +101,19 @@ class HospitalConfig:
     date_only_types: list[int] = field(default_factory=list)
     """*_type_concept_id whose events at 00:00:00 are known by day only: they count from the end of that day."""
     follow_up_ends: str = "last_record"
-    """last_record: no one is followed beyond the hospital's last date. unknown: dates are shifted by person, only death ends it."""
+    """last_record: no one is followed beyond the hospital's last date. unknown: dates are shifted by person, only death ends it. discharge: the
+    time between two stays of a person is not known, so that no one is followed beyond one, and nothing is labelled RA."""
+    history_types: list[int] = field(default_factory=list)
+    """*_type_concept_id of diseases that a patient had before, whenever they are written down: no outcome begins with them, and they count as on
+    record from the start of their visit."""
+    stay_begins: str = "unit_admission"
+    """Of eICU tables: a stay that is predicted in begins with its first unit_admission, when its record does, or with the hospital_admission."""
+    source_folder: str = ""
+    """Of eICU tables: the folder below data/ that this hospital is a part of, `eicu` say; not given, the one of the hospital's own name. The part has
+    the settings of the hospital of that name where it has none of its own."""
+    where: dict[str, list] = field(default_factory=dict)
+    """Of eICU tables: what the part is, as {column of hospital or patient: values}, such as `region: [West]` or `hospitalid: [73, 264]`; "" is an
+    empty field. Of several columns each must fit. A person with stays in the part and outside of it is left out."""
 
 
 @dataclass(frozen=True)
@@ -453,6 +465,7 @@ CHOICES = {
         "transfers": ("one_stay", "RA_alone"),
         "deaths": ("latest_plausible", "earliest"),
     },
+    "hospital": {"follow_up_ends": ("last_record", "unknown", "discharge"), "stay_begins": ("unit_admission", "hospital_admission")},
     "graph": {"objective": ("neighbour_mean", "links", "grace")},
     "encoder": {"training": ("none", "contrastive", "masked"), "pooling": ("own", "cls", "mean"), "precision": PRECISIONS},
     "model": {"head": ("linear", "tied")},

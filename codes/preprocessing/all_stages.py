@@ -13,9 +13,9 @@ import gc
 
 from medrep.cdm import spill
 from medrep.errors import UserError
-from preprocessing import audit, deaths, deciles, labels, persons, records, site_report, trajectories, visits
+from preprocessing import audit, deaths, deciles, eicu, labels, persons, records, site_report, trajectories, visits
 
-STAGES = (persons, visits, records, deaths, site_report, deciles, trajectories, labels, audit)
+STAGES = (eicu, persons, visits, records, deaths, site_report, deciles, trajectories, labels, audit)
 
 
 def main(argv=None):

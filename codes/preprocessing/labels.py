@@ -39,7 +39,7 @@ from medrep.cdm.labels.prediction_points import LabelInputs
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
-from medrep.settings import CohortConfig
+from medrep.settings import CohortConfig, HospitalConfig
 from medrep.stamps import Stamp
 from medrep.tables import DEATHS, LABELS, PERSONS, RECORDS, VISITS, labels_table
 
@@ -49,7 +49,7 @@ UNRELATED_SETTINGS = {"home", "split_shares", "max_rejects", "first_measurement"
 """The cohort's settings that labels do not depend on: of any other, also of one to come, a new value makes the labels anew."""
 
 
-def read_inputs(con: ibis.BaseBackend, hospital: str, cohort: CohortConfig, follow_up_ends: str) -> LabelInputs:
+def read_inputs(con: ibis.BaseBackend, hospital: str, cohort: CohortConfig, settings: HospitalConfig) -> LabelInputs:
     persons, visits, records, deaths = (table.read(con, hospital=hospital) for table in (PERSONS, VISITS, RECORDS, DEATHS))
     with_records = engine.materialize(con, visits.semi_join(records.select("person_id").distinct(), "person_id"))
     inpatient = with_records.filter(with_records.is_inpatient).left_join(deaths, "person_id").drop("person_id_right")
@@ -65,7 +65,14 @@ def read_inputs(con: ibis.BaseBackend, hospital: str, cohort: CohortConfig, foll
     else:  # a visit that is not overnight is nothing, and one without an end may be a readmission
         predicted_in, inpatient = admissions, inpatient.filter(inpatient.is_admission | inpatient["end"].isnull())
     return LabelInputs(
-        visits, records, inpatient, predicted_in, engine.materialize(con, find_enough_events(records, cohort.min_events)), flow, follow_up_ends
+        visits,
+        records,
+        inpatient,
+        predicted_in,
+        engine.materialize(con, find_enough_events(records, cohort.min_events)),
+        flow,
+        settings.follow_up_ends,
+        settings.history_types,
     )
 
 
@@ -112,7 +119,7 @@ def label_outcome(
     else:
         pairs = [(concept, name) for name, concepts in concepts_by_label.items() for concept in sorted(concepts)]
         concepts = ibis.memtable([{"concept_id": c, "phenotype": n} for c, n in pairs], schema={"concept_id": "int64", "phenotype": "string"})
-        disease = engine.materialize(con, records.join(concepts, "concept_id").select("person_id", "time", "phenotype").distinct())
+        disease = engine.materialize(con, diseases.find_disease(records, inputs.visits, concepts, inputs.history_types))
         print_line(
             f"{hospital} {outcome.name}: {len({c for c, _ in pairs}):,} concepts mean it; {disease.count().execute():,} moments of "
             f"{disease.person_id.nunique().execute():,} persons have one on record"
@@ -203,10 +210,9 @@ def main(argv=None):
     wanted = [outcomes.find_outcome(text) for text in args.outcome] if args.outcome else list(outcomes.built_in_outcomes().values())
     name, cohort = args.hospital, config.load("cohort", args.overrides)
     hospital = config.load("hospital", args.overrides, hospital=name)
-    if hospital.follow_up_ends not in ("last_record", "unknown"):
-        raise UserError(f"hospital.follow_up_ends is {hospital.follow_up_ends!r}: give last_record or unknown")
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS, DEATHS)]
-    settings = {"follow_up_ends": hospital.follow_up_ends, **{key: value for key, value in asdict(cohort).items() if key not in UNRELATED_SETTINGS}}
+    of_hospital = {"follow_up_ends": hospital.follow_up_ends, "history_types": hospital.history_types}
+    settings = {**of_hospital, **{key: value for key, value in asdict(cohort).items() if key not in UNRELATED_SETTINGS}}
 
     con, label_inputs = engine.connect(args.engine, args.memory, args.threads), None
     terminology = outcomes.Terminology(engine.file_reader(con))
@@ -226,7 +232,7 @@ def main(argv=None):
                 storage.remove_path(path)
             continue
         with timed_stage("labels") as figures:
-            label_inputs = label_inputs or read_inputs(con, name, cohort, hospital.follow_up_ends)
+            label_inputs = label_inputs or read_inputs(con, name, cohort, hospital)
             points, columns, flow = label_outcome(con, name, outcome, concepts_by_label, label_inputs, cohort)
             figures.update(outcome=outcome.name, **write_labels(con, name, outcome, points, columns, flow, label_inputs, cohort))
         stamp.record()

@@ -347,9 +347,10 @@ def main(argv=None):
         with RECORDS.write_in_parts(con, hospital=name) as add_part:
             reasons, figures["persons"], details = make_records(con, name, hospital, cohort, add_part)
             unmapped = hospital_tables.count_unmapped_codes(con, name)
+            storage.write_json(contract.unmapped_file(name), unmapped or {})
             if unmapped is not None:
                 print_line(
-                    f"{name}: {sum(unmapped.values()):,} rows of {len(unmapped):,} codes are of none of the four domains"
+                    f"{name}: {sum(unmapped.values()):,} rows of {len(unmapped):,} codes have no concept in the four domains"
                     + (f" ({', '.join(list(unmapped)[:5])}{', ...' if len(unmapped) > 5 else ''})" if unmapped else "")
                 )
             for domain, counts in reasons.items():

@@ -13,6 +13,7 @@ import ibis
 
 from medrep import config, contract, storage
 from medrep.cdm import engine
+from medrep.cdm.eicu import files
 from medrep.cdm.plausible_dates import MAX_YEARS_AFTER_MEDIAN, latest_plausible_time
 from medrep.cdm.sources.columns import EVENT_TABLES, NO_UNIT
 from medrep.contract import DOMAINS
@@ -20,7 +21,9 @@ from medrep.progress import print_line, timed_stage
 from medrep.stamps import Stamp
 from medrep.tables import DEATHS, PERSONS, RECORDS, REPEATED_EVENT_KEYS, VISITS
 
-TABLES = ("person", "patients", "death", "visit_occurrence", *EVENT_TABLES.values())
+TABLES = (*files.TABLES, "person", "patients", "death", "visit_occurrence", *EVENT_TABLES.values())
+"""eICU's, which become OMOP's; then these."""
+MAX_UNMAPPED_TOLD = 40
 MAX_REPEATED_SHARE, MAX_UNREADABLE_VALUES_SHARE = 0.01, 0.001
 MAX_CONCEPT_0_SHARE, MAX_UNITLESS_SHARE, MAX_OVERLAPPING_SHARE, MAX_AFTER_DEATH_SHARE = 0.2, 0.5, 0.05, 0.05
 PLAUSIBLE_AGES = (10, 100)
@@ -36,6 +39,13 @@ def read_counts(hospital: str) -> dict[str, dict]:
     """{table: read, kept, left out, rejected} as the stages that read them counted."""
     files = {table: contract.counts_file(hospital, table) for table in TABLES}
     return {table: json.loads(file.read_text()) for table, file in files.items() if file.exists()}
+
+
+def read_unmapped(hospital: str) -> dict:
+    """What the source has no concept of: how many rows and names, and the commonest of these."""
+    file = contract.unmapped_file(hospital)
+    found = json.loads(file.read_text()) if file.exists() else {}
+    return {"rows": sum(found.values()), "names": len(found), "commonest": dict(list(found.items())[:MAX_UNMAPPED_TOLD])}
 
 
 def describe_persons(persons: ibis.Table, records: ibis.Table, deaths: ibis.Table) -> dict:
@@ -224,6 +234,7 @@ def main(argv=None):
             "persons": describe_persons(persons, records, deaths) | {"median_age_of_all": read_median_age(name)},
             "domains": describe_domains(records),
             "concept_0": {domain: counts["left out"].get("no concept", 0) / max(1, counts["read"]) for domain, counts in read.items()},
+            "unmapped": read_unmapped(name),
             "units": describe_units(records),
             "texts": tables.get("measurement", {}).get("texts", {}),
             "visits": describe_visits(visits),

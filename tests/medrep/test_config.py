@@ -28,6 +28,17 @@ def test_a_hospital_without_a_file_has_the_defaults():
     assert config.load("hospital", hospital="snuh") == HospitalConfig()
 
 
+def test_a_part_of_a_hospital_has_the_settings_of_the_whole_below_its_own(monkeypatch, tmp_path):
+    (tmp_path / "hospitals").mkdir()
+    (tmp_path / "hospitals" / "eicu_two.yaml").write_text("source_folder: eicu\nwhere: {hospitalid: [73, 264]}\nhistory_types: [1]\n")
+    monkeypatch.setenv("MEDREP_CONFIGS", str(tmp_path))
+    whole, part = config.load("hospital", hospital="eicu"), config.load("hospital", ["hospital.stay_begins=hospital_admission"], hospital="eicu_two")
+    assert part.admission_source_pattern == whole.admission_source_pattern != "" and part.follow_up_ends == "discharge"
+    assert (part.where, part.history_types, part.stay_begins) == ({"hospitalid": [73, 264]}, [1], "hospital_admission")
+    with pytest.raises(UserError, match="hospital.follow_up_ends is 'never': it must be last_record or unknown or discharge"):
+        config.load("hospital", ["hospital.follow_up_ends=never"], hospital="eicu")
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

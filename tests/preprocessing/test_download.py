@@ -95,6 +95,19 @@ def test_an_address_that_is_gone_and_no_server_are_one_sentence(server, monkeypa
         download.main(["mimic-demo", "--base-url", "http://127.0.0.1:9"])
 
 
+def test_the_eicu_demo_comes_with_apaches_predictions(file_server, root):
+    files = {path: (name * 50).encode() for name, (_, path) in download.EICU_FILES.items()}
+    sums = "".join(f"{hashlib.sha256(content).hexdigest()} {path}\n" for path, content in files.items())
+    file_server.content = {f"{download.EICU_DEMO}/{path}": content for path, content in files.items()}
+    file_server.content[f"{download.EICU_DEMO}/SHA256SUMS.txt"] = sums.encode()
+    file_server.faults = {f"{download.EICU_DEMO}/patient.csv.gz": ["breaks off", "busy"], f"{download.EICU_DEMO}/lab.csv.gz": ["wrong"]}
+    with pytest.raises(UserError, match="lab.csv.gz is not the file whose SHA-256 is published"):
+        download.main(["eicu-demo", "--base-url", file_server.address])
+    download.main(["eicu-demo", "--base-url", file_server.address])
+    assert {path.name: path.read_bytes() for path in (root / "data" / "eicu").iterdir()} == files
+    assert {"patient.csv.gz", "vitalPeriodic.csv.gz", "nurseCharting.csv.gz", "apachePatientResult.csv.gz"} <= files.keys()
+
+
 @pytest.mark.parametrize("what, words", [("mimic-iv", "credentialed PhysioNet account"), ("ehrshot", "Redivis"), ("athena", "athena.ohdsi.org")])
 def test_what_needs_credentials_is_explained(what, words):
     with pytest.raises(UserError, match=words):

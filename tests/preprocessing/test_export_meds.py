@@ -65,7 +65,7 @@ def test_the_dataset_is_valid_and_comes_back_as_the_same_trajectories(synthetic,
     preprocess("copy")
     said = capsys.readouterr().out
     assert "persons are in the splits that metadata/subject_splits.parquet gives them" in said
-    assert "copy: 0 rows of 0 codes are of none of the four domains" in said
+    assert "copy: 0 rows of 0 codes have no concept in the four domains" in said
     for name in (*sequences.EVENT_ARRAYS, *sequences.PERSON_ARRAYS):
         assert sequences.array_file(name, "copy").read_bytes() == sequences.array_file(name, "mimic").read_bytes(), name
     assert contract.vocabulary_file("copy").read_bytes() == contract.vocabulary_file("mimic").read_bytes()
@@ -116,7 +116,7 @@ def test_another_tools_dataset_is_read_by_its_codes(root, capsys):
     pq.write_table(table, root / "data" / "theirs" / "data" / "train" / "0.parquet")
     preprocess("theirs", home="theirs")
     said = capsys.readouterr().out
-    assert "theirs: 2 rows of 2 codes are of none of the four domains (HR, SNOMED/sm)" in said
+    assert "theirs: 2 rows of 2 codes have no concept in the four domains (HR, SNOMED/sm)" in said
     con = connect()
     (person,) = PERSONS.read(con, hospital="theirs").to_pyarrow().to_pylist()
     assert (person["sex"], person["year_of_birth"]) == ("F", 2100)
@@ -207,7 +207,7 @@ def test_another_tools_table_column_is_understood_or_passed_over_and_nan_is_no_v
     for module in (persons, visits):
         module.main(["--hospital", "theirs"])
     records.main(["--hospital", "theirs", "--set", "cohort.min_events=1"])
-    assert "theirs: 1 rows of 1 codes are of none of the four domains (ours)" in capsys.readouterr().out
+    assert "theirs: 1 rows of 1 codes have no concept in the four domains (ours)" in capsys.readouterr().out
     found = RECORDS.read(connect(), hospital="theirs").order_by("domain", "time").to_pyarrow().to_pylist()
     assert [(r["domain"], r["concept_id"], r["value"]) for r in found] == [
         ("condition", 201826, None),

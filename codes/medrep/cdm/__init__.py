@@ -1,7 +1,7 @@
 """A hospital's tables in the OMOP common data model, as Ibis expressions that run on DuckDB or Spark.
 
 engine.py, spark.py, spill.py             what runs them, and where it puts what memory cannot hold
-hospital_tables.py, sources/              a hospital's tables from OMOP files or MEDS, and Athena's vocabulary
+hospital_tables.py, sources/, eicu/       a hospital's tables from OMOP files, MEDS or eICU's, and Athena's vocabulary
 table_files.py, parsing.py, clocks.py     rows of files as text; text as numbers and times; times with a zone
 rules.py, plausible_dates.py              which rows are left out, and why
 outcomes.py, labels/                      what is predicted, and how admissions are labelled with it

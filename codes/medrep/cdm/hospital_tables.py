@@ -3,8 +3,9 @@
     hospital_tables.read_events(con, "mimic", "measurement")     one of contract.DOMAINS
 
 A source is a module of sources/ that has every function below (tests/medrep/cdm/test_hospital_tables.py checks that).
-find_source chooses a hospital's; no other file asks whether its tables are OMOP files or MEDS. `con` is the engine that works with what is read;
-`table` is the name of an OMOP table, `settings` the hospital's: how it writes times and numbers. None stands for a table that is absent and may be.
+find_source chooses a hospital's; no other file but preprocessing/eicu.py asks whether its tables are OMOP files, MEDS or eICU's. `con` is the
+engine that works with what is read; `table` is the name of an OMOP table, `settings` the hospital's: how it writes times and numbers. None stands
+for a table that is absent and may be.
 """
 
 from pathlib import Path
@@ -12,18 +13,20 @@ from pathlib import Path
 import ibis
 
 from medrep import contract
-from medrep.cdm.sources import meds, omop
+from medrep.cdm.eicu import files as eicu_files
+from medrep.cdm.sources import eicu, meds, omop
 from medrep.errors import UserError
 from medrep.settings import HospitalConfig
 
 
 def find_source(hospital: str):
-    """The module that reads the hospital: meds if it is a MEDS dataset, else omop, which says what OMOP files are missing."""
-    return meds if meds.is_dataset(hospital) else omop
+    """The module that reads the hospital: meds if it is a MEDS dataset, eicu if it has eICU's tables, else omop, which says what OMOP files are
+    missing."""
+    return meds if meds.is_dataset(hospital) else eicu if eicu.is_dataset(hospital) else omop
 
 
 def require_hospital(hospital: str) -> Path:
-    folder = contract.data_folder(hospital)
+    folder = contract.data_folder(eicu_files.folder_name(hospital))
     if not folder.is_dir():
         known = ", ".join(contract.hospitals_with_data()) or "none"
         raise UserError(
@@ -101,5 +104,6 @@ def read_subject_splits(con: ibis.BaseBackend, hospital: str) -> ibis.Table | No
 
 
 def count_unmapped_codes(con: ibis.BaseBackend, hospital: str) -> dict[str, int] | None:
-    """{code: rows} of codes that are no event, visit, birth or death here, the commonest first; None where each domain has its table."""
+    """{code: rows} of codes (of eICU: names) that no concept is known of, so that they are no event, visit, birth or death here, the commonest
+    first; None where each domain has its table, whose own concept ids count."""
     return find_source(hospital).count_unmapped_codes(con, hospital)

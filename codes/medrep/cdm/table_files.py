@@ -29,20 +29,25 @@ TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
 COMPRESSION_RATIO = 12  # the text of a gzip-compressed or parquet table is about so many times as large
 
 
-def find_table_file(folder: str, table: str) -> Path | None:
-    """The file that holds `table` in data/{folder}; None where it is absent and may be."""
-    path = contract.data_folder(folder)
+def find_in_folder(folder: Path, table: str) -> Path | None:
+    """The file of `folder` that holds `table`, in lower case; None where there is none."""
     names = [table + suffix for suffix in TABLE_SUFFIXES]
-    found = sorted(p for p in path.iterdir() if p.name.lower() in names) if path.is_dir() else []
+    found = sorted(p for p in folder.iterdir() if p.name.lower() in names) if folder.is_dir() else []
     if len(found) > 1:
-        raise UserError(f"{contract.display_path(path)} has {' and '.join(p.name for p in found)}: keep one of them")
-    if not found and table not in OPTIONAL_TABLES:
-        raise missing_table(folder, table)
+        raise UserError(f"{contract.display_path(folder)} has {' and '.join(p.name for p in found)}: keep one of them")
     return found[0] if found else None
 
 
+def find_table_file(folder: str, table: str) -> Path | None:
+    """The file that holds `table` in contract.tables_folder; None where it is absent and may be."""
+    found = find_in_folder(contract.tables_folder(folder), table)
+    if found is None and table not in OPTIONAL_TABLES:
+        raise missing_table(folder, table)
+    return found
+
+
 def require_table_file(folder: str, table: str) -> Path:
-    """The file that holds `table` in data/{folder}."""
+    """The file that holds `table` in contract.tables_folder."""
     path = find_table_file(folder, table)
     if path is None:
         raise missing_table(folder, table)
@@ -50,7 +55,7 @@ def require_table_file(folder: str, table: str) -> Path:
 
 
 def missing_table(folder: str, table: str) -> UserError:
-    return UserError(f"{contract.display_path(contract.data_folder(folder))}/{table}.csv is missing (.csv.gz and .parquet are read too)")
+    return UserError(f"{contract.display_path(contract.tables_folder(folder))}/{table}.csv is missing (.csv.gz and .parquet are read too)")
 
 
 def estimate_text_size(path: Path) -> int:
@@ -168,6 +173,7 @@ def read_as_text(
     quote: str = '"',
     with_lines: bool = False,
     malformed_table: str = "",
+    may_be_empty: bool = False,
 ) -> ibis.Table:
     """All columns of `path` as trimmed text under lower-case names; empty text is null.
 
@@ -181,7 +187,7 @@ def read_as_text(
         )
     if len(set(columns)) < len(columns):
         raise UserError(f"{contract.display_path(path)} names a column twice: {', '.join(sorted(c for c in columns if columns.count(c) > 1))}")
-    if not has_rows and table not in TABLES_THAT_MAY_BE_EMPTY:
+    if not has_rows and not may_be_empty and table not in TABLES_THAT_MAY_BE_EMPTY:
         raise UserError(f"{contract.display_path(path)} has a header and no rows: export the table again")
     if path.name.lower().endswith(".parquet"):
         raw = read_local_times(con, [path])

@@ -9,7 +9,7 @@ import pytest
 
 from medrep.cdm import hospital_tables
 from medrep.cdm.engine import connect
-from medrep.cdm.sources import columns, meds, omop
+from medrep.cdm.sources import columns, eicu, meds, omop
 from medrep.errors import UserError
 from medrep.settings import HospitalConfig
 
@@ -27,7 +27,7 @@ EVENT_COLUMNS = {
 PREFIXES = {"condition": "condition", "drug": "drug", "measurement": "measurement", "procedure": "procedure"}
 
 
-@pytest.mark.parametrize("source", [omop, meds])
+@pytest.mark.parametrize("source", [omop, meds, eicu])
 def test_every_source_has_the_functions_with_the_same_parameters(source):
     assert "read_events" in INTERFACE
     for name, signature in INTERFACE.items():

@@ -59,6 +59,17 @@ def missing_concepts_message(outcome: outcomes.Outcome, concepts_by_label: dict[
     return ""
 
 
+def find_disease(records: ibis.Table, visits: ibis.Table, concepts: ibis.Table, history_types: list[int]) -> ibis.Table:
+    """person_id, time and phenotype of the records that `concepts` (concept_id, phenotype) mean. One of history_types stands at the start of its
+    visit, if that is earlier: what is told on the third day of a stay as a patient's history did not begin in the stay."""
+    found = records.join(concepts, "concept_id").select("person_id", "time", "phenotype", "type_id", "visit_id")
+    if history_types:
+        found = found.left_join(visits.select("visit_id", visit_start="start"), "visit_id").drop("visit_id_right")
+        is_history = found.type_id.isin(history_types).fill_null(False) & found.visit_start.notnull()
+        found = found.mutate(time=ibis.ifelse(is_history, ibis.least(found.time, found.visit_start), found.time))
+    return found.select("person_id", "time", "phenotype").distinct()
+
+
 # ---- when they are on record -------------------------------------------------------------------------------------
 
 

@@ -39,10 +39,14 @@ class LabelInputs:
     """How many visits there are, of persons with records, and admissions; and why the other visits are no admissions."""
     follow_up_ends: str
     """hospital.follow_up_ends."""
+    history_types: list[int]
+    """hospital.history_types."""
 
     @cached_property
     def last_time(self) -> datetime | None:
         """When the follow-up of everybody ends; None where no one date is known."""
+        if self.follow_up_ends == "discharge":  # before any stay: no one is followed beyond one
+            return datetime(1000, 1, 1)
         return find_last_time(self.records, self.visits) if self.follow_up_ends == "last_record" else None
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import ibis
 import pytest
 from hypothesis import given, settings
 
@@ -46,6 +47,18 @@ def test_an_onset_is_the_first_record_after_the_prediction_time(times, expected)
     table = diseases.label_onset(admissions((0, 1, START, START + 3 * DAY, None)), None, disease, COHORT)
     rows = table.filter(table.reason.isnull()).to_pyarrow().to_pylist()
     assert [row["boolean_value"] for row in rows] == ([] if expected is None else [expected])
+
+
+@pytest.mark.parametrize("types, days", [([], [0, 2, 1, -9, 5]), ([32829], [0, 0, 1, -9, 5])])
+def test_a_history_stands_at_the_start_of_the_visit_that_it_is_told_in(types, days):
+    schema = {"person_id": "int64", "time": "timestamp", "concept_id": "int64", "type_id": "int64", "visit_id": "int64"}
+    moments = [(0, 32829, 7), (2, 32829, 7), (1, 32817, 7), (-9, 32829, 7), (5, 32829, None)]
+    rows = [(1, START + day * DAY, 5, kind, visit) for day, kind, visit in moments]
+    records = ibis.memtable([dict(zip(schema, row, strict=True)) for row in [*rows, (1, START, 6, 32829, 7)]], schema=schema)
+    visits = ibis.memtable([{"visit_id": 7, "start": START}], schema={"visit_id": "int64", "start": "timestamp"})
+    concepts = ibis.memtable([{"concept_id": 5, "phenotype": "lung"}], schema={"concept_id": "int64", "phenotype": "string"})
+    found = diseases.find_disease(records, visits, concepts, types).to_pyarrow().to_pylist()
+    assert {row["time"] for row in found} == {START + day * DAY for day in days} and {row["phenotype"] for row in found} == {"lung"}
 
 
 def slow_diseases(rows, records, names):
