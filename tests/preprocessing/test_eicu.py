@@ -253,7 +253,12 @@ def test_values_are_known_when_they_are_revised_and_apaches_at_the_end_of_the_fi
         customLab=[{}],
         vitalAperiodic=[{}, {"noninvasivesystolic": ""}],
         apacheApsVar=[{}],
-        nurseCharting=[{}, {"nursingchartcelltypevalname": "Pain", "nursingchartvalue": "3"}, {"nursingchartvalue": "high"}],
+        nurseCharting=[
+            {},
+            {"nursingchartcelltypevalname": "Pain", "nursingchartvalue": "3"},
+            {"nursingchartvalue": "high"},
+            {"nursingchartcelltypevalname": "Value", "nursingchartvalue": "91"},
+        ],
     )
     convert()
     columns = ["measurement_concept_id", "measurement_datetime", "value_as_number", "unit_concept_id", "operator_concept_id"]
@@ -270,6 +275,7 @@ def test_values_are_known_when_they_are_revised_and_apaches_at_the_end_of_the_fi
             (21492239, at(15), 240.0, 8876, None),
             (3027018, last, 133.0, 8541, None),
             (3027018, at(33), 88.0, 8541, None),
+            (3027018, at(33), 91.0, 8541, None),
             (3025315, last, 80.5, 9529, None),
         ],
         key=str,

@@ -61,12 +61,12 @@ class EventReader:
         offsets: list[str],
         rules_of_table: Callable[[ibis.Table], dict[str, ibis.Value]] = lambda rows: {},
         left_out: tuple[str, ...] = (),
-        names_column: str = "",
+        name_of: Callable[[ibis.Table], ibis.Value] | None = None,
     ) -> ibis.Table | None:
         """The rows of an eICU table to keep: place_rows' columns beside the table's own, as text. None where the table is absent.
 
-        rules_of_table: {reason: condition} of rows to leave out besides; `left_out` names these. names_column: by what rows without a concept are
-        counted, where they are left out here.
+        rules_of_table: {reason: condition} of rows to leave out besides; `left_out` names these. name_of: by what rows without a concept are counted,
+        where they are left out here.
         """
 
         def marked(with_lines: bool = False) -> ibis.Table | None:
@@ -82,14 +82,14 @@ class EventReader:
             return None
         held = engine.materialize_as_parquet(self.con, found)
         counts, reasons = rules.count_reasons(held), [OF_LEFT_OUT_STAY, FAR_FROM_STAY, *left_out]
-        further: dict = {"names without concept": count_names(held.filter(held.reason == NO_CONCEPT), names_column)} if names_column else {}
+        further: dict = {"names without concept": count_names(held.filter(held.reason == NO_CONCEPT), name_of)} if name_of else {}
         rules.settle_rejects(self.con, self.hospital, table, counts, lambda: marked(with_lines=True), reasons, self.cohort, **further)
         return held.filter(held.reason.isnull())
 
 
-def count_names(rows: ibis.Table, column: str) -> dict[str, int]:
+def count_names(rows: ibis.Table, name_of: Callable[[ibis.Table], ibis.Value]) -> dict[str, int]:
     """{name: rows}, the commonest first."""
-    counts = rows.group_by(name=rows[column].fill_null("(no name)")).agg(n=lambda t: t.count()).order_by(ibis.desc("n"), "name")
+    counts = rows.group_by(name=name_of(rows).fill_null("(no name)")).agg(n=lambda t: t.count()).order_by(ibis.desc("n"), "name")
     return {row["name"]: row["n"] for row in counts.to_pyarrow().to_pylist()}
 
 

@@ -71,6 +71,7 @@ TABLES = {
         "patientunitstayid",
         "nursingchartoffset",
         "nursingchartentryoffset",
+        "nursingchartcelltypevallabel",
         "nursingchartcelltypevalname",
         "nursingchartvalue",
     ],

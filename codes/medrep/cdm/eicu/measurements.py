@@ -139,19 +139,25 @@ def read_custom_labs(reader: EventReader, names: Names) -> ibis.Table | None:
     return measurement_rows(names.join(found, "customLab"), CUSTOM, LAB_TYPE)
 
 
+def charted_name(rows: ibis.Table) -> ibis.Value:
+    """What a nurse charted: the name of the cell, or its label where the name is only `Value`."""
+    name, label = rows.nursingchartcelltypevalname, rows.nursingchartcelltypevallabel
+    return ibis.ifelse((name.lower() == "value").fill_null(True), label, name)
+
+
 def read_charting(reader: EventReader, names: Names) -> ibis.Table | None:
     known = names.of("nurseCharting")
 
     def left_out(rows):
-        name, text = rows.nursingchartcelltypevalname, rows.nursingchartvalue
-        return {NO_CONCEPT: ~name.lower().isin(known).fill_null(False), NO_VALUE: parse_measured_value(text)["value"].isnull()}
+        text = rows.nursingchartvalue
+        return {NO_CONCEPT: ~charted_name(rows).lower().isin(known).fill_null(False), NO_VALUE: parse_measured_value(text)["value"].isnull()}
 
-    offsets, name = ["nursingchartoffset", "nursingchartentryoffset"], "nursingchartcelltypevalname"
-    rows = reader.read("nurseCharting", offsets, left_out, (NO_CONCEPT, NO_VALUE), names_column=name)
+    offsets = ["nursingchartoffset", "nursingchartentryoffset"]
+    rows = reader.read("nurseCharting", offsets, left_out, (NO_CONCEPT, NO_VALUE), charted_name)
     if rows is None:
         return None
     value = parse_measured_value(rows.nursingchartvalue)
-    found = long_rows(rows, parse_id(rows.nursingchartid), rows[name], value, rows.nursingchartvalue)
+    found = long_rows(rows, parse_id(rows.nursingchartid), charted_name(rows), value, rows.nursingchartvalue)
     return measurement_rows(names.join(found, "nurseCharting"), CHARTED, EXAMINATION)
 
 

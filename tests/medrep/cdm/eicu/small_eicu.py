@@ -70,6 +70,7 @@ DEFAULTS = {
     "nurseCharting": {
         "nursingchartoffset": 20,
         "nursingchartentryoffset": 33,
+        "nursingchartcelltypevallabel": "Heart Rate",
         "nursingchartcelltypevalname": "Heart Rate",
         "nursingchartvalue": "88",
     },
