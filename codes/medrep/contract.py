@@ -45,6 +45,11 @@ def source_folder(hospital: str) -> Path:
     return ROOT / "usedata" / hospital / "source"
 
 
+def apache_scores_file(hospital: str) -> Path:
+    """What preprocessing/apache.py writes of an eICU hospital."""
+    return ROOT / "usedata" / hospital / "apache_scores.parquet"
+
+
 def tables_folder(name: str) -> Path:
     """Where the OMOP tables of a hospital lie: in data/, or where they were made of other ones; `concepts` has the vocabulary's."""
     made = source_folder(name)
@@ -160,6 +165,11 @@ def hospitals_with_data() -> list[str]:
 def hospitals_with_trajectories() -> list[str]:
     """The hospitals that preprocessing has made trajectories of."""
     return sorted(path.parent.name for path in (ROOT / "usedata").glob("*/trajectories"))
+
+
+def hospitals_with_vocabulary() -> list[str]:
+    """The hospitals whose tokens are known: also those that are a part of another one's tables, and so have no folder in data/."""
+    return sorted(path.parent.name for path in (ROOT / "usedata").glob("*/vocabulary.json"))
 
 
 def hospitals_with_counts() -> list[str]:

@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import ibis
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medrep import storage
 
 
 def write_parquet(engine: ibis.BaseBackend, table: ibis.Table, folder: Path, name: str = "0"):
@@ -20,3 +24,10 @@ def write_partitioned(engine: ibis.BaseBackend, table: ibis.Table, folder: Path,
         engine.to_parquet(table, folder, partition_by=column, compression="uncompressed")
     else:
         engine.frame(table).write.mode("append").partitionBy(column).parquet(f"file://{folder.absolute()}")
+
+
+def write_private(path: Path, table: pa.Table):
+    """Write a parquet file that only its owner may read: it holds persons."""
+    with storage.atomic_write(path) as part:
+        part.touch(mode=0o600)
+        pq.write_table(table, part)

@@ -84,11 +84,10 @@ def ids_of(table: ibis.Table) -> np.ndarray:
 
 def read_tokens(required: bool) -> dict[str, list[str]]:
     """{hospital: its tokens} of the hospitals that are preprocessed; one must be if it is `required`."""
-    hospitals = contract.hospitals_with_data()
-    ready = [h for h in hospitals if contract.vocabulary_file(h).exists()]
+    ready = contract.hospitals_with_vocabulary()
     if not ready and required:
-        raise UserError("no hospital under data/ has a usedata/{hospital}/vocabulary.json; preprocessing/run.sh writes it")
-    if required and (late := sorted(set(hospitals) - set(ready))):
+        raise UserError("no hospital has a usedata/{hospital}/vocabulary.json; preprocessing/run.sh writes it")
+    if required and (late := sorted(set(contract.hospitals_with_data()) - set(ready))):
         print_line(f"not preprocessed, so its concepts are left out: {', '.join(late)}")
     special = len(token_vocabulary.SPECIAL_TOKENS)
     return {h: list(token_vocabulary.load_hospital_vocabulary(h).tokens[special:]) for h in ready}

@@ -10,7 +10,7 @@ import pytest
 
 from medrep import contract
 from medrep.errors import UserError
-from preprocessing import all_stages, eicu
+from preprocessing import all_stages, apache, eicu
 
 from ..medrep.cdm.eicu.small_eicu import DEFAULTS, UNIT, use_small_maps, write_eicu, write_vocabulary
 
@@ -567,6 +567,23 @@ def test_the_demo_gives_labels_of_death_and_of_long_stays(on_demo):
     assert pd.read_parquet(on_demo / "usedata" / "eicu" / "labels" / "RA").empty
 
 
+def test_the_demos_apache_scores_are_those_of_the_first_units(on_demo):
+    apache.main(["--hospital", "eicu", "--set", "cohort.home=eicu"])
+    found = pd.read_parquet(contract.apache_scores_file("eicu"))
+    told = pd.read_csv(SHARED / "eicu_demo" / "apachePatientResult.csv.gz").query("predictedhospitalmortality >= 0")
+    units = table("visit_detail").sort_values(["visit_detail_start_datetime", "visit_detail_id"]).drop_duplicates("visit_occurrence_id")
+    start = table("visit_occurrence").set_index("visit_occurrence_id").visit_start_datetime
+    labels = pd.read_parquet(on_demo / "usedata" / "eicu" / "labels" / "MT")
+    expected = told.merge(units, left_on="patientunitstayid", right_on="visit_detail_id")
+    expected = expected.assign(prediction_time=expected.visit_occurrence_id.map(start) + pd.Timedelta(hours=24), subject_id=expected.person_id)
+    expected = expected.merge(labels, on=["subject_id", "prediction_time"])
+    expected["name"] = "APACHE " + expected.apacheversion
+    keys = ["subject_id", "prediction_time", "name"]
+    both = found.merge(expected, on=keys, validate="one_to_one")
+    assert len(both) == len(found) == len(expected) > 2000
+    assert both.score.to_numpy() == pytest.approx(both.predictedhospitalmortality.to_numpy(), rel=1e-12)
+
+
 def test_nothing_of_the_demo_that_is_known_later_stands_before_a_prediction(on_demo):
     """Of each kind of row the time is not before its own latest offset: checked on the files as they are."""
     units = table("visit_detail").set_index("visit_detail_id").visit_detail_start_datetime
@@ -599,6 +616,49 @@ def test_all_stages_read_what_was_converted(place):
     site = json.loads(contract.site_file("eicu").read_text())
     assert site["unmapped"] == {"rows": 1, "names": 1, "commonest": {"measurement: odd": 1}}
     assert site["tables"]["patient"]["read"] == 40
+
+
+def test_apaches_predictions_stand_at_the_prediction_times_of_their_stays(place, capsys):
+    ages = [{"age": 60, "hospitaldischargeyear": 2014}, {"age": 61, "hospitaldischargeyear": 2015}]
+    patients = [stay(n, uniquepid=f"p{n}") for n in range(1, 21)]
+    patients += [stay(30 + i, uniquepid="p30", patienthealthsystemstayid=900 + i, **age) for i, age in enumerate(ages)]
+    patients += [stay(40, uniquepid="p1", patienthealthsystemstayid=patients[0]["patienthealthsystemstayid"], hospitaladmitoffset=-3000)]
+    units = [row["patientunitstayid"] for row in patients]
+    events = [{"patientunitstayid": n, "drugorderoffset": m, "drugstartoffset": m} for n in units for m in range(0, 2000, 150)]
+    folder = write_eicu(place, patient=patients, diagnosis=[{"patientunitstayid": n} for n in units], medication=events)
+    (place / "configs" / "hospitals" / "eicu.yaml").write_text("follow_up_ends: discharge\nadmission_source_pattern: '^stay\\|'\n")
+    flags = ["--threads", "1", "--set", "cohort.home=eicu"]
+    with pytest.raises(UserError, match="experiments|labels"):
+        apache.main(["--hospital", "eicu", *flags])
+    all_stages.main(["--hospitals", "eicu", *flags])
+    with pytest.raises(UserError, match="apachePatientResult.csv is missing"):
+        apache.main(["--hospital", "eicu", *flags])
+    rows = [
+        (1, "IV", 0.03),
+        (1, "IVa", 0.04),
+        (2, "IVa", -1),
+        (3, "IVa", ""),
+        (30, "IVa", 0.2),
+        (31, "IVa", 0.3),
+        (40, "IVa", 0.9),
+        (999, "IVa", 0.5),
+    ]
+    (folder / "apachePatientResult.csv").write_text(
+        "patientunitstayid,apacheversion,predictedhospitalmortality\n" + "".join(",".join(map(str, row)) + "\n" for row in rows)
+    )
+    capsys.readouterr()
+    apache.main(["--hospital", "eicu", *flags])
+    assert "8 rows; 4 kept; left out: 2 no score, 2 not the first unit of a stay" in capsys.readouterr().out
+    found = pd.read_parquet(contract.apache_scores_file("eicu"))
+    labels = pd.read_parquet(place / "usedata" / "eicu" / "labels" / "MT")
+    assert len(found.merge(labels, on=["subject_id", "prediction_time"])) == len(found) == 4
+    person = table("visit_detail").set_index("visit_detail_id").person_id
+    expected = {(person[1], "APACHE IV", 0.03), (person[1], "APACHE IVa", 0.04), (person[30], "APACHE IVa", 0.2), (person[31], "APACHE IVa", 0.3)}
+    assert set(found[["subject_id", "name", "score"]].itertuples(index=False, name=None)) == expected
+    of_two_stays = found[found.subject_id == person[30]].sort_values("prediction_time")
+    assert of_two_stays.score.tolist() == [0.2, 0.3]
+    assert contract.apache_scores_file("eicu").stat().st_mode & 0o077 == 0
+    assert set(found.hospital) == {"eicu"} and set(found.outcome) == {"MT"}
 
 
 def test_without_the_conversion_the_stages_say_what_to_run(place):

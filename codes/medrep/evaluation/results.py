@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medrep import contract, storage
+from medrep import contract, parquet, storage
 from medrep.errors import UserError
 from medrep.evaluation import calibration, metrics
 from medrep.evaluation.metrics import METRICS
@@ -93,13 +93,6 @@ def test_name(hospital: str, oov: str = "") -> str:
     return hospital + (f"_{oov}" if oov not in ("", "unk") else "")
 
 
-def write_private(path: Path, table: pa.Table):
-    """Write a parquet file that only its owner may read: it holds persons."""
-    with storage.atomic_write(path) as part:
-        part.touch(mode=0o600)
-        pq.write_table(table, part)
-
-
 def write_predictions(test_run: TestRun):
     """The MEDS prediction schema, a file a label: the rows that the label is known of."""
     for i, label in enumerate(test_run.examples.label_names):
@@ -107,7 +100,7 @@ def write_predictions(test_run: TestRun):
         known = ~np.isnan(truth)
         labels, p = test_run.examples.labels.iloc[test_run.table_rows[known, 3]], test_run.probabilities[known, i]
         threshold = 0.5 if np.isnan(test_run.thresholds[i]) else test_run.thresholds[i]
-        write_private(
+        parquet.write_private(
             label_path(test_run, label),
             pa.table(
                 {

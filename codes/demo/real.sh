@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Real patients that anyone can have: the eICU demo as home and the MIMIC-IV demo as the hospital it is tested at, the same the other way round,
+# and the West of eICU as home to its other regions.
+#
+#     bash codes/demo.sh --real
+#
+# Reads data/eicu, data/mimic and data/concepts, or these folders of $REAL_DATA. Each pair lies in a folder of its own below demo/real, laid out
+# as data, usedata and results are; the vectors are made once, of all pairs' concepts. What is up to date is not made again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source ./environment.sh
+data=$(realpath -m "${REAL_DATA:-../data}")
+missing=
+for folder in eicu mimic concepts; do
+  if [ ! -d "$data/$folder" ]; then
+    case "$folder" in
+      concepts) how="download.py athena says where the vocabulary comes from" ;;
+      *) how="python preprocessing/download.py $folder-demo brings it" ;;
+    esac
+    echo "demo.sh --real: data/$folder is missing: $how" >&2
+    missing=1
+  fi
+done
+[ -z "$missing" ] || exit 1
+export MEDREP_CONFIGS=configs/demo-real HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive
+place=demo/real
+pairs=("eicu mimic" "mimic eicu" "eicu_west eicu_rest")
+
+root_of() { echo "$place/$1_to_$2"; }
+in_pair() { # home, external, command: with the pair's folder as root
+  local home=$1 external=$2
+  shift 2
+  MEDREP_ROOT=$(root_of "$home" "$external") "$@" --set "cohort.home=$home"
+}
+link() { # target, name: a link that is there already stays
+  mkdir -p "$(dirname "$2")"
+  [ -L "$2" ] || ln -s "$1" "$2"
+}
+
+vectors=../$place/vectors
+link "$data" "$vectors/data"
+for pair in "${pairs[@]}"; do
+  read -r home external <<< "$pair"
+  root=$(root_of "$home" "$external")
+  link "$data" "../$root/data"
+  HOSPITALS="$pair" in_pair $pair bash preprocessing/run.sh
+  for hospital in $pair; do
+    link "../../$(basename "$root")/usedata/$hospital" "$vectors/usedata/${hospital}_of_$(basename "$root")"
+  done
+  link ../../vectors/usedata/representation "../$root/usedata/representation"
+done
+MEDREP_ROOT=$place/vectors bash representation/run.sh
+
+for pair in "${pairs[@]}"; do
+  read -r home external <<< "$pair"
+  scores=()
+  for hospital in $pair; do
+    case "$hospital" in
+      eicu*)
+        in_pair $pair "$python" preprocessing/apache.py --hospital "$hospital"
+        scores+=("../$(root_of $pair)/usedata/$hospital/apache_scores.parquet") ;;
+    esac
+  done
+  learn=("$python" experiments/finetune.py -d cpu --external "$external" --outcome MT LLOS)
+  in_pair $pair "$python" experiments/vocabulary_coverage.py --external "$external"
+  for model in logreg gbm; do
+    in_pair $pair "${learn[@]}" --model "$model"
+  done
+  in_pair $pair "${learn[@]}" --model pooled --rep-type random name description medrep
+  in_pair $pair "$python" experiments/pretrain.py --model behrt --rep-type none --gpu-devices cpu
+  in_pair $pair "${learn[@]}" --model behrt --rep-type none --oov unk ancestor
+  for rep in description medrep; do
+    in_pair $pair "$python" experiments/pretrain.py --model behrt --rep-type "$rep" --gpu-devices cpu
+    in_pair $pair "${learn[@]}" --model behrt --rep-type "$rep"
+  done
+  MEDREP_ROOT=$(root_of $pair) "$python" experiments/compare.py --against "pooled medrep" --reference "${scores[@]}"
+  in_pair $pair "$python" experiments/report.py --set "finetuning.external=[$external]"
+done
