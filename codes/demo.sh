@@ -5,6 +5,7 @@
 #     bash codes/demo.sh --fresh      the same from the beginning; a second run otherwise reuses what is finished
 #
 #     bash codes/demo.sh --all        also every other arm and outcome, and the comparison of all of them
+#     bash codes/demo.sh --real       in place of it on real patients, of data/eicu and data/mimic: demo/real.sh
 #
 # After set-up it takes about 7 minutes on two cores, --all less than an hour. Everything it makes lies under demo/
 # (git-ignored), laid out as the repository's own data, usedata and results.
@@ -12,17 +13,19 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 persons=${PERSONS:-2000}
-all=
+all= real=
 for argument in "$@"; do
   case "$argument" in
     --all) all=1 ;;
+    --real) real=1 ;;
     --fresh) # what lies in demo/data and is not ours makes the generator stop, and nothing of it goes
       export MEDREP_FRESH=1
-      rm -rf ../demo/usedata ../demo/results ;;
-    *) echo "demo.sh: unknown argument $argument; it takes --all, --fresh or nothing" >&2; exit 1 ;;
+      rm -rf ../demo/usedata ../demo/results ../demo/real ;;
+    *) echo "demo.sh: unknown argument $argument; it takes --all, --real, --fresh or nothing" >&2; exit 1 ;;
   esac
 done
 bash setup.sh
+[ -z "$real" ] || exec bash demo/real.sh
 python=../.venv/bin/python
 export MEDREP_ROOT=demo MEDREP_CONFIGS=configs/demo HF_HUB_OFFLINE=1
 export OMP_WAIT_POLICY=passive # threads that wait for work leave the cores to others

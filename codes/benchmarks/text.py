@@ -3,6 +3,7 @@
     cd codes
     python benchmarks/text.py                                # template-like definitions, about four minutes on two cores
     python benchmarks/text.py --median 90 --longest 300      # as a language model writes them
+    python benchmarks/text.py --encoder minilm               # the encoder that came with set-up, on texts as long as names and as definitions
     python benchmarks/text.py --memory 250000 1000000        # peak memory of description.py itself at so many concepts
 
 The model has microsoft/deberta-base's shape (768 wide, 12 layers, vocabulary 50,265) and random weights. Lengths are
@@ -10,6 +11,9 @@ lognormal; the defaults are those of the template's 119,089 different definition
 (median 33 tokens, sigma 0.54, longest 287). The common way takes texts in the order of the file, 16 at a time, each filled
 up to the longest of ALL (--of) texts, computes the masked-language-model head and keeps all hidden states. No text
 is there twice, so nothing is gained by encoding equal texts once. Both give the same vectors, which is checked.
+
+With --encoder the weights are the encoder's own, texts are words of its tokenizer, and ours stands beside two: `plain` takes texts in their order,
+16 at a time, each filled up to the longest of its batch, and `sentence_transformers` is that library's encode.
 """
 
 import argparse
@@ -29,8 +33,9 @@ import torch
 
 from medrep import contract, storage
 from medrep.progress import print_line
+from medrep.settings import EncoderConfig
 from medrep.tables import DEFINITIONS
-from medrep.vectors import hub, markers, text_encoder
+from medrep.vectors import hub, markers, sentence_encoder, text_encoder
 
 BATCH_SIZE, VOCABULARY_SIZE = 16, 50265
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
@@ -142,6 +147,55 @@ def compare(args):
     )
 
 
+def compare_encoder(args):
+    """As compare, with the pretrained encoder `args.encoder` in place of random weights."""
+    from sentence_transformers import SentenceTransformer
+
+    folder = sentence_encoder.locate(args.encoder)
+    ours, theirs = text_encoder.open_text_encoder(folder, EncoderConfig()), SentenceTransformer(folder, device="cpu")
+    random = np.random.default_rng(0)
+    words = sorted(word for word in ours.tokenizer.get_vocab() if word.isalpha())
+    for kind, median in (("names", 10), ("definitions", int(args.median))):
+        lengths = draw_lengths(args.texts, median, args.sigma, min(args.longest, ours.max_length), random)
+        many = [" ".join(random.choice(words, n - 2)) for n in lengths]
+        ways = {
+            "ours": lambda many=many: text_encoder.encode_texts(ours, many, text_encoder.CPU_BATCH_TOKENS)[0],
+            "plain": lambda many=many: np.concatenate([encode_plain(ours, many[i : i + BATCH_SIZE]) for i in range(0, len(many), BATCH_SIZE)]),
+            "sentence_transformers": lambda many=many: theirs.encode(many, show_progress_bar=False),
+        }
+        seconds, vectors = {name: [] for name in ways}, {}
+        for _ in range(args.repeats + 1):  # in turns; the first is to warm up
+            for name, way in ways.items():
+                begin = time.perf_counter()
+                vectors[name] = way()
+                seconds[name].append(time.perf_counter() - begin)
+        unit = {name: found / np.linalg.norm(found, axis=1, keepdims=True) for name, found in vectors.items()}
+        cosine = min(float((unit["ours"] * found).sum(axis=1).min()) for found in unit.values())
+        assert cosine > 0.999, cosine
+        rate = {name: len(many) / min(found[1:]) for name, found in seconds.items()}
+        print(
+            json.dumps(
+                {
+                    "texts": kind,
+                    "ratio": round(rate["ours"] / rate["plain"], 2),
+                    "ratio_to_sentence_transformers": round(rate["ours"] / rate["sentence_transformers"], 2),
+                    "texts_per_second": round(rate["ours"], 1),
+                    "least_cosine": round(cosine, 7),
+                }
+            ),
+            flush=True,
+        )
+
+
+@torch.inference_mode()
+def encode_plain(encoder: text_encoder.TextEncoder, batch: list[str]) -> np.ndarray:
+    """(texts, width): the mean over each text's tokens, of unit length."""
+    inputs = encoder.tokenizer(batch, padding=True, truncation=True, max_length=encoder.max_length, return_tensors="pt")
+    real = inputs["attention_mask"][..., None]
+    found = (encoder.model(**inputs).last_hidden_state * real).sum(1) / real.sum(1)
+    return torch.nn.functional.normalize(found).numpy()
+
+
 # ---- memory ------------------------------------------------------------------------------------------------
 
 
@@ -208,11 +262,15 @@ def main(argv=None):
     parser.add_argument("--median", type=float, default=33)
     parser.add_argument("--sigma", type=float, default=0.54)
     parser.add_argument("--longest", type=int, default=512)
+    parser.add_argument("--encoder", help="minilm, or a folder of a sentence encoder that takes the mean over tokens")
+    parser.add_argument("--repeats", type=int, default=3, help="with --encoder: how often each way is timed, the best counts")
     parser.add_argument("--memory", type=int, nargs="+", metavar="CONCEPTS")
     parser.add_argument("--engine-memory", default="1GB", help="with --memory: what the engine that sorts the texts may hold")
     args = parser.parse_args(argv)
     if args.memory:
         measure_memory(args.memory, args.engine_memory)
+    elif args.encoder:
+        compare_encoder(args)
     else:
         compare(args)
 

@@ -22,7 +22,10 @@ def demo(tmp_path):
         python.write_text(f'#!/usr/bin/env bash\necho "CALL $*"\nif [[ "$*" == *"{fails}"* ]]; then exit 3; fi\n')
         python.chmod(0o755)
         done = subprocess.run(["bash", tmp_path / "codes" / "demo.sh", *arguments], capture_output=True, text=True)
+        run.said = done.stderr
         return done.returncode, re.findall(r"^CALL (?!-c)(.*)$", done.stdout, flags=re.M)
+
+    run.root = tmp_path
 
     return run
 
@@ -62,3 +65,31 @@ def test_an_arm_that_fails_ends_the_demo_and_what_depends_on_it_is_not_begun(dem
     status, calls = demo(fails="pretrain.py --model behrt --rep-type description")
     assert status != 0
     assert not [call for call in calls if "--rep-type description --outcome" in call or "experiments/report.py" in call]
+
+
+def test_real_runs_every_pair_on_vectors_that_are_made_once(demo):
+    status, calls = demo("--real")
+    assert status == 1 and not calls
+    assert demo.said.splitlines() == [
+        "demo.sh --real: data/eicu is missing: python preprocessing/download.py eicu-demo brings it",
+        "demo.sh --real: data/mimic is missing: python preprocessing/download.py mimic-demo brings it",
+        "demo.sh --real: data/concepts is missing: download.py athena says where the vocabulary comes from",
+    ]
+    for name in ("eicu", "mimic", "concepts"):
+        (demo.root / "data" / name).mkdir(parents=True)
+    status, calls = demo("--real")
+    assert status == 0, demo.said
+    preprocessed = [call.split() for call in calls if call.startswith("preprocessing/all_stages.py")]
+    pairs = [(call[2], call[3]) for call in preprocessed]
+    assert pairs == [("eicu", "mimic"), ("mimic", "eicu"), ("eicu_west", "eicu_rest")]
+    assert all(call[-1] == f"cohort.home={home}" for call, (home, _) in zip(preprocessed, pairs, strict=True))
+    vectors = place(calls, "representation/all_stages.py")
+    assert calls.index(" ".join(preprocessed[-1])) < vectors
+    for home, external in pairs:
+        of_pair = [i for i, call in enumerate(calls) if f"--external {external} " in f"{call} " and f"cohort.home={home}" in call]
+        assert vectors < min(of_pair) and len([i for i in of_pair if "--model pooled" in calls[i]]) == 1
+        usedata = demo.root / "demo" / "real" / f"{home}_to_{external}" / "usedata"
+        assert (usedata / "representation").resolve() == (demo.root / "demo" / "real" / "vectors" / "usedata" / "representation").resolve()
+    assert len([call for call in calls if call.startswith("experiments/compare.py")]) == len(pairs)
+    assert demo("--real") == (status, calls)  # links that are there stay
+    assert not [call for call in calls if "demo/hospitals.py" in call]
