@@ -51,6 +51,26 @@ for pair in "${pairs[@]}"; do
 done
 MEDREP_ROOT=$place/vectors bash representation/run.sh
 
+# One thread each, two pairs at a time: models as small as these gain little from a second thread.
+export OMP_NUM_THREADS=1
+
+learn() { # home, external
+  local external=$2 finetune
+  finetune=("$python" experiments/finetune.py -d cpu --external "$external" --outcome MT LLOS)
+  in_pair "$@" "$python" experiments/vocabulary_coverage.py --external "$external"
+  for model in logreg gbm; do
+    in_pair "$@" "${finetune[@]}" --model "$model"
+  done
+  in_pair "$@" "${finetune[@]}" --model pooled --rep-type random name description medrep
+  for rep in none description medrep; do
+    in_pair "$@" "$python" experiments/pretrain.py --model behrt --rep-type "$rep" --gpu-devices cpu
+    in_pair "$@" "${finetune[@]}" --model behrt --rep-type "$rep" $([ "$rep" != none ] || echo --oov unk ancestor)
+  done
+}
+export python place
+export -f root_of in_pair learn
+printf '%s\0' "${pairs[@]}" | xargs -0 -n 1 -P 2 bash -euo pipefail -c 'learn $0 2>&1 | stdbuf -oL tr "\r" "\n"'
+
 for pair in "${pairs[@]}"; do
   read -r home external <<< "$pair"
   scores=()
@@ -60,18 +80,6 @@ for pair in "${pairs[@]}"; do
         in_pair $pair "$python" preprocessing/apache.py --hospital "$hospital"
         scores+=("../$(root_of $pair)/usedata/$hospital/apache_scores.parquet") ;;
     esac
-  done
-  learn=("$python" experiments/finetune.py -d cpu --external "$external" --outcome MT LLOS)
-  in_pair $pair "$python" experiments/vocabulary_coverage.py --external "$external"
-  for model in logreg gbm; do
-    in_pair $pair "${learn[@]}" --model "$model"
-  done
-  in_pair $pair "${learn[@]}" --model pooled --rep-type random name description medrep
-  in_pair $pair "$python" experiments/pretrain.py --model behrt --rep-type none --gpu-devices cpu
-  in_pair $pair "${learn[@]}" --model behrt --rep-type none --oov unk ancestor
-  for rep in description medrep; do
-    in_pair $pair "$python" experiments/pretrain.py --model behrt --rep-type "$rep" --gpu-devices cpu
-    in_pair $pair "${learn[@]}" --model behrt --rep-type "$rep"
   done
   MEDREP_ROOT=$(root_of $pair) "$python" experiments/compare.py --against "pooled medrep" --reference "${scores[@]}"
   in_pair $pair "$python" experiments/report.py --set "finetuning.external=[$external]"

@@ -154,32 +154,13 @@ def training_arguments(work: Path, settings: EncoderConfig, on_gpu: bool) -> Any
     )
 
 
-def adapt_encoder(name: str, work: Path, pairs: TextPairs, settings: EncoderConfig, device: torch.device, folder: Path) -> dict[str, float]:
-    """Write the encoder `name`, trained on the pairs, into `folder`; `work` is where a killed run goes on. Gives its figures.
-
-    No epoch better than the start: the start is written.
-    """
-    hub.quiet_transformers()
+def make_trainer(model: Any, work: Path, pairs: TextPairs, settings: EncoderConfig, evaluator: Any, on_gpu: bool) -> Any:
+    """sentence-transformers' trainer of `model` on the pairs, its checkpoints in `work`."""
     os.environ.setdefault("HF_DATASETS_CACHE", str(work / "datasets"))
     from datasets import Dataset
-    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+    from sentence_transformers import SentenceTransformerTrainer
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
     from transformers import EarlyStoppingCallback, TrainerCallback
-
-    if not sum(map(len, pairs.by_domain.values())) or not len(pairs.links):
-        raise UserError(
-            "encoder.training contrastive has no pairs to learn from or none to be judged by: a larger vocabulary or encoder.valid_share may help"
-        )
-    start, log = work / "start", work / "log.jsonl"
-    if not start.exists():
-        with storage.atomic_write(start) as part:
-            sentence_encoder.save_pretrained(name, part)
-    model = SentenceTransformer(str(start), device=str(device), local_files_only=True, model_kwargs={"dtype": torch.float32})
-    longest = model.max_seq_length or settings.max_length
-    model.max_seq_length = min(longest, TRAINING_TOKENS)
-    evaluator = make_evaluator(pairs, log)
-    if not log.exists():
-        evaluator(model, epoch=0)
 
     class Trainer(SentenceTransformerTrainer):
         def add_model_card_callback(self, default_args_dict):
@@ -196,28 +177,59 @@ def adapt_encoder(name: str, work: Path, pairs: TextPairs, settings: EncoderConf
         def on_train_end(self, args, state, control, **kwargs):
             self.line.close()
 
-    lines = {domain: Dataset.from_dict({"one": [a for a, _ in some], "other": [b for _, b in some]}) for domain, some in pairs.by_domain.items()}
-    trainer = Trainer(
+    loss = CachedMultipleNegativesRankingLoss(
+        model, scale=1 / settings.temperature, mini_batch_size=MINI_BATCH, directions=("query_to_doc", "doc_to_query")
+    )
+    return Trainer(
         model=model,
-        args=training_arguments(work / "epochs", settings, device.type == "cuda"),
-        train_dataset=lines,
-        loss=CachedMultipleNegativesRankingLoss(
-            model, scale=1 / settings.temperature, mini_batch_size=MINI_BATCH, directions=("query_to_doc", "doc_to_query")
-        ),
+        args=training_arguments(work, settings, on_gpu),
+        train_dataset={
+            domain: Dataset.from_dict({"one": [a for a, _ in some], "other": [b for _, b in some]}) for domain, some in pairs.by_domain.items()
+        },
+        loss=loss,
         evaluator=evaluator,
         callbacks=[EarlyStoppingCallback(settings.patience), Report()],
     )
-    checkpoints = list((work / "epochs").glob("checkpoint-*/trainer_state.json"))
-    trainer.train(resume_from_checkpoint=bool(checkpoints))
+
+
+def open_encoder(folder: Path, device: torch.device) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device=str(device), local_files_only=True, model_kwargs={"dtype": torch.float32})
+
+
+def adapt_encoder(name: str, work: Path, pairs: TextPairs, settings: EncoderConfig, device: torch.device, folder: Path) -> dict[str, float]:
+    """Write the encoder `name`, trained on the pairs, into `folder`; `work` is where a killed run goes on. Gives its figures.
+
+    No epoch better than the start: the start is written.
+    """
+    hub.quiet_transformers()
+    number = sum(map(len, pairs.by_domain.values()))
+    if not number or not len(pairs.links):
+        raise UserError(
+            "encoder.training contrastive has no pairs to learn from or none to be judged by: a larger vocabulary or encoder.valid_share may help"
+        )
+    start, log, epochs = work / "start", work / "log.jsonl", work / "epochs"
+    if not start.exists():
+        with storage.atomic_write(start) as part:
+            sentence_encoder.save_pretrained(name, part)
+    model = open_encoder(start, device)
+    longest = model.max_seq_length or settings.max_length
+    model.max_seq_length = min(longest, TRAINING_TOKENS)
+    evaluator = make_evaluator(pairs, log)
+    if not log.exists():
+        evaluator(model, epoch=0)
+    trainer = make_trainer(model, epochs, pairs, settings, evaluator, device.type == "cuda")
+    trainer.train(resume_from_checkpoint=any(epochs.glob("checkpoint-*/trainer_state.json")))
     scores = read_scores(log)
     best = max(scores, key=lambda line: (line["valid_link_auroc"], -line["epoch"]))
     if not best["epoch"]:
         print_line("encoder: no epoch tells the links of concepts that it never saw better than the start does: that is kept")
-        model = SentenceTransformer(str(start), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32})
+        model = open_encoder(start, device)
     model.max_seq_length = longest
     model.save_pretrained(str(folder), create_model_card=False)
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in scores))
-    return {"pairs": sum(map(len, pairs.by_domain.values())), "valid_links": len(pairs.links), "epochs": len(scores) - 1, **best}
+    return {"pairs": number, "valid_links": len(pairs.links), "epochs": len(scores) - 1, **best}
 
 
 def read_scores(log: Path) -> Sequence[dict[str, float]]:
