@@ -91,5 +91,6 @@ def test_real_runs_every_pair_on_vectors_that_are_made_once(demo):
         usedata = demo.root / "demo" / "real" / f"{home}_to_{external}" / "usedata"
         assert (usedata / "representation").resolve() == (demo.root / "demo" / "real" / "vectors" / "usedata" / "representation").resolve()
     assert len([call for call in calls if call.startswith("experiments/compare.py")]) == len(pairs)
-    assert demo("--real") == (status, calls)  # links that are there stay
+    status, again = demo("--real")
+    assert status == 0 and sorted(again) == sorted(calls)  # links that are there stay
     assert not [call for call in calls if "demo/hospitals.py" in call]
