@@ -100,6 +100,8 @@ class HospitalConfig:
     """True leaves out all but one of the events of a person with the same domain, concept and time."""
     date_only_types: list[int] = field(default_factory=list)
     """*_type_concept_id whose events at 00:00:00 are known by day only: they count from the end of that day."""
+    day_summary_types: list[int] = field(default_factory=list)
+    """*_type_concept_id of measurements that sum up a day, such as APACHE's worst values: no other value of their hour stands for them."""
     follow_up_ends: str = "last_record"
     """last_record: no one is followed beyond the hospital's last date. unknown: dates are shifted by person, only death ends it. discharge: the
     time between two stays of a person is not known, so that no one is followed beyond one, and nothing is labelled RA."""

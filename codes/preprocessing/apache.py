@@ -7,15 +7,16 @@
 Reads   data/{hospital}/apachePatientResult, usedata/{hospital}/source (visit_detail), usedata/{hospital}/labels/MT
 Writes  usedata/{hospital}/apache_scores.parquet: subject_id, prediction_time, score, name (APACHE IV, APACHE IVa), hospital and outcome
 
-APACHE predicts from the first 24 hours in a unit. A stay has the score of its first unit, and stands at the prediction time that MT has of it; where
-labels begin at the admission to the unit, as they do by default, that is when APACHE's day ends. A score of -1 is none.
+APACHE predicts from the first 24 hours in a unit. A stay has the score of its first unit, and stands at the prediction time that MT has of it. Where
+stays begin with the admission to the hospital that is before APACHE's day ends, and the scores are refused. A score of -1 is none.
 """
 
 import ibis
 
-from medrep import contract, parquet
+from medrep import config, contract, parquet
 from medrep.cdm import engine, rules, table_files
 from medrep.cdm.eicu import files
+from medrep.cdm.eicu.measurements import APACHE_HOURS
 from medrep.cdm.parsing import parse_id, parse_number
 from medrep.errors import UserError
 from medrep.progress import timed_stage
@@ -60,6 +61,11 @@ def main(argv=None):
     name = args.hospital
     if not files.is_dataset(name):
         raise UserError(f"{name} is no eICU dataset: only these have APACHE's predictions")
+    hospital, cohort = config.load("hospital", args.overrides, hospital=name), config.load("cohort", args.overrides)
+    if hospital.stay_begins != "unit_admission" or cohort.prediction_at != "hours" or cohort.prediction_hours < APACHE_HOURS:
+        raise UserError(
+            f"{name} is predicted before APACHE's day ends: its scores need hospital.stay_begins unit_admission and {APACHE_HOURS} cohort.prediction_hours"
+        )
     LABELS.require(hospital=name, outcome="MT")
     if not contract.source_folder(name).exists():
         raise UserError(f"{contract.display_path(contract.source_folder(name))} is missing; preprocessing/eicu.py writes it")

@@ -149,7 +149,7 @@ def find_records(
     columns = [*RECORDS.schema.names, "date", "year_of_birth", "reason"]
     events = events.mutate(reason=reason).select(*columns, *(["line"] if "line" in events.columns else []))
     if domain == "measurement":
-        events = leave_out_same_hour(events, cohort)
+        events = leave_out_same_hour(events, cohort, hospital.day_summary_types)
     if hospital.drop_repeated_events:
         order = [events[name].asc(nulls_first=False) for name in ("value", "unit", "operator", "visit_id", "type_id")]
         place = ibis.row_number().over(group_by=[*REPEATED_EVENT_KEYS, events.reason.isnull()], order_by=order)
@@ -157,11 +157,13 @@ def find_records(
     return events
 
 
-def leave_out_same_hour(events: ibis.Table, cohort: CohortConfig) -> ibis.Table:
-    """`events` with the reason why a measurement goes: another of the person and concept stands for the hour."""
+def leave_out_same_hour(events: ibis.Table, cohort: CohortConfig, day_summary_types: Sequence[int] = ()) -> ibis.Table:
+    """`events` with the reason why a measurement goes: another of the person and concept stands for the hour; of summaries of a day another one."""
     in_time = [events[name].asc(nulls_first=False) for name in ("time", "value", "unit", "visit_id", "type_id", "operator")]
     order = in_time if cohort.first_measurement == "in_time" else [events.line]
     hour = [events.person_id, events.concept_id, events.time.truncate("h"), events.reason.isnull()]
+    if day_summary_types:
+        hour.append(events.type_id.isin(day_summary_types).fill_null(False))
     place = ibis.row_number().over(group_by=hour, order_by=order)
     return events.mutate(reason=ibis.ifelse(events.reason.isnull() & (place > 0), SAME_HOUR, events.reason))
 

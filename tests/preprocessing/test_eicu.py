@@ -5,10 +5,12 @@ import json
 import random
 from datetime import date, datetime, timedelta
 
+import ibis
 import pandas as pd
 import pytest
 
 from medrep import contract
+from medrep.cdm.eicu import concept_maps, measurements
 from medrep.errors import UserError
 from preprocessing import all_stages, apache, eicu
 
@@ -220,7 +222,7 @@ def test_histories_and_admission_diagnoses_are_found_by_name_and_have_types_of_t
     assert counts("pastHistory")["left out"] == {"no finding": 1} and counts("admissionDx")["left out"] == {"no diagnosis": 1}
 
 
-def test_drugs_are_known_no_sooner_than_ordered_and_not_if_cancelled(place):
+def test_drugs_are_known_no_sooner_than_ordered(place):
     medication = [
         {},
         {"drugstartoffset": 1400},
@@ -240,9 +242,10 @@ def test_drugs_are_known_no_sooner_than_ordered_and_not_if_cancelled(place):
         (32838, 0, at(100), at(300), "MYSTERY"),
         (32838, 1112807, at(100), at(300), "HICL 1820"),
         (32838, 1113143, at(100), at(300), "ASPIRIN 81 MG PO TABS"),
+        (32838, 1113143, at(100), at(300), "ASPIRIN 81 MG PO TABS"),  # cancelled, but when is not told
         (32838, 1113143, at(1400), at(1400), "ASPIRIN 81 MG PO TABS"),
     ]
-    assert counts("medication")["left out"] == {"far from its stay": 1, "cancelled": 1, "no name and no HICL number": 1}
+    assert counts("medication")["left out"] == {"far from its stay": 1, "no name and no HICL number": 1}
     assert counts("infusiondrug")["left out"] == {"rate of 0 or ERROR": 2}
 
 
@@ -283,6 +286,28 @@ def test_values_are_known_when_they_are_revised_and_apaches_at_the_end_of_the_fi
     assert counts("vitalAperiodic")["left out"] == {"no value": 1}
     assert counts("nurseCharting")["left out"] == {"no concept": 1, "no value": 1}
     assert counts("nurseCharting")["names without concept"] == {"Pain": 1}
+
+
+def test_values_in_another_unit_than_they_are_told_in_are_mended_and_those_that_are_none_have_none():
+    rules = [
+        {"name": "calcium", "above": 2.0, "up_to": None, "factor": 0.25, "add": 0.0},
+        {"name": "fio2", "above": None, "up_to": 1.0, "factor": 100.0, "add": 0.0},
+        {"name": "fio2", "above": 1.0, "up_to": 20.0, "factor": None, "add": None},
+        {"name": "heat", "above": 45.0, "up_to": None, "factor": 0.5, "add": -10.0},
+    ]
+    told = [("Calcium", 2.0, 2.0), ("Calcium", 4.0, 1.0), ("FiO2", 1.0, 100.0), ("FiO2", 4.0, None), ("FiO2", 21.0, 21.0), ("heat", 100.0, 40.0)]
+    told += [("other", 4.0, 4.0), ("FiO2", None, None)]
+    rows = ibis.memtable([(i, name, value) for i, (name, value, _) in enumerate(told)], schema={"i": "int64", "name": "string", "value": "float64"})
+    found = rows.mutate(mended=measurements.apply_rules(rows.name, rows.value, rules)).order_by("i").to_pyarrow()["mended"].to_pylist()
+    assert found == [mended for *_, mended in told]
+
+
+def test_the_rules_of_values_are_of_names_that_are_read():
+    named = {(row["source_table"].lower(), row["source_name"].lower()) for _, row in concept_maps.read_rows("measurements.csv")}
+    rules = concept_maps.read_value_rules()
+    assert len(rules) > 10 and {(rule["source"], rule["name"]) for rule in rules} <= named
+    assert all((rule["factor"] is None) == (rule["add"] is None) for rule in rules)
+    assert all(rule["above"] is not None or rule["up_to"] is not None for rule in rules)
 
 
 @pytest.mark.parametrize("parts", [1, 3])

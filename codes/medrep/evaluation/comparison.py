@@ -170,10 +170,11 @@ def add_score_rows(rows: list[dict], tests: dict, reference: tuple | None, score
             continue
         n, labels = [len(test) for test in found.values()], {label for _, label in found}
         row = dict.fromkeys(KEY_COLUMNS, "") | {"model": name, "rep_type": SCORE, "outcome": outcome, "tested_on": hospital}
+        scored, tested = (sum(map(len, part.values())) for part in (found, tests[arm]))
         row |= {
             "cohort": rows[0]["cohort"],
             "seeds": len({seed for seed, _ in found}),
-            "reason": "",
+            "reason": "" if scored == tested else f"on the {scored / tested:.0%} of the examples that have a score",
             "against": arm_label(reference) if reference else "",
         }
         row |= {"n": sum(n) / len(n) * len(labels), "positives": sum(int(test.boolean_value.sum()) for test in found.values()) / len(n) * len(labels)}

@@ -168,6 +168,19 @@ def measurement_row(line: int, row: dict, file: str) -> dict:
     }
 
 
+def read_value_rules() -> list[dict]:
+    """source, name, above, up_to, factor, add of value_rules.csv: a value of the name, in to_unit, that is more than `above` and at most `up_to` is
+    factor * value + add, and no value where factor is null. Of several rules the first that fits counts; a bound that is null is none."""
+    numbers, found = ("above", "up_to", "factor", "add"), []
+    for line, row in read_rows("value_rules.csv"):
+        try:
+            told = {name: float(row[name]) if row[name] else None for name in numbers}
+        except ValueError:
+            raise UserError(f"{display('value_rules.csv')} line {line}: {', '.join(numbers)} must be numbers or empty") from None
+        found.append({"source": row["source_table"].lower(), "name": row["source_name"].lower()} | told)
+    return found
+
+
 # ---- paths ---------------------------------------------------------------------------------------------------------------
 
 
@@ -211,7 +224,7 @@ def read_rows(file: str) -> list[tuple[int, dict]]:
         rows = list(enumerate(csv.DictReader(text), start=2))
     seen = {}
     for line, row in rows:
-        key = tuple(row[name] for name in ("source_table", "source_name", "unit", "path", "spelling") if name in row)
+        key = tuple(row[name] for name in ("source_table", "source_name", "unit", "above", "up_to", "path", "spelling") if name in row)
         if key in seen:
             raise UserError(f"{display(file)} lines {seen[key]} and {line} both are of {' '.join(key)}: keep one of them")
         seen[key] = line

@@ -218,6 +218,10 @@ def salts_agree(named: frozenset[str], of_drug: frozenset[str]) -> bool:
 # ---- from a name to a concept --------------------------------------------------------------------------------------
 
 
+NO_DRUG_WORDS = {"consult", "supplies"}
+"""Of what is ordered with a drug: `VANCOMYCIN CONSULT TO PHARMACY`."""
+
+
 @dataclass(frozen=True)
 class Found:
     """What a name means: its ingredients in the name's order, and the concept by the rule `how` (None and "none" without one).
@@ -236,6 +240,8 @@ def find_drug(vocabulary: DrugVocabulary, name: DrugName) -> Found:
     Several ingredients without a concept of their own are the first in the name's order, as OMOP's Ingredients are single: the row is an
     exposure to it, and nothing is said of the others.
     """
+    if NO_DRUG_WORDS & set(name.words):
+        return Found((), None, "none")
     mentions = vocabulary.find_mentions(name.words)
     named = choose_mentions(vocabulary, mentions)
     if fixed := [m.ingredients[0] for m in named if m.ingredients[0] in vocabulary.fixed.values()]:
@@ -260,10 +266,14 @@ def find_drug(vocabulary: DrugVocabulary, name: DrugName) -> Found:
 
 
 def choose_mentions(vocabulary: DrugVocabulary, mentions: list[Mention]) -> list[Mention]:
-    """What a name says of itself before a brand in it; an element only where nothing else is said, and no salt of it (`potassium phos`)."""
+    """What a name says of itself before a brand in it, unless that is only what the brand is dissolved in; an element only where nothing else is said,
+    and no salt of it (`potassium phos`)."""
     elements = [m for m in mentions if set(m.ingredients) <= vocabulary.element_ids]
     others = [m for m in mentions if m not in elements]
-    return [m for m in others if not m.is_brand] or others or [m for m in elements if not m.salts]
+    generic = [m for m in others if not m.is_brand]
+    if all(set(m.ingredients) <= vocabulary.diluents for m in generic):
+        generic = [m for m in others if m.is_brand]
+    return generic or others or [m for m in elements if not m.salts]
 
 
 def find_clinical_drug(vocabulary: DrugVocabulary, name: DrugName, ingredients: tuple[int, ...], salts: dict[int, frozenset[str]]) -> int | None:

@@ -1,12 +1,13 @@
 """DRUG_EXPOSURE of eICU: orders, infusions, and what was taken before admission, each with a type of its own.
 
     table            type                           known
-    medication       32838 EHR prescription         when it is ordered, or started if that is later; cancelled orders are left out
+    medication       32838 EHR prescription         when it is ordered, or started if that is later; cancelled orders, too
     infusiondrug     32818 EHR administration       at the time that a rate is charted for; a rate of 0 is none
     admissiondrug    32830 EHR medication list      when it is entered
 
 The concept is concept_maps.map_drugs' of the name and the HICL number (First Databank's for a set of ingredients); without one it is 0. It is asked
-once of all tables: what an HICL number means is learned from the names beside it. When an order was cancelled is not told, only that it was.
+once of all tables: what an HICL number means is learned from the names beside it. That an order was cancelled is
+told, but not when: to leave it out would tell what came later (survivors' orders are cancelled more often).
 """
 
 from functools import reduce
@@ -21,7 +22,7 @@ from medrep.cdm.parsing import parse_id, parse_number
 
 KINDS = {"medication": (1, 32838), "infusiondrug": (2, 32818), "admissiondrug": (3, 32830)}
 """{table: its number in event_id, type concept}"""
-CANCELLED, NO_NAME, NO_RATE = "cancelled", "no name and no HICL number", "rate of 0 or ERROR"
+NO_NAME, NO_RATE = "no name and no HICL number", "rate of 0 or ERROR"
 
 
 def read_drugs(reader: EventReader) -> list[ibis.Table]:
@@ -52,9 +53,9 @@ def find_concepts(con: ibis.BaseBackend, tables: list[ibis.Table]) -> ibis.Table
 def read_medication(reader: EventReader) -> ibis.Table | None:
     def left_out(rows):
         nameless = rows.drugname.isnull() & (parse_id(rows.drughiclseqno).fill_null(0) == 0)
-        return {CANCELLED: rows.drugordercancelled.lower() == "yes", NO_NAME: nameless}
+        return {NO_NAME: nameless}
 
-    rows = reader.read("medication", ["drugorderoffset", "drugstartoffset"], left_out, (CANCELLED, NO_NAME))
+    rows = reader.read("medication", ["drugorderoffset", "drugstartoffset"], left_out, (NO_NAME,))
     if rows is None:
         return None
     stop = rows.unit_start + parse_id(rows.drugstopoffset).as_interval("m")

@@ -9,8 +9,9 @@
                      worst values, so that they are seen at 24 hours and no sooner
     patient          height and weight, likewise: it is not told when they were taken    one each
 
-Concepts, and factors to the unit that values are told in, are concept_maps.map_measurements'. Columns of a wide table without a concept are variables that
-are not read; a lab without one is a row with concept 0.
+Concepts, and factors to the unit that values are told in, are concept_maps.map_measurements'; what is plainly in another unit or no value is mended by
+configs/hospitals/eicu/value_rules.csv. The worst of a day has a unit of its own, so that it has deciles of its own and blurs no others. Columns of a
+wide table without a concept are variables that are not read; a lab without one is a row with concept 0.
 """
 
 from functools import reduce
@@ -51,11 +52,23 @@ FACTS = {"concept_id": "int64", "factor": "float64", "to_unit": "string"}
 """What concept_maps says of a name. to_unit is the concept of a unit as text, or a unit that has none."""
 
 
+def apply_rules(name: ibis.Value, value: ibis.Value, rules: list[dict]) -> ibis.Value:
+    """`value` after concept_maps.read_value_rules: what is in another unit than it is told in, or is no value."""
+    cases = []
+    for rule in rules:
+        fits = name.lower() == rule["name"]
+        fits = fits if rule["above"] is None else fits & (value > rule["above"])
+        fits = fits if rule["up_to"] is None else fits & (value <= rule["up_to"])
+        cases.append((fits.fill_null(False), ibis.null("float64") if rule["factor"] is None else value * rule["factor"] + rule["add"]))
+    return ibis.cases(*cases, else_=value) if cases else value
+
+
 class Names:
     """concept_maps' names of measurements."""
 
     def __init__(self, con: ibis.BaseBackend):
         rows = [row for row in concept_maps.map_measurements(con).to_pylist() if row["concept_id"] is not None]
+        self.rules = concept_maps.read_value_rules()
         self.facts = {(row["source"].lower(), row["name"].lower(), (row["unit"] or "").lower()): [row[fact] for fact in FACTS] for row in rows}
 
     def of(self, source: str) -> list[str]:
@@ -63,7 +76,10 @@ class Names:
         return sorted({name for table, name, _ in self.facts if table == source.lower()})
 
     def join(self, rows: ibis.Table, source: str) -> ibis.Table:
-        """`rows` (name, own_unit) with FACTS: those of a name in the hospital's own unit, else in any; null where the name has no concept."""
+        """`rows` (name, own_unit, value) with FACTS: those of a name in the hospital's own unit, else in any; null where the name has no concept.
+
+        value is then told in to_unit.
+        """
         asked = rows.select("name", "own_unit").distinct().order_by("name", "own_unit").to_pyarrow().to_pylist()
         told = []
         for row in asked:
@@ -74,7 +90,9 @@ class Names:
         known = ibis.memtable(told, schema={"name_key": "string", "unit_key": "string"} | FACTS)
         rows = rows.mutate(unit_key=rows.own_unit.fill_null(""))  # a join passes nulls over
         rows = rows.left_join(known, [rows.name == known.name_key, rows.unit_key == known.unit_key])
-        return rows.drop("name_key", "unit_key", "unit_key_right")
+        value = rows.value * rows.factor.fill_null(1.0)
+        rows = rows.mutate(value=value).drop("name_key", "unit_key", "unit_key_right")
+        return rows.mutate(value=apply_rules(rows.name, rows.value, [rule for rule in self.rules if rule["source"] == source.lower()]))
 
 
 def measurement_rows(rows: ibis.Table, table: int, type_id: int) -> ibis.Table:
@@ -87,7 +105,7 @@ def measurement_rows(rows: ibis.Table, table: int, type_id: int) -> ibis.Table:
         measurement_concept_id=rows.concept_id.fill_null(0),
         **event_columns(rows, "measurement", "measurement", type_id),
         operator_concept_id=rows.operator.substitute(operators, else_=ibis.null("int64")).cast("int64"),
-        value_as_number=rows.value * rows.factor.fill_null(1.0),
+        value_as_number=rows.value,
         unit_concept_id=unit_id,
         unit_source_value=ibis.ifelse(rows.concept_id.isnull(), rows.unit, unit),
         value_source_value=rows.text,
