@@ -85,7 +85,8 @@ def main(argv=None):
     hospital = config.load("hospital", args.overrides, hospital=name)
     output = contract.source_folder(name)
     if not files.is_dataset(name):
-        storage.remove_path(output)  # of eICU tables that were there before; whether others are there is persons.py's question
+        if output.exists():
+            storage.remove_path(output)  # of eICU tables that were there before; whether others are there is persons.py's question
         return
     settings = {key: getattr(hospital, key) for key in ("stay_begins", "source_folder", "where")}
     stamp = Stamp(

@@ -31,7 +31,7 @@ def test_all_arms_are_made_in_an_order_in_which_each_finds_what_it_reads():
         "random_vectors --unless-published",
         "evaluate --unless-published",
     }
-    assert stages[:5] == ["concepts", "definitions", "encoder", "description", "edges"] and stages[-1].startswith("evaluate")
+    assert stages[:5] == ["concepts", "definitions", "edges", "encoder", "description"] and stages[-1].startswith("evaluate")
 
 
 def test_others_methods_are_made_where_asked_for():
@@ -44,9 +44,9 @@ def test_arms_that_are_not_asked_for_are_not_made_but_for_what_others_read():
     assert planned("--arms", "medrep", "description") == [
         ["concepts"],
         ["definitions"],
+        ["edges"],
         ["encoder"],
         ["description"],
-        ["edges"],
         ["description", "--text", "name"],
         ["graph"],
         ["evaluate", "--unless-published"],
@@ -82,9 +82,9 @@ def test_each_flag_goes_to_the_stages_that_know_it_and_others_to_all(root, tmp_p
     assert [call[: len(call) - 3] for call in calls if call[-3:] == everywhere] == [
         ["concepts", "--scope", "all"],
         ["definitions", "--model", "m", "--decile-calls", "--batch-results", str(tmp_path / "out.jsonl"), "no.jsonl"],
+        ["edges"],
         ["encoder", "--encoder", str(tmp_path / "bert"), *gpus],
         ["description", "--pooling", "mean", *gpus],
-        ["edges"],
         ENDS[0],
         ["description", "--text", "name", "--pooling", "mean", *gpus],
         ["graph", *gpus],

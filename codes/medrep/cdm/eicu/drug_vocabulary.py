@@ -219,7 +219,7 @@ def salts_agree(named: frozenset[str], of_drug: frozenset[str]) -> bool:
 
 
 NO_DRUG_WORDS = {"consult", "supplies"}
-"""Of what is ordered with a drug: `VANCOMYCIN CONSULT TO PHARMACY`."""
+"""Of what is ordered with a drug: `vancomycin consult to pharmacy`."""
 
 
 @dataclass(frozen=True)
