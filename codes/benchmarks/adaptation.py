@@ -10,9 +10,7 @@ interval of a paired bootstrap how much adapting adds.
 """
 
 import argparse
-import contextlib
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,16 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.graph_objectives import make_inputs, with_whole
+from benchmarks.graph_objectives import inputs_of_split, with_whole
 from medrep import config, contract, storage
 from medrep.cdm import engine
 from medrep.devices import requested_devices, torch_device
 from medrep.progress import print_line
 from medrep.settings import EncoderConfig
-from medrep.vectors import concept_index, concept_pairs, concept_vectors, contrastive, quality
+from medrep.vectors import concept_pairs, concept_vectors, contrastive, quality
 from medrep.vectors.concept_pairs import ConceptGraph
 from medrep.vectors.whitening import RescaledVectors
-from medrep.vocabulary import holdout
 from representation import description, evaluate, graph
 
 ARMS = ("name", "description", "medrep")
@@ -60,9 +57,7 @@ def judge(array: np.ndarray, concept_graph: ConceptGraph, links: dict) -> dict[s
     return found | {f"parent MRR ({len(ranks)})": weights @ (1 / ranks), f"recall at {quality.K}": weights @ (ranks <= quality.K)}
 
 
-def ask_links(concept_graph: ConceptGraph, con, unseen: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    unsaid = concept_pairs.make_unsaid_filter(evaluate.read_texts(con, np.unique(concept_graph.plain)), concept_graph)
-    pairs = concept_pairs.held_out_pairs(concept_graph, unsaid)
+def ask_links(concept_graph: ConceptGraph, pairs: dict[str, np.ndarray], unseen: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     chosen = {"all": pairs["all"], "unsaid": pairs["all, unsaid"], "unseen concept": pairs["all"][unseen[pairs["all"]].any(axis=1)]}
     return {kind: (some, *concept_pairs.draw_negatives(concept_graph, some)) for kind, some in chosen.items()}
 
@@ -99,16 +94,9 @@ def main(argv=None):
     config.add_arguments(parser)
     args = parser.parse_args(argv)
     settings, (device, *_) = config.load("encoder", args.overrides), requested_devices(args)
-    holdout.SALT = np.uint64(args.salt)
-    with contextlib.ExitStack() as at_end:
-        folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="benchmark_adaptation_", dir=args.folder)))
-        os.environ["MEDREP_SPILL"] = str(folder / "spill")
-        at_end.callback(setattr, contract, "ROOT", contract.ROOT)
-        make_inputs(folder / "root")
-        con = engine.connect()
-        concept_graph = concept_pairs.read_concept_graph(concept_index.read_concept_index(), con)
+    with inputs_of_split(args.salt, args.folder, "adaptation") as (_, _, concept_graph, pairs):
         unseen = contrastive.kept_apart(concept_graph.plain, args.unseen, UNSEEN_SALT)
-        links = ask_links(concept_graph, con, unseen)
+        links = ask_links(concept_graph, pairs, unseen)
         results = {"as it is": {arm: judge(array, concept_graph, links) for arm, array in make_arms(settings, device)}}
         adapt(settings, unseen, device)
         results["adapted"] = {arm: judge(array, concept_graph, links) for arm, array in make_arms(settings, device)}

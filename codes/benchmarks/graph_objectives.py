@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import ibis
 import numpy as np
 
 from medrep import contract
@@ -41,6 +42,22 @@ def make_inputs(folder: Path):
     contract.ROOT = folder
     for stage, *flags in ((concepts,), (definitions,), (encoder,), (description,), (description, "--text", "name"), (edges,)):
         stage.main([*flags, *(["--gpu-devices", "cpu"] if stage in (encoder, description) else [])])
+
+
+@contextlib.contextmanager
+def inputs_of_split(salt: int, parent: Path, name: str) -> Iterator[tuple[Path, ibis.BaseBackend, ConceptGraph, dict[str, np.ndarray]]]:
+    """A folder, an engine, the graph and its held-out pairs, with a root of its own for the pairs that `salt` holds out; all goes at the end."""
+    with contextlib.ExitStack() as at_end:
+        folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix=f"benchmark_{name}_", dir=parent)))
+        for owner, field in ((holdout, "SALT"), (contract, "ROOT")):
+            at_end.callback(setattr, owner, field, getattr(owner, field))
+        holdout.SALT = np.uint64(salt)
+        os.environ["MEDREP_SPILL"] = str(folder / "spill")
+        make_inputs(folder / "root")
+        con = engine.connect()
+        concept_graph = concept_pairs.read_concept_graph(concept_index.read_concept_index(), con)
+        unsaid = concept_pairs.make_unsaid_filter(evaluate.read_texts(con, np.unique(concept_graph.plain)), concept_graph)
+        yield folder, con, concept_graph, concept_pairs.held_out_pairs(concept_graph, unsaid)
 
 
 def make_variants(seeds: list[int], scratch: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -105,16 +122,7 @@ def main(argv=None):
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     args = parser.parse_args(argv)
-    holdout.SALT = np.uint64(args.salt)
-    with contextlib.ExitStack() as at_end:
-        folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="benchmark_objectives_", dir=args.folder)))
-        os.environ["MEDREP_SPILL"] = str(folder / "spill")
-        at_end.callback(setattr, contract, "ROOT", contract.ROOT)
-        make_inputs(folder / "root")
-        con = engine.connect()
-        concept_graph = concept_pairs.read_concept_graph(concept_index.read_concept_index(), con)
-        unsaid = concept_pairs.make_unsaid_filter(evaluate.read_texts(con, np.unique(concept_graph.plain)), concept_graph)
-        pairs = concept_pairs.held_out_pairs(concept_graph, unsaid)
+    with inputs_of_split(args.salt, args.folder, "objectives") as (folder, _, concept_graph, pairs):
         links = {kind: (pairs[kind], *concept_pairs.draw_negatives(concept_graph, pairs[kind])) for kind in ("all", "all, unsaid")}
         print_line(f"{len(concept_graph.plain):,} rows; held out {len(pairs['all']):,} pairs, {len(pairs['all, unsaid']):,} of them unsaid")
         print_results({name: judge(array, concept_graph, links) for name, array in make_variants(args.seeds, folder)})

@@ -31,12 +31,10 @@ import pandas as pd
 
 from medrep import config, contract, storage
 from medrep.errors import UserError
-from medrep.evaluation import comparison, results
+from medrep.evaluation import comparison, metrics, results
 from medrep.evaluation.comparison import PAPER_MEAN_OUTCOMES
 from medrep.evaluation.results import KEY_COLUMNS, arm_label, arm_sort_key, list_arms
 from medrep.progress import print_line, timed_stage
-
-MIN_CLASS_SIZE = 10  # examples of a class, below which asymptotic tests are not to be leaned on
 
 
 def format_number(value, form: str) -> str:
@@ -101,8 +99,8 @@ def format_table(table: pd.DataFrame, replicates: int) -> str:
         if mark
     ]
     notes += [f"{name}: {row['reason']}" for name, row in zip(names, rows, strict=True) if row["reason"]]
-    if 0 < first["positives"] < MIN_CLASS_SIZE or 0 < first["n"] - first["positives"] < MIN_CLASS_SIZE:
-        notes.append(f"fewer than {MIN_CLASS_SIZE} of a class: intervals and p are rough")
+    if 0 < first["positives"] < metrics.MIN_CLASS_SIZE or 0 < first["n"] - first["positives"] < metrics.MIN_CLASS_SIZE:
+        notes.append(f"fewer than {metrics.MIN_CLASS_SIZE} of a class: intervals and p are rough")
     against = f"differences to {first['against']}" if first["against"] else "no arm here to compare with"
     title = (
         f"{first['outcome']} at {first['tested_on']}, trained at {', '.join(sorted(set(table.trained_on) - {''}))}; "

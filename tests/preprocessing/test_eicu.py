@@ -288,6 +288,18 @@ def test_values_are_known_when_they_are_revised_and_apaches_at_the_end_of_the_fi
     assert counts("nurseCharting")["names without concept"] == {"Pain": 1}
 
 
+def test_of_a_series_that_is_revised_at_once_the_newest_result_stays(place):
+    revised = {"labresultrevisedoffset": 600}
+    series = [{"labresultoffset": offset, "labresult": value, **revised} for offset, value in ((30, 131), (500, 139), (90, 152))]
+    other = [{"labresultoffset": 40, "labresult": 145, "labresultrevisedoffset": 45}]
+    same_sample = [{"labname": "odd", "labresultoffset": 70, "labresult": value, **revised} for value in (1, 2)]
+    write_eicu(place, lab=[*series, *other, *same_sample])
+    convert()
+    found = table("measurement")
+    assert sorted(found[found.measurement_source_value.isin(["sodium", "odd"])].value_as_number) == [1, 2, 139, 145]
+    assert counts("lab")["left out"] == {"a newer result is known at the same time": 2}
+
+
 def test_values_in_another_unit_than_they_are_told_in_are_mended_and_those_that_are_none_have_none():
     rules = [
         {"name": "calcium", "above": 2.0, "up_to": None, "factor": 0.25, "add": 0.0},
@@ -590,6 +602,18 @@ def test_the_demo_gives_labels_of_death_and_of_long_stays(on_demo):
     assert 1650 < len(mt) < 1750 and 120 <= mt.boolean_value.sum() <= 126
     assert 1550 < len(llos) < 1650 and llos.boolean_value.sum() > 450
     assert pd.read_parquet(on_demo / "usedata" / "eicu" / "labels" / "RA").empty
+
+
+def test_the_demos_labs_that_become_known_at_once_are_the_newest(on_demo):
+    raw = pd.read_csv(SHARED / "eicu_demo" / "lab.csv.gz")
+    known = raw[["labresultoffset", "labresultrevisedoffset"]].max(axis=1)
+    newest = raw.labresultoffset == raw.groupby([raw.patientunitstayid, raw.labname, known]).labresultoffset.transform("max")
+    read = set(table("visit_detail").visit_detail_id)
+    kept = set(table("measurement").query("measurement_id // 100 % 10 == 1").measurement_id // 1000)
+    expected = raw[newest & raw.patientunitstayid.isin(read)]
+    assert kept == set(expected.labid) and 100 < (~newest).sum() < 1000
+    series = raw.query("patientunitstayid == 1101375 and labname == 'creatinine' and labresultrevisedoffset == 5371")
+    assert len(series) > 10 and kept & set(series.labid) == set(series.nlargest(1, "labresultoffset").labid)
 
 
 def test_the_demos_apache_scores_are_those_of_the_first_units(on_demo):

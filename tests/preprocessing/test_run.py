@@ -10,6 +10,7 @@ import pytest
 from medrep.cdm import spill
 from medrep.contract import REPOSITORY
 from medrep.errors import UserError
+from medrep.tables import DECILES
 from preprocessing import all_stages
 
 
@@ -45,6 +46,21 @@ def test_each_stage_runs_for_each_hospital_and_leaves_no_temporary_files_to_the_
     flags = ("--memory", "1GB", "--set", "cohort.min_age=21")
     assert calls == [(name, "--hospital", hospital, *flags) for name in ("one", "two") for hospital in ("mimic", "seoul")]
     assert len(folders) == 4 and not [folder for folder in folders if folder.exists()]
+
+
+def test_which_hospital_is_home_is_said_and_one_that_can_not_be_is_refused_before_any_work(root, monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(all_stages, "STAGES", (types.SimpleNamespace(main=calls.append),))
+    words = "eicu comes first, and the home hospital is mimic .cohort.home., which is not preprocessed yet: name mimic first, or make eicu"
+    with pytest.raises(UserError, match=words + ".* by --set cohort.home=eicu, here and with every later command"):
+        all_stages.main(["--hospitals", "eicu", "mimic"])
+    assert not calls
+    for flags in (["--set", "cohort.home=eicu"], ["--set=cohort.home=eicu"], ["--set", "cohort.decile_edges=own"]):
+        all_stages.main(["--hospitals", "eicu", "mimic", *flags])
+        assert f"the home hospital is {'eicu' if 'home' in flags[-1] else 'mimic'} (cohort.home)" in capsys.readouterr().out
+    DECILES.at(hospital="mimic").mkdir(parents=True)
+    all_stages.main(["--hospitals", "eicu", "seoul"])  # mimic is there from before
+    assert len(calls) == 8
 
 
 def test_hospital_is_refused_where_it_would_be_every_hospital():

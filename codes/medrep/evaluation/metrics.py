@@ -18,6 +18,8 @@ from medrep.evaluation.weighted_test import WeightedTest, float_or_none, weighte
 METRICS = ("auroc", "auprc", "brier", "calibration_slope", "calibration_intercept", "sensitivity", "specificity")
 THRESHOLD_FREE_METRICS = METRICS[:5]
 """Those that need no threshold."""
+MIN_CLASS_SIZE = 10
+"""Examples of a class, below which asymptotic tests are not to be leaned on."""
 
 
 def compute_metrics(

@@ -95,7 +95,13 @@ class Run:
         examples = self.examples_of[self.trained_on]
         for name, part in self.parts.items():
             truth = examples.truth[part[:, 3]]
-            print_line(f"seed {self.seed}, {name}: {len(part):,} prediction points, {int(np.nansum(truth)):,} positive")
+            smallest = min((int(min(np.sum(of == 1), np.sum(of == 0))) for of in truth.T), default=0)
+            rough = (
+                f"; fewer than {metrics.MIN_CLASS_SIZE} of a class: figures will be rough"
+                if name == "test" and smallest < metrics.MIN_CLASS_SIZE
+                else ""
+            )
+            print_line(f"seed {self.seed}, {name}: {len(part):,} prediction points, {int(np.nansum(truth)):,} positive{rough}")
         for name, part in self.parts.items():
             for value, words in ((1, "positive"), (0, "negative")):
                 if not (examples.truth[part[:, 3]] == value).any():

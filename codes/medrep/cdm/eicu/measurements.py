@@ -1,7 +1,8 @@
 """MEASUREMENT of eICU: labs, vital signs, charted values, weight and height, and the variables of APACHE.
 
     table            known                                                              a row of the table gives
-    lab, customLab   when it was last revised: a result comes after its sample          one
+    lab, customLab   when it was last revised: a result comes after its sample. Of a    one
+                     series that was revised at once the newest result stays
     vitalPeriodic    at its time; of each variable the first value of a clock hour      one a variable and hour: the table has a row in 5 minutes
     vitalAperiodic   at its time                                                        one a variable
     nurseCharting    when it is entered; only what concept_maps has a concept of        one
@@ -28,7 +29,7 @@ from medrep.progress import print_line
 LAB_TYPE, EXAMINATION, ALGORITHM, EHR = 32856, 32836, 32882, 32817
 LAB, PERIODIC, APERIODIC, CHARTED, APACHE, ADMISSION, CUSTOM = 1, 2, 3, 4, 5, 6, 7
 """Of event_id."""
-NO_NAME, NO_VALUE = "no name", "no value"
+NO_NAME, NO_VALUE, OLDER_RESULT = "no name", "no value", "a newer result is known at the same time"
 APACHE_HOURS = 24
 PART_BYTES = 4_000_000_000
 """Of text of vitalPeriodic that is thinned out at once."""
@@ -139,7 +140,13 @@ def result_value(number: ibis.Value, text: ibis.Value) -> dict[str, ibis.Value]:
 
 
 def read_labs(reader: EventReader, names: Names) -> ibis.Table | None:
-    rows = reader.read("lab", ["labresultoffset", "labresultrevisedoffset"], lambda rows: {NO_NAME: rows.labname.isnull()}, (NO_NAME,))
+    def left_out(rows):
+        # all of them would stand at one moment, and records.py would keep the least of them
+        sampled = parse_id(rows.labresultoffset)
+        newest = sampled.max().over(group_by=[rows[files.STAY_COLUMN], rows.labname, rows.time, rows.reason.isnull()])
+        return {NO_NAME: rows.labname.isnull(), OLDER_RESULT: sampled < newest}
+
+    rows = reader.read("lab", ["labresultoffset", "labresultrevisedoffset"], left_out, (NO_NAME, OLDER_RESULT))
     if rows is None:
         return None
     value, text = result_value(rows.labresult, rows.labresulttext), ibis.coalesce(rows.labresult, rows.labresulttext)
