@@ -204,13 +204,13 @@ def test_codes_lead_to_standard_concepts_and_icd_9_goes_first(place):
     assert [text for i, _, text in found if i // 1000 == 505] == ["a|b"]
 
 
-def test_histories_and_admission_diagnoses_are_found_by_name_and_have_types_of_their_own(place):
+def test_histories_and_admission_diagnoses_have_the_concepts_that_are_listed_and_types_of_their_own(place):
     history = [
-        {},
-        {"pasthistorypath": "notes/Past History Obtain Options/Performed", "pasthistoryvalue": "Performed"},
-        {"pasthistorypath": "x/Twin/AS"},
+        {"pasthistorypath": HISTORY.upper()},
+        {"pasthistorypath": "notes/Past History Obtain Options/Performed"},
+        {"pasthistorypath": "x/Congestive Heart Failure"},
     ]
-    reasons = [{}, {"admitdxpath": "admission diagnosis|Elective|Yes", "admitdxname": "Yes"}]
+    reasons = [{}, {"admitdxpath": "admission diagnosis|Elective|Yes"}]
     write_eicu(place, pastHistory=history, admissionDx=reasons, diagnosis=[{"icd9code": ""}])
     convert()
     assert rows_of("condition_occurrence", "condition_type_concept_id", "condition_concept_id", "condition_start_datetime") == [

@@ -1,9 +1,9 @@
 """CONDITION_OCCURRENCE of eICU: diagnoses at the time of their entry, past history and admission diagnoses, each with a type of its own.
 
     table         type                        concept
-    diagnosis     32817 EHR                   of its ICD codes (vocabulary.find_concepts_of_codes)
-    admissionDx   32819 EHR admission note    that configs/hospitals/eicu lists for the path, else whose name or synonym is the diagnosis's
-    pastHistory   32829 EHR inpatient note    likewise, the finding's or that of the heading it stands below
+    diagnosis     32817 EHR                   of its ICD codes (icd_codes.find_concepts)
+    admissionDx   32819 EHR admission note    that configs/hospitals/eicu lists for the path
+    pastHistory   32829 EHR inpatient note    likewise
 
 What has no concept is a row with concept 0, as is the custom of OMOP. diagnosis.activeupondischarge is never read: it is known at discharge.
 """
@@ -11,10 +11,9 @@ What has no concept is a row with concept 0, as is the custom of OMOP. diagnosis
 import ibis
 import pyarrow as pa
 
-from medrep.cdm.eicu import concept_maps
-from medrep.cdm.eicu.events import EventReader, event_columns, event_id
+from medrep.cdm.eicu import concept_maps, icd_codes
+from medrep.cdm.eicu.events import EventReader, event_columns, event_id, join_paths
 from medrep.cdm.eicu.people import EHR
-from medrep.cdm.eicu.vocabulary import find_concepts_of_codes, find_concepts_of_names
 from medrep.cdm.parsing import parse_id
 from medrep.progress import print_line
 
@@ -44,18 +43,14 @@ def condition_rows(rows: ibis.Table, row_id: str, table: int, type_id: int, sour
     )
 
 
-def distinct_texts(rows: ibis.Table, *columns: str) -> list[dict]:
-    return rows.select(*columns).distinct().order_by(*columns).to_pyarrow().to_pylist()
-
-
 def read_diagnoses(reader: EventReader) -> ibis.Table | None:
     rows = reader.read("diagnosis", ["diagnosisoffset"])
     if rows is None:
         return None
     counts = rows.filter(rows.icd9code.notnull()).group_by("icd9code").agg(n=lambda t: t.count()).order_by("icd9code").to_pyarrow().to_pylist()
-    concepts, known = find_concepts_of_codes(reader.con, [row["icd9code"] for row in counts])
-    mapped = set(concepts.text.to_pyarrow().to_pylist())
-    report_coverage(reader.hospital, {row["icd9code"]: row["n"] for row in counts}, known, mapped)
+    codes = icd_codes.find_codes(reader.con, [row["icd9code"] for row in counts])
+    concepts = icd_codes.find_concepts(reader.con, codes)
+    report_coverage(reader.hospital, {row["icd9code"]: row["n"] for row in counts}, icd_codes.texts_of(codes), icd_codes.texts_of(concepts))
     rows = rows.left_join(concepts, rows.icd9code == concepts.text)
     return condition_rows(rows, "diagnosisid", DIAGNOSIS, EHR, ibis.coalesce(rows.icd9code, rows.diagnosisstring))
 
@@ -76,9 +71,7 @@ def read_admission_diagnoses(reader: EventReader) -> ibis.Table | None:
     rows = reader.read("admissionDx", ["admitdxenteredoffset"], left_out, (NO_DIAGNOSIS,))
     if rows is None:
         return None
-    names = {row["admitdxpath"]: [row["admitdxname"] or ""] for row in distinct_texts(rows, "admitdxpath", "admitdxname")}
-    rows = join_concepts(reader, rows, "admitdxpath", concept_maps.map_admission_diagnoses(reader.con), names)
-    return condition_rows(rows, "admissiondxid", ADMISSION_DX, ADMISSION_NOTE, rows.admitdxpath)
+    return path_rows(rows, "admissiondxid", ADMISSION_DX, ADMISSION_NOTE, "admitdxpath", concept_maps.map_admission_diagnoses(reader.con))
 
 
 def read_past_history(reader: EventReader) -> ibis.Table | None:
@@ -88,27 +81,10 @@ def read_past_history(reader: EventReader) -> ibis.Table | None:
     rows = reader.read("pastHistory", ["pasthistoryoffset", "pasthistoryenteredoffset"], left_out, (NO_FINDING,))
     if rows is None:
         return None
-    names = {
-        row["pasthistorypath"]: history_names(row["pasthistorypath"], row["pasthistoryvalue"])
-        for row in distinct_texts(rows, "pasthistorypath", "pasthistoryvalue")
-    }
-    rows = join_concepts(reader, rows, "pasthistorypath", concept_maps.map_history(reader.con), names)
-    return condition_rows(rows, "pasthistoryid", PAST_HISTORY, INPATIENT_NOTE, rows.pasthistorypath)
+    return path_rows(rows, "pasthistoryid", PAST_HISTORY, INPATIENT_NOTE, "pasthistorypath", concept_maps.map_history(reader.con))
 
 
-def history_names(path: str, value: str | None) -> list[str]:
-    """The finding, and the heading that it stands below: `CHF` and `Congestive Heart Failure`. A finding may have bars in it (`s/p AVR`)."""
-    finding = value or path.rpartition("/")[2]
-    return [finding, path.removesuffix("/" + finding).rpartition("/")[2]]
-
-
-def join_concepts(reader: EventReader, rows: ibis.Table, column: str, listed: pa.Table, names: dict[str, list[str]]) -> ibis.Table:
-    """`rows` with the concept_id of their path: the one that `listed` has of it, else the one of its `names`."""
-    told = {row["path"]: row["concept_id"] for row in listed.to_pylist()}
-    found = find_concepts_of_names(reader.con, {path: own for path, own in names.items() if path not in told})
-    told |= {row["text"]: row["concept_id"] for row in found.to_pyarrow().to_pylist()}
-    concepts = ibis.memtable(
-        [{"path": path, "concept_id": concept} for path, concept in told.items()], schema={"path": "string", "concept_id": "int64"}
-    )
-    rows = rows.left_join(concepts, rows[column] == concepts.path)
-    return rows.mutate(source_concept_id=ibis.null("int64"), place=ibis.null("int64"))
+def path_rows(rows: ibis.Table, row_id: str, table: int, type_id: int, path: str, listed: pa.Table) -> ibis.Table:
+    """`rows` as CONDITION_OCCURRENCE, with the concepts that `listed` has of their `path`."""
+    rows = join_paths(rows, path, listed).mutate(source_concept_id=ibis.null("int64"), place=ibis.null("int64"))
+    return condition_rows(rows, row_id, table, type_id, rows[path])

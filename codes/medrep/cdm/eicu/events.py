@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import ibis
+import pyarrow as pa
 
 from medrep.cdm import engine, rules
 from medrep.cdm.eicu import files
@@ -91,6 +92,13 @@ def count_names(rows: ibis.Table, name_of: Callable[[ibis.Table], ibis.Value]) -
     """{name: rows}, the commonest first."""
     counts = rows.group_by(name=name_of(rows).fill_null("(no name)")).agg(n=lambda t: t.count()).order_by(ibis.desc("n"), "name")
     return {row["name"]: row["n"] for row in counts.to_pyarrow().to_pylist()}
+
+
+def join_paths(rows: ibis.Table, column: str, listed: pa.Table) -> ibis.Table:
+    """`rows` with the concept_id that `listed` (concept_maps.map_paths) has of the path in `column`, in any case; null where it has none."""
+    found = ibis.memtable(listed)
+    found = found.group_by(path_key=found.path.lower()).agg(concept_id=found.concept_id.min())
+    return rows.mutate(path_key=rows[column].lower()).left_join(found, "path_key").drop("path_key", "path_key_right")
 
 
 def columns_to_read(rows: ibis.Table, table: str) -> list[str]:

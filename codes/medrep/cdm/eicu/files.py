@@ -35,8 +35,8 @@ TABLES = {
     ],
     "hospital": ["hospitalid"],
     "diagnosis": ["diagnosisid", "patientunitstayid", "diagnosisoffset", "diagnosisstring", "icd9code"],
-    "admissionDx": ["admissiondxid", "patientunitstayid", "admitdxenteredoffset", "admitdxpath", "admitdxname"],
-    "pastHistory": ["pasthistoryid", "patientunitstayid", "pasthistoryoffset", "pasthistoryenteredoffset", "pasthistorypath", "pasthistoryvalue"],
+    "admissionDx": ["admissiondxid", "patientunitstayid", "admitdxenteredoffset", "admitdxpath"],
+    "pastHistory": ["pasthistoryid", "patientunitstayid", "pasthistoryoffset", "pasthistoryenteredoffset", "pasthistorypath"],
     "medication": [
         "medicationid",
         "patientunitstayid",

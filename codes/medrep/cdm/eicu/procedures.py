@@ -3,7 +3,7 @@
 import ibis
 
 from medrep.cdm.eicu import concept_maps
-from medrep.cdm.eicu.events import EventReader, event_columns, event_id
+from medrep.cdm.eicu.events import EventReader, event_columns, event_id, join_paths
 from medrep.cdm.eicu.people import EHR
 from medrep.cdm.parsing import parse_id
 
@@ -15,9 +15,7 @@ def read_procedures(reader: EventReader) -> list[ibis.Table]:
     rows = reader.read("treatment", ["treatmentoffset"])
     if rows is None:
         return []
-    found = ibis.memtable(concept_maps.map_treatments(reader.con))
-    found = found.group_by(path_key=found.path.lower()).agg(concept_id=found.concept_id.min())
-    rows = rows.mutate(path_key=rows.treatmentstring.lower()).left_join(found, "path_key").drop("path_key_right")
+    rows = join_paths(rows, "treatmentstring", concept_maps.map_treatments(reader.con))
     return [
         rows.select(
             procedure_occurrence_id=event_id(parse_id(rows.treatmentid), TREATMENT),

@@ -34,13 +34,11 @@ DEFAULTS = {
     "admissionDx": {
         "admitdxenteredoffset": 30,
         "admitdxpath": "admission diagnosis|All Diagnosis|Non-operative|Diagnosis|Respiratory|Pneumonia, bacterial",
-        "admitdxname": "Pneumonia, bacterial",
     },
     "pastHistory": {
         "pasthistoryoffset": 5,
         "pasthistoryenteredoffset": 9,
         "pasthistorypath": "notes/Progress Notes/Past History/Organ Systems/Cardiovascular (R)/Congestive Heart Failure/CHF",
-        "pasthistoryvalue": "CHF",
     },
     "medication": {
         "drugorderoffset": 100,
@@ -89,8 +87,6 @@ CONCEPTS = [
     (4273391, "Suicidal thoughts", "Condition", "SNOMED", "S", "6471006"),
     (257315, "Bacterial pneumonia", "Condition", "SNOMED", "S", "53084003"),
     (319835, "Congestive heart failure", "Condition", "SNOMED", "S", "42343007"),
-    (1, "Twin", "Condition", "SNOMED", "S", "t1"),
-    (2, "Twin", "Condition", "SNOMED", "S", "t2"),
 ]
 MAPS_TO = [(45000001, 319049), (45000002, 4110056), (45000003, 378253), (45000004, 443727), (45000004, 201254), (45000005, 4273391)]
 MEASUREMENTS = [
@@ -161,5 +157,5 @@ def use_small_maps(monkeypatch):
     monkeypatch.setattr(concept_maps, "map_drugs", map_drugs)
     monkeypatch.setattr(concept_maps, "map_measurements", lambda con: pa.Table.from_pylist(rows, schema=pa.schema(columns)))
     monkeypatch.setattr(concept_maps, "map_treatments", paths(**{DEFAULTS["treatment"]["treatmentstring"]: 4230167}))
-    monkeypatch.setattr(concept_maps, "map_history", paths())
-    monkeypatch.setattr(concept_maps, "map_admission_diagnoses", paths())
+    monkeypatch.setattr(concept_maps, "map_history", paths(**{DEFAULTS["pastHistory"]["pasthistorypath"]: 319835}))
+    monkeypatch.setattr(concept_maps, "map_admission_diagnoses", paths(**{DEFAULTS["admissionDx"]["admitdxpath"]: 257315}))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from medrep import contract
-from medrep.cdm.eicu import concept_maps
+from medrep.cdm.eicu import concept_maps, conditions
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
 
@@ -151,6 +151,20 @@ def test_the_files_name_concepts_as_this_vocabulary_does(con, capsys):
 def test_paths_that_have_a_concept_are_not_fewer(con, table, column, read, least):
     found = {row["path"]: row["concept_id"] for row in read(con).to_pylist()}
     assert sum(found.get(row[column].strip()) is not None for row in rows_of(table)) >= least
+
+
+@on_the_demo
+@pytest.mark.parametrize(
+    ("table", "column", "read", "is_read"),
+    [
+        ("pastHistory", "pasthistorypath", concept_maps.map_history, lambda path: conditions.NOT_FINDINGS not in path),
+        ("admissionDx", "admitdxpath", concept_maps.map_admission_diagnoses, lambda path: path.startswith(conditions.ADMISSION_DIAGNOSES)),
+    ],
+)
+def test_every_finding_and_diagnosis_stands_in_the_files_with_or_without_a_concept(con, table, column, read, is_read):
+    listed = {row["path"].lower() for row in read(con).to_pylist()}
+    paths = {path for row in rows_of(table) if is_read(path := row[column].lower())}
+    assert len(paths) > 180 and paths <= listed
 
 
 @pytest.fixture
