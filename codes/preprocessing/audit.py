@@ -23,7 +23,7 @@ import pyarrow
 import scipy.sparse
 
 from medrep import config, contract, storage
-from medrep.cdm import engine, parsing, table_files
+from medrep.cdm import engine, parsing
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.patients import sequences
@@ -208,7 +208,7 @@ def audit_leakage(con: ibis.BaseBackend, hospital: str, outcomes: list[str], max
         results = {outcome: {**rows, "best_tokens": best[outcome]} for outcome, rows in open_stays.result().items()}
     stays = [row for result in results.values() for row in result["open_stays"]]
     tokens = [row for result in results.values() for row in result["best_tokens"]]
-    names = read_concept_names(con, {row["type_id"] for row in stays} | {concept_of(row["token"]) for row in tokens})
+    names = athena.read_concept_names(con, {row["type_id"] for row in stays} | {concept_of(row["token"]) for row in tokens})
     for row in stays:
         row["type"] = names.get(row["type_id"], "")
         row["suspect"] = stands_at_start_too_often(row)
@@ -236,17 +236,6 @@ def concept_of(token: str) -> int | None:
     """None for a special token."""
     concept = token.partition("_")[0]
     return int(concept) if concept.lstrip("-").isdigit() else None
-
-
-def read_concept_names(con: ibis.BaseBackend, concepts: set[int | None]) -> dict[int | None, str]:
-    """The concepts' names, where data/concepts is there; None has none."""
-    if not contract.data_folder("concepts").is_dir():
-        return {}
-    wanted = ibis.memtable({"concept_id": sorted(concept for concept in concepts if concept is not None)}, schema={"concept_id": "int64"})
-    with table_files.csv_errors_in_words():
-        concept = athena.read_vocabulary_table(engine.file_reader(con), "concept")
-        rows = concept.semi_join(wanted, "concept_id").select("concept_id", "concept_name").to_pyarrow()
-    return dict(zip(rows["concept_id"].to_pylist(), rows["concept_name"].to_pylist(), strict=True))
 
 
 def print_audit(hospital: str, outcome: str, result: dict):

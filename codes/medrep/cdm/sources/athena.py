@@ -1,17 +1,19 @@
 """Athena's vocabulary files in data/concepts.
 
 athena.read_vocabulary_table(con, "concept")     a table of data/concepts, columns in lower case
+athena.read_concept_names(con, [8876])           {8876: "millimeter mercury column"}
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, overload
 
 import ibis
 
 from medrep import contract
-from medrep.cdm.engine import materialize, reads_with_duckdb
+from medrep.cdm.engine import file_reader, materialize, reads_with_duckdb
 from medrep.cdm.parsing import parse_id
-from medrep.cdm.table_files import find_table_file, read_as_text
+from medrep.cdm.table_files import csv_errors_in_words, find_table_file, read_as_text
 from medrep.errors import UserError
 
 REQUIRED_COLUMNS = {
@@ -52,6 +54,20 @@ def read_vocabulary_table(con: ibis.BaseBackend, table: str) -> ibis.Table | Non
     t = read_as_text(con, path, table, REQUIRED_COLUMNS[table], delimiter="\t", quote="")
     ids = [name for name in t.columns if "concept_id" in name or name in ("min_levels_of_separation", "max_levels_of_separation")]
     return t.mutate(**{name: parse_id(t[name]) for name in ids})
+
+
+def read_concept_names(con: ibis.BaseBackend, concepts: Iterable[int | None]) -> dict[int | None, str]:
+    """{concept: its name} of the `concepts` that data/concepts has, where that is there; None has no name."""
+    ids = sorted({concept for concept in concepts if concept is not None})
+    if not ids or not contract.data_folder("concepts").is_dir():
+        return {}
+    with csv_errors_in_words():
+        concept = read_vocabulary_table(file_reader(con), "concept")
+        named = concept.filter(concept.concept_name.notnull()).semi_join(
+            ibis.memtable({"concept_id": ids}, schema={"concept_id": "int64"}), "concept_id"
+        )
+        rows = named.select("concept_id", "concept_name").to_pyarrow().to_pylist()
+    return {row["concept_id"]: row["concept_name"] for row in rows}
 
 
 def valid_rows(table: ibis.Table) -> ibis.Table:
