@@ -47,11 +47,11 @@ def read_stays(con: ibis.BaseBackend, name: str, hospital: HospitalConfig, cohor
     all_stays = engine.materialize(con, stays.order_stays(stays.find_hospital_stays(units)))
     placed = engine.materialize(con, stays.place_stays(all_stays, hospital.stay_begins))
     units = engine.materialize(con, stays.stay_of_unit(units, all_stays, placed))
-    oddities = people.count_oddities(units, all_stays, placed)
+    oddities, visits = people.count_oddities(units, all_stays, placed), people.count_visits(placed)
     counts = rules.count_reasons(units)
     if not counts[rules.KEPT]:
         raise UserError(f"data/{files.folder_name(name)}/patient has no usable stay for {name}: {counts}")
-    rules.settle_rejects(con, name, "patient", counts, lambda: read(with_lines=True), stays.STAYS_LEFT_OUT, cohort, oddities=oddities)
+    rules.settle_rejects(con, name, "patient", counts, lambda: read(with_lines=True), stays.STAYS_LEFT_OUT, cohort, oddities=oddities, visits=visits)
     for words, n in oddities.items():
         print_line(f"{name} patient: {n:,} {words}")
     return units, all_stays, placed

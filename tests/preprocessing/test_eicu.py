@@ -94,7 +94,7 @@ def test_units_of_a_hospital_stay_are_laid_on_one_line(place):
         (at(-60), 100, 1),
         (at(2010), 101, 2),
     ]
-    assert not counts("patient")["oddities"]
+    assert not counts("patient")["oddities"] and counts("patient")["visits"] == {"stay": 1, "before_unit": 1}
 
 
 def test_an_age_above_89_is_90_and_unknown_ones_are_no_person(place):
@@ -154,6 +154,7 @@ def test_a_stay_whose_end_is_not_known_is_no_admission(place):
     write_eicu(place, patient=[{"hospitaldischargestatus": ""}])
     convert()
     assert "unknown_end|10" in set(table("visit_occurrence").visit_source_value) and table("death").empty
+    assert counts("patient")["visits"] == {"unknown_end": 1, "before_unit": 1}
 
 
 def test_oddities_are_counted(place):
@@ -585,6 +586,7 @@ def test_the_demos_stays_are_kept_but_for_those_without_age_or_order(on_demo):
         "persons with stays whose order is not known": 165,
     }
     assert len(table("person")) == 1838 and len(table("death")) == 168
+    assert found["visits"] == {"stay": 1929, "unknown_end": 24, "before_unit": 1861} and len(table("visit_occurrence")) == 3814
     read = {"diagnosis": 24978, "medication": 75604, "infusiondrug": 38256, "treatment": 38290, "vitalAperiodic": 274088, "lab": 29961}
     assert {name: counts(name)["read"] for name in read} == read
     assert sum(counts("medication")["left out"].values()) + counts("medication")["kept"] == 75604

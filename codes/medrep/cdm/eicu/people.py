@@ -2,7 +2,7 @@
 
 import ibis
 
-from medrep.cdm.eicu.stays import BEFORE_UNIT, OLDEST, STAY, STAY_OF_UNKNOWN_END, visit_ids
+from medrep.cdm.eicu.stays import BEFORE_UNIT, OLDEST, STAY, STAY_OF_UNKNOWN_END, VISIT_KINDS, visit_ids
 
 GENDERS = {"male": 8507, "female": 8532}
 RACES = {"caucasian": 8527, "african american": 8516, "asian": 8515, "native american": 8657}
@@ -45,6 +45,14 @@ def make_visits(placed: ibis.Table) -> ibis.Table:
     earlier = placed.filter(placed.hospital_start < placed.start)
     ids = visit_ids(earlier.hospital_stay_id)
     return ibis.union(stays, visit_rows(earlier, ids[BEFORE_UNIT], ibis.literal(BEFORE_UNIT), earlier.hospital_start, earlier.start))
+
+
+def count_visits(placed: ibis.Table) -> dict[str, int]:
+    """{kind: rows} of make_visits."""
+    visits = make_visits(placed)
+    kinds = visits.group_by(kind=visits.visit_source_value.split("|")[0]).agg(n=visits.count()).to_pyarrow().to_pylist()
+    found = {row["kind"]: row["n"] for row in kinds}
+    return {kind: found[kind] for kind in VISIT_KINDS if kind in found}
 
 
 def visit_rows(stays: ibis.Table, visit_id: ibis.Value, kind: ibis.Value, start: ibis.Value, end: ibis.Value) -> ibis.Table:

@@ -32,6 +32,12 @@ GAP_DAYS = 2 * DAYS_AROUND + 2
 STAY, STAY_OF_UNKNOWN_END, BEFORE_UNIT = "stay", "unknown_end", "before_unit"
 """Kinds of visits: visit_source_value is the kind, a bar and patienthealthsystemstayid. Whether the patient left a stay of unknown end alive is
 not known: it is no admission."""
+VISIT_KINDS = {
+    STAY: "hospital stays whose end is known, of which admissions are",
+    STAY_OF_UNKNOWN_END: "hospital stays without a discharge status: no admissions",
+    BEFORE_UNIT: "what was before the first unit of one of these stays: a visit of its own, and no admission",
+}
+"""In words."""
 OTHER_PART, IN_TWO_PARTS = "stay of another part", "person with stays in another part, too"
 SAME_UNIT_STAY, TWO_PERSONS = "same patientunitstayid", "hospital stay of two persons"
 NO_AGE, UNKNOWN_ORDER = "person without an age", "order among the person's stays is not known"
