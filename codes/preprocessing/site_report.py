@@ -3,27 +3,31 @@
     cd codes
     python preprocessing/site_report.py --hospital mimic
 
-Reads   usedata/{hospital}/persons, visits, records, deaths, counts
-Writes  usedata/{hospital}/site.json, and prints it as a table
+Reads   usedata/{hospital}/persons, visits, records, deaths, counts, unmapped.json; data/concepts, if it is there, for names of units and visits
+Writes  usedata/{hospital}/site.json, and prints it as a table; prints it again where it is up to date
 """
 
 import json
 
 import ibis
 
-from medrep import config, contract, storage
+from medrep import config, contract, progress, storage
 from medrep.cdm import engine
 from medrep.cdm.eicu import files
+from medrep.cdm.eicu.stays import VISIT_KINDS
 from medrep.cdm.plausible_dates import MAX_YEARS_AFTER_MEDIAN, latest_plausible_time
+from medrep.cdm.sources import athena
 from medrep.cdm.sources.columns import EVENT_TABLES, NO_UNIT
 from medrep.contract import DOMAINS
 from medrep.progress import print_line, timed_stage
 from medrep.stamps import Stamp
-from medrep.tables import DEATHS, PERSONS, RECORDS, REPEATED_EVENT_KEYS, VISITS
+from medrep.tables import DEATHS, PERSONS, RECORDS, REJECTS, REPEATED_EVENT_KEYS, VISITS
 
 TABLES = (*files.TABLES, "person", "patients", "death", "visit_occurrence", *EVENT_TABLES.values())
 """eICU's, which become OMOP's; then these."""
-MAX_UNMAPPED_TOLD = 40
+LAYOUT = 2
+"""Of site.json: one of an earlier layout is made anew, as it is printed again."""
+MAX_UNMAPPED_TOLD, MAX_UNMAPPED_PRINTED = 40, 5
 MAX_REPEATED_SHARE, MAX_UNREADABLE_VALUES_SHARE = 0.01, 0.001
 MAX_CONCEPT_0_SHARE, MAX_UNITLESS_SHARE, MAX_OVERLAPPING_SHARE, MAX_AFTER_DEATH_SHARE = 0.2, 0.5, 0.05, 0.05
 PLAUSIBLE_AGES = (10, 100)
@@ -41,11 +45,23 @@ def read_counts(hospital: str) -> dict[str, dict]:
     return {table: json.loads(file.read_text()) for table, file in files.items() if file.exists()}
 
 
-def read_unmapped(hospital: str) -> dict:
-    """What the source has no concept of: how many rows and names, and the commonest of these."""
+def read_unmapped(hospital: str) -> dict[str, dict]:
+    """{kind: rows, names, rows by domain, and the commonest names} of what the source has no concept of."""
     file = contract.unmapped_file(hospital)
-    found = json.loads(file.read_text()) if file.exists() else {}
-    return {"rows": sum(found.values()), "names": len(found), "commonest": dict(list(found.items())[:MAX_UNMAPPED_TOLD])}
+    kinds = json.loads(file.read_text()) if file.exists() else {}
+    if not all(isinstance(found, dict) for found in kinds.values()):  # an earlier version told no kinds
+        kinds = {"codes or names": kinds}
+    return {kind: describe_unmapped(found) for kind, found in kinds.items() if found}
+
+
+def describe_unmapped(found: dict[str, int]) -> dict:
+    by_domain = {domain: sum(n for name, n in found.items() if name.startswith(f"{domain}: ")) for domain in DOMAINS}
+    return {
+        "rows": sum(found.values()),
+        "names": len(found),
+        "by_domain": {domain: n for domain, n in by_domain.items() if n},
+        "commonest": dict(list(found.items())[:MAX_UNMAPPED_TOLD]),
+    }
 
 
 def describe_persons(persons: ibis.Table, records: ibis.Table, deaths: ibis.Table) -> dict:
@@ -106,10 +122,10 @@ def count_repeated_events(records: ibis.Table) -> dict[str, int]:
     return {row["domain"]: int(row["repeated"]) for row in counts.to_pyarrow().to_pylist()}
 
 
-def describe_units(records: ibis.Table) -> list[dict]:
-    """The ten commonest units of values."""
+def describe_units(con: ibis.BaseBackend, records: ibis.Table) -> list[dict]:
+    """The ten commonest units of values: `unit` as records spell it, and `name`, the concept's where `unit` is one that data/concepts has."""
     values = records.filter(records.value.notnull())
-    return (
+    units = (
         values.group_by("unit")
         .agg(values=values.count(), measurements=values.concept_id.nunique())
         .order_by(ibis.desc("values"), "unit")
@@ -117,16 +133,21 @@ def describe_units(records: ibis.Table) -> list[dict]:
         .to_pyarrow()
         .to_pylist()
     )
+    concepts = {unit: int(unit) for row in units if (unit := row["unit"]).isdecimal()}
+    names = athena.read_concept_names(con, concepts.values())
+    return [row | {"name": names.get(concepts.get(row["unit"])) or row["unit"]} for row in units]
 
 
-def describe_visits(visits: ibis.Table) -> dict:
+def describe_visits(con: ibis.BaseBackend, visits: ibis.Table) -> dict:
     by_concept = visits.group_by("concept_id").agg(visits=visits.count(), admissions=visits.is_admission.sum())
-    by_concept = by_concept.order_by(ibis.desc("visits"), "concept_id")
+    by_concept = by_concept.order_by(ibis.desc("visits"), "concept_id").to_pyarrow().to_pylist()
+    names = athena.read_concept_names(con, (row["concept_id"] for row in by_concept))
+    by_concept = [row | {"name": names.get(row["concept_id"]) or str(row["concept_id"])} for row in by_concept]
     stays = visits.filter(visits.is_admission)
     before = stays.end.max().over(ibis.window(group_by="person_id", order_by=[stays.start, stays.end, stays.visit_id], preceding=(None, 1)))
     stays = stays.mutate(overlaps=(stays.start < before).fill_null(False), days=(stays.end.epoch_seconds() - stays.start.epoch_seconds()) / 86400)
     figures = first_row(stays.agg(admissions=stays.count(), overlapping=stays.overlaps.sum().fill_null(0), median_days=stays.days.median()))
-    return {"visits": int(visits.count().execute()), **figures, "by_concept": by_concept.to_pyarrow().to_pylist()}
+    return {"visits": int(visits.count().execute()), **figures, "by_concept": by_concept}
 
 
 def count_after_death(deaths: ibis.Table, records: ibis.Table) -> int:
@@ -139,6 +160,12 @@ def count_implausible_dates(records: ibis.Table) -> int:
     """Records so far after the middle one that their year must be wrong."""
     latest = latest_plausible_time(records)
     return 0 if latest is None else int(records.filter(records.time.epoch_seconds() > latest).count().execute())
+
+
+def explain_unmapped(site: dict, domain: str) -> str:
+    """What the rows of a domain without a concept have instead, where the source tells."""
+    told = [f"{n:,} rows have {kind}" for kind, found in site["unmapped"].items() if (n := found["by_domain"].get(domain))]
+    return f"{', '.join(told)}; {contract.display_path(contract.unmapped_file(site['hospital']))} has them" if told else "is it mapped?"
 
 
 def find_warnings(site: dict) -> list[str]:
@@ -159,7 +186,7 @@ def find_warnings(site: dict) -> list[str]:
             )
         share = site["concept_0"].get(domain, 0)
         if share > MAX_CONCEPT_0_SHARE:
-            found.append(f"{share:.0%} of {table} has no concept: is it mapped?")
+            found.append(f"{share:.0%} of {table} has no concept: {explain_unmapped(site, domain)}")
         if facts["with_value"] and facts["without_unit"] > MAX_UNITLESS_SHARE * facts["with_value"]:
             found.append(f"{facts['without_unit'] / facts['with_value']:.0%} of the values of {domain} have no unit")
     for table, counts in site["tables"].items():
@@ -194,9 +221,11 @@ def format_report(site: dict) -> list[str]:
         f"{name:<22}{c['read']:>14,}{c['kept']:>14,}{sum(c['left out'].values()):>12,}{sum(c['rejected'].values()):>10,}"
         for name, c in site["tables"].items()
     ]
-    lines += ["", f"{'domain':<14}{'events':>14}{'concepts':>10}{'no concept':>12}   from         to"]
+    reasons = {name: progress.format_reasons(c["left out"], c["rejected"]) for name, c in site["tables"].items()}
+    lines += ["", *(f"{name:<22}{'; '.join(told)}" for name, told in reasons.items() if told)] if any(reasons.values()) else []
+    lines += ["", f"{'domain':<14}{'events':>14}{'concepts':>10}{'no concept':>12}   years"]
     lines += [
-        f"{name:<14}{d['events']:>14,}{d['concepts']:>10,}{site['concept_0'].get(name, 0):>12.1%}   {d['first'][:10]}   {d['last'][:10]}"
+        f"{name:<14}{d['events']:>14,}{d['concepts']:>10,}{site['concept_0'].get(name, 0):>12.1%}   {d['first'][:4]} to {d['last'][:4]}"
         for name, d in site["domains"].items()
     ]
     lines += [
@@ -204,14 +233,34 @@ def format_report(site: dict) -> list[str]:
         f"{p['with_records']:,} of {p['persons']:,} persons have records ({p['women']:,} women, {p['men']:,} men{ages}), "
         f"median {p['median_events'] or 0:,.0f} events; {p['deaths']:,} died",
         f"{v['admissions']:,} of {v['visits']:,} visits are admissions, median {v['median_days'] or 0:.1f} days; visit concepts: "
-        + ", ".join(f"{c['concept_id']} {c['visits']:,} ({c['admissions']:,} admissions)" for c in v["by_concept"][:6]),
+        + ", ".join(f"{c['name']} {c['visits']:,} ({c['admissions']:,} admissions)" for c in v["by_concept"][:6]),
     ]
+    lines += [f"    {kind:<14}{n:>10,} visits: {VISIT_KINDS[kind]}" for kind, n in site["tables"].get("patient", {}).get("visits", {}).items()]
     if m.get("with_value"):
         lines += [
             f"{m['with_value']:,} measurements have a value, {m['without_unit'] / m['with_value']:.0%} of them no unit; units: "
-            + ", ".join(f"{u['unit']} {u['values']:,}" for u in site["units"][:6])
+            + "; ".join(f"{u['name']} {u['values']:,}" for u in site["units"][:6])
         ]
+    for kind, found in site["unmapped"].items():
+        commonest = [f"{name} ({n:,})" for name, n in list(found["commonest"].items())[:MAX_UNMAPPED_PRINTED]]
+        more = ["..."] if found["names"] > len(commonest) else []
+        lines.append(f"no concept: {found['rows']:,} rows of {found['names']:,} {kind}: {'; '.join(commonest + more)}")
     return lines + [f"warning: {text}" for text in site["warnings"]]
+
+
+def name_files(site: dict) -> list[str]:
+    """Where the rest of what format_report tells is."""
+    name, found = site["hospital"], {}
+    if site["unmapped"]:
+        found[contract.unmapped_file(name)] = "all that has no concept, with its rows"
+    if any(any(table["rejected"].values()) for table in site["tables"].values()):
+        found[REJECTS.at(hospital=name, source="")] = "the rows that were rejected, with their lines and reasons"
+    found[contract.site_file(name)] = f"the site report of {name}"
+    return [f"{contract.display_path(path)}: {words}" for path, words in found.items()]
+
+
+def print_report(site: dict):
+    print_line("\n".join([*format_report(site), *name_files(site)]))
 
 
 def main(argv=None):
@@ -220,8 +269,10 @@ def main(argv=None):
     name = args.hospital
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS, DEATHS)]
     hospital = config.load("hospital", args.overrides, hospital=name)
-    stamp = Stamp(contract.site_file(name), inputs=inputs, settings={"follow_up_ends": hospital.follow_up_ends})
+    inputs += athena.input_files("concept") if contract.data_folder("concepts").is_dir() else []
+    stamp = Stamp(contract.site_file(name), inputs=inputs, settings={"follow_up_ends": hospital.follow_up_ends, "layout": LAYOUT})
     if stamp.is_current():
+        print_report(json.loads(contract.site_file(name).read_text()))
         return
     with timed_stage("site_report") as figures:
         con = engine.connect(args.engine, args.memory, args.threads)
@@ -235,17 +286,16 @@ def main(argv=None):
             "domains": describe_domains(records),
             "concept_0": {domain: counts["left out"].get("no concept", 0) / max(1, counts["read"]) for domain, counts in read.items()},
             "unmapped": read_unmapped(name),
-            "units": describe_units(records),
+            "units": describe_units(con, records),
             "texts": tables.get("measurement", {}).get("texts", {}),
-            "visits": describe_visits(visits),
+            "visits": describe_visits(con, visits),
             "records_after_death": count_after_death(deaths, records),
             # dates that are shifted by person are far apart rightly
             "records_far_in_time": count_implausible_dates(records) if hospital.follow_up_ends == "last_record" else 0,
         }
         site["warnings"] = find_warnings(site)
         storage.write_json(contract.site_file(name), site)
-        print_line("\n".join(format_report(site)))
-        print_line(f"{contract.display_path(contract.site_file(name))}: the site report of {name}")
+        print_report(site)
         figures.update(
             persons=site["persons"]["with_records"], events=sum(d["events"] for d in site["domains"].values()), warnings=len(site["warnings"])
         )

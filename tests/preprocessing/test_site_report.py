@@ -8,6 +8,8 @@ import pytest
 
 from medrep import contract, storage
 from medrep.cdm.engine import connect
+from medrep.report.disclosure import Counts
+from medrep.report.sections.sites import build_section, site_warnings
 from medrep.tables import DEATHS, PERSONS, RECORDS, VISITS
 from preprocessing import site_report
 
@@ -31,6 +33,8 @@ def write_hospital(
     unreadable_time=False,
     texts=False,
     doubtful=0,
+    unmapped=None,
+    concepts=(),
 ):
     """Two persons with an admission each and one more of person 1; a record of each domain a day, for ten days."""
     monkeypatch.setattr(contract, "ROOT", root)
@@ -61,6 +65,11 @@ def write_hospital(
     rows[-1] = (*rows[-1][:1], rows[-1][1] + last, *rows[-1][2:])
     rows += rows[-1:] if repeat else []
     storage.write_json(contract.ages_file("h"), {"median at the first event": age})
+    storage.write_json(contract.unmapped_file("h"), unmapped or {})
+    if concepts:
+        (root / "data" / "concepts").mkdir(parents=True)
+        columns = "concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tconcept_code\n"
+        (root / "data" / "concepts" / "CONCEPT.csv").write_text(columns + "".join(f"{i}\t{name}\tx\tx\tx\tx\n" for i, name in concepts))
     for table, content in ((PERSONS, people), (VISITS, stays), (RECORDS, rows), (DEATHS, deaths)):
         content = [dict(zip(table.schema.names, row, strict=True)) for row in content]
         table.write(con, ibis.memtable(content, schema=table.schema), hospital="h")
@@ -109,13 +118,85 @@ def test_the_figures_are_those_of_the_tables(tmp_path, monkeypatch, capsys):
         "repeated": 0,
     }
     assert site["visits"]["admissions"] == 3 and site["visits"]["overlapping"] == 0 and site["visits"]["median_days"] == 3
-    assert site["visits"]["by_concept"] == [{"concept_id": 9201, "visits": 2, "admissions": 2}, {"concept_id": 9202, "visits": 1, "admissions": 1}]
-    assert site["units"] == [{"unit": "%", "values": 20, "measurements": 10}]
+    assert site["visits"]["by_concept"] == [
+        {"concept_id": 9201, "visits": 2, "admissions": 2, "name": "9201"},
+        {"concept_id": 9202, "visits": 1, "admissions": 1, "name": "9202"},
+    ]
+    assert site["units"] == [{"unit": "%", "values": 20, "measurements": 10, "name": "%"}]
     assert site["concept_0"] == {"condition": pytest.approx(1 / 21), "measurement": 0} and site["records_after_death"] == 0
     said = capsys.readouterr().out
     assert "2 of 2 persons have records (1 women, 1 men; age at the first event 50 to 50, median 50), median 40 events; 1 died" in said
+
+
+def test_it_is_printed_again_where_it_is_up_to_date(tmp_path, monkeypatch, capsys):
+    write_hospital(tmp_path, monkeypatch)
+    first = capsys.readouterr().out
+    report = first[first.index("table  ") : first.index('{"stage"')]
     site_report.main(["--hospital", "h"])
-    assert "usedata/h/site.json is up to date" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"usedata/h/site.json is up to date\n{report}"
+
+
+def test_one_of_an_earlier_version_is_made_anew(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(site_report, "LAYOUT", 1)
+    write_hospital(tmp_path, monkeypatch)
+    monkeypatch.undo()
+    monkeypatch.setattr(contract, "ROOT", tmp_path)
+    capsys.readouterr()
+    site_report.main(["--hospital", "h"])
+    assert "is up to date" not in capsys.readouterr().out
+
+
+def test_reasons_stand_below_the_tables_and_files_at_the_end(tmp_path, monkeypatch, capsys):
+    write_hospital(tmp_path, monkeypatch, no_concept=3, unmapped={"codes": {"a": 3}})
+    lines = capsys.readouterr().out.splitlines()
+    assert "person                rejected: 1 unknown person" in lines
+    assert "condition_occurrence  left out: 3 no concept; rejected: 1 unknown person" in lines
+    assert lines[-4:-1] == [
+        "usedata/h/unmapped.json: all that has no concept, with its rows",
+        "usedata/h/rejects: the rows that were rejected, with their lines and reasons",
+        "usedata/h/site.json: the site report of h",
+    ]
+
+
+def test_neither_a_person_nor_a_day_is_printed(tmp_path, monkeypatch, capsys):
+    write_hospital(tmp_path, monkeypatch)
+    said = capsys.readouterr().out
+    assert "2150 to 2150" in said and "2150-" not in said
+
+
+def test_what_has_no_concept_is_told_by_kind(tmp_path, monkeypatch, capsys):
+    kinds = {"codes that lack": {"condition: a": 6, "measurement: b": 1}, "names": {f"condition: n{i}": 9 - i for i in range(7)}, "others": {}}
+    site = write_hospital(tmp_path, monkeypatch, no_concept=48, unmapped=kinds)
+    assert site["unmapped"]["codes that lack"] == {
+        "rows": 7,
+        "names": 2,
+        "by_domain": {"condition": 6, "measurement": 1},
+        "commonest": {"condition: a": 6, "measurement: b": 1},
+    }
+    said = capsys.readouterr().out
+    assert "\nno concept: 7 rows of 2 codes that lack: condition: a (6); measurement: b (1)\n" in said and "others" not in said
+    assert "\nno concept: 42 rows of 7 names: " in said and "condition: n4 (5); ...\n" in said
+    words = "71% of condition_occurrence has no concept: 6 rows have codes that lack, 42 rows have names; usedata/h/unmapped.json has them"
+    assert site["warnings"] == [words] and f"warning: {words}\n" in said
+    assert site_warnings(site) == [
+        "some of condition_occurrence has no concept: some rows have codes that lack, some rows have names; usedata/h/unmapped.json has them"
+    ]
+
+
+def test_what_an_earlier_version_told_without_kinds_is_read(tmp_path, monkeypatch):
+    assert list(write_hospital(tmp_path, monkeypatch, unmapped={"condition: a": 6})["unmapped"]) == ["codes or names"]
+
+
+def test_units_and_visits_have_the_names_of_their_concepts_where_the_vocabulary_has_them(tmp_path, monkeypatch, capsys):
+    site = write_hospital(tmp_path / "known", monkeypatch, unit="8876", concepts=[(8876, "millimeter mercury column"), (9201, "Inpatient Visit")])
+    assert site["units"] == [{"unit": "8876", "values": 20, "measurements": 10, "name": "millimeter mercury column"}]
+    said = capsys.readouterr().out
+    assert "units: millimeter mercury column 20\n" in said
+    assert "visit concepts: Inpatient Visit 2 (2 admissions), 9202 1 (1 admissions)\n" in said
+    table = build_section(Counts(1), ["h"]).parts[-1].parts[-1].parts[0]
+    assert [str(cell) for cell in table.rows[0][:2]] == ["millimeter mercury column", "20"]
+    for unit in ("8876", "²"):
+        assert write_hospital(tmp_path / f"unknown{unit}", monkeypatch, unit=unit)["units"][0]["name"] == unit
 
 
 @pytest.mark.parametrize(

@@ -52,15 +52,17 @@ def site_parts(counts: Counts, site: dict) -> list:
     if reasons:
         table = Table(f"Reasons at {hospital}", ["table", "reason", "what became of them", "rows", "of the table"], reasons)
         parts.append(Details("Why rows were left out", [table]))
-    if units := [
-        [u["unit"], count("measurement without unit" if u["unit"] == NO_UNIT else f"unit {u['unit']}", u["values"]), count_cell(u["measurements"])]
-        for u in site["units"]
-    ]:
+    if units := [[u.get("name", u["unit"]), count(unit_count(u["unit"]), u["values"]), count_cell(u["measurements"])] for u in site["units"]]:
         with_value = [count(f"{name} values", domain["with_value"]) for name, domain in site["domains"].items()]
         for values in (with_value, [row[1] for row in units]):
             counts.add_sum(count("values", sum(n.value for n in with_value)), values)
         parts.append(Details("Units of values", [Table(f"The commonest units at {hospital}", ["unit", "values", "measurements"], units)]))
     return parts
+
+
+def unit_count(unit: str) -> str:
+    """What the count of the values in a unit is called."""
+    return "measurement without unit" if unit == NO_UNIT else f"unit {unit}"
 
 
 def domain_table(counts: Counts, site: dict) -> Table:
