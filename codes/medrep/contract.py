@@ -31,7 +31,7 @@ def counts_file(hospital: str, table: str) -> Path:
 
 
 def unmapped_file(hospital: str) -> Path:
-    """{code or name: rows} of what has no concept and therefore is no event, the commonest first, as JSON."""
+    """What has no concept and therefore is no event, as JSON: hospital_tables.count_unmapped_codes."""
     return ROOT / "usedata" / hospital / "unmapped.json"
 
 

@@ -350,10 +350,10 @@ def main(argv=None):
             reasons, figures["persons"], details = make_records(con, name, hospital, cohort, add_part)
             unmapped = hospital_tables.count_unmapped_codes(con, name)
             storage.write_json(contract.unmapped_file(name), unmapped or {})
-            if unmapped is not None:
+            for kind, found in (unmapped or {}).items():
                 print_line(
-                    f"{name}: {sum(unmapped.values()):,} rows of {len(unmapped):,} codes have no concept in the four domains"
-                    + (f" ({', '.join(list(unmapped)[:5])}{', ...' if len(unmapped) > 5 else ''})" if unmapped else "")
+                    f"{name}: {sum(found.values()):,} rows of {len(found):,} {kind} have no concept in the four domains"
+                    + (f" ({', '.join(list(found)[:5])}{', ...' if len(found) > 5 else ''})" if found else "")
                 )
             for domain, counts in reasons.items():
 

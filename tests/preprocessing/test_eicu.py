@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 
 from medrep import contract
+from medrep.cdm import hospital_tables
 from medrep.cdm.eicu import concept_maps, measurements
+from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from preprocessing import all_stages, apache, eicu
 
@@ -597,6 +599,9 @@ def test_the_demos_diagnoses_with_a_code_have_concepts_where_the_vocabulary_know
     coded = found[(found.condition_type_concept_id == 32817) & found.condition_source_value.str.match(r"^[0-9VE]")]
     by_row = coded.assign(row=coded.condition_occurrence_id // 1000).groupby("row").condition_concept_id.max()
     assert (by_row > 0).mean() > 0.78  # the shared vocabulary lacks 1 of 5 of the codes
+    unmapped = json.loads(contract.unmapped_file("eicu").read_text())
+    rows = {kind: sum(n for name, n in own.items() if name.startswith("condition: ")) for kind, own in unmapped.items()}
+    assert rows["codes that data/concepts lacks"] == 4029 and sum(rows.values()) == (found.condition_concept_id == 0).sum()
 
 
 def test_the_demo_gives_labels_of_death_and_of_long_stays(on_demo):
@@ -651,10 +656,38 @@ def test_nothing_of_the_demo_that_is_known_later_stands_before_a_prediction(on_d
     assert not [row for row in audit["MT"]["open_stays"] if row["suspect"]]
 
 
+# ---- what has no concept -------------------------------------------------------------------------------------------
+
+
+def test_codes_that_the_vocabulary_lacks_are_told_apart_from_names(place):
+    saline = "Cardiovascular|intravenous fluid|normal saline administration"  # treatments.csv lists it: medication has the drug
+    write_eicu(
+        place,
+        diagnosis=[{"icd9code": code} for code in ("999.99", "999.99, J99", "518.81", "999.99, 278.00", "31.1", "")],
+        pastHistory=[{"pasthistorypath": "x/y"}],
+        treatment=[{"treatmentstring": saline}] * 2,
+        medication=[{"drugname": "MYSTERY", "drughiclseqno": ""}],
+        lab=[{"labname": "odd"}, {"labname": "Prealbumin"}],
+        nurseCharting=[{"nursingchartcelltypevalname": "odd"}],
+    )
+    with open(place / "data" / "concepts" / "CONCEPT.csv", "a") as file:
+        file.write("45000009\tObesity\tCondition\tICD9CM\tx\t\t278.00\t\n")
+    convert()
+    found = hospital_tables.count_unmapped_codes(connect(), "eicu")
+    names = found.pop("names without a mapping")
+    assert found == {
+        "codes that data/concepts lacks": {"condition: 999.99": 1, "condition: 999.99, J99": 1, "measurement: Prealbumin": 1},
+        "codes that data/concepts maps to no standard concept": {"condition: 999.99, 278.00": 1},
+        "names that configs/hospitals/eicu lists without a concept": {f"procedure: {saline}": 2},
+    }
+    assert list(names)[0] == "measurement: odd" and names["measurement: odd"] == 2  # a lab and a charted value
+    assert {"condition: 31.1", "condition: a|b", "condition: x/y", "drug: MYSTERY"} < set(names) and set(names.values()) == {1, 2}
+
+
 # ---- all stages --------------------------------------------------------------------------------------------------
 
 
-def test_all_stages_read_what_was_converted(place):
+def test_all_stages_read_what_was_converted(place, capsys):
     patients = [stay(n, uniquepid=f"p{n}", hospitaldischargestatus="Expired" if n % 5 == 0 else "Alive") for n in range(1, 41)]
     events = [{"patientunitstayid": n, "drugorderoffset": m, "drugstartoffset": m} for n in range(1, 41) for m in range(0, 2000, 150)]
     write_eicu(place, patient=patients, diagnosis=[{"patientunitstayid": n} for n in range(1, 41)], medication=events, lab=[{"labname": "odd"}])
@@ -665,7 +698,15 @@ def test_all_stages_read_what_was_converted(place):
     assert len(labels) == 40 and labels.boolean_value.sum() == 8 and set(labels.prediction_time) == {pd.Timestamp(at(1440))}
     assert pd.read_parquet(place / "usedata" / "eicu" / "labels" / "RA").empty
     site = json.loads(contract.site_file("eicu").read_text())
-    assert site["unmapped"] == {"rows": 1, "names": 1, "commonest": {"measurement: odd": 1}}
+    assert site["unmapped"] == {
+        "names without a mapping": {"rows": 1, "names": 1, "by_domain": {"measurement": 1}, "commonest": {"measurement: odd": 1}}
+    }
+    assert site["tables"]["patient"]["visits"] == {"stay": 40, "before_unit": 40}
+    said = capsys.readouterr().out
+    assert (
+        "    stay                  40 visits: hospital stays" in said
+        and "    before_unit           40 visits: what was before the first unit" in said
+    )
     assert site["tables"]["patient"]["read"] == 40
 
 

@@ -103,7 +103,7 @@ def read_subject_splits(con: ibis.BaseBackend, hospital: str) -> ibis.Table | No
     return find_source(hospital).read_subject_splits(con, hospital)
 
 
-def count_unmapped_codes(con: ibis.BaseBackend, hospital: str) -> dict[str, int] | None:
-    """{code: rows} of codes (of eICU: names) that no concept is known of, so that they are no event, visit, birth or death here, the commonest
-    first; None where each domain has its table, whose own concept ids count."""
+def count_unmapped_codes(con: ibis.BaseBackend, hospital: str) -> dict[str, dict[str, int]] | None:
+    """{kind, in words: {code or name: rows}} of what no concept is known of, so that it is no event, visit, birth or death here, the commonest
+    first; None where each domain has its table, whose own concept ids count. eICU's have their domain before them, `drug: aspirin`."""
     return find_source(hospital).count_unmapped_codes(con, hospital)

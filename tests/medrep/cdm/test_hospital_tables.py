@@ -90,7 +90,7 @@ def test_splits_and_codes_of_no_table_are_affairs_of_meds_alone(hospitals):
     assert hospital_tables.read_subject_splits(con, "files") is None and hospital_tables.count_unmapped_codes(con, "files") is None
     splits = hospital_tables.read_subject_splits(con, "dataset")
     assert splits.schema() == columns.SUBJECT_SPLIT and splits.to_pyarrow().to_pylist() == [{"person_id": 1, "given_split": "valid"}]
-    assert hospital_tables.count_unmapped_codes(con, "dataset") == {}
+    assert hospital_tables.count_unmapped_codes(con, "dataset") == {"codes": {}}
 
 
 def test_a_folder_of_both_is_read_as_meds_and_lines_are_counted_of_csv_alone(hospitals, root):

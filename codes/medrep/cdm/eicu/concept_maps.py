@@ -152,6 +152,11 @@ def map_measurements(con: ibis.BaseBackend) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=MEASUREMENTS)
 
 
+def names_by_code() -> set[str]:
+    """The names, in lower case, whose concept is looked up by its code: one that has none is of a code that the vocabulary lacks."""
+    return {row["source_name"].lower() for _, row in read_rows("measurements_by_code.csv") if row["concept_code"]}
+
+
 def measurement_row(line: int, row: dict, file: str) -> dict:
     try:
         factor = float(row["factor"])
@@ -209,6 +214,12 @@ def map_paths(con: ibis.BaseBackend, file: str) -> pa.Table:
     for row in rows:
         row["status"] = NO_CONCEPT if row["concept_id"] is None else status.get(row["concept_id"], MAPPED)
     return pa.Table.from_pylist(rows, schema=pa.schema({"path": pa.string(), "concept_id": pa.int64(), "status": pa.string()}))
+
+
+def paths_without_concept() -> set[str]:
+    """The paths, in lower case, that stand in the files without a concept: a person looked at them, and the note beside them says why."""
+    files = ("treatments.csv", "past_history.csv", "admission_diagnoses.csv")
+    return {row["path"].lower() for file in files for _, row in read_rows(file) if not row["concept_id"]}
 
 
 # ---- the files of configs/hospitals/eicu ---------------------------------------------------------------------------------

@@ -56,8 +56,8 @@ def read_diagnoses(reader: EventReader) -> ibis.Table | None:
 
 
 def report_coverage(hospital: str, rows: dict[str, int], known: set[str], mapped: set[str]):
-    """Say how many of the rows that have codes have a concept, and how many of the others only because of the vocabulary that is here."""
-    coded, lacking = sum(rows.values()), sum(n for text, n in rows.items() if text not in known)
+    """Say how many of the rows that have codes have a concept, and how many of the others have none only because of the vocabulary that is here."""
+    coded, lacking = sum(rows.values()), sum(n for text, n in rows.items() if text not in known and icd_codes.split_codes(text))
     print_line(
         f"{hospital} diagnosis: {sum(n for text, n in rows.items() if text in mapped):,} of {coded:,} rows with codes have a concept; of {lacking:,} "
         "data/concepts has no code"

@@ -5,13 +5,14 @@ hospital_tables.py documents the functions.
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import ibis
 
 from medrep import contract
 from medrep.cdm import engine, table_files
-from medrep.cdm.eicu import files
+from medrep.cdm.eicu import concept_maps, files, icd_codes
 from medrep.cdm.sources import omop
 from medrep.cdm.sources.columns import EVENT_TABLES
 from medrep.errors import UserError
@@ -21,6 +22,14 @@ is_dataset = files.is_dataset
 read_persons, read_visits, read_deaths = omop.read_persons, omop.read_visits, omop.read_deaths
 read_birth_years, has_birth_years, read_subject_splits = omop.read_birth_years, omop.has_birth_years, omop.read_subject_splits
 malformed_rows = omop.malformed_rows
+
+CODES_LACKING, CODES_WITHOUT_CONCEPT, NAMES_LISTED, NAMES = KINDS = (
+    "codes that data/concepts lacks",
+    "codes that data/concepts maps to no standard concept",
+    "names that configs/hospitals/eicu lists without a concept",
+    "names without a mapping",
+)
+"""Of what has no concept: another download of the vocabulary helps the first; the notes in configs/hospitals/eicu say why the third have none."""
 
 
 def input_files(hospital: str, *tables: str) -> list[Path]:
@@ -54,19 +63,32 @@ def check_quotes(hospital: str, table: str, rows: int, lines: int | None = None)
     table_files.check_unclosed_quotes(path, table_files.count_lines(path) if lines is None else lines, rows)
 
 
-def count_unmapped_codes(con: ibis.BaseBackend, hospital: str) -> dict[str, int] | None:
-    """Of the events with concept 0 what the source calls them, with their domain before it."""
-    counts: dict[str, int] = {}
+def count_unmapped_codes(con: ibis.BaseBackend, hospital: str) -> dict[str, dict[str, int]] | None:
+    """Of the events with concept 0 what the source calls them, with their domain before it, by KINDS."""
+    reader, counts = engine.file_reader(con), Counter()
     for domain, table in EVENT_TABLES.items():
         if not (paths := input_files(hospital, table)):
             continue
-        rows = engine.file_reader(con).read_parquet(str(paths[0]))
+        rows = reader.read_parquet(str(paths[0]))
         name = omop.COLUMN_PREFIXES[domain][0]
         rows = rows.filter(rows[f"{name}_concept_id"] == 0)
         found = rows.group_by(text=rows[f"{name}_source_value"].fill_null("(no name)")).agg(n=lambda t: t.count()).to_pyarrow().to_pylist()
-        counts |= {f"{domain}: {row['text']}": row["n"] for row in found}
-    counts |= {f"measurement: {name}": n for name, n in read_left_out_names(hospital).items()}
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+        counts.update({(domain, row["text"]): row["n"] for row in found})
+    counts.update({("measurement", name): n for name, n in read_left_out_names(hospital).items()})
+    in_vocabulary = icd_codes.texts_of(icd_codes.find_codes(reader, [text for domain, text in counts if domain == "condition"]))
+    by_code, listed = concept_maps.names_by_code(), concept_maps.paths_without_concept()
+
+    def kind(domain: str, text: str) -> str:
+        if domain == "condition" and icd_codes.split_codes(text):
+            return CODES_WITHOUT_CONCEPT if text in in_vocabulary else CODES_LACKING
+        if domain == "measurement" and text.lower() in by_code:
+            return CODES_LACKING
+        return NAMES_LISTED if text.lower() in listed else NAMES
+
+    by_kind = {words: {} for words in KINDS}
+    for (domain, text), n in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        by_kind[kind(domain, text)][f"{domain}: {text}"] = n
+    return {words: found for words, found in by_kind.items() if found}
 
 
 def read_left_out_names(hospital: str) -> dict[str, int]:

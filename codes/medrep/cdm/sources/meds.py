@@ -265,8 +265,8 @@ def read_events(con: ibis.BaseBackend, hospital: str, domain: str, settings: Hos
     )
 
 
-def count_unmapped_codes(con: ibis.BaseBackend, hospital: str) -> dict[str, int] | None:
+def count_unmapped_codes(con: ibis.BaseBackend, hospital: str) -> dict[str, dict[str, int]] | None:
     t = read_rows_with_concepts(engine.file_reader(con), hospital)
     t = t.filter(t.kind.isnull())
     counts = t.group_by("code").agg(n=t.count()).order_by(ibis.desc("n"), "code").to_pyarrow().to_pylist()
-    return {row["code"]: row["n"] for row in counts}
+    return {"codes": {row["code"]: row["n"] for row in counts}}
