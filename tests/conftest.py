@@ -4,6 +4,7 @@ Also the order of the tests: the slowest files first, so that no core is left al
 that slow_tests.txt names.
 """
 
+import gc
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -105,6 +106,13 @@ def write_visits(hospital, seed=0):
             start += length if random.random() < 0.7 else 0
     VISITS.write(connect(), ibis.memtable(rows, schema=VISITS.schema), hospital=hospital)
     return rows
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen():
+    """What was imported before is not looked through for garbage again and again: a fifth of the time of tests that build queries."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
