@@ -26,17 +26,26 @@ from medrep.vocabulary import token_vocabulary
 
 HERE = Path(__file__).parent
 SLOWEST_FIRST = (
-    "test_real_data.py",
     "test_engines.py",
-    "test_report.py",
-    "test_one_record.py",
-    "test_run_sh.py",
-    "test_encoder.py",
-    "test_features.py",
-    "test_finetune.py",
+    "test_real_data.py",
     "test_whole_hospitals.py",
+    "test_damaged_tables.py",
     "test_eicu.py",
+    "test_writer.py",
+    "test_medgemma.py",
+    "test_finetune.py",
+    "test_encoder.py",
     "test_pretrain_finetune.py",
+    "test_devices.py",
+    "test_report.py",
+    "test_description.py",
+    "test_records.py",
+    "test_device.py",
+    "test_export_meds.py",
+    "test_one_record.py",
+    "test_audit.py",
+    "test_run.py",
+    "test_run_sh.py",
 )
 
 
