@@ -9,6 +9,7 @@ A fork is a Python process like any other from its first line on: signals, exit 
 
 import atexit
 import functools
+import gc
 import json
 import os
 import signal
@@ -236,6 +237,8 @@ def import_all():
 
 if __name__ == "__main__":
     import_all()
+    gc.collect()
+    gc.freeze()  # in the forks, too: what was imported is no garbage
     code = serve(socket.socket(fileno=int(sys.argv[1])))
     status = exit_status(lambda: exec(compile(code, "<fork>", "exec"), {"__name__": "__main__"}))
     atexit._run_exitfuncs()

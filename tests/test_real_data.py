@@ -1,4 +1,7 @@
-"""The six commands, as a user types them, on real OMOP data: the MIMIC-IV demo as mimic, GiBleed as ehrshot."""
+"""The six commands, as a user types them, on real OMOP data: the MIMIC-IV demo as mimic, GiBleed as ehrshot.
+
+What follows them, a second run and other settings of the cohort, is in this process, which has imported everything.
+"""
 
 import json
 import os
@@ -10,6 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import preprocessing.all_stages
+import representation.all_stages
+from experiments import finetune, pretrain
 from medrep import contract
 from medrep.patients import sequences
 
@@ -28,7 +34,7 @@ COMMANDS = {
         *MAKE_VECTORS,
         *DEFAULT_VECTORS,
         "--set",
-        "encoder.max_length=32",
+        "encoder.max_length=16",
         "--set",
         "medtok.epochs=2",
         "--set",
@@ -204,12 +210,23 @@ def test_nothing_unfinished_lies_about(road):
     assert not [p for p in root.rglob("*") if "unfinished" in p.name or p.name == "checkpoint"]
 
 
-def test_a_second_run_makes_nothing_anew(road):
+SAME_AGAIN = {
+    preprocessing.all_stages: ["--hospitals", "mimic", "ehrshot"],  # which run.sh adds
+    representation.all_stages: COMMANDS["representation"][2:],
+    pretrain: COMMANDS["pretrain"][2:],
+    finetune: COMMANDS["finetune"][2:],
+}
+
+
+def test_a_second_run_makes_nothing_anew(road, monkeypatch, capsys):
     root, _ = road
+    monkeypatch.setattr(contract, "ROOT", root)
+    monkeypatch.setenv("MEDREP_CONFIGS", "configs/demo")
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file() and p.name != "summary.csv"}
-    for name in ("preprocessing", "representation", "pretrain", "finetune"):
-        again = run_command(root, COMMANDS[name])
-        assert again.returncode == 0 and ("is up to date" in again.stdout or "is finished" in again.stdout), f"{name}: {again.stderr}"
+    for stages, flags in SAME_AGAIN.items():
+        stages.main(flags)
+        said = capsys.readouterr().out
+        assert "is up to date" in said or "is finished" in said, f"{stages.__name__}: {said}"
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
@@ -232,22 +249,19 @@ def billed(root):
     return {outcome: [row for row in found["open_stays"] if row["type_id"] == 32821] for outcome, found in audit_of(root).items()}
 
 
-def preprocess(root, **environment):
+def preprocess(root, *hospitals, **environment):
     bring_data(root)
-    done = subprocess.run(
-        COMMANDS["preprocessing"],
-        cwd=contract.REPOSITORY / "codes",
-        env=os.environ | {"MEDREP_ROOT": str(root)} | environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contract, "ROOT", root)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        preprocessing.all_stages.main(["--hospitals", *hospitals])
     return root
 
 
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory):
-    return preprocess(tmp_path_factory.mktemp("paper"), COHORT="paper")
+    return preprocess(tmp_path_factory.mktemp("paper"), "mimic", "ehrshot", COHORT="paper")
 
 
 def test_every_outcome_is_labelled_in_both_settings(road, paper):
@@ -268,7 +282,7 @@ def test_the_audit_shows_billing_diagnoses_where_they_are_taken_as_stamped_and_n
     assert audit_of(road[0]).keys() == set(OUTCOMES) and not any(billed(road[0]).values())
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "cohort.yaml").write_text("billing: as_recorded\n")
-    found = billed(preprocess(tmp_path / "root", MEDREP_CONFIGS=str(tmp_path / "configs")))
+    found = billed(preprocess(tmp_path / "root", "mimic", MEDREP_CONFIGS=str(tmp_path / "configs")))
     for outcome in set(OUTCOMES) - {"RA"}:  # predicted when the stay is over
         (row,) = found[outcome]
         assert row["suspect"] and row["domain"] == "condition" and row["at_start"] > 0.5 * row["events"] > 250, outcome

@@ -1,6 +1,5 @@
 """What is to run on a borrowed GPU runs on the CPU: every part gives its figures, and one that fails stops no other."""
 
-import gc
 import json
 import subprocess
 import sys
@@ -26,22 +25,13 @@ def one_thread():
 
 
 @pytest.fixture
-def frozen():
-    """A part collects garbage after each figure: not through all that the tests before have left, a second each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.fixture
 def short_texts(monkeypatch):
     """Texts of 40 tokens at most: without instructions for bf16 the longest alone take seconds."""
     draw = text.draw_lengths
     monkeypatch.setattr(text, "draw_lengths", lambda *asked: draw(*asked).clip(max=40))
 
 
-@pytest.mark.usefixtures("one_thread", "frozen", "short_texts")
+@pytest.mark.usefixtures("one_thread", "short_texts")
 @pytest.mark.parametrize("part", device.PARTS)
 def test_each_part_tells_its_figures_and_no_error(part, capsys, monkeypatch):
     monkeypatch.setattr(contract, "ROOT", contract.ROOT)  # the graph's lies elsewhere
