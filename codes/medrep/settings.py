@@ -382,8 +382,13 @@ class FinetuningConfig:
     """configs/models/NAME.yaml, section finetuning."""
 
     seeds: list[int] = field(default_factory=lambda: [100, 200, 300])
-    """Each seeds a 60/20/20 split of the home hospital's test persons, a fresh head and the order of batches."""
+    """Each seeds a fresh head and the order of batches, and the split by split_shares where there is one."""
+    persons: str = "all"
+    """Whose labels are learned from at home. all: pretraining's train and valid persons, of whom as many as it has valid persons, drawn by seed,
+    say when to stop; all its test persons, whom neither has seen, are tested. held_out (the paper's): pretraining's test persons are split by
+    split_shares, and its others not used."""
     split_shares: dict[str, float] = field(default_factory=lambda: {"train": 0.6, "valid": 0.2, "test": 0.2})
+    """By person and seed: of held_out, and of an arm that is trained at another hospital (--oracle)."""
     external: list[str] = field(default_factory=lambda: ["ehrshot"])
     """Hospitals whose codes the model never saw; every one of them is tested on all its labelled persons."""
     batch_tokens: int = 32 * 512
@@ -472,6 +477,6 @@ CHOICES = {
     "encoder": {"training": ("none", "contrastive", "masked"), "pooling": ("own", "cls", "mean"), "precision": PRECISIONS},
     "model": {"head": ("linear", "tied")},
     "pretraining": {"precision": PRECISIONS},
-    "finetuning": {"precision": PRECISIONS, "aug_from": ("pretraining", "vocabulary")},
+    "finetuning": {"precision": PRECISIONS, "aug_from": ("pretraining", "vocabulary"), "persons": ("all", "held_out")},
     "rating": {"precision": ("bf16", "fp32")},
 }

@@ -201,7 +201,7 @@ def test_outcomes_and_representations_at_once_and_phenotypes_by_name(pretrained,
     finetune.main([*FINETUNE, "--rep-type", "none", "medrep", "--outcome", "all"])
     out = capsys.readouterr().out
     assert "RA" in out.split("not labelled at mimic")[0].splitlines()[-1]
-    assert "LLOS can't be learned at mimic: of its 50 examples too few are positive" in out and "not learned: LLOS at mimic" in out
+    assert "LLOS can't be learned at mimic: of its 150 examples too few are positive" in out and "not learned: LLOS at mimic" in out
     summary = results.read_summary()
     assert set(summary.outcome) == {"MT", "Pheno"} and set(summary.rep_type) == {"none", "medrep"}
     for rep in ("none", "medrep"):
@@ -220,7 +220,7 @@ def test_outcomes_and_representations_at_once_and_phenotypes_by_name(pretrained,
 
 def test_one_outcome_that_can_not_be_learned_is_an_error(pretrained):
     write_labels("mimic", truth=[i == 5 for i in range(150)])
-    with pytest.raises(UserError, match="MT can't be learned at mimic: of its 50 examples too few are positive, none in the .* part"):
+    with pytest.raises(UserError, match="MT can't be learned at mimic: of its 150 examples too few are positive, none in the .* part"):
         finetune.main([*FINETUNE, "--rep-type", "none"])
 
 
@@ -522,19 +522,49 @@ def test_subgroups_are_of_sex_age_and_race(finetuned):
     assert there.auroc["sex=F"] == pytest.approx(metrics.auroc(women.boolean_value.to_numpy(), women.predicted_boolean_probability.to_numpy()))
 
 
+def learned_from(examples, seed):
+    """The persons of each part, of pretraining's train and valid persons, as the default has it."""
+    seen = examples.table[examples.trajectories.person_split[examples.table[:, 0]] < 2]
+    shares = {
+        name: float((examples.trajectories.person_split[np.unique(seen[:, 0])] == place).sum()) for place, name in enumerate(["train", "valid"])
+    }
+    return split_persons(examples.persons[seen[:, 3]], examples.truth[seen[:, 3]], seed, shares)
+
+
+def test_all_labels_are_learned_from_but_those_of_the_test_persons_or_as_published_theirs_alone(hospitals):
+    run = [*FINETUNE, "--model", "logreg", "--counts", "tokens"]
+    args = [*run, "--external", "mimic"]
+    found, trajectories = {}, sequences.Trajectories("mimic")
+    unseen = set(trajectories.person_id[trajectories.rows_in_splits("test")].tolist())
+    keep, learners.CountModel.train = (
+        learners.CountModel.train,
+        lambda self, examples, parts, *rest: (
+            found.update({name: examples.persons[part[:, 3]].tolist() for name, part in parts.items()}) or keep(self, examples, parts, *rest)
+        ),
+    )
+    try:
+        finetune.main(args)
+        parts = {name: set(persons) for name, persons in found.items()}
+        assert parts["test"] == unseen and parts["train"] | parts["valid"] == set(trajectories.person_id.tolist()) - unseen
+        assert not parts["train"] & parts["valid"] and len(parts["valid"]) == pytest.approx(len(trajectories.rows_in_splits("valid")), abs=1)
+        expected = learned_from(Examples("mimic", "MT", 32), 100)
+        assert all(parts[name] == persons for name, persons in expected.items())
+        finetune.main([*args, "--set", "finetuning.persons=held_out"])
+        published = {name: set(persons) for name, persons in found.items()}
+        assert set.union(*published.values()) == unseen and sum(map(len, published.values())) == len(unseen)
+        assert {name: len(persons) for name, persons in published.items()} != {name: len(persons) for name, persons in parts.items()}
+        assert set(results.read_summary().variant) == {"", "held-out"}  # side by side
+    finally:
+        learners.CountModel.train = keep
+
+
 def test_the_threshold_is_of_validation(finetuned):
     folder = contract.finetuning_folder("mimic", "behrt", "none", "MT", 100)
     run = yaml.safe_load((folder / "config.yaml").read_text())["run"]
     examples, known = Examples("mimic", "MT", 32), token_vocabulary.load_vocabulary(folder / "vocabulary.json")
     learner = learners.FinetunedModel(None, learners.VocabularyAdapter(known, "none"), FinetuningConfig(batch_tokens=512), "cpu")
     learner.load(folder)
-    table = examples.held_out()
-    valid = table[
-        np.isin(
-            examples.persons[table[:, 3]],
-            list(split_persons(examples.persons[table[:, 3]], examples.truth[table[:, 3]], 100, {"train": 0.6, "valid": 0.2, "test": 0.2})["valid"]),
-        )
-    ]
+    valid = examples.table[np.isin(examples.persons[examples.table[:, 3]], list(learned_from(examples, 100)["valid"]))]
     p, truth = learner.predict(examples, valid, "unk")[:, 0], examples.truth[valid[:, 3], 0] == 1
     threshold = run["thresholds"]["boolean_value"]
 
@@ -553,7 +583,7 @@ def test_a_run_is_tested_only_with_its_own_vectors_and_split(hospitals):
     run = contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100)
     given = [*EVALUATE, str(run)]
     tested = results.read_predictions(run / "predictions_mimic.parquet")
-    finetune.main([*given, "--external", "mimic", "--set", "finetuning.split_shares={train: 0.1, valid: 0.1, test: 0.8}"])
+    finetune.main([*given, "--external", "mimic", "--set", "finetuning.persons=held_out"])
     (again,) = contract.ROOT.glob("results/mimic/finetuning/behrt_medrep_evaluated-*/MT/seed_100/predictions_mimic.parquet")
     assert results.read_predictions(again).equals(tested)  # by the run's split, not by today's
     weights = load_file(run / "model.safetensors")
@@ -652,7 +682,7 @@ def test_augmentation_is_an_arm_of_its_own_and_needs_vectors(pretrained):
     finetune.main([*FINETUNE, "--rep-type", "medrep", "--aug-times", "2", "--aug-ratio", "0.8"])
     finetune.main([*FINETUNE, "--rep-type", "medrep"])
     found = rows(tested_on="ehrshot").set_index("variant")
-    assert set(found.index) == {"", "aug2x0.8"} and found.auroc.nunique() == 2
+    assert set(found.index) == {"", "aug2x0.8"} and found.auprc.nunique() == 2
     with pytest.raises(UserError, match="--rep-type none has none: choose a representation"):
         finetune.main([*FINETUNE, "--rep-type", "none", "--aug-times", "2"])
 

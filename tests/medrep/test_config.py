@@ -21,7 +21,7 @@ def test_layers_are_laid_over_one_another_key_by_key(monkeypatch, tmp_path):
 
 def test_the_demo_gives_finetuning_half_of_the_persons(monkeypatch):
     monkeypatch.setenv("MEDREP_CONFIGS", "configs/demo")
-    assert config.load("cohort").split_shares["test"] == 0.5
+    assert config.load("cohort").split_shares["test"] == 0.25
 
 
 def test_a_hospital_without_a_file_has_the_defaults():

@@ -21,7 +21,14 @@ class Arm:
     def __init__(self, args, experiment: ExperimentConfig, home: str, rep: str, shots: int = 0, oracle: bool = False):
         self.args, self.experiment, self.home, self.rep, self.shots, self.oracle = args, experiment, home, rep, shots, oracle
         self.model, self.head = args.model, "" if args.model in BASELINES else experiment.model.head
-        variants = {"frozen": args.frozen, f"shots{shots}": shots, f"aug{args.aug_times}x{args.aug_ratio:g}": args.aug_times, "oracle": oracle}
+        published = experiment.finetuning.persons == "held_out"
+        variants = {
+            "held-out": published,
+            "frozen": args.frozen,
+            f"shots{shots}": shots,
+            f"aug{args.aug_times}x{args.aug_ratio:g}": args.aug_times,
+            "oracle": oracle,
+        }
         self.variant = "+".join(word for word, chosen in variants.items() if chosen)
         self.inputs = []
         self.oovs = args.oov if rep == "none" else [""]

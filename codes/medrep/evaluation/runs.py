@@ -10,6 +10,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from medrep.evaluation.arms import Arm
 from medrep.patients import finished_runs
 from medrep.patients.examples import Examples, sample_few_shot, split_persons
 from medrep.progress import print_line
+from medrep.settings import FinetuningConfig
 from medrep.stamps import Stamp
 from medrep.tables import LABELS, PERSONS
 from medrep.vectors import markers
@@ -72,13 +74,17 @@ class Run:
         self.parts = self.split_examples()
         self.in_memory = False
 
-    def split_examples(self, shares: dict[str, float] | None = None) -> dict[str, np.ndarray]:
-        """Rows of the examples' table by part: at home of the persons that pretraining never saw, elsewhere of all."""
-        examples = self.examples_of[self.trained_on]
-        table = examples.held_out() if self.trained_on == self.arm.home else examples.table
+    def split_examples(self, settings: FinetuningConfig | None = None) -> dict[str, np.ndarray]:
+        """Rows of the examples' table by part, as `settings` say (those of the run): nobody who is tested was seen by pretraining."""
+        examples, settings = self.examples_of[self.trained_on], settings or self.settings
+        at_home, parts = self.trained_on == self.arm.home, {}
+        table, shares = examples.of_split("test") if at_home else examples.table, settings.split_shares
+        if at_home and settings.persons == "all":
+            parts["test"], table = table, examples.of_split("train", "valid")
+            shares = {name: float(len(set(examples.of_split(name)[:, 0].tolist()))) for name in ("train", "valid")}
         persons, truth = examples.persons[table[:, 3]], examples.truth[table[:, 3]]
-        split = split_persons(persons, truth, self.seed, shares or self.settings.split_shares)
-        parts = {name: table[np.isin(persons, list(chosen))] for name, chosen in split.items()}
+        split = split_persons(persons, truth, self.seed, shares)
+        parts = {name: table[np.isin(persons, list(chosen))] for name, chosen in split.items()} | parts
         if self.arm.shots:
             if not examples.single:
                 raise UntrainableError(
@@ -91,7 +97,7 @@ class Run:
         return parts
 
     def require_both_classes(self):
-        """Refuse an outcome that is too rare to be in every part."""
+        """Refuse an outcome that is too rare to be learned; where it is too rare to be tested, the test says so."""
         examples = self.examples_of[self.trained_on]
         for name, part in self.parts.items():
             truth = examples.truth[part[:, 3]]
@@ -102,12 +108,13 @@ class Run:
                 else ""
             )
             print_line(f"seed {self.seed}, {name}: {len(part):,} prediction points, {int(np.nansum(truth)):,} positive{rough}")
-        for name, part in self.parts.items():
+        for name in ("train", "valid"):
+            part = self.parts[name]
             for value, words in ((1, "positive"), (0, "negative")):
                 if not (examples.truth[part[:, 3]] == value).any():
                     raise UntrainableError(
                         f"{self.examples_of.outcome} can't be learned at {self.trained_on}: of its {sum(map(len, self.parts.values())):,} examples too few "
-                        f"are {words}, none in the {name} part; a larger hospital or more test persons (cohort.split_shares) would give some"
+                        f"are {words}, none in the {name} part; a larger hospital or other shares of persons (cohort.split_shares) would give some"
                     )
 
     def train(self):
@@ -289,7 +296,10 @@ class SuppliedRun(Run):
                     f"{contract.display_path(here)} is not what {self.model_folder} was trained on, so whom it saw of {hospital} can't be told: "
                     "test it at another hospital"
                 )
-        return self.split_examples(self.content["finetuning"]["split_shares"])["test"]
+        trained_with = self.content["finetuning"]
+        # a run from before there was a choice
+        settings = replace(self.settings, split_shares=trained_with["split_shares"], persons=trained_with.get("persons", "held_out"))
+        return self.split_examples(settings)["test"]
 
 
 def write_seed_agreement(runs: list[Run], hospitals: list[str]):

@@ -76,9 +76,9 @@ class Examples:
             found["race"] = known.race.to_numpy()
         return pd.DataFrame(found)
 
-    def held_out(self) -> np.ndarray:
-        """The rows of `table` whose persons pretraining never saw."""
-        mine = np.asarray(self.trajectories.person_split)[self.table[:, 0]] == contract.SPLITS.index("test")
+    def of_split(self, *splits: str) -> np.ndarray:
+        """The rows of `table` whose persons are in these splits of the hospital's; pretraining never saw those of `test`."""
+        mine = np.isin(np.asarray(self.trajectories.person_split)[self.table[:, 0]], [contract.SPLITS.index(split) for split in splits])
         return self.table[mine]
 
     def pack(self, part: np.ndarray, token_map: np.ndarray | None) -> dict[str, np.ndarray]:
