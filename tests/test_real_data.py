@@ -34,7 +34,7 @@ COMMANDS = {
         *MAKE_VECTORS,
         *DEFAULT_VECTORS,
         "--set",
-        "encoder.max_length=16",
+        "encoder.max_length=32",
         "--set",
         "medtok.epochs=2",
         "--set",
@@ -282,7 +282,7 @@ def test_the_audit_shows_billing_diagnoses_where_they_are_taken_as_stamped_and_n
     assert audit_of(road[0]).keys() == set(OUTCOMES) and not any(billed(road[0]).values())
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "cohort.yaml").write_text("billing: as_recorded\n")
-    found = billed(preprocess(tmp_path / "root", "mimic", MEDREP_CONFIGS=str(tmp_path / "configs")))
+    found = billed(preprocess(tmp_path / "root", "mimic", "ehrshot", MEDREP_CONFIGS=str(tmp_path / "configs")))
     for outcome in set(OUTCOMES) - {"RA"}:  # predicted when the stay is over
         (row,) = found[outcome]
         assert row["suspect"] and row["domain"] == "condition" and row["at_start"] > 0.5 * row["events"] > 250, outcome
