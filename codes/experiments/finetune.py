@@ -34,7 +34,7 @@ from medrep import config, contract, stamps
 from medrep.cdm import outcomes
 from medrep.devices import add_tracker_argument, check_devices
 from medrep.errors import UserError
-from medrep.evaluation import counts, pooled, results
+from medrep.evaluation import counts, results
 from medrep.evaluation.arms import Arm
 from medrep.evaluation.results import BASELINES
 from medrep.evaluation.runs import OutcomeExamples, Run, SuppliedRun, UntrainableError, write_seed_agreement
@@ -99,8 +99,6 @@ def check_arguments(args):
     """Refuse flags that contradict one another or would be ignored; fills in what was left out."""
     baseline, counting = args.model in BASELINES, args.model in counts.MODELS
     vanilla = not baseline and "none" in (args.rep_type or [])
-    if args.model in pooled.MODELS and "none" in (args.rep_type or []):
-        raise UserError(f"--model {args.model} averages concept vectors, and --rep-type none has none: choose a representation")
     for flag, given, sensible in (
         ("--rep-type", args.rep_type, not counting),
         ("--counts", args.counts, counting),

@@ -691,7 +691,7 @@ def test_augmentation_is_an_arm_of_its_own_and_needs_vectors(pretrained):
     ("flags", "words"),
     [
         (["--model", "logreg"], "--rep-type has no meaning here: logreg and gbm count codes"),
-        (["--model", "pooled"], "--model pooled averages concept vectors, and --rep-type none has none: choose a representation"),
+        (["--model", "pooled", "--oov", "ancestor"], "--oov has no meaning here"),
         (["--model", "pooled-gbm", "--rep-type", "medrep", "--frozen"], "--frozen is for patient models .*leave it out with --model pooled-gbm"),
         (["--model", "pooled", "--rep-type", "medrep", "--counts", "tokens"], "--counts has no meaning here"),
         (["--rep-type", "medrep", "--oov", "ancestor"], "--oov has no meaning here: it is for --rep-type none"),

@@ -31,12 +31,13 @@ class Arm:
         }
         self.variant = "+".join(word for word, chosen in variants.items() if chosen)
         self.inputs = []
-        self.oovs = args.oov if rep == "none" else [""]
+        self.oovs = args.oov if rep == "none" and self.model not in BASELINES else [""]
         if self.model in counts.MODELS:
             self.learner = learners.CountModel(self.model, rep, experiment.finetuning)
             return
         if self.model in pooled.MODELS:
-            self.inputs = [contract.vocabulary_file(home), contract.concept_array_file(rep), contract.concept_index_file()]
+            self.inputs = [contract.vocabulary_file(home)]
+            self.inputs += [] if rep == "none" else [contract.concept_array_file(rep), contract.concept_index_file()]
             known = token_vocabulary.load_hospital_vocabulary(home).seen_in_pretraining()
             self.learner = self.make_pooled_model(known)
             return
@@ -68,7 +69,7 @@ class Arm:
         weights = storage.sha256_of(folder / "model.safetensors")[:8]
         arm.model, arm.head = facts["model"], facts["head"]
         arm.variant = "+".join(part for part in (facts["variant"], f"evaluated-{weights}") if part)
-        arm.oovs = args.oov if rep == "none" else [""]
+        arm.oovs = args.oov if rep == "none" and arm.model not in BASELINES else [""]
         if arm.model in pooled.MODELS:  # what home knew is in the whitening, which is the run's
             arm.learner = arm.make_pooled_model(None)
             return arm

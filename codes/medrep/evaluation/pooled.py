@@ -1,4 +1,4 @@
-"""Averages of concept vectors as a baseline: an example is the mean vector of its index stay, that of the history before it, and a few counts.
+"""Averages as a baseline: an example is the mean vector of its index stay, that of the history before it, and a few numbers.
 
     model = pooled.PooledModel("pooled", "medrep", known, settings, transfer_hours=24)  # or pooled-gbm; known: what home's pretraining sees
     model.train(examples, parts, seed, folder)                                          # seconds; no pretrained model is needed
@@ -10,10 +10,12 @@
 The vectors are those that the patient models read, through the whitening that they are pretrained with: fitted on the concepts that the
 home hospital's train and valid persons have. An event of the history weighs half as much for each half-life that it is older than the
 history's newest. All of a person's record is read; an event without a vector is counted and in no mean. A part without any has a mean of
-0, the average concept, and a flag. Features are standardised as in training. What is learned lies in model.safetensors.
+0, the average concept, and a flag. A mean of vectors hardly knows how high values are, so the mean of their deciles stands beside it, and
+that of their squares, which is high where values are far from the middle, to either side. The representation `none` is these numbers alone:
+what any vectors have to beat. Features are standardised as in training. What is learned lies in model.safetensors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -26,7 +28,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from threadpoolctl import threadpool_limits
 
-from medrep import storage
+from medrep import contract, storage
+from medrep.errors import UserError
 from medrep.evaluation import counts
 from medrep.patients.examples import Examples
 from medrep.patients.index_stays import IndexStays, find_index_stays
@@ -43,13 +46,22 @@ PERSON_FEATURES = (
     "sex=M",
     "sex=F",
     *(f"{part} {what}" for part in ("history", "index stay") for what in ("events", "visits", "admissions")),
+    *(f"{part} {what}" for part in ("history", "index stay") for what in ("value", "value squared", "has values")),
     *(f"{part} has vectors" for part in ("history", "index stay")),
 )
-"""What stands after the two means: age in years at the last event, log(1 + number) of what there is, and flags."""
+"""What stands after the two means: age in years at the last event, log(1 + number) of what there is, means of values (value_of_deciles) and
+of their squares less 1, and flags."""
 NUMBERS_PER_CHUNK = 2**22  # events to read and features to write: 0.1 GB a part
 C_GRID = 10.0 ** np.arange(-5, 3)
 RISES = 2  # of the loss on validation in a row, after which no larger C is tried: those take the most steps
 DAY = 86_400
+DECILE_SPREAD = float(np.std(np.arange(10)))
+
+
+def value_of_deciles(tokens: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """float64 (tokens,) twice: each token's decile, 0 to 9, as a number of mean 0 and spread 1 (0 for a token without), and whether it has one."""
+    deciles = np.array([float(token.rpartition("_")[2]) if "_" in token else np.nan for token in tokens])
+    return np.nan_to_num((deciles - 4.5) / DECILE_SPREAD), ~np.isnan(deciles)
 
 
 # ---- features --------------------------------------------------------------------------------------------------
@@ -81,28 +93,31 @@ class PooledFeatures:
     mean: np.ndarray
     """float32 (vectors' width,), and the next: the whitening, of the home hospital's concepts."""
     whitening: np.ndarray
-    """float32 (vectors' width, vectors' width)."""
+    """float32 (vectors' width, vectors' width); the width is 0 without vectors."""
     half_life_days: float
 
     @property
     def columns(self) -> int:
         return 2 * self.whitening.shape[1] + len(PERSON_FEATURES)
 
-    def read_vectors(self, input_mapping: InputMapping) -> np.ndarray:
-        """float64 (hospital's tokens, width + 1): each token's whitened vector and 1; a row of zeros for what has no vector."""
-        assert input_mapping.vectors is not None  # finetune.py refuses --rep-type none
-        found = np.zeros((len(input_mapping.token_map), self.whitening.shape[1] + 1))
-        with threadpool_limits(1, user_api="blas"):  # a sum in another order ends in other digits
-            found[len(SPECIAL_TOKENS) :, :-1] = (input_mapping.vectors.astype(np.float64) - self.mean) @ self.whitening.astype(np.float64)
-        found[:, -1] = 1
-        found[: len(SPECIAL_TOKENS)] = 0
-        found[input_mapping.token_map == UNK] = 0
+    def read_tokens(self, input_mapping: InputMapping, tokens: Sequence[str]) -> np.ndarray:
+        """float64 (hospital's tokens, width + 4): each token's whitened vector and 1, zeros for what has no vector; then its value, the
+        square of it less 1, and 1, zeros for what has no decile."""
+        width = self.whitening.shape[1]
+        found = np.zeros((len(input_mapping.token_map), width + 4))
+        if input_mapping.vectors is not None:
+            with threadpool_limits(1, user_api="blas"):  # a sum in another order ends in other digits
+                found[len(SPECIAL_TOKENS) :, :width] = (input_mapping.vectors.astype(np.float64) - self.mean) @ self.whitening.astype(np.float64)
+            found[len(SPECIAL_TOKENS) :, width] = 1
+            found[input_mapping.token_map == UNK] = 0
+        value, has_value = value_of_deciles(tokens)
+        found[:, width + 1 :] = np.column_stack([value, np.where(has_value, value**2 - 1, 0), has_value])
         return found
 
     def chunks(self, examples: Examples, table: np.ndarray, vectors: np.ndarray, stays: IndexStays) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields, part by part, places in `table` and float64 (places, columns): history's mean, index stay's, PERSON_FEATURES.
 
-        table: rows of examples.table; `vectors` of read_vectors. Only what is in a part is in memory.
+        table: rows of examples.table; `vectors` of read_tokens. Only what is in a part is in memory.
         """
         trajectories = examples.trajectories
         row, stop, example = table[:, 0], table[:, 2], table[:, 3]
@@ -111,14 +126,16 @@ class PooledFeatures:
         for places in progress_bar(parts, f"pool {trajectories.hospital}", unit="parts") if len(parts) > 1 else parts:
             a, b, c = first[places], begin[places], stop[places]
             sums = (weigh_events(trajectories, a, b, c, self.half_life_days, len(vectors)) @ vectors).reshape(len(places), 2, -1)
-            weight = sums[:, :, -1]
-            means = sums[:, :, :-1] / np.where(weight > 0, weight, 1)[:, :, None]
+            weight, valued = sums[:, :, -4], sums[:, :, -1]
+            means = sums[:, :, :-4] / np.where(weight > 0, weight, 1)[:, :, None]
+            values = sums[:, :, -3:-1] / np.where(valued > 0, valued, 1)[:, :, None]
             sex = np.asarray(trajectories.person_sex)[row[places]]
             numbers = np.stack([np.column_stack([b - a, c - b]), stays.visits[example[places]], stays.admissions[example[places]]], axis=2)
             person = [
                 np.where(c > a, np.asarray(trajectories.age)[np.maximum(c - 1, 0)], 0)[:, None],
                 np.column_stack([sex == MALE, sex == FEMALE]),
                 np.log1p(numbers).reshape(len(places), -1),
+                np.concatenate([values, valued[:, :, None] > 0], axis=2).reshape(len(places), -1),
                 weight > 0,
             ]
             yield places, np.concatenate([means.reshape(len(places), -1), *person], axis=1)
@@ -186,8 +203,8 @@ def fit_linear(x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int) ->
     columns = x["train"].shape[1]
     width = (columns - len(PERSON_FEATURES)) // 2
     tried = []
-    for history in (0.0, 1.0):
-        for weight in (width**-0.5, 1.0):
+    for history in (0.0, 1.0) if width else (0.0,):
+        for weight in (width**-0.5, 1.0) if width else (1.0,):
             factor = np.repeat([history * weight, weight, 1.0], [width, width, len(PERSON_FEATURES)])
             used = factor > 0
             for loss, C, coefficients, intercept in fit_path({name: part[:, used] * factor[used] for name, part in x.items()}, y, seed):  # noqa: N806
@@ -248,24 +265,26 @@ class PooledModel:
     def __init__(self, name: str, rep: str, known: Vocabulary | None, settings: FinetuningConfig, transfer_hours: float):
         """`known`: the vocabulary that the home hospital's patient models are pretrained on; None for a run that is only tested."""
         self.name, self.rep, self.known, self.settings, self.transfer_hours = name, rep, known, settings, transfer_hours
-        self.fitted, self.mappings, self.vectors, self.stays = None, {}, {}, {}
+        self.fitted, self.mappings, self.vocabularies, self.vectors, self.stays = None, {}, {}, {}, {}
 
     def fit_features(self) -> PooledFeatures:
         """As pretrain.py does before it trains, on the very concepts; once for all outcomes and seeds."""
         if self.fitted is None:
             assert self.known is not None  # a run that is only tested is not trained
             vectors = make_input_mapping(self.known, self.rep, self.known).vectors
-            assert vectors is not None  # finetune.py refuses --rep-type none
-            vectors = vectors[np.any(vectors != 0, axis=1)]
-            with threadpool_limits(1, user_api="blas"):
-                mean, whitening = fit_whitening(vectors, vectors.shape[1])
+            if vectors is None:
+                mean, whitening = np.zeros(0), np.zeros((0, 0))
+            else:
+                vectors = vectors[np.any(vectors != 0, axis=1)]
+                with threadpool_limits(1, user_api="blas"):
+                    mean, whitening = fit_whitening(vectors, vectors.shape[1])
             self.fitted = PooledFeatures(mean.astype(np.float32), whitening.astype(np.float32), self.settings.pooled_half_life_days)
         return self.fitted
 
     def input_mapping(self, hospital: str) -> InputMapping:
         """How the hospital's tokens are read; its vectors are gathered once."""
         if hospital not in self.mappings:
-            vocabulary = token_vocabulary.load_hospital_vocabulary(hospital)
+            vocabulary = self.vocabularies[hospital] = token_vocabulary.load_hospital_vocabulary(hospital)
             self.mappings[hospital] = make_input_mapping(vocabulary, self.rep, vocabulary)
         return self.mappings[hospital]
 
@@ -273,7 +292,8 @@ class PooledModel:
         """PooledFeatures.chunks less `shift`, by `scale`. Of the last hospital and outcome vectors and stays are kept."""
         hospital, of = examples.hospital, (examples.hospital, examples.outcome)
         if hospital not in self.vectors:
-            self.vectors = {hospital: self.features.read_vectors(self.input_mapping(hospital))}
+            input_mapping = self.input_mapping(hospital)
+            self.vectors = {hospital: self.features.read_tokens(input_mapping, self.vocabularies[hospital].tokens)}
         if of not in self.stays:
             self.stays = {of: find_index_stays(examples, self.transfer_hours)}
         for places, x in self.features.chunks(examples, table, self.vectors[hospital], self.stays[of]):
@@ -330,6 +350,10 @@ class PooledModel:
         self.vectors = {}  # of another whitening
         self.features = PooledFeatures(tensors["mean"], tensors["whitening"], float(tensors["half_life_days"]))
         self.shift, self.scale = tensors["shift"], tensors["scale"]
+        if len(self.shift) != self.features.columns:
+            raise UserError(
+                f"{contract.display_path(folder)} was made by an earlier version, which read other numbers: finetune.py --fresh makes it anew"
+            )
         kind, self.heads = HEADS[self.name], []
         for i in range(int(tensors["labels"])):
             parts = {part.name: tensors[f"{i}.{part.name}"] for part in fields(kind) if f"{i}.{part.name}" in tensors}

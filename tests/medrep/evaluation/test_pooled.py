@@ -24,7 +24,7 @@ from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS
 
 SPECIAL, WIDTH = len(SPECIAL_TOKENS), 5
 HOME = [str(1000 + i) for i in range(18)] + ["1018_3", "9998"]  # the last has no vector, of the one before only the plain concept has
-AWAY = [str(1000 + i) for i in range(10, 30)] + ["9999"]
+AWAY = [str(1000 + i) for i in range(10, 29)] + ["1018_0", "9999_8"]  # of the last only the value is known
 SETTINGS = FinetuningConfig(pooled_half_life_days=50.0)
 
 
@@ -93,7 +93,7 @@ def plain_features(examples, array, tokens, known):
         moment, begin = examples.times[i] / 1e6, starts.start[i].timestamp()
         events = [j for j in range(t.person_start[row], t.person_stop[row]) if t.time[j] < moment]
         groups = [[j for j in events if t.time[j] < begin], [j for j in events if t.time[j] >= begin]]
-        means, flags = [], []
+        means, flags, values = [], [], []
         for group, halves in zip(groups, (True, False), strict=True):
             total, weight = np.zeros(WIDTH), 0.0
             for j in group:
@@ -101,13 +101,20 @@ def plain_features(examples, array, tokens, known):
                 if v is not None:
                     w = 2.0 ** (-(t.time[group[-1]] - t.time[j]) / (50 * 86_400)) if halves else 1.0
                     total, weight = total + w * ((v - mean) @ matrix), weight + w
+            sums = np.zeros(3)
+            for j in group:
+                if "_" in tokens[t.token[j]]:
+                    value = (int(tokens[t.token[j]][-1]) - 4.5) / np.sqrt(8.25)
+                    w = 2.0 ** (-(t.time[group[-1]] - t.time[j]) / (50 * 86_400)) if halves else 1.0
+                    sums += w * np.array([value, value**2 - 1, 1])
+            values += [*(sums[:2] / sums[2] if sums[2] else sums[:2]), sums[2] > 0]
             means.append(total / weight if weight else total)
             flags.append(weight > 0)
         sex = t.person_sex[row]
         ends = ("before", "in")
         numbers = [(len(group), starts[f"visits_{end}"][i], starts[f"admissions_{end}"][i]) for group, end in zip(groups, ends, strict=True)]
         person = [t.age[events[-1]] if events else 0, sex == token_vocabulary.MALE, sex == token_vocabulary.FEMALE]
-        found.append(np.concatenate([*means, person, np.log1p(np.ravel(numbers)), flags]))
+        found.append(np.concatenate([*means, person, np.log1p(np.ravel(numbers)), values, flags]))
     return np.array(found, dtype=np.float64)
 
 
@@ -124,6 +131,30 @@ def test_features_are_those_of_a_walk_over_the_events(hospitals, hospital):
     assert (found[:, -2:] == 0).any(axis=0).all() and (found[:, -2:] == 1).any(axis=0).all()  # parts without and with events
     events = np.concatenate([examples.trajectories.token[examples.trajectories.person_start[row] : stop] for row, _, stop, _ in examples.table])
     assert new_model().readable_share(examples, examples.table, "") == pytest.approx(np.mean([not tokens[t].startswith("999") for t in events]))
+
+
+def test_without_vectors_the_numbers_are_the_same_and_alone(hospitals, tmp_path):
+    home, away = Examples("mimic", "MT", 8), Examples("ehrshot", "MT", 8)
+    known = token_vocabulary.load_hospital_vocabulary("mimic").seen_in_pretraining()
+    for name in pooled.MODELS:
+        numbers = pooled.PooledModel(name, "none", known, SETTINGS, transfer_hours=24)
+        with_vectors = raw_features(new_model(), away)[:, 2 * WIDTH : -2]
+        found = raw_features(numbers, away)
+        assert np.array_equal(found[:, :-2], with_vectors) and (found[:, -2:] == 0).all()  # no part has vectors
+        numbers.train(home, parts_of(home), 0, tmp_path / name)
+        again = pooled.PooledModel(name, "none", None, SETTINGS, transfer_hours=24)
+        again.load(tmp_path / name)
+        assert (
+            np.array_equal(again.predict(away, away.table, ""), numbers.predict(away, away.table, ""))
+            and numbers.readable_share(away, away.table, "") == 1
+        )
+
+
+def test_a_decile_is_a_number_of_mean_0_and_spread_1():
+    value, has_value = pooled.value_of_deciles(["1000", "1018_0", "1018_9", "[CLS]"])
+    assert value.tolist() == [0, -value[2], value[2], 0] and has_value.tolist() == [False, True, True, False]
+    every, there = pooled.value_of_deciles([f"1_{i}" for i in range(10)])
+    assert every.mean() == pytest.approx(0) and every.std() == pytest.approx(1) and there.all()
 
 
 @pytest.mark.parametrize("numbers", [1, 700])
