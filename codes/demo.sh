@@ -48,7 +48,7 @@ side_by_side() { # each argument is some shell commands
 "$python" demo/hospitals.py --persons "$persons"
 bash preprocessing/run.sh
 side_by_side "bash representation/run.sh --arms medrep description" "arm none"
-side_by_side "arm description" "finetune --model pooled --rep-type description medrep --outcome MT" \
+side_by_side "arm description" "finetune --model pooled --rep-type none description medrep --outcome MT" \
   "arm medrep; finetune --rep-type medrep --outcome MT --seeds 100 --extract-attention-score --set finetuning.attribution_examples=100"
 if [ -n "$all" ]; then
   bash representation/run.sh --arms all
@@ -61,7 +61,7 @@ if [ -n "$all" ]; then
   side_by_side "finetune --rep-type $reps --outcome $outcomes" "finetune --rep-type $reps --outcome $outcomes --frozen"
   # a run that two commands test is not theirs at the same time
   side_by_side "finetune --model logreg --outcome $outcomes; finetune --model gbm --outcome $outcomes" \
-    "finetune --model pooled --rep-type $vectors --outcome $outcomes; finetune --model pooled-gbm --rep-type $vectors --outcome $outcomes
+    "finetune --model pooled --rep-type $reps --outcome $outcomes; finetune --model pooled-gbm --rep-type $reps --outcome $outcomes
      finetune --model pooled --rep-type medrep --outcome MT --oracle --recalibrate 100; finetune --model pooled --rep-type medrep --outcome MT --shots 16" \
     "finetune --rep-type none --outcome $outcomes --oov unk ancestor
      finetune --rep-type none medrep --outcome MT --oracle --recalibrate 100

@@ -61,7 +61,7 @@ learn() { # home, external
   for model in logreg gbm; do
     in_pair "$@" "${finetune[@]}" --model "$model"
   done
-  in_pair "$@" "${finetune[@]}" --model pooled --rep-type random name description medrep
+  in_pair "$@" "${finetune[@]}" --model pooled --rep-type none random name description medrep
   for rep in none description medrep; do
     in_pair "$@" "$python" experiments/pretrain.py --model behrt --rep-type "$rep" --gpu-devices cpu
     in_pair "$@" "${finetune[@]}" --model behrt --rep-type "$rep" $([ "$rep" != none ] || echo --oov unk ancestor)

@@ -1,4 +1,4 @@
-"""Print what the demo shows: each representation at home and at the hospital it never saw, beside the best there is.
+"""Print what the demo shows: each model and representation at home and at the hospital it never saw, beside the best there is.
 
     cd codes
     MEDREP_ROOT=demo python demo/table.py --outcome MT
@@ -21,6 +21,8 @@ from medrep.evaluation import metrics, results
 from medrep.progress import print_line, timed_stage
 from medrep.vectors import representations
 
+MODELS = ["pooled", "behrt"]
+
 
 def best_reachable(hospital: str, outcome: str, predictions: pd.DataFrame) -> float:
     """The AUROC of the true probabilities on the examples of `predictions`."""
@@ -36,17 +38,17 @@ def best_reachable(hospital: str, outcome: str, predictions: pd.DataFrame) -> fl
 
 
 def make_table(outcome: str, home: str, external: str) -> pd.DataFrame:
-    """A row a representation: mean over seeds of home and external AUROC, readable external tokens, best reachable."""
+    """A row a model and representation: mean over seeds of home and external AUROC, readable external tokens, best reachable."""
     summary = results.read_summary()
     summary = summary[
         (summary.trained_on == home)
         & (summary.outcome == outcome)
-        & (summary.model == "behrt")
+        & summary.model.isin(MODELS)
         & summary.oov.isin(["", "unk"])
         & (summary[["variant", "subgroup", "recalibration"]] == "").all(axis=1)
     ]
     rows = []
-    for rep, runs in summary.groupby("rep_type", sort=False):
+    for (model, rep), runs in summary.groupby(["model", "rep_type"], sort=False):
         runs_at = {h: runs[runs.tested_on == h].set_index("seed") for h in (home, external)}
         best = {
             h: np.mean([best_reachable(h, outcome, results.read_predictions(contract.ROOT / path)) for path in runs_at[h].predictions])
@@ -54,6 +56,7 @@ def make_table(outcome: str, home: str, external: str) -> pd.DataFrame:
         }
         rows.append(
             {
+                "model": model,
                 "representation": rep,
                 "home AUROC": runs_at[home].auroc.mean(),
                 "external AUROC": runs_at[external].auroc.mean(),
@@ -63,8 +66,12 @@ def make_table(outcome: str, home: str, external: str) -> pd.DataFrame:
                 "seeds": len(runs_at[home]),
             }
         )
-    order = list(representations.REPRESENTATION_SCRIPTS)
-    return pd.DataFrame(sorted(rows, key=lambda row: order.index(row["representation"]) if row["representation"] in order else len(order)))
+    order = ["none", *representations.REPRESENTATION_SCRIPTS]
+
+    def place(row) -> tuple[int, int]:
+        return MODELS.index(row["model"]), order.index(row["representation"]) if row["representation"] in order else len(order)
+
+    return pd.DataFrame(sorted(rows, key=place))
 
 
 def main(argv=None):
@@ -78,7 +85,9 @@ def main(argv=None):
         print_line(f"\n{args.outcome}: trained at {home}, tested there and at {external}; AUROC, mean over the seeds\n")
         print_line(table.to_string(index=False, float_format="{:.3f}".format), "\n")
         for row in table.to_dict("records"):
-            figures[row["representation"]] = {name: round(value, 4) for name, value in row.items() if name != "representation"}
+            figures[f"{row['model']} {row['representation']}"] = {
+                name: round(row[name], 4) for name in row if name not in ("model", "representation")
+            }
 
 
 if __name__ == "__main__":

@@ -397,7 +397,9 @@ class FinetuningConfig:
     warmup_share: float = 0.05
     epochs: int = 50
     patience: int = 5
-    """Epochs without a better validation AUROC before stopping."""
+    """Epochs without a better validation score before stopping; the best epoch is kept."""
+    stop_by: str = "loss"
+    """The validation score: loss, or auroc (the paper's), which for a few dozen positives is mostly chance and knows nothing of calibration."""
     checkpoint_minutes: float = 15.0
     precision: str = "auto"
     replicates: int = 1000
@@ -477,6 +479,6 @@ CHOICES = {
     "encoder": {"training": ("none", "contrastive", "masked"), "pooling": ("own", "cls", "mean"), "precision": PRECISIONS},
     "model": {"head": ("linear", "tied")},
     "pretraining": {"precision": PRECISIONS},
-    "finetuning": {"precision": PRECISIONS, "aug_from": ("pretraining", "vocabulary"), "persons": ("all", "held_out")},
+    "finetuning": {"precision": PRECISIONS, "aug_from": ("pretraining", "vocabulary"), "persons": ("all", "held_out"), "stop_by": ("loss", "auroc")},
     "rating": {"precision": ("bf16", "fp32")},
 }

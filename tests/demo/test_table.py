@@ -38,6 +38,7 @@ def demo(root):
                 predictions.to_parquet(path)
                 row = dict.fromkeys(results.RESULT_COLUMNS, "") | {"trained_on": "mimic", "tested_on": hospital, "model": "behrt", "rep_type": rep}
                 row |= {"outcome": "MT", "seed": seed, "auroc": AUROC[rep, hospital][place], "readable_tokens": 1.0, "predictions": path.name}
+                rows += [row | {"model": "pooled", "auroc": 0.5}, row | {"model": "logreg", "auroc": 0.3}] if rep == "none" else []
                 rows += [row, row | {"subgroup": "sex: F", "auroc": 0.1}, row | {"recalibration": "intercept", "auroc": 0.2}, row | {"outcome": "RA"}]
     storage.make_folder(contract.summary_file().parent)
     pd.DataFrame(rows).to_csv(contract.summary_file(), index=False)
@@ -48,8 +49,13 @@ def test_a_row_is_the_mean_over_seeds_beside_the_best_there_is(demo, capsys):
     table.main(["--outcome", "MT"])
     assert "best reachable" in capsys.readouterr().out
     found = table.make_table("MT", "mimic", "ehrshot")
-    assert found.representation.tolist() == ["none", "medrep"]  # in the order of the arms
-    for row in found.to_dict("records"):
+    assert found.model.tolist() == ["pooled", "behrt", "behrt"] and found.representation.tolist() == [
+        "none",
+        "none",
+        "medrep",
+    ]  # in the order of the arms
+    assert found["home AUROC"][0] == found["external AUROC"][0] == 0.5
+    for row in found[1:].to_dict("records"):
         rep = row["representation"]
         assert row["home AUROC"] == pytest.approx(np.mean(AUROC[rep, "mimic"])) and row["seeds"] == 2
         assert row["external AUROC"] == pytest.approx(np.mean(AUROC[rep, "ehrshot"])) and row["external tokens read"] == 1

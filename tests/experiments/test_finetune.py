@@ -20,7 +20,7 @@ from medrep.evaluation import calibration, features, learners, metrics, pooled, 
 from medrep.patients import behrt, sequences
 from medrep.patients.batches import to_tensors
 from medrep.patients.examples import Examples, sample_few_shot, sort_by_hash, split_persons
-from medrep.settings import FinetuningConfig
+from medrep.settings import FinetuningConfig, ModelConfig
 from medrep.tables import LABELS, PERSONS, VISITS, labels_table
 from medrep.vectors import concept_index, markers
 from medrep.vocabulary import token_vocabulary
@@ -731,3 +731,20 @@ def test_important_features_are_written_by_event_and_by_name(pretrained, capsys)
     capsys.readouterr()
     finetune.main(flags)
     assert capsys.readouterr().out.count("parquet is up to date") == 4
+
+
+def test_a_head_starts_at_the_labels_frequencies_and_stops_by_loss_or_as_published_by_auroc():
+    model = behrt.BehrtForPrediction(behrt.make_config(ModelConfig(hidden_size=8, num_heads=2, num_layers=1), 20, frozen_concepts=False))
+    truth = np.array([[1.0], [0], [0], [np.nan], [0]])
+    learners.set_prior(model, truth)
+    assert torch.sigmoid(model.classifier.bias).item() == pytest.approx(1.5 / 5)
+    learners.set_prior(model, truth[1:])  # a label that nobody has
+    assert np.isfinite(model.classifier.bias.item()) and model.classifier.bias.item() < 0
+
+    class Three:
+        truth = np.array([[1.0], [0], [0]])
+
+    part = np.array([[0, 0, 0, i] for i in range(3)])
+    worse_order, right_order = np.array([[0.30], [0.31], [0.2]]), np.array([[0.99], [0.98], [0.97]])  # the second is sure, and wrong
+    by = {how: [learners.validation_score(Three, part, p, how)[0] for p in (worse_order, right_order)] for how in ("loss", "auroc")}
+    assert by["loss"][0] > by["loss"][1] and by["auroc"] == [0.5, 1.0]

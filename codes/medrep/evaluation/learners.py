@@ -84,8 +84,9 @@ def predict(model, examples: Examples, table: np.ndarray, token_map: np.ndarray,
     return np.empty((0, 1)) if found is None else found
 
 
-def validation_score(examples: Examples, part: np.ndarray, probabilities: np.ndarray) -> tuple[float, dict]:
-    """(score to stop by, figures): the AUROC on validation, over several labels its mean; where no label has two classes, minus the loss."""
+def validation_score(examples: Examples, part: np.ndarray, probabilities: np.ndarray, stop_by: str) -> tuple[float, dict]:
+    """(score to stop by, figures): minus the loss on validation, or, with `stop_by` auroc, the AUROC, over several labels its mean, where some
+    label has two classes."""
     truth = examples.truth[part[:, 3]]
     known = ~np.isnan(truth)
     p = np.clip(probabilities, 1e-12, 1 - 1e-12)
@@ -93,7 +94,17 @@ def validation_score(examples: Examples, part: np.ndarray, probabilities: np.nda
     found = [metrics.auroc(truth[known[:, i], i] == 1, probabilities[known[:, i], i]) for i in range(truth.shape[1])]
     found = [float(value) for value in found if value is not None and np.isfinite(value)]
     auroc = float(np.mean(found)) if found else None
-    return -loss if auroc is None else auroc, {"valid_loss": round(loss, 5), "valid_auroc": auroc}
+    return -loss if auroc is None or stop_by == "loss" else auroc, {"valid_loss": round(loss, 5), "valid_auroc": auroc}
+
+
+@torch.no_grad()
+def set_prior(model: behrt.BehrtForPrediction, truth: np.ndarray):
+    """Let the classifier start at how frequent each label is in `truth` (examples, labels), NaN where it is unknown.
+
+    A head that starts at one half spends its first epochs on learning that a death is rare.
+    """
+    positive, known = np.nansum(truth, axis=0), np.sum(~np.isnan(truth), axis=0)
+    model.classifier.bias.copy_(torch.from_numpy(np.log((positive + 0.5) / (known - positive + 0.5))))
 
 
 class NeighbourAugmentation:
@@ -165,6 +176,7 @@ class FinetunedModel:
         settings = self.settings
         fitting.set_seed(seed)
         model = behrt.BehrtForPrediction.from_pretrained(self.pretrained, label_count=len(examples.label_names))
+        set_prior(model, examples.truth[parts["train"][:, 3]])
         input_mapping = self.adapter.adapt(model, examples.hospital)
         copies = self.augment and NeighbourAugmentation(self.adapter, examples.hospital, *self.augment, settings)
         train = copies.add_copies(parts["train"]) if copies else parts["train"]
@@ -186,7 +198,9 @@ class FinetunedModel:
             make_batch=make_batch,
             compute_losses=compute_losses,
             plan_epoch=lambda epoch: sequences.token_budget_batches(train, settings.batch_tokens, (seed, epoch)),
-            evaluate=lambda model: validation_score(examples, parts["valid"], self.probabilities(model, examples, parts["valid"], input_mapping)),
+            evaluate=lambda model: validation_score(
+                examples, parts["valid"], self.probabilities(model, examples, parts["valid"], input_mapping), settings.stop_by
+            ),
             description=f"{self.description} {examples.outcome} seed {seed}",
         )
         self.model.save_pretrained(folder)

@@ -27,7 +27,7 @@ ARM_COLUMNS = ("model", "head", "rep_type", "variant", "oov")
 KEY_COLUMNS = ["trained_on", *ARM_COLUMNS]
 BASELINES = ("pooled", "pooled-gbm", "logreg", "gbm")
 """Models that no one pretrains; they read the whole record before the prediction time. Their settings are those of finetuning behrt."""
-MODELS = ["behrt", "behrt-de", "medbert", *BASELINES]
+MODELS = ["behrt", "behrt-paper", "behrt-de", "medbert", *BASELINES]
 REPRESENTATIONS = [*representations.REPRESENTATION_SCRIPTS, "tokens", "rollup"]
 RESULT_COLUMNS = [
     "trained_on",
