@@ -156,7 +156,7 @@ def run_all(args, experiment: ExperimentConfig, home: str, names: list[str]) -> 
     external, arms, rows, failed = args.external or experiment.finetuning.external, build_arms(args, experiment, home), [], {}
     where = {outcome: evaluation_hospitals(outcome, home, external, len(names) > 1) for outcome in names}  # what is missing is said before any work
     for outcome, hospitals in where.items():
-        examples_of = OutcomeExamples(outcome, experiment.model.max_length)
+        examples_of = OutcomeExamples(outcome, experiment.model.max_length, config.load("cohort", args.overrides).transfer_hours)
         for arm in arms:
             for trained_on in hospitals[1:] if arm.oracle else [home]:
                 tested = [trained_on] if arm.oracle else hospitals
@@ -215,7 +215,8 @@ def evaluate_only(args) -> list[dict]:
         raise UserError("--evaluate-only needs hospitals to test at: name them with --external")
     for hospital in hospitals:
         LABELS.require(hospital=hospital, outcome=outcome)
-    rows = SuppliedRun(arm, OutcomeExamples(outcome, experiment.model.max_length), folder, content).run(hospitals)
+    examples_of = OutcomeExamples(outcome, experiment.model.max_length, arm.transfer_hours)
+    rows = SuppliedRun(arm, examples_of, folder, content).run(hospitals)
     results.write_summary()
     return rows
 

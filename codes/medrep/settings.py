@@ -398,6 +398,9 @@ class FinetuningConfig:
     epochs: int = 50
     patience: int = 5
     """Epochs without a better validation score before stopping; the best epoch is kept."""
+    readout: str = "stay"
+    """What a patient model's classifier reads. stay: [CLS], the means of the hidden states of the history and of the stay that is asked about,
+    and the numbers that --model pooled --rep-type none learns from, as which it starts; cls (the paper's): [CLS] alone."""
     stop_by: str = "loss"
     """The validation score: loss, or auroc (the paper's), which for a few dozen positives is mostly chance and knows nothing of calibration."""
     checkpoint_minutes: float = 15.0
@@ -479,6 +482,12 @@ CHOICES = {
     "encoder": {"training": ("none", "contrastive", "masked"), "pooling": ("own", "cls", "mean"), "precision": PRECISIONS},
     "model": {"head": ("linear", "tied")},
     "pretraining": {"precision": PRECISIONS},
-    "finetuning": {"precision": PRECISIONS, "aug_from": ("pretraining", "vocabulary"), "persons": ("all", "held_out"), "stop_by": ("loss", "auroc")},
+    "finetuning": {
+        "precision": PRECISIONS,
+        "aug_from": ("pretraining", "vocabulary"),
+        "persons": ("all", "held_out"),
+        "stop_by": ("loss", "auroc"),
+        "readout": ("cls", "stay"),
+    },
     "rating": {"precision": ("bf16", "fp32")},
 }

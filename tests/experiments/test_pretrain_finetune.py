@@ -22,6 +22,8 @@ from medrep.patients.examples import Examples, split_persons
 from medrep.tables import LABELS, PERSONS
 from medrep.vectors import concept_index
 
+from ..conftest import write_visits
+
 SMALL = [
     "--set",
     "model.hidden_size=16",
@@ -52,6 +54,7 @@ def write_labels(hospital, positive=True):
     PERSONS.write(connect(), ibis.memtable(people, schema=PERSONS.schema), hospital=hospital)
     rows = [(int(person), pd.Timestamp(5 * 10**7, unit="s"), positive and i % 2 == 0) for i, person in enumerate(trajectories.person_id)]
     LABELS.write(connect(), ibis.memtable(rows, schema=LABELS.schema), hospital=hospital, outcome="MT")
+    write_visits(hospital, seed=0)
 
 
 @pytest.fixture

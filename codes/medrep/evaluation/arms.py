@@ -82,7 +82,7 @@ class Arm:
         return config.load("cohort", self.args.overrides).transfer_hours
 
     def make_pooled_model(self, known: token_vocabulary.Vocabulary | None) -> pooled.PooledModel:
-        return pooled.PooledModel(self.model, self.rep, known, self.experiment.finetuning, self.transfer_hours)
+        return pooled.PooledModel(self.model, self.rep, known, self.experiment.finetuning)
 
     def result_columns(self, outcome: str, seed: int, trained_on: str) -> dict:
         return {
@@ -100,7 +100,13 @@ class Arm:
 
     def hospital_inputs(self, hospital: str) -> list[Path]:
         """What the arm reads of a hospital beside its trajectories and labels."""
-        return [VISITS.at(hospital=hospital)] if self.model in pooled.MODELS else []
+        return [VISITS.at(hospital=hospital)] if self.reads_stays else []
+
+    @property
+    def reads_stays(self) -> bool:
+        """Whether it is told which stay an example is asked about."""
+        finetuned = self.model not in BASELINES and not self.args.frozen
+        return self.model in pooled.MODELS or (finetuned and self.experiment.finetuning.readout == "stay")
 
     def terminology_files(self, oov: str) -> list[Path]:
         """The files that say how codes without a vector, unknown codes or roll-ups are read."""
@@ -112,6 +118,5 @@ class Arm:
         """What the learned depends on; where it is tested, and what is looked at afterwards, is not part of it."""
         later = ("seeds", "external", "replicates", "attribution_steps", "attribution_examples")
         tuning = {name: value for name, value in asdict(self.experiment.finetuning).items() if name not in later}
-        if self.model not in BASELINES:
-            return {"model": asdict(self.experiment.model), "finetuning": tuning}
-        return {"finetuning": tuning} | ({"cohort": {"transfer_hours": self.transfer_hours}} if self.model in pooled.MODELS else {})
+        found = {"finetuning": tuning} | ({"cohort": {"transfer_hours": self.transfer_hours}} if self.reads_stays else {})
+        return found | ({} if self.model in BASELINES else {"model": asdict(self.experiment.model)})

@@ -28,8 +28,9 @@ from torch.nn import functional as F
 
 from medrep import progress, storage
 from medrep.cdm.engine import connect
+from medrep.evaluation.pooled import stay_inputs
 from medrep.patients import behrt, sequences
-from medrep.patients.batches import make_loader, to_tensors
+from medrep.patients.batches import SEQUENCE_ARRAYS, make_loader, to_tensors
 from medrep.patients.input_mapping import InputMapping
 from medrep.vectors import texts
 from medrep.vocabulary import holdout, token_vocabulary
@@ -72,7 +73,7 @@ def attribute(
             break
         lengths = batch["boundaries"].diff()
         own = torch.repeat_interleave(poor, lengths)
-        part = {name: values[own] for name, values in batch.items() if name != "boundaries"}
+        part = {name: values[poor if name in SEQUENCE_ARRAYS else own] for name, values in batch.items() if name != "boundaries"}
         part["boundaries"] = F.pad(lengths[poor].cumsum(0), (1, 0))
         found[own], gaps[poor] = integrate_gradients(model, part, label, finer, tokens_at_once)
     return found, gaps
@@ -91,7 +92,8 @@ def integrate_gradients(
     from captum.attr import IntegratedGradients  # two seconds that only those wait for who need it
 
     edges = batch["boundaries"]
-    added = {name: values for name, values in batch.items() if name not in ("token", "boundaries")}
+    added = {name: values for name, values in batch.items() if name not in ("token", "boundaries", *SEQUENCE_ARRAYS)}
+    of_sequences = {name: batch[name] for name in SEQUENCE_ARRAYS if name in batch}
     tokens = len(batch["token"])
     with torch.no_grad():
         read = model.encoder.embeddings(batch["token"], **added)  # (tokens, width)
@@ -101,7 +103,8 @@ def integrate_gradients(
     def logits_of(embeddings):  # (copies, tokens, width) to (copies, sequences)
         starts = edges[:-1] + tokens * torch.arange(len(embeddings), device=edges.device)[:, None]
         repeated = torch.cat([starts.reshape(-1), edges[-1:] * len(embeddings)])
-        return model.classify(model.encoder.encode_cls(embeddings.flatten(0, 1), repeated))[:, label].view(len(embeddings), -1)
+        copied = {name: values.repeat(len(embeddings), 1) for name, values in of_sequences.items()}
+        return model.predict_embeddings(embeddings.flatten(0, 1), repeated, **copied)[:, label].view(len(embeddings), -1)
 
     # to captum the packed batch is one example; the gradient of the sum of its sequences' logits is each one's own
     method = IntegratedGradients(lambda embeddings: logits_of(embeddings).sum(dim=1))
@@ -143,9 +146,13 @@ def event_batches(
     persons = examples.labels["subject_id"].to_numpy()
     times = examples.labels["prediction_time"].to_numpy().astype("datetime64[us]")
     chosen = sample_examples(persons[table[:, 3]], attributed)
+
+    def make_batch(slices: np.ndarray) -> dict[str, np.ndarray]:
+        return examples.trajectories.pack(slices, input_mapping.token_map) | stay_inputs(model.config, examples, slices)
+
     for part in (True, False):
         plan = sequences.token_budget_batches(table[chosen == part], batch_tokens)
-        loader = make_loader(plan, lambda slices, *_: examples.trajectories.pack(slices, input_mapping.token_map))
+        loader = make_loader(plan, lambda slices, *_: make_batch(slices))
         for slices, batch in zip(plan, loader, strict=True):
             inputs = to_tensors(batch, device)
             columns, gaps = {"attention": model.attention_of_cls(**inputs)}, np.zeros(0)

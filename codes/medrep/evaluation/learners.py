@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from medrep import contract, storage
 from medrep.devices import make_accelerator, set_visible_devices, torch_device
 from medrep.errors import UserError
-from medrep.evaluation import counts, metrics
+from medrep.evaluation import counts, metrics, pooled
 from medrep.patients import behrt, fitting, sequences
 from medrep.patients.batches import make_loader, to_tensors
 from medrep.patients.examples import Examples
@@ -76,7 +76,9 @@ def predict(model, examples: Examples, table: np.ndarray, token_map: np.ndarray,
     order = np.argsort(table[:, 2] - table[:, 1], kind="stable")
     found, at = None, 0
     plan = sequences.token_budget_batches(table[order], batch_tokens)
-    for batch in make_loader(plan, lambda part, *_: examples.pack(part, token_map)):
+    # what reads nothing but the encoder needs no stays
+    beside = (lambda part: pooled.stay_inputs(model.config, examples, part)) if compute is None else lambda part: {}
+    for batch in make_loader(plan, lambda part, *_: examples.pack(part, token_map) | beside(part)):
         outputs = (compute or type(model).__call__)(model, **to_tensors(batch, device)).double().cpu().numpy()
         found = np.empty((len(table), outputs.shape[1])) if found is None else found
         found[order[at : at + len(outputs)]] = outputs
@@ -105,6 +107,38 @@ def set_prior(model: behrt.BehrtForPrediction, truth: np.ndarray):
     """
     positive, known = np.nansum(truth, axis=0), np.sum(~np.isnan(truth), axis=0)
     model.classifier.bias.copy_(torch.from_numpy(np.log((positive + 0.5) / (known - positive + 0.5))))
+
+
+def read_out_of(settings: FinetuningConfig) -> dict:
+    """What a patient model's config says of its read-out."""
+    stay = settings.readout == "stay"
+    numbers = {"number_count": len(pooled.NUMBERS), "half_life_days": settings.pooled_half_life_days} if stay else {}
+    return {"readout": settings.readout, **numbers}
+
+
+@torch.no_grad()
+def start_from_numbers(model: behrt.BehrtForPrediction, examples: Examples, parts: dict[str, np.ndarray], seed: int):
+    """Let the classifier start as a logistic regression on the numbers alone, and its other weights at 0; a label that it can't learn stays.
+
+    Of a few dozen positives a new head does not learn in some hundred steps what these numbers say; so it learns what they leave.
+    """
+    numbers = pooled.person_numbers(examples, model.config.half_life_days)
+    x = {name: numbers[parts[name][:, 3]].astype(np.float64) for name in ("train", "valid")}
+    mean, scale = x["train"].mean(axis=0), x["train"].std(axis=0)
+    scale[scale == 0] = 1
+    model.number_mean.copy_(torch.from_numpy(mean))
+    model.number_scale.copy_(torch.from_numpy(scale))
+    spreads = {name: np.clip((values - mean) / scale, -behrt.MAX_SPREADS, behrt.MAX_SPREADS) for name, values in x.items()}
+    model.classifier.weight.zero_()
+    for i in range(len(examples.label_names)):
+        truth = {name: examples.truth[parts[name][:, 3], i] for name in x}
+        known = {name: ~np.isnan(values) for name, values in truth.items()}
+        y = {name: truth[name][known[name]] == 1 for name in x}
+        if len(set(y["train"].tolist())) == 2 and len(y["valid"]):
+            path = pooled.fit_path({name: spreads[name][known[name]] for name in x}, y, seed)
+            _, _, weights, intercept = min(path, key=lambda tried: tried[0])
+            model.classifier.weight[i, -len(weights) :] = torch.from_numpy(weights).float()
+            model.classifier.bias[i] = intercept
 
 
 class NeighbourAugmentation:
@@ -175,14 +209,19 @@ class FinetunedModel:
     def train(self, examples: Examples, parts: dict[str, np.ndarray], seed: int, folder: Path):
         settings = self.settings
         fitting.set_seed(seed)
-        model = behrt.BehrtForPrediction.from_pretrained(self.pretrained, label_count=len(examples.label_names))
+        model = behrt.BehrtForPrediction.from_pretrained(self.pretrained, label_count=len(examples.label_names), **read_out_of(settings))
         set_prior(model, examples.truth[parts["train"][:, 3]])
+        if settings.readout == "stay":
+            start_from_numbers(model, examples, parts, seed)
         input_mapping = self.adapter.adapt(model, examples.hospital)
         copies = self.augment and NeighbourAugmentation(self.adapter, examples.hospital, *self.augment, settings)
         train = copies.add_copies(parts["train"]) if copies else parts["train"]
 
+        def beside(part):
+            return pooled.stay_inputs(model.config, examples, part)
+
         def make_batch(part, step, *_):
-            batch = examples.pack(part[:, :4], None if copies else input_mapping.token_map)
+            batch = examples.pack(part[:, :4], None if copies else input_mapping.token_map) | beside(part[:, :4])
             if copies:
                 batch["token"] = input_mapping.token_map[copies.replace_tokens(batch["token"], part, batch["boundaries"], (seed, step[0]))]
             return batch

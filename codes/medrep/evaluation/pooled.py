@@ -1,6 +1,6 @@
 """Averages as a baseline: an example is the mean vector of its index stay, that of the history before it, and a few numbers.
 
-    model = pooled.PooledModel("pooled", "medrep", known, settings, transfer_hours=24)  # or pooled-gbm; known: what home's pretraining sees
+    model = pooled.PooledModel("pooled", "medrep", known, settings)  # or pooled-gbm; known: what home's pretraining sees
     model.train(examples, parts, seed, folder)                                          # seconds; no pretrained model is needed
     model.predict(elsewhere, elsewhere.table, "")                                       # that hospital's vectors of its own codes
 
@@ -32,7 +32,7 @@ from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import counts
 from medrep.patients.examples import Examples
-from medrep.patients.index_stays import IndexStays, find_index_stays
+from medrep.patients.index_stays import IndexStays
 from medrep.patients.input_mapping import InputMapping, known_token_share, make_input_mapping
 from medrep.progress import progress_bar
 from medrep.settings import FinetuningConfig
@@ -51,6 +51,8 @@ PERSON_FEATURES = (
 )
 """What stands after the two means: age in years at the last event, log(1 + number) of what there is, means of values (value_of_deciles) and
 of their squares less 1, and flags."""
+NUMBERS = PERSON_FEATURES[:-2]
+"""Those that need no vectors."""
 NUMBERS_PER_CHUNK = 2**22  # events to read and features to write: 0.1 GB a part
 C_GRID = 10.0 ** np.arange(-5, 3)
 RISES = 2  # of the loss on validation in a row, after which no larger C is tried: those take the most steps
@@ -139,6 +141,27 @@ class PooledFeatures:
                 weight > 0,
             ]
             yield places, np.concatenate([means.reshape(len(places), -1), *person], axis=1)
+
+
+def person_numbers(examples: Examples, half_life_days: float) -> np.ndarray:
+    """float32 (examples, len(NUMBERS)): what PERSON_FEATURES say that needs no vectors, of each example's whole record; kept with `examples`."""
+    if half_life_days not in examples.numbers:
+        features = PooledFeatures(np.zeros(0, np.float32), np.zeros((0, 0), np.float32), half_life_days)
+        tokens = token_vocabulary.load_hospital_vocabulary(examples.hospital).tokens
+        read = features.read_tokens(InputMapping(np.arange(len(tokens)), None), tokens)
+        found = np.zeros((len(examples), len(NUMBERS)), np.float32)
+        for places, x in features.chunks(examples, examples.table, read, examples.index_stays):
+            found[places] = x[:, : len(NUMBERS)]
+        examples.numbers[half_life_days] = found
+    return examples.numbers[half_life_days]
+
+
+def stay_inputs(model_config, examples: Examples, part: np.ndarray) -> dict[str, np.ndarray]:
+    """What the read-out `stay` of a patient model (its BehrtConfig) reads beside the packed batch of `part`, rows of examples.table; nothing for
+    another read-out."""
+    if model_config.readout != "stay":
+        return {}
+    return {"part_lengths": examples.part_lengths(part), "numbers": person_numbers(examples, model_config.half_life_days)[part[:, 3]]}
 
 
 # ---- heads -------------------------------------------------------------------------------------------------------
@@ -262,10 +285,10 @@ class PooledModel:
     heads: list[LinearHead | TreeHead | None]
     """A label each; None for one that can't be learned. All four are what train() or load() came to."""
 
-    def __init__(self, name: str, rep: str, known: Vocabulary | None, settings: FinetuningConfig, transfer_hours: float):
+    def __init__(self, name: str, rep: str, known: Vocabulary | None, settings: FinetuningConfig):
         """`known`: the vocabulary that the home hospital's patient models are pretrained on; None for a run that is only tested."""
-        self.name, self.rep, self.known, self.settings, self.transfer_hours = name, rep, known, settings, transfer_hours
-        self.fitted, self.mappings, self.vocabularies, self.vectors, self.stays = None, {}, {}, {}, {}
+        self.name, self.rep, self.known, self.settings = name, rep, known, settings
+        self.fitted, self.mappings, self.vocabularies, self.vectors = None, {}, {}, {}
 
     def fit_features(self) -> PooledFeatures:
         """As pretrain.py does before it trains, on the very concepts; once for all outcomes and seeds."""
@@ -289,14 +312,12 @@ class PooledModel:
         return self.mappings[hospital]
 
     def standardised(self, examples: Examples, table: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """PooledFeatures.chunks less `shift`, by `scale`. Of the last hospital and outcome vectors and stays are kept."""
-        hospital, of = examples.hospital, (examples.hospital, examples.outcome)
+        """PooledFeatures.chunks less `shift`, by `scale`. Of the last hospital the vectors are kept."""
+        hospital = examples.hospital
         if hospital not in self.vectors:
             input_mapping = self.input_mapping(hospital)
             self.vectors = {hospital: self.features.read_tokens(input_mapping, self.vocabularies[hospital].tokens)}
-        if of not in self.stays:
-            self.stays = {of: find_index_stays(examples, self.transfer_hours)}
-        for places, x in self.features.chunks(examples, table, self.vectors[hospital], self.stays[of]):
+        for places, x in self.features.chunks(examples, table, self.vectors[hospital], examples.index_stays):
             yield places, (x - self.shift) / self.scale
 
     def matrix(self, examples: Examples, table: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from medrep.evaluation.arms import Arm
 from medrep.patients import finished_runs
 from medrep.patients.examples import Examples, sample_few_shot, split_persons
 from medrep.progress import print_line
-from medrep.settings import FinetuningConfig
+from medrep.settings import CohortConfig, FinetuningConfig
 from medrep.stamps import Stamp
 from medrep.tables import LABELS, PERSONS
 from medrep.vectors import markers
@@ -43,12 +43,12 @@ def format_settings(settings: dict) -> str:
 class OutcomeExamples:
     """The labelled examples of every hospital for one outcome; each is opened when it is first asked for."""
 
-    def __init__(self, outcome: str, max_length: int):
-        self.outcome, self.max_length, self.opened = outcome, max_length, {}
+    def __init__(self, outcome: str, max_length: int, transfer_hours: float = CohortConfig.transfer_hours):
+        self.outcome, self.max_length, self.transfer_hours, self.opened = outcome, max_length, transfer_hours, {}
 
     def __getitem__(self, hospital: str) -> Examples:
         if hospital not in self.opened:
-            examples = self.opened[hospital] = Examples(hospital, self.outcome, self.max_length)
+            examples = self.opened[hospital] = Examples(hospital, self.outcome, self.max_length, self.transfer_hours)
             print_line(
                 f"{hospital} {self.outcome}: {len(examples):,} prediction points of {len(set(examples.persons.tolist())):,} persons, "
                 f"{int(np.nansum(examples.truth)):,} positive"

@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 INPUT_ARRAYS = ("token", "age", "visit_rank", "record_rank", "domain", "boundaries")
 """What the models read of a packed batch."""
+SEQUENCE_ARRAYS = ("part_lengths", "numbers")
+"""What a read-out reads beside it, a row a sequence."""
 
 
 class BatchDataset(Dataset):
@@ -43,4 +45,4 @@ def make_loader(batch_slices: list[np.ndarray], make_batch: Callable, accelerato
 
 
 def to_tensors(batch: dict, device) -> dict[str, torch.Tensor]:
-    return {name: batch[name].to(device, non_blocking=True) for name in INPUT_ARRAYS}
+    return {name: batch[name].to(device, non_blocking=True) for name in INPUT_ARRAYS + SEQUENCE_ARRAYS if name in batch or name in INPUT_ARRAYS}

@@ -28,6 +28,7 @@ logging.disable_progress_bar()  # one line of progress is enough, and it is ours
 logging.set_verbosity_error()  # a new head beside pretrained weights is what finetuning is, not a warning
 
 NUM_SPECIAL_TOKENS = len(SPECIAL_TOKENS)
+MAX_SPREADS = 10.0  # from the mean of the training examples, that a number is read as
 RENAMED_BUFFERS = {"concept_shift": "concept_mean", "concept_turn": "concept_whitening"}
 """What models that were saved before November 2026 call them."""
 Table = TypeVar("Table", nn.Linear, nn.Embedding)
@@ -97,6 +98,12 @@ class BehrtConfig(BertConfig):
     """Whether embeddings of the domain are added (BEHRT-DE)."""
     prolonged_stay: bool = False
     """Whether pretraining has the prolonged stay as a second target (Med-BERT)."""
+    readout: str = "cls"
+    """What the classifier reads. cls: [CLS]. stay: beside it the means of the history's and of the index stay's hidden states, and numbers."""
+    number_count: int = 0
+    """How many numbers of the whole record stand beside a sequence (medrep.evaluation.pooled.person_numbers)."""
+    half_life_days: float = 0.0
+    """Of what those numbers say of the history."""
     head: str = "linear"
     """linear: a decoder of its own, whose rows are the pretraining vocabulary. tied: hidden states against the concept vectors."""
 
@@ -364,24 +371,47 @@ class BehrtForPretraining(BehrtPreTrainedModel):
 
 
 class BehrtForPrediction(BehrtPreTrainedModel):
-    """[CLS] -> pooler -> classifier."""
+    """[CLS] -> pooler -> classifier; with the read-out `stay` the classifier also reads what the history and the index stay are on average,
+    and numbers of the whole record: what lies beyond the window is counted."""
+
+    number_mean: torch.Tensor
+    number_scale: torch.Tensor
 
     def __init__(self, config: BehrtConfig):
         super().__init__(config)
         self.encoder = BehrtEncoder(config)
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.classifier = nn.Linear(config.hidden_size, config.label_count)
+        self.classifier = nn.Linear(config.hidden_size * (3 if config.readout == "stay" else 1) + config.number_count, config.label_count)
+        if config.readout == "stay":
+            self.register_buffer("number_mean", torch.zeros(config.number_count))
+            self.register_buffer("number_scale", torch.ones(config.number_count))
         self.post_init()
 
-    def forward(self, **batch):
-        """Logits (sequences, labels)."""
+    def forward(self, part_lengths=None, numbers=None, **batch):
+        """Logits (sequences, labels). For the read-out `stay` also `part_lengths` and `numbers`, as medrep.evaluation.pooled.stay_inputs has them."""
         added = {name: values for name, values in batch.items() if name != "boundaries"}
-        return self.classify(self.encoder.encode_cls(self.encoder.embeddings(**added), batch["boundaries"]))
+        return self.predict_embeddings(self.encoder.embeddings(**added), batch["boundaries"], part_lengths, numbers)
 
-    def classify(self, cls):
-        """Logits (sequences, labels) of [CLS] (sequences, width)."""
-        return self.classifier(self.dropout(torch.tanh(self.pooler(cls))))
+    def predict_embeddings(self, embeddings, boundaries, part_lengths=None, numbers=None):
+        """Logits (sequences, labels) of a packed batch's embeddings (tokens, width): attribution steps in here."""
+        if self.config.readout == "cls":
+            return self.classify(self.encoder.encode_cls(embeddings, boundaries))
+        if part_lengths is None or numbers is None:
+            raise UserError("this model reads which stay it is asked about: give it medrep.evaluation.pooled.stay_inputs beside the batch")
+        h = self.encoder.encode_embeddings(embeddings, boundaries)
+        # one segment a part: the two tokens before the events, history, index stay; an empty one is a mean of 0
+        sums = torch.segment_reduce(h.float(), "sum", lengths=part_lengths.flatten(), initial=0).view(*part_lengths.shape, -1)
+        means = sums[:, 1:] / part_lengths[:, 1:, None].clamp(min=1)
+        standardised = ((numbers - self.number_mean) / self.number_scale).clamp(-MAX_SPREADS, MAX_SPREADS)
+        return self.classify(h[boundaries[:-1]], means.flatten(1).to(h.dtype), standardised.to(h.dtype))
+
+    def classify(self, cls, means=None, numbers=None):
+        """Logits (sequences, labels) of [CLS] (sequences, width) and, with the read-out `stay`, the means (sequences, 2 x width) and numbers."""
+        read = torch.tanh(self.pooler(cls))
+        if means is None or numbers is None:
+            return self.classifier(self.dropout(read))
+        return self.classifier(torch.cat([self.dropout(torch.cat([read, means], dim=1)), numbers], dim=1))
 
     @torch.no_grad()
     def attention_of_cls(self, **batch) -> torch.Tensor:

@@ -11,6 +11,8 @@ from medrep import contract, stamps
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.patients import sequences
+from medrep.patients.index_stays import IndexStays, find_index_stays
+from medrep.settings import CohortConfig
 from medrep.tables import LABELS, PERSONS
 
 AGE_BANDS = (18, 45, 65, 80)
@@ -25,8 +27,9 @@ class Examples:
     table: int64 (examples, 4): row, start, stop, place in `labels`; [start, stop) are the newest events before the prediction time.
     """
 
-    def __init__(self, hospital: str, outcome: str, max_length: int):
-        self.hospital, self.outcome = hospital, outcome
+    def __init__(self, hospital: str, outcome: str, max_length: int, transfer_hours: float = CohortConfig.transfer_hours):
+        """`transfer_hours`: cohort.transfer_hours, which joins visits to the stay that an example is asked about."""
+        self.hospital, self.outcome, self.transfer_hours = hospital, outcome, transfer_hours
         self.trajectories = sequences.Trajectories(hospital)
         self.labels = read_labels(hospital, outcome)
         self.label_names = [name for name in self.labels.columns if name not in ("subject_id", "prediction_time")]
@@ -39,6 +42,7 @@ class Examples:
         # events carry whole seconds: one in the very second of the prediction time may lie after it and is not read
         slices = self.trajectories.slices_before(rows, self.times // 1_000_000, max_length)
         self.table = np.column_stack([slices, np.arange(len(self.labels))])
+        self.numbers: dict[float, np.ndarray] = {}  # medrep.evaluation.pooled.person_numbers, by half-life
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -80,6 +84,16 @@ class Examples:
         """The rows of `table` whose persons are in these splits of the hospital's; pretraining never saw those of `test`."""
         mine = np.isin(np.asarray(self.trajectories.person_split)[self.table[:, 0]], [contract.SPLITS.index(split) for split in splits])
         return self.table[mine]
+
+    @cached_property
+    def index_stays(self) -> IndexStays:
+        return find_index_stays(self.hospital, self.trajectories, self.persons, self.times, self.table, self.transfer_hours)
+
+    def part_lengths(self, part: np.ndarray) -> np.ndarray:
+        """int64 (rows, 3): how many tokens of each row of `table` stand before its events, are of the history, and of the index stay."""
+        start, stop = part[:, 1], part[:, 2]
+        begin = np.clip(self.index_stays.begin[part[:, 3]], start, stop)
+        return np.column_stack([np.full(len(part), sequences.PREFIX_LENGTH), begin - start, stop - begin])
 
     def pack(self, part: np.ndarray, token_map: np.ndarray | None) -> dict[str, np.ndarray]:
         """trajectories.pack of rows of `table`, with `truth` float32 (rows, labels) and `example` int64 (rows,)."""

@@ -18,7 +18,7 @@ import pandas as pd
 
 from medrep.cdm.engine import connect
 from medrep.cdm.labels.prediction_points import hours, merge_stays
-from medrep.patients.examples import Examples
+from medrep.patients.sequences import Trajectories
 from medrep.tables import VISITS
 
 
@@ -34,13 +34,15 @@ class IndexStays:
     """int64 (examples, 2): those of them that are admissions, or inpatient and not over."""
 
 
-def find_index_stays(examples: Examples, transfer_hours: float) -> IndexStays:
-    """`transfer_hours`: cohort.transfer_hours, less than which between two inpatient visits makes them one stay."""
-    found = find_stay_starts(VISITS.read(connect(), hospital=examples.hospital), examples.persons, examples.times, transfer_hours)
-    row, stop = examples.table[:, 0], examples.table[:, 2]
+def find_index_stays(
+    hospital: str, trajectories: Trajectories, persons: np.ndarray, times: np.ndarray, table: np.ndarray, transfer_hours: float
+) -> IndexStays:
+    """Arrays as in Examples. `transfer_hours`: cohort.transfer_hours, less than which between two inpatient visits makes them one stay."""
+    found = find_stay_starts(VISITS.read(connect(), hospital=hospital), persons, times, transfer_hours)
+    row, stop = table[:, 0], table[:, 2]
     seconds = found.start.to_numpy().astype("datetime64[s]").astype(np.int64)
     # max_length is of no account: only where the slices end is asked for
-    begin = examples.trajectories.slices_before(row, seconds, 2)[:, 2]
+    begin = trajectories.slices_before(row, seconds, 2)[:, 2]
     pairs = {name: found[[f"{name}_before", f"{name}_in"]].to_numpy() for name in ("visits", "admissions")}
     return IndexStays(np.minimum(begin, stop), **pairs)
 

@@ -66,7 +66,7 @@ def hospitals(small_hospital, small_visits):
 
 
 def new_model(name="pooled", settings=SETTINGS):
-    return pooled.PooledModel(name, "medrep", token_vocabulary.load_hospital_vocabulary("mimic").seen_in_pretraining(), settings, transfer_hours=24)
+    return pooled.PooledModel(name, "medrep", token_vocabulary.load_hospital_vocabulary("mimic").seen_in_pretraining(), settings)
 
 
 def parts_of(examples):
@@ -137,12 +137,12 @@ def test_without_vectors_the_numbers_are_the_same_and_alone(hospitals, tmp_path)
     home, away = Examples("mimic", "MT", 8), Examples("ehrshot", "MT", 8)
     known = token_vocabulary.load_hospital_vocabulary("mimic").seen_in_pretraining()
     for name in pooled.MODELS:
-        numbers = pooled.PooledModel(name, "none", known, SETTINGS, transfer_hours=24)
+        numbers = pooled.PooledModel(name, "none", known, SETTINGS)
         with_vectors = raw_features(new_model(), away)[:, 2 * WIDTH : -2]
         found = raw_features(numbers, away)
         assert np.array_equal(found[:, :-2], with_vectors) and (found[:, -2:] == 0).all()  # no part has vectors
         numbers.train(home, parts_of(home), 0, tmp_path / name)
-        again = pooled.PooledModel(name, "none", None, SETTINGS, transfer_hours=24)
+        again = pooled.PooledModel(name, "none", None, SETTINGS)
         again.load(tmp_path / name)
         assert (
             np.array_equal(again.predict(away, away.table, ""), numbers.predict(away, away.table, ""))
@@ -228,7 +228,7 @@ def test_what_is_loaded_is_what_was_trained(hospitals, tmp_path, name, outcome):
     for hospital in ("mimic", "ehrshot"):
         write_labels(hospital, outcome)
     home, away = Examples("mimic", outcome, 8), Examples("ehrshot", outcome, 8)
-    model, again = new_model(name), pooled.PooledModel(name, "medrep", None, FinetuningConfig(pooled_half_life_days=1.0), 24)
+    model, again = new_model(name), pooled.PooledModel(name, "medrep", None, FinetuningConfig(pooled_half_life_days=1.0))
     model.train(home, parts_of(home), 0, tmp_path / "run")
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["model.safetensors"]
     again.load(tmp_path / "run")

@@ -294,3 +294,25 @@ def test_what_all_vectors_share_is_taken_off_and_stays_with_the_model(batch):
     kept = model.encoder.embeddings.concept_mean.clone()
     model.encoder.set_concept_vectors(vectors, rescale=False)
     assert torch.equal(model.encoder.embeddings.concept_mean, kept)
+
+
+def test_the_read_out_of_the_stay_is_what_plain_loops_find():
+    torch.manual_seed(0)
+    config = behrt.make_config(SIZES, 50, False)
+    config.readout, config.number_count, config.label_count = "stay", 3, 2
+    model = behrt.BehrtForPrediction(config).eval()
+    model.number_mean += torch.tensor([1.0, 2, 3])
+    model.number_scale *= torch.tensor([2.0, 1, 1e-3])  # the last is read as 10 spreads
+    lengths = torch.tensor([[2, 3, 4], [2, 0, 5], [2, 2, 0], [2, 0, 0]])  # also without a history, without a stay, and without anything
+    boundaries = torch.cat([torch.zeros(1, dtype=torch.long), lengths.sum(dim=1).cumsum(0)])
+    embeddings, numbers = torch.randn(int(boundaries[-1]), SIZES.hidden_size), torch.randn(4, 3) + torch.tensor([0, 0, 100.0])
+    found = model.predict_embeddings(embeddings, boundaries, lengths, numbers)
+    h = model.encoder.encode_embeddings(embeddings, boundaries)
+    for i, (start, (prefix, history, stay)) in enumerate(zip(boundaries[:-1].tolist(), lengths.tolist(), strict=True)):
+        read = [torch.tanh(model.pooler(h[start]))]
+        for first, count in ((start + prefix, history), (start + prefix + history, stay)):
+            read.append(h[first : first + count].mean(dim=0) if count else torch.zeros(SIZES.hidden_size))
+        told = torch.tensor([(numbers[i, 0] - 1) / 2, numbers[i, 1] - 2, 10.0])
+        torch.testing.assert_close(found[i], model.classifier(torch.cat([*read, told])), atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match="which stay it is asked about"):
+        model.predict_embeddings(embeddings, boundaries)
