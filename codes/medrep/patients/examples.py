@@ -65,6 +65,12 @@ class Examples:
         """What changes when the hospital's events do."""
         return stamps.fingerprint(contract.trajectories_folder(self.hospital))
 
+    @property
+    def beyond_window(self) -> float:
+        """The share of all examples' events that max_length cuts off: a patient model reads them in no sequence, only in numbers."""
+        first, (start, stop) = self.trajectories.person_start[self.table[:, 0]], self.table[:, 1:3].T
+        return float((start - first).sum() / max(1, (stop - first).sum()))
+
     @cached_property
     def subgroups(self) -> pd.DataFrame:
         """Each example's sex, age band at the prediction time and, where the hospital has it, race; null where unknown."""
