@@ -10,8 +10,8 @@
     python experiments/finetune.py -d 0 --rep-type medrep --outcome MT --oracle --recalibrate 100
     python experiments/finetune.py -d 0 --evaluate-only path/to/a/run --external ehrshot
 
-Reads   results/{home}/pretraining/{model}_{rep}, usedata/{hospital}/{trajectories,vocabulary.json,labels/{outcome}}; baselines, in place
-        of a pretrained model: the vectors and usedata/{hospital}/visits (pooled), or data/concepts (counts)
+Reads   results/{home}/pretraining/{model}_{rep}, usedata/{hospital}/{trajectories,visits,vocabulary.json,labels/{outcome}}; baselines, in place
+        of a pretrained model: the vectors (pooled), or data/concepts (counts)
 Writes  results/{home}/finetuning/{model}_{rep}[_variant]/{outcome}/seed_{seed}: a Hugging Face folder, config.yaml, log.jsonl,
         metrics_{hospital}.json, predictions_{hospital}.parquet (MEDS prediction schema; Pheno: a folder with a file a phenotype),
         attention_{hospital}.parquet and features_{hospital}.csv if asked for; results/summary.csv, one row a test

@@ -19,7 +19,7 @@ from medrep.errors import UserError
 from medrep.report import charts
 from medrep.report.cells import to_cell
 from medrep.report.disclosure import Counts
-from medrep.report.sections import coverage, flows, pipeline, sites
+from medrep.report.sections import coverage, flows, pipeline, sites, training
 from medrep.tables import LABELS, RECORDS, REJECTS
 
 COMMANDS = (
@@ -620,3 +620,8 @@ def test_long_things_open_by_key(opened):
     summary.send_keys(Keys.ENTER)
     assert details[0].get_property("open")
     summary.send_keys(Keys.ENTER)
+
+
+def test_the_marked_epoch_is_the_one_that_was_kept():
+    log = [{"best": best, "valid_auroc": auroc} for best, auroc in ((True, 0.6), (False, 0.7), (True, 0.65), (False, 0.9))]
+    assert training.kept_epoch(log) == 2  # stopped by the loss: not where the AUROC was highest

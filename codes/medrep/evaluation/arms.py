@@ -24,6 +24,7 @@ class Arm:
         published = experiment.finetuning.persons == "held_out"
         variants = {
             "held-out": published,
+            "cls": args.model not in BASELINES and not args.frozen and experiment.finetuning.readout == "cls",
             "frozen": args.frozen,
             f"shots{shots}": shots,
             f"aug{args.aug_times}x{args.aug_ratio:g}": args.aug_times,
@@ -116,7 +117,8 @@ class Arm:
 
     def settings(self) -> dict:
         """What the learned depends on; where it is tested, and what is looked at afterwards, is not part of it."""
-        later = ("seeds", "external", "replicates", "attribution_steps", "attribution_examples")
+        later = ["seeds", "external", "replicates", "attribution_steps", "attribution_examples"]
+        later += ["readout"] if self.model in BASELINES or self.args.frozen else []  # of a patient model that is finetuned
         tuning = {name: value for name, value in asdict(self.experiment.finetuning).items() if name not in later}
         found = {"finetuning": tuning} | ({"cohort": {"transfer_hours": self.transfer_hours}} if self.reads_stays else {})
         return found | ({} if self.model in BASELINES else {"model": asdict(self.experiment.model)})

@@ -9,7 +9,8 @@ token share in. It says where the model looked, not what for. Attribution is int
 of one label's logit, along the straight line in the space of embeddings (what enters the first layer) from a baseline to what
 was read. The baseline is the same sequence with every event's token read as [UNK], at the same ages and ranks, with the same sex
 token: so an event's attribution is its code's, positive where the code raised the logit, and an example's attributions add up
-to logit - logit of the baseline (completeness). That a person came often, or lately, is in the baseline and attributed to no one;
+to logit - logit of the baseline (completeness). That a person came often, or lately, and the numbers that the read-out `stay` reads beside
+the sequence, are in the baseline and attributed to no one;
 nor is an event that the model read as [UNK].
 """
 

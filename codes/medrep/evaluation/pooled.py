@@ -352,6 +352,8 @@ class PooledModel:
         return found
 
     def readable_share(self, examples: Examples, table: np.ndarray, oov: str) -> float:
+        if self.rep == "none":
+            return 0.0  # numbers are no codes
         whole = np.column_stack([table[:, 0], np.asarray(examples.trajectories.person_start)[table[:, 0]], table[:, 2]])
         return known_token_share(examples.trajectories, whole, self.input_mapping(examples.hospital))
 

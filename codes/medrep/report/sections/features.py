@@ -21,7 +21,8 @@ def build_section(counts: Counts, home: str, hospitals: list[str], max_features:
         "Features",
         "What the model looked at",
         "The features that are most often among an example's ten events of highest attention, with how much they moved the answer "
-        "(attribution, in logits an event; above 0 towards the outcome) and how a medical language model rated them. Attention says "
+        "(attribution, in logits an event; above 0 towards the outcome) and how a medical language model rated them. What the model reads "
+        "beside the events (age, sex, counts, how high values are) is attributed to none of them. Attention says "
         "where the model looked, not what for; what a model uses is not a cause.",
     )
     runs: dict[str, list] = {}

@@ -84,23 +84,28 @@ def finetuning_parts(home: str) -> list:
                 [round(epoch["valid_auroc"], 2) for epoch in log],
                 rep_style(arm[3]),
                 thin=True,
-                markers=[max(range(len(log)), key=lambda i, log=log: log[i]["valid_auroc"])],
+                markers=[kept_epoch(log)],
             )
             for arm, _, log in runs
             if all(is_known(epoch.get("valid_auroc")) for epoch in log)
         ]
         best: dict[str, list] = {}
         for arm, _, log in runs:
-            best.setdefault(results.arm_label(arm), []).append(max(epoch.get("valid_auroc") or 0 for epoch in log))
+            best.setdefault(results.arm_label(arm), []).append(log[kept_epoch(log)].get("valid_auroc") or 0)
         best_means = format_figures({name: round(float(np.mean(values)), 2) for name, values in best.items()})
         figures.append(
             charts.line_chart(
                 lines,
                 slugify("finetuning", outcome),
                 outcome,
-                f"Validation AUROC by epoch; best, mean over seeds: {best_means}.",
+                f"Validation AUROC by epoch; of the epochs kept, mean over seeds: {best_means}.",
                 ("epoch", "validation AUROC"),
                 integer_x=True,
             )
         )
     return [FigureGrid(figures, charts.legend(styles), columns=3)]
+
+
+def kept_epoch(log: list[dict]) -> int:
+    """The place of the epoch whose model was kept: the last that was the best so far."""
+    return [place for place, epoch in enumerate(log) if epoch["best"]][-1]
