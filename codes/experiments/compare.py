@@ -84,7 +84,7 @@ def format_table(table: pd.DataFrame, replicates: int) -> str:
         "pos.": [format_number(row["positives"], ",.0f") for row in rows],
         "read": [format_number(row["readable_tokens"], ".0%") for row in rows],
         "difference (95 %)": [
-            format_with_interval(row["difference"], row["low"], row["high"], "+.3f") + ("*" if mark else " " * any(marked))
+            format_with_interval(row["difference"], row["low"], row["high"], "+.3f") + ("†" if mark else " " * any(marked))
             if format_number(row["difference"], "")
             else ""
             for row, mark in zip(rows, marked, strict=True)
@@ -94,7 +94,7 @@ def format_table(table: pd.DataFrame, replicates: int) -> str:
         "paper": [format_number(row["paper"], ".3f") for row in rows],
     }
     notes = [
-        f"* {name}: on the {row['shared_examples']:,} examples of {row['shared_seeds']} seeds that both were tested on"
+        f"† {name}: on the {row['shared_examples']:,} examples that both were tested on (seeds: {row['shared_seeds']})"
         for name, row, mark in zip(names, rows, marked, strict=True)
         if mark
     ]

@@ -243,7 +243,7 @@ def test_an_arm_of_other_persons_is_compared_on_the_shared_examples_and_marked(r
     assert float(found.p["oracle"]) == pytest.approx(significance.compare_macro_aurocs(pairs)["p"])
     assert found.same_examples["oracle"] == "False" and float(found.shared_examples["oracle"]) == sum(map(len, parts))
     printed = capsys.readouterr().out
-    assert f"* behrt medrep oracle: on the {sum(map(len, parts))} examples of 2 seeds that both were tested on" in printed and ")*" in printed
+    assert f"† behrt medrep oracle: on the {sum(map(len, parts))} examples that both were tested on (seeds: 2)" in printed and ")†" in printed
     assert "trained at ehrshot, mimic" in printed
 
 
@@ -453,7 +453,7 @@ def test_a_clinical_score_is_a_row_on_the_examples_that_have_it(results, root, c
     ours = table.p.dropna().astype(float).tolist()
     assert sorted(table.p_holm.dropna()) == pytest.approx(sorted(significance.holm_adjust(ours)))
     printed = capsys.readouterr().out
-    assert "* APACHE score: on the" in printed and "APACHE score: on the 50% of the examples that have a score" in printed
+    assert "† APACHE score: on the" in printed and "APACHE score: on the 50% of the examples that have a score" in printed
 
 
 @pytest.mark.parametrize(

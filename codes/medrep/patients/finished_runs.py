@@ -29,7 +29,8 @@ def recorded_inputs(folder: Path) -> dict[str, str]:
 def require_inputs_unchanged(folder: Path):
     """Refuse a finished run whose inputs were remade: another split of persons would let it be tested on its own."""
     if changed := [path for path, before in recorded_inputs(folder).items() if stamps.fingerprint(contract.ROOT / path) != before]:
-        raise UserError(f"{', '.join(changed)} changed since {contract.display_path(folder)} was made from it: run pretrain.py again with --fresh")
+        made = f"{', '.join(changed)} changed since {contract.display_path(folder)} was made from it"
+        raise UserError(f"{made} (files are known by size and time): run pretrain.py again with --fresh")
 
 
 def load_model_vocabulary(folder: Path, finetuned: bool = False) -> Vocabulary:
