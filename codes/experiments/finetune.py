@@ -208,6 +208,9 @@ def evaluate_only(args) -> list[dict]:
     experiment = load_experiment(facts["model"], args.overrides)
     if "model" in content:
         experiment = replace(experiment, model=ModelConfig(**content["model"]))
+    # a run from before there was a choice reads [CLS] alone
+    trained_with = content.get("finetuning", {})
+    experiment = replace(experiment, finetuning=replace(experiment.finetuning, readout=trained_with.get("readout", "cls")))
     outcome = facts["outcome"]
     arm = Arm.from_run(args, experiment, facts, folder, rep)
     hospitals = args.external or experiment.finetuning.external
@@ -215,7 +218,7 @@ def evaluate_only(args) -> list[dict]:
         raise UserError("--evaluate-only needs hospitals to test at: name them with --external")
     for hospital in hospitals:
         LABELS.require(hospital=hospital, outcome=outcome)
-    examples_of = OutcomeExamples(outcome, experiment.model.max_length, arm.transfer_hours)
+    examples_of = OutcomeExamples(outcome, experiment.model.max_length, content.get("cohort", {}).get("transfer_hours", arm.transfer_hours))
     rows = SuppliedRun(arm, examples_of, folder, content).run(hospitals)
     results.write_summary()
     return rows

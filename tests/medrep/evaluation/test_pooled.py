@@ -4,13 +4,14 @@ import ibis
 import numpy as np
 import pandas as pd
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from scipy.special import expit
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
 from medrep import contract, storage
 from medrep.cdm.engine import connect
+from medrep.errors import UserError
 from medrep.evaluation import counts, pooled
 from medrep.evaluation.results import BASELINES
 from medrep.patients import sequences
@@ -240,6 +241,15 @@ def test_what_is_loaded_is_what_was_trained(hospitals, tmp_path, name, outcome):
     }
     if outcome == "Pheno":
         assert [head is None for head in again.heads] == [False, False, True] and (again.predict(away, away.table, "")[:, 2] == 0).all()
+
+
+def test_a_run_of_other_numbers_is_refused_by_name(hospitals, tmp_path):
+    home, model = Examples("mimic", "MT", 8), new_model()
+    model.train(home, parts_of(home), 0, tmp_path / "run")
+    tensors = load_file(tmp_path / "run" / "model.safetensors")
+    save_file(tensors | {"shift": tensors["shift"][:-6]}, tmp_path / "run" / "model.safetensors")
+    with pytest.raises(UserError, match="run was made by an earlier version, which read other numbers: finetune.py --fresh makes it anew"):
+        new_model().load(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", pooled.MODELS)
