@@ -131,8 +131,12 @@ def build_section(section: str, values: dict, overrides: Sequence[str], file: st
             value = float(value)
         if type(value) is not type(default):
             wrong.append(f"{section}.{name} is {value!r}, which is not {type(default).__name__}")
-        elif value not in (choices := CHOICES.get(section, {}).get(name, [value])):
-            wrong.append(f"{section}.{name} is {value!r}: it must be {' or '.join(choices)}")
+        elif choices := CHOICES.get(section, {}).get(name):
+            if isinstance(value, list):
+                if unknown := [one for one in value if one not in choices]:
+                    wrong.append(f"{section}.{name} has {unknown[0]!r}: it may have {', '.join(choices)}")
+            elif value not in choices:
+                wrong.append(f"{section}.{name} is {value!r}: it must be {' or '.join(choices)}")
         values[name] = value
     if wrong:
         raise UserError(f"configs/{file}: " + "; ".join(wrong))

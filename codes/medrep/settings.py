@@ -353,6 +353,16 @@ class ModelConfig:
     head: str = "linear"
     """What predicts masked tokens: linear (the paper's), a decoder with a row a token; tied, the concept vectors themselves,
     so that a model moves whole to another hospital's vocabulary."""
+    added: list[str] = field(default_factory=lambda: ["age", "visit_rank", "record_rank"])
+    """What is added to a concept's embedding, each from a table of its own: age; visit_rank and record_rank (the paper's order); time_before, how
+    long before the moment of prediction, in 40 logarithmic steps from an hour to 22 years; part, the history or the stay that is asked about."""
+    added_start: float = 0.0
+    """The learned scalar before each of those tables starts as this. At 0 (the paper's) a table learns nothing until its scalar has moved."""
+    values_apart: bool = False
+    """true: a measurement is one concept, and the decile of its value is added to it, with what high and low mean of this concept. false (the
+    paper's): each decile of each measurement is a token of its own."""
+    map_vectors: bool = False
+    """A learned map behind a representation's vectors, one for all concepts, so that it goes along to any other vocabulary."""
     project_vectors: bool = False
     """Concept vectors wider than hidden_size: true keeps their main directions (whitening.fit_whitening), false refuses them. Narrower ones
     are filled up with zeros."""
@@ -362,7 +372,15 @@ class ModelConfig:
 class PretrainingConfig:
     """configs/models/NAME.yaml, section pretraining."""
 
+    objectives: list[str] = field(default_factory=lambda: ["masked"])
+    """What is learned, together: masked (the paper's), which code stands where one is hidden; values, which decile a value had that is hidden;
+    next, which codes, and which deciles of them, follow a random moment of a random visit, told from [CLS] and from the visit's mean."""
     mask_share: float = 0.30
+    """Of masked: the share of events that are hidden."""
+    value_share: float = 0.40
+    """Of values: the share of values that are hidden."""
+    next_events: int = 64
+    """Of next: how many events after the moment are asked for, at most."""
     batch_tokens: int = 32 * 512
     """Real tokens of a step over all devices; sequences are packed without padding."""
     learning_rate: float = 5e-5
@@ -480,8 +498,8 @@ CHOICES = {
     "hospital": {"follow_up_ends": ("last_record", "unknown", "discharge"), "stay_begins": ("unit_admission", "hospital_admission")},
     "graph": {"objective": ("neighbour_mean", "links", "grace")},
     "encoder": {"training": ("none", "contrastive", "masked"), "pooling": ("own", "cls", "mean"), "precision": PRECISIONS},
-    "model": {"head": ("linear", "tied")},
-    "pretraining": {"precision": PRECISIONS},
+    "model": {"head": ("linear", "tied"), "added": ("age", "visit_rank", "record_rank", "time_before", "part")},
+    "pretraining": {"precision": PRECISIONS, "objectives": ("masked", "values", "next")},
     "finetuning": {
         "precision": PRECISIONS,
         "aug_from": ("pretraining", "vocabulary"),

@@ -7,7 +7,7 @@ from medrep import config, contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import counts, learners, pooled
 from medrep.evaluation.results import BASELINES
-from medrep.patients import finished_runs
+from medrep.patients import behrt, finished_runs
 from medrep.settings import ExperimentConfig
 from medrep.tables import VISITS
 from medrep.vocabulary import token_vocabulary
@@ -54,7 +54,7 @@ class Arm:
                 f"{contract.display_path(pretrained)} was pretrained on another file than {contract.display_path(array)}: give that one, or rename yours"
             )
         self.inputs = [pretrained / "config.yaml"]
-        adapter = learners.VocabularyAdapter(finished_runs.load_model_vocabulary(pretrained), rep)
+        adapter = self.make_adapter(pretrained, finetuned=False)
         if args.frozen:
             self.learner = learners.LinearProbe(pretrained, adapter, experiment.finetuning, args.device)
         else:
@@ -74,9 +74,14 @@ class Arm:
         if arm.model in pooled.MODELS:  # what home knew is in the whitening, which is the run's
             arm.learner = arm.make_pooled_model(None)
             return arm
-        adapter = learners.VocabularyAdapter(finished_runs.load_model_vocabulary(folder, finetuned=True), rep)
-        arm.learner = learners.FinetunedModel(None, adapter, experiment.finetuning, args.device)
+        arm.learner = learners.FinetunedModel(None, arm.make_adapter(folder, finetuned=True), experiment.finetuning, args.device)
         return arm
+
+    def make_adapter(self, folder: Path, finetuned: bool) -> learners.VocabularyAdapter:
+        """How the patient model in `folder` reads a hospital, as it was made."""
+        made = behrt.BehrtConfig.from_pretrained(folder)
+        self.told_the_stay = behrt.reads_index_stay(made)
+        return learners.VocabularyAdapter(finished_runs.load_model_vocabulary(folder, finetuned), self.rep, made.values_apart)
 
     @property
     def transfer_hours(self) -> float:
@@ -106,8 +111,10 @@ class Arm:
     @property
     def reads_stays(self) -> bool:
         """Whether it is told which stay an example is asked about."""
-        finetuned = self.model not in BASELINES and not self.args.frozen
-        return self.model in pooled.MODELS or (finetuned and self.experiment.finetuning.readout == "stay")
+        if self.model in BASELINES:
+            return self.model in pooled.MODELS
+        finetuned_on_it = not self.args.frozen and self.experiment.finetuning.readout == "stay"
+        return finetuned_on_it or self.told_the_stay
 
     def terminology_files(self, oov: str) -> list[Path]:
         """The files that say how codes without a vector, unknown codes or roll-ups are read."""

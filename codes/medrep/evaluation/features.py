@@ -99,7 +99,7 @@ def integrate_gradients(
     with torch.no_grad():
         read = model.encoder.embeddings(batch["token"], **added)  # (tokens, width)
         unknown = torch.where(batch["token"] < len(SPECIAL_TOKENS), batch["token"], UNK)  # [CLS] and sex stay
-        baseline = model.encoder.embeddings(unknown, **added)
+        baseline = model.encoder.embeddings(unknown, **added)  # a special token has no value
 
     def logits_of(embeddings):  # (copies, tokens, width) to (copies, sequences)
         starts = edges[:-1] + tokens * torch.arange(len(embeddings), device=edges.device)[:, None]
@@ -149,7 +149,7 @@ def event_batches(
     chosen = sample_examples(persons[table[:, 3]], attributed)
 
     def make_batch(slices: np.ndarray) -> dict[str, np.ndarray]:
-        return examples.trajectories.pack(slices, input_mapping.token_map) | stay_inputs(model.config, examples, slices)
+        return examples.pack(slices, input_mapping, behrt.reads_index_stay(model.config)) | stay_inputs(model.config, examples, slices)
 
     for part in (True, False):
         plan = sequences.token_budget_batches(table[chosen == part], batch_tokens)

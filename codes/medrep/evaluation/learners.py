@@ -37,13 +37,20 @@ PROBE_C_GRID = 10.0 ** np.arange(-4, 3)  # inverse strengths of regularization t
 class VocabularyAdapter:
     """How a pretrained model reads each hospital's tokens; every hospital's vectors are gathered once."""
 
-    def __init__(self, model_vocabulary: token_vocabulary.Vocabulary, rep: str):
-        self.model_vocabulary, self.rep, self.mappings = model_vocabulary, rep, {}
+    def __init__(self, model_vocabulary: token_vocabulary.Vocabulary, rep: str, values_apart: bool = False):
+        """`values_apart`: as the model was made (ModelConfig.values_apart)."""
+        self.model_vocabulary, self.rep, self.values_apart, self.mappings = model_vocabulary, rep, values_apart, {}
+
+    def vocabulary(self, hospital: str) -> token_vocabulary.Vocabulary:
+        """The hospital's, as the model reads it: of concepts alone where values stand apart."""
+        whole = token_vocabulary.load_hospital_vocabulary(hospital)
+        return whole.without_deciles() if self.values_apart else whole
 
     def __call__(self, hospital: str, oov: str = "unk") -> InputMapping:
         key = (hospital, oov if self.rep == "none" else "unk")
         if key not in self.mappings:
-            self.mappings[key] = make_input_mapping(token_vocabulary.load_hospital_vocabulary(hospital), self.rep, self.model_vocabulary, key[1])
+            whole = token_vocabulary.load_hospital_vocabulary(hospital)
+            self.mappings[key] = make_input_mapping(whole, self.rep, self.model_vocabulary, key[1], self.values_apart)
         return self.mappings[key]
 
     def adapt(self, model, hospital: str, oov: str = "unk") -> InputMapping:
@@ -66,7 +73,7 @@ def compute_losses(model, batch):
 
 
 @torch.inference_mode()
-def predict(model, examples: Examples, table: np.ndarray, token_map: np.ndarray, batch_tokens: int, compute=None) -> np.ndarray:
+def predict(model, examples: Examples, table: np.ndarray, input_mapping: InputMapping, batch_tokens: int, compute=None) -> np.ndarray:
     """float64 (rows of `table`, outputs): what the model, or compute(model, **batch), gives for each sequence, in the order of `table`.
 
     Sequences of like length share a batch.
@@ -78,7 +85,8 @@ def predict(model, examples: Examples, table: np.ndarray, token_map: np.ndarray,
     plan = sequences.token_budget_batches(table[order], batch_tokens)
     # what reads nothing but the encoder needs no stays
     beside = (lambda part: pooled.stay_inputs(model.config, examples, part)) if compute is None else lambda part: {}
-    for batch in make_loader(plan, lambda part, *_: examples.pack(part, token_map) | beside(part)):
+    stays = behrt.reads_index_stay(model.config)
+    for batch in make_loader(plan, lambda part, *_: examples.pack(part, input_mapping, stays) | beside(part)):
         outputs = (compute or type(model).__call__)(model, **to_tensors(batch, device)).double().cpu().numpy()
         found = np.empty((len(table), outputs.shape[1])) if found is None else found
         found[order[at : at + len(outputs)]] = outputs
@@ -152,7 +160,7 @@ class NeighbourAugmentation:
 
     def __init__(self, adapter: VocabularyAdapter, hospital: str, times: int, ratio: float, settings: FinetuningConfig):
         self.times, self.ratio = times, ratio
-        vocabulary = token_vocabulary.load_hospital_vocabulary(hospital)
+        vocabulary = adapter.vocabulary(hospital)
         vectors = adapter(hospital).vectors
         if vectors is None:
             raise UserError("--aug-times takes neighbours in representation space, and --rep-type none has none: choose a representation")
@@ -162,7 +170,6 @@ class NeighbourAugmentation:
         count = min(settings.aug_neighbors, int(among.sum()) - 1)
         if count < 1:
             raise UserError(f"{hospital} has too few tokens with vectors to take neighbours from: leave --aug-times out")
-        self.has_vector = np.any(vectors != 0, axis=1)  # what has none is [UNK] to the model, and so in copies
         rows, _ = nearest.search_exact(vectors, vectors, count + 1, among=among)
         own = rows == np.arange(len(rows))[:, None]
         own[~own.any(axis=1), -1] = True  # not among its own neighbours (or crowded out by its equals): the farthest goes
@@ -173,14 +180,13 @@ class NeighbourAugmentation:
         return np.concatenate([np.column_stack([table, np.full(len(table), i)]) for i in range(self.times + 1)])
 
     def replace_tokens(self, token: np.ndarray, part: np.ndarray, boundaries: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
-        """The hospital's `token` numbers of a packed batch, with those of copies replaced."""
+        """The `token` numbers of a packed batch, with those of copies replaced; what the model can't read is [UNK] there and stays."""
         token = token.copy()
         for (*_, example, copy), start, stop in zip(part, boundaries[:-1], boundaries[1:], strict=True):
             if copy:
                 random = np.random.default_rng((*seed, int(example), int(copy)))
                 places = start + sequences.PREFIX_LENGTH + np.flatnonzero(random.random(stop - start - sequences.PREFIX_LENGTH) < self.ratio)
                 places = places[token[places] >= NUM_SPECIAL_TOKENS]
-                places = places[self.has_vector[token[places] - NUM_SPECIAL_TOKENS]]
                 choice = random.integers(0, self.neighbours.shape[1], len(places))
                 token[places] = self.neighbours[token[places] - NUM_SPECIAL_TOKENS, choice]
         return token
@@ -217,13 +223,15 @@ class FinetunedModel:
         copies = self.augment and NeighbourAugmentation(self.adapter, examples.hospital, *self.augment, settings)
         train = copies.add_copies(parts["train"]) if copies else parts["train"]
 
+        stays = behrt.reads_index_stay(model.config)
+
         def beside(part):
             return pooled.stay_inputs(model.config, examples, part)
 
         def make_batch(part, step, *_):
-            batch = examples.pack(part[:, :4], None if copies else input_mapping.token_map) | beside(part[:, :4])
+            batch = examples.pack(part[:, :4], input_mapping, stays) | beside(part[:, :4])
             if copies:
-                batch["token"] = input_mapping.token_map[copies.replace_tokens(batch["token"], part, batch["boundaries"], (seed, step[0]))]
+                batch["token"] = copies.replace_tokens(batch["token"], part, batch["boundaries"], (seed, step[0]))
             return batch
 
         accelerator = make_accelerator([self.device], settings.precision, self.report_to, folder)
@@ -250,7 +258,7 @@ class FinetunedModel:
         self.model = behrt.BehrtForPrediction.from_pretrained(folder).to(torch_device([self.device]))
 
     def probabilities(self, model, examples: Examples, table: np.ndarray, input_mapping: InputMapping) -> np.ndarray:
-        return torch.sigmoid(torch.from_numpy(predict(model, examples, table, input_mapping.token_map, self.settings.batch_tokens))).numpy()
+        return torch.sigmoid(torch.from_numpy(predict(model, examples, table, input_mapping, self.settings.batch_tokens))).numpy()
 
     def predict(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
         return self.probabilities(self.model, examples, table, self.adapter.adapt(self.model, examples.hospital, oov))
@@ -285,7 +293,7 @@ class LinearProbe:
                 self.encoder,
                 examples,
                 new,
-                input_mapping.token_map,
+                input_mapping,
                 self.settings.batch_tokens,
                 compute=lambda model, **batch: model(**batch)[batch["boundaries"][:-1]],
             )

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
-INPUT_ARRAYS = ("token", "age", "visit_rank", "record_rank", "domain", "boundaries")
+INPUT_ARRAYS = ("token", "value", "age", "visit_rank", "record_rank", "time_before", "part", "domain", "boundaries")
 """What the models read of a packed batch."""
 SEQUENCE_ARRAYS = ("part_lengths", "numbers")
 """What a read-out reads beside it, a row a sequence."""

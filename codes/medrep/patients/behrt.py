@@ -1,13 +1,16 @@
 """BEHRT, BEHRT-DE and Med-BERT over packed sequences: the patient models, one family of `transformers` models.
 
-A token's embedding is the sum of its concept's vector and, each with a learned scalar that starts at 0 (the
-concept's at 1), embeddings of age, visit rank, record rank and (BEHRT-DE) domain; then LayerNorm and dropout (paper,
-section 3.4). Med-BERT also learns in pretraining to tell from [CLS] whether some visit is a long one.
+A token's embedding is the sum of its concept's vector, that of its value where values are read apart, and what config.added
+names, each with a learned scalar before it: age, how long before the moment of prediction, whether it is of the stay that is
+asked about (BEHRT-DE: and its domain), or, as published (section 3.4 of the paper, scalars that start at 0), age, visit rank
+and record rank; then LayerNorm and dropout. Med-BERT also learns in pretraining to tell from [CLS] whether some visit is a long one.
 A batch is packed: hidden states are (1, tokens, width), `boundaries` says where each sequence begins, and
 attention runs within boundaries. Attention weights are not dropped out, unlike in the paper: the fused kernels
 don't offer it, and on the CPU it alone costs more than half of the step.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 import numpy as np
@@ -20,9 +23,10 @@ from transformers.utils import logging
 
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
+from medrep.patients.sequences import INDEX_STAY, TIME_BUCKETS
 from medrep.settings import ModelConfig
 from medrep.vectors.whitening import fit_whitening
-from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK
+from medrep.vocabulary.token_vocabulary import DECILES, MASKED_VALUE, SPECIAL_TOKENS, UNK
 
 logging.disable_progress_bar()  # one line of progress is enough, and it is ours
 logging.set_verbosity_error()  # a new head beside pretrained weights is what finetuning is, not a warning
@@ -96,6 +100,15 @@ class BehrtConfig(BertConfig):
     max_rank: int = 2048
     domains: bool = False
     """Whether embeddings of the domain are added (BEHRT-DE)."""
+    added: tuple[str, ...] = ("age", "visit_rank", "record_rank")
+    """What is added to a concept's vector, and `added_start`, with what scalar at first (medrep.settings.ModelConfig)."""
+    added_start: float = 0.0
+    values_apart: bool = False
+    """Whether a token is a concept, and its value, 1 to 10, stands beside it."""
+    map_vectors: bool = False
+    """Whether a learned map stands behind the concept vectors."""
+    objectives: tuple[str, ...] = ("masked",)
+    """Of pretraining."""
     prolonged_stay: bool = False
     """Whether pretraining has the prolonged stay as a second target (Med-BERT)."""
     readout: str = "cls"
@@ -108,7 +121,9 @@ class BehrtConfig(BertConfig):
     """linear: a decoder of its own, whose rows are the pretraining vocabulary. tied: hidden states against the concept vectors."""
 
 
-def make_config(sizes: ModelConfig, vocabulary_size: int, frozen_concepts: bool, concept_width: int = 0) -> BehrtConfig:
+def make_config(
+    sizes: ModelConfig, vocabulary_size: int, frozen_concepts: bool, concept_width: int = 0, objectives: Sequence[str] = ("masked",)
+) -> BehrtConfig:
     return BehrtConfig(
         vocab_size=vocabulary_size,
         concept_count=vocabulary_size - NUM_SPECIAL_TOKENS,
@@ -122,6 +137,11 @@ def make_config(sizes: ModelConfig, vocabulary_size: int, frozen_concepts: bool,
         attention_probs_dropout_prob=0.0,
         max_age=sizes.max_age,
         max_rank=sizes.max_rank,
+        added=list(sizes.added),
+        added_start=sizes.added_start,
+        values_apart=sizes.values_apart,
+        map_vectors=sizes.map_vectors,
+        objectives=list(objectives),
         domains=sizes.domains,
         prolonged_stay=sizes.prolonged_stay,
         head=sizes.head,
@@ -148,26 +168,63 @@ class PatientEmbeddings(nn.Module):
         self.register_buffer("concept_mean", torch.zeros(config.concept_width or width))
         self.register_buffer("concept_whitening", torch.eye(config.concept_width or width, width))
         self.register_load_state_dict_pre_hook(rename_saved_buffers)  # a checkpoint of an unfinished run
-        self.age = nn.Embedding(config.max_age + 1, width)
-        self.visit_rank = nn.Embedding(config.max_rank + 1, width)
-        self.record_rank = nn.Embedding(config.max_rank + 1, width)
-        if config.domains:
-            self.domain = nn.Embedding(len(DOMAINS) + 1, width)  # 0: the two tokens before the events
-        self.added = ("age", "visit_rank", "record_rank") + ("domain",) * config.domains
+        self.added = (*config.added, *("domain",) * config.domains)
+        for name in self.added:
+            setattr(self, name, nn.Embedding(table_rows(config)[name], width))
         self.scalars = nn.ParameterDict({"concept": nn.Parameter(torch.ones(()))} | {name: nn.Parameter(torch.zeros(())) for name in self.added})
+        if config.map_vectors:
+            self.concept_map = nn.Linear(width, width, bias=False)
+        if config.values_apart:
+            self.value = nn.Embedding(MASKED_VALUE + 1, width)
+            self.value_map = nn.Linear(width, width, bias=False)  # of the concept's vector: what a high value of it means
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, token, **added):
-        """Hidden states (tokens, width) of `token` and what config adds to it, (tokens,) each; other arguments are not read."""
+    def map_concepts(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Rows of the concept table as they are read and predicted."""
+        return self.concept_map(vectors) if hasattr(self, "concept_map") else vectors
+
+    def parts(self, token, **arrays) -> dict[str, torch.Tensor]:
+        """{name: (tokens, width)}: what the embedding of `token` is the sum of; arrays (tokens,) as medrep.patients.sequences packs them."""
+        special = (token < NUM_SPECIAL_TOKENS)[:, None]
         concept = self.concepts((token - NUM_SPECIAL_TOKENS).clamp(min=0))
-        h = self.scalars["concept"] * torch.where(
-            (token < NUM_SPECIAL_TOKENS)[:, None], self.special(token.clamp(max=NUM_SPECIAL_TOKENS - 1)), concept
-        )
+        vector = torch.where(special, self.special(token.clamp(max=NUM_SPECIAL_TOKENS - 1)), self.map_concepts(concept))
+        found = {"concept": self.scalars["concept"] * vector}
+        if hasattr(self, "value"):
+            value = torch.where(special[:, 0], 0, arrays["value"])
+            found["value"] = self.value(value) + standard_values(value)[:, None].to(concept.dtype) * self.value_map(concept)
         for name in self.added:
             table = getattr(self, name)
-            h = h + self.scalars[name] * table(added[name].clamp(0, table.num_embeddings - 1))
-        return self.dropout(self.norm(h))  # (tokens, width)
+            found[name] = self.scalars[name] * table(arrays[name].clamp(0, table.num_embeddings - 1))
+        return found
+
+    def forward(self, token, **arrays):
+        """Hidden states (tokens, width) of `token` and what config adds to it, (tokens,) each; other arguments are not read."""
+        concept, *added = self.parts(token, **arrays).values()
+        return self.dropout(self.norm(sum(added, start=concept)))
+
+
+def table_rows(config: BehrtConfig) -> dict[str, int]:
+    """How many rows the table of each array has that may be added."""
+    return {
+        "age": config.max_age + 1,
+        "visit_rank": config.max_rank + 1,
+        "record_rank": config.max_rank + 1,
+        "time_before": TIME_BUCKETS,
+        "part": INDEX_STAY + 1,
+        "domain": len(DOMAINS) + 1,  # 0: the two tokens before the events
+    }
+
+
+def standard_values(value: torch.Tensor) -> torch.Tensor:
+    """Values 1 to 10 as numbers of mean 0 and spread 1; 0 where there is none or it is hidden."""
+    spread = ((DECILES**2 - 1) / 12) ** 0.5
+    return torch.where((value > 0) & (value <= DECILES), (value - (DECILES + 1) / 2) / spread, 0.0)
+
+
+def reads_index_stay(config: "BehrtConfig | ModelConfig") -> bool:
+    """Whether a model is told which events are of the stay that it is asked about, and when the moment of prediction is."""
+    return bool({"part", "time_before"} & set(config.added))
 
 
 def rename_saved_buffers(module, state_dict: dict, prefix: str, *_):
@@ -212,7 +269,9 @@ class BehrtPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
         elif isinstance(module, PatientEmbeddings):
             for name, scalar in module.scalars.items():
-                nn.init.constant_(scalar, 1.0 if name == "concept" else 0.0)
+                nn.init.constant_(scalar, 1.0 if name == "concept" else self.config.added_start)
+            if hasattr(module, "concept_map"):
+                nn.init.eye_(module.concept_map.weight)
             nn.init.zeros_(module.concept_mean)
             nn.init.eye_(module.concept_whitening)
 
@@ -304,8 +363,33 @@ class BehrtEncoder(BehrtPreTrainedModel):
         self.config.concept_count, self.config.vocab_size = len(vectors), len(vectors) + NUM_SPECIAL_TOKENS
 
 
+def part_means(h: torch.Tensor, part_lengths: torch.Tensor) -> torch.Tensor:
+    """(sequences, 2, width): the means of hidden states (tokens, width) over each sequence's history and index stay; of none 0.
+
+    part_lengths: int64 (sequences, 3), of the two tokens before the events, history, index stay.
+    """
+    sums = torch.segment_reduce(h.float(), "sum", lengths=part_lengths.flatten(), initial=0).view(*part_lengths.shape, -1)
+    return sums[:, 1:] / part_lengths[:, 1:, None].clamp(min=1)
+
+
+@dataclass
+class PretrainingOutput:
+    """Logits; None where it is no objective of the model."""
+
+    masked: torch.Tensor | None = None
+    """(masked places, vocabulary)."""
+    values: torch.Tensor | None = None
+    """(places of hidden values, deciles)."""
+    next: torch.Tensor | None = None
+    """(sequences, 2, vocabulary): what comes next, told from [CLS] and from the mean of the index stay."""
+    next_values: torch.Tensor | None = None
+    """(next events that have a value, 2, deciles)."""
+    stay: torch.Tensor | None = None
+    """(sequences,): of a prolonged stay."""
+
+
 class BehrtForPretraining(BehrtPreTrainedModel):
-    """Masked-language model, at the masked places only; Med-BERT's second target.
+    """What config.objectives says: masked codes and hidden values, at their places only, what comes next; Med-BERT's second target.
 
     With the tied head the logits are the hidden state, transformed, against the very vectors that stand for the concepts:
     a vocabulary that set_concept_vectors puts in place is read and predicted alike.
@@ -313,24 +397,44 @@ class BehrtForPretraining(BehrtPreTrainedModel):
 
     def __init__(self, config: BehrtConfig):
         super().__init__(config)
+        width = config.hidden_size
         self.encoder = BehrtEncoder(config)
-        self.transform = nn.Sequential(
-            nn.Linear(config.hidden_size, config.hidden_size), nn.GELU(), nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        )
-        if config.head == "linear":
-            self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        if "masked" in config.objectives:
+            self.transform = self.make_transform()
+        if config.head == "linear" and {"masked", "next"} & set(config.objectives):
+            self.decoder = nn.Linear(width, config.vocab_size)
+        if "values" in config.objectives:
+            self.value_decoder = nn.Linear(width, DECILES)
+        if "next" in config.objectives:
+            self.next_transform = self.make_transform()
+            self.next_value_decoder = nn.Sequential(*self.make_transform(), nn.Linear(width, DECILES))
         if config.prolonged_stay:
-            self.pooler = nn.Linear(config.hidden_size, config.hidden_size)  # finetuning goes on with it
-            self.stay = nn.Linear(config.hidden_size, 1)
+            self.pooler = nn.Linear(width, width)  # finetuning goes on with it
+            self.stay = nn.Linear(width, 1)
         self.post_init()
 
-    def forward(self, places, **batch):
-        """Logits (masked places, vocabulary), and of a prolonged stay (sequences,), None for models without that target."""
-        h = self.encoder(**batch)
-        stay = None
+    def make_transform(self) -> nn.Sequential:
+        width = self.config.hidden_size
+        return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=self.config.layer_norm_eps))
+
+    def forward(self, places=None, value_places=None, next_token=None, next_sequence=None, part_lengths=None, **batch) -> PretrainingOutput:
+        """Of a packed batch. places, value_places: int64, tokens of the batch where a code or a value is hidden; next_token, next_sequence:
+        int64 (next events that have a value,), the model's number of each and whose it is; part_lengths: as of part_means."""
+        h, found = self.encoder(**batch), PretrainingOutput()
+        cls = h[batch["boundaries"][:-1]]
         if self.config.prolonged_stay:
-            stay = self.stay(torch.tanh(self.pooler(h[batch["boundaries"][:-1]])))[:, 0]
-        return self.decode(self.transform(h[places])), stay
+            found.stay = self.stay(torch.tanh(self.pooler(cls)))[:, 0]
+        if places is not None:
+            found.masked = self.decode(self.transform(h[places]))
+        if value_places is not None:
+            found.values = self.value_decoder(h[value_places])
+        if part_lengths is not None:
+            states = self.next_transform(torch.stack([cls, part_means(h, part_lengths)[:, 1].to(h.dtype)], dim=1))
+            found.next = self.decode(states.flatten(0, 1)).unflatten(0, states.shape[:2])
+            measured = self.encoder.embeddings.map_concepts(self.encoder.embeddings.concepts(next_token - NUM_SPECIAL_TOKENS))
+            # of the same spread, 1, as the states
+            found.next_values = self.next_value_decoder(states[next_sequence] + measured[:, None] / self.config.initializer_range)
+        return found
 
     def decode(self, h: torch.Tensor) -> torch.Tensor:
         """Logits (rows, vocabulary) of transformed hidden states (rows, width)."""
@@ -338,7 +442,9 @@ class BehrtForPretraining(BehrtPreTrainedModel):
             return self.decoder(h)
         # LayerNorm gives h the spread 1, concept vectors start with initializer_range: so logits start with the spread 1
         scale = (self.config.initializer_range * self.config.hidden_size**0.5) ** -1
-        return torch.cat([h @ self.encoder.embeddings.special.weight.T, h @ self.encoder.embeddings.concepts.weight.T], dim=1) * scale
+        embeddings = self.encoder.embeddings
+        rows = torch.cat([embeddings.special.weight, embeddings.map_concepts(embeddings.concepts.weight)])
+        return h @ rows.T * scale
 
     @torch.no_grad()
     def change_vocabulary(self, token_map: np.ndarray, vectors: np.ndarray | None):
@@ -400,9 +506,7 @@ class BehrtForPrediction(BehrtPreTrainedModel):
         if part_lengths is None or numbers is None:
             raise UserError("this model reads which stay it is asked about: give it medrep.evaluation.pooled.stay_inputs beside the batch")
         h = self.encoder.encode_embeddings(embeddings, boundaries)
-        # one segment a part: the two tokens before the events, history, index stay; an empty one is a mean of 0
-        sums = torch.segment_reduce(h.float(), "sum", lengths=part_lengths.flatten(), initial=0).view(*part_lengths.shape, -1)
-        means = sums[:, 1:] / part_lengths[:, 1:, None].clamp(min=1)
+        means = part_means(h, part_lengths)
         standardised = ((numbers - self.number_mean) / self.number_scale).clamp(-MAX_SPREADS, MAX_SPREADS)
         return self.classify(h[boundaries[:-1]], means.flatten(1).to(h.dtype), standardised.to(h.dtype))
 

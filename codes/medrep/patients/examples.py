@@ -12,6 +12,7 @@ from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.patients import sequences
 from medrep.patients.index_stays import IndexStays, find_index_stays
+from medrep.patients.input_mapping import InputMapping
 from medrep.settings import CohortConfig
 from medrep.tables import LABELS, PERSONS
 
@@ -101,9 +102,14 @@ class Examples:
         begin = np.clip(self.index_stays.begin[part[:, 3]], start, stop)
         return np.column_stack([np.full(len(part), sequences.PREFIX_LENGTH), begin - start, stop - begin])
 
-    def pack(self, part: np.ndarray, token_map: np.ndarray | None) -> dict[str, np.ndarray]:
-        """trajectories.pack of rows of `table`, with `truth` float32 (rows, labels) and `example` int64 (rows,)."""
-        return {**self.trajectories.pack(part, token_map), "truth": self.truth[part[:, 3]], "example": part[:, 3]}
+    def pack(self, part: np.ndarray, input_mapping: InputMapping, stays: bool = False) -> dict[str, np.ndarray]:
+        """trajectories.pack of rows of `table`, with `truth` float32 (rows, labels) and `example` int64 (rows,).
+
+        `stays`: also say which events are of the index stay, and how long before the prediction time each is.
+        """
+        asked = {"begin": self.index_stays.begin[part[:, 3]], "moment": self.times[part[:, 3]] // 1_000_000} if stays else {}
+        batch = self.trajectories.pack(part, input_mapping.token_map, input_mapping.value_map, **asked)
+        return {**batch, "truth": self.truth[part[:, 3]], "example": part[:, 3]}
 
 
 def read_labels(hospital: str, outcome: str) -> pd.DataFrame:

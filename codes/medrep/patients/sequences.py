@@ -14,7 +14,7 @@ import numpy as np
 
 from medrep import contract, storage
 from medrep.errors import UserError
-from medrep.vocabulary.token_vocabulary import CLS, MASK, SPECIAL_TOKENS
+from medrep.vocabulary.token_vocabulary import CLS, MASK, MASKED_VALUE, SPECIAL_TOKENS
 
 EVENT_ARRAYS = {
     "token": np.int32,
@@ -35,7 +35,15 @@ PERSON_ARRAYS = {"person_id": np.int64, "sex": np.int8, "split": np.int8, "start
 """One entry a person, sorted by person_id. sex: token_vocabulary.SEX_TOKEN; split: place in contract.SPLITS; their events
 are [start, stop). File person_{name}.npy, but person_id.npy."""
 
+DAY = 86_400
 PREFIX_LENGTH = 2  # [CLS] and the sex token stand before the events of every sequence
+
+BEFORE_EVENTS, HISTORY, INDEX_STAY = range(3)
+"""What a token is part of, as the array `part` says: [CLS] and sex, what came before the stay that is asked about, that stay."""
+
+TIME_BUCKETS = 40
+"""How long before the moment of prediction an event is: 0 for the two tokens before the events, then two buckets for each doubling of
+1 hour + that time, the last from 22 years on."""
 
 
 def array_file(name: str, hospital: str):
@@ -102,23 +110,75 @@ class Trajectories:
             low, high = np.where(before, middle + 1, low), np.where(before, high, np.minimum(high, middle))
         return np.stack([rows, np.maximum(first, low - (max_length - PREFIX_LENGTH)), low], axis=1).astype(np.int64)
 
-    def pack(self, slices: np.ndarray, token_map: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def cut_windows(self, rows: np.ndarray, max_length: int, seed: Sequence[int]) -> np.ndarray:
+        """int64 (windows, 5): (row, start, stop, begin, moment), as if each person were asked about at a random moment of a random visit.
+
+            history: start ... begin | the visit: begin ... stop | moment (seconds since 1970) | what comes next
+
+        Of each person as many windows as `windows` has, drawn by `seed` and the person's id, so that other persons change none. A visit is
+        drawn first, then one of its events: the window ends before all events of that time, or with the record, and the moment lies
+        somewhere between the last event that is read and the next. Who has events of one time only is left out: nothing can be cut.
+        """
+        size, found = max_length - PREFIX_LENGTH, []
+        for row in np.asarray(rows).tolist():
+            first, last = int(self.person_start[row]), int(self.person_stop[row])
+            time, visit = np.asarray(self.time[first:last]), np.asarray(self.visit_rank[first:last])
+            if time[0] == time[-1]:
+                continue
+            random = np.random.default_rng((*seed, int(self.person_id[row]) % 2**64))
+            runs = np.flatnonzero(np.diff(visit, prepend=visit[0] - 1))  # a visit's events mostly follow one another
+            ends = np.append(runs[1:], len(visit))
+            for _ in range(-(-(last - first) // size)):
+                run = random.integers(len(runs))
+                cut = random.integers(runs[run] + 1, ends[run] + 1)
+                stop = int(np.searchsorted(time, time[cut])) if cut < len(time) else len(time)
+                stop = stop or int(np.searchsorted(time, time[0], side="right"))  # before the first time there is nothing to read
+                begin = min(int(np.argmax(visit == visit[runs[run]])), stop)
+                last_read = int(time[stop - 1])
+                next_time = int(time[stop]) if stop < len(time) else last_read + DAY
+                found.append((row, first + max(0, stop - size), first + stop, first + begin, random.integers(last_read + 1, next_time + 1)))
+        return np.array(found, dtype=np.int64).reshape(-1, 5)
+
+    def events_after(self, slices: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """int64 (events,) twice: the places of the `count` events, or as many as there are, that follow each slice; and the slice of each."""
+        stop = slices[:, 2]
+        number = np.minimum(count, self.person_stop[slices[:, 0]] - stop)
+        owner = np.repeat(np.arange(len(slices)), number)
+        return np.arange(number.sum()) + np.repeat(stop - np.cumsum(number) + number, number), owner
+
+    def pack(
+        self,
+        slices: np.ndarray,
+        token_map: np.ndarray | None = None,
+        value_map: np.ndarray | None = None,
+        begin: np.ndarray | None = None,
+        moment: np.ndarray | None = None,
+    ) -> dict[str, np.ndarray]:
         """The slices end to end: int64 arrays (tokens,), `boundaries` (slices + 1,) between them, and `prolonged` (slices,).
 
-        Ranks are counted anew inside each slice. `token_map` turns the hospital's token numbers into the model's.
-        Further columns of `slices` are the caller's own.
-        The two tokens before the events have domain 0, ranks 0 and the age at the slice's last event. `prolonged`: 1 where
-        some visit of the slice is a long one.
+        Ranks are counted anew inside each slice. `token_map` turns the hospital's token numbers into the model's, `value_map` into
+        values (0 for none). begin, moment: int64 (slices,), where the stay that is asked about begins, and when (seconds since 1970);
+        without them all is history, and the moment is that of the slice's last event. Further columns of `slices` are the caller's own.
+        The two tokens before the events have zeros and the age at the slice's last event. `prolonged`: 1 where some visit of the
+        slice is a long one.
         """
         lengths = slices[:, 2] - slices[:, 1] + PREFIX_LENGTH
         boundaries = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        batch = {name: np.zeros(boundaries[-1], dtype=np.int64) for name in ("token", "domain", "age", "visit_rank", "record_rank")}
+        names = ("token", "value", "domain", "age", "visit_rank", "record_rank", "time_before", "part")
+        batch = {name: np.zeros(boundaries[-1], dtype=np.int64) for name in names}
         prolonged = np.zeros(len(slices), dtype=np.int64)
         for i, ((row, start, stop), at) in enumerate(zip(slices[:, :3], boundaries[:-1], strict=True)):
             events = slice(at + PREFIX_LENGTH, at + PREFIX_LENGTH + stop - start)
             tokens = self.token[start:stop]
             batch["token"][at : at + PREFIX_LENGTH] = CLS, self.person_sex[row]
             batch["token"][events] = tokens if token_map is None else token_map[tokens]
+            if value_map is not None:
+                batch["value"][events] = value_map[tokens]
+            batch["part"][events] = HISTORY
+            if begin is not None:
+                batch["part"][at + PREFIX_LENGTH + max(begin[i] - start, 0) : events.stop] = INDEX_STAY
+            if stop > start:
+                batch["time_before"][events] = time_buckets((self.time[stop - 1] if moment is None else moment[i]) - self.time[start:stop])
             batch["domain"][events] = self.domain[start:stop]
             batch["age"][events] = self.age[start:stop]
             if stop > start:
@@ -126,6 +186,11 @@ class Trajectories:
                 prolonged[i] = self.long_visit[start:stop].any()
                 batch["visit_rank"][events], batch["record_rank"][events] = renumber_ranks(self.visit_rank[start:stop], self.record_rank[start:stop])
         return {**batch, "boundaries": boundaries, "prolonged": prolonged}
+
+
+def time_buckets(seconds: np.ndarray) -> np.ndarray:
+    """int64: the bucket of times before the moment of prediction (TIME_BUCKETS)."""
+    return 1 + np.minimum(2 * np.log2(1 + np.maximum(seconds, 0) / 3600), TIME_BUCKETS - 2).astype(np.int64)
 
 
 def renumber_ranks(visit_rank: np.ndarray, record_rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,6 +216,14 @@ def token_budget_batches(slices: np.ndarray, batch_tokens: int, seed: Sequence[i
             used = 0
         used += length
     return [slices[a:b] for a, b in zip(cut, cut[1:] + [len(slices)], strict=True) if b > a]
+
+
+def mask_values(values: np.ndarray, share: float, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """`values` of which `share` are hidden (MASKED_VALUE), and the places where (int64): what was measured stays to be read."""
+    places = np.flatnonzero((np.random.default_rng(seed).random(len(values)) < share) & (values > 0))
+    hidden = values.copy()
+    hidden[places] = MASKED_VALUE
+    return hidden, places
 
 
 def mask_tokens(tokens: np.ndarray, vocabulary_size: int, share: float, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

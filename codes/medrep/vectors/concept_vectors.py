@@ -22,6 +22,7 @@ from medrep.progress import print_line, progress_bar
 from medrep.settings import ModelConfig
 from medrep.vectors import concept_index, markers, nearest, representations
 from medrep.vocabulary.ancestors import ANCESTOR, NONE, OWN, VECTOR_SOURCES, WITHOUT_DECILE, nearest_ancestors
+from medrep.vocabulary.token_vocabulary import DECILES
 
 ROWS_PER_CHUNK = 2**15
 
@@ -114,8 +115,11 @@ def check_complete(rep: str):
 # ---- gathering -------------------------------------------------------------------------------------------
 
 
-def gather_vectors(tokens: Sequence[str], rep: str) -> tuple[np.ndarray, np.ndarray]:
-    """float32 (len(tokens), width) and how each was found, one of VECTOR_SOURCES; a row of zeros where it is `none`."""
+def gather_vectors(tokens: Sequence[str], rep: str, over_deciles: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (len(tokens), width) and how each was found, one of VECTOR_SOURCES; a row of zeros where it is `none`.
+
+    `over_deciles`, for tokens that are concepts alone: of one that has rows for its deciles, the mean of these, wherever that is asked.
+    """
     ids, array = open_vectors(rep)
     concept_index.check_index(ids)
     tokens = list(tokens)
@@ -130,6 +134,10 @@ def gather_vectors(tokens: Sequence[str], rep: str) -> tuple[np.ndarray, np.ndar
     for i in np.flatnonzero(how == NONE):
         if nearest := ancestors.get(plain[i]):
             vectors[i], how[i] = array[nearest].mean(axis=0, dtype=np.float64), ANCESTOR
+    if over_deciles:
+        rows = find_rows(ids, [f"{token}_{decile}" for token in tokens for decile in range(DECILES)]).reshape(-1, DECILES)
+        for i in np.flatnonzero((rows >= 0).any(axis=1)):
+            vectors[i], how[i] = read_rows(array, rows[i][rows[i] >= 0]).mean(axis=0, dtype=np.float64), OWN
     check_finite(vectors, tokens, rep)
     counts = ", ".join(f"{int((how == kind).sum()):,} {kind}" for kind in VECTOR_SOURCES if (how == kind).any())
     print_line(f"{contract.rep_name(rep)} vectors of {len(tokens):,} tokens: {counts}")

@@ -18,7 +18,15 @@ from medrep.errors import UserError
 SPECIAL_TOKENS = ("[PAD]", "[MASK]", "[UNK]", "[CLS]", "[SEP]", "M", "F")
 PAD, MASK, UNK, CLS, SEP, MALE, FEMALE = range(7)
 SEX_TOKEN = {"M": MALE, "F": FEMALE, "U": UNK}
+DECILES = 10
+MASKED_VALUE = DECILES + 1
+"""A value is a number from 1 (decile 0) to 10, 0 where there is none; this is one that a model is to tell."""
 ORDINALS = ("1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th", "10th")  # how texts say the deciles 0 to 9
+
+
+def plain_token(token: str) -> str:
+    """A token without its decile."""
+    return token.partition("_")[0]
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,20 @@ class Vocabulary:
             counts=tuple(self.counts[i] for i in keep),
             pretraining_counts=tuple(self.pretraining_counts[i] for i in keep),
         )
+
+    def without_deciles(self) -> "Vocabulary":
+        """Concepts alone: a measurement's tokens are one."""
+        first = {plain_token(token): None for token in self.tokens}
+        place = {token: i for i, token in enumerate(first)}
+        counts = np.zeros((2, len(place)), dtype=np.int64)
+        for token, *numbers in zip(self.tokens, self.counts, self.pretraining_counts, strict=True):
+            counts[:, place[plain_token(token)]] += numbers
+        return Vocabulary(tuple(first), *(tuple(of.tolist()) for of in counts))
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """int64 (len(self),): the value that each token says, its decile + 1, or 0."""
+        return np.array([int(token.rpartition("_")[2]) + 1 if "_" in token else 0 for token in self.tokens], dtype=np.int64)
 
     def save(self, path: Path):
         storage.write_json(path, {"tokens": self.tokens, "counts": self.counts, "pretraining_counts": self.pretraining_counts})
