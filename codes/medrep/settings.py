@@ -352,7 +352,7 @@ class ModelConfig:
     """A second target of pretraining, from [CLS]: some visit lasts cohort.long_stay_days or more (Med-BERT)."""
     head: str = "linear"
     """What predicts masked tokens: linear (the paper's), a decoder with a row a token; tied, the concept vectors themselves,
-    so that a model moves whole to another hospital's vocabulary."""
+    so that a model moves whole to another hospital's vocabulary. What comes next is always predicted by the vectors."""
     added: list[str] = field(default_factory=lambda: ["age", "visit_rank", "record_rank"])
     """What is added to a concept's embedding, each from a table of its own: age; visit_rank and record_rank (the paper's order); time_before, how
     long before the moment of prediction, in 40 logarithmic steps from an hour to 22 years; part, the history or the stay that is asked about."""

@@ -118,7 +118,8 @@ class BehrtConfig(BertConfig):
     half_life_days: float = 0.0
     """Of what those numbers say of the history."""
     head: str = "linear"
-    """linear: a decoder of its own, whose rows are the pretraining vocabulary. tied: hidden states against the concept vectors."""
+    """Of masked codes. linear: a decoder of its own, whose rows are the pretraining vocabulary. tied: hidden states against the concept
+    vectors."""
 
 
 def make_config(
@@ -391,8 +392,8 @@ class PretrainingOutput:
 class BehrtForPretraining(BehrtPreTrainedModel):
     """What config.objectives says: masked codes and hidden values, at their places only, what comes next; Med-BERT's second target.
 
-    With the tied head the logits are the hidden state, transformed, against the very vectors that stand for the concepts:
-    a vocabulary that set_concept_vectors puts in place is read and predicted alike.
+    What comes next, and with the tied head masked codes, is told by the hidden state, transformed, against the very vectors that stand
+    for the concepts: a vocabulary that set_concept_vectors puts in place is read and predicted alike.
     """
 
     def __init__(self, config: BehrtConfig):
@@ -401,7 +402,7 @@ class BehrtForPretraining(BehrtPreTrainedModel):
         self.encoder = BehrtEncoder(config)
         if "masked" in config.objectives:
             self.transform = self.make_transform()
-        if config.head == "linear" and {"masked", "next"} & set(config.objectives):
+        if config.head == "linear" and "masked" in config.objectives:
             self.decoder = nn.Linear(width, config.vocab_size)
         if "values" in config.objectives:
             self.value_decoder = nn.Linear(width, DECILES)
@@ -425,7 +426,8 @@ class BehrtForPretraining(BehrtPreTrainedModel):
         if self.config.prolonged_stay:
             found.stay = self.stay(torch.tanh(self.pooler(cls)))[:, 0]
         if places is not None:
-            found.masked = self.decode(self.transform(h[places]))
+            masked = self.transform(h[places])
+            found.masked = self.decoder(masked) if self.config.head == "linear" else self.decode(masked)
         if value_places is not None:
             found.values = self.value_decoder(h[value_places])
         if part_lengths is not None:
@@ -437,9 +439,7 @@ class BehrtForPretraining(BehrtPreTrainedModel):
         return found
 
     def decode(self, h: torch.Tensor) -> torch.Tensor:
-        """Logits (rows, vocabulary) of transformed hidden states (rows, width)."""
-        if self.config.head == "linear":
-            return self.decoder(h)
+        """Logits (rows, vocabulary) of transformed hidden states (rows, width), by the concept vectors."""
         # LayerNorm gives h the spread 1, concept vectors start with initializer_range: so logits start with the spread 1
         scale = (self.config.initializer_range * self.config.hidden_size**0.5) ** -1
         embeddings = self.encoder.embeddings
@@ -461,7 +461,7 @@ class BehrtForPretraining(BehrtPreTrainedModel):
             new = nn.Embedding(len(rows), old.embedding_dim)
             self.encoder.embeddings.concepts = self.copy_rows(old, new, (rows - NUM_SPECIAL_TOKENS).clamp(min=-1))
             self.config.concept_count, self.config.vocab_size = len(rows), len(rows) + NUM_SPECIAL_TOKENS
-        if self.config.head == "linear":
+        if hasattr(self, "decoder"):
             rows = torch.cat([torch.arange(NUM_SPECIAL_TOKENS), rows])
             self.decoder = self.copy_rows(self.decoder, nn.Linear(self.decoder.in_features, len(rows)), rows)
 

@@ -221,8 +221,8 @@ class ZeroShot:
         self.word_of = np.array([self.words.number[name] for name in names], dtype=np.int64)
         self.word_map = np.full(len(self.words), UNK)  # each word as the model's number
         self.word_map[self.word_of] = input_mapping.token_map
-        # what the model names, as a word: with a representation its table is the hospital's, in its order
-        vectors = model.config.head == "tied" and input_mapping.vectors is not None
+        # what the model names, as a word: by a representation's vectors its table is the hospital's, in its order
+        vectors = input_mapping.vectors is not None and (model.config.head == "tied" or "masked" not in self.settings.objectives)
         self.named = np.arange(len(self.words)) if vectors else known.translation_to(self.words)
         self.can = np.isin(np.arange(len(self.words)), self.named[NUM_SPECIAL_TOKENS:]) & (self.word_map != UNK)
         counts = np.array(self.words.pretraining_counts)

@@ -1,6 +1,7 @@
 """Slices and packed batches against a plain walk over one person's events."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.patients import sequences
-from medrep.vocabulary.token_vocabulary import CLS, MASK, SPECIAL_TOKENS
+from medrep.vocabulary.token_vocabulary import CLS, MASK, MASKED_VALUE, SPECIAL_TOKENS, load_hospital_vocabulary
 
 
 def test_an_example_is_the_newest_events_strictly_before_the_prediction_time(small_hospital):
@@ -151,3 +152,97 @@ def test_masking_spares_special_tokens_and_follows_its_shares():
 def test_a_hospital_without_trajectories_says_what_writes_them(root):
     with pytest.raises(UserError, match="preprocessing/trajectories.py writes it"):
         sequences.Trajectories("mimic")
+
+
+def plain_cut_windows(trajectories, row, size, seed):
+    """Trajectories.cut_windows of one person, event by event."""
+    events = list(range(trajectories.person_start[row], trajectories.person_stop[row]))
+    time, visit = {i: int(trajectories.time[i]) for i in events}, {i: int(trajectories.visit_rank[i]) for i in events}
+    if len(set(time.values())) == 1:
+        return []
+    random, runs, found = np.random.default_rng((*seed, int(trajectories.person_id[row]) % 2**64)), [], []
+    for i in events:
+        if i == events[0] or visit[i] != visit[i - 1]:
+            runs.append([])
+        runs[-1].append(i)
+    for _ in range(math.ceil(len(events) / size)):
+        run = runs[random.integers(len(runs))]
+        cut = random.integers(run[0] - events[0] + 1, run[-1] - events[0] + 2) + events[0]
+        read = [i for i in events if cut > events[-1] or time[i] < time[cut]]
+        read = read or [i for i in events if time[i] == time[events[0]]]
+        after = [time[i] for i in events if i not in read]
+        until = after[0] if after else time[read[-1]] + 86_400
+        begin = min(min(i for i in events if visit[i] == visit[run[0]]), read[-1] + 1)
+        found.append([row, max(events[0], read[-1] + 1 - size), read[-1] + 1, begin, random.integers(time[read[-1]] + 1, until + 1)])
+    return found
+
+
+def test_cut_windows_are_those_of_a_plain_walk_and_other_persons_change_none(small_hospital):
+    small_hospital("mimic")
+    trajectories = sequences.Trajectories("mimic")
+    rows = trajectories.rows_in_splits("train")
+    found = trajectories.cut_windows(rows, 12, (3, 4))
+    assert found.tolist() == [window for row in rows.tolist() for window in plain_cut_windows(trajectories, row, 10, (3, 4))]
+    assert np.array_equal(trajectories.cut_windows(rows[:3], 12, (3, 4)), found[np.isin(found[:, 0], rows[:3])])
+    assert not np.array_equal(trajectories.cut_windows(rows, 12, (3, 5))[:, 2], found[:, 2])
+    assert len(trajectories.cut_windows(np.array([], dtype=int), 12, (0,))) == 0
+
+
+def test_no_event_of_the_moment_or_later_is_in_a_cut_window(small_hospital):
+    small_hospital("mimic")
+    storage.write_array(sequences.array_file("time", "mimic"), np.asarray(sequences.Trajectories("mimic").time) // 3_000_000)  # many at one time
+    trajectories = sequences.Trajectories("mimic")
+    at_a_time = []
+    for row, start, stop, begin, moment in trajectories.cut_windows(np.arange(len(trajectories)), 20, (0,)):
+        assert trajectories.person_start[row] <= start < stop <= trajectories.person_stop[row] and start <= stop and begin <= stop
+        assert trajectories.time[stop - 1] < moment and (stop == trajectories.person_stop[row] or moment <= trajectories.time[stop])
+        at_a_time.append(stop == trajectories.person_stop[row] or trajectories.time[stop] != trajectories.time[stop - 1])
+    assert all(at_a_time)
+
+
+def test_who_has_events_of_one_time_only_can_not_be_cut(small_hospital):
+    small_hospital("mimic")
+    time = np.array(sequences.Trajectories("mimic").time)
+    first = sequences.Trajectories("mimic")
+    time[first.person_start[0] : first.person_stop[0]] = 7
+    storage.write_array(sequences.array_file("time", "mimic"), time)
+    assert 0 not in sequences.Trajectories("mimic").cut_windows(np.arange(3), 20, (0,))[:, 0]
+
+
+def test_the_events_after_a_slice_are_the_next_of_the_same_person(small_hospital):
+    small_hospital("mimic")
+    trajectories = sequences.Trajectories("mimic")
+    slices = trajectories.cut_windows(np.arange(9), 12, (1,))
+    at, owner = trajectories.events_after(slices, 5)
+    for i, (row, _, stop, *_) in enumerate(slices):
+        assert at[owner == i].tolist() == list(range(stop, min(stop + 5, trajectories.person_stop[row])))
+
+
+def test_parts_times_and_values_of_a_packed_batch_are_those_of_a_plain_walk(small_hospital):
+    small_hospital("mimic", tokens=[f"{1000 + i}_{i % 10}" if i % 3 else str(1000 + i) for i in range(40)])
+    trajectories = sequences.Trajectories("mimic")
+    words = load_hospital_vocabulary("mimic")
+    slices = trajectories.cut_windows(np.arange(9), 12, (1,))
+    begin, moment = slices[:, 3], slices[:, 4]
+    batch = trajectories.pack(slices, None, words.values, begin, moment)
+    wanted = {"part": [], "time_before": [], "value": []}
+    for (_, start, stop, _, _), first, now in zip(slices, begin, moment, strict=True):
+        for values in wanted.values():
+            values += [0, 0]
+        for i in range(start, stop):
+            hours = (now - int(trajectories.time[i])) / 3600
+            wanted["part"].append(2 if i >= first else 1)
+            wanted["time_before"].append(1 + min(int(2 * math.log2(1 + hours)), 38))
+            decile = words.tokens[trajectories.token[i]].partition("_")[2]
+            wanted["value"].append(int(decile) + 1 if decile else 0)
+    assert {name: batch[name].tolist() for name in wanted} == wanted
+    plain = trajectories.pack(slices)
+    assert set(plain["part"].tolist()) == {0, 1} and not plain["value"].any() and plain["time_before"].max() > 1
+
+
+def test_hidden_values_follow_their_share_and_leave_the_others():
+    values = np.tile(np.arange(11), 10_000)
+    hidden, places = sequences.mask_values(values, 0.4, (0, 1))
+    assert (hidden[places] == MASKED_VALUE).all() and (values[places] > 0).all() and abs(len(places) / 100_000 - 0.4) < 0.01
+    others = np.setdiff1d(np.arange(len(values)), places)
+    assert np.array_equal(hidden[others], values[others])
