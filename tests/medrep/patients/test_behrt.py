@@ -1,7 +1,8 @@
 """Packed equals one sequence at a time and the padded way; another hospital's vectors take the concept table's place."""
 
 import copy
-from dataclasses import replace
+import json
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -28,22 +29,30 @@ def batch():
         "age": random.integers(0, 200, n),
         "visit_rank": random.integers(0, 9, n),
         "record_rank": random.integers(0, 9, n),
+        "time_before": random.integers(0, 50, n),
+        "value": random.integers(0, 12, n),
+        "part": random.integers(0, 3, n),
         "domain": random.integers(0, 5, n),
         "boundaries": np.concatenate([[0], np.cumsum(LENGTHS)]),
     }
     return {name: torch.from_numpy(values) for name, values in columns.items()}
 
 
-FAMILY = {name: config.load_experiment(name).model for name in ("behrt", "behrt-de", "medbert")}
+FAMILY = {name: config.load_experiment(name) for name in ("behrt", "behrt-paper", "behrt-de", "medbert")}
+FORM = ("added", "added_start", "values_apart", "map_vectors", "domains", "prolonged_stay")
 
 
 def sizes_of(name):
-    return replace(SIZES, domains=FAMILY[name].domains, prolonged_stay=FAMILY[name].prolonged_stay)
+    return replace(SIZES, **{field: getattr(FAMILY[name].model, field) for field in FORM})
+
+
+def config_of(name, frozen=False):
+    return behrt.make_config(sizes_of(name), 50, frozen, objectives=FAMILY[name].pretraining.objectives)
 
 
 def make_model(frozen=False, name="behrt", kind=behrt.BehrtForPrediction):
     torch.manual_seed(0)
-    model = kind(behrt.make_config(sizes_of(name), 50, frozen)).eval()
+    model = kind(config_of(name, frozen)).eval()
     with torch.no_grad():  # as after some training: the other embeddings count
         for scalar in model.encoder.embeddings.scalars.values():
             scalar.fill_(0.7)
@@ -79,10 +88,29 @@ def outcomes_of(model, batch, states=None):
     if states is not None:
         model.encoder.forward = lambda **_: states
     try:
-        found = model(places=torch.arange(0, len(batch["token"]), 2), **batch) if isinstance(model, behrt.BehrtForPretraining) else [model(**batch)]
+        if isinstance(model, behrt.BehrtForPretraining):
+            found = [getattr(model(**asked_of(model), **batch), field.name) for field in fields(behrt.PretrainingOutput)]
+        else:
+            found = [model(**batch)]
     finally:
         model.encoder.__dict__.pop("forward", None)
     return [part for part in found if part is not None]
+
+
+def asked_of(model):
+    """What the objectives of a pretrained model are asked about a batch of LENGTHS."""
+    every_second = torch.arange(0, sum(LENGTHS), 2)
+    if "masked" in model.config.objectives:
+        return {"places": every_second}
+    history = torch.tensor([2, 0, 9, 0])
+    stay = torch.tensor(LENGTHS) - history - torch.tensor([2, 1, 2, 2])
+    part_lengths = torch.stack([torch.tensor(LENGTHS) - history - stay, history, stay], dim=1)
+    return {
+        "value_places": every_second,
+        "part_lengths": part_lengths,
+        "next_token": torch.tensor([7, 9, 49]),
+        "next_sequence": torch.tensor([0, 2, 2]),
+    }
 
 
 @pytest.mark.parametrize("kind", [behrt.BehrtForPretraining, behrt.BehrtForPrediction])
@@ -98,7 +126,8 @@ def test_packed_equals_one_sequence_at_a_time_equals_padded_forward_and_backward
         return found, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
     packed, gradients = forward_and_backward(None)
-    assert len(packed) == (2 if name == "medbert" and kind is behrt.BehrtForPretraining else 1)
+    targets = {"medbert": 2, "behrt": 3}.get(name, 1)  # behrt: values, what comes next, its values
+    assert len(packed) == (targets if kind is behrt.BehrtForPretraining else 1)
     assert ("encoder.embeddings.domain.weight" in gradients) == (name == "behrt-de")
     one_at_a_time = torch.cat([model.encoder(**alone(batch, i)) for i in range(len(LENGTHS))])
     for states in (one_at_a_time, padded_states(model, batch)):
@@ -164,7 +193,7 @@ def test_saved_and_loaded_gives_the_same_logits(batch, tmp_path, name):
 @pytest.mark.parametrize("name", FAMILY)
 def test_a_finetuned_model_takes_everything_but_the_head_from_pretraining(tmp_path, name):
     torch.manual_seed(3)
-    pretrained = behrt.BehrtForPretraining(behrt.make_config(sizes_of(name), 50, False))
+    pretrained = behrt.BehrtForPretraining(config_of(name))
     pretrained.save_pretrained(tmp_path)
     loaded = behrt.BehrtForPrediction.from_pretrained(tmp_path)
     for (weight, a), b in zip(pretrained.encoder.state_dict().items(), loaded.encoder.state_dict().values(), strict=True):
@@ -191,7 +220,7 @@ def test_the_tied_head_predicts_by_the_vectors_and_moves_with_them(batch):
     vectors = np.random.default_rng(0).normal(size=(43, 16)).astype(np.float32)
     model.encoder.set_concept_vectors(vectors, rescale=True)
     places = torch.arange(0, sum(LENGTHS), 2)
-    home, _ = model(places=places, **batch)
+    home = model(places=places, **batch).masked
     h = model.transform(model.encoder(**batch)[places])
     table = torch.cat([model.encoder.embeddings.special.weight, model.encoder.embeddings.concepts.weight])
     assert torch.allclose(home, torch.stack([torch.stack([a @ b for b in table]) for a in h]) / model.config.initializer_range / 4, atol=1e-4)
@@ -199,7 +228,7 @@ def test_the_tied_head_predicts_by_the_vectors_and_moves_with_them(batch):
     model.change_vocabulary(np.concatenate([np.arange(7), 7 + order]), vectors[order])  # the same concepts under other numbers
     token = batch["token"].numpy()
     moved = torch.from_numpy(np.where(token < 7, token, 7 + np.argsort(order)[np.maximum(token - 7, 0)]))
-    there, _ = model(places=places, **batch | {"token": moved})
+    there = model(places=places, **batch | {"token": moved}).masked
     assert torch.allclose(there, home[:, np.concatenate([np.arange(7), 7 + order])], atol=1e-5)
 
 
@@ -316,3 +345,52 @@ def test_the_read_out_of_the_stay_is_what_plain_loops_find():
         torch.testing.assert_close(found[i], model.classifier(torch.cat([*read, told])), atol=1e-5, rtol=1e-5)
     with pytest.raises(UserError, match="which stay it is asked about"):
         model.predict_embeddings(embeddings, boundaries)
+
+
+def test_the_embedding_is_the_sum_that_a_plain_loop_finds(batch):
+    model = make_model()
+    e = model.encoder.embeddings
+    found = e(**{name: batch[name] for name in INPUT_ARRAYS[:-1]})
+    for i in range(sum(LENGTHS)):
+        token, value = int(batch["token"][i]), int(batch["value"][i])
+        if token < 7:
+            read = 0.7 * e.special.weight[token] + e.value.weight[0]
+        else:
+            vector = e.concepts.weight[token - 7]
+            size = (value - 5.5) / np.std(np.arange(10)) if 1 <= value <= 10 else 0.0  # none, or hidden
+            read = 0.7 * e.concept_map.weight @ vector + e.value.weight[value] + size * (e.value_map.weight @ vector)
+        for name, last in (("age", 120), ("time_before", 39), ("part", 2)):
+            read = read + 0.7 * getattr(e, name).weight[min(int(batch[name][i]), last)]
+        torch.testing.assert_close(found[i], e.norm(read), atol=1e-5, rtol=1e-5)
+
+
+def test_what_comes_next_is_told_by_the_vectors_from_cls_and_from_the_mean_of_the_stay(batch):
+    model = make_model(frozen=True, kind=behrt.BehrtForPretraining)
+    vectors = np.random.default_rng(0).normal(size=(43, 16)).astype(np.float32)
+    model.encoder.set_concept_vectors(vectors, rescale=True)
+    asked = asked_of(model)
+    found, h, e = model(**asked, **batch), model.encoder(**batch), model.encoder.embeddings
+    rows = torch.cat([e.special.weight, e.concepts.weight @ e.concept_map.weight.T])
+    for i, (start, stop) in enumerate(zip(batch["boundaries"][:-1].tolist(), batch["boundaries"][1:].tolist(), strict=True)):
+        prefix, history, stay = asked["part_lengths"][i].tolist()
+        mean = h[stop - stay : stop].mean(dim=0) if stay else torch.zeros(16)
+        for place, state in enumerate((h[start], mean)):
+            told = model.next_transform(state)
+            torch.testing.assert_close(found.next[i, place], rows @ told / model.config.initializer_range / 4, atol=1e-3, rtol=1e-3)
+            for j, (token, owner) in enumerate(zip(asked["next_token"].tolist(), asked["next_sequence"].tolist(), strict=True)):
+                if owner == i:
+                    values = model.next_value_decoder(told + rows[token] / model.config.initializer_range)
+                    torch.testing.assert_close(found.next_values[j, place], values, atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_saved_before_there_was_a_choice_is_the_published_one(tmp_path):
+    make_model(name="behrt-paper", kind=behrt.BehrtForPretraining).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    for name in ("added", "added_start", "values_apart", "map_vectors", "objectives"):
+        del content[name]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    found = behrt.BehrtForPretraining.from_pretrained(tmp_path)
+    assert list(found.encoder.embeddings.added) == ["age", "visit_rank", "record_rank"] and not behrt.reads_index_stay(found.config)
+    assert {name for name, _ in found.named_parameters()} == {
+        name for name, _ in make_model(name="behrt-paper", kind=behrt.BehrtForPretraining).named_parameters()
+    }
