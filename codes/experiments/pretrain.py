@@ -58,7 +58,7 @@ class PretrainedStart:
     def load_for_vocabulary(self, vocabulary: token_vocabulary.Vocabulary, input_mapping: InputMapping) -> behrt.BehrtForPretraining:
         """The model, with `vocabulary` in place of its own."""
         model = behrt.BehrtForPretraining.from_pretrained(self.folder)
-        model.change_vocabulary(vocabulary.translation_to(self.known), input_mapping.vectors)
+        model.change_vocabulary(vocabulary.translation_to(self.known), input_mapping.vectors, vocabulary.pretraining_counts)
         return model
 
 
@@ -137,7 +137,7 @@ def main(argv=None):
         )
 
         fitting.set_seed(settings.seed)
-        model = start.load_for_vocabulary(known, input_mapping) if start else new_model(experiment, len(known), input_mapping)
+        model = start.load_for_vocabulary(known, input_mapping) if start else new_model(experiment, known, input_mapping)
         accelerator = make_accelerator(args.gpu_devices, settings.precision, args.report_to, folder)
         accelerator.init_trackers("tensorboard", fitting.flatten(made_with))
         model = fitting.fit(
@@ -168,12 +168,14 @@ def main(argv=None):
             figures.update(windows=windows["train"], tokens=len(known), **fitting.best_epoch(folder))
 
 
-def new_model(experiment: ExperimentConfig, tokens: int, input_mapping: InputMapping) -> behrt.BehrtForPretraining:
-    sizes, objectives, vectors = experiment.model, experiment.pretraining.objectives, input_mapping.vectors
-    if vectors is None:
-        return behrt.BehrtForPretraining(behrt.make_config(sizes, tokens, False, objectives=objectives))
-    model = behrt.BehrtForPretraining(behrt.make_config(sizes, tokens, True, vectors.shape[1], objectives))
-    model.encoder.set_concept_vectors(vectors, rescale=True)
+def new_model(experiment: ExperimentConfig, known: token_vocabulary.Vocabulary, input_mapping: InputMapping) -> behrt.BehrtForPretraining:
+    vectors = input_mapping.vectors
+    width = 0 if vectors is None else vectors.shape[1]
+    config = behrt.make_config(experiment.model, len(known), vectors is not None, width, experiment.pretraining.objectives)
+    model = behrt.BehrtForPretraining(config)
+    if vectors is not None:
+        model.encoder.set_concept_vectors(vectors, rescale=True)
+    model.set_frequencies(known.pretraining_counts)
     return model
 
 

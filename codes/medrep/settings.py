@@ -362,7 +362,7 @@ class ModelConfig:
     """true: a measurement is one concept, and the decile of its value is added to it, with what high and low mean of this concept. false (the
     paper's): each decile of each measurement is a token of its own."""
     map_vectors: bool = False
-    """A learned map behind a representation's vectors, one for all concepts, so that it goes along to any other vocabulary."""
+    """A learned map behind a representation's vectors of any width, one for all concepts, so that it goes along to any other vocabulary."""
     project_vectors: bool = False
     """Concept vectors wider than hidden_size: true keeps their main directions (whitening.fit_whitening), false refuses them. Narrower ones
     are filled up with zeros."""

@@ -163,21 +163,21 @@ class PatientEmbeddings(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.special = nn.Embedding(NUM_SPECIAL_TOKENS, width)
-        self.concepts = nn.Embedding(config.concept_count, width)
+        self.concepts = nn.Embedding(config.concept_count, table_width(config))
         self.concepts.weight.requires_grad = not config.frozen_concepts
         # The whitening of a representation's vectors is part of the model: another hospital's go through the same.
         self.register_buffer("concept_mean", torch.zeros(config.concept_width or width))
-        self.register_buffer("concept_whitening", torch.eye(config.concept_width or width, width))
+        self.register_buffer("concept_whitening", torch.eye(config.concept_width or width, table_width(config)))
         self.register_load_state_dict_pre_hook(rename_saved_buffers)  # a checkpoint of an unfinished run
         self.added = (*config.added, *("domain",) * config.domains)
         for name in self.added:
             setattr(self, name, nn.Embedding(table_rows(config)[name], width))
         self.scalars = nn.ParameterDict({"concept": nn.Parameter(torch.ones(()))} | {name: nn.Parameter(torch.zeros(())) for name in self.added})
-        if config.map_vectors:
-            self.concept_map = nn.Linear(width, width, bias=False)
+        if config.map_vectors and config.frozen_concepts:
+            self.concept_map = nn.Linear(table_width(config), width, bias=False)
         if config.values_apart:
             self.value = nn.Embedding(MASKED_VALUE + 1, width)
-            self.value_map = nn.Linear(width, width, bias=False)  # of the concept's vector: what a high value of it means
+            self.value_map = nn.Linear(table_width(config), width, bias=False)  # of the concept's vector: what a high value of it means
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -203,6 +203,11 @@ class PatientEmbeddings(nn.Module):
         """Hidden states (tokens, width) of `token` and what config adds to it, (tokens,) each; other arguments are not read."""
         concept, *added = self.parts(token, **arrays).values()
         return self.dropout(self.norm(sum(added, start=concept)))
+
+
+def table_width(config: BehrtConfig) -> int:
+    """Of the concept table: behind a learned map, all of a representation's width."""
+    return config.concept_width or config.hidden_size if config.map_vectors and config.frozen_concepts else config.hidden_size
 
 
 def table_rows(config: BehrtConfig) -> dict[str, int]:
@@ -271,8 +276,9 @@ class BehrtPreTrainedModel(PreTrainedModel):
         elif isinstance(module, PatientEmbeddings):
             for name, scalar in module.scalars.items():
                 nn.init.constant_(scalar, 1.0 if name == "concept" else self.config.added_start)
-            if hasattr(module, "concept_map"):
-                nn.init.eye_(module.concept_map.weight)
+            for name in ("concept_map", "value_map"):
+                if hasattr(module, name):  # of the spread that its vectors have
+                    nn.init.normal_(getattr(module, name).weight, std=table_width(self.config) ** -0.5)
             nn.init.zeros_(module.concept_mean)
             nn.init.eye_(module.concept_whitening)
 
@@ -353,11 +359,11 @@ class BehrtEncoder(BehrtPreTrainedModel):
             )
         if rescale:
             # a concept without a vector is a row of zeros
-            mean, whitening = fit_whitening(vectors[np.any(vectors != 0, axis=1)], self.config.hidden_size)
+            mean, whitening = fit_whitening(vectors[np.any(vectors != 0, axis=1)], table.embedding_dim)
             self.embeddings.concept_mean.copy_(torch.from_numpy(mean))
             self.embeddings.concept_whitening.copy_(torch.from_numpy(whitening * self.config.initializer_range))
         read = torch.from_numpy(np.ascontiguousarray(vectors)).to(table.weight)
-        new = nn.Embedding(len(read), self.config.hidden_size, device=table.weight.device, dtype=table.weight.dtype)
+        new = nn.Embedding(len(read), table.embedding_dim, device=table.weight.device, dtype=table.weight.dtype)
         new.weight.copy_((read - self.embeddings.concept_mean) @ self.embeddings.concept_whitening)
         new.weight.requires_grad = table.weight.requires_grad
         self.embeddings.concepts = new
@@ -396,6 +402,8 @@ class BehrtForPretraining(BehrtPreTrainedModel):
     for the concepts: a vocabulary that set_concept_vectors puts in place is read and predicted alike.
     """
 
+    log_frequency: torch.Tensor
+
     def __init__(self, config: BehrtConfig):
         super().__init__(config)
         width = config.hidden_size
@@ -407,6 +415,8 @@ class BehrtForPretraining(BehrtPreTrainedModel):
         if "values" in config.objectives:
             self.value_decoder = nn.Linear(width, DECILES)
         if "next" in config.objectives:
+            # what is learned is how much likelier than usual a concept is: how usual it is vectors hardly say, and another hospital has its own
+            self.register_buffer("log_frequency", torch.zeros(config.vocab_size))
             self.next_transform = self.make_transform()
             self.next_value_decoder = nn.Sequential(*self.make_transform(), nn.Linear(width, DECILES))
         if config.prolonged_stay:
@@ -432,7 +442,7 @@ class BehrtForPretraining(BehrtPreTrainedModel):
             found.values = self.value_decoder(h[value_places])
         if part_lengths is not None:
             states = self.next_transform(torch.stack([cls, part_means(h, part_lengths)[:, 1].to(h.dtype)], dim=1))
-            found.next = self.decode(states.flatten(0, 1)).unflatten(0, states.shape[:2])
+            found.next = self.decode(states.flatten(0, 1)).unflatten(0, states.shape[:2]) + self.log_frequency
             measured = self.encoder.embeddings.map_concepts(self.encoder.embeddings.concepts(next_token - NUM_SPECIAL_TOKENS))
             # of the same spread, 1, as the states
             found.next_values = self.next_value_decoder(states[next_sequence] + measured[:, None] / self.config.initializer_range)
@@ -447,8 +457,16 @@ class BehrtForPretraining(BehrtPreTrainedModel):
         return h @ rows.T * scale
 
     @torch.no_grad()
-    def change_vocabulary(self, token_map: np.ndarray, vectors: np.ndarray | None):
-        """Go over to another vocabulary: `vectors` (concepts, width) of a representation, or None for learned tables.
+    def set_frequencies(self, counts: Sequence[int]):
+        """How often each token of the vocabulary occurs, where the model is to tell what comes next."""
+        if "next" in self.config.objectives:
+            shares = (torch.tensor(counts, dtype=torch.float64) + 1) / (sum(counts) + len(counts))
+            self.log_frequency = shares.log().to(self.log_frequency)
+
+    @torch.no_grad()
+    def change_vocabulary(self, token_map: np.ndarray, vectors: np.ndarray | None, counts: Sequence[int]):
+        """Go over to another vocabulary: `vectors` (concepts, width) of a representation, or None for learned tables; `counts` as of
+        set_frequencies.
 
         `token_map` int64 (new vocabulary,) gives the old number of each token, UNK where it had none. What is kept by
         token (learned tables, the linear head) is taken over; a token that is new there starts as in a new model.
@@ -461,6 +479,7 @@ class BehrtForPretraining(BehrtPreTrainedModel):
             new = nn.Embedding(len(rows), old.embedding_dim)
             self.encoder.embeddings.concepts = self.copy_rows(old, new, (rows - NUM_SPECIAL_TOKENS).clamp(min=-1))
             self.config.concept_count, self.config.vocab_size = len(rows), len(rows) + NUM_SPECIAL_TOKENS
+        self.set_frequencies(counts)
         if hasattr(self, "decoder"):
             rows = torch.cat([torch.arange(NUM_SPECIAL_TOKENS), rows])
             self.decoder = self.copy_rows(self.decoder, nn.Linear(self.decoder.in_features, len(rows)), rows)

@@ -205,7 +205,10 @@ def run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder
 def count_out_of_range(model, batch) -> dict[str, tuple[int, int]]:
     """How many of a batch's tokens have an age or rank that the model's tables don't reach: they are read as the last that they have."""
     config = getattr(model, "module", model).config
-    beyond = (batch["age"] < 0) | (batch["age"] > config.max_age) | (batch["visit_rank"] > config.max_rank) | (batch["record_rank"] > config.max_rank)
+    last = {"age": config.max_age, "visit_rank": config.max_rank, "record_rank": config.max_rank}
+    beyond = torch.zeros(len(batch["token"]), dtype=torch.bool, device=batch["token"].device)
+    for name in set(last) & set(config.added):
+        beyond |= (batch[name] < 0) | (batch[name] > last[name])
     return {OUT_OF_RANGE: (int(beyond.sum()), 0)}  # a sum of numbers, not a mean
 
 

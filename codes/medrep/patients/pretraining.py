@@ -226,6 +226,9 @@ class ZeroShot:
         self.named = np.arange(len(self.words)) if vectors else known.translation_to(self.words)
         self.can = np.isin(np.arange(len(self.words)), self.named[NUM_SPECIAL_TOKENS:]) & (self.word_map != UNK)
         counts = np.array(self.words.pretraining_counts)
+        # where it names the hospital's words, they are as usual as they are there; else as where it was trained
+        if vectors:
+            model.set_frequencies(self.words.pretraining_counts)
         self.frequent = NUM_SPECIAL_TOKENS + np.argsort(-counts[NUM_SPECIAL_TOKENS:], kind="stable")
         """Words, the most frequent of the hospital first."""
 

@@ -70,7 +70,7 @@ def check_vector_width(rep: str, model: ModelConfig):
     if rep == "none":
         return
     width = open_array(rep).shape[1]
-    if width > model.hidden_size and not model.project_vectors:
+    if width > model.hidden_size and not model.project_vectors and not model.map_vectors:
         raise UserError(
             f"{contract.display_path(contract.concept_array_file(rep))} is {width} wide and the model {model.hidden_size}: "
             "set model.hidden_size to that, or model.project_vectors=true"

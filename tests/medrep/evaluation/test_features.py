@@ -55,11 +55,19 @@ def hospital(small_hospital):
     input_mapping = InputMapping(np.where(np.arange(len(known)) == UNKNOWN, token_vocabulary.UNK, np.arange(len(known))), None)
     table = np.column_stack([rows, start, stop, np.arange(13)]).astype(np.int64)[::-1]
     return SimpleNamespace(
-        examples=SimpleNamespace(hospital="mimic", trajectories=trajectories, labels=labels),
+        examples=examples_of(trajectories, labels),
         table=table,
         input_mapping=input_mapping,
         tokens=known.tokens,
     )
+
+
+def examples_of(trajectories, labels):
+    def pack(part, input_mapping, stays):
+        assert not stays
+        return trajectories.pack(part, input_mapping.token_map)
+
+    return SimpleNamespace(hospital="mimic", trajectories=trajectories, labels=labels, pack=pack)
 
 
 def batch_of(hospital, table):
@@ -380,7 +388,7 @@ def test_the_code_that_alone_decides_is_the_first_by_attribution(small_hospital,
         optimizer.step()
     assert (torch.sigmoid(model(**batch)[:, 0]) > 0.5).float().eq(truth).float().mean() > 0.97 and 10 < truth.sum() < 40
     labels = pd.DataFrame({"subject_id": np.asarray(trajectories.person_id), "prediction_time": np.datetime64("2150-01-01", "us")})
-    examples = SimpleNamespace(hospital="mimic", trajectories=trajectories, labels=labels)
+    examples = examples_of(trajectories, labels)
     figures = features.write_event_attributions(
         root / "events.parquet", model, examples, table, InputMapping(np.arange(len(known)), None), 512, attributed=80
     )

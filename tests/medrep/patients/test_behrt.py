@@ -225,7 +225,7 @@ def test_the_tied_head_predicts_by_the_vectors_and_moves_with_them(batch):
     table = torch.cat([model.encoder.embeddings.special.weight, model.encoder.embeddings.concepts.weight])
     assert torch.allclose(home, torch.stack([torch.stack([a @ b for b in table]) for a in h]) / model.config.initializer_range / 4, atol=1e-4)
     order = np.random.default_rng(1).permutation(43)
-    model.change_vocabulary(np.concatenate([np.arange(7), 7 + order]), vectors[order])  # the same concepts under other numbers
+    model.change_vocabulary(np.concatenate([np.arange(7), 7 + order]), vectors[order], [1] * 50)  # the same concepts under other numbers
     token = batch["token"].numpy()
     moved = torch.from_numpy(np.where(token < 7, token, 7 + np.argsort(order)[np.maximum(token - 7, 0)]))
     there = model(places=places, **batch | {"token": moved}).masked
@@ -368,6 +368,8 @@ def test_what_comes_next_is_told_by_the_vectors_from_cls_and_from_the_mean_of_th
     model = make_model(frozen=True, kind=behrt.BehrtForPretraining)
     vectors = np.random.default_rng(0).normal(size=(43, 16)).astype(np.float32)
     model.encoder.set_concept_vectors(vectors, rescale=True)
+    model.set_frequencies(range(50))
+    usual = torch.log((torch.arange(50) + 1) / (sum(range(50)) + 50))
     asked = asked_of(model)
     found, h, e = model(**asked, **batch), model.encoder(**batch), model.encoder.embeddings
     rows = torch.cat([e.special.weight, e.concepts.weight @ e.concept_map.weight.T])
@@ -376,7 +378,7 @@ def test_what_comes_next_is_told_by_the_vectors_from_cls_and_from_the_mean_of_th
         mean = h[stop - stay : stop].mean(dim=0) if stay else torch.zeros(16)
         for place, state in enumerate((h[start], mean)):
             told = model.next_transform(state)
-            torch.testing.assert_close(found.next[i, place], rows @ told / model.config.initializer_range / 4, atol=1e-3, rtol=1e-3)
+            torch.testing.assert_close(found.next[i, place], rows @ told / model.config.initializer_range / 4 + usual, atol=1e-3, rtol=1e-3)
             for j, (token, owner) in enumerate(zip(asked["next_token"].tolist(), asked["next_sequence"].tolist(), strict=True)):
                 if owner == i:
                     values = model.next_value_decoder(told + rows[token] / model.config.initializer_range)
