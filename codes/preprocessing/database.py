@@ -13,14 +13,14 @@ brought is one state of it: remove usedata/{hospital}/source to bring a newer on
 if its rows are still what they were, so that in the end all are of the state that the last run saw.
 """
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from medrep import config, contract, storage
 from medrep.cdm import engine
@@ -146,64 +146,65 @@ def find_bounds(connection: Connection, person: Table, cohort: str) -> list[int]
         raise UserError(f"{connection.url.place}: {person.schema}.{person.name}.person_id must be whole numbers") from None
 
 
-def conditions_of_parts(connection: Connection, table: Table, bounds: list[int], cohort: str) -> Iterator[list[str]]:
-    """The conditions of a table's rows that are of each part of the persons. Rows of no person are with the first, to be counted as such."""
+def conditions_of_part(connection: Connection, table: Table, bounds: list[int], number: int, cohort: str) -> list[str]:
+    """The conditions of a table's rows that are of a part of the persons. Rows of no person are with the first, to be counted as such."""
     key = connection.column(table, "person_id")
-    for low, high in zip([None, *bounds], [*bounds, None], strict=True):
-        conditions = [f"{key} > {low}"] if low is not None else []
-        if high is not None:
-            conditions.append(f"({key} <= {high}{' OR ' + key + ' IS NULL' if low is None else ''})")
-        yield conditions + ([f"{key} IN ({cohort})"] if cohort else [])
+    above = [f"{key} > {bounds[number - 1]}"] if number else []
+    up_to = [f"({key} <= {bounds[number]}{'' if number else f' OR {key} IS NULL'})"] if number < len(bounds) else []
+    return above + up_to + ([f"{key} IN ({cohort})"] if cohort else [])
 
 
 # ---- bringing them -------------------------------------------------------------------------------------------
 
 
-def write_part(connection: Connection, query: str, file: Path, line: tqdm) -> int:
-    """Write a query's rows as they come; gives their number."""
+def write_part(connection: Connection, query: str, file: Path, show: Callable[[int], None]) -> int:
+    """Write a query's rows as they come, and show how many; gives their number."""
     rows = 0
     with storage.atomic_write(file) as part, connection.stream(query) as batches, pq.ParquetWriter(part, batches.schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
             rows += len(batch)
-            line.set_postfix_str(f"{file.parent.stem} {rows:,} rows")
+            show(len(batch))
     return rows
 
 
 def write_tables(connection: Connection, tables: dict[str, tuple[Table, list[str]]], folder: Path, by_person: bool, cohort: str) -> dict[str, int]:
     """Write what is not yet in `folder`, or not as it is now; gives each table's rows."""
-    notes = storage.progress_path(folder)
+    dialect, notes = connection.url.dialect, storage.progress_path(folder)
     done = json.loads(notes.read_text()) if notes.exists() else {}
     continued = bool(done.get("parts"))
     if "bounds" not in done:
-        apart = by_person and connection.url.dialect.reads_parts
-        done = {"bounds": find_bounds(connection, tables["person"][0], cohort) if apart else [], "parts": {}}
-    rows, kept, changed = {}, 0, 0
-    with progress_bar(description=f"{connection.url.dialect.name}", total=len(tables) * (len(done["bounds"]) + 1), unit="parts") as line:
-        for name, (table, columns) in tables.items():
-            parts = storage.make_folder(folder / f"{name}.parquet")
-            conditions = conditions_of_parts(connection, table, done["bounds"], cohort) if by_person else [[]]
-            rows[name] = 0
-            for number, chosen in enumerate(conditions):
-                file = parts / f"{number:05d}.parquet"
-                counted, mark = connection.count(table, chosen)
-                found, key = [counted, mark, columns], f"{name}/{file.name}"
-                can_tell = mark is not None or not connection.url.dialect.change_mark or not counted
-                if can_tell and done["parts"].get(key) == found and file.exists():
-                    kept += 1
-                else:
-                    changed += key in done["parts"]
-                    done["parts"].pop(key, None)
-                    if write_part(connection, connection.select(table, columns, chosen), file, line) != counted:
-                        raise UserError(f"{connection.url.place}: {table.schema}.{table.name} changed while it was read: run the same command again")
-                    done["parts"][key] = found
-                    storage.write_json(notes, done)
-                rows[name] += counted
-                line.update()
-            if not rows[name] and name not in TABLES_THAT_MAY_BE_EMPTY:
-                raise UserError(f"{connection.url.place}: {table.schema}.{table.name} has no row" + (" of the persons asked for" if cohort else ""))
+        done = {"bounds": find_bounds(connection, tables["person"][0], cohort) if by_person and dialect.reads_parts else [], "parts": {}}
+    rows, kept, changed = dict.fromkeys(tables, 0), 0, 0
+    with progress_bar(description=dialect.name, total=len(done["bounds"]) + 1, unit="parts") as line:
+        # part by part and not table by table, so that the time that is left can be told
+        for number, name in itertools.product(range(len(done["bounds"]) + 1), tables):
+            table, columns = tables[name]
+            conditions = conditions_of_part(connection, table, done["bounds"], number, cohort) if by_person else []
+            file = storage.make_folder(folder / f"{name}.parquet") / f"{number:05d}.parquet"
+            counted, mark = connection.count(table, conditions)
+            found, key = [counted, mark, columns], f"{name}/{file.name}"
+            can_tell = mark is not None or not dialect.change_mark or not counted
+            line.set_postfix_str(f"{sum(rows.values()):,} rows, at {name}", refresh=False)
+
+            def show(of_them: int, counted=counted):
+                line.update(of_them / max(1, counted) / len(tables))
+
+            if can_tell and done["parts"].get(key) == found and file.exists():
+                kept += 1
+                show(counted)
+            else:
+                changed += done["parts"].pop(key, None) is not None
+                if write_part(connection, connection.select(table, columns, conditions), file, show) != counted:
+                    raise UserError(f"{connection.url.place}: {table.schema}.{table.name} changed while it was read: run the same command again")
+                done["parts"][key] = found
+                storage.write_json(notes, done)
+            rows[name] += counted
     if continued:
         print_line(f"{kept:,} parts were there; {changed:,} of the earlier run are read again, as their rows have changed, or may have")
+    for name in [name for name, n in rows.items() if not n and name not in TABLES_THAT_MAY_BE_EMPTY]:
+        table = tables[name][0]
+        raise UserError(f"{connection.url.place}: {table.schema}.{table.name} has no row" + (" of the persons asked for" if cohort else ""))
     return rows
 
 

@@ -1,6 +1,6 @@
 """A hospital's database: one connection that only reads, and rows as they stream, in Arrow's batches, over ADBC.
 
-    with database.connect("mimic", "${MIMIC_CDM_URL}") as connection:
+    with database.connect("seoul", "${SEOUL_CDM_URL}") as connection:
         person = connection.find_tables("cdm")["person"]     its name as the database writes it
         with connection.stream(connection.select(person, ["person_id"])) as batches: ...
 
@@ -301,6 +301,7 @@ def errors_in_words(url: Url, what: str, remedy: str = "mend that and run the sa
         yield
     except dbapi.Error as problem:
         text = re.split(r"Query was:|SQLSTATE:|\nLINE \d", str(problem).rpartition("[libpq] ")[2])[0]
+        text = re.sub(r"^[A-Z_]+: ", "", text)  # the driver's kind of error
         for secret in url.secrets:
             text = text.replace(secret, "***")
         raise UserError(f"{url.place} {what} ({' '.join(text.split()).rstrip('. ')}): {remedy}") from None
