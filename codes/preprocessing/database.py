@@ -54,12 +54,12 @@ class Wanted:
         return Stamp(self.output, settings={**self.settings, "schema": self.schema, "columns": [self.required, self.optional]})
 
 
-def hospital_tables(name: str, settings: HospitalConfig) -> Wanted:
+def tables_of_hospital(name: str, settings: HospitalConfig) -> Wanted:
     who = {"database": settings.database, "persons_table": settings.persons_table, "cohort_ids": settings.cohort_ids}
     return Wanted(contract.source_folder(name), settings.schema, omop.REQUIRED_COLUMNS, omop.OPTIONAL_COLUMNS, True, who)
 
 
-def vocabulary_tables(settings: HospitalConfig) -> Wanted:
+def tables_of_vocabulary(settings: HospitalConfig) -> Wanted:
     columns = athena.REQUIRED_COLUMNS, athena.OPTIONAL_COLUMNS
     return Wanted(contract.source_folder("concepts"), settings.vocabulary_schema, *columns, False, {"database": settings.database})
 
@@ -201,7 +201,7 @@ def write_tables(connection: Connection, tables: dict[str, tuple[Table, list[str
                 storage.write_json(notes, done)
             rows[name] += counted
     if continued:
-        print_line(f"{kept:,} parts were there; {changed:,} of the earlier run are read again, as their rows have changed, or may have")
+        print_line(f"{kept:,} parts were there" + (f"; {changed:,} more are read again, as their rows have changed, or may have" if changed else ""))
     for name in [name for name, n in rows.items() if not n and name not in TABLES_THAT_MAY_BE_EMPTY]:
         table = tables[name][0]
         raise UserError(f"{connection.url.place}: {table.schema}.{table.name} has no row" + (" of the persons asked for" if cohort else ""))
@@ -238,7 +238,7 @@ def main(argv=None):
     name, settings = args.hospital, config.load("hospital", args.overrides, hospital=args.hospital)
     if not settings.database:
         return
-    vocabulary, tables = vocabulary_tables(settings), hospital_tables(name, settings)
+    vocabulary, tables = tables_of_vocabulary(settings), tables_of_hospital(name, settings)
     missing = [wanted for wanted in ([vocabulary] if uses_vocabulary(name, vocabulary) else []) + [tables] if not is_there(wanted)]
     if not missing:
         return
