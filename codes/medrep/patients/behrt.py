@@ -172,7 +172,8 @@ class PatientEmbeddings(nn.Module):
         self.added = (*config.added, *("domain",) * config.domains)
         for name in self.added:
             setattr(self, name, nn.Embedding(table_rows(config)[name], width))
-        self.scalars = nn.ParameterDict({"concept": nn.Parameter(torch.ones(()))} | {name: nn.Parameter(torch.zeros(())) for name in self.added})
+        beside = (*self.added, *("value",) * config.values_apart)
+        self.scalars = nn.ParameterDict({"concept": nn.Parameter(torch.ones(()))} | {name: nn.Parameter(torch.zeros(())) for name in beside})
         if config.map_vectors and config.frozen_concepts:
             self.concept_map = nn.Linear(table_width(config), width, bias=False)
         if config.values_apart:
@@ -193,7 +194,7 @@ class PatientEmbeddings(nn.Module):
         found = {"concept": self.scalars["concept"] * vector}
         if hasattr(self, "value"):
             value = torch.where(special[:, 0], 0, arrays["value"])
-            found["value"] = self.value(value) + standard_values(value)[:, None].to(concept.dtype) * self.value_map(concept)
+            found["value"] = self.scalars["value"] * (self.value(value) + standard_values(value)[:, None].to(concept.dtype) * self.value_map(concept))
         for name in self.added:
             table = getattr(self, name)
             found[name] = self.scalars[name] * table(arrays[name].clamp(0, table.num_embeddings - 1))

@@ -348,17 +348,17 @@ def test_the_read_out_of_the_stay_is_what_plain_loops_find():
 
 
 def test_the_embedding_is_the_sum_that_a_plain_loop_finds(batch):
-    model = make_model()
+    model = make_model(frozen=True)
     e = model.encoder.embeddings
     found = e(**{name: batch[name] for name in INPUT_ARRAYS[:-1]})
     for i in range(sum(LENGTHS)):
         token, value = int(batch["token"][i]), int(batch["value"][i])
         if token < 7:
-            read = 0.7 * e.special.weight[token] + e.value.weight[0]
+            read = 0.7 * (e.special.weight[token] + e.value.weight[0])
         else:
             vector = e.concepts.weight[token - 7]
             size = (value - 5.5) / np.std(np.arange(10)) if 1 <= value <= 10 else 0.0  # none, or hidden
-            read = 0.7 * e.concept_map.weight @ vector + e.value.weight[value] + size * (e.value_map.weight @ vector)
+            read = 0.7 * (e.concept_map.weight @ vector + e.value.weight[value] + size * (e.value_map.weight @ vector))
         for name, last in (("age", 120), ("time_before", 39), ("part", 2)):
             read = read + 0.7 * getattr(e, name).weight[min(int(batch[name][i]), last)]
         torch.testing.assert_close(found[i], e.norm(read), atol=1e-5, rtol=1e-5)

@@ -35,7 +35,7 @@ for setting in (
 ):
     SMALL += ["--set", setting]
 SHORT = ["--set", "pretraining.epochs=2"]
-SAME = ("epoch", "loss", "accuracy", "valid_loss", "valid_accuracy", "learning_rate", "best")  # of a line of log.jsonl
+SAME = ("epoch", "value_loss", "next_loss", "value_accuracy", "valid_loss", "valid_value_accuracy", "learning_rate", "best")  # of a line of log.jsonl
 
 
 def start(root, *flags):
@@ -154,8 +154,8 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_the_rows(folder, monke
     def poisoned(model, batch):
         calls.append(batch)
         found, shown = real(model, batch)
-        total, number = found["loss"]
-        return ({"loss": (total * float("nan"), number)} if len(calls) == 3 else found), shown
+        total, number = found["next_loss"]
+        return ({"next_loss": (total * float("nan"), number)} if len(calls) == 3 else found), shown
 
     monkeypatch.setattr(pretrain, "compute_losses", poisoned)
     with pytest.raises(UserError, match="no longer finite in epoch 1, batch 3, with the persons at rows ([0-9, ]+) of the trajectories") as problem:
@@ -185,7 +185,7 @@ def test_what_a_user_watches_is_there(folder, capsys):
     pretrain.main([*SMALL[:4], "--report-to", "tensorboard", *SMALL[6:], *SHORT])
     assert list((folder / "tensorboard").rglob("events.out.tfevents*"))
     line = fitting.read_log(folder / "log.jsonl")[0]
-    assert line.keys() >= {"loss", "accuracy", "tokens_per_second", "learning_rate", "peak_gib"}
+    assert line.keys() >= {"next_loss", "value_accuracy", "tokens_per_second", "learning_rate", "peak_gib"}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=contract.REPOSITORY, capture_output=True, text=True).stdout.strip()
     run = config.yaml.safe_load((folder / "config.yaml").read_text())
     assert (run["run"]["code"] or "").startswith(commit) and set(run["inputs"]) == {"usedata/mimic/trajectories", "usedata/mimic/vocabulary.json"}
