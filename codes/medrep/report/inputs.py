@@ -8,12 +8,18 @@ import yaml
 
 from medrep import contract
 from medrep.cdm import outcomes
+from medrep.devices import default_device
 from medrep.errors import UserError
 
-FINETUNE_COMMAND, PRETRAIN_COMMAND = "python experiments/finetune.py -d 0 --model behrt", "python experiments/pretrain.py --model behrt"
+PRETRAIN_COMMAND = "python experiments/pretrain.py --model behrt"
 TEST_RESULTS = "Finetuning and its tests"
 PREVALENCE_METRICS = ["auprc", "brier"]
 AUROC_COLUMNS = ["auroc", "auroc_low", "auroc_high", "difference", "low", "high"]
+
+
+def finetune_command() -> str:
+    """On the first GPU of this machine, or on its CPU."""
+    return f"python experiments/finetune.py -d {default_device()} --model behrt"
 
 
 def read_json(file: Path) -> dict:

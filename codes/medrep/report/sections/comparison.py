@@ -12,7 +12,7 @@ from medrep.report.arms import group_home_first, home_first, rep_style, row_arms
 from medrep.report.cells import interval_cell, number_cell, p_value_cell
 from medrep.report.count_names import count_tested
 from medrep.report.disclosure import Counts
-from medrep.report.inputs import FINETUNE_COMMAND, TEST_RESULTS, read_comparison
+from medrep.report.inputs import TEST_RESULTS, finetune_command, read_comparison
 from medrep.report.pages import FigureGrid, MissingResult, Paragraph, Section, Subsection, Table, slugify
 
 
@@ -27,7 +27,7 @@ def build_section(counts: Counts, home: str, published: dict) -> Section:
     table = read_comparison(counts.min_count)
     if table is None or table.empty:
         if not contract.summary_file().exists():
-            section.parts.append(MissingResult(TEST_RESULTS, f"{FINETUNE_COMMAND} --rep-type none medrep --outcome MT"))
+            section.parts.append(MissingResult(TEST_RESULTS, f"{finetune_command()} --rep-type none medrep --outcome MT"))
         section.parts.append(MissingResult("The comparison of arms", "python experiments/compare.py"))
         return section
     if uncompared := uncompared_outcomes(table):
@@ -137,7 +137,7 @@ def comparison_table(counts: Counts, outcome: str, hospital: str, rows: pd.DataF
     ]
     filled = [i for i in range(len(headings)) if any(getattr(line[i], "text", line[i]) != "" for line in lines)]
     return Table(
-        f"{outcome} at {hospital}, means over {' or '.join(seeds)} seeds",
+        f"{outcome} at {hospital}, " + ("of one seed" if seeds == ["1"] else f"means over {' or '.join(seeds)} seeds"),
         [headings[i] for i in filled],
         [[line[i] for i in filled] for line in lines],
     )

@@ -8,7 +8,7 @@ from medrep.progress import format_figures
 from medrep.report import charts
 from medrep.report.arms import home_first, rep_order, rep_style, run_arm
 from medrep.report.cells import is_known
-from medrep.report.inputs import FINETUNE_COMMAND, PRETRAIN_COMMAND, read_runs
+from medrep.report.inputs import PRETRAIN_COMMAND, finetune_command, read_runs
 from medrep.report.pages import FigureGrid, MissingResult, Section, Subsection, slugify
 
 
@@ -30,7 +30,7 @@ def pretraining_parts() -> list:
         if log:
             by_model.setdefault((folder.parents[1].name, run.get("model", ""), run.get("head", "linear")), []).append((run["rep_type"], log))
     if not by_model:
-        return [MissingResult("Pretraining", f"{PRETRAIN_COMMAND} --rep-type medrep --gpu-devices 0")]
+        return [MissingResult("Pretraining", f"{PRETRAIN_COMMAND} --rep-type medrep")]
     figures, styles = [], {}
     for (hospital, model, head), runs in by_model.items():
         runs = sorted(runs, key=lambda run: rep_order(run[0]))
@@ -71,7 +71,7 @@ def finetuning_parts(home: str) -> list:
         if log and not run.get("variant"):
             by_outcome.setdefault(run["outcome"], []).append((run_arm(run), run["seed"], log))
     if not by_outcome:
-        return [MissingResult("Finetuning", f"{FINETUNE_COMMAND} --rep-type medrep --outcome MT")]
+        return [MissingResult("Finetuning", f"{finetune_command()} --rep-type medrep --outcome MT")]
     figures, styles = [], {}
     for outcome in home_first(by_outcome, home):
         runs = sorted(by_outcome[outcome], key=lambda run: (results.arm_sort_key(run[0]), run[1]))
