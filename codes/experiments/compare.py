@@ -98,6 +98,7 @@ def format_table(table: pd.DataFrame, replicates: int) -> str:
         for name, row, mark in zip(names, rows, marked, strict=True)
         if mark
     ]
+    notes += results.explain_variants(table.variant)
     notes += [f"{name}: {row['reason']}" for name, row in zip(names, rows, strict=True) if row["reason"]]
     if 0 < first["positives"] < metrics.MIN_CLASS_SIZE or 0 < first["n"] - first["positives"] < metrics.MIN_CLASS_SIZE:
         notes.append(f"fewer than {metrics.MIN_CLASS_SIZE} of a class: intervals and p are rough")

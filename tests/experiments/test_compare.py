@@ -302,6 +302,20 @@ def test_the_reference_is_the_plainest_that_has_the_words(results, capsys):
         run("--outcome", "Fx")
 
 
+def test_a_run_that_was_given_says_what_it_is(results, capsys):
+    three_arms(results, hospitals=("ehrshot",))
+    for variant in ("evaluated-0a1b2c3d", "cls+evaluated-4e5f6a7b"):
+        results.add("MT", "ehrshot", "medrep", 100, variant=variant)
+    results.write()
+    run()
+    printed = capsys.readouterr().out
+    assert "\nevaluated-0a1b2c3d: a finished run that finetune.py --evaluate-only was given" in printed
+    assert "\nevaluated-4e5f6a7b: a finished run" in printed and printed.count("a finished run") == 2
+    assert max(map(len, printed.splitlines())) <= 160
+    run("--against", "evaluated-4e5f6a7b")  # by the name that the table has
+    assert "differences to behrt medrep cls+evaluated-4e5f6a7b" in capsys.readouterr().out
+
+
 def test_seeds_that_were_trained_in_different_ways_are_no_arm(results):
     three_arms(results)
     results.rows[0]["made_with"] = "b"

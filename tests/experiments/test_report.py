@@ -215,6 +215,14 @@ def test_one_is_said_as_one(at_study):
     assert not re.search(r"\b1 (runs|suspects|seeds|times)\b", text)
 
 
+def test_a_run_that_was_given_says_what_it_is(at_study):
+    assert "--evaluate-only" not in page()
+    table = pd.read_csv(contract.comparison_file(), keep_default_na=False, dtype=str)
+    pd.concat([table, table[table.variant == ""].assign(variant="evaluated-0a1b2c3d")]).to_csv(contract.comparison_file(), index=False)
+    text = Texts(page()).text
+    assert "behrt medrep evaluated-0a1b2c3d" in text and text.count("a finished run that finetune.py --evaluate-only was given") == 1
+
+
 def test_results_of_an_earlier_version_are_no_traceback(at_study):
     file = contract.comparison_file()
     pd.read_csv(file, keep_default_na=False, dtype=str).drop(columns=["calibration_slope_low", "calibration_slope_high"]).to_csv(file, index=False)

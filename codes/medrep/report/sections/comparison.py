@@ -41,6 +41,7 @@ def build_section(counts: Counts, home: str, published: dict) -> Section:
             f"{published.get('version', '')}, MIMIC-IV and EHRSHOT; its medrep was finetuned with trajectory augmentation."
         )
     )
+    section.parts += [Paragraph(f"{note}.") for note in results.explain_variants(table.variant)]
     for outcome, of_outcome in group_home_first(table, "outcome", home):
         by_hospital, limits = dict(group_home_first(of_outcome, "tested_on", home)), axis_limits(of_outcome)
         figures = [figure for hospital, rows in by_hospital.items() if (figure := forest_plot(outcome, hospital, rows, home, limits))]
