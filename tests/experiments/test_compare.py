@@ -1,6 +1,7 @@
 """The table of arms on a fabricated summary: figures, pairing, marks and refusals."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -165,6 +166,15 @@ def test_the_papers_figures_stand_beside_the_arms_they_are_of(results, capsys):
     means = next(line for line in printed[printed.index("Mean AUROC") :].splitlines() if line.startswith("behrt none"))
     assert means.split()[3::2][:2] == ["0.853", "0.784"] and means.split()[-3:] == ["0.853", "0.725", "0.773"]
     assert max(map(len, printed.splitlines())) <= 160
+
+
+@pytest.mark.parametrize("settings", ["configs/demo", "configs/demo-real"])
+def test_no_figure_of_the_paper_stands_beside_other_hospitals_of_its_names(results, capsys, monkeypatch, settings):
+    monkeypatch.setenv("MEDREP_CONFIGS", settings)
+    three_arms(results, OUTCOMES)
+    assert set(run().paper) == {""}
+    printed = capsys.readouterr().out
+    assert "paper" not in printed and re.search("Mean AUROC over MT, LLOS, RA\narm +mimic +ehrshot\n", printed)  # home first
 
 
 def test_published_figures_are_the_papers():

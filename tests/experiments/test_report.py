@@ -223,6 +223,19 @@ def test_a_run_that_was_given_says_what_it_is(at_study):
     assert "behrt medrep evaluated-0a1b2c3d" in text and text.count("a finished run that finetune.py --evaluate-only was given") == 1
 
 
+def test_the_papers_figures_are_shown_and_explained_only_where_there_are_any(at_study):
+    table = pd.read_csv(contract.comparison_file(), keep_default_na=False, dtype=str)
+    with_mean = pd.concat([table, table[table.outcome == "MT"].assign(outcome="LLOS")])  # the third of the outcomes of means
+    with_mean.to_csv(contract.comparison_file(), index=False)
+    text = Texts(page()).text
+    assert "Paper, a diamond in the drawings" in text and "paper, internal" in text and "The paper's means over external hospitals" in text
+    with_mean.assign(paper="").to_csv(contract.comparison_file(), index=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDREP_CONFIGS", "configs/demo")
+        text = Texts(page()).text
+    assert "Mean AUROC over MT, LLOS, RA" in text and "paper" not in text.lower()
+
+
 def test_results_of_an_earlier_version_are_no_traceback(at_study):
     file = contract.comparison_file()
     pd.read_csv(file, keep_default_na=False, dtype=str).drop(columns=["calibration_slope_low", "calibration_slope_high"]).to_csv(file, index=False)
