@@ -36,7 +36,7 @@ from medrep import config, contract, progress, storage
 from medrep.cdm import outcomes
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
-from medrep.evaluation import features, ratings
+from medrep.evaluation import ratings
 from medrep.llm.chat_requests import Request
 from medrep.llm.rater import Rater, read_cached_answers
 from medrep.llm.rating_prompts import cohort_of_labels, describe_outcome, read_rating_prompt
@@ -66,6 +66,8 @@ MAX_FREQUENCY_GAP = 0.2  # by how much of the top features' the matched controls
 
 def choose_features(folder: Path, hospital: str, settings: RatingConfig, seed: int) -> pd.DataFrame:
     """The features to rate, with attribution_abs_mean (mean by event)."""
+    from medrep.evaluation import features  # torch and transformers: seconds after which a wrong flag would be said
+
     important, count = features.rank_features(contract.attention_file(folder, hospital)), settings.features
     top = pd.read_csv(contract.features_file(folder, hospital), dtype={"token": str}).token.head(count)
     if important.empty:

@@ -43,7 +43,7 @@ from medrep.progress import format_figures, is_main_process, print_line, progres
 from medrep.settings import EncoderConfig
 from medrep.stamps import Stamp
 from medrep.tables import DEFINITIONS
-from medrep.vectors import contrastive, hub, masked_lm, published, sentence_encoder, text_encoder, texts, tokenization
+from medrep.vectors import hub, masked_lm, published, sentence_encoder, text_encoder, texts, tokenization
 from medrep.vectors.tokenization import TokenizedTexts
 
 VALID_MASK_SEED = 2**31  # in place of an epoch: the seed of the validation masks
@@ -304,6 +304,8 @@ def keep_as_it_is(settings: EncoderConfig, folder: list[Path], overrides: list[s
 
 def adapt_by_contrast(settings: EncoderConfig, folder: list[Path], devices: list[str], args):
     """Write the encoder that medrep/vectors/contrastive.py makes of the pretrained one. It takes the first device."""
+    from medrep.vectors import contrastive  # torch_sparse and scipy.stats: a second that only this way of training needs
+
     output = contract.encoder_folder()
     if not contract.edges_file().exists():
         raise UserError(f"{contract.display_path(contract.edges_file())} is missing; representation/edges.py writes it")

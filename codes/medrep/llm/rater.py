@@ -8,7 +8,7 @@ import pandas as pd
 
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
-from medrep.llm import answer_file, chat_client, local_model, replies
+from medrep.llm import answer_file, chat_client, replies
 from medrep.llm.answer_file import AnswerFile
 from medrep.llm.chat_requests import Request
 from medrep.settings import RatingConfig
@@ -20,8 +20,11 @@ class Rater:
     """Asks a service or the local model, and only for prompts that have no usable answer yet."""
 
     def __init__(self, settings: RatingConfig, address: str):
-        self.settings, self.address = settings, address
-        self.local = None if address else local_model.LocalModel(settings)
+        self.settings, self.address, self.local = settings, address, None
+        if not address:
+            from medrep.llm import local_model  # torch takes a second and a half that who asks a service need not wait for
+
+            self.local = local_model.LocalModel(settings)
 
     @property
     def where(self) -> str:

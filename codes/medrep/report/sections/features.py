@@ -6,13 +6,12 @@ import numpy as np
 import pandas as pd
 
 from medrep import contract, stamps
-from medrep.devices import default_device
 from medrep.evaluation import ratings, results
 from medrep.progress import format_figures
 from medrep.report.arms import find_reference_arm, home_first, run_arm
 from medrep.report.cells import Cell, count_cell, interval_cell, is_known, number_cell
 from medrep.report.disclosure import Counts
-from medrep.report.inputs import finetune_command, read_optional_json, read_runs, shorten_path
+from medrep.report.inputs import default_device, finetune_command, read_optional_json, read_runs, shorten_path
 from medrep.report.pages import Details, MissingResult, Paragraph, Section, Subsection, Table, slugify
 
 
