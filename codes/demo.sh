@@ -70,6 +70,8 @@ if [ -n "$all" ]; then
      finetune --rep-type medrep --outcome MT --extract-attention-score"
 fi
 side_by_side "rate mimic" "rate ehrshot" coverage
-"$python" demo/table.py --outcome MT
+for outcome in MT ${all:+LLOS RA}; do
+  "$python" demo/table.py --outcome "$outcome"
+done
 "$python" experiments/compare.py
 "$python" experiments/report.py

@@ -30,6 +30,7 @@ SLOWEST_FIRST = (
     "test_real_data.py",
     "test_whole_hospitals.py",
     "test_damaged_tables.py",
+    "test_database.py",
     "test_eicu.py",
     "test_writer.py",
     "test_medgemma.py",

@@ -4,12 +4,17 @@
     MEDREP_ROOT=demo python demo/hospitals.py --persons 3000
 
 Reads   nothing
-Writes  data/concepts, data/mimic, data/ehrshot; truth/{hospital}.parquet, the probability each MT label was drawn from
+Writes  data/concepts, data/mimic, data/ehrshot; truth/{hospital}.parquet
 
 Persons have a latent course (demo/course.py) that leaves facts; each hospital codes a fact with its own concepts
-(demo/terminology.py). Persons are drawn in chunks, each from its own seed, and written as they come: memory stays the
-same however many there are, and a person does not depend on how many follow. `--rows 100000000` draws as many as give so
-many events at each hospital, for benchmarks. Into a data/ that holds anything this script did not write, it writes nothing.
+(demo/terminology.py). The truth has a row for every prediction point of MT, LLOS and RA, as preprocessing/labels.py
+finds them with the default cohort: subject_id, prediction_time, outcome, and the probability that the label was drawn
+from, given all that is latent then. What a label is conditional on the probability is, too: of LLOS, that the person
+does not die in the stay before it is long, of RA, that the person is discharged alive.
+
+Persons are drawn in chunks, each from its own seed, and written as they come: memory stays the same however many there
+are, and a person does not depend on how many follow. `--rows 100000000` draws as many as give so many events at each
+hospital, for benchmarks. Into a data/ that holds anything this script did not write, it writes nothing.
 """
 
 import argparse
@@ -28,6 +33,7 @@ from medrep import contract, progress, storage
 from medrep.errors import UserError
 from medrep.evaluation import metrics
 from medrep.progress import print_line, timed_stage
+from medrep.settings import CohortConfig
 from medrep.stamps import Stamp
 from medrep.storage import stamp_path
 
@@ -41,7 +47,10 @@ EVENT_TABLES = {
     "measurement": ("measurement", "measurement"),
     "procedure": ("procedure_occurrence", "procedure"),
 }
+# Where a stay ends: at home, in a facility (in the order of false and true), or in death.
+DISCHARGES = pd.DataFrame({"concept": [8536, 8863, 4216643], "source": ["HOME", "SKILLED NURSING FACILITY", "DIED"]})
 RACES = np.array([8527] * 6 + [8516] * 2 + [8515, 0])  # without a bearing on anything
+TRUTH = pa.schema({"subject_id": pa.int64(), "prediction_time": pa.timestamp("us"), "outcome": pa.string(), "probability": pa.float64()})
 
 
 def stable_hash(text: str) -> int:
@@ -77,7 +86,7 @@ def assign_concepts(events: pd.DataFrame, vocabulary: terminology.Terminology, h
 
 
 def make_tables(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: int, random) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-    """The OMOP tables of one chunk and its truth. `first` is the number of the chunk's first person."""
+    """The OMOP tables of one chunk, and TRUTH with the label that was drawn. `first` is the number of the chunk's first person."""
     mimic = hospital == "mimic"
     persons, stays, events = chunk.persons, chunk.stays, chunk.events
     number = first + np.arange(len(persons))
@@ -108,30 +117,32 @@ def make_tables(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: 
                 "dod": "",
             }
         )
-    kept = stays[stays.kept]
-    kept_person = kept.person.to_numpy()
+    stay_person = stays.person.to_numpy()
     visit_of = np.array(
-        [stable_hash(f"visit {subject[p]} {i}") if mimic else int(number[p]) * 1000 + i % 1000 for i, p in enumerate(stays.person)], dtype=np.int64
+        [stable_hash(f"visit {subject[p]} {i}") if mimic else int(number[p]) * 1000 + i % 1000 for i, p in enumerate(stay_person)], dtype=np.int64
     )
     source = [
         f"{subject[p]}|{20_000_000 + i}" if a else f"{subject[p]}|{d}"
-        for i, p, a, d in zip(kept.index, kept_person, kept.admission, day(kept.start), strict=True)
+        for i, p, a, d in zip(stays.index, stay_person, stays.admission, day(stays.start), strict=True)
     ]
-    kinds = random.choice(MIMIC_ADMISSIONS if mimic else [9201, 262], len(kept))
+    kinds = random.choice(MIMIC_ADMISSIONS if mimic else [9201, 262], len(stays))
+    discharge = DISCHARGES.iloc[np.where(stays.death, 2, stays.facility)]
     tables["visit_occurrence"] = pd.DataFrame(
         {
-            "visit_occurrence_id": visit_of[kept.index],
-            "person_id": person_id[kept_person],
-            "visit_concept_id": np.where(kept.admission, kinds, 38004207 if mimic else 9202),
-            "visit_start_date": day(kept.start),
-            "visit_start_datetime": moment(kept.start),
-            "visit_end_date": day(kept.end),
-            "visit_end_datetime": moment(kept.end),
+            "visit_occurrence_id": visit_of,
+            "person_id": person_id[stay_person],
+            "visit_concept_id": np.where(stays.admission, kinds, 38004207 if mimic else 9202),
+            "visit_start_date": day(stays.start),
+            "visit_start_datetime": moment(stays.start),
+            "visit_end_date": day(stays.end),
+            "visit_end_datetime": moment(stays.end),
             "visit_type_concept_id": 32817,
             "visit_source_value": source if mimic else "",
+            "discharge_to_concept_id": np.where(stays.admission, discharge.concept, 0),
+            "discharge_to_source_value": np.where(stays.admission, discharge.source, ""),
         }
     )
-    dead = kept[kept.death]
+    dead = stays[stays.death]
     died = ""  # the second hospital knows the day only
     if mimic:
         died = np.where(random.random(len(dead)) < 0.9, moment(dead.end), np.char.add(day(dead.end), " 00:00:00"))
@@ -170,17 +181,18 @@ def make_tables(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: 
         if not mimic and domain == "procedure":
             rows = rows.drop(columns=f"{prefix}_datetime")  # only the day is known
         tables[table] = rows
-    truth = chunk.truth.merge(stays[["person", "start"]], left_on="stay", right_index=True)
-    moments = (truth.start.to_numpy() + course.DAY).astype("datetime64[s]").astype("datetime64[us]")
+    truth_person = stay_person[chunk.truth.stay]
     truth = pd.DataFrame(
         {
-            "subject_id": person_id[truth.person],
-            "prediction_time": moments,
-            "outcome": truth.outcome,
-            "probability": truth.probability,
-            "label": stays.death.to_numpy()[truth.stay],
+            "subject_id": person_id[truth_person],
+            "prediction_time": chunk.truth.time.to_numpy().astype("datetime64[s]").astype("datetime64[us]"),
+            "outcome": chunk.truth.outcome,
+            "probability": chunk.truth.probability,
+            "label": chunk.truth.label,
         }
     )
+    age = stays.start.to_numpy().astype("datetime64[s]").astype("datetime64[Y]").astype(int)[chunk.truth.stay] + 1970 - birth[truth_person]
+    truth = truth[age >= CohortConfig.min_age]  # nothing is predicted of children
     return tables, truth
 
 
@@ -196,43 +208,48 @@ def as_site_writes(rows: pd.DataFrame, table: str, hospital: str) -> pa.Table:
 def write_hospital(hospital: str, persons: int | None, target_rows: int | None, seed: int, vocabulary: terminology.Terminology) -> dict:
     """Draw and write chunk by chunk, for `persons`, or where that is None until there are `target_rows` events.
 
-    Gives rows, persons, the truth's figures, and {concept: events} in `used`.
+    Gives rows, persons, of each outcome the rate and the best AUROC there can be, and {concept: events} in `used`.
     """
     folder = storage.make_folder(contract.data_folder(hospital))
-    files, figures, truths, used = {}, {"rows": 0, "persons": 0}, [], {}
-    for first in progress.progress_bar(itertools.count(0, CHUNK) if persons is None else range(0, persons, CHUNK), hospital, unit="chunks"):
-        if persons is None and target_rows is not None and figures["rows"] >= target_rows:
-            break
-        size = CHUNK if persons is None else min(CHUNK, persons - first)
-        random = np.random.default_rng([seed, HOSPITALS.index(hospital), first // CHUNK])
-        # a whole chunk is always drawn, so that a person does not depend on how many there are
-        chunk = course.draw_chunk(CHUNK, random)
-        concept = assign_concepts(chunk.events, vocabulary, hospital, random)
-        tables, truth = make_tables(chunk, concept, hospital, first, random)
-        wanted = set(tables["person"].person_id[:size])
-        for name, rows in tables.items():
-            rows = rows[:size] if name == "patients" else rows[rows.person_id.isin(wanted)]
-            if name not in ("person", "patients", "death", "visit_occurrence"):
-                figures["rows"] += len(rows)
-            if name not in files:
-                files[name] = open(folder / f"{name}.csv", "wb")  # noqa: SIM115
-            pyarrow.csv.write_csv(
-                as_site_writes(rows, name, hospital),
-                files[name],
-                pyarrow.csv.WriteOptions(include_header=first == 0, quoting_style="none", quoting_header="none"),
-            )
-        figures["persons"] += size
-        truths.append(truth[truth.subject_id.isin(wanted)])
-        ids, counts = np.unique(concept[concept > 0], return_counts=True)
-        for concept_id, n in zip(ids.tolist(), counts.tolist(), strict=True):
-            used[concept_id] = used.get(concept_id, 0) + n
+    figures: dict = {"rows": 0, "persons": 0}
+    files, drawn, used = {}, {}, {}
+    with storage.atomic_write(contract.ROOT / "truth" / f"{hospital}.parquet") as part, pq.ParquetWriter(part, TRUTH) as truth_file:
+        for first in progress.progress_bar(itertools.count(0, CHUNK) if persons is None else range(0, persons, CHUNK), hospital, unit="chunks"):
+            if persons is None and target_rows is not None and figures["rows"] >= target_rows:
+                break
+            size = CHUNK if persons is None else min(CHUNK, persons - first)
+            random = np.random.default_rng([seed, HOSPITALS.index(hospital), first // CHUNK])
+            # a whole chunk is always drawn, so that a person does not depend on how many there are
+            chunk = course.draw_chunk(CHUNK, random)
+            concept = assign_concepts(chunk.events, vocabulary, hospital, random)
+            tables, truth = make_tables(chunk, concept, hospital, first, random)
+            wanted = set(tables["person"].person_id[:size])
+            for name, rows in tables.items():
+                rows = rows[:size] if name == "patients" else rows[rows.person_id.isin(wanted)]
+                if name not in ("person", "patients", "death", "visit_occurrence"):
+                    figures["rows"] += len(rows)
+                if name not in files:
+                    files[name] = open(folder / f"{name}.csv", "wb")  # noqa: SIM115
+                pyarrow.csv.write_csv(
+                    as_site_writes(rows, name, hospital),
+                    files[name],
+                    pyarrow.csv.WriteOptions(include_header=first == 0, quoting_style="none", quoting_header="none"),
+                )
+            figures["persons"] += size
+            truth = truth[truth.subject_id.isin(wanted)]
+            truth_file.write_table(pa.Table.from_pandas(truth, TRUTH, preserve_index=False))
+            for outcome, rows in truth.groupby("outcome"):  # what stays in memory: five bytes a prediction point
+                drawn.setdefault(outcome, []).append(rows[["probability", "label"]].astype({"probability": "float32"}).reset_index(drop=True))
+            ids, counts = np.unique(concept[concept > 0], return_counts=True)
+            for concept_id, n in zip(ids.tolist(), counts.tolist(), strict=True):
+                used[concept_id] = used.get(concept_id, 0) + n
     for file in files.values():
         file.close()
-    truth = pd.concat(truths)
-    with storage.atomic_write(contract.ROOT / "truth" / f"{hospital}.parquet") as part:
-        pq.write_table(pa.Table.from_pandas(truth.drop(columns="label"), preserve_index=False), part)
-    best = metrics.compute_metrics(truth.label.to_numpy(), truth.probability.to_numpy())
-    return figures | {"mt_rate": round(float(truth.label.mean()), 4), "best_auroc": round(best["auroc"] or 0, 4), "used": used}
+    for outcome, chunks in drawn.items():
+        rows = pd.concat(chunks, ignore_index=True)
+        best = metrics.compute_metrics(rows.label.to_numpy(), rows.probability.to_numpy())["auroc"]
+        figures[outcome] = {"rate": round(float(rows.label.mean()), 4), "best_auroc": best and round(best, 4)}
+    return figures | {"used": used}
 
 
 def refuse_foreign_data(data: Path):

@@ -1,13 +1,14 @@
 """Print what the demo shows: each model and representation at home and at the hospital it never saw, beside the best there is.
 
     cd codes
-    MEDREP_ROOT=demo python demo/table.py --outcome MT
+    MEDREP_ROOT=demo python demo/table.py --outcome MT        # or LLOS, or RA: what the generator draws
 
 Reads   results/summary.csv, results/{home}/finetuning/*/predictions_*.parquet, truth/{hospital}.parquet
 Writes  nothing
 
-The generator knows the probability that it drew every label from. Best reachable is the AUROC of that probability
-on the very examples that the models are tested on: no model can be expected to do better.
+The generator knows the probability that it drew every label of MT, LLOS and RA from. Best reachable is the AUROC of that
+probability on the very examples that the models are tested on: no model can be expected to do better. None can be expected
+to do as well, either: what is latent, such as how frail a person is, the record tells only in part.
 """
 
 import argparse
@@ -47,6 +48,8 @@ def make_table(outcome: str, home: str, external: str) -> pd.DataFrame:
         & summary.oov.isin(["", "unk"])
         & (summary[["variant", "subgroup", "recalibration"]] == "").all(axis=1)
     ]
+    if summary.empty:
+        raise UserError(f"results/summary.csv has no {outcome} of models that are shown here and were trained at {home}: experiments/finetune.py")
     rows = []
     for (model, rep), runs in summary.groupby(["model", "rep_type"], sort=False):
         runs_at = {h: runs[runs.tested_on == h].set_index("seed") for h in (home, external)}

@@ -67,7 +67,7 @@ def classify_by_codes(theirs: Vocabulary, known: Vocabulary) -> np.ndarray:
     As --oov ancestor of finetune.py does it; without data/concepts nothing is known of ancestors.
     """
     special = len(SPECIAL_TOKENS)
-    if contract.data_folder("concepts").is_dir():
+    if contract.concepts_folder().is_dir():
         how = map_tokens_by_ancestors(theirs, known)[1][special:]
         return np.select([how == ancestors.OWN, how == ancestors.NONE], [KNOWN, UNREADABLE], how)
     print_line("data/concepts is not there: no ancestors can be looked up")
@@ -87,7 +87,7 @@ def classify_by_vectors(tokens: list[str], rep: str) -> np.ndarray:
 
 def source_vocabularies(tokens: list[str]) -> np.ndarray:
     """The vocabulary_id of each token's concept; UNKNOWN where data/concepts does not say it."""
-    if not contract.data_folder("concepts").is_dir():
+    if not contract.concepts_folder().is_dir():
         return np.full(len(tokens), UNKNOWN)
     plain = [int(strip_decile(token)) for token in tokens]
     with table_files.csv_errors_in_words():

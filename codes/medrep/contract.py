@@ -41,7 +41,8 @@ def ages_file(hospital: str) -> Path:
 
 
 def source_folder(hospital: str) -> Path:
-    """OMOP tables that preprocessing/eicu.py makes of a hospital's own, a parquet file each."""
+    """OMOP tables that preprocessing/eicu.py makes of a hospital's own, or preprocessing/database.py brings, each a parquet file or a folder of
+    such; of `concepts` the vocabulary's that came from a database."""
     return ROOT / "usedata" / hospital / "source"
 
 
@@ -52,8 +53,16 @@ def apache_scores_file(hospital: str) -> Path:
 
 def tables_folder(name: str) -> Path:
     """Where the OMOP tables of a hospital lie: in data/, or where they were made of other ones; `concepts` has the vocabulary's."""
+    if name == "concepts":
+        return concepts_folder()
     made = source_folder(name)
     return made if made.is_dir() else data_folder(name)
+
+
+def concepts_folder() -> Path:
+    """The vocabulary's tables: what the user downloaded, or else what came from a hospital's database."""
+    given, made = data_folder("concepts"), source_folder("concepts")
+    return made if made.is_dir() and not given.is_dir() else given
 
 
 def meds_folder(hospital: str) -> Path:

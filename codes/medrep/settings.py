@@ -116,6 +116,26 @@ class HospitalConfig:
     where: dict[str, list] = field(default_factory=dict)
     """Of eICU tables: what the part is, as {column of hospital or patient: values}, such as `region: [West]` or `hospitalid: [73, 264]`; "" is an
     empty field. Of several columns each must fit. A person with stays in the part and outside of it is left out."""
+    database: str = ""
+    """The URL of the database that holds the tables, `${NAME_CDM_URL}` say: an environment variable stands for it, or for a part of it, as a
+    password has no place in a file. preprocessing/database.py brings the tables to usedata/NAME/source; data/NAME is not read."""
+    schema: str = "cdm"
+    """Of a database: the schema with person, visit_occurrence and the others."""
+    vocabulary_schema: str = ""
+    """Of a database: the schema with concept, concept_relationship, concept_ancestor and concept_synonym, which serves as data/concepts where there
+    is none."""
+    persons_table: str = ""
+    """Of a database: only these persons, by a table or view with person_id or (as ATLAS's cohorts have it) subject_id: `results.cohort`."""
+    cohort_ids: list[int] = field(default_factory=list)
+    """Of persons_table: only the rows with these values of cohort_definition_id."""
+
+    def of_tables(self) -> dict:
+        """What tables mean, and not where they come from: what is made of tables that have not changed stays as it is."""
+        return {name: value for name, value in vars(self).items() if name not in DATABASE_SETTINGS}
+
+
+DATABASE_SETTINGS = ("database", "schema", "vocabulary_schema", "persons_table", "cohort_ids")
+"""Of HospitalConfig: where its tables are."""
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from medrep.cdm import spill
 from medrep.errors import UserError
 from medrep.progress import print_line
 from medrep.tables import DECILES
-from preprocessing import audit, deaths, deciles, eicu, labels, persons, records, site_report, trajectories, visits
+from preprocessing import audit, database, deaths, deciles, eicu, labels, persons, records, site_report, trajectories, visits
 
-STAGES = (eicu, persons, visits, records, deaths, site_report, deciles, trajectories, labels, audit)
+STAGES = (database, eicu, persons, visits, records, deaths, site_report, deciles, trajectories, labels, audit)
 
 
 def check_home(hospitals: list[str], flags: list[str]):

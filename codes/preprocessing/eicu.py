@@ -83,10 +83,12 @@ def main(argv=None):
 
     name, cohort = args.hospital, config.load("cohort", args.overrides)
     hospital = config.load("hospital", args.overrides, hospital=name)
+    if hospital.database:  # its tables are what preprocessing/database.py brought
+        return
     output = contract.source_folder(name)
     if not files.is_dataset(name):
         if output.exists():
-            storage.remove_path(output)  # of eICU tables that were there before; whether others are there is persons.py's question
+            storage.remove_path(output)  # of eICU tables or a database that were there before; whether others are there is persons.py's question
         return
     settings = {key: getattr(hospital, key) for key in ("stay_begins", "source_folder", "where")}
     stamp = Stamp(

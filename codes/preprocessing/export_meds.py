@@ -53,7 +53,7 @@ EVENT_ORDER = {"person": 0, RACE_PREFIX: 1, "visit": 2, "condition": 3, "drug": 
 
 def make_code_table(con: ibis.BaseBackend, used: ibis.Table) -> ibis.Table:
     """concept_id, code, description of the concepts in `used`."""
-    if not contract.data_folder("concepts").is_dir():
+    if not contract.concepts_folder().is_dir():
         return used.mutate(code=used.concept_id.cast("string"), description=ibis.null("string"))
     concept = athena.read_vocabulary_table(con, "concept")
     named = used.left_join(concept.select("concept_id", "concept_name", name=concept.vocabulary_id + "/" + concept.concept_code), "concept_id")
@@ -159,7 +159,7 @@ def write_metadata(folder: Path, con: ibis.BaseBackend, hospital: str, persons: 
     rows = codes.order_by("concept_id").to_pyarrow().to_pylist()
     by_id = {row["concept_id"]: row["code"] for row in rows}
     parents: dict[int, list[str]] = {}
-    if contract.data_folder("concepts").is_dir():
+    if contract.concepts_folder().is_dir():
         concept, relationship = (
             athena.read_vocabulary_table(con, "concept"),
             athena.valid_rows(athena.read_vocabulary_table(con, "concept_relationship")),
@@ -216,7 +216,7 @@ def main(argv=None):
 
     name, output = args.hospital, contract.meds_folder(args.hospital)
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS, DEATHS)]
-    stamp = Stamp(output, inputs=inputs + (athena.input_files("concept") if contract.data_folder("concepts").is_dir() else []))
+    stamp = Stamp(output, inputs=inputs + (athena.input_files("concept") if contract.concepts_folder().is_dir() else []))
     if stamp.is_current():
         return
     with timed_stage("export_meds") as figures, table_files.csv_errors_in_words():

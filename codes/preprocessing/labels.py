@@ -218,7 +218,7 @@ def main(argv=None):
     terminology = outcomes.Terminology(engine.file_reader(con))
     for outcome in wanted:
         files = [outcome.source] if outcome.source else []
-        if outcome.kind in ("onset", "phenotypes") and contract.data_folder("concepts").is_dir():
+        if outcome.kind in ("onset", "phenotypes") and contract.concepts_folder().is_dir():
             files += athena.input_files("concept", "concept_relationship", "concept_ancestor")
         stamp = Stamp(LABELS.at(hospital=name, outcome=outcome.name), inputs=[*inputs, *files], settings=settings)
         if contract.flow_file(name, outcome.name).exists() and stamp.is_current():

@@ -108,7 +108,7 @@ def main(argv=None):
             "columns": PERSONS.schema.names,
             # whether races could be named, and not by which CONCEPT.csv: a newer one would put all later tables out of
             # date, and the models pretrained on them, for names that stay the same
-            "race_names": contract.data_folder("concepts").is_dir(),
+            "race_names": contract.concepts_folder().is_dir(),
         },
     )
     if stamp.is_current():

@@ -339,7 +339,7 @@ def main(argv=None):
         settings={
             **{key: getattr(cohort, key) for key in ("min_age", "min_events", "max_rejects", "billing", "first_measurement")},
             **{key: getattr(cohort, key) for key in ("max_years_outside_visits", "max_unreadable_times")},
-            "hospital": vars(hospital),
+            "hospital": hospital.of_tables(),
         },
     )
     if stamp.is_current():

@@ -269,7 +269,7 @@ def main(argv=None):
     name = args.hospital
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS, DEATHS)]
     hospital = config.load("hospital", args.overrides, hospital=name)
-    inputs += athena.input_files("concept") if contract.data_folder("concepts").is_dir() else []
+    inputs += athena.input_files("concept") if contract.concepts_folder().is_dir() else []
     stamp = Stamp(contract.site_file(name), inputs=inputs, settings={"follow_up_ends": hospital.follow_up_ends, "layout": LAYOUT})
     if stamp.is_current():
         print_report(json.loads(contract.site_file(name).read_text()))

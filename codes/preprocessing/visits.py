@@ -95,7 +95,7 @@ def main(argv=None):
             "ages": [cohort.min_age, cohort.max_age],
             "admissions": cohort.admission_visit_concepts,
             **{key: getattr(cohort, key) for key in ("max_rejects", "max_years_outside_visits", "max_unreadable_times")},
-            "hospital": vars(hospital),
+            "hospital": hospital.of_tables(),
         },
     )
     if stamp.is_current():

@@ -7,10 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from demo import athena_files, hospitals, terminology
+from demo import athena_files, course, hospitals, terminology
 from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import metrics
+from medrep.tables import LABELS
+from preprocessing import deaths, labels, persons, records, visits
+
+OUTCOMES = ("MT", "LLOS", "RA")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +43,10 @@ def table(root, hospital, name):
 
 def files_of(root):
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted((root / "data").rglob("*.csv"))}
+
+
+def truth_of(root, hospital):
+    return pd.read_parquet(root / "truth" / f"{hospital}.parquet")
 
 
 # ---- formats -------------------------------------------------------------------------------------------------
@@ -134,15 +142,17 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_others(root):
     found = []
     for seed in ("5", "5", "6"):
         hospitals.main(["--persons", "30", "--seed", seed])
-        found.append(files_of(root))
+        found.append(files_of(root) | {h: (root / "truth" / f"{h}.parquet").read_bytes() for h in hospitals.HOSPITALS})
         storage.remove_path(root / "data")
     assert found[0] == found[1] and found[0] != found[2]
 
 
 def test_a_person_does_not_depend_on_how_many_there_are(root):
     hospitals.main(["--persons", "50", "--seed", "5"])
-    few = files_of(root)
+    few, truth = files_of(root), truth_of(root, "mimic")
     hospitals.main(["--persons", "90", "--seed", "5"])
+    more = truth_of(root, "mimic")
+    pd.testing.assert_frame_equal(truth, more[more.subject_id.isin(truth.subject_id)].reset_index(drop=True))
     many = files_of(root)
     for name, content in few.items():
         if "concepts" in name:
@@ -169,51 +179,141 @@ def test_the_second_hospital_may_have_another_size(root):
 
 
 @pytest.fixture(scope="module")
-def judged():
-    """Truth and label of many stays, without writing their events' files."""
-    vocabulary = terminology.build(0)
-    found = []
-    for chunk in range(8):
-        random = np.random.default_rng([0, chunk])
-        drawn = hospitals.course.draw_chunk(500, random)
-        empty = hospitals.course.Chunk(drawn.persons, drawn.stays, drawn.events.head(0), drawn.truth)
-        _, truth = hospitals.make_tables(empty, hospitals.assign_concepts(empty.events, vocabulary, "mimic", random), "mimic", chunk * 500, random)
-        found.append(truth)
-    return pd.concat(found)
+def stays():
+    """The stays of 20,000 persons, without their events, and what is latent of the person beside each."""
+    random = np.random.default_rng(0)
+    people = course.draw_persons(20_000, random)
+    planned = course.draw_planned_admissions(people, random)
+    found = course.place_in_time(people, planned, course.draw_admissions(people, planned, random), random)
+    return found.assign(frailty=people.frailty.to_numpy()[found.person], burden=course.burdens(people).sum(1)[found.person])
 
 
-def test_deaths_come_as_often_as_their_probability_says(judged):
-    rate, expected = judged.label.mean(), judged.probability.mean()
-    spread = np.sqrt((judged.probability * (1 - judged.probability)).sum()) / len(judged)
-    assert abs(rate - expected) < 4 * spread and 0.045 < rate < 0.085
-    high = judged[judged.probability > judged.probability.quantile(0.9)]
-    assert high.label.mean() == pytest.approx(high.probability.mean(), rel=0.2)
+@pytest.fixture(scope="module")
+def judged(stays):
+    """Their truth, with the latent state beside it."""
+    return course.list_truth(stays).merge(stays, left_on="stay", right_index=True)
 
 
-def test_the_best_reachable_auroc_is_that_of_the_literature(judged):
-    assert 0.88 <= metrics.compute_metrics(judged.label.to_numpy(), judged.probability.to_numpy())["auroc"] <= 0.93
+def assert_calibrated(truth):
+    """As many labels are true as their probabilities say, within four standard errors."""
+    spread = np.sqrt((truth.probability * (1 - truth.probability)).sum())
+    assert abs(truth.label.sum() - truth.probability.sum()) < 4 * max(spread, 1), (len(truth), truth.label.mean(), truth.probability.mean())
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_labels_are_true_as_often_as_their_probability_says_in_every_group(judged, outcome):
+    of = judged[judged.outcome == outcome]
+    assert len(of) > 15_000
+    assert_calibrated(of)
+    groups = [pd.qcut(of[name], 10, labels=False, duplicates="drop") for name in ("probability", "severity", "frailty", "burden", "p_death")]
+    for group in [*groups, of.system, of.earlier.clip(upper=4)] + ([of.facility] if outcome == "RA" else []):
+        for _, rows in of.groupby(group):
+            assert_calibrated(rows)
+
+
+def test_deaths_long_stays_and_readmissions_are_about_as_frequent_as_in_hospitals(judged):
+    rate = judged.groupby("outcome").label.mean()
+    assert 0.045 < rate.MT < 0.085 and 0.15 < rate.LLOS < 0.35 and 0.12 < rate.RA < 0.20
+
+
+def test_the_best_reachable_auroc_of_death_is_that_of_the_literature(judged):
+    of = judged[judged.outcome == "MT"]
+    assert 0.88 <= metrics.compute_metrics(of.label.to_numpy(), of.probability.to_numpy())["auroc"] <= 0.93
+
+
+def test_a_long_stay_is_as_probable_as_plain_counting_finds():
+    """Many lengths drawn and counted, as draw_admission draws one, for stays that are short or long and lethal or not."""
+    random, n = np.random.default_rng(0), 200_000
+    for log_days, p_death in ((0.9, 0.0), (1.4, 0.05), (2.0, 0.5), (2.4, 0.95)):
+        days = np.exp(random.normal(log_days, course.LENGTH_NOISE, n))
+        days = days[days > 1]
+        dies = random.random(len(days)) < p_death
+        days = np.where(dies, 1 + (days - 1) * random.uniform(*course.DEATH_SHARES, len(days)), days)
+        asked = days[~dies | (days >= 7)]
+        p = course.long_stay_probability(np.array([log_days]), np.array([p_death]))[0]
+        assert abs((asked >= 7).mean() - p) < 4 * np.sqrt(p * (1 - p) / len(asked))
+
+
+def test_readmissions_have_causes(judged):
+    of = judged[judged.outcome == "RA"]
+    for cause in ("frailty", "burden", "severity", "severity_at_discharge"):
+        low, high = of[cause].quantile([0.2, 0.8])
+        assert of.label[of[cause] > high].mean() > 1.2 * of.label[of[cause] < low].mean(), cause
+    assert of.label[of.facility].mean() > 1.2 * of.label[~of.facility].mean()
+    assert of.label[of.earlier >= 3].mean() > 1.5 * of.label[of.earlier == 0].mean()
+
+
+def test_who_is_to_come_back_does_within_30_days_and_no_one_else_does(stays):
+    """And never within a day, which would be the same stay; and no stay ends on its first day, or at midnight, which means a day only."""
+    admissions = stays[stays.admission]
+    gap = (admissions.groupby("person").start.shift(-1) - admissions.end) / course.DAY
+    assert (gap.dropna() > 1).all() and (gap[admissions.back] <= 30).all() and not (gap[~admissions.back] <= 30).any()
+    assert not gap[admissions.death].notna().any()
+    assert (admissions.end // course.DAY > admissions.start // course.DAY).all() and (admissions.end % course.DAY != 0).all()
+    assert (stays.groupby("person").start.shift(-1) > stays.end)[stays.person.duplicated(keep="last")].all()
 
 
 def test_the_first_day_does_not_tell_how_long_the_stay_will_be():
     full, long = [], []
     for chunk in range(8):
-        drawn = hospitals.course.draw_chunk(500, np.random.default_rng([0, chunk]))
+        drawn = course.draw_chunk(500, np.random.default_rng([0, chunk]))
         stays, events = drawn.stays, drawn.events
-        seen = events[~events.billing & (events.time < stays.start.to_numpy()[events.stay] + hospitals.course.DAY)]
-        full.append(np.bincount(seen.stay, minlength=len(stays))[drawn.truth.stay])
-        long.append(((stays.end - stays.start) >= 7 * hospitals.course.DAY)[drawn.truth.stay])
+        seen = events[~events.billing & (events.time < stays.start.to_numpy()[events.stay] + course.DAY)]
+        asked = drawn.truth.stay[drawn.truth.outcome == "MT"]
+        full.append(np.bincount(seen.stay, minlength=len(stays))[asked])
+        long.append(((stays.end - stays.start) >= 7 * course.DAY)[asked])
     assert 0.45 < metrics.compute_metrics(np.concatenate(long), np.concatenate(full).astype(float))["auroc"] < 0.57
 
 
-def test_the_truth_stands_at_24_hours_of_stays_still_going_on(made):
-    visits = table(made, "mimic", "visit_occurrence")
-    truth = pd.read_parquet(made / "truth/mimic.parquet")
-    assert list(truth.columns) == ["subject_id", "prediction_time", "outcome", "probability"]
-    keyed = visits.assign(
-        subject_id=visits.person_id.astype("int64"), prediction_time=pd.to_datetime(visits.visit_start_datetime) + pd.Timedelta(hours=24)
-    )
-    joined = truth.merge(keyed, on=["subject_id", "prediction_time"], validate="one_to_one")
-    assert len(joined) == len(truth) and (pd.to_datetime(joined.visit_end_datetime) >= joined.prediction_time).all()
+def test_the_last_day_shows_how_ill_they_still_are_and_who_goes_to_a_facility():
+    drawn = course.draw_chunk(500, np.random.default_rng(0))
+    events = drawn.events.merge(drawn.stays, left_on="stay", right_index=True, suffixes=("", "_stay"))
+    events = events[events.admission & ~events.death & (events.end - events.start > 2 * course.DAY)]
+    last = events[events.time > events.end - course.DAY]
+    values = last[(last.domain == 2) & (last.system == last.system_stay)]
+    unexplained = values.severity_at_discharge - 0.5 * values.severity_stay
+    assert np.corrcoef(values.value, unexplained)[0, 1] > 0.2
+    weak = last[(last.domain == 0) & (last.system == course.WEAKNESS[0]) & (last.fact == course.WEAKNESS[1]) & (last.severity == 0)]
+    counts = last.facility.groupby(last.stay).first().to_frame("facility").join(weak.groupby("stay").size().rename("n")).fillna({"n": 0})
+    assert (counts.n[counts.facility] > 0).mean() > 0.4 > 0.1 > (counts.n[~counts.facility] > 0).mean()
+    vocabulary = terminology.build(0)
+    named = vocabulary.concepts.set_index("concept_id").name
+    fact = vocabulary.facts[("condition", course.NAMES[course.WEAKNESS[0]], 0)][course.WEAKNESS[1]]
+    assert all("whole body weakness" in named[concept] for concept in fact)
+
+
+@pytest.mark.parametrize("hospital", hospitals.HOSPITALS)
+def test_the_truth_stands_at_24_hours_of_stays_still_going_on_and_at_discharges(made, hospital):
+    visits_ = table(made, hospital, "visit_occurrence")
+    start, end = pd.to_datetime(visits_.visit_start_datetime), pd.to_datetime(visits_.visit_end_datetime)
+    truth = truth_of(made, hospital)
+    assert list(truth.columns) == ["subject_id", "prediction_time", "outcome", "probability"] and truth.outcome.unique().tolist() == list(OUTCOMES)
+    for outcome, rows in truth.groupby("outcome"):
+        time = end if outcome == "RA" else start + pd.Timedelta(hours=24)
+        keyed = visits_.assign(subject_id=visits_.person_id.astype("int64"), prediction_time=time, end=end)
+        joined = rows.merge(keyed, on=["subject_id", "prediction_time"], validate="one_to_one")
+        assert len(joined) == len(rows) and (joined.end >= joined.prediction_time).all()
+
+
+@pytest.fixture(scope="module")
+def labelled(made):
+    """The labels that preprocessing writes for both hospitals of `made`."""
+    for hospital in hospitals.HOSPITALS:
+        for stage in (persons, visits, records, deaths):
+            stage.main(["--hospital", hospital])
+        labels.main(["--hospital", hospital, "--outcome", *OUTCOMES])
+    return made
+
+
+@pytest.mark.parametrize("hospital", hospitals.HOSPITALS)
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_every_label_of_preprocessing_has_its_probability_and_every_probability_its_label(labelled, hospital, outcome):
+    found = pd.read_parquet(LABELS.at(hospital=hospital, outcome=outcome))
+    truth = truth_of(labelled, hospital)
+    truth = truth[truth.outcome == outcome]
+    joined = found.merge(truth, on=["subject_id", "prediction_time"], how="outer", validate="one_to_one", indicator="found_in")
+    assert len(joined) > 300 and (joined.found_in == "both").all()
+    assert_calibrated(joined.rename(columns={"boolean_value": "label"}))
 
 
 def test_between_a_fifth_and_a_third_of_the_second_hospitals_events_are_unknown_to_the_first(made):

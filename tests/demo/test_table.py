@@ -67,3 +67,12 @@ def test_an_example_that_the_generator_did_not_draw_is_refused(demo, root):
     truth[truth.subject_id != 4].to_parquet(root / "truth" / "ehrshot.parquet")
     with pytest.raises(UserError, match="1 of 40 test examples at ehrshot have no true probability"):
         table.make_table("MT", "mimic", "ehrshot")
+
+
+def test_each_outcome_has_its_own_truth_and_one_without_results_is_refused(demo, capsys):
+    table.main(["--outcome", "RA"])
+    assert "RA: trained at mimic" in capsys.readouterr().out
+    found = table.make_table("RA", "mimic", "ehrshot")
+    assert (found["best reachable, home"] == 0.5).all() and (found["best reachable, external"] == 0.5).all()  # a coin's
+    with pytest.raises(UserError, match="no LLOS"):
+        table.main(["--outcome", "LLOS"])

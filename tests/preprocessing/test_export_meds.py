@@ -36,7 +36,7 @@ def synthetic(root):
 
 
 def test_the_dataset_is_valid_and_comes_back_as_the_same_trajectories(synthetic, monkeypatch, capsys):
-    monkeypatch.setattr(export_meds, "SHARD_ROWS", 4000)
+    monkeypatch.setattr(export_meds, "SHARD_ROWS", 3000)
     monkeypatch.setattr(export_meds, "BATCH_ROWS", 1500)
     export_meds.main(["--hospital", "mimic"])
     folder = contract.meds_folder("mimic")

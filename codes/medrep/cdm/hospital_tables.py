@@ -14,18 +14,22 @@ import ibis
 
 from medrep import contract
 from medrep.cdm.eicu import files as eicu_files
-from medrep.cdm.sources import eicu, meds, omop
+from medrep.cdm.sources import database, eicu, meds, omop
 from medrep.errors import UserError
 from medrep.settings import HospitalConfig
 
 
 def find_source(hospital: str):
     """The module that reads the hospital: meds if it is a MEDS dataset, eicu if it has eICU's tables, else omop, which says what OMOP files are
-    missing."""
+    missing. What a database brought are OMOP files."""
+    if database.is_dataset(hospital):
+        return omop
     return meds if meds.is_dataset(hospital) else eicu if eicu.is_dataset(hospital) else omop
 
 
 def require_hospital(hospital: str) -> Path:
+    if database.is_dataset(hospital):
+        return database.require_tables(hospital)
     folder = contract.data_folder(eicu_files.folder_name(hospital))
     if not folder.is_dir():
         known = ", ".join(contract.hospitals_with_data()) or "none"

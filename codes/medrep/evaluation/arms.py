@@ -113,7 +113,7 @@ class Arm:
         """The files that say how codes without a vector, unknown codes or roll-ups are read."""
         if self.rep in ("none", "tokens") and oov != "ancestor":
             return []
-        return sorted(path for path in contract.data_folder("concepts").glob("*") if path.name.lower().startswith(TERMINOLOGY_FILES))
+        return sorted(path for path in contract.concepts_folder().glob("*") if path.name.lower().startswith(TERMINOLOGY_FILES))
 
     def settings(self) -> dict:
         """What the learned depends on; where it is tested, and what is looked at afterwards, is not part of it."""

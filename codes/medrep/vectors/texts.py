@@ -68,7 +68,7 @@ def read_names(local: ibis.BaseBackend) -> ibis.Table:
 def describe_concepts(ids: Sequence[str], con: ibis.BaseBackend) -> list[tuple[str, str]]:
     """(name, domain) of each id; a decile says which it is. Vectors and results may have come without a vocabulary."""
     plain, decile = concept_index.split_deciles(pa.array(ids, pa.string()))
-    if contract.data_folder("concepts").is_dir():
+    if contract.concepts_folder().is_dir():
         table, unknown = terminology.read_concept_names(con, np.unique(plain)).to_pylist(), PLACEHOLDER_NAMES[0]
     else:
         table, unknown = [], PLACEHOLDER_NAMES[1]

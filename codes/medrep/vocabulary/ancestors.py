@@ -25,7 +25,7 @@ def nearest_ancestors(concepts: set[str], rows_of: Callable[[list[str]], np.ndar
     lost = parse_concept_ids(concepts)
     if not lost:
         return {}
-    if not contract.data_folder("concepts").is_dir():
+    if not contract.concepts_folder().is_dir():
         print_line(f"{len(lost):,} concepts have no vector, and no ancestors can be looked up: data/concepts is not there")
         return {}
     levels = ancestors_by_level(lost, rows_of)

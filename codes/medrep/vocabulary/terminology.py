@@ -24,7 +24,7 @@ def read_concept_names(engine: ibis.BaseBackend, concept_ids: np.ndarray) -> pa.
 
 def vocabulary_release() -> str | None:
     """The release of data/concepts, by VOCABULARY.csv, which Athena puts beside CONCEPT.csv; None where nothing says it."""
-    folder = contract.data_folder("concepts")
+    folder = contract.concepts_folder()
     path = next((p for p in sorted(folder.iterdir()) if p.name.lower() in ("vocabulary.csv", "vocabulary.csv.gz")), None) if folder.is_dir() else None
     if path is None:
         return None

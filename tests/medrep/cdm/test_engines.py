@@ -339,7 +339,7 @@ def synthetic(tmp_path_factory) -> Path:
         hospitals.main(["--persons", "60"])
         data = contract.ROOT / "data"
     commonest = pacsv.read_csv(data / "mimic" / "condition_occurrence.csv")["condition_concept_id"].value_counts().to_pylist()
-    commonest = max((row["counts"], row["values"]) for row in commonest)[1]
+    commonest = max((row["counts"], row["values"]) for row in commonest if row["values"])[1]  # 0 is no concept
     (data / "disease.json").write_text(json.dumps({"items": [{"concept": {"CONCEPT_ID": commonest}, "includeDescendants": True}]}))
     return data
 

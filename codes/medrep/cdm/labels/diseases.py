@@ -39,7 +39,7 @@ EXCLUSIONS = {
 
 def disease_concepts(terminology: outcomes.Terminology, outcome: outcomes.Outcome) -> dict[str, set[int]]:
     """{label: the concepts that mean it}; {} for an outcome that needs none, and where data/concepts is not there."""
-    if outcome.kind not in ("onset", "phenotypes") or not contract.data_folder("concepts").is_dir():
+    if outcome.kind not in ("onset", "phenotypes") or not contract.concepts_folder().is_dir():
         return {}
     assert outcome.source is not None, "only outcomes of stays have no file"
     with table_files.csv_errors_in_words():
@@ -52,7 +52,7 @@ def missing_concepts_message(outcome: outcomes.Outcome, concepts_by_label: dict[
     """Why the diseases of `outcome` can't be found here; empty if they can."""
     if outcome.kind not in ("onset", "phenotypes"):
         return ""
-    if not contract.data_folder("concepts").is_dir():
+    if not contract.concepts_folder().is_dir():
         return "data/concepts is missing: put CONCEPT.csv and CONCEPT_RELATIONSHIP.csv from https://athena.ohdsi.org there"
     if not any(concepts_by_label.values()):
         return "data/concepts has none of its concepts: download the vocabularies that its concept set names"

@@ -22,6 +22,13 @@ REQUIRED_COLUMNS = {
     "concept_ancestor": ["ancestor_concept_id", "descendant_concept_id"],
     "concept_synonym": ["concept_id", "concept_synonym_name"],
 }
+OPTIONAL_COLUMNS = {
+    "concept": ["standard_concept", "invalid_reason"],
+    "concept_relationship": ["invalid_reason"],
+    "concept_ancestor": ["min_levels_of_separation"],
+    "concept_synonym": ["language_concept_id"],
+}
+"""{table: columns}: no other column is read."""
 
 
 def input_files(*tables: str) -> list[Path]:
@@ -43,7 +50,7 @@ def read_vocabulary_table(con: ibis.BaseBackend, table: str) -> ibis.Table | Non
 
     Tab separated, never quoted: a `"` is part of a name, and `NA` is a name.
     """
-    if not contract.data_folder("concepts").is_dir():
+    if not contract.concepts_folder().is_dir():
         raise UserError(
             f"{contract.display_path(contract.data_folder('concepts'))} is missing: put CONCEPT.csv and "
             "CONCEPT_RELATIONSHIP.csv from https://athena.ohdsi.org there"
@@ -59,7 +66,7 @@ def read_vocabulary_table(con: ibis.BaseBackend, table: str) -> ibis.Table | Non
 def read_concept_names(con: ibis.BaseBackend, concepts: Iterable[int | None]) -> dict[int | None, str]:
     """{concept: its name} of the `concepts` that data/concepts has, where that is there; None has no name."""
     ids = sorted({concept for concept in concepts if concept is not None})
-    if not ids or not contract.data_folder("concepts").is_dir():
+    if not ids or not contract.concepts_folder().is_dir():
         return {}
     with csv_errors_in_words():
         concept = read_vocabulary_table(file_reader(con), "concept")
@@ -77,7 +84,7 @@ def valid_rows(table: ibis.Table) -> ibis.Table:
 
 def join_race_names(con: ibis.BaseBackend, persons: ibis.Table) -> ibis.Table:
     """`persons` without race_id; `race` is its name where data/concepts knows it."""
-    if not contract.data_folder("concepts").is_dir():
+    if not contract.concepts_folder().is_dir():
         return persons.drop("race_id")
     ids = materialize(con, persons.filter(persons.race_id.notnull()).select("race_id").distinct())
     if not int(ids.count().execute()):  # millions of concepts are not read for nothing

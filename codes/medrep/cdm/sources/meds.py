@@ -63,7 +63,7 @@ def splits_file(hospital: str) -> Path:
 def input_files(hospital: str, *tables: str) -> list[Path]:
     """All tables depend on the same: the vocabulary too, where it is there, as it says what codes mean."""
     splits = splits_file(hospital)
-    concepts = contract.data_folder("concepts")
+    concepts = contract.concepts_folder()
     return [dataset_folder(hospital), *(path for path in (splits, concepts) if path.exists())]
 
 
@@ -108,7 +108,7 @@ def read_rows(con: ibis.BaseBackend, hospital: str, with_lines: bool = False) ->
 def map_codes_to_concepts(con: ibis.BaseBackend, hospital: str) -> ibis.Table:
     """code, code_concept_id and domain of every code of the dataset that data/concepts, if it is there, knows."""
     schema = ibis.schema({"code": "string", "code_concept_id": "int64", "domain": "string"})
-    if not contract.data_folder("concepts").is_dir():
+    if not contract.concepts_folder().is_dir():
         return ibis.memtable([], schema=schema)
     concept, relationship = read_vocabulary_table(con, "concept"), valid_rows(read_vocabulary_table(con, "concept_relationship"))
     codes = engine.materialize(con, read_rows(con, hospital).select("code").distinct())

@@ -35,6 +35,23 @@ COLUMN_PREFIXES = {
     "procedure": ("procedure", "procedure"),
 }
 """{domain: what its table's columns begin with, and its columns of dates}"""
+REQUIRED_COLUMNS = {
+    "person": ["person_id", "gender_concept_id", "year_of_birth"],
+    "visit_occurrence": ["visit_occurrence_id", "person_id", "visit_concept_id", "visit_start_date", "visit_end_date"],
+    "death": ["person_id", "death_date"],
+    **{EVENT_TABLES[domain]: ["person_id", f"{name}_concept_id", f"{date}_date"] for domain, (name, date) in COLUMN_PREFIXES.items()},
+}
+OPTIONAL_COLUMNS = {
+    "person": ["race_concept_id", "race_source_value", "person_source_value", "trace_id"],
+    "visit_occurrence": ["visit_start_datetime", "visit_end_datetime", "visit_source_value"],
+    "death": ["death_datetime"],
+    **{
+        EVENT_TABLES[domain]: [f"{name}_type_concept_id", f"{date}_datetime", "visit_occurrence_id", "load_table_id"]
+        for domain, (name, date) in COLUMN_PREFIXES.items()
+    },
+}
+OPTIONAL_COLUMNS["measurement"] += ["value_as_number", "value_source_value", "operator_concept_id", "unit_concept_id", "unit_source_value"]
+"""{table: columns}: no other column of the seven tables is read."""
 
 
 # ---- files -----------------------------------------------------------------------------------------------
@@ -85,7 +102,7 @@ UNREADABLE_EVENT_REASONS = ("unreadable person_id", "unreadable date", "unreadab
 
 @reads_with_duckdb
 def read_persons(con: ibis.BaseBackend, hospital: str, with_lines: bool = False) -> ibis.Table:
-    t = read_table(con, hospital, "person", ["person_id", "gender_concept_id", "year_of_birth"], with_lines)
+    t = read_table(con, hospital, "person", REQUIRED_COLUMNS["person"], with_lines)
     gender = parse_id(t.gender_concept_id)
     source, trace = optional_column(t, "person_source_value"), optional_column(t, "trace_id")
     person, year = parse_id(t.person_id), parse_id(t.year_of_birth)
@@ -120,7 +137,7 @@ def read_birth_years(con: ibis.BaseBackend, hospital: str, with_lines: bool = Fa
 
 @reads_with_duckdb
 def read_deaths(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table | None:
-    t = read_optional_table(con, hospital, "death", ["person_id", "death_date"], with_lines)
+    t = read_optional_table(con, hospital, "death", REQUIRED_COLUMNS["death"], with_lines)
     if t is None:
         return None
     person, when = parse_id(t.person_id), parse_date_and_time(t, "death", midnight_is_a_time=False, datetime_format=settings.datetime_format)
@@ -129,8 +146,7 @@ def read_deaths(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, 
 
 @reads_with_duckdb
 def read_visits(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table:
-    required = ["visit_occurrence_id", "person_id", "visit_concept_id", "visit_start_date", "visit_end_date"]
-    t = read_table(con, hospital, "visit_occurrence", required, with_lines)
+    t = read_table(con, hospital, "visit_occurrence", REQUIRED_COLUMNS["visit_occurrence"], with_lines)
     start, end = (parse_date_and_time(t, name, settings.midnight_is_a_time, settings.datetime_format) for name in ("visit_start", "visit_end"))
     visit, person = parse_id(t.visit_occurrence_id), parse_id(t.person_id)
     # a stay may be without an end; one that is no date can't be read
@@ -154,7 +170,7 @@ def read_visits(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, 
 @reads_with_duckdb
 def read_events(con: ibis.BaseBackend, hospital: str, domain: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table | None:
     name, date = COLUMN_PREFIXES[domain]
-    t = read_optional_table(con, hospital, EVENT_TABLES[domain], ["person_id", f"{name}_concept_id", f"{date}_date"], with_lines)
+    t = read_optional_table(con, hospital, EVENT_TABLES[domain], REQUIRED_COLUMNS[EVENT_TABLES[domain]], with_lines)
     if t is None:
         return None
     if settings.billing_load_tables and "load_table_id" not in t.columns and not with_lines:
