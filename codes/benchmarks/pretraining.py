@@ -76,7 +76,7 @@ def new_model(sizes: ModelConfig):
 
 
 def packed_loss(model, batch, places, truth):
-    return F.cross_entropy(model(places=places, **batch)[0].float(), truth, reduction="sum")
+    return F.cross_entropy(model(places=places, **batch).masked.float(), truth, reduction="sum")
 
 
 def padded_loss(padded, length, batch, places, truth):

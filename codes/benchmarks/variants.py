@@ -18,10 +18,14 @@ def draw_lengths(count: int, longest: int, random) -> np.ndarray:
     return random.permutation(lengths)
 
 
+ARRAYS = {"age": 90, "visit_rank": 50, "record_rank": 50, "time_before": 40, "part": 3, "value": 11}
+"""What stands beside a token, and up to what."""
+
+
 def draw_batch(lengths: np.ndarray, random) -> dict[str, np.ndarray]:
     """A packed batch of events of these lengths, made of nothing."""
     n = int(lengths.sum())
-    batch = {name: random.integers(7, top, n) for name, top in (("token", VOCABULARY_SIZE), ("age", 90), ("visit_rank", 50), ("record_rank", 50))}
+    batch = {"token": random.integers(7, VOCABULARY_SIZE, n)} | {name: random.integers(0, top, n) for name, top in ARRAYS.items()}
     return batch | {"boundaries": np.concatenate([[0], np.cumsum(lengths)])}
 
 
@@ -38,7 +42,7 @@ def encode_padded(encoder, batch: dict, length: int, attention_dropout: float):
     edges = batch["boundaries"]
     real = torch.arange(length, device=edges.device)[None, :] < (edges[1:] - edges[:-1])[:, None]
     full = {}
-    for name in ("token", "age", "visit_rank", "record_rank"):
+    for name in ("token", *ARRAYS):
         full[name] = torch.zeros(real.shape, dtype=torch.long, device=edges.device)
         full[name][real] = batch[name]
     h = encoder.embeddings(**{name: values.reshape(-1) for name, values in full.items()}).view(*real.shape, -1)

@@ -21,6 +21,9 @@ both, a * says so. Rows of two cohorts, or labels that differ, are refused: the 
 --reference puts clinical scores beside the arms: a parquet file of subject_id, prediction_time, score and name (and outcome and
 hospital, if a score is of one only), such as APACHE's. Each is a row on those of the examples that have it.
 
+The paper's figures are of MIMIC-IV and EHRSHOT. The demos' settings (configs/demo, configs/demo-real) leave them out: their mimic and
+ehrshot are other hospitals.
+
 Several phenotypes are one outcome whose figures are means over phenotypes, each where both classes are.
 """
 
@@ -98,6 +101,7 @@ def format_table(table: pd.DataFrame, replicates: int) -> str:
         for name, row, mark in zip(names, rows, marked, strict=True)
         if mark
     ]
+    notes += results.explain_variants(table.variant)
     notes += [f"{name}: {row['reason']}" for name, row in zip(names, rows, strict=True) if row["reason"]]
     if 0 < first["positives"] < metrics.MIN_CLASS_SIZE or 0 < first["n"] - first["positives"] < metrics.MIN_CLASS_SIZE:
         notes.append(f"fewer than {metrics.MIN_CLASS_SIZE} of a class: intervals and p are rough")
@@ -122,16 +126,16 @@ def format_mean_table(tables: pd.DataFrame, published: dict) -> str:
     if not arms:
         return ""
     columns = {"arm": arm_labels(pd.DataFrame(arms, columns=KEY_COLUMNS))}
-    for hospital in sorted({hospital for _, hospital in whole}, key=lambda name: (name != published["trained_on"], name)):
+    trained_on = {arm[0] for arm in arms}
+    for hospital in sorted({hospital for _, hospital in whole}, key=lambda name: (name not in trained_on, name)):
         parts = [whole.get((arm, hospital)) for arm in arms]
         columns[hospital] = ["" if part is None else f"{part.auroc.mean():.3f}" for part in parts]
         columns[f"paper, {hospital}"] = ["" if part is None or part.paper.isna().any() else f"{part.paper.mean():.3f}" for part in parts]
     means = [comparison.published_means(published, arm) for arm in arms]
     for where in ("internal", "external", "all"):
         columns[f"paper, {where}"] = [format_number(mean.get(where), ".3f") for mean in means]
-    return (
-        f"Mean AUROC over {', '.join(PAPER_MEAN_OUTCOMES)}; the paper's external and all have a hospital and outcomes more\n{align_columns(columns)}"
-    )
+    more = "; the paper's external and all have a hospital and outcomes more" if any(means) else ""
+    return f"Mean AUROC over {', '.join(PAPER_MEAN_OUTCOMES)}{more}\n{align_columns(columns)}"
 
 
 def format_recalibration(summary: pd.DataFrame) -> str:

@@ -31,21 +31,18 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pandas as pd
-import yaml
 
-from medrep import config, contract, progress, stamps, storage
+from medrep import config, contract, progress, storage
 from medrep.cdm import outcomes
-from medrep.cdm.engine import connect
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
-from medrep.evaluation import features, ratings
-from medrep.llm import answer_file, chat_client, local_model, replies
-from medrep.llm.answer_file import AnswerFile
+from medrep.evaluation import ratings
 from medrep.llm.chat_requests import Request
+from medrep.llm.rater import Rater, read_cached_answers
+from medrep.llm.rating_prompts import cohort_of_labels, describe_outcome, read_rating_prompt
 from medrep.progress import print_line, timed_stage
 from medrep.settings import CohortConfig, RatingConfig
 from medrep.stamps import Stamp
-from medrep.tables import LABELS
 from medrep.vectors import representations
 
 RATING_COLUMNS = [
@@ -62,101 +59,15 @@ RATING_COLUMNS = [
     "attribution_abs_mean",
 ]
 MAX_FREQUENCY_GAP = 0.2  # by how much of the top features' the matched controls' median of persons may differ before that is said
-NO_ANSWER = {"failed": "no reason"}
-PROMPT_SETTINGS = ("prediction_at", "prediction_hours", "long_stay_days", "readmission_days", "onset_at")  # settings that a question tells of
-
-
-# ---- the prompt ----------------------------------------------------------------------------------------------
-
-
-def read_rating_prompt() -> dict:
-    """configs/prompts/rating.yaml, checked."""
-    prompt_texts = config.read_merged_yaml("prompts/rating.yaml")
-    wrong = [f"has no {name}" for name in ("system", "user", "again", "own", "outcomes") if not prompt_texts.get(name)]
-    wrong += [f"user does not say {{{name}}}" for name in ("outcome", "features") if f"{{{name}}}" not in str(prompt_texts.get("user", ""))]
-    if wrong:
-        raise UserError(f"configs/prompts/rating.yaml {'; '.join(wrong)}")
-    return prompt_texts
-
-
-def describe_outcome(prompt_texts: dict, outcome: str, cohort: CohortConfig) -> str:
-    """When and what is predicted, for someone who does not know the outcome's name here."""
-    known = outcomes.built_in_outcomes().get(outcome)
-    name = outcome.replace("_", " ")
-    by_hours = cohort.prediction_at == "hours"
-    when = f"{cohort.prediction_hours:g} hours after admission" if by_hours else "one day after the midnight that follows admission"
-    if known and known.kind == "phenotypes":
-        assert known.source  # phenotypes are files
-        name = ", ".join(entry.get("name", key) for key, entry in yaml.safe_load(known.source.read_text()).items())
-    elif known and known.kind == "onset" and cohort.onset_at == "record":
-        when = "in the course of a hospital stay"
-    text = prompt_texts["outcomes"].get(outcome, prompt_texts["own"])
-    for field, value in {
-        "when": when,
-        "long_stay_days": f"{cohort.long_stay_days:g}",
-        "readmission_days": f"{cohort.readmission_days:g}",
-        "name": name,
-    }.items():
-        text = text.replace(f"{{{field}}}", value)
-    return text
-
-
-def cohort_of_labels(outcome: str, cohort: CohortConfig) -> CohortConfig:
-    """The settings that the home hospital's labels were made with, which may be others than today's."""
-    stamp = stamps.read_stamp(LABELS.at(hospital=cohort.home, outcome=outcome))
-    return replace(cohort, **{name: stamp["settings"][name] for name in PROMPT_SETTINGS if name in stamp["settings"]}) if stamp else cohort
 
 
 # ---- one outcome ---------------------------------------------------------------------------------------------
 
 
-class Rater:
-    """Asks a service or the local model, and only for prompts that have no usable answer yet."""
-
-    def __init__(self, settings: RatingConfig, address: str):
-        self.settings, self.address = settings, address
-        self.local = None if address else local_model.LocalModel(settings)
-
-    @property
-    def where(self) -> str:
-        return urlsplit(self.address).netloc.rpartition("@")[2] if self.address else "this machine"
-
-    def identity(self) -> dict:
-        """What of the model decides an answer, beside its name."""
-        return self.local.fingerprint() if self.local else {"served": True}
-
-    def ask(self, requests: list[Request], readable: Callable[[str, str], bool], file: Path) -> dict[str, str]:
-        """The answers by key; ends with the reason if one of them has none. What an earlier run could not read is asked for again."""
-        answered = read_cached_answers(file)
-        if lacking := [request for request in requests if not readable(request.key, rateable_text(answered.get(request.key, {})))]:
-            with AnswerFile(file, mode=0o600) as answers:
-                if self.local:
-                    self.local.answer_all(lacking, answers, "ratings")
-                else:
-                    chat_client.ask_all(lacking, len(lacking), answers, self.settings, replies.keep_raw, "ratings", self.address)
-            answered = read_cached_answers(file)
-        if missing := [request.key for request in requests if answered.get(request.key, NO_ANSWER).get("failed", "refused") != "refused"]:
-            why = answered.get(missing[0], NO_ANSWER)["failed"]
-            remedy = "a smaller --batch makes shorter prompts" if why.startswith("HTTP 4") else "the same command asks for them again"
-            raise UserError(f"{len(missing):,} of {len(requests):,} prompts got no answer, such as one with {why}: {remedy}, and all others are kept")
-        return {request.key: rateable_text(answered[request.key]) for request in requests}
-
-
-def rateable_text(answer: dict) -> str:
-    """What broke off or was refused is an answer in which there is no rating."""
-    return "" if "ended" in answer else answer.get("text", "")
-
-
-def read_cached_answers(file: Path) -> dict[str, dict]:
-    """By key what is on record of each prompt (what is null is not there): its last answer, or its last failure."""
-    table = answer_file.read_answers(connect(), file).to_pandas().sort_values("time", kind="stable")
-    columns = ["key", "text", "ended", "failed", "output_tokens"]
-    rows = [{name: value for name, value in row.items() if pd.notna(value)} for row in table[columns].to_dict("records")]
-    return {row["key"]: row for row in sorted(rows, key=lambda row: "text" in row)}
-
-
 def choose_features(folder: Path, hospital: str, settings: RatingConfig, seed: int) -> pd.DataFrame:
     """The features to rate, with attribution_abs_mean (mean by event)."""
+    from medrep.evaluation import features  # torch and transformers: seconds after which a wrong flag would be said
+
     important, count = features.rank_features(contract.attention_file(folder, hospital)), settings.features
     top = pd.read_csv(contract.features_file(folder, hospital), dtype={"token": str}).token.head(count)
     if important.empty:

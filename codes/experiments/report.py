@@ -9,7 +9,8 @@ Writes  results/report/index.html: one file with its drawings, styles and script
 
 What has not been run is shown as such, with the command that would. Counts of 1 to 10 are shown as "<11" (report.small_count), and those
 of the same table that would tell them are withheld (medrep.report.disclosure); what the difference of two tables tells is not hidden. There are
-no persons' ids and no single person's values on the page. The same results give the same bytes. How it looks is in configs/report/.
+no persons' ids and no single person's values on the page. The same results give the same bytes, where commands name the same device: a GPU, if
+this machine has one. How it looks is in configs/report/.
 """
 
 import argparse

@@ -47,8 +47,13 @@ def add_device_argument(parser: argparse.ArgumentParser):
     parser.add_argument("--gpu-devices", nargs="+", metavar="N", help="GPU numbers, or cpu; default: the first GPU, or the CPU if there is none")
 
 
+def default_device() -> str:
+    """The first GPU's number, or cpu if there is none here."""
+    return "0" if torch.cuda.is_available() else "cpu"
+
+
 def requested_devices(args: argparse.Namespace) -> list[str]:
-    devices = args.gpu_devices or (["0"] if torch.cuda.is_available() else ["cpu"])
+    devices = args.gpu_devices or [default_device()]
     check_devices(devices, "--gpu-devices")
     return devices
 

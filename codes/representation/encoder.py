@@ -43,7 +43,7 @@ from medrep.progress import format_figures, is_main_process, print_line, progres
 from medrep.settings import EncoderConfig
 from medrep.stamps import Stamp
 from medrep.tables import DEFINITIONS
-from medrep.vectors import contrastive, hub, masked_lm, published, sentence_encoder, text_encoder, texts, tokenization
+from medrep.vectors import hub, masked_lm, published, sentence_encoder, text_encoder, texts, tokenization
 from medrep.vectors.tokenization import TokenizedTexts
 
 VALID_MASK_SEED = 2**31  # in place of an epoch: the seed of the validation masks
@@ -91,6 +91,13 @@ class TrainingState:
     def should_stop(self, settings: EncoderConfig) -> bool:
         return len(self.epochs) >= settings.epochs or self.bad_epochs >= settings.patience
 
+    def close_epoch(self, figures: dict):
+        """Take up an epoch's figures, and whether it is the best so far. Where nothing is held out, the last epoch is the best."""
+        score = figures.get("valid_loss", -figures["epoch"])
+        better = score < self.best
+        self.best, self.bad_epochs = min(score, self.best), 0 if better else self.bad_epochs + 1
+        self.epochs.append({name: round(value, 5) for name, value in figures.items()} | {"best": better})
+
 
 def last_checkpoint(folder: Path) -> tuple[Path | None, TrainingState]:
     """The last whole checkpoint, and its state."""
@@ -106,20 +113,9 @@ def discard_others(folder: Path, kept: Path | None):
             storage.remove_path(path)
 
 
-def train(work: Path, settings: EncoderConfig, devices: list[str]):
-    """Train work/start on the tokens in `work`; leaves the best epoch's model in work/best and the epochs in work/log.jsonl."""
-    transformers = hub.quiet_transformers()
-    model, tokenizer = masked_lm.open_model(str(work / "start"))
-    tokens = TokenizedTexts(work, settings.batch_tokens)
-    checkpoint, training_state = last_checkpoint(work)
-    if checkpoint and is_main_process():
-        print_line(f"continues after step {checkpoint.name.partition('-')[2]}")
-        discard_others(work, checkpoint)
-    if training_state.should_stop(settings):
-        return
-    on_cpu, steps_per_epoch = devices[0] == "cpu", len(tokens.train)
-    set_visible_devices(devices)
-    arguments = transformers.TrainingArguments(
+def training_arguments(work: Path, settings: EncoderConfig, steps_per_epoch: int, on_cpu: bool):
+    """What transformers' Trainer is told: a batch is one item, packed by us, and checkpoints and figures are ours."""
+    arguments = hub.quiet_transformers().TrainingArguments(
         output_dir=str(work),
         num_train_epochs=1,
         per_device_train_batch_size=1,
@@ -139,6 +135,46 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
         bf16=config.resolve_precision(settings.precision, not on_cpu) == "bf16",
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs in one process would cut our packed items apart
+    return arguments
+
+
+def epoch_figures(epoch: int, sums: list[float], valid_sums: list[float] | None) -> dict:
+    """A line of log.jsonl, of TrainingState.sums and of the same of what is held out."""
+    figures = {"epoch": epoch}
+    for prefix, of in (("", sums), ("valid_", valid_sums)):
+        if of:
+            loss, right, masked = of
+            figures |= {f"{prefix}loss": loss / max(1, masked), f"{prefix}masked_accuracy": right / max(1, masked)}
+    if not math.isfinite(figures["loss"] + figures.get("valid_loss", 0)):
+        raise UserError(f"encoder: the loss is no longer finite in epoch {epoch}; a smaller encoder.learning_rate may help")
+    return figures
+
+
+def write_epoch(work: Path, epochs: list[dict], model, tokenizer):
+    """The figures of all epochs, and the weights if the last one is the best."""
+    print_line(f"encoder: {format_figures(epochs[-1])}")
+    if epochs[-1]["best"]:
+        with storage.atomic_write(work / "best") as part:
+            model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
+    with storage.atomic_write(work / "log.jsonl") as part:
+        part.write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
+
+
+def train(work: Path, settings: EncoderConfig, devices: list[str]):
+    """Train work/start on the tokens in `work`; leaves the best epoch's model in work/best and the epochs in work/log.jsonl."""
+    transformers = hub.quiet_transformers()
+    model, tokenizer = masked_lm.open_model(str(work / "start"))
+    tokens = TokenizedTexts(work, settings.batch_tokens)
+    checkpoint, training_state = last_checkpoint(work)
+    if checkpoint and is_main_process():
+        print_line(f"continues after step {checkpoint.name.partition('-')[2]}")
+        discard_others(work, checkpoint)
+    if training_state.should_stop(settings):
+        return
+    on_cpu, steps_per_epoch = devices[0] == "cpu", len(tokens.train)
+    set_visible_devices(devices)
+    arguments = training_arguments(work, settings, steps_per_epoch, on_cpu)
     batches = MaskedBatches(tokens, tokenizer, settings, arguments.process_index, arguments.world_size)
     model.forward = functools.partial(masked_lm.masked_logits, model)  # through it the Trainer, its autocast and its processes' gradients
 
@@ -167,31 +203,18 @@ def train(work: Path, settings: EncoderConfig, devices: list[str]):
         @torch.no_grad()
         def evaluate(self, *_, **__):
             """Close an epoch: its figures, the loss of what is held out (the same masks each time), the best weights."""
-            loss, right, masked = self.sums_of_all_processes()
-            line = {"epoch": len(training_state.epochs) + 1, "loss": loss / max(1, masked), "masked_accuracy": right / max(1, masked)}
+            sums, valid_sums = self.sums_of_all_processes(), None
             if tokens.valid:
                 self.start_sums([0.0] * 3)
                 model.eval()
                 for batch in range(arguments.process_index, len(tokens.valid), arguments.world_size):
                     with self.compute_loss_context_manager():
                         self.compute_loss(model, self._prepare_inputs(batches.masked_batch(tokens.valid[batch], (VALID_MASK_SEED, batch))))
-                loss, right, masked = self.sums_of_all_processes()
-                line |= {"valid_loss": loss / max(1, masked), "valid_masked_accuracy": right / max(1, masked)}
-            if not math.isfinite(line["loss"] + line.get("valid_loss", 0)):
-                raise UserError(f"encoder: the loss is no longer finite in epoch {line['epoch']}; a smaller encoder.learning_rate may help")
+                valid_sums = self.sums_of_all_processes()
+            training_state.close_epoch(epoch_figures(len(training_state.epochs) + 1, sums, valid_sums))
             self.start_sums([0.0] * 3)
-            score = line.get("valid_loss", -line["epoch"])  # where nothing is held out, the last epoch is the best
-            better = score < training_state.best
-            training_state.best, training_state.bad_epochs = min(score, training_state.best), 0 if better else training_state.bad_epochs + 1
-            training_state.epochs.append({name: round(value, 5) for name, value in line.items()} | {"best": better})
             if is_main_process():
-                print_line(f"encoder: {format_figures(training_state.epochs[-1])}")
-                if better:
-                    with storage.atomic_write(work / "best") as part:
-                        model.save_pretrained(part)
-                        tokenizer.save_pretrained(part)
-                with storage.atomic_write(work / "log.jsonl") as part:
-                    part.write_text("".join(json.dumps(epoch) + "\n" for epoch in training_state.epochs))
+                write_epoch(work, training_state.epochs, model, tokenizer)
             self.control.should_training_stop |= training_state.should_stop(settings)
             return {}
 
@@ -281,6 +304,8 @@ def keep_as_it_is(settings: EncoderConfig, folder: list[Path], overrides: list[s
 
 def adapt_by_contrast(settings: EncoderConfig, folder: list[Path], devices: list[str], args):
     """Write the encoder that medrep/vectors/contrastive.py makes of the pretrained one. It takes the first device."""
+    from medrep.vectors import contrastive  # torch_sparse and scipy.stats: a second that only this way of training needs
+
     output = contract.encoder_folder()
     if not contract.edges_file().exists():
         raise UserError(f"{contract.display_path(contract.edges_file())} is missing; representation/edges.py writes it")

@@ -30,13 +30,13 @@ and concepts with one neighbour keep that. GRACE: Zhu et al., arXiv 2006.04131; 
 import argparse
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ibis
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from torch_geometric.data import Data
 
 from medrep import config, contract, storage
 from medrep.cdm import engine
@@ -47,6 +47,9 @@ from medrep.progress import print_line, timed_stage
 from medrep.settings import GraphConfig
 from medrep.stamps import Stamp
 from medrep.vectors import concept_index, concept_pairs, concept_vectors, graphs, markers, nearest, published, relation_weights
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 TEXT_ARMS = ["name", "description"]  # what the neighbour mean is of: each alone finds fewer parents (representation/README.md)
 USED = {"neighbour_mean": ("objective", "hops"), "links": ("objective", "hops", "neighbors", "seed")}  # settings
@@ -85,7 +88,7 @@ def distillation_loss(text: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:
     return functional.kl_div(functional.log_softmax(graph, dim=1), functional.log_softmax(text, dim=1), reduction="batchmean", log_target=True)
 
 
-def compute_losses(model: Grace, batch: Data, settings: GraphConfig, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def compute_losses(model: Grace, batch: "Data", settings: GraphConfig, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Contrastive and distillation loss over the batch's seeds; the others, whose neighbours were not all sampled, have none."""
     seeds, inner = graphs.count_inner_and_seed_nodes(batch)
     graph = [model.encoder(*graphs.augmented_view(batch, settings.drop_edges, settings.drop_features, random), seeds, inner) for _ in range(2)]
@@ -96,7 +99,7 @@ def compute_losses(model: Grace, batch: Data, settings: GraphConfig, random: tor
 # ---- training ----------------------------------------------------------------------------------------------
 
 
-def fit(data: Data, settings: GraphConfig, device: torch.device, checkpoint: graphs.Checkpoint | None = None) -> tuple[Grace, list[dict]]:
+def fit(data: "Data", settings: GraphConfig, device: torch.device, checkpoint: graphs.Checkpoint | None = None) -> tuple[Grace, list[dict]]:
     """The weights of the best epoch, and each epoch's losses. `data` has x, edge_index and full_degree."""
     torch.manual_seed(settings.seed)
     width = data["x"].shape[1]

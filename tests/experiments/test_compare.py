@@ -1,6 +1,7 @@
 """The table of arms on a fabricated summary: figures, pairing, marks and refusals."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -167,6 +168,15 @@ def test_the_papers_figures_stand_beside_the_arms_they_are_of(results, capsys):
     assert max(map(len, printed.splitlines())) <= 160
 
 
+@pytest.mark.parametrize("settings", ["configs/demo", "configs/demo-real"])
+def test_no_figure_of_the_paper_stands_beside_other_hospitals_of_its_names(results, capsys, monkeypatch, settings):
+    monkeypatch.setenv("MEDREP_CONFIGS", settings)
+    three_arms(results, OUTCOMES)
+    assert set(run().paper) == {""}
+    printed = capsys.readouterr().out
+    assert "paper" not in printed and re.search("Mean AUROC over MT, LLOS, RA\narm +mimic +ehrshot\n", printed)  # home first
+
+
 def test_published_figures_are_the_papers():
     published = yaml.safe_load((contract.REPOSITORY / "codes/configs/published.yaml").read_text())
     for model, rep in (("behrt", "none"), ("behrt", "medtok"), ("medbert", "none")):
@@ -300,6 +310,20 @@ def test_the_reference_is_the_plainest_that_has_the_words(results, capsys):
     assert run().rep_type.tolist() == ["none", "description", "medrep", "medrep", "medrep", "tokens", "rollup"]
     with pytest.raises(UserError, match="--outcome Fx: results/summary.csv has 'MT'"):
         run("--outcome", "Fx")
+
+
+def test_a_run_that_was_given_says_what_it_is(results, capsys):
+    three_arms(results, hospitals=("ehrshot",))
+    for variant in ("evaluated-0a1b2c3d", "cls+evaluated-4e5f6a7b"):
+        results.add("MT", "ehrshot", "medrep", 100, variant=variant)
+    results.write()
+    run()
+    printed = capsys.readouterr().out
+    assert "\nevaluated-0a1b2c3d: a finished run that finetune.py --evaluate-only was given" in printed
+    assert "\nevaluated-4e5f6a7b: a finished run" in printed and printed.count("a finished run") == 2
+    assert max(map(len, printed.splitlines())) <= 160
+    run("--against", "evaluated-4e5f6a7b")  # by the name that the table has
+    assert "differences to behrt medrep cls+evaluated-4e5f6a7b" in capsys.readouterr().out
 
 
 def test_seeds_that_were_trained_in_different_ways_are_no_arm(results):

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from experiments import report
 from medrep import contract, stamps, storage
@@ -179,6 +180,60 @@ def test_without_ratings_the_command_is_shown(at_study):
     folder = contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100)
     contract.rating_files(folder, "mimic")["ratings"].unlink()
     assert "experiments/medgemma.py --rep medrep --outcome MT --seed 100 --ex mimic" in page()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "device", "rating"), [(True, "0", "CUDA_VISIBLE_DEVICES=0 python"), (False, "cpu", "--base-url http://HOST:PORT/v1")]
+)
+def test_commands_name_a_device_that_is_here(at_study, monkeypatch, gpu, device, rating):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    folder = contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100)
+    contract.rating_files(folder, "mimic")["ratings"].unlink()
+    texts = Texts(page()).texts
+    (finetune,) = [text for text in texts if text.startswith("python experiments/finetune.py")]
+    (medgemma,) = [text for text in texts if "experiments/medgemma.py" in text]
+    assert f"-d {device} --model behrt" in finetune and rating in medgemma
+    assert ("CUDA" in medgemma) == gpu and not any("--gpu-devices" in text for text in texts)
+
+
+def test_one_is_said_as_one(at_study):
+    """A run of its own settings, one suspect, one seed, one rating."""
+    settings = contract.pretraining_folder("mimic", "behrt", "none") / "config.yaml"
+    settings.write_text(settings.read_text().replace("hidden_size: 768", "hidden_size: 64"))
+    change(contract.rating_files(contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100), "mimic")["summary"], repeats=1)
+    audit = json.loads(contract.audit_file("mimic").read_text())
+    for result in audit.values():
+        for row in [*result["best_tokens"], *result["open_stays"]]:
+            row["suspect"] = False
+    audit["MT"]["best_tokens"][0]["suspect"] = True
+    storage.write_json(contract.audit_file("mimic"), audit)
+    table = pd.read_csv(contract.comparison_file(), keep_default_na=False, dtype=str)
+    table.assign(seeds="1").to_csv(contract.comparison_file(), index=False)
+    text = Texts(page()).text
+    assert "pretraining: behrt none (1 run)" in text and "Rated once each by gemma" in text
+    assert "1 suspect: look into it before" in text and "MT at mimic, of one seed" in text
+    assert not re.search(r"\b1 (runs|suspects|seeds|times)\b", text)
+
+
+def test_a_run_that_was_given_says_what_it_is(at_study):
+    assert "--evaluate-only" not in page()
+    table = pd.read_csv(contract.comparison_file(), keep_default_na=False, dtype=str)
+    pd.concat([table, table[table.variant == ""].assign(variant="evaluated-0a1b2c3d")]).to_csv(contract.comparison_file(), index=False)
+    text = Texts(page()).text
+    assert "behrt medrep evaluated-0a1b2c3d" in text and text.count("a finished run that finetune.py --evaluate-only was given") == 1
+
+
+def test_the_papers_figures_are_shown_and_explained_only_where_there_are_any(at_study):
+    table = pd.read_csv(contract.comparison_file(), keep_default_na=False, dtype=str)
+    with_mean = pd.concat([table, table[table.outcome == "MT"].assign(outcome="LLOS")])  # the third of the outcomes of means
+    with_mean.to_csv(contract.comparison_file(), index=False)
+    text = Texts(page()).text
+    assert "Paper, a diamond in the drawings" in text and "paper, internal" in text and "The paper's means over external hospitals" in text
+    with_mean.assign(paper="").to_csv(contract.comparison_file(), index=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDREP_CONFIGS", "configs/demo")
+        text = Texts(page()).text
+    assert "Mean AUROC over MT, LLOS, RA" in text and "paper" not in text.lower()
 
 
 def test_results_of_an_earlier_version_are_no_traceback(at_study):
@@ -420,8 +475,8 @@ def test_medians_and_years_of_few_are_not_shown(at_study):
     assert said == [
         "Warning: some of drug_exposure has no concept",
         "Warning: some records stand more than 30 years after the middle one",
-        "Warning: some of some persons",
-        "Warning: some of some procedure events are told by another row, too (person, concept and time)",
+        "Warning: some persons",
+        "Warning: some procedure events are told by another row, too (person, concept and time)",
         "Warning: some rows of condition_occurrence have a condition datetime that can't be read",
         "Warning: some rows of death are not believed, as the person's records go on",
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from medrep import config, contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import counts, learners, pooled
-from medrep.evaluation.results import BASELINES
+from medrep.evaluation.results import BASELINES, GIVEN_RUN
 from medrep.patients import behrt, finished_runs
 from medrep.settings import ExperimentConfig
 from medrep.tables import VISITS
@@ -69,7 +69,7 @@ class Arm:
         arm.args, arm.experiment, arm.home, arm.rep, arm.shots, arm.oracle, arm.inputs = args, experiment, facts["home"], rep, 0, False, []
         weights = storage.sha256_of(folder / "model.safetensors")[:8]
         arm.model, arm.head = facts["model"], facts["head"]
-        arm.variant = "+".join(part for part in (facts["variant"], f"evaluated-{weights}") if part)
+        arm.variant = "+".join(part for part in (facts["variant"], f"{GIVEN_RUN}{weights}") if part)
         arm.oovs = args.oov if rep == "none" and arm.model not in BASELINES else [""]
         if arm.model in pooled.MODELS:  # what home knew is in the whitening, which is the run's
             arm.learner = arm.make_pooled_model(None)

@@ -213,27 +213,28 @@ def fit_head(name: str, x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed
     """The head of the model `name` for one label, from its train and valid examples; None if training has one class, or validation no example."""
     if len(set(y["train"].tolist())) < 2 or not len(y["valid"]):
         return None
-    return {"pooled": fit_linear, "pooled-gbm": fit_trees}[name](x, y, seed)
+    if name == "pooled-gbm":
+        return fit_trees(x, y, seed)
+    return fit_linear(x, y, seed, (x["train"].shape[1] - len(PERSON_FEATURES)) // 2)
 
 
-def fit_linear(x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int) -> LinearHead:
-    """Of four ways to read the means, and of C_GRID, what has the least loss on the validation examples, of equals the first.
+def fit_linear(x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int, width: int) -> LinearHead:
+    """Of columns that are the history's mean (width), the index stay's, and numbers: of five ways to read the means, and of C_GRID, what has the
+    least loss on the validation examples, of equals the first.
 
-    Without the history's mean or with it, which in short records is mostly noise; and the means' features as they are or divided by the
-    square root of their number, so that a whole mean is penalised like one count: else some hundred of them drown what counts say.
-    By loss, because an AUROC of so few positives is mostly chance.
+    Without means at all, without the history's, which in short records is mostly noise, or with both; and the means' features divided by the
+    square root of their number, so that a whole mean is penalised like one count (else some hundred of them drown what counts say), or as
+    they are. By loss, because an AUROC of so few positives is mostly chance.
     """
-    columns = x["train"].shape[1]
-    width = (columns - len(PERSON_FEATURES)) // 2
-    tried = []
-    for history in (0.0, 1.0) if width else (0.0,):
-        for weight in (width**-0.5, 1.0) if width else (1.0,):
-            factor = np.repeat([history * weight, weight, 1.0], [width, width, len(PERSON_FEATURES)])
-            used = factor > 0
-            for loss, C, coefficients, intercept in fit_path({name: part[:, used] * factor[used] for name, part in x.items()}, y, seed):  # noqa: N806
-                weights = np.zeros(columns)
-                weights[used] = coefficients * factor[used]
-                tried.append((loss, LinearHead(weights, np.array(intercept), np.array(C))))
+    columns, tried = x["train"].shape[1], []
+    ways = [(history, weight) for history in (0.0, 1.0) for weight in (width**-0.5, 1.0)] if width else []
+    for history, weight in [(0.0, 0.0), *ways]:
+        factor = np.repeat([history * weight, weight, 1.0], [width, width, columns - 2 * width])
+        used = factor > 0
+        for loss, C, coefficients, intercept in fit_path({name: part[:, used] * factor[used] for name, part in x.items()}, y, seed):  # noqa: N806
+            weights = np.zeros(columns)
+            weights[used] = coefficients * factor[used]
+            tried.append((loss, LinearHead(weights, np.array(intercept), np.array(C))))
     return tried[int(np.argmin([loss for loss, _ in tried]))][1]
 
 

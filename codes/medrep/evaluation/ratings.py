@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm, spearmanr
 
-from medrep.evaluation import features
 from medrep.llm import chat_requests
 from medrep.llm.chat_requests import Request
 from medrep.settings import RatingConfig
@@ -285,6 +284,8 @@ def summarize_ratings(table: pd.DataFrame) -> dict:
     Features of one name were rated together and count once. The correlations are of the mean rating with means by event, of sizes where
     it is attribution: sums agree with anything that goes with frequency. They are of features that enough persons have for such a mean.
     """
+    from medrep.evaluation.features import MIN_PERSONS  # torch and transformers: seconds that the report page does without
+
     units = table.sort_values("rank", kind="stable")
     by_kind = {kind: units[units.kind == kind].drop_duplicates("key") for kind in FEATURE_KINDS}
     rated = {kind: rating_matrix(rows) for kind, rows in by_kind.items()}
@@ -293,7 +294,7 @@ def summarize_ratings(table: pd.DataFrame) -> dict:
     known = ~np.isnan(values).all(axis=1)
     mean = np.full(len(values), np.nan)
     mean[known] = np.nanmean(values[known], axis=1)
-    mean[units.persons < features.MIN_PERSONS] = np.nan
+    mean[units.persons < MIN_PERSONS] = np.nan
     top = (units.kind == "top").to_numpy()
     correlations, counts = {}, {}
     for name, column in (("attention", "attention_mean"), ("attribution", "attribution_abs_mean")):

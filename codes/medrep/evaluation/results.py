@@ -6,6 +6,7 @@ deleted or raced for without loss.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -27,6 +28,8 @@ ARM_COLUMNS = ("model", "head", "rep_type", "variant", "oov")
 KEY_COLUMNS = ["trained_on", *ARM_COLUMNS]
 BASELINES = ("pooled", "pooled-gbm", "logreg", "gbm")
 """Models that no one pretrains; they read the whole record before the prediction time. Their settings are those of finetuning behrt."""
+GIVEN_RUN = "evaluated-"
+"""How the variant of a run that someone gave begins: the first digits of its weights' sha256 follow."""
 MODELS = ["behrt", "behrt-paper", "behrt-de", "medbert", *BASELINES]
 REPRESENTATIONS = [*representations.REPRESENTATION_SCRIPTS, "tokens", "rollup"]
 RESULT_COLUMNS = [
@@ -260,6 +263,16 @@ def arm_label(arm: tuple) -> str:
     return " ".join(
         filter(None, [model + (f"/{head}" if head not in ("", "linear") else ""), rep, variant, f"by {oov}" if oov not in ("", "unk") else ""])
     )
+
+
+def explain_variants(variants: Iterable[str]) -> list[str]:
+    """A sentence for each run that someone gave: its variant has no word that tells what it is. --variant and --against take it as it is."""
+    given = sorted({word for variant in variants for word in variant.split("+") if word.startswith(GIVEN_RUN)})
+    return [
+        f"{word}: a finished run that finetune.py --evaluate-only was given and tested as it is; the sha256 of its model.safetensors "
+        f"begins with {word.removeprefix(GIVEN_RUN)}"
+        for word in given
+    ]
 
 
 @overload

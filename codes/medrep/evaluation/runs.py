@@ -271,7 +271,7 @@ class Run:
 
 
 class SuppliedRun(Run):
-    """A run that someone gives: nothing is trained, and its tests lie in results under the variant `evaluated`."""
+    """A run that someone gives: nothing is trained, and its tests lie in results under a variant `evaluated-...` (results.GIVEN_RUN)."""
 
     def __init__(self, arm: Arm, examples_of: OutcomeExamples, folder: Path, content: dict):
         """`content` is that of the run's config.yaml."""

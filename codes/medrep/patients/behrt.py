@@ -523,18 +523,26 @@ class BehrtForPrediction(BehrtPreTrainedModel):
         """Logits (sequences, labels) of a packed batch's embeddings (tokens, width): attribution steps in here."""
         if self.config.readout == "cls":
             return self.classify(self.encoder.encode_cls(embeddings, boundaries))
+        h = self.encoder.encode_embeddings(embeddings, boundaries)
+        return self.classify(h[boundaries[:-1]], self.stay_features(h, part_lengths, numbers).to(h.dtype))
+
+    def read_stay(self, part_lengths=None, numbers=None, **batch):
+        """stay_features (sequences, 2 x width + numbers) of a packed batch."""
+        return self.stay_features(self.encoder(**batch), part_lengths, numbers)
+
+    def stay_features(self, h, part_lengths, numbers):
+        """Float (sequences, 2 x width + numbers): the means of hidden states (tokens, width) over history and index stay, standardised numbers."""
         if part_lengths is None or numbers is None:
             raise UserError("this model reads which stay it is asked about: give it medrep.evaluation.pooled.stay_inputs beside the batch")
-        h = self.encoder.encode_embeddings(embeddings, boundaries)
-        means = part_means(h, part_lengths)
         standardised = ((numbers - self.number_mean) / self.number_scale).clamp(-MAX_SPREADS, MAX_SPREADS)
-        return self.classify(h[boundaries[:-1]], means.flatten(1).to(h.dtype), standardised.to(h.dtype))
+        return torch.cat([part_means(h, part_lengths).flatten(1), standardised], dim=1)
 
-    def classify(self, cls, means=None, numbers=None):
-        """Logits (sequences, labels) of [CLS] (sequences, width) and, with the read-out `stay`, the means (sequences, 2 x width) and numbers."""
+    def classify(self, cls, stay_features=None):
+        """Logits (sequences, labels) of [CLS] (sequences, width) and, with the read-out `stay`, stay_features; of these numbers are not dropped out."""
         read = torch.tanh(self.pooler(cls))
-        if means is None or numbers is None:
+        if stay_features is None:
             return self.classifier(self.dropout(read))
+        means, numbers = stay_features.split([2 * self.config.hidden_size, self.config.number_count], dim=1)
         return self.classifier(torch.cat([self.dropout(torch.cat([read, means], dim=1)), numbers], dim=1))
 
     @torch.no_grad()

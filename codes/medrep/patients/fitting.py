@@ -82,8 +82,9 @@ def fit(
     compute_losses: Callable,
     evaluate: Callable,
     description: str,
+    start_may_be_best: bool = False,
 ):
-    """Train `model` until `evaluate` gets no better; gives the best epoch's.
+    """Train `model` until `evaluate` gets no better; gives the best epoch's, or with `start_may_be_best` what was given, if none is better.
 
     plan_epoch(epoch) -> the epoch's batches of slices, whose first column is the person's row; make_batch(slices, (epoch, step), rank,
     world) -> a packed batch; compute_losses(model, batch) -> {target: (sum of losses, their number)} and what else is to be shown,
@@ -106,9 +107,17 @@ def fit(
     if checkpoint := next((folder / name for name in CHECKPOINT_NAMES if (folder / name).exists()), None):
         accelerator.load_state(str(checkpoint))
         print_line(f"{description}: continues after epoch {state.epoch}" + (f" and {state.step} batches" if state.step else ""))
-    lines = read_log(log)[: state.epoch]  # one more if it was killed between its line and its checkpoint
+    # one more if it was killed between its line and its checkpoint
+    lines = [line for line in read_log(log) if line["epoch"] <= state.epoch] if checkpoint else []
     if progress.is_main_process():
         storage.make_folder(folder)
+    if start_may_be_best and not checkpoint:
+        state.best, figures = evaluate(accelerator.unwrap_model(model))
+        lines = [{"epoch": 0, **figures, "best": True}]
+        if progress.is_main_process():
+            print_line(f"{description}: {progress.format_figures(lines[0])}")
+            save_best(accelerator, model, best)
+    if progress.is_main_process():
         write_log(log, lines)
     with StopSignals() as signals:
         while state.epoch < settings.epochs and state.bad_epochs < settings.patience:
@@ -142,8 +151,7 @@ def fit(
                 print_line(f"{description}: {progress.format_figures(line)}")
                 with disk_full_error(folder):
                     if better:
-                        with storage.atomic_write(best) as part:
-                            accelerator.unwrap_model(model).save_pretrained(part)
+                        save_best(accelerator, model, best)
                     write_log(log, lines := [*lines, line])
                     plot_log(lines, folder / "loss.png", description)
             accelerator.log({name: value for name, value in line.items() if isinstance(value, int | float)}, step=state.epoch)
@@ -155,6 +163,11 @@ def fit(
     found = accelerator.unwrap_model(model).__class__.from_pretrained(best).to(accelerator.device)
     accelerator.wait_for_everyone()  # the caller removes the file
     return found
+
+
+def save_best(accelerator: Accelerator, model, best: Path):
+    with storage.atomic_write(best) as part:
+        accelerator.unwrap_model(model).save_pretrained(part)
 
 
 def run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder, settings, plan, make_batch, compute_losses, description, signals):
@@ -277,7 +290,8 @@ def plot_log(lines: list[dict], file: Path, title: str):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = [name for name, value in lines[0].items() if isinstance(value, float) and name not in ("learning_rate", "peak_gib")]
+    # the first line may be of epoch 0, which has no figures of training
+    names = [name for name, value in lines[-1].items() if isinstance(value, float) and name not in ("learning_rate", "peak_gib")]
     panels = [[name for name in names if "loss" in name], [name for name in names if "loss" not in name]]
     figure, axes = pyplot.subplots(2, 1, figsize=(6, 6), sharex=True, layout="constrained")
     for axis, panel in zip(axes, panels, strict=True):

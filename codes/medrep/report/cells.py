@@ -31,6 +31,11 @@ def count_cell(value: int | None) -> Cell:
     return Cell("–") if value is None else number_cell(value, ",.0f")
 
 
+def number_of(n: int, thing: str) -> str:
+    """In words: 1 run, 1,200 runs. Of persons and what they have, use Counts."""
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+
+
 def format_interval(low, high, format_spec: str) -> str:
     return f"{number_cell(low, format_spec).text} to {number_cell(high, format_spec).text}" if is_known(low) and is_known(high) else ""
 

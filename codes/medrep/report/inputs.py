@@ -10,10 +10,27 @@ from medrep import contract
 from medrep.cdm import outcomes
 from medrep.errors import UserError
 
-FINETUNE_COMMAND, PRETRAIN_COMMAND = "python experiments/finetune.py -d 0 --model behrt", "python experiments/pretrain.py --model behrt"
+PRETRAIN_COMMAND = "python experiments/pretrain.py --model behrt"
 TEST_RESULTS = "Finetuning and its tests"
 PREVALENCE_METRICS = ["auprc", "brier"]
 AUROC_COLUMNS = ["auroc", "auroc_low", "auroc_high", "difference", "low", "high"]
+
+
+def default_device() -> str:
+    """The first GPU of this machine, or its CPU: what commands name."""
+    from medrep import devices  # torch: a second that only a page waits for on which something is missing
+
+    return devices.default_device()
+
+
+def finetune_command() -> str:
+    return f"python experiments/finetune.py -d {default_device()} --model behrt"
+
+
+def read_epochs(folder: Path) -> list[dict]:
+    """The lines of a run's log.jsonl; none of a run that has none. (medrep.patients.fitting, which writes it, takes seconds to import.)"""
+    log = folder / "log.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def read_json(file: Path) -> dict:

@@ -17,19 +17,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from torch import nn
-from torch_geometric.data import Data
-from torch_geometric.loader import NeighborLoader
 from torch_sparse import SparseTensor
 
 from medrep import contract, stamps, storage
 from medrep.errors import UserError
 from medrep.progress import print_line, progress_bar
+
+if TYPE_CHECKING:  # torch_geometric takes four seconds to import, which only those wait for who learn from batches of a graph
+    from torch_geometric.data import Data
+    from torch_geometric.loader import NeighborLoader
 
 # Of the final vectors' computation: 0.2 GB for the paper's three vectors a row. The edges of a hub are summed in pieces: of
 # three million, measured, float32 is then off by 3e-6 instead of 5e-5.
@@ -98,14 +101,14 @@ def normalized_adjacency(edges: torch.Tensor, degree: torch.Tensor, full_degree:
     return SparseTensor(row=torch.cat([target, nodes]), col=torch.cat([source, nodes]), value=value, sparse_sizes=(len(nodes), len(nodes)))
 
 
-def count_inner_and_seed_nodes(batch: Data) -> tuple[int, int]:
+def count_inner_and_seed_nodes(batch: "Data") -> tuple[int, int]:
     """How many of the batch's first rows are seeds, and how many are seeds or neighbours of one: the sampler puts them in this order."""
     source, target = batch["edge_index"]
     neighbours = source[target < batch.batch_size]
     return batch.batch_size, max(batch.batch_size, int(neighbours.max()) + 1) if len(neighbours) else batch.batch_size
 
 
-def augmented_view(batch: Data, drop_edges: float, drop_features: float, random: torch.Generator | None) -> tuple[torch.Tensor, SparseTensor]:
+def augmented_view(batch: "Data", drop_edges: float, drop_features: float, random: torch.Generator | None) -> tuple[torch.Tensor, SparseTensor]:
     """The batch's vectors without some columns, and A without some edges. `random` is not asked where nothing is dropped."""
     edges, x = batch["edge_index"], batch["x"]
     if drop_edges:
@@ -171,21 +174,25 @@ def as_tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array)
 
 
-def open_graph(text: Path) -> Data:
+def open_graph(text: Path) -> "Data":
     """x (concepts, width) of the array `text`, edge_index and full_degree; vectors and edges stay on the disk."""
+    from torch_geometric.data import Data
+
     x = as_tensor(storage.advise_random_access(np.load(text, mmap_mode="r", allow_pickle=False)))
     degree = np.diff(row_pointers(open_edges(len(x)), len(x)))
     return Data(x=x, edge_index=memmap_tensor(contract.edges_file()), full_degree=torch.from_numpy(degree).to(torch.float32))
 
 
-def make_loader(data: Data, neighbors: Sequence[int], batch_size: int, nodes: torch.Tensor, shuffle: bool) -> NeighborLoader:
+def make_loader(data: "Data", neighbors: Sequence[int], batch_size: int, nodes: torch.Tensor, shuffle: bool) -> "NeighborLoader":
     """Batches of `nodes` as seeds, each with up to neighbors[i] edges into every node of hop i; edge_index is sorted by target."""
+    from torch_geometric.loader import NeighborLoader
+
     with warnings.catch_warnings():  # pyg-lib, which it would rather have, has no wheel for every machine
         warnings.filterwarnings("ignore", "Using 'NeighborSampler' without a 'pyg-lib' installation")
         return NeighborLoader(data, num_neighbors=list(neighbors), input_nodes=nodes, batch_size=batch_size, shuffle=shuffle, is_sorted=True)
 
 
-def make_loaders(data: Data, settings) -> tuple[NeighborLoader, NeighborLoader]:
+def make_loaders(data: "Data", settings) -> tuple["NeighborLoader", "NeighborLoader"]:
     """Batches of the seeds to learn from and of those held out, which a seeded order says; one node alone is both."""
     nodes = len(data["x"])
     order = torch.randperm(nodes, generator=torch.Generator().manual_seed(settings.seed))

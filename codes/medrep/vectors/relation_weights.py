@@ -23,7 +23,6 @@ import scipy.sparse
 import torch
 from torch import nn
 from torch.nn import functional
-from torch_geometric.data import Data
 from torch_sparse import SparseTensor
 
 from medrep import storage
@@ -72,6 +71,8 @@ class WholeGraph:
         if len(degree) <= MAX_NODES:
             kinds = np.array(self.kinds, dtype=np.int64)
             return np.arange(len(degree)), LinkGraph(np.array(self.edges), kinds, degree, self.classes, self.names, self.learned)
+        from torch_geometric.data import Data  # four seconds that only a large graph is worth
+
         pairs = self.draw_pairs(settings.seed)
         chosen = np.random.default_rng(settings.seed).permutation(pairs.shape[1])[: MAX_NODES // 10]
         seeds = np.unique(pairs[:, chosen])

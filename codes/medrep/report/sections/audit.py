@@ -1,7 +1,7 @@
 """The leakage audit: events before a prediction time in a stay that is not over, and the single tokens that tell most."""
 
 from medrep import contract
-from medrep.report.cells import number_cell
+from medrep.report.cells import number_cell, number_of
 from medrep.report.count_names import labelled_points
 from medrep.report.disclosure import Counts, Share
 from medrep.report.inputs import read_json
@@ -34,7 +34,12 @@ def audit_parts(counts: Counts, hospital: str, audit: dict) -> list:
     stays = [row for outcome, result in audit.items() for row in open_stay_rows(counts, hospital, outcome, result["open_stays"])]
     suspects = sum(row[-1] == VERDICT[True] for row in [*tokens, *stays])
     return [
-        Paragraph(f"{suspects} suspects: look into them before trusting a result." if suspects else "Nothing is suspect.", warning=bool(suspects)),
+        Paragraph(
+            f"{number_of(suspects, 'suspect')}: look into {'it' if suspects == 1 else 'them'} before trusting a result."
+            if suspects
+            else "Nothing is suspect.",
+            warning=bool(suspects),
+        ),
         Table(
             f"The best single token at {hospital}",
             ["token", "label", "AUROC alone", "positives with it", "positives", "negatives with it", "negatives", "verdict"],

@@ -12,7 +12,7 @@ from medrep.report.arms import group_home_first, home_first, rep_style, row_arms
 from medrep.report.cells import interval_cell, number_cell, p_value_cell
 from medrep.report.count_names import count_tested
 from medrep.report.disclosure import Counts
-from medrep.report.inputs import FINETUNE_COMMAND, TEST_RESULTS, read_comparison
+from medrep.report.inputs import TEST_RESULTS, finetune_command, read_comparison
 from medrep.report.pages import FigureGrid, MissingResult, Paragraph, Section, Subsection, Table, slugify
 
 
@@ -22,12 +22,12 @@ def build_section(counts: Counts, home: str, published: dict) -> Section:
         "Comparison",
         "Comparison",
         "Every arm at every hospital: mean AUROC over seeds with its 95 % interval by person, the difference to the reference "
-        "arm on the very same examples with p corrected by Holm, and the paper's figure where it gave one.",
+        "arm on the very same examples with p corrected by Holm.",
     )
     table = read_comparison(counts.min_count)
     if table is None or table.empty:
         if not contract.summary_file().exists():
-            section.parts.append(MissingResult(TEST_RESULTS, f"{FINETUNE_COMMAND} --rep-type none medrep --outcome MT"))
+            section.parts.append(MissingResult(TEST_RESULTS, f"{finetune_command()} --rep-type none medrep --outcome MT"))
         section.parts.append(MissingResult("The comparison of arms", "python experiments/compare.py"))
         return section
     if uncompared := uncompared_outcomes(table):
@@ -37,10 +37,17 @@ def build_section(counts: Counts, home: str, published: dict) -> Section:
     section.parts.append(
         Paragraph(
             "Read is the share of events that the model could read; n and positive are means over seeds; slope is that of calibration, 1 if "
-            "probabilities can be believed: the median over seeds, and its range. Paper, a diamond in the drawings: arXiv 2504.08329 "
-            f"{published.get('version', '')}, MIMIC-IV and EHRSHOT; its medrep was finetuned with trajectory augmentation."
+            "probabilities can be believed: the median over seeds, and its range."
         )
     )
+    if any(table.paper):
+        section.parts.append(
+            Paragraph(
+                f"Paper, a diamond in the drawings: the published figure, arXiv 2504.08329 {published.get('version', '')}, of MIMIC-IV and EHRSHOT; "
+                "its medrep was finetuned with trajectory augmentation."
+            )
+        )
+    section.parts += [Paragraph(f"{note}.") for note in results.explain_variants(table.variant)]
     for outcome, of_outcome in group_home_first(table, "outcome", home):
         by_hospital, limits = dict(group_home_first(of_outcome, "tested_on", home)), axis_limits(of_outcome)
         figures = [figure for hospital, rows in by_hospital.items() if (figure := forest_plot(outcome, hospital, rows, home, limits))]
@@ -48,13 +55,7 @@ def build_section(counts: Counts, home: str, published: dict) -> Section:
         parts = [*([FigureGrid(figures, columns=2)] if figures else []), *tables]
         section.parts.append(Subsection(slugify("comparison", outcome), outcome, parts))
     if mean := means_table(table, home, published):
-        section.parts.append(
-            Subsection(
-                "comparison-means",
-                "Over outcomes",
-                [mean, Paragraph("The paper's means over external hospitals and over all are of one hospital more, and of more outcomes.")],
-            )
-        )
+        section.parts.append(Subsection("comparison-means", "Over outcomes", [mean]))
     return section
 
 
@@ -137,7 +138,7 @@ def comparison_table(counts: Counts, outcome: str, hospital: str, rows: pd.DataF
     ]
     filled = [i for i in range(len(headings)) if any(getattr(line[i], "text", line[i]) != "" for line in lines)]
     return Table(
-        f"{outcome} at {hospital}, means over {' or '.join(seeds)} seeds",
+        f"{outcome} at {hospital}, " + ("of one seed" if seeds == ["1"] else f"means over {' or '.join(seeds)} seeds"),
         [headings[i] for i in filled],
         [[line[i] for i in filled] for line in lines],
     )
@@ -153,13 +154,15 @@ def row_remarks(row: dict, seeds_differ: bool, min_count: int) -> str:
 def means_table(table: pd.DataFrame, home: str, published: dict) -> Table | None:
     """Mean AUROC over the outcomes that the paper gives by hospital, of plain arms that have them all, beside the paper's means."""
     chosen = table[table.outcome.isin(PAPER_MEAN_OUTCOMES) & (table.auroc != "") & (table.variant == "") & table.oov.isin(["", "unk"])]
-    hospitals, rows = home_first(chosen.tested_on, home), []
-    for arm in sorted(set(row_arms(chosen)), key=results.arm_sort_key):
+    hospitals, arms, rows = home_first(chosen.tested_on, home), sorted(set(row_arms(chosen)), key=results.arm_sort_key), []
+    names = ("internal", "external", "all") if any(published_means(published, arm) for arm in arms) else ()
+    for arm in arms:
         of_arm = select_arm(chosen, arm)
         aurocs = {hospital: of_arm[of_arm.tested_on == hospital].auroc.astype(float) for hospital in hospitals}
         paper = published_means(published, arm)
         if any(len(values) == len(PAPER_MEAN_OUTCOMES) for values in aurocs.values()):
             means = [number_cell(values.mean() if len(values) == len(PAPER_MEAN_OUTCOMES) else None, ".3f") for values in aurocs.values()]
-            rows.append([results.arm_label(arm), *means, *(number_cell(paper.get(name), ".3f") for name in ("internal", "external", "all"))])
-    headings = ["arm", *hospitals, "paper, internal", "paper, external", "paper, all"]
-    return Table(f"Mean AUROC over {', '.join(PAPER_MEAN_OUTCOMES)}", headings, rows) if rows else None
+            rows.append([results.arm_label(arm), *means, *(number_cell(paper.get(name), ".3f") for name in names)])
+    headings = ["arm", *hospitals, *(f"paper, {name}" for name in names)]
+    note = "The paper's means over external hospitals and over all are of one hospital more, and of more outcomes." if names else ""
+    return Table(f"Mean AUROC over {', '.join(PAPER_MEAN_OUTCOMES)}", headings, rows, note) if rows else None

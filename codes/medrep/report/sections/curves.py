@@ -10,7 +10,7 @@ from medrep.progress import format_figures
 from medrep.report import charts
 from medrep.report.arms import arm_styles, group_home_first, select_arm
 from medrep.report.curves import calibration_curve, has_enough_cases, precision_recall_curve, roc_curve
-from medrep.report.inputs import FINETUNE_COMMAND, TEST_RESULTS
+from medrep.report.inputs import TEST_RESULTS, finetune_command
 from medrep.report.pages import FigureGrid, MissingResult, Paragraph, Section, Subsection, slugify
 
 
@@ -23,7 +23,7 @@ def build_section(home: str, min_persons: int, max_arms: int) -> Section:
         "curves are means over seeds; calibration groups the predictions of all seeds, each group large enough to hide single persons.",
     )
     if not contract.summary_file().exists():
-        section.parts.append(MissingResult(TEST_RESULTS, f"{FINETUNE_COMMAND} --rep-type none medrep --outcome MT"))
+        section.parts.append(MissingResult(TEST_RESULTS, f"{finetune_command()} --rep-type none medrep --outcome MT"))
         return section
     summary = results.read_summary()
     whole = summary[(summary.subgroup == "") & (summary.recalibration == "") & (summary.label == "") & (summary.predictions != "")]

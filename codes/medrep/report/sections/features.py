@@ -11,7 +11,7 @@ from medrep.progress import format_figures
 from medrep.report.arms import find_reference_arm, home_first, run_arm
 from medrep.report.cells import Cell, count_cell, interval_cell, is_known, number_cell
 from medrep.report.disclosure import Counts
-from medrep.report.inputs import FINETUNE_COMMAND, read_optional_json, read_runs, shorten_path
+from medrep.report.inputs import default_device, finetune_command, read_optional_json, read_runs, shorten_path
 from medrep.report.pages import Details, MissingResult, Paragraph, Section, Subsection, Table, slugify
 
 
@@ -46,11 +46,11 @@ def build_section(counts: Counts, home: str, hospitals: list[str], max_features:
                 parts += agreement_parts(contract.agreement_file(folder.parent, hospital), hospital)
             elif contract.metrics_file(folder, hospital).exists():
                 external = f" --external {hospital}" if hospital != home else ""
-                command = f"{FINETUNE_COMMAND} --rep-type {arm[3]} --outcome {outcome} --seeds {seed}{external} --extract-attention-score"
+                command = f"{finetune_command()} --rep-type {arm[3]} --outcome {outcome} --seeds {seed}{external} --extract-attention-score"
                 parts.append(MissingResult(f"Features at {hospital}", command))
         section.parts.append(Subsection(slugify("features", outcome), f"{outcome}: {results.arm_label(arm)}, seed {seed}", parts))
     if missing := [outcome for outcome in home_first(finetuned, home) if outcome not in runs]:
-        commands = [f"{FINETUNE_COMMAND} --rep-type {finetuned[outcome]} --outcome {outcome} --extract-attention-score" for outcome in missing]
+        commands = [f"{finetune_command()} --rep-type {finetuned[outcome]} --outcome {outcome} --extract-attention-score" for outcome in missing]
         section.parts.append(MissingResult(f"Features of {', '.join(missing)}", "\n".join(commands)))
     return section
 
@@ -119,14 +119,16 @@ def rating_parts(counts: Counts, folder: Path, hospital: str, arm: tuple, outcom
     if not files["ratings"].exists() or "rank_correlation_n" not in summary:  # an earlier version's has less
         options = (("model", arm[1], "behrt"), ("head", arm[2], "linear"), ("variant", arm[4], ""))
         flags = "".join(f"--{name} {value} " for name, value, default in options if value != default)
-        command = f"CUDA_VISIBLE_DEVICES=0 python experiments/medgemma.py {flags}--rep {arm[3]} --outcome {outcome} --seed {seed} --ex {hospital}"
+        command = f"python experiments/medgemma.py {flags}--rep {arm[3]} --outcome {outcome} --seed {seed} --ex {hospital}"
+        no_gpu = default_device() == "cpu"  # then a server that has the model rates them
+        command = f"{command} --base-url http://HOST:PORT/v1" if no_gpu else f"CUDA_VISIBLE_DEVICES=0 {command}"
         return [MissingResult(f"Rating of these features at {hospital}", command)]
     unparsed = f"{summary['unparsed']:,} of {summary['ratings']:,} ratings could not be read." if summary.get("unparsed") else ""
     if unparsed and summary["unparsed"] == summary["ratings"]:
         return [Paragraph(f"Rated by {shorten_path(str(summary['model']))} at {hospital}: {unparsed}", warning=True)]
-    correlations = rating_correlations(summary)
+    correlations, repeats = rating_correlations(summary), "once" if summary["repeats"] == 1 else f"{summary['repeats']} times"
     sentences = [
-        f"Rated {summary['repeats']} times each by {shorten_path(str(summary['model']))}, controls among them unmarked. Agreement over repeats "
+        f"Rated {repeats} each by {shorten_path(str(summary['model']))}, controls among them unmarked. Agreement over repeats "
         f"(Krippendorff's alpha): {number_cell(summary.get('agreement'), '.2f').text or 'not defined'}.",
         f"Rank correlation of ratings, of features that 10 persons have or more: {', '.join(correlations)}." if correlations else "",
         unparsed,

@@ -4,7 +4,7 @@ from collections import Counter
 
 import yaml
 
-from medrep.report.cells import count_cell
+from medrep.report.cells import count_cell, number_of
 from medrep.report.inputs import PRETRAIN_COMMAND, read_runs, shorten_path
 from medrep.report.pages import CodeBlock, Details, MissingResult, Paragraph, Section, Table
 
@@ -19,7 +19,7 @@ def build_section(code_version: str | None) -> Section:
     )
     runs = [(kind.partition("/")[0], content) for kind in ("pretraining/*", "finetuning/*/*/seed_*") for _, content in read_runs(kind)]
     if not runs:
-        section.parts.append(MissingResult("Runs", f"{PRETRAIN_COMMAND} --rep-type medrep --gpu-devices 0"))
+        section.parts.append(MissingResult("Runs", f"{PRETRAIN_COMMAND} --rep-type medrep"))
         return section
     commits = Counter(str(content["run"].get("code") or "unknown") for _, content in runs)
     section.parts.append(Table("Commits that runs were made by", ["commit", "runs"], [[commit, count_cell(n)] for commit, n in commits.items()]))
@@ -30,7 +30,9 @@ def build_section(code_version: str | None) -> Section:
     for (kind, text), same_runs in by_text.items():
         names = list(dict.fromkeys(" ".join(str(run[key]) for key in ("model", "rep_type", "variant") if run.get(key)) for run in same_runs))
         more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-        section.parts.append(Details(f"{kind}: {', '.join(names[:6])}{more} ({len(same_runs)} runs)", [CodeBlock(text, f"settings of {kind}")]))
+        section.parts.append(
+            Details(f"{kind}: {', '.join(names[:6])}{more} ({number_of(len(same_runs), 'run')})", [CodeBlock(text, f"settings of {kind}")])
+        )
     return section
 
 

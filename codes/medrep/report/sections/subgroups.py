@@ -8,7 +8,7 @@ from medrep.report.arms import find_reference_arm, group_home_first, select_arm
 from medrep.report.cells import Cell, format_interval, number_cell
 from medrep.report.count_names import count_tested
 from medrep.report.disclosure import Counts
-from medrep.report.inputs import FINETUNE_COMMAND, TEST_RESULTS
+from medrep.report.inputs import TEST_RESULTS, finetune_command
 from medrep.report.pages import MissingResult, Paragraph, Section, Subsection, Table, slugify
 
 
@@ -21,7 +21,7 @@ def build_section(counts: Counts, home: str) -> Section:
         "of the outcome have no figure.",
     )
     if not contract.summary_file().exists():
-        section.parts.append(MissingResult(TEST_RESULTS, f"{FINETUNE_COMMAND} --rep-type medrep --outcome MT"))
+        section.parts.append(MissingResult(TEST_RESULTS, f"{finetune_command()} --rep-type medrep --outcome MT"))
         return section
     summary = results.read_summary()
     for outcome, of_outcome in group_home_first(summary[(summary.recalibration == "") & (summary.label == "")], "outcome", home):

@@ -3,12 +3,11 @@
 import numpy as np
 
 from medrep.evaluation import results
-from medrep.patients.fitting import read_log
 from medrep.progress import format_figures
 from medrep.report import charts
 from medrep.report.arms import home_first, rep_order, rep_style, run_arm
 from medrep.report.cells import is_known
-from medrep.report.inputs import FINETUNE_COMMAND, PRETRAIN_COMMAND, read_runs
+from medrep.report.inputs import PRETRAIN_COMMAND, finetune_command, read_epochs, read_runs
 from medrep.report.pages import FigureGrid, MissingResult, Section, Subsection, slugify
 
 
@@ -23,20 +22,30 @@ def build_section(home: str) -> Section:
     )
 
 
+PRETRAINING_MEASURES = {
+    "loss": "loss of masked tokens",
+    "accuracy": "accuracy of masked tokens",
+    "next_loss": "loss of the codes that come next",
+    "value_loss": "loss of hidden values",
+}
+"""Of log.jsonl; a model has those of its objectives."""
+
+
 def pretraining_parts() -> list:
     by_model: dict[tuple, list] = {}
     for folder, content in read_runs("pretraining/*"):
-        run, log = content["run"], read_log(folder / "log.jsonl")
+        run, log = content["run"], read_epochs(folder)
         if log:
             by_model.setdefault((folder.parents[1].name, run.get("model", ""), run.get("head", "linear")), []).append((run["rep_type"], log))
     if not by_model:
-        return [MissingResult("Pretraining", f"{PRETRAIN_COMMAND} --rep-type medrep --gpu-devices 0")]
+        return [MissingResult("Pretraining", f"{PRETRAIN_COMMAND} --rep-type medrep")]
     figures, styles = [], {}
     for (hospital, model, head), runs in by_model.items():
         runs = sorted(runs, key=lambda run: rep_order(run[0]))
         styles |= {rep: rep_style(rep) for rep, _ in runs}
-        for measure in ("loss", "accuracy"):
-            label = f"{measure} of masked tokens"
+        for measure, label in PRETRAINING_MEASURES.items():
+            if not any(measure in epoch for _, log in runs for epoch in log):
+                continue
             lines = [
                 charts.Line(
                     rep,
@@ -67,11 +76,11 @@ def pretraining_parts() -> list:
 def finetuning_parts(home: str) -> list:
     by_outcome: dict[str, list] = {}
     for folder, content in read_runs("finetuning/*/*/seed_*"):
-        run, log = content["run"], read_log(folder / "log.jsonl")
+        run, log = content["run"], read_epochs(folder)
         if log and not run.get("variant"):
             by_outcome.setdefault(run["outcome"], []).append((run_arm(run), run["seed"], log))
     if not by_outcome:
-        return [MissingResult("Finetuning", f"{FINETUNE_COMMAND} --rep-type medrep --outcome MT")]
+        return [MissingResult("Finetuning", f"{finetune_command()} --rep-type medrep --outcome MT")]
     figures, styles = [], {}
     for outcome in home_first(by_outcome, home):
         runs = sorted(by_outcome[outcome], key=lambda run: (results.arm_sort_key(run[0]), run[1]))
