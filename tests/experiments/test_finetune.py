@@ -304,7 +304,10 @@ def test_a_probe_leaves_the_model_as_it_was_and_few_shots_are_few(pretrained, mo
     translation = token_vocabulary.load_hospital_vocabulary("ehrshot").translation_to(token_vocabulary.load_vocabulary(run / "vocabulary.json"))
     predictions = results.read_predictions(folder / "predictions_ehrshot.parquet").predicted_boolean_probability
     for i in (0, 7):
-        batch = {k: torch.from_numpy(v) for k, v in examples.trajectories.pack(examples.table[i : i + 1], translation).items()}
+        begin, moment = examples.index_stays.begin[i : i + 1], examples.times[i : i + 1] // 1_000_000
+        values = np.zeros(len(translation), dtype=np.int64)  # none of these codes has a decile
+        packed = examples.trajectories.pack(examples.table[i : i + 1], translation, values, begin, moment)
+        batch = {k: torch.from_numpy(v) for k, v in packed.items()}
         with torch.inference_mode():
             cls = model.encoder(**to_tensors(batch, "cpu"))[0].double().numpy()
         z = (cls - np.array(probe["shift"])) / np.array(probe["scale"]) @ np.array(probe["weights"][0]) + probe["intercepts"][0]
@@ -660,7 +663,6 @@ def test_copies_have_neighbours_in_place_of_tokens(hospitals):
     assert all(set(near) <= other and len(set(near)) == 19 for near, other in zip(every.neighbours.tolist(), others, strict=True))
     assert len(words) - 1 in every.neighbours  # which only test persons have
     copies = learners.NeighbourAugmentation(adapter, "mimic", times=2, ratio=0.5, settings=FinetuningConfig(aug_neighbors=3))
-    copies.has_vector[4] = False  # what is [UNK] stays so
     for i, token in enumerate(words[SPECIAL:]):
         own = array[int(token) - 1000].astype(np.float64)
         cosine = {w: array[int(w) - 1000] @ own / np.linalg.norm(array[int(w) - 1000]) for w in known.tokens[SPECIAL:] if w != token}
@@ -669,17 +671,18 @@ def test_copies_have_neighbours_in_place_of_tokens(hospitals):
     plan = copies.add_copies(examples.table[:20])
     assert len(plan) == 60 and (plan[:20, :4] == examples.table[:20]).all() and np.bincount(plan[:, 4]).tolist() == [20, 20, 20]
     batch = examples.trajectories.pack(plan)
+    batch["token"][batch["token"] == SPECIAL + 4] = token_vocabulary.UNK  # what the model can't read stays so
     token = copies.replace_tokens(batch["token"], plan, batch["boundaries"], (100, 0))
     copy = np.repeat(plan[:, 4], np.diff(batch["boundaries"]))
     changed = token != batch["token"]
     assert not changed[copy == 0].any() and not changed[batch["token"] < SPECIAL].any()
-    mute = batch["token"] == SPECIAL + 4
-    assert mute.any() and not changed[mute].any()
-    assert changed[(copy > 0) & (batch["token"] >= SPECIAL) & ~mute].mean() == pytest.approx(0.5, abs=0.06)
+    assert (batch["token"] == token_vocabulary.UNK).any()
+    assert changed[(copy > 0) & (batch["token"] >= SPECIAL)].mean() == pytest.approx(0.5, abs=0.06)
     assert all(new in copies.neighbours[old - SPECIAL] for old, new in zip(batch["token"][changed], token[changed], strict=True))
     # the same copy in another batch is the same copy; another epoch has another
     alone = plan[25:26]
     part = examples.trajectories.pack(alone)
+    part["token"][part["token"] == SPECIAL + 4] = token_vocabulary.UNK
     again = copies.replace_tokens(part["token"], alone, part["boundaries"], (100, 0))
     assert (again == token[batch["boundaries"][25] : batch["boundaries"][26]]).all()
     assert (copies.replace_tokens(part["token"], alone, part["boundaries"], (100, 1)) != again).any()

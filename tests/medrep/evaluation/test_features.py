@@ -54,12 +54,7 @@ def hospital(small_hospital):
     labels = pd.DataFrame({"subject_id": np.asarray(trajectories.person_id)[rows], "prediction_time": times})
     input_mapping = InputMapping(np.where(np.arange(len(known)) == UNKNOWN, token_vocabulary.UNK, np.arange(len(known))), None)
     table = np.column_stack([rows, start, stop, np.arange(13)]).astype(np.int64)[::-1]
-    return SimpleNamespace(
-        examples=examples_of(trajectories, labels),
-        table=table,
-        input_mapping=input_mapping,
-        tokens=known.tokens,
-    )
+    return SimpleNamespace(examples=examples_of(trajectories, labels), table=table, input_mapping=input_mapping, tokens=known.tokens)
 
 
 def examples_of(trajectories, labels):
