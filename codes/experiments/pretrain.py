@@ -1,19 +1,18 @@
-"""Pretrain a patient model on a hospital's train persons, by masked-language modelling.
+"""Pretrain a patient model on a hospital's train persons, on what comes next and on hidden values, or on masked codes (pretraining.objectives).
 
     cd codes
     python experiments/pretrain.py --model behrt --rep-type medrep --gpu-devices 0 1 2 3 4 5 6 7
     python experiments/pretrain.py --model medbert --rep-type none --gpu-devices cpu
-    python experiments/pretrain.py --model behrt --rep-type medrep --head tied
-    python experiments/pretrain.py --from ../results/mimic/pretraining/behrt_medrep_tied --hospital ehrshot             # goes on there
-    python experiments/pretrain.py --from ../results/mimic/pretraining/behrt_medrep_tied --hospital ehrshot --zero-shot # only measures
+    python experiments/pretrain.py --from ../results/mimic/pretraining/behrt_medrep --hospital ehrshot             # goes on there
+    python experiments/pretrain.py --from ../results/mimic/pretraining/behrt_medrep --hospital ehrshot --zero-shot # only measures
 
 Reads   usedata/{hospital}/trajectories, usedata/{hospital}/vocabulary.json, usedata/representation (unless --rep-type none)
 Writes  results/{hospital}/pretraining/{model}_{rep}[_tied]: a Hugging Face folder, vocabulary.json, config.yaml, log.jsonl;
         with --zero-shot zero_shot_{hospital}.json in the run's folder
 
 The hospital is the home hospital (cohort.home) unless --hospital names another. --from goes over to another hospital's
-vocabulary: the tied head, which predicts by the concept vectors, with all it has learned; the linear head, which has a
-row a token, with the rows of tokens that both hospitals have.
+vocabulary: what predicts by the concept vectors (what comes next; masked codes with --head tied) with all it has learned; the linear
+head of masked codes, which has a row a token, with the rows of tokens that both hospitals have.
 
 Train persons are learned from, valid persons say when to stop; the test persons' share is for finetuning and is not read
 here. Several devices are one process each. Killed, the same command continues after the last whole epoch.
