@@ -17,7 +17,7 @@ from medrep import contract, stamps, storage
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.evaluation import calibration, features, learners, metrics, pooled, results
-from medrep.patients import behrt, sequences
+from medrep.patients import behrt, record_features, sequences
 from medrep.patients.batches import to_tensors
 from medrep.patients.examples import Examples, sample_few_shot, sort_by_hash, split_persons
 from medrep.settings import FinetuningConfig, ModelConfig
@@ -777,7 +777,7 @@ def test_a_patient_model_starts_as_a_regression_on_its_means_and_numbers_and_is_
     found = learner.probabilities(model, examples, examples.table, adapter("mimic"))[:, 0]
 
     # a slow second way: each example alone, its means by slices; then the regression that validation chooses of them
-    width, numbers, rows = made.hidden_size, pooled.person_numbers(examples, settings.pooled_half_life_days).astype(float), []
+    width, numbers, rows = made.hidden_size, record_features.person_numbers(examples, settings.pooled_half_life_days).astype(float), []
     for i, (_, history, stay) in zip(range(len(examples)), examples.part_lengths(examples.table).tolist(), strict=True):
         one = examples.pack(examples.table[i : i + 1], adapter("mimic"), stays=True)
         with torch.no_grad():

@@ -29,10 +29,10 @@ from torch.nn import functional as F
 
 from medrep import progress, storage
 from medrep.cdm.engine import connect
-from medrep.evaluation.pooled import stay_inputs
 from medrep.patients import behrt, sequences
 from medrep.patients.batches import SEQUENCE_ARRAYS, make_loader, to_tensors
 from medrep.patients.input_mapping import InputMapping
+from medrep.patients.record_features import stay_inputs
 from medrep.vectors import texts
 from medrep.vocabulary import holdout, token_vocabulary
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK

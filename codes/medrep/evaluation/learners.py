@@ -18,7 +18,7 @@ from medrep import contract, storage
 from medrep.devices import make_accelerator, set_visible_devices, torch_device
 from medrep.errors import UserError
 from medrep.evaluation import counts, metrics, pooled
-from medrep.patients import behrt, fitting, sequences
+from medrep.patients import behrt, fitting, record_features, sequences
 from medrep.patients.batches import make_loader, to_tensors
 from medrep.patients.examples import Examples
 from medrep.patients.input_mapping import InputMapping, known_token_share, make_input_mapping
@@ -86,7 +86,7 @@ def predict(model, examples: Examples, table: np.ndarray, input_mapping: InputMa
     stays = behrt.reads_index_stay(model.config)
 
     def make_batch(part, *_):
-        return examples.pack(part, input_mapping, stays) | pooled.stay_inputs(model.config, examples, part)
+        return examples.pack(part, input_mapping, stays) | record_features.stay_inputs(model.config, examples, part)
 
     for batch in make_loader(plan, make_batch):
         outputs = (compute or type(model).__call__)(model, **to_tensors(batch, device)).double().cpu().numpy()
@@ -122,7 +122,7 @@ def set_prior(model: behrt.BehrtForPrediction, truth: np.ndarray):
 def read_out_of(settings: FinetuningConfig) -> dict:
     """What a patient model's config says of its read-out."""
     stay = settings.readout == "stay"
-    numbers = {"number_count": len(pooled.NUMBERS), "half_life_days": settings.pooled_half_life_days} if stay else {}
+    numbers = {"number_count": len(record_features.NUMBERS), "half_life_days": settings.pooled_half_life_days} if stay else {}
     return {"readout": settings.readout, **numbers}
 
 
@@ -133,7 +133,7 @@ def start_from_regression(model: behrt.BehrtForPrediction, examples: Examples, p
 
     Of a few dozen positives a new head does not learn in some hundred steps what these say; so it learns what they leave.
     """
-    numbers = pooled.person_numbers(examples, model.config.half_life_days)[parts["train"][:, 3]].astype(np.float64)
+    numbers = record_features.person_numbers(examples, model.config.half_life_days)[parts["train"][:, 3]].astype(np.float64)
     model.number_mean.copy_(torch.from_numpy(numbers.mean(axis=0)))
     model.number_scale.copy_(torch.from_numpy(np.where(numbers.std(axis=0) > 0, numbers.std(axis=0), 1)))
     x = {name: predict(model, examples, parts[name], input_mapping, 2**14, behrt.BehrtForPrediction.read_stay) for name in ("train", "valid")}
@@ -227,7 +227,7 @@ class FinetunedModel:
         stays = behrt.reads_index_stay(model.config)
 
         def beside(part):
-            return pooled.stay_inputs(model.config, examples, part)
+            return record_features.stay_inputs(model.config, examples, part)
 
         def make_batch(part, step, *_):
             batch = examples.pack(part[:, :4], input_mapping, stays) | beside(part[:, :4])

@@ -3,6 +3,7 @@
 sequences, examples       what a model reads
 index_stays               which of it is of the stay that is asked about
 input_mapping, batches    how it reads a hospital's vocabulary, and in which batches
+record_features           numbers and averages of an example's whole record
 behrt, pretraining        the models, and what they are pretrained to tell
 fitting, finished_runs    the training loop, and what says that a run is whole
 

@@ -114,7 +114,7 @@ class BehrtConfig(BertConfig):
     readout: str = "cls"
     """What the classifier reads. cls: [CLS]. stay: beside it the means of the history's and of the index stay's hidden states, and numbers."""
     number_count: int = 0
-    """How many numbers of the whole record stand beside a sequence (medrep.evaluation.pooled.person_numbers)."""
+    """How many numbers of the whole record stand beside a sequence (medrep.patients.record_features.person_numbers)."""
     half_life_days: float = 0.0
     """Of what those numbers say of the history."""
     head: str = "linear"
@@ -515,7 +515,7 @@ class BehrtForPrediction(BehrtPreTrainedModel):
         self.post_init()
 
     def forward(self, part_lengths=None, numbers=None, **batch):
-        """Logits (sequences, labels). For the read-out `stay` also `part_lengths` and `numbers`, as medrep.evaluation.pooled.stay_inputs has them."""
+        """Logits (sequences, labels). For the read-out `stay` also `part_lengths` and `numbers`, as medrep.patients.record_features.stay_inputs has them."""
         added = {name: values for name, values in batch.items() if name != "boundaries"}
         return self.predict_embeddings(self.encoder.embeddings(**added), batch["boundaries"], part_lengths, numbers)
 
@@ -533,7 +533,7 @@ class BehrtForPrediction(BehrtPreTrainedModel):
     def stay_features(self, h, part_lengths, numbers):
         """Float (sequences, 2 x width + numbers): the means of hidden states (tokens, width) over history and index stay, standardised numbers."""
         if part_lengths is None or numbers is None:
-            raise UserError("this model reads which stay it is asked about: give it medrep.evaluation.pooled.stay_inputs beside the batch")
+            raise UserError("this model reads which stay it is asked about: give it medrep.patients.record_features.stay_inputs beside the batch")
         standardised = ((numbers - self.number_mean) / self.number_scale).clamp(-MAX_SPREADS, MAX_SPREADS)
         return torch.cat([part_means(h, part_lengths).flatten(1), standardised], dim=1)
 

@@ -14,7 +14,7 @@ from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.evaluation import counts, pooled
 from medrep.evaluation.results import BASELINES
-from medrep.patients import sequences
+from medrep.patients import record_features, sequences
 from medrep.patients.examples import Examples
 from medrep.patients.index_stays import find_stay_starts
 from medrep.settings import FinetuningConfig
@@ -127,7 +127,7 @@ def test_features_are_those_of_a_walk_over_the_events(hospitals, hospital):
     examples, known = Examples(hospital, "MT", 8), token_vocabulary.load_hospital_vocabulary("mimic").seen_in_pretraining()
     tokens = token_vocabulary.load_hospital_vocabulary(hospital).tokens
     found, plain = raw_features(new_model(), examples), plain_features(examples, hospitals, tokens, known.tokens[SPECIAL:])
-    assert found.shape == (len(examples), 2 * WIDTH + len(pooled.PERSON_FEATURES)) and np.isfinite(found).all()
+    assert found.shape == (len(examples), 2 * WIDTH + len(record_features.PERSON_FEATURES)) and np.isfinite(found).all()
     np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-5)  # the whitening is kept as float32
     assert (found[:, -2:] == 0).any(axis=0).all() and (found[:, -2:] == 1).any(axis=0).all()  # parts without and with events
     events = np.concatenate([examples.trajectories.token[examples.trajectories.person_start[row] : stop] for row, _, stop, _ in examples.table])
@@ -152,9 +152,9 @@ def test_without_vectors_the_numbers_are_the_same_and_alone(hospitals, tmp_path)
 
 
 def test_a_decile_is_a_number_of_mean_0_and_spread_1():
-    value, has_value = pooled.value_of_deciles(["1000", "1018_0", "1018_9", "[CLS]"])
+    value, has_value = record_features.value_of_deciles(["1000", "1018_0", "1018_9", "[CLS]"])
     assert value.tolist() == [0, -value[2], value[2], 0] and has_value.tolist() == [False, True, True, False]
-    every, there = pooled.value_of_deciles([f"1_{i}" for i in range(10)])
+    every, there = record_features.value_of_deciles([f"1_{i}" for i in range(10)])
     assert every.mean() == pytest.approx(0) and every.std() == pytest.approx(1) and there.all()
 
 
@@ -263,7 +263,7 @@ def test_one_thread_or_more_and_a_second_time_give_the_same_digits(hospitals, tm
 
 
 def noise(seed, rows=600, width=100):
-    return np.random.default_rng(seed).normal(size=(rows, 2 * width + len(pooled.PERSON_FEATURES)))
+    return np.random.default_rng(seed).normal(size=(rows, 2 * width + len(record_features.PERSON_FEATURES)))
 
 
 def fit(name, tells, seed=0):
