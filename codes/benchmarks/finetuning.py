@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from benchmarks import variants
 from medrep import config
-from medrep.patients import behrt
+from medrep.patients import behrt, behrt_config
 from medrep.progress import print_line
 from medrep.settings import ModelConfig
 
@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 
 def new_model(sizes: ModelConfig):
     torch.manual_seed(0)
-    return behrt.BehrtForPrediction(behrt.make_config(sizes, variants.VOCABULARY_SIZE, False))
+    return behrt.BehrtForPrediction(behrt_config.make_config(sizes, variants.VOCABULARY_SIZE, False))
 
 
 def padded_logits(model, batch, length: int, attention_dropout: float):

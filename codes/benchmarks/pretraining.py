@@ -30,7 +30,7 @@ from benchmarks import variants
 from benchmarks.variants import VOCABULARY_SIZE, TrainingVariant
 from medrep import config
 from medrep.devices import cpu_has_bf16
-from medrep.patients import behrt, sequences
+from medrep.patients import behrt, behrt_config, sequences
 from medrep.progress import print_line
 from medrep.settings import ModelConfig
 
@@ -72,7 +72,7 @@ def slice_batch(batch, places, truth, first, last):
 
 def new_model(sizes: ModelConfig):
     torch.manual_seed(0)
-    return behrt.BehrtForPretraining(behrt.make_config(sizes, VOCABULARY_SIZE, False))
+    return behrt.BehrtForPretraining(behrt_config.make_config(sizes, VOCABULARY_SIZE, False))
 
 
 def packed_loss(model, batch, places, truth):

@@ -28,7 +28,7 @@ import yaml
 from medrep import config, contract, storage
 from medrep.devices import add_tracker_argument, check_devices, launch_workers, make_accelerator, run_main
 from medrep.errors import UserError
-from medrep.patients import behrt, finished_runs, fitting, sequences
+from medrep.patients import behrt, behrt_config, finished_runs, fitting, sequences
 from medrep.patients.input_mapping import InputMapping, make_input_mapping, make_pretraining_mapping
 from medrep.patients.pretraining import VALID_SEED, PretrainingTask, ZeroShot, compute_losses, evaluate
 from medrep.progress import format_figures, is_main_process, print_line, timed_stage
@@ -170,7 +170,7 @@ def main(argv=None):
 def new_model(experiment: ExperimentConfig, known: token_vocabulary.Vocabulary, input_mapping: InputMapping) -> behrt.BehrtForPretraining:
     vectors = input_mapping.vectors
     width = 0 if vectors is None else vectors.shape[1]
-    config = behrt.make_config(experiment.model, len(known), vectors is not None, width, experiment.pretraining.objectives)
+    config = behrt_config.make_config(experiment.model, len(known), vectors is not None, width, experiment.pretraining.objectives)
     model = behrt.BehrtForPretraining(config)
     if vectors is not None:
         model.encoder.set_concept_vectors(vectors, rescale=True)

@@ -17,7 +17,7 @@ from medrep import contract, stamps, storage
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.evaluation import calibration, features, learners, metrics, pooled, results
-from medrep.patients import behrt, record_features, sequences
+from medrep.patients import behrt, behrt_config, record_features, sequences
 from medrep.patients.batches import to_tensors
 from medrep.patients.examples import Examples, sample_few_shot, sort_by_hash, split_persons
 from medrep.settings import FinetuningConfig, ModelConfig
@@ -748,7 +748,7 @@ def test_important_features_are_written_by_event_and_by_name(pretrained, capsys)
 
 
 def test_a_head_starts_at_the_labels_frequencies_and_stops_by_loss_or_as_published_by_auroc():
-    model = behrt.BehrtForPrediction(behrt.make_config(ModelConfig(hidden_size=8, num_heads=2, num_layers=1), 20, frozen_concepts=False))
+    model = behrt.BehrtForPrediction(behrt_config.make_config(ModelConfig(hidden_size=8, num_heads=2, num_layers=1), 20, frozen_concepts=False))
     truth = np.array([[1.0], [0], [0], [np.nan], [0]])
     learners.set_prior(model, truth)
     assert torch.sigmoid(model.classifier.bias).item() == pytest.approx(1.5 / 5)

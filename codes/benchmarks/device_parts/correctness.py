@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import pretraining, variants
 from benchmarks.device import Setup
-from medrep.patients import behrt
+from medrep.patients import behrt, behrt_config, packed_attention
 
 FAMILY = ("behrt", "behrt-de", "medbert")
 ALLOWED = {"fp32": 1e-3, "bf16": 2e-2}
@@ -50,11 +50,13 @@ def check_attention(setup: Setup, lengths, size: int, dtype, cls_alone: bool) ->
         inputs = {name: values.to(device, dtype).requires_grad_() for name, values in reference_inputs.items()}
         edges = boundaries.to(device)
         query_boundaries = torch.arange(len(edges), device=device) if cls_alone else None
-        out, _ = behrt.packed_attention(
+        out, _ = packed_attention.packed_attention(
             None, inputs["query"], inputs["key"], inputs["value"], None, scaling=size**-0.5, boundaries=edges, query_boundaries=query_boundaries
         )
         out.backward(weight.to(device, dtype))
-        return {"out": out, **{f"{name}_gradient": values.grad for name, values in inputs.items()}}, behrt.has_packed_kernel(inputs["query"])
+        return {"out": out, **{f"{name}_gradient": values.grad for name, values in inputs.items()}}, packed_attention.has_packed_kernel(
+            inputs["query"]
+        )
 
     (true, _), (found, fused) = run("cpu", torch.float64), run(setup.torch_device, dtype)
     errors = {name: distance(found[name], true[name]) for name in true}
@@ -75,7 +77,7 @@ def check_model(setup: Setup, name: str, kind: str, lengths):
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("bf16 split", torch.bfloat16)):
         facts = {"figure": "model", "model": name, "kind": kind, "precision": precision}
         with setup.report_errors(**facts):
-            with split if precision == "bf16 split" else mock.patch.object(behrt, "has_packed_kernel", behrt.has_packed_kernel):
+            with split if precision == "bf16 split" else mock.patch.object(behrt, "has_packed_kernel", packed_attention.has_packed_kernel):
                 found, own = run(setup.torch_device, dtype)
             off = distance(found, true)
             whole = float(sum((own[n].double() - g.double()).norm() ** 2 for n, g in gradients.items()) ** 0.5)
@@ -106,7 +108,7 @@ def model_runner(sizes, kind: str, lengths):
     def run(device, dtype):
         torch.manual_seed(0)
         model_class = {"pretraining": behrt.BehrtForPretraining, "prediction": behrt.BehrtForPrediction}[kind]
-        model = model_class(behrt.make_config(sizes, variants.VOCABULARY_SIZE, False)).eval()
+        model = model_class(behrt_config.make_config(sizes, variants.VOCABULARY_SIZE, False)).eval()
         with torch.no_grad():  # as after some training
             for scalar in model.encoder.embeddings.scalars.values():
                 scalar.fill_(0.7)

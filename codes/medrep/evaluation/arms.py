@@ -7,7 +7,7 @@ from medrep import config, contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import counts, learners, pooled
 from medrep.evaluation.results import BASELINES, GIVEN_RUN
-from medrep.patients import behrt, finished_runs
+from medrep.patients import behrt, behrt_config, finished_runs
 from medrep.settings import ExperimentConfig
 from medrep.tables import VISITS
 from medrep.vocabulary import token_vocabulary
@@ -80,7 +80,7 @@ class Arm:
     def make_adapter(self, folder: Path, finetuned: bool) -> learners.VocabularyAdapter:
         """How the patient model in `folder` reads a hospital, as it was made."""
         made = behrt.BehrtConfig.from_pretrained(folder)
-        self.told_the_stay = behrt.reads_index_stay(made)
+        self.told_the_stay = behrt_config.reads_index_stay(made)
         return learners.VocabularyAdapter(finished_runs.load_model_vocabulary(folder, finetuned), self.rep, made.values_apart)
 
     @property

@@ -18,7 +18,7 @@ from medrep import contract, storage
 from medrep.devices import make_accelerator, set_visible_devices, torch_device
 from medrep.errors import UserError
 from medrep.evaluation import counts, metrics, pooled
-from medrep.patients import behrt, fitting, record_features, sequences
+from medrep.patients import behrt, behrt_config, fitting, record_features, sequences
 from medrep.patients.batches import make_loader, to_tensors
 from medrep.patients.examples import Examples
 from medrep.patients.input_mapping import InputMapping, known_token_share, make_input_mapping
@@ -83,7 +83,7 @@ def predict(model, examples: Examples, table: np.ndarray, input_mapping: InputMa
     order = np.argsort(table[:, 2] - table[:, 1], kind="stable")
     found, at = None, 0
     plan = sequences.token_budget_batches(table[order], batch_tokens)
-    stays = behrt.reads_index_stay(model.config)
+    stays = behrt_config.reads_index_stay(model.config)
 
     def make_batch(part, *_):
         return examples.pack(part, input_mapping, stays) | record_features.stay_inputs(model.config, examples, part)
@@ -224,7 +224,7 @@ class FinetunedModel:
         copies = self.augment and NeighbourAugmentation(self.adapter, examples.hospital, *self.augment, settings)
         train = copies.add_copies(parts["train"]) if copies else parts["train"]
 
-        stays = behrt.reads_index_stay(model.config)
+        stays = behrt_config.reads_index_stay(model.config)
 
         def beside(part):
             return record_features.stay_inputs(model.config, examples, part)

@@ -1,244 +1,33 @@
 """BEHRT, BEHRT-DE and Med-BERT over packed sequences: the patient models, one family of `transformers` models.
 
-A token's embedding is the sum of its concept's vector, that of its value where values are read apart, and what config.added
-names, each with a learned scalar before it: age, how long before the moment of prediction, whether it is of the stay that is
-asked about (BEHRT-DE: and its domain), or, as published (section 3.4 of the paper, scalars that start at 0), age, visit rank
-and record rank; then LayerNorm and dropout. Med-BERT also learns in pretraining to tell from [CLS] whether some visit is a long one.
-A batch is packed: hidden states are (1, tokens, width), `boundaries` says where each sequence begins, and
-attention runs within boundaries. Attention weights are not dropped out, unlike in the paper: the fused kernels
-don't offer it, and on the CPU it alone costs more than half of the step.
+What they read is embeddings.py's matter, how attention stays within a sequence packed_attention.py's. Med-BERT also learns in pretraining to
+tell from [CLS] whether some visit is a long one. A batch is packed: hidden states are (1, tokens, width), `boundaries` says where each sequence
+begins, and attention runs within boundaries.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
-from transformers import AttentionInterface, BertConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.utils import logging
 
-from medrep.contract import DOMAINS
 from medrep.errors import UserError
-from medrep.patients.sequences import INDEX_STAY, TIME_BUCKETS
-from medrep.settings import ModelConfig
+from medrep.patients.behrt_config import NUM_SPECIAL_TOKENS, BehrtConfig, table_width
+from medrep.patients.embeddings import RENAMED_BUFFERS, PatientEmbeddings
+from medrep.patients.packed_attention import max_sequence_length, packed_attention
 from medrep.vectors.whitening import fit_whitening
-from medrep.vocabulary.token_vocabulary import DECILES, MASKED_VALUE, SPECIAL_TOKENS, UNK
+from medrep.vocabulary.token_vocabulary import DECILES, UNK
 
 logging.disable_progress_bar()  # one line of progress is enough, and it is ours
 logging.set_verbosity_error()  # a new head beside pretrained weights is what finetuning is, not a warning
 
-NUM_SPECIAL_TOKENS = len(SPECIAL_TOKENS)
 MAX_SPREADS = 10.0  # from the mean of the training examples, that a number is read as
-RENAMED_BUFFERS = {"concept_shift": "concept_mean", "concept_turn": "concept_whitening"}
-"""What models that were saved before November 2026 call them."""
 Table = TypeVar("Table", nn.Linear, nn.Embedding)
-
-
-def has_packed_kernel(query: torch.Tensor) -> bool:
-    """Whether varlen_attn, torch's one kernel for all sequences, takes it: on a GPU, half precision, heads of 8, 16, ... 256."""
-    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
-
-
-def max_sequence_length(boundaries: torch.Tensor) -> int:
-    """Tokens of the longest sequence. To ask a GPU for a number halts it: once a batch, not in each layer."""
-    return int(boundaries.diff().max())
-
-
-def packed_attention(
-    module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    *,
-    boundaries: torch.Tensor,
-    query_boundaries: torch.Tensor | None = None,
-    max_lengths: tuple[int, int] | None = None,
-    **_,
-):
-    """Attention within each sequence of a packed batch. query, key, value: (1, heads, tokens, size of a head).
-
-    `query_boundaries`: those of the queries, where only some tokens are queries. `max_lengths`: the most queries and the most tokens of a
-    sequence; without it they are found out.
-    """
-    query_boundaries = boundaries if query_boundaries is None else query_boundaries
-    if has_packed_kernel(query):
-        from torch.nn.attention.varlen import varlen_attn
-
-        max_lengths = max_lengths or (max_sequence_length(query_boundaries), max_sequence_length(boundaries))
-        q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))  # (tokens, heads, size)
-        found = varlen_attn(q, k, v, query_boundaries.to(torch.int32), boundaries.to(torch.int32), *max_lengths, scale=scaling)
-        return cast(torch.Tensor, found)[None], None  # a tuple is what it gives with return_aux
-    # split, not slices: the gradient of a slice is a tensor of the whole batch's size, filled with zeros
-    lengths = [of.diff().tolist() for of in (query_boundaries, boundaries, boundaries)]
-    parts = [
-        F.scaled_dot_product_attention(*qkv, scale=scaling)
-        for qkv in zip(*(x.split(sizes, dim=2) for x, sizes in zip((query, key, value), lengths, strict=True)), strict=True)
-    ]
-    return torch.cat(parts, dim=2).transpose(1, 2), None  # (1, tokens, heads, size)
-
-
-AttentionInterface.register("packed", packed_attention)
-
-
-class BehrtConfig(BertConfig):
-    model_type = "behrt_omop"
-    concept_count: int = 0
-    """Tokens of the vocabulary that are not special."""
-    frozen_concepts: bool = False
-    """Whether the concept vectors come from a representation (frozen) or are learned."""
-    concept_width: int = 0
-    """Of the representation's vectors; 0: as the model."""
-    label_count: int = 1
-    max_age: int = 120
-    max_rank: int = 2048
-    domains: bool = False
-    """Whether embeddings of the domain are added (BEHRT-DE)."""
-    added: tuple[str, ...] = ("age", "visit_rank", "record_rank")
-    """What is added to a concept's vector, and `added_start`, with what scalar at first (medrep.settings.ModelConfig)."""
-    added_start: float = 0.0
-    values_apart: bool = False
-    """Whether a token is a concept, and its value, 1 to 10, stands beside it."""
-    map_vectors: bool = False
-    """Whether a learned map stands behind the concept vectors."""
-    objectives: tuple[str, ...] = ("masked",)
-    """Of pretraining."""
-    prolonged_stay: bool = False
-    """Whether pretraining has the prolonged stay as a second target (Med-BERT)."""
-    readout: str = "cls"
-    """What the classifier reads. cls: [CLS]. stay: beside it the means of the history's and of the index stay's hidden states, and numbers."""
-    number_count: int = 0
-    """How many numbers of the whole record stand beside a sequence (medrep.patients.record_features.person_numbers)."""
-    half_life_days: float = 0.0
-    """Of what those numbers say of the history."""
-    head: str = "linear"
-    """Of masked codes. linear: a decoder of its own, whose rows are the pretraining vocabulary. tied: hidden states against the concept
-    vectors."""
-
-
-def make_config(
-    sizes: ModelConfig, vocabulary_size: int, frozen_concepts: bool, concept_width: int = 0, objectives: Sequence[str] = ("masked",)
-) -> BehrtConfig:
-    return BehrtConfig(
-        vocab_size=vocabulary_size,
-        concept_count=vocabulary_size - NUM_SPECIAL_TOKENS,
-        frozen_concepts=frozen_concepts,
-        concept_width=concept_width,
-        hidden_size=sizes.hidden_size,
-        num_hidden_layers=sizes.num_layers,
-        num_attention_heads=sizes.num_heads,
-        intermediate_size=sizes.intermediate_size,
-        hidden_dropout_prob=sizes.dropout,
-        attention_probs_dropout_prob=0.0,
-        max_age=sizes.max_age,
-        max_rank=sizes.max_rank,
-        added=list(sizes.added),
-        added_start=sizes.added_start,
-        values_apart=sizes.values_apart,
-        map_vectors=sizes.map_vectors,
-        objectives=list(objectives),
-        domains=sizes.domains,
-        prolonged_stay=sizes.prolonged_stay,
-        head=sizes.head,
-        tie_word_embeddings=False,
-        # BERT's 0.02 is meant for 768: a layer's outcome is as large at any width. A narrow model started smaller stays
-        # long at guessing by frequency.
-        initializer_range=0.02 * (768 / sizes.hidden_size) ** 0.5,
-    )
-
-
-class PatientEmbeddings(nn.Module):
-    """(tokens,) numbers to (tokens, width). Special tokens have a table of their own that is always learned."""
-
-    concept_mean: torch.Tensor
-    concept_whitening: torch.Tensor
-
-    def __init__(self, config: BehrtConfig):
-        super().__init__()
-        width = config.hidden_size
-        self.special = nn.Embedding(NUM_SPECIAL_TOKENS, width)
-        self.concepts = nn.Embedding(config.concept_count, table_width(config))
-        self.concepts.weight.requires_grad = not config.frozen_concepts
-        # The whitening of a representation's vectors is part of the model: another hospital's go through the same.
-        self.register_buffer("concept_mean", torch.zeros(config.concept_width or width))
-        self.register_buffer("concept_whitening", torch.eye(config.concept_width or width, table_width(config)))
-        self.register_load_state_dict_pre_hook(rename_saved_buffers)  # a checkpoint of an unfinished run
-        self.added = (*config.added, *("domain",) * config.domains)
-        for name in self.added:
-            setattr(self, name, nn.Embedding(table_rows(config)[name], width))
-        beside = (*self.added, *("value",) * config.values_apart)
-        self.scalars = nn.ParameterDict({"concept": nn.Parameter(torch.ones(()))} | {name: nn.Parameter(torch.zeros(())) for name in beside})
-        if config.map_vectors and config.frozen_concepts:
-            self.concept_map = nn.Linear(table_width(config), width, bias=False)
-        if config.values_apart:
-            self.value = nn.Embedding(MASKED_VALUE + 1, width)
-            self.value_map = nn.Linear(table_width(config), width, bias=False)  # of the concept's vector: what a high value of it means
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def map_concepts(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Rows of the concept table as they are read and predicted."""
-        return self.concept_map(vectors) if hasattr(self, "concept_map") else vectors
-
-    def parts(self, token, **arrays) -> dict[str, torch.Tensor]:
-        """{name: (tokens, width)}: what the embedding of `token` is the sum of; arrays (tokens,) as medrep.patients.sequences packs them."""
-        special = (token < NUM_SPECIAL_TOKENS)[:, None]
-        concept = self.concepts((token - NUM_SPECIAL_TOKENS).clamp(min=0))
-        vector = torch.where(special, self.special(token.clamp(max=NUM_SPECIAL_TOKENS - 1)), self.map_concepts(concept))
-        found = {"concept": self.scalars["concept"] * vector}
-        if hasattr(self, "value"):
-            value = torch.where(special[:, 0], 0, arrays["value"])
-            found["value"] = self.scalars["value"] * (self.value(value) + standard_values(value)[:, None].to(concept.dtype) * self.value_map(concept))
-        for name in self.added:
-            table = getattr(self, name)
-            found[name] = self.scalars[name] * table(arrays[name].clamp(0, table.num_embeddings - 1))
-        return found
-
-    def forward(self, token, **arrays):
-        """Hidden states (tokens, width) of `token` and what config adds to it, (tokens,) each; other arguments are not read."""
-        concept, *added = self.parts(token, **arrays).values()
-        return self.dropout(self.norm(sum(added, start=concept)))
-
-
-def table_width(config: BehrtConfig) -> int:
-    """Of the concept table: behind a learned map, all of a representation's width."""
-    return config.concept_width or config.hidden_size if config.map_vectors and config.frozen_concepts else config.hidden_size
-
-
-def table_rows(config: BehrtConfig) -> dict[str, int]:
-    """How many rows the table of each array has that may be added."""
-    return {
-        "age": config.max_age + 1,
-        "visit_rank": config.max_rank + 1,
-        "record_rank": config.max_rank + 1,
-        "time_before": TIME_BUCKETS,
-        "part": INDEX_STAY + 1,
-        "domain": len(DOMAINS) + 1,  # 0: the two tokens before the events
-    }
-
-
-def standard_values(value: torch.Tensor) -> torch.Tensor:
-    """Values 1 to 10 as numbers of mean 0 and spread 1; 0 where there is none or it is hidden."""
-    spread = ((DECILES**2 - 1) / 12) ** 0.5
-    return torch.where((value > 0) & (value <= DECILES), (value - (DECILES + 1) / 2) / spread, 0.0)
-
-
-def reads_index_stay(config: "BehrtConfig | ModelConfig") -> bool:
-    """Whether a model is told which events are of the stay that it is asked about, and when the moment of prediction is."""
-    return bool({"part", "time_before"} & set(config.added))
-
-
-def rename_saved_buffers(module, state_dict: dict, prefix: str, *_):
-    """A hook of load_state_dict, see RENAMED_BUFFERS."""
-    for old, new in RENAMED_BUFFERS.items():
-        if prefix + old in state_dict:
-            state_dict[prefix + new] = state_dict.pop(prefix + old)
 
 
 class BehrtPreTrainedModel(PreTrainedModel):

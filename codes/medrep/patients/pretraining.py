@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
 from medrep.errors import UserError
-from medrep.patients import behrt, fitting, sequences
+from medrep.patients import behrt, behrt_config, fitting, sequences
 from medrep.patients.batches import make_loader, to_tensors
 from medrep.patients.input_mapping import InputMapping
 from medrep.progress import progress_bar
@@ -40,7 +40,7 @@ class PretrainingTask:
         """`input_mapping`: of the hospital's tokens to the model's `vocabulary_size`."""
         self.model, self.settings, self.trajectories = experiment.model, experiment.pretraining, trajectories
         self.input_mapping, self.vocabulary_size = input_mapping, vocabulary_size
-        self.cuts = "next" in self.settings.objectives or behrt.reads_index_stay(self.model)
+        self.cuts = "next" in self.settings.objectives or behrt_config.reads_index_stay(self.model)
 
     def windows(self, split: str, epoch: int) -> np.ndarray:
         """int64 (windows, 3 or 5) of a split's persons: Trajectories.windows, or of each epoch others, cut_windows."""

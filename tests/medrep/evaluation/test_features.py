@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from medrep import contract, storage
 from medrep.evaluation import features
-from medrep.patients import behrt, sequences
+from medrep.patients import behrt, behrt_config, sequences
 from medrep.patients.batches import INPUT_ARRAYS, to_tensors
 from medrep.patients.input_mapping import InputMapping
 from medrep.settings import ModelConfig
@@ -29,7 +29,7 @@ UNKNOWN = 11  # a token that the model can't read
 
 def make_model(labels=2, **changes):
     torch.manual_seed(0)
-    model_config = behrt.make_config(SIZES, SPECIAL + 40, False)
+    model_config = behrt_config.make_config(SIZES, SPECIAL + 40, False)
     model_config.update({"label_count": labels} | changes)
     model = behrt.BehrtForPrediction(model_config).eval()
     with torch.no_grad():  # as after some training: other embeddings count, and logits are no longer near 0
@@ -375,7 +375,7 @@ def test_the_code_that_alone_decides_is_the_first_by_attribution(small_hospital,
     truth = torch.tensor([float((trajectories.token[a:b] == planted).any()) for _, a, b, _ in table])
     batch = to_tensors({name: torch.from_numpy(values) for name, values in trajectories.pack(table).items()}, "cpu")
     torch.manual_seed(0)
-    model = behrt.BehrtForPrediction(behrt.make_config(SIZES, len(known), False)).eval()
+    model = behrt.BehrtForPrediction(behrt_config.make_config(SIZES, len(known), False)).eval()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(60):
         optimizer.zero_grad()

@@ -12,7 +12,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from medrep import config
 from medrep.errors import UserError
-from medrep.patients import behrt
+from medrep.patients import behrt, behrt_config
 from medrep.patients.batches import INPUT_ARRAYS
 from medrep.settings import ModelConfig
 
@@ -47,7 +47,7 @@ def sizes_of(name):
 
 
 def config_of(name, frozen=False):
-    return behrt.make_config(sizes_of(name), 50, frozen, objectives=FAMILY[name].pretraining.objectives)
+    return behrt_config.make_config(sizes_of(name), 50, frozen, objectives=FAMILY[name].pretraining.objectives)
 
 
 def make_model(frozen=False, name="behrt", kind=behrt.BehrtForPrediction):
@@ -141,7 +141,7 @@ def test_packed_attention_equals_the_textbook_softmax_in_the_whole_layer(batch):
     model = make_model()
     h = torch.randn(1, 17, 16, generator=torch.Generator().manual_seed(1))
     layer = model.encoder.layers[0]
-    eager_config = behrt.make_config(SIZES, 50, False)
+    eager_config = behrt_config.make_config(SIZES, 50, False)
     eager_config._attn_implementation = "eager"
     eager = BertLayer(eager_config).eval()
     eager.load_state_dict(layer.state_dict())
@@ -172,7 +172,7 @@ def test_attention_of_cls_is_the_last_layers_row(batch):
 @pytest.mark.parametrize("layers", [1, 2])
 def test_cls_alone_is_its_row_of_the_whole_last_layer_with_its_gradients(batch, layers):
     torch.manual_seed(0)
-    model = behrt.BehrtForPrediction(behrt.make_config(replace(SIZES, num_layers=layers), 50, False)).eval()
+    model = behrt.BehrtForPrediction(behrt_config.make_config(replace(SIZES, num_layers=layers), 50, False)).eval()
     embeddings = [torch.randn(sum(LENGTHS), 16, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2)]
     edges = batch["boundaries"]
     rows = [model.encoder.encode_cls(embeddings[0], edges), model.encoder.encode_embeddings(embeddings[1], edges)[edges[:-1]]]
@@ -216,7 +216,7 @@ def test_swapping_in_the_same_vectors_in_another_order_changes_nothing(batch):
 
 def test_the_tied_head_predicts_by_the_vectors_and_moves_with_them(batch):
     torch.manual_seed(0)
-    model = behrt.BehrtForPretraining(behrt.make_config(replace(SIZES, head="tied"), 50, True)).eval()
+    model = behrt.BehrtForPretraining(behrt_config.make_config(replace(SIZES, head="tied"), 50, True)).eval()
     vectors = np.random.default_rng(0).normal(size=(43, 16)).astype(np.float32)
     model.encoder.set_concept_vectors(vectors, rescale=True)
     places = torch.arange(0, sum(LENGTHS), 2)
@@ -256,7 +256,7 @@ def test_vectors_of_another_width_are_refused():
 
 @pytest.mark.parametrize("width", [8, 40])
 def test_vectors_of_another_width_are_projected_and_the_projection_stays_with_the_model(batch, tmp_path, width):
-    model = behrt.BehrtForPrediction(behrt.make_config(SIZES, 50, True, width)).eval()
+    model = behrt.BehrtForPrediction(behrt_config.make_config(SIZES, 50, True, width)).eval()
     vectors = np.random.default_rng(0).normal(size=(43, width)).astype(np.float32)
     model.encoder.set_concept_vectors(vectors, rescale=True)
     table = model.encoder.embeddings.concepts.weight.detach().double().numpy()
@@ -327,7 +327,7 @@ def test_what_all_vectors_share_is_taken_off_and_stays_with_the_model(batch):
 
 def test_the_read_out_of_the_stay_is_what_plain_loops_find():
     torch.manual_seed(0)
-    config = behrt.make_config(SIZES, 50, False)
+    config = behrt_config.make_config(SIZES, 50, False)
     config.readout, config.number_count, config.label_count = "stay", 3, 2
     model = behrt.BehrtForPrediction(config).eval()
     model.number_mean += torch.tensor([1.0, 2, 3])
@@ -392,7 +392,7 @@ def test_a_model_saved_before_there_was_a_choice_is_the_published_one(tmp_path):
         del content[name]
     (tmp_path / "config.json").write_text(json.dumps(content))
     found = behrt.BehrtForPretraining.from_pretrained(tmp_path)
-    assert list(found.encoder.embeddings.added) == ["age", "visit_rank", "record_rank"] and not behrt.reads_index_stay(found.config)
+    assert list(found.encoder.embeddings.added) == ["age", "visit_rank", "record_rank"] and not behrt_config.reads_index_stay(found.config)
     assert {name for name, _ in found.named_parameters()} == {
         name for name, _ in make_model(name="behrt-paper", kind=behrt.BehrtForPretraining).named_parameters()
     }

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medrep import config
-from medrep.patients import behrt, pretraining, sequences
+from medrep.patients import behrt, behrt_config, pretraining, sequences
 from medrep.patients.batches import INPUT_ARRAYS
 from medrep.patients.input_mapping import make_pretraining_mapping
 from medrep.vocabulary.token_vocabulary import MASKED_VALUE, load_hospital_vocabulary
@@ -31,7 +31,7 @@ def tensors(batch):
 
 def make_model(task):
     torch.manual_seed(0)
-    return behrt.BehrtForPretraining(behrt.make_config(task.model, task.vocabulary_size, False, objectives=OBJECTIVES)).eval()
+    return behrt.BehrtForPretraining(behrt_config.make_config(task.model, task.vocabulary_size, False, objectives=OBJECTIVES)).eval()
 
 
 def test_what_is_hidden_is_the_same_for_any_number_of_processes(task):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medrep import config, contract, storage
-from medrep.patients import behrt, pretraining, sequences
+from medrep.patients import behrt, behrt_config, pretraining, sequences
 from medrep.patients.batches import INPUT_ARRAYS
 from medrep.patients.input_mapping import make_pretraining_mapping
 from medrep.vocabulary import token_vocabulary
@@ -57,7 +57,7 @@ def pretrain(name, words, steps=250):
     known, mapping = make_pretraining_mapping(words, "none", sizes.values_apart)
     task = pretraining.PretrainingTask(experiment, sequences.Trajectories("mimic"), mapping, len(known))
     torch.manual_seed(0)
-    model = behrt.BehrtForPretraining(behrt.make_config(sizes, len(known), False, objectives=experiment.pretraining.objectives)).train()
+    model = behrt.BehrtForPretraining(behrt_config.make_config(sizes, len(known), False, objectives=experiment.pretraining.objectives)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     plan, epoch = [], 0
     for step in range(steps):
