@@ -17,7 +17,7 @@ from medrep import contract, stamps, storage
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.evaluation import calibration, features, learners, metrics, pooled, results
-from medrep.patients import behrt, behrt_config, record_features, sequences
+from medrep.patients import behrt, behrt_config, sequences
 from medrep.patients.batches import to_tensors
 from medrep.patients.examples import Examples, sample_few_shot, sort_by_hash, split_persons
 from medrep.settings import FinetuningConfig, ModelConfig
@@ -764,34 +764,21 @@ def test_a_head_starts_at_the_labels_frequencies_and_stops_by_loss_or_as_publish
     assert by["loss"][0] > by["loss"][1] and by["auroc"] == [0.5, 1.0]
 
 
-def test_a_patient_model_starts_as_a_regression_on_its_means_and_numbers_and_is_told_where_the_stay_begins(pretrained):
+def test_a_patient_model_starts_as_the_numbers_alone_and_is_told_where_the_stay_begins(pretrained):
     examples, settings = Examples("mimic", "MT", 32), FinetuningConfig()
     parts = {name: examples.of_split(name) for name in contract.SPLITS}
+    known = token_vocabulary.load_hospital_vocabulary("mimic").seen_in_pretraining()
+    numbers = pooled.PooledModel("pooled", "none", known, settings)
+    numbers.train(examples, parts, 100, contract.ROOT / "numbers")
     pretrained_folder = contract.pretraining_folder("mimic", "behrt", "none")
-    model = behrt.BehrtForPrediction.from_pretrained(pretrained_folder, label_count=1, **learners.read_out_of(settings)).eval()
+    model = behrt.BehrtForPrediction.from_pretrained(pretrained_folder, label_count=1, **learners.read_out_of(settings))
+    learners.start_from_numbers(model, examples, parts, 100)
     made = behrt.BehrtConfig.from_pretrained(pretrained_folder)
     known = token_vocabulary.load_vocabulary(pretrained_folder / "vocabulary.json")
     adapter = learners.VocabularyAdapter(known, "none", made.values_apart)
-    learners.start_from_regression(model, examples, parts, adapter("mimic"), 100)
     learner = learners.FinetunedModel(None, adapter, settings, "cpu")
-    found = learner.probabilities(model, examples, examples.table, adapter("mimic"))[:, 0]
-
-    # a slow second way: each example alone, its means by slices; then the regression that validation chooses of them
-    width, numbers, rows = made.hidden_size, record_features.person_numbers(examples, settings.pooled_half_life_days).astype(float), []
-    for i, (_, history, stay) in zip(range(len(examples)), examples.part_lengths(examples.table).tolist(), strict=True):
-        one = examples.pack(examples.table[i : i + 1], adapter("mimic"), stays=True)
-        with torch.no_grad():
-            h = model.encoder(**to_tensors({name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in one.items()}, "cpu"))[2:]
-        rows.append([part.mean(dim=0).numpy() if len(part) else np.zeros(width) for part in h.split([history, stay])])
-    told = numbers[parts["train"][:, 3]]
-    numbers = np.clip((numbers - told.mean(0)) / np.where(told.std(0) > 0, told.std(0), 1), -10, 10)
-    x = np.column_stack([np.array(rows).reshape(len(examples), -1), numbers])
-    train = x[parts["train"][:, 3]]
-    z = (x - train.mean(0)) / np.where(train.std(0) > 0, train.std(0), 1)
-    truth = examples.truth[:, 0] == 1
-    split = {name: parts[name][:, 3] for name in ("train", "valid")}
-    head = pooled.fit_linear({name: z[at] for name, at in split.items()}, {name: truth[at] for name, at in split.items()}, 100, width)
-    np.testing.assert_allclose(found, head.predict(z), atol=2e-3)
+    found = learner.probabilities(model, examples, examples.table, adapter("mimic"))
+    np.testing.assert_allclose(found, numbers.predict(examples, examples.table, ""), atol=1e-5)
 
     lengths, begin = examples.part_lengths(examples.table), TIME * 2 // 3  # as write_stays has it
     for (row, start, stop, place), (prefix, history, stay) in zip(examples.table.tolist(), lengths.tolist(), strict=True):

@@ -127,27 +127,28 @@ def read_out_of(settings: FinetuningConfig) -> dict:
 
 
 @torch.no_grad()
-def start_from_regression(model: behrt.BehrtForPrediction, examples: Examples, parts: dict[str, np.ndarray], input_mapping: InputMapping, seed: int):
-    """Let the classifier start as a logistic regression on what it will read but [CLS]: the numbers, and the pretrained model's means of
-    history and index stay as far as the loss on validation falls by them (pooled.fit_linear). A label that can't be learned stays.
+def start_from_numbers(model: behrt.BehrtForPrediction, examples: Examples, parts: dict[str, np.ndarray], seed: int):
+    """Let the classifier start as a logistic regression on the numbers alone, and its other weights at 0; a label that it can't learn stays.
 
-    Of a few dozen positives a new head does not learn in some hundred steps what these say; so it learns what they leave.
+    Of a few dozen positives a new head does not learn in some hundred steps what these numbers say; so it learns what they leave.
     """
-    numbers = record_features.person_numbers(examples, model.config.half_life_days)[parts["train"][:, 3]].astype(np.float64)
-    model.number_mean.copy_(torch.from_numpy(numbers.mean(axis=0)))
-    model.number_scale.copy_(torch.from_numpy(np.where(numbers.std(axis=0) > 0, numbers.std(axis=0), 1)))
-    x = {name: predict(model, examples, parts[name], input_mapping, 2**14, behrt.BehrtForPrediction.read_stay) for name in ("train", "valid")}
+    numbers = record_features.person_numbers(examples, model.config.half_life_days)
+    x = {name: numbers[parts[name][:, 3]].astype(np.float64) for name in ("train", "valid")}
     mean, scale = x["train"].mean(axis=0), x["train"].std(axis=0)
     scale[scale == 0] = 1
+    model.number_mean.copy_(torch.from_numpy(mean))
+    model.number_scale.copy_(torch.from_numpy(scale))
+    spreads = {name: np.clip((values - mean) / scale, -behrt.MAX_SPREADS, behrt.MAX_SPREADS) for name, values in x.items()}
     model.classifier.weight.zero_()
     for i in range(len(examples.label_names)):
         truth = {name: examples.truth[parts[name][:, 3], i] for name in x}
         known = {name: ~np.isnan(values) for name, values in truth.items()}
         y = {name: truth[name][known[name]] == 1 for name in x}
         if len(set(y["train"].tolist())) == 2 and len(y["valid"]):
-            head = pooled.fit_linear({name: (x[name][known[name]] - mean) / scale for name in x}, y, seed, model.config.hidden_size)
-            model.classifier.weight[i, -len(mean) :] = torch.from_numpy(head.weights / scale).float()
-            model.classifier.bias[i] = float(head.intercept) - float((head.weights * mean / scale).sum())
+            path = pooled.fit_path({name: spreads[name][known[name]] for name in x}, y, seed)
+            _, _, weights, intercept = min(path, key=lambda tried: tried[0])
+            model.classifier.weight[i, -len(weights) :] = torch.from_numpy(weights).float()
+            model.classifier.bias[i] = intercept
 
 
 class NeighbourAugmentation:
@@ -220,7 +221,7 @@ class FinetunedModel:
         set_prior(model, examples.truth[parts["train"][:, 3]])
         input_mapping = self.adapter.adapt(model, examples.hospital)
         if settings.readout == "stay":
-            start_from_regression(model, examples, parts, input_mapping, seed)
+            start_from_numbers(model, examples, parts, seed)
         copies = self.augment and NeighbourAugmentation(self.adapter, examples.hospital, *self.augment, settings)
         train = copies.add_copies(parts["train"]) if copies else parts["train"]
 

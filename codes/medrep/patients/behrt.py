@@ -315,10 +315,6 @@ class BehrtForPrediction(BehrtPreTrainedModel):
         h = self.encoder.encode_embeddings(embeddings, boundaries)
         return self.classify(h[boundaries[:-1]], self.stay_features(h, part_lengths, numbers).to(h.dtype))
 
-    def read_stay(self, part_lengths=None, numbers=None, **batch):
-        """stay_features (sequences, 2 x width + numbers) of a packed batch."""
-        return self.stay_features(self.encoder(**batch), part_lengths, numbers)
-
     def stay_features(self, h, part_lengths, numbers):
         """Float (sequences, 2 x width + numbers): the means of hidden states (tokens, width) over history and index stay, standardised numbers."""
         if part_lengths is None or numbers is None:

@@ -166,7 +166,7 @@ def test_however_much_is_in_memory_at_once_the_bytes_are_the_same(hospitals, mon
     for name, model in models.items():
         model.train(Examples("mimic", "MT", 8), parts_of(Examples("mimic", "MT", 8)), 0, tmp_path / name)
     whole = {name: (model.matrix(examples, examples.table), model.predict(examples, examples.table, "")) for name, model in models.items()}
-    monkeypatch.setattr(pooled, "NUMBERS_PER_CHUNK", numbers)
+    monkeypatch.setattr(record_features, "NUMBERS_PER_CHUNK", numbers)
     for name, model in models.items():
         assert np.array_equal(model.matrix(examples, examples.table[order]), whole[name][0][order])
         assert np.array_equal(model.predict(examples, examples.table[order], ""), whole[name][1][order])
