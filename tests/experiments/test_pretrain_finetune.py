@@ -347,15 +347,19 @@ def test_a_users_own_vectors_are_an_arm_by_the_name_of_their_file(hospitals, tmp
     assert contract.finetuning_folder("mimic", "behrt", "own", "MT", 100).is_dir()
 
 
-def test_vectors_wider_than_the_model_are_refused_or_projected_if_told_to(hospitals, tmp_path):
+@pytest.mark.parametrize("model", ["behrt-paper", "behrt"])
+def test_vectors_wider_than_the_model_are_refused_or_projected_if_told_to_or_read_through_a_learned_map(hospitals, tmp_path, model):
     write_own_vectors(tmp_path / "wide.npy", 24)
-    flags = ["--rep-type", str(tmp_path / "wide.npy")]
-    with pytest.raises(UserError, match="wide.npy is 24 wide and the model 16: set model.hidden_size to that, or model.project_vectors=true"):
-        pretrain.main([*PRETRAIN, *flags])
-    flags += ["--set", "model.project_vectors=true"]
+    flags = ["--model", model, "--rep-type", str(tmp_path / "wide.npy")]
+    if model == "behrt-paper":
+        with pytest.raises(UserError, match="wide.npy is 24 wide and the model 16: set model.hidden_size to that, or model.project_vectors=true"):
+            pretrain.main([*PRETRAIN, *flags])
+        flags += ["--set", "model.project_vectors=true"]
     pretrain.main([*PRETRAIN, *flags])
     finetune.main([*FINETUNE, *flags, "--seeds", "100"])
     assert set(pd.read_csv(contract.summary_file()).rep_type) == {"wide"}
+    encoder = behrt.BehrtForPretraining.from_pretrained(contract.pretraining_folder("mimic", model, "wide")).encoder
+    assert encoder.embeddings.concepts.embedding_dim == (16 if model == "behrt-paper" else 24)
 
 
 @pytest.mark.parametrize("main, arguments", [(pretrain.main, ["--gpu-devices", "cpu"]), (finetune.main, ["-d", "cpu"])])

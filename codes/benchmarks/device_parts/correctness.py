@@ -73,11 +73,11 @@ def check_model(setup: Setup, name: str, kind: str, lengths):
     """A whole model's outcome and gradients on the device, against fp32 on the CPU: no dropout, the embeddings beside the concept's count."""
     sizes, run = setup.sizes(name), model_runner(setup.sizes(name), kind, lengths)
     true, gradients = run(torch.device("cpu"), torch.float32)
-    split = mock.patch.object(behrt, "has_packed_kernel", lambda query: False)
+    split = mock.patch.object(packed_attention, "has_packed_kernel", lambda query: False)
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("bf16 split", torch.bfloat16)):
         facts = {"figure": "model", "model": name, "kind": kind, "precision": precision}
         with setup.report_errors(**facts):
-            with split if precision == "bf16 split" else mock.patch.object(behrt, "has_packed_kernel", packed_attention.has_packed_kernel):
+            with split if precision == "bf16 split" else mock.patch.object(packed_attention, "has_packed_kernel", packed_attention.has_packed_kernel):
                 found, own = run(setup.torch_device, dtype)
             off = distance(found, true)
             whole = float(sum((own[n].double() - g.double()).norm() ** 2 for n, g in gradients.items()) ** 0.5)

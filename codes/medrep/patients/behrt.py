@@ -31,6 +31,7 @@ Table = TypeVar("Table", nn.Linear, nn.Embedding)
 
 
 class BehrtPreTrainedModel(PreTrainedModel):
+    config: BehrtConfig
     config_class = BehrtConfig
     base_model_prefix = "encoder"
 
@@ -230,7 +231,7 @@ class BehrtForPretraining(BehrtPreTrainedModel):
             found.masked = self.decoder(masked) if self.config.head == "linear" else self.decode(masked)
         if value_places is not None:
             found.values = self.value_decoder(h[value_places])
-        if part_lengths is not None:
+        if part_lengths is not None and next_token is not None:
             states = self.next_transform(torch.stack([cls, part_means(h, part_lengths)[:, 1].to(h.dtype)], dim=1))
             found.next = self.decode(states.flatten(0, 1)).unflatten(0, states.shape[:2]) + self.log_frequency
             measured = self.encoder.embeddings.map_concepts(self.encoder.embeddings.concepts(next_token - NUM_SPECIAL_TOKENS))

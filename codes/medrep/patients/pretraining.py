@@ -8,7 +8,7 @@
 examples do; the others read all of the record, in windows that lie end to end.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -142,7 +142,7 @@ def losses_of(output: behrt.PretrainingOutput, batch: dict) -> dict[str, tuple[t
         found["loss"] = F.cross_entropy(output.masked.float(), batch["truth"], reduction="sum"), len(batch["truth"])
     if output.values is not None:
         found["value_loss"] = F.cross_entropy(output.values.float(), batch["value_truth"], reduction="sum"), len(batch["value_truth"])
-    if output.next is not None:
+    if output.next is not None and output.next_values is not None:
         logs = output.next.float().log_softmax(dim=2)
         owner = batch["next_owner"]
         found["next_loss"] = mean_by_sequence(-logs[owner, :, batch["next_truth"]], owner, counted)
@@ -179,17 +179,21 @@ def evaluate(model, plan: list[np.ndarray], make_batch: Callable) -> tuple[float
     part of the embeddings.
     """
     model.eval()
-    sums, numbers, stays, prolonged, shares = Counter(), Counter(), [], [], Counter()
+    sums: dict[str, float] = defaultdict(float)
+    numbers, shares = Counter(), Counter()
+    stays, prolonged = [], []
     for batch in make_loader(plan, lambda slices, i, *_: make_batch(slices, (VALID_SEED, i))):
         output, there = run_model(model, batch)
         for name, (total, number) in (losses_of(output, there) | right_of(output, there)).items():
-            sums[name], numbers[name] = sums[name] + float(total), numbers[name] + number
+            sums[name] += float(total)
+            numbers[name] += number
         if output.stay is not None:
             stays, prolonged = [*stays, output.stay.double().cpu()], [*prolonged, there["prolonged"].double().cpu()]
         shares.update(embedding_spread(model, there))
     means = {name: sums[name] / max(numbers[name], 1) for name in sums}
     loss = sum(value for name, value in means.items() if "loss" in name)
-    figures = {"valid_loss": round(loss, 5)} | {f"valid_{name}": round(value, 5) for name, value in means.items() if name != "loss"}
+    figures: dict[str, float | None] = {"valid_loss": round(loss, 5)}
+    figures.update({f"valid_{name}": round(value, 5) for name, value in means.items() if name != "loss"})
     if stays:
         stay, long = torch.cat(stays), torch.cat(prolonged)
         figures["valid_stay_auroc"] = float(roc_auc_score(long, stay)) if 0 < long.sum() < len(long) else None
@@ -270,7 +274,9 @@ class ZeroShot:
         batch = self.pack(slices)
         truth = batch["token"]
         batch["token"], places = sequences.mask_tokens(truth, len(self.words), self.settings.mask_share, (self.settings.seed, VALID_SEED, step))
-        found, truth = self.named[self.logits(batch, places=places).masked.argmax(1).cpu().numpy()], truth[places]
+        logits = self.logits(batch, places=places).masked
+        assert logits is not None  # `masked` is among the objectives
+        found, truth = self.named[logits.argmax(1).cpu().numpy()], truth[places]
         return {
             "masked": len(truth),
             "masked_readable": int(self.can[truth].sum()),
@@ -283,8 +289,9 @@ class ZeroShot:
         at, owner = self.task.trajectories.events_after(slices, self.settings.next_events)
         truth = self.word_of[np.asarray(self.task.trajectories.token)[at]]
         nothing = np.zeros(0, dtype=np.int64)
-        output = self.logits(self.pack(slices), part_lengths=self.task.part_lengths(slices), next_token=nothing, next_sequence=nothing)
-        likeliest = output.next[:, 0, NUM_SPECIAL_TOKENS:].topk(min(TOP, output.next.shape[2] - NUM_SPECIAL_TOKENS)).indices
+        logits = self.logits(self.pack(slices), part_lengths=self.task.part_lengths(slices), next_token=nothing, next_sequence=nothing).next
+        assert logits is not None  # as above
+        likeliest = logits[:, 0, NUM_SPECIAL_TOKENS:].topk(min(TOP, logits.shape[2] - NUM_SPECIAL_TOKENS)).indices
         likeliest = self.named[NUM_SPECIAL_TOKENS + likeliest.cpu().numpy()]
         asked = np.unique(owner)
         comes = {(i, word) for i, word in zip(owner.tolist(), truth.tolist(), strict=True)}
