@@ -375,7 +375,7 @@ class ModelConfig:
     so that a model moves whole to another hospital's vocabulary. What comes next is always predicted by the vectors."""
     added: list[str] = field(default_factory=lambda: ["age", "visit_rank", "record_rank"])
     """What is added to a concept's embedding, each from a table of its own: age; visit_rank and record_rank (the paper's order); time_before, how
-    long before the moment of prediction, in 40 logarithmic steps from an hour to 22 years; part, the history or the stay that is asked about."""
+    long before the moment of prediction, in 40 logarithmic steps from an hour to 60 years; part, the history or the stay that is asked about."""
     added_start: float = 0.0
     """The learned scalar before each of those tables starts as this. At 0 (the paper's) a table learns nothing until its scalar has moved."""
     values_apart: bool = False

@@ -787,3 +787,8 @@ def test_a_patient_model_starts_as_the_numbers_alone_and_is_told_where_the_stay_
     beyond = [sum(examples.trajectories.person_start[row] <= i < start for i in range(stop)) for row, start, stop, _ in examples.table.tolist()]
     assert 0 < examples.beyond_window == sum(beyond) / (sum(beyond) + lengths[:, 1:].sum()) < 1
     assert (lengths[:, 1:] > 0).all(axis=1).any() and len({tuple(row) for row in lengths.tolist()}) > 5
+
+
+def test_a_pretrained_model_of_other_settings_does_not_stand_under_the_name_of_todays(pretrained):
+    with pytest.raises(UserError, match=r"behrt_none was made with other settings \(model.added was .* and is \['age'\]\): pretrain.py --fresh"):
+        finetune.main([*FINETUNE, "--rep-type", "none", "--set", "model.added=[age]"])

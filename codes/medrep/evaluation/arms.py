@@ -3,16 +3,33 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import yaml
+
 from medrep import config, contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import counts, learners, pooled
 from medrep.evaluation.results import BASELINES, GIVEN_RUN
 from medrep.patients import behrt, behrt_config, finished_runs
-from medrep.settings import ExperimentConfig
+from medrep.settings import ExperimentConfig, ModelConfig
 from medrep.tables import VISITS
 from medrep.vocabulary import token_vocabulary
 
 TERMINOLOGY_FILES = ("concept_ancestor.", "concept_relationship.")
+
+
+MODEL_FORM = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "added", "added_start", "values_apart", "map_vectors", "domains")
+"""The settings of a model that a pretrained one has for good."""
+
+
+def require_same_model(pretrained: Path, wanted: ModelConfig):
+    """Refuse a pretrained model that was made with other settings than those of today, under whose name its results would stand."""
+    made = ModelConfig(**yaml.safe_load((pretrained / "config.yaml").read_text())["model"])
+    if differ := [
+        f"model.{name} was {getattr(made, name)!r} and is {getattr(wanted, name)!r}"
+        for name in MODEL_FORM
+        if getattr(made, name) != getattr(wanted, name)
+    ]:
+        raise UserError(f"{contract.display_path(pretrained)} was made with other settings ({'; '.join(differ)}): pretrain.py --fresh makes it anew")
 
 
 class Arm:
@@ -53,6 +70,7 @@ class Arm:
             raise UserError(
                 f"{contract.display_path(pretrained)} was pretrained on another file than {contract.display_path(array)}: give that one, or rename yours"
             )
+        require_same_model(pretrained, experiment.model)
         self.inputs = [pretrained / "config.yaml"]
         adapter = self.make_adapter(pretrained, finetuned=False)
         if args.frozen:

@@ -72,6 +72,9 @@ class BehrtPreTrainedModel(PreTrainedModel):
                     nn.init.normal_(getattr(module, name).weight, std=table_width(self.config) ** -0.5)
             nn.init.zeros_(module.concept_mean)
             nn.init.eye_(module.concept_whitening)
+        for name, value in (("number_mean", 0.0), ("number_scale", 1.0), ("log_frequency", 0.0)):
+            if name in getattr(module, "_buffers", {}):
+                nn.init.constant_(getattr(module, name), value)
 
 
 class BehrtEncoder(BehrtPreTrainedModel):

@@ -95,7 +95,7 @@ def fit(
     settings.checkpoint_minutes and on SIGTERM.
     """
     set_seed(seed)
-    steps = len(plan_epoch(0))
+    steps = max(len(plan_epoch(epoch)) for epoch in range(max(1, min(3, settings.epochs))))  # which may differ a little
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     total = steps * settings.epochs

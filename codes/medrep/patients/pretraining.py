@@ -40,6 +40,12 @@ class PretrainingTask:
         """`input_mapping`: of the hospital's tokens to the model's `vocabulary_size`."""
         self.model, self.settings, self.trajectories = experiment.model, experiment.pretraining, trajectories
         self.input_mapping, self.vocabulary_size = input_mapping, vocabulary_size
+        objectives = self.settings.objectives
+        if not objectives or ("values" in objectives and not self.model.values_apart):
+            raise UserError(
+                f"pretraining.objectives is {list(objectives)}: give at least one of masked, values and next, and values only with model.values_apart=true, "
+                "as otherwise a value is in its token"
+            )
         self.cuts = "next" in self.settings.objectives or behrt_config.reads_index_stay(self.model)
 
     def windows(self, split: str, epoch: int) -> np.ndarray:
@@ -87,7 +93,9 @@ class PretrainingTask:
                 seed = (settings.seed, *step, number)
                 found, at = sequences.mask_tokens(batch[array][start:stop], self.vocabulary_size, settings.mask_share, seed)
             else:
-                found, at = sequences.mask_values(batch[array][start:stop], settings.value_share, (settings.seed, *step, number, SEEDS[objective]))
+                read = batch["token"][start:stop] >= NUM_SPECIAL_TOKENS  # of what is not known or hidden itself no value is read
+                seed = (settings.seed, *step, number, SEEDS[objective])
+                found, at = sequences.mask_values(batch[array][start:stop], settings.value_share, seed, read)
             hidden.append(found)
             places.append(start + at)
         return np.concatenate(hidden), np.concatenate(places)
@@ -127,12 +135,17 @@ def run_model(model, batch: dict) -> tuple[behrt.PretrainingOutput, dict]:
     return model(**to_tensors(batch, device) | {name: there[name] for name in FORWARD_ARRAYS if name in there}), there
 
 
-def mean_by_sequence(losses: torch.Tensor, owner: torch.Tensor, sequences_counted: int) -> tuple[torch.Tensor, int]:
-    """Of losses (events, 2) the sum over sequences of each one's mean, and the number of sequences that have any."""
+def mean_by_sequence(losses: torch.Tensor, owner: torch.Tensor, batch: dict, sequences_counted: int) -> tuple[torch.Tensor, int]:
+    """Of losses (events, 2), by [CLS] and by the stay's mean, the sum over sequences of each one's mean, and the number of sequences that have any.
+
+    A stay without events has no mean: [CLS] alone counts. (Normalised, a row of zeros would have gradients a thousand times the others'.)
+    """
+    empty = batch["part_lengths"][:, 2] == 0
+    losses = torch.where(empty[owner], losses[:, 0], losses.mean(dim=1))
     number = torch.bincount(owner, minlength=1).clamp(min=1)
     counted = owner < sequences_counted
     found = int(torch.unique(owner[counted]).numel())
-    return (losses.mean(dim=1) / number[owner])[counted].sum(), found
+    return (losses / number[owner])[counted].sum(), found
 
 
 def losses_of(output: behrt.PretrainingOutput, batch: dict) -> dict[str, tuple[torch.Tensor, int]]:
@@ -145,10 +158,10 @@ def losses_of(output: behrt.PretrainingOutput, batch: dict) -> dict[str, tuple[t
     if output.next is not None and output.next_values is not None:
         logs = output.next.float().log_softmax(dim=2)
         owner = batch["next_owner"]
-        found["next_loss"] = mean_by_sequence(-logs[owner, :, batch["next_truth"]], owner, counted)
+        found["next_loss"] = mean_by_sequence(-logs[owner, :, batch["next_truth"]], owner, batch, counted)
         logs = output.next_values.float().log_softmax(dim=2)
         truth = batch["next_value"][:, None, None].expand(-1, 2, 1)
-        found["next_value_loss"] = mean_by_sequence(-logs.gather(2, truth)[:, :, 0], batch["next_sequence"], counted)
+        found["next_value_loss"] = mean_by_sequence(-logs.gather(2, truth)[:, :, 0], batch["next_sequence"], batch, counted)
     if output.stay is not None:
         long = batch["prolonged"][:counted].float()
         found["stay_loss"] = F.binary_cross_entropy_with_logits(output.stay[:counted].float(), long, reduction="sum"), len(long)
@@ -225,12 +238,17 @@ class ZeroShot:
         self.word_of = np.array([self.words.number[name] for name in names], dtype=np.int64)
         self.word_map = np.full(len(self.words), UNK)  # each word as the model's number
         self.word_map[self.word_of] = input_mapping.token_map
-        # what the model names, as a word: by a representation's vectors its table is the hospital's, in its order
-        vectors = input_mapping.vectors is not None and (model.config.head == "tied" or "masked" not in self.settings.objectives)
-        self.named = np.arange(len(self.words)) if vectors else known.translation_to(self.words)
-        self.can = np.isin(np.arange(len(self.words)), self.named[NUM_SPECIAL_TOKENS:]) & (self.word_map != UNK)
+        # what the model names, as a word: what predicts by a representation's vectors has the hospital's table, in its order
+        vectors, own = input_mapping.vectors is not None, known.translation_to(self.words)
+        self.named = {
+            "masked": np.arange(len(self.words)) if vectors and model.config.head == "tied" else own,
+            "next": np.arange(len(self.words)) if vectors else own,
+        }
+        self.can = {
+            name: np.isin(np.arange(len(self.words)), named[NUM_SPECIAL_TOKENS:]) & (self.word_map != UNK) for name, named in self.named.items()
+        }
         counts = np.array(self.words.pretraining_counts)
-        # where it names the hospital's words, they are as usual as they are there; else as where it was trained
+        # where it names the hospital's words, they are as usual as they are there (among train and valid persons); else as where it was trained
         if vectors:
             model.set_frequencies(self.words.pretraining_counts)
         self.frequent = NUM_SPECIAL_TOKENS + np.argsort(-counts[NUM_SPECIAL_TOKENS:], kind="stable")
@@ -276,10 +294,10 @@ class ZeroShot:
         batch["token"], places = sequences.mask_tokens(truth, len(self.words), self.settings.mask_share, (self.settings.seed, VALID_SEED, step))
         logits = self.logits(batch, places=places).masked
         assert logits is not None  # `masked` is among the objectives
-        found, truth = self.named[logits.argmax(1).cpu().numpy()], truth[places]
+        found, truth = self.named["masked"][logits.argmax(1).cpu().numpy()], truth[places]
         return {
             "masked": len(truth),
-            "masked_readable": int(self.can[truth].sum()),
+            "masked_readable": int(self.can["masked"][truth].sum()),
             "accuracy_of": len(truth),
             "accuracy": int((found == truth).sum()),
             "accuracy_most_frequent": int((truth == self.frequent[0]).sum()),
@@ -292,13 +310,13 @@ class ZeroShot:
         logits = self.logits(self.pack(slices), part_lengths=self.task.part_lengths(slices), next_token=nothing, next_sequence=nothing).next
         assert logits is not None  # as above
         likeliest = logits[:, 0, NUM_SPECIAL_TOKENS:].topk(min(TOP, logits.shape[2] - NUM_SPECIAL_TOKENS)).indices
-        likeliest = self.named[NUM_SPECIAL_TOKENS + likeliest.cpu().numpy()]
+        likeliest = self.named["next"][NUM_SPECIAL_TOKENS + likeliest.cpu().numpy()]
         asked = np.unique(owner)
         comes = {(i, word) for i, word in zip(owner.tolist(), truth.tolist(), strict=True)}
         frequent = self.frequent[: likeliest.shape[1]].tolist()
         return {
             "next": len(truth),
-            "next_readable": int(self.can[truth].sum()),
+            "next_readable": int(self.can["next"][truth].sum()),
             "hits_of": len(asked) * likeliest.shape[1],
             "hits": sum((i, word) in comes for i in asked.tolist() for word in likeliest[i].tolist()),
             "hits_most_frequent": sum((i, word) in comes for i in asked.tolist() for word in frequent),

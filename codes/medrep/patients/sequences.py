@@ -43,7 +43,7 @@ BEFORE_EVENTS, HISTORY, INDEX_STAY = range(3)
 
 TIME_BUCKETS = 40
 """How long before the moment of prediction an event is: 0 for the two tokens before the events, then two buckets for each doubling of
-1 hour + that time, the last from 22 years on."""
+1 hour + that time, the last from 60 years on."""
 
 
 def array_file(name: str, hospital: str):
@@ -116,8 +116,9 @@ class Trajectories:
             history: start ... begin | the visit: begin ... stop | moment (seconds since 1970) | what comes next
 
         Of each person as many windows as `windows` has, drawn by `seed` and the person's id, so that other persons change none. A visit is
-        drawn first, then one of its events: the window ends before all events of that time, or with the record, and the moment lies
-        somewhere between the last event that is read and the next. Who has events of one time only is left out: nothing can be cut.
+        drawn first, then one of its events but the first, or its end: the window ends before all events of that time, or with the record, and
+        the moment lies somewhere between the last event that is read and the next. Who has events of one time only is left out: nothing can
+        be cut. Visits are the trajectories': stays that a transfer joins are several, and a day of events outside any is one.
         """
         size, found = max_length - PREFIX_LENGTH, []
         for row in np.asarray(rows).tolist():
@@ -126,14 +127,13 @@ class Trajectories:
             if time[0] == time[-1]:
                 continue
             random = np.random.default_rng((*seed, int(self.person_id[row]) % 2**64))
-            runs = np.flatnonzero(np.diff(visit, prepend=visit[0] - 1))  # a visit's events mostly follow one another
-            ends = np.append(runs[1:], len(visit))
+            ranks = np.unique(visit)
             for _ in range(-(-(last - first) // size)):
-                run = random.integers(len(runs))
-                cut = random.integers(runs[run] + 1, ends[run] + 1)
+                own = np.flatnonzero(visit == ranks[random.integers(len(ranks))])
+                cut = random.choice(np.append(own[1:], own[-1] + 1))
                 stop = int(np.searchsorted(time, time[cut])) if cut < len(time) else len(time)
                 stop = stop or int(np.searchsorted(time, time[0], side="right"))  # before the first time there is nothing to read
-                begin = min(int(np.argmax(visit == visit[runs[run]])), stop)
+                begin = min(int(own[0]), stop)
                 last_read = int(time[stop - 1])
                 next_time = int(time[stop]) if stop < len(time) else last_read + DAY
                 found.append((row, first + max(0, stop - size), first + stop, first + begin, random.integers(last_read + 1, next_time + 1)))
@@ -218,9 +218,9 @@ def token_budget_batches(slices: np.ndarray, batch_tokens: int, seed: Sequence[i
     return [slices[a:b] for a, b in zip(cut, cut[1:] + [len(slices)], strict=True) if b > a]
 
 
-def mask_values(values: np.ndarray, share: float, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """`values` of which `share` are hidden (MASKED_VALUE), and the places where (int64): what was measured stays to be read."""
-    places = np.flatnonzero((np.random.default_rng(seed).random(len(values)) < share) & (values > 0))
+def mask_values(values: np.ndarray, share: float, seed: Sequence[int], read: np.ndarray | bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """`values`, of which `share` of those that are `read` are hidden (MASKED_VALUE), and the places where (int64): what was measured stays."""
+    places = np.flatnonzero((np.random.default_rng(seed).random(len(values)) < share) & (values > 0) & read)
     hidden = values.copy()
     hidden[places] = MASKED_VALUE
     return hidden, places

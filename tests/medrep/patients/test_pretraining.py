@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from medrep import config
+from medrep.errors import UserError
 from medrep.patients import behrt, behrt_config, pretraining, sequences
 from medrep.patients.batches import INPUT_ARRAYS
 from medrep.patients.input_mapping import make_pretraining_mapping
@@ -94,9 +95,10 @@ def test_the_losses_are_those_of_plain_loops(task):
         losses, of_values = [], []
         for event in after:
             name, _, decile = words.tokens[trajectories.token[event]].partition("_")
-            losses.append(-logits.next[i].log_softmax(1)[:, plain.number[name]].mean().item())
+            read_outs = slice(None) if begin < stop else slice(1)  # a stay without events has no mean
+            losses.append(-logits.next[i].log_softmax(1)[read_outs, plain.number[name]].mean().item())
             if decile:
-                of_values.append(-logits.next_values[valued].log_softmax(1)[:, int(decile)].mean().item())
+                of_values.append(-logits.next_values[valued].log_softmax(1)[read_outs, int(decile)].mean().item())
                 valued += 1
         next_of += [np.mean(losses)] if losses else []
         next_values += [np.mean(of_values)] if of_values else []
@@ -124,3 +126,26 @@ def test_shares_are_of_what_is_read(task):
     with torch.no_grad():
         model.encoder.embeddings.scalars["age"].zero_()
     assert pretraining.evaluate(model, plan, task.make_batch)[1]["share_age"] == 0
+
+
+def test_a_stay_without_events_does_not_outweigh_all_others(task):
+    """A row of zeros, normalised, has gradients a thousand times those of the others."""
+    slices, model = task.plan("train", 3)[0], make_model(task)
+    norms = []
+    for begin in (slices[:, 3], np.where(np.arange(len(slices)) == 0, slices[:, 2], slices[:, 3])):
+        batch = task.make_batch(np.column_stack([slices[:, :3], begin, slices[:, 4]]), (3, 0))
+        found, _ = pretraining.compute_losses(model, tensors(batch))
+        model.zero_grad()
+        sum(total / max(number, 1) for total, number in found.values()).backward()
+        norms.append(float(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()))
+    assert norms[1] < 3 * norms[0]
+
+
+@pytest.mark.parametrize(("objectives", "values_apart"), [([], True), (["masked", "values"], False)])
+def test_objectives_that_can_tell_nothing_are_refused(task, objectives, values_apart):
+    experiment = config.load_experiment("behrt")
+    experiment = replace(
+        experiment, pretraining=replace(experiment.pretraining, objectives=objectives), model=replace(experiment.model, values_apart=values_apart)
+    )
+    with pytest.raises(UserError, match="give at least one of masked, values and next, and values only with model.values_apart=true"):
+        pretraining.PretrainingTask(experiment, task.trajectories, task.input_mapping, task.vocabulary_size)

@@ -160,25 +160,25 @@ def plain_cut_windows(trajectories, row, size, seed):
     time, visit = {i: int(trajectories.time[i]) for i in events}, {i: int(trajectories.visit_rank[i]) for i in events}
     if len(set(time.values())) == 1:
         return []
-    random, runs, found = np.random.default_rng((*seed, int(trajectories.person_id[row]) % 2**64)), [], []
+    random, visits, found = np.random.default_rng((*seed, int(trajectories.person_id[row]) % 2**64)), {}, []
     for i in events:
-        if i == events[0] or visit[i] != visit[i - 1]:
-            runs.append([])
-        runs[-1].append(i)
+        visits.setdefault(visit[i], []).append(i)
     for _ in range(math.ceil(len(events) / size)):
-        run = runs[random.integers(len(runs))]
-        cut = random.integers(run[0] - events[0] + 1, run[-1] - events[0] + 2) + events[0]
+        own = visits[sorted(visits)[random.integers(len(visits))]]
+        cut = int(random.choice([*own[1:], own[-1] + 1]))
         read = [i for i in events if cut > events[-1] or time[i] < time[cut]]
         read = read or [i for i in events if time[i] == time[events[0]]]
         after = [time[i] for i in events if i not in read]
         until = after[0] if after else time[read[-1]] + 86_400
-        begin = min(min(i for i in events if visit[i] == visit[run[0]]), read[-1] + 1)
+        begin = min(own[0], read[-1] + 1)
         found.append([row, max(events[0], read[-1] + 1 - size), read[-1] + 1, begin, random.integers(time[read[-1]] + 1, until + 1)])
     return found
 
 
 def test_cut_windows_are_those_of_a_plain_walk_and_other_persons_change_none(small_hospital):
     small_hospital("mimic")
+    interleaved = np.random.default_rng(0).integers(1, 4, len(sequences.Trajectories("mimic").token))
+    storage.write_array(sequences.array_file("visit_rank", "mimic"), interleaved.astype(np.int32))
     trajectories = sequences.Trajectories("mimic")
     rows = trajectories.rows_in_splits("train")
     found = trajectories.cut_windows(rows, 12, (3, 4))
