@@ -24,11 +24,8 @@ MODEL_FORM = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "ad
 def require_same_model(pretrained: Path, wanted: ModelConfig):
     """Refuse a pretrained model that was made with other settings than those of today, under whose name its results would stand."""
     made = ModelConfig(**yaml.safe_load((pretrained / "config.yaml").read_text())["model"])
-    if differ := [
-        f"model.{name} was {getattr(made, name)!r} and is {getattr(wanted, name)!r}"
-        for name in MODEL_FORM
-        if getattr(made, name) != getattr(wanted, name)
-    ]:
+    pairs = {name: (getattr(made, name), getattr(wanted, name)) for name in MODEL_FORM}
+    if differ := [f"model.{name} was {before!r} and is {now!r}" for name, (before, now) in pairs.items() if before != now]:
         raise UserError(f"{contract.display_path(pretrained)} was made with other settings ({'; '.join(differ)}): pretrain.py --fresh makes it anew")
 
 
