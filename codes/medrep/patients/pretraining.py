@@ -1,6 +1,6 @@
 """What a patient model is pretrained to tell: batches with something hidden or still to come, their losses, and the score on validation.
 
-    masked   [CLS] sex e0 [MASK] e2 e3 ...                 which code stood there
+    masked   [CLS] sex e0 ? e2 e3 ...                      which code stood there
     values   [CLS] sex e0 lactate=? e2 e3 ...              which decile the value had
     next     [CLS] sex e0 ... | visit: e42 ... | moment    which codes, and which deciles of them, come next
 
