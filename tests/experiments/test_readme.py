@@ -40,8 +40,8 @@ def test_a_patient_is_embedded_as_the_guide_shows(small_hospital):
     assert found["patient"].shape == (1, 16) and torch.isfinite(found["patient"]).all()
     # the model was pretrained on train and valid persons' tokens; one token more at the end changes the vector, as it must
     row, start, stop = found["newest"][0]
-    assert row == 0 and stop - start == patients.person_stop[0] - patients.person_start[0] and len(found["known"]) <= len(words)
-    shorter = patients.pack(found["newest"] - [0, 0, 1], words.translation_to(found["known"]))
+    assert row == 0 and stop - start == patients.person_stop[0] - patients.person_start[0] and len(found["reads"].token_map) == len(words)
+    shorter = patients.pack(found["newest"] - [0, 0, 1], found["reads"].token_map, found["reads"].value_map)
     shorter = {name: torch.from_numpy(values) for name, values in shorter.items()}
     with torch.inference_mode():
         other = found["model"].encoder(**found["to_tensors"](shorter, "cpu"))[0]
