@@ -26,6 +26,11 @@ def recorded_inputs(folder: Path) -> dict[str, str]:
     return yaml.safe_load((folder / "config.yaml").read_text())["inputs"]
 
 
+def read_log(log: Path) -> list[dict]:
+    """A line an epoch of log.jsonl; epoch 0 is the model before training. None where there is no log."""
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
 def require_inputs_unchanged(folder: Path):
     """Refuse a finished run whose inputs were remade: another split of persons would let it be tested on its own."""
     if changed := [path for path, before in recorded_inputs(folder).items() if stamps.fingerprint(contract.ROOT / path) != before]:

@@ -27,7 +27,7 @@ from medrep import contract, progress, storage
 from medrep.devices import peak_gib
 from medrep.errors import UserError
 from medrep.patients.batches import make_loader
-from medrep.patients.finished_runs import CHECKPOINT_NAMES
+from medrep.patients.finished_runs import CHECKPOINT_NAMES, read_log
 from medrep.progress import print_line
 
 OUT_OF_RANGE = "beyond_tables"
@@ -260,10 +260,6 @@ class StopSignals:
 
 
 # ---- files -------------------------------------------------------------------------------------------------------
-
-
-def read_log(log: Path) -> list[dict]:
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def write_log(log: Path, lines: list[dict]):

@@ -27,12 +27,6 @@ def finetune_command() -> str:
     return f"python experiments/finetune.py -d {default_device()} --model behrt"
 
 
-def read_epochs(folder: Path) -> list[dict]:
-    """The lines of a run's log.jsonl; none of a run that has none. (medrep.patients.fitting, which writes it, takes seconds to import.)"""
-    log = folder / "log.jsonl"
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-
-
 def read_json(file: Path) -> dict:
     try:
         return json.loads(file.read_text())

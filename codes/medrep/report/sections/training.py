@@ -3,11 +3,12 @@
 import numpy as np
 
 from medrep.evaluation import results
+from medrep.patients.finished_runs import read_log
 from medrep.progress import format_figures
 from medrep.report import charts
 from medrep.report.arms import home_first, rep_order, rep_style, run_arm
 from medrep.report.cells import is_known
-from medrep.report.inputs import PRETRAIN_COMMAND, finetune_command, read_epochs, read_runs
+from medrep.report.inputs import PRETRAIN_COMMAND, finetune_command, read_runs
 from medrep.report.pages import FigureGrid, MissingResult, Section, Subsection, slugify
 
 
@@ -34,7 +35,7 @@ PRETRAINING_MEASURES = {
 def pretraining_parts() -> list:
     by_model: dict[tuple, list] = {}
     for folder, content in read_runs("pretraining/*"):
-        run, log = content["run"], read_epochs(folder)
+        run, log = content["run"], read_log(folder / "log.jsonl")
         if log:
             by_model.setdefault((folder.parents[1].name, run.get("model", ""), run.get("head", "linear")), []).append((run["rep_type"], log))
     if not by_model:
@@ -76,7 +77,7 @@ def pretraining_parts() -> list:
 def finetuning_parts(home: str) -> list:
     by_outcome: dict[str, list] = {}
     for folder, content in read_runs("finetuning/*/*/seed_*"):
-        run, log = content["run"], read_epochs(folder)
+        run, log = content["run"], read_log(folder / "log.jsonl")
         if log and not run.get("variant"):
             by_outcome.setdefault(run["outcome"], []).append((run_arm(run), run["seed"], log))
     if not by_outcome:
