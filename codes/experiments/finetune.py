@@ -32,7 +32,7 @@ import yaml
 
 from medrep import config, contract, stamps
 from medrep.cdm import outcomes
-from medrep.devices import add_tracker_argument, check_devices
+from medrep.devices import add_tracker_argument, check_devices, default_device
 from medrep.errors import UserError
 from medrep.evaluation import counts, results
 from medrep.evaluation.arms import Arm
@@ -226,7 +226,7 @@ def evaluate_only(args) -> list[dict]:
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-d", "--device", default="0", metavar="N", help="a GPU's number, or cpu")
+    parser.add_argument("-d", "--device", metavar="N", help="a GPU's number, or cpu; default: the first GPU, or the CPU if there is none")
     parser.add_argument("--model", default="behrt", help="one of configs/models, or a baseline: pooled, pooled-gbm (vectors), logreg, gbm (counts)")
     representations.add_rep_argument(parser, "--rep-type", nargs="+", default=None)
     parser.add_argument("--counts", nargs="+", choices=counts.FEATURE_KINDS, help="what logreg and gbm count; default both")
@@ -258,6 +258,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     check_arguments(args)
     home = config.load("cohort", args.overrides).home
+    args.device = args.device or default_device()
     check_devices([args.device], "-d")
     with timed_stage("finetune") as figures:
         if args.evaluate_only:

@@ -26,7 +26,7 @@ from pathlib import Path
 import yaml
 
 from medrep import config, contract, storage
-from medrep.devices import add_tracker_argument, check_devices, launch_workers, make_accelerator, run_main
+from medrep.devices import add_device_argument, add_tracker_argument, launch_workers, make_accelerator, requested_devices, run_main
 from medrep.errors import UserError
 from medrep.patients import behrt, behrt_config, finished_runs, fitting, sequences
 from medrep.patients.input_mapping import InputMapping, make_input_mapping, make_pretraining_mapping
@@ -87,7 +87,7 @@ def main(argv=None):
     parser.add_argument("--hospital", help="default cohort.home")
     parser.add_argument("--from", dest="start", type=Path, metavar="RUN", help="a pretrained model to go on with")
     parser.add_argument("--zero-shot", action="store_true", help="train nothing: measure RUN at the hospital")
-    parser.add_argument("--gpu-devices", nargs="+", default=["0"], metavar="N", help="GPU numbers, or cpu")
+    add_device_argument(parser)
     add_tracker_argument(parser)
     parser.add_argument("--fresh", action="store_true", help="start over, even if there is a finished or unfinished run")
     config.add_arguments(parser)
@@ -99,7 +99,7 @@ def main(argv=None):
     elif args.head:
         experiment = replace(experiment, model=replace(experiment.model, head=args.head))
     hospital = args.hospital or config.load("cohort", args.overrides).home
-    check_devices(args.gpu_devices, "--gpu-devices")
+    args.gpu_devices = requested_devices(args)
     concept_vectors.check_vector_width(args.rep_type, experiment.model)
     if args.zero_shot:
         assert start is not None  # check_arguments refuses --zero-shot without --from

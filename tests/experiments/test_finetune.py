@@ -16,7 +16,8 @@ from experiments import finetune, pretrain
 from medrep import contract, stamps, storage
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
-from medrep.evaluation import calibration, features, learners, metrics, pooled, results
+from medrep.evaluation import calibration, count_model, features, finetuned_model, metrics, pooled, results
+from medrep.evaluation.augmentation import NeighbourAugmentation
 from medrep.patients import behrt, behrt_config, sequences
 from medrep.patients.batches import to_tensors
 from medrep.patients.examples import Examples, sample_few_shot, sort_by_hash, split_persons
@@ -548,8 +549,8 @@ def test_all_labels_are_learned_from_but_those_of_the_test_persons_or_as_publish
     args = [*run, "--external", "mimic"]
     found, trajectories = {}, sequences.Trajectories("mimic")
     unseen = set(trajectories.person_id[trajectories.rows_in_splits("test")].tolist())
-    keep, learners.CountModel.train = (
-        learners.CountModel.train,
+    keep, count_model.CountModel.train = (
+        count_model.CountModel.train,
         lambda self, examples, parts, *rest: (
             found.update({name: examples.persons[part[:, 3]].tolist() for name, part in parts.items()}) or keep(self, examples, parts, *rest)
         ),
@@ -567,14 +568,14 @@ def test_all_labels_are_learned_from_but_those_of_the_test_persons_or_as_publish
         assert {name: len(persons) for name, persons in published.items()} != {name: len(persons) for name, persons in parts.items()}
         assert set(results.read_summary().variant) == {"", "held-out"}  # side by side
     finally:
-        learners.CountModel.train = keep
+        count_model.CountModel.train = keep
 
 
 def test_the_threshold_is_of_validation(finetuned):
     folder = contract.finetuning_folder("mimic", "behrt", "none", "MT", 100)
     run = yaml.safe_load((folder / "config.yaml").read_text())["run"]
     examples, known = Examples("mimic", "MT", 32), token_vocabulary.load_vocabulary(folder / "vocabulary.json")
-    learner = learners.FinetunedModel(None, learners.VocabularyAdapter(known, "none"), FinetuningConfig(batch_tokens=512), "cpu")
+    learner = finetuned_model.FinetunedModel(None, VocabularyAdapter(known, "none"), FinetuningConfig(batch_tokens=512), "cpu")
     learner.load(folder)
     valid = examples.table[np.isin(examples.persons[examples.table[:, 3]], list(learned_from(examples, 100)["valid"]))]
     p, truth = learner.predict(examples, valid, "unk")[:, 0], examples.truth[valid[:, 3], 0] == 1
@@ -656,13 +657,13 @@ def test_copies_have_neighbours_in_place_of_tokens(hospitals):
     known = token_vocabulary.load_vocabulary(run / "vocabulary.json")
     # a token that pretraining never saw is nobody's neighbour
     known = token_vocabulary.Vocabulary(*(values[:-1] for values in (known.tokens, known.counts, known.pretraining_counts)))
-    adapter = learners.VocabularyAdapter(known, "medrep")
+    adapter = VocabularyAdapter(known, "medrep")
     words = token_vocabulary.load_hospital_vocabulary("mimic").tokens
-    every = learners.NeighbourAugmentation(adapter, "mimic", 2, 0.5, FinetuningConfig(aug_neighbors=19, aug_from="vocabulary"))
+    every = NeighbourAugmentation(adapter, "mimic", 2, 0.5, FinetuningConfig(aug_neighbors=19, aug_from="vocabulary"))
     others = [set(range(SPECIAL, len(words))) - {SPECIAL + i} for i in range(len(words) - SPECIAL)]
     assert all(set(near) <= other and len(set(near)) == 19 for near, other in zip(every.neighbours.tolist(), others, strict=True))
     assert len(words) - 1 in every.neighbours  # which only test persons have
-    copies = learners.NeighbourAugmentation(adapter, "mimic", times=2, ratio=0.5, settings=FinetuningConfig(aug_neighbors=3))
+    copies = NeighbourAugmentation(adapter, "mimic", times=2, ratio=0.5, settings=FinetuningConfig(aug_neighbors=3))
     for i, token in enumerate(words[SPECIAL:]):
         own = array[int(token) - 1000].astype(np.float64)
         cosine = {w: array[int(w) - 1000] @ own / np.linalg.norm(array[int(w) - 1000]) for w in known.tokens[SPECIAL:] if w != token}
@@ -750,9 +751,9 @@ def test_important_features_are_written_by_event_and_by_name(pretrained, capsys)
 def test_a_head_starts_at_the_labels_frequencies_and_stops_by_loss_or_as_published_by_auroc():
     model = behrt.BehrtForPrediction(behrt_config.make_config(ModelConfig(hidden_size=8, num_heads=2, num_layers=1), 20, frozen_concepts=False))
     truth = np.array([[1.0], [0], [0], [np.nan], [0]])
-    learners.set_prior(model, truth)
+    finetuned_model.set_prior(model, truth)
     assert torch.sigmoid(model.classifier.bias).item() == pytest.approx(1.5 / 5)
-    learners.set_prior(model, truth[1:])  # a label that nobody has
+    finetuned_model.set_prior(model, truth[1:])  # a label that nobody has
     assert np.isfinite(model.classifier.bias.item()) and model.classifier.bias.item() < 0
 
     class Three:
@@ -760,7 +761,7 @@ def test_a_head_starts_at_the_labels_frequencies_and_stops_by_loss_or_as_publish
 
     part = np.array([[0, 0, 0, i] for i in range(3)])
     worse_order, right_order = np.array([[0.30], [0.31], [0.2]]), np.array([[0.99], [0.98], [0.97]])  # the second is sure, and wrong
-    by = {how: [learners.validation_score(Three, part, p, how)[0] for p in (worse_order, right_order)] for how in ("loss", "auroc")}
+    by = {how: [finetuned_model.validation_score(Three, part, p, how)[0] for p in (worse_order, right_order)] for how in ("loss", "auroc")}
     assert by["loss"][0] > by["loss"][1] and by["auroc"] == [0.5, 1.0]
 
 
@@ -771,12 +772,12 @@ def test_a_patient_model_starts_as_the_numbers_alone_and_is_told_where_the_stay_
     numbers = pooled.PooledModel("pooled", "none", known, settings)
     numbers.train(examples, parts, 100, contract.ROOT / "numbers")
     pretrained_folder = contract.pretraining_folder("mimic", "behrt", "none")
-    model = behrt.BehrtForPrediction.from_pretrained(pretrained_folder, label_count=1, **learners.read_out_of(settings))
-    learners.start_from_numbers(model, examples, parts, 100)
+    model = behrt.BehrtForPrediction.from_pretrained(pretrained_folder, label_count=1, **finetuned_model.read_out_of(settings))
+    finetuned_model.start_from_numbers(model, examples, parts, 100)
     made = behrt.BehrtConfig.from_pretrained(pretrained_folder)
     known = token_vocabulary.load_vocabulary(pretrained_folder / "vocabulary.json")
-    adapter = learners.VocabularyAdapter(known, "none", made.values_apart)
-    learner = learners.FinetunedModel(None, adapter, settings, "cpu")
+    adapter = VocabularyAdapter(known, "none", made.values_apart)
+    learner = finetuned_model.FinetunedModel(None, adapter, settings, "cpu")
     found = learner.probabilities(model, examples, examples.table, adapter("mimic"))
     np.testing.assert_allclose(found, numbers.predict(examples, examples.table, ""), atol=1e-5)
 

@@ -7,9 +7,14 @@ import yaml
 
 from medrep import config, contract, storage
 from medrep.errors import UserError
-from medrep.evaluation import counts, learners, pooled
+from medrep.evaluation import counts, pooled
+from medrep.evaluation.count_model import CountModel
+from medrep.evaluation.finetuned_model import FinetunedModel
+from medrep.evaluation.learner import Learner
+from medrep.evaluation.linear_probe import LinearProbe
 from medrep.evaluation.results import BASELINES, GIVEN_RUN
 from medrep.patients import behrt, behrt_config, finished_runs
+from medrep.patients.vocabulary_adapter import VocabularyAdapter
 from medrep.settings import ExperimentConfig, ModelConfig
 from medrep.tables import VISITS
 from medrep.vocabulary import token_vocabulary
@@ -32,6 +37,8 @@ def require_same_model(pretrained: Path, wanted: ModelConfig):
 class Arm:
     """One way to learn: a model, its representation and head, and how it is trained otherwise (the variant)."""
 
+    learner: Learner
+
     def __init__(self, args, experiment: ExperimentConfig, home: str, rep: str, shots: int = 0, oracle: bool = False):
         self.args, self.experiment, self.home, self.rep, self.shots, self.oracle = args, experiment, home, rep, shots, oracle
         self.model, self.head = args.model, "" if args.model in BASELINES else experiment.model.head
@@ -48,7 +55,7 @@ class Arm:
         self.inputs = []
         self.oovs = args.oov if rep == "none" and self.model not in BASELINES else [""]
         if self.model in counts.MODELS:
-            self.learner = learners.CountModel(self.model, rep, experiment.finetuning)
+            self.learner = CountModel(self.model, rep, experiment.finetuning)
             return
         if self.model in pooled.MODELS:
             self.inputs = [contract.vocabulary_file(home)]
@@ -71,11 +78,11 @@ class Arm:
         self.inputs = [pretrained / "config.yaml"]
         adapter = self.make_adapter(pretrained, finetuned=False)
         if args.frozen:
-            self.learner = learners.LinearProbe(pretrained, adapter, experiment.finetuning, args.device)
+            self.learner = LinearProbe(pretrained, adapter, experiment.finetuning, args.device)
         else:
             augment = (args.aug_times, args.aug_ratio) if args.aug_times else None
             description = " ".join(part for part in (self.model, contract.rep_name(rep), self.variant) if part)
-            self.learner = learners.FinetunedModel(pretrained, adapter, experiment.finetuning, args.device, args.report_to, augment, description)
+            self.learner = FinetunedModel(pretrained, adapter, experiment.finetuning, args.device, args.report_to, augment, description)
 
     @classmethod
     def from_run(cls, args, experiment: ExperimentConfig, facts: dict, folder: Path, rep: str) -> "Arm":
@@ -89,14 +96,14 @@ class Arm:
         if arm.model in pooled.MODELS:  # what home knew is in the whitening, which is the run's
             arm.learner = arm.make_pooled_model(None)
             return arm
-        arm.learner = learners.FinetunedModel(None, arm.make_adapter(folder, finetuned=True), experiment.finetuning, args.device)
+        arm.learner = FinetunedModel(None, arm.make_adapter(folder, finetuned=True), experiment.finetuning, args.device)
         return arm
 
-    def make_adapter(self, folder: Path, finetuned: bool) -> learners.VocabularyAdapter:
+    def make_adapter(self, folder: Path, finetuned: bool) -> VocabularyAdapter:
         """How the patient model in `folder` reads a hospital, as it was made."""
         made = behrt.BehrtConfig.from_pretrained(folder)
         self.told_the_stay = behrt_config.reads_index_stay(made)
-        return learners.VocabularyAdapter(finished_runs.load_model_vocabulary(folder, finetuned), self.rep, made.values_apart)
+        return VocabularyAdapter(finished_runs.load_model_vocabulary(folder, finetuned), self.rep, made.values_apart)
 
     @property
     def transfer_hours(self) -> float:

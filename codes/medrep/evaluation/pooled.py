@@ -151,7 +151,7 @@ def fit_trees(x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int) -> 
 
 
 class PooledModel:
-    """Pooled vectors of one representation and a head a label; what arms ask of it: medrep.evaluation.learners."""
+    """Pooled vectors of one representation and a head a label: a Learner (learner.py)."""
 
     features: PooledFeatures
     shift: np.ndarray

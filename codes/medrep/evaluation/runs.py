@@ -18,8 +18,10 @@ import yaml
 
 from medrep import contract, progress, stamps, storage
 from medrep.errors import UserError
-from medrep.evaluation import counts, features, learners, metrics, results
+from medrep.evaluation import counts, features, metrics, results
 from medrep.evaluation.arms import Arm
+from medrep.evaluation.count_model import CountModel
+from medrep.evaluation.finetuned_model import FinetunedModel
 from medrep.patients import finished_runs
 from medrep.patients.examples import Examples, sample_few_shot, split_persons
 from medrep.progress import print_line
@@ -169,7 +171,7 @@ class Run:
         """Bring back what was learned; what is quickly learned again is."""
         if self.in_memory:
             return
-        if isinstance(self.learner, learners.CountModel):
+        if isinstance(self.learner, CountModel):
             self.learner.train(self.examples_of[self.trained_on], self.parts, self.seed, self.folder)
         else:
             self.learner.load(self.model_folder)
@@ -242,7 +244,7 @@ class Run:
     def write_attributions(self, hospitals: list[str]):
         """Write what the model attended to and what moved its answer, by event, and of the hundred most important tokens a CSV."""
         settings, oov, learner = self.settings, self.arm.oovs[0], self.learner
-        assert isinstance(learner, learners.FinetunedModel)  # finetune.py refuses --extract-attention-score for others
+        assert isinstance(learner, FinetunedModel)  # finetune.py refuses --extract-attention-score for others
         for hospital in hospitals:
             examples, part = self.examples_of[hospital], self.rows_tested_at(hospital)
             file, top = contract.attention_file(self.folder, hospital), contract.features_file(self.folder, hospital)
