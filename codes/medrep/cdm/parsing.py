@@ -26,8 +26,9 @@ def parse_id(text: ibis.Value) -> ibis.Value:
 
 def parse_number(text: ibis.Value) -> ibis.Value:
     """A finite float64 in plain or scientific writing; `>10`, `NaN`, `inf` and `1_000` are null."""
-    number = ibis.ifelse(text.re_search(f"^{NUMBER_PATTERN}$"), text, ibis.null("string")).try_cast("float64")
-    return ibis.ifelse(number.isinf(), ibis.null("float64"), number)
+    # the pattern stands here once: DuckDB computes it anew wherever an expression repeats it
+    is_number = text.re_search(f"^{NUMBER_PATTERN}$") & ~text.try_cast("float64").isinf()
+    return ibis.ifelse(is_number, text.try_cast("float64"), ibis.null("float64"))
 
 
 def normalize_number(text: ibis.Value, decimal_mark: str, thousands_mark: str) -> ibis.Value:
@@ -45,9 +46,12 @@ def normalize_number(text: ibis.Value, decimal_mark: str, thousands_mark: str) -
     return text
 
 
-def parse_measured_value(text: ibis.Value) -> dict[str, ibis.Value]:
-    """{value, operator} of `7.9`, `<0.5` or `>= 200`; both null where it is no number. An operator is one of <, <=, =, >, >=."""
-    number = parse_number(text)
+def parse_measured_value(text: ibis.Value, number: ibis.Value | None = None) -> dict[str, ibis.Value]:
+    """{value, operator} of `7.9`, `<0.5` or `>= 200`; both null where it is no number. An operator is one of <, <=, =, >, >=.
+
+    `number` is parse_number(text), where a select before has it as a column: in a table of millions that is many times as fast.
+    """
+    number = parse_number(text) if number is None else number
     pattern = f"^{OPERATOR_PATTERN} *{NUMBER_PATTERN}$"
     written = ibis.ifelse(number.isnull(), text.re_extract(pattern, 1).nullif(""), ibis.null("string"))
     value = ibis.ifelse(written.isnull(), number, parse_number(text.re_extract(pattern, 2)))

@@ -21,6 +21,7 @@ from medrep.cdm.parsing import (
     parse_date_and_time,
     parse_id,
     parse_measured_value,
+    parse_number,
 )
 from medrep.cdm.sources.athena import join_race_names
 from medrep.cdm.sources.columns import EVENT_TABLES, NO_UNIT, line_and_raw, unreadable_reason
@@ -226,10 +227,11 @@ NO_VALUES = {
 
 
 def with_value_text(t: ibis.Table, settings: HospitalConfig) -> ibis.Table:
-    """A measurement table with number_text and text_beside_it, of its two columns of values; value_text, which the value is read from; beside_text.
+    """A measurement table with number_text and text_beside_it, of its two columns of values; value_text, which the value is read from, and
+    beside_text, where it differs; number and beside_number, what they are as plain numbers.
 
     Each step is a select of its own: written out in one, as each uses the one before in several places, DuckDB takes ten seconds to plan the
-    query, or all memory.
+    query, or all memory, and parses each text thirty times.
     """
 
     def text_of(name: str) -> ibis.Value:
@@ -240,14 +242,16 @@ def with_value_text(t: ibis.Table, settings: HospitalConfig) -> ibis.Table:
     t = t.mutate(number_text=text_of("value_as_number"), text_beside_it=text_of("value_source_value"))
     t = t.mutate(value_text=ibis.coalesce(t.number_text, t.text_beside_it))
     marks = (settings.decimal_mark, settings.thousands_mark)
-    return t.mutate(value_text=normalize_number(t.value_text, *marks), beside_text=normalize_number(t.text_beside_it, *marks))
+    t = t.mutate(value_text=normalize_number(t.value_text, *marks), beside_text=normalize_number(t.text_beside_it, *marks))
+    t = t.mutate(beside_text=ibis.ifelse(t.beside_text == t.value_text, ibis.null("string"), t.beside_text))
+    return t.mutate(number=parse_number(t.value_text), beside_number=parse_number(t.beside_text))
 
 
 def measured_values(t: ibis.Table) -> dict[str, ibis.Value]:
     """The columns NO_VALUES of the rows of a measurement table with_value_text."""
-    found = parse_measured_value(t.value_text)
+    found = parse_measured_value(t.value_text, t.number)
     operator = optional_column(t, "operator_concept_id", parse_id, "int64").cast("int64").substitute(OPERATOR_CONCEPTS, else_=ibis.null("string"))
-    beside = parse_measured_value(t.beside_text)  # `200` beside `>200`
+    beside = parse_measured_value(t.beside_text, t.beside_number)  # `200` beside `>200`
     beside_operator = ibis.ifelse((beside["value"] == found["value"]).fill_null(False), beside["operator"], ibis.null("string"))
     no_text, is_none = ibis.null("string"), found["value"].isnull()
     return {
