@@ -96,123 +96,151 @@ def fit(
     """
     set_seed(seed)
     steps = max(len(plan_epoch(epoch)) for epoch in range(max(1, min(3, settings.epochs))))  # which may differ a little
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-    total = steps * settings.epochs
-    schedule = get_linear_schedule_with_warmup(optimizer, int(settings.warmup_share * total), total)
-    state = TrainingState()
-    model, optimizer = accelerator.prepare(model, optimizer)
-    accelerator.register_for_checkpointing(schedule, state)
-    log, best = folder / "log.jsonl", folder / "best"
-    if checkpoint := next((folder / name for name in CHECKPOINT_NAMES if (folder / name).exists()), None):
-        accelerator.load_state(str(checkpoint))
-        print_line(f"{description}: continues after epoch {state.epoch}" + (f" and {state.step} batches" if state.step else ""))
-    # one more if it was killed between its line and its checkpoint
-    lines = [line for line in read_log(log) if line["epoch"] <= state.epoch] if checkpoint else []
+    training = Training(model, accelerator, settings, folder, description, steps)
+    continues = training.load_checkpoint()
     if progress.is_main_process():
         storage.make_folder(folder)
-    if start_may_be_best and not checkpoint:
-        state.best, figures = evaluate(accelerator.unwrap_model(model))
-        lines = [{"epoch": 0, **figures, "best": True}]
-        if progress.is_main_process():
-            print_line(f"{description}: {progress.format_figures(lines[0])}")
-            save_best(accelerator, model, best)
+    if start_may_be_best and not continues:
+        training.keep_start(*evaluate(training.bare_model))
     if progress.is_main_process():
-        write_log(log, lines)
+        write_log(training.log, training.lines)
+    state = training.state
     with StopSignals() as signals:
         while state.epoch < settings.epochs and state.bad_epochs < settings.patience:
-            run_epoch(
-                model,
-                accelerator,
-                optimizer,
-                schedule,
-                state,
-                parameters,
-                folder,
-                settings,
-                plan_epoch(state.epoch),
-                make_batch,
-                compute_losses,
-                description,
-                signals,
-            )
-            line = {"epoch": state.epoch + 1, **{name: round(value, 5) for name, value in state.means().items()}}
-            rate = state.tokens * accelerator.num_processes / max(state.seconds, 1e-9)
-            score, figures = evaluate(accelerator.unwrap_model(model))
-            better = state.next_epoch(score)
-            line |= {
-                **figures,
-                "learning_rate": schedule.get_last_lr()[0],
-                "tokens_per_second": round(rate),
-                "peak_gib": round(peak_gib(accelerator.device), 3),
-                "best": bool(better),
-            }
-            if progress.is_main_process():
-                print_line(f"{description}: {progress.format_figures(line)}")
-                with disk_full_error(folder):
-                    if better:
-                        save_best(accelerator, model, best)
-                    write_log(log, lines := [*lines, line])
-                    plot_log(lines, folder / "loss.png", description)
-            accelerator.log({name: value for name, value in line.items() if isinstance(value, int | float)}, step=state.epoch)
-            save_checkpoint(accelerator, folder)
+            training.run_epoch(plan_epoch(state.epoch), make_batch, compute_losses, signals)
+            training.end_epoch(*evaluate(training.bare_model))
     for tracker in accelerator.trackers:  # end_training would also end the processes' group
         tracker.finish()
-    if not best.exists():
+    if not training.best.exists():
         raise UserError(f"{description}: no epoch was better than none; set epochs to 1 or more")
-    found = accelerator.unwrap_model(model).__class__.from_pretrained(best).to(accelerator.device)
+    found = training.bare_model.__class__.from_pretrained(training.best).to(accelerator.device)
     accelerator.wait_for_everyone()  # the caller removes the file
     return found
 
 
-def save_best(accelerator: Accelerator, model, best: Path):
-    with storage.atomic_write(best) as part:
-        accelerator.unwrap_model(model).save_pretrained(part)
+class Training:
+    """Model, optimizer, schedule and state of a run, its steps and the files that they leave."""
 
+    def __init__(self, model, accelerator: Accelerator, settings, folder: Path, description: str, steps: int):
+        """`steps`: of an epoch."""
+        self.accelerator, self.settings, self.folder, self.description = accelerator, settings, folder, description
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+        total = steps * settings.epochs
+        self.schedule = get_linear_schedule_with_warmup(optimizer, int(settings.warmup_share * total), total)
+        self.state = TrainingState()
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        accelerator.register_for_checkpointing(self.schedule, self.state)
+        self.log, self.best, self.lines = folder / "log.jsonl", folder / "best", []
 
-def run_epoch(model, accelerator, optimizer, schedule, state, parameters, folder, settings, plan, make_batch, compute_losses, description, signals):
-    """The steps of the epoch that are not yet done."""
-    model.train()
-    world, epoch = accelerator.num_processes, state.epoch
-    done, started, saved = state.seconds, time.perf_counter(), time.perf_counter()
-    batches = make_loader(
-        plan[state.step :], lambda part, i, rank, world, first=state.step: make_batch(part, (epoch, first + i), rank, world), accelerator
-    )
-    with progress.progress_bar(description=f"{description}, epoch {epoch + 1}/{settings.epochs}", total=len(plan), unit="batches") as bar:
-        bar.update(state.step)
-        for batch in batches:
-            found, shown = compute_losses(model, batch)
-            values = {name: (torch.as_tensor(total).detach().item(), float(number)) for name, (total, number) in (found | shown).items()}
-            if not all(math.isfinite(values[name][0]) for name in found):
-                rows = ", ".join(map(str, np.unique(plan[state.step][:, 0]).tolist()))
-                raise UserError(
-                    f"{description}: the loss is no longer finite in epoch {epoch + 1}, batch {state.step + 1}, with the persons at rows {rows} "
-                    "of the trajectories: a smaller learning_rate may help; the last checkpoint stays"
-                )
-            numbers = [number for _, number in found.values()]
-            due = accelerator.is_main_process and time.perf_counter() - saved > 60 * settings.checkpoint_minutes
-            everyone = torch.tensor([*numbers, bool(signals.stop), due], dtype=torch.float32, device=accelerator.device)
-            if world > 1:
-                everyone = accelerator.reduce(everyone, "sum")
-            # Gradients are averaged over processes: times their number it is the mean over the whole batch.
-            mean = sum(total / everyone[i].clamp(min=1) for i, (total, _) in enumerate(found.values()))
-            accelerator.backward(mean * world)
-            accelerator.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            state.add(values, len(batch["token"]))
-            state.seconds = done + time.perf_counter() - started
-            bar.update()
-            if not bar.disable:
-                bar.set_postfix_str(format_training_figures(state, schedule, settings, len(plan), accelerator), refresh=False)
-            stop, due = everyone[-2:].tolist()
-            if stop or due:
-                save_checkpoint(accelerator, folder)
-                saved = time.perf_counter()
-            if stop:
-                print_line(f"{description}: stopped as told after {state.step} batches of epoch {epoch + 1}; the same command continues from here")
-                sys.exit(128 + (signals.stop or signal.SIGTERM))
+    @property
+    def bare_model(self):
+        """Without what accelerate put around it."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def load_checkpoint(self) -> bool:
+        """Whether there was one."""
+        checkpoint = next((self.folder / name for name in CHECKPOINT_NAMES if (self.folder / name).exists()), None)
+        if not checkpoint:
+            return False
+        self.accelerator.load_state(str(checkpoint))
+        state = self.state
+        print_line(f"{self.description}: continues after epoch {state.epoch}" + (f" and {state.step} batches" if state.step else ""))
+        # one more if it was killed between its line and its checkpoint
+        self.lines = [line for line in read_log(self.log) if line["epoch"] <= state.epoch]
+        return True
+
+    def keep_start(self, score: float, figures: dict):
+        """Epoch 0: what the run begins with is the best until an epoch is better."""
+        self.state.best = score
+        self.lines = [{"epoch": 0, **figures, "best": True}]
+        if progress.is_main_process():
+            print_line(f"{self.description}: {progress.format_figures(self.lines[0])}")
+            self.save_best()
+
+    def run_epoch(self, plan: list, make_batch: Callable, compute_losses: Callable, signals: "StopSignals"):
+        """The steps of the epoch that are not yet done."""
+        self.model.train()
+        state, accelerator, settings = self.state, self.accelerator, self.settings
+        epoch, done, started, saved = state.epoch, state.seconds, time.perf_counter(), time.perf_counter()
+        batches = make_loader(
+            plan[state.step :], lambda part, i, rank, world, first=state.step: make_batch(part, (epoch, first + i), rank, world), accelerator
+        )
+        title = f"{self.description}, epoch {epoch + 1}/{settings.epochs}"
+        with progress.progress_bar(description=title, total=len(plan), unit="batches") as bar:
+            bar.update(state.step)
+            for batch in batches:
+                found, shown = compute_losses(self.model, batch)
+                values = {name: (torch.as_tensor(total).detach().item(), float(number)) for name, (total, number) in (found | shown).items()}
+                if not all(math.isfinite(values[name][0]) for name in found):
+                    raise self.infinite_loss(plan[state.step])
+                due = accelerator.is_main_process and time.perf_counter() - saved > 60 * settings.checkpoint_minutes
+                stop, due = self.take_step(found, bool(signals.stop), due)
+                state.add(values, len(batch["token"]))
+                state.seconds = done + time.perf_counter() - started
+                bar.update()
+                if not bar.disable:
+                    bar.set_postfix_str(format_training_figures(state, self.schedule, settings, len(plan), accelerator), refresh=False)
+                if stop or due:
+                    save_checkpoint(accelerator, self.folder)
+                    saved = time.perf_counter()
+                if stop:
+                    print_line(
+                        f"{self.description}: stopped as told after {state.step} batches of epoch {epoch + 1}; the same command continues from here"
+                    )
+                    sys.exit(128 + (signals.stop or signal.SIGTERM))
+
+    def take_step(self, losses: dict[str, tuple], stop: bool, due: bool) -> tuple[float, float]:
+        """A step down the means of `losses`, {target: (sum, number)}; gives whether any process is to stop, and whether a checkpoint is due."""
+        numbers = [number for _, number in losses.values()]
+        everyone = torch.tensor([*numbers, stop, due], dtype=torch.float32, device=self.accelerator.device)
+        world = self.accelerator.num_processes
+        if world > 1:
+            everyone = self.accelerator.reduce(everyone, "sum")
+        # Gradients are averaged over processes: times their number it is the mean over the whole batch.
+        mean = sum(total / everyone[i].clamp(min=1) for i, (total, _) in enumerate(losses.values()))
+        self.accelerator.backward(mean * world)
+        self.accelerator.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        stop, due = everyone[-2:].tolist()
+        return stop, due
+
+    def infinite_loss(self, part: np.ndarray) -> UserError:
+        rows = ", ".join(map(str, np.unique(part[:, 0]).tolist()))
+        return UserError(
+            f"{self.description}: the loss is no longer finite in epoch {self.state.epoch + 1}, batch {self.state.step + 1}, with the persons at rows "
+            f"{rows} of the trajectories: a smaller learning_rate may help; the last checkpoint stays"
+        )
+
+    def end_epoch(self, score: float, figures: dict):
+        """Add the epoch's line to the log, keep the model if it is the best, and write a checkpoint."""
+        state, accelerator = self.state, self.accelerator
+        line = {"epoch": state.epoch + 1, **{name: round(value, 5) for name, value in state.means().items()}}
+        rate = state.tokens * accelerator.num_processes / max(state.seconds, 1e-9)
+        better = state.next_epoch(score)
+        line |= {
+            **figures,
+            "learning_rate": self.schedule.get_last_lr()[0],
+            "tokens_per_second": round(rate),
+            "peak_gib": round(peak_gib(accelerator.device), 3),
+            "best": bool(better),
+        }
+        self.lines.append(line)
+        if progress.is_main_process():
+            print_line(f"{self.description}: {progress.format_figures(line)}")
+            with disk_full_error(self.folder):
+                if better:
+                    self.save_best()
+                write_log(self.log, self.lines)
+                plot_log(self.lines, self.folder / "loss.png", self.description)
+        accelerator.log({name: value for name, value in line.items() if isinstance(value, int | float)}, step=state.epoch)
+        save_checkpoint(accelerator, self.folder)
+
+    def save_best(self):
+        with storage.atomic_write(self.best) as part:
+            self.bare_model.save_pretrained(part)
 
 
 def count_out_of_range(model, batch) -> dict[str, tuple[int, int]]:
