@@ -20,6 +20,7 @@ hospital, for benchmarks. Into a data/ that holds anything this script did not w
 import argparse
 import hashlib
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -85,52 +86,88 @@ def assign_concepts(events: pd.DataFrame, vocabulary: terminology.Terminology, h
     return np.where(random.random(len(events)) < 0.01, 0, concept)
 
 
+@dataclass(frozen=True)
+class ChunkIds:
+    """Who the persons and visits of a chunk are at a hospital; arrays by the chunk's person or stay."""
+
+    mimic: bool
+    number: np.ndarray
+    subject: np.ndarray
+    person: np.ndarray
+    birth: np.ndarray
+    """Year."""
+    visit: np.ndarray
+
+    @classmethod
+    def make(cls, chunk: course.Chunk, hospital: str, first: int) -> "ChunkIds":
+        """`first` is the number of the chunk's first person."""
+        mimic, number = hospital == "mimic", first + np.arange(len(chunk.persons))
+        subject = 10_000_000 + number
+        person = np.array([stable_hash(f"person {s}") for s in subject]) if mimic else number + 115_000_000
+        begin = chunk.stays.groupby("person").start.min().reindex(range(len(number)), fill_value=5_000_000_000)
+        birth = begin.to_numpy().astype("datetime64[s]").astype("datetime64[Y]").astype(int) + 1970 - chunk.persons.age.to_numpy()
+        of_stay = enumerate(chunk.stays.person.to_numpy())
+        visit = [stable_hash(f"visit {subject[p]} {i}") if mimic else int(number[p]) * 1000 + i % 1000 for i, p in of_stay]
+        return cls(mimic, number, subject, person, birth, np.array(visit, dtype=np.int64))
+
+
 def make_tables(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: int, random) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """The OMOP tables of one chunk, and TRUTH with the label that was drawn. `first` is the number of the chunk's first person."""
-    mimic = hospital == "mimic"
-    persons, stays, events = chunk.persons, chunk.stays, chunk.events
-    number = first + np.arange(len(persons))
-    subject = 10_000_000 + number
-    person_id = np.array([stable_hash(f"person {s}") for s in subject]) if mimic else number + 115_000_000
-    begin = stays.groupby("person").start.min().reindex(range(len(persons)), fill_value=5_000_000_000)
-    birth = begin.to_numpy().astype("datetime64[s]").astype("datetime64[Y]").astype(int) + 1970 - persons.age.to_numpy()
+    ids = ChunkIds.make(chunk, hospital, first)
+    tables = make_person_tables(chunk, ids) | make_stay_tables(chunk, ids, random)
+    # the second hospital stamps its diagnoses truly
+    stamped = chunk.stays[("start" if ids.mimic else "end")].to_numpy()[chunk.events.stay]
+    time = np.where(chunk.events.billing, stamped, chunk.events.time)
+    for place, domain in enumerate(terminology.DOMAINS):
+        chosen = np.flatnonzero(chunk.events.domain == place)
+        table, _ = EVENT_TABLES[domain]
+        first_id = stable_hash(f"{hospital} {domain} {first}") // 4 if ids.mimic else first * 1_000_000
+        tables[table] = make_event_table(chunk, ids, domain, chosen, concept, time, first_id, random)
+    return tables, make_truth(chunk, ids)
+
+
+def make_person_tables(chunk: course.Chunk, ids: ChunkIds) -> dict[str, pd.DataFrame]:
+    """person, and of MIMIC its own patients."""
+    persons = chunk.persons
     tables = {
         "person": pd.DataFrame(
             {
-                "person_id": person_id,
+                "person_id": ids.person,
                 "gender_concept_id": np.where(persons.female, 8532, 8507),
-                "year_of_birth": birth,
-                "race_concept_id": RACES[number * 7 % len(RACES)],
-                "person_source_value": subject if mimic else [f"p{n:08d}" for n in number],
+                "year_of_birth": ids.birth,
+                "race_concept_id": RACES[ids.number * 7 % len(RACES)],
+                "person_source_value": ids.subject if ids.mimic else [f"p{n:08d}" for n in ids.number],
                 "gender_source_value": np.where(persons.female, "F", "M"),
             }
         )
     }
-    if mimic:
+    if ids.mimic:
         tables["patients"] = pd.DataFrame(
             {
-                "subject_id": subject,
+                "subject_id": ids.subject,
                 "gender": np.where(persons.female, "F", "M"),
                 "anchor_age": persons.age,
-                "anchor_year": birth + persons.age,
+                "anchor_year": ids.birth + persons.age,
                 "anchor_year_group": "2011 - 2013",
                 "dod": "",
             }
         )
-    stay_person = stays.person.to_numpy()
-    visit_of = np.array(
-        [stable_hash(f"visit {subject[p]} {i}") if mimic else int(number[p]) * 1000 + i % 1000 for i, p in enumerate(stay_person)], dtype=np.int64
-    )
+    return tables
+
+
+def make_stay_tables(chunk: course.Chunk, ids: ChunkIds, random: np.random.Generator) -> dict[str, pd.DataFrame]:
+    """visit_occurrence and death."""
+    stays, mimic, stay_person = chunk.stays, ids.mimic, chunk.stays.person.to_numpy()
     source = [
-        f"{subject[p]}|{20_000_000 + i}" if a else f"{subject[p]}|{d}"
+        f"{ids.subject[p]}|{20_000_000 + i}" if a else f"{ids.subject[p]}|{d}"
         for i, p, a, d in zip(stays.index, stay_person, stays.admission, day(stays.start), strict=True)
     ]
     kinds = random.choice(MIMIC_ADMISSIONS if mimic else [9201, 262], len(stays))
     discharge = DISCHARGES.iloc[np.where(stays.death, 2, stays.facility)]
-    tables["visit_occurrence"] = pd.DataFrame(
+    visits = pd.DataFrame(
         {
-            "visit_occurrence_id": visit_of,
-            "person_id": person_id[stay_person],
+            "visit_occurrence_id": ids.visit,
+            "person_id": ids.person[stay_person],
             "visit_concept_id": np.where(stays.admission, kinds, 38004207 if mimic else 9202),
             "visit_start_date": day(stays.start),
             "visit_start_datetime": moment(stays.start),
@@ -146,54 +183,64 @@ def make_tables(chunk: course.Chunk, concept: np.ndarray, hospital: str, first: 
     died = ""  # the second hospital knows the day only
     if mimic:
         died = np.where(random.random(len(dead)) < 0.9, moment(dead.end), np.char.add(day(dead.end), " 00:00:00"))
-    tables["death"] = pd.DataFrame(
-        {"person_id": person_id[dead.person], "death_date": day(dead.end), "death_datetime": died, "death_type_concept_id": 32817}
+    death = pd.DataFrame(
+        {"person_id": ids.person[dead.person], "death_date": day(dead.end), "death_datetime": died, "death_type_concept_id": 32817}
     )
-    time = np.where(events.billing, stays.start.to_numpy()[events.stay], events.time)
-    if not mimic:  # the second hospital stamps its diagnoses truly
-        time = np.where(events.billing, stays.end.to_numpy()[events.stay], events.time)
-    for place, domain in enumerate(terminology.DOMAINS):
-        chosen = np.flatnonzero(events.domain == place)
-        stay = events.stay.to_numpy()[chosen]
-        table, prefix = EVENT_TABLES[domain]
-        rows = pd.DataFrame(
-            {
-                f"{table}_id": stable_hash(f"{hospital} {domain} {first}") // 4 + np.arange(len(chosen))
-                if mimic
-                else first * 1_000_000 + np.arange(len(chosen)),
-                "person_id": person_id[stays.person.to_numpy()[stay]],
-                f"{domain}_concept_id": concept[chosen],
-                f"{prefix}_date": day(time[chosen]),
-                f"{prefix}_datetime": moment(time[chosen]),
-                f"{domain}_type_concept_id": np.where(events.billing.to_numpy()[chosen], 32821, 32817) if mimic else 32817,
-                "visit_occurrence_id": visit_of[stay],
-            }
-        )
-        if domain == "measurement":
-            pairs = zip(events.system.to_numpy()[chosen], events.fact.to_numpy()[chosen], strict=True)
-            level, spread = np.array([course.ANALYTE_SCALES[pair] for pair in pairs]).reshape(-1, 2).T
-            value = np.round(level + spread * events.value.to_numpy()[chosen], 2).astype(str)
-            draw = random.random(len(chosen))
-            rows["value_as_number"] = np.where(draw < 0.04, "", value)
-            rows["value_source_value"] = np.where(draw < 0.02, "", np.where(draw < 0.03, "see comment", value))
-            rows["unit_concept_id"] = np.where(random.random(len(chosen)) < 0.97, 8840, 0)
-            rows["unit_source_value"] = "mg/dL"
-        if not mimic and domain == "procedure":
-            rows = rows.drop(columns=f"{prefix}_datetime")  # only the day is known
-        tables[table] = rows
-    truth_person = stay_person[chunk.truth.stay]
+    return {"visit_occurrence": visits, "death": death}
+
+
+def make_event_table(
+    chunk: course.Chunk,
+    ids: ChunkIds,
+    domain: str,
+    chosen: np.ndarray,
+    concept: np.ndarray,
+    time: np.ndarray,
+    first_id: int,
+    random: np.random.Generator,
+) -> pd.DataFrame:
+    """The rows `chosen` of the chunk's events; `concept` and `time` are of all of them."""
+    events, (table, prefix) = chunk.events, EVENT_TABLES[domain]
+    stay = events.stay.to_numpy()[chosen]
+    rows = pd.DataFrame(
+        {
+            f"{table}_id": first_id + np.arange(len(chosen)),
+            "person_id": ids.person[chunk.stays.person.to_numpy()[stay]],
+            f"{domain}_concept_id": concept[chosen],
+            f"{prefix}_date": day(time[chosen]),
+            f"{prefix}_datetime": moment(time[chosen]),
+            f"{domain}_type_concept_id": np.where(events.billing.to_numpy()[chosen], 32821, 32817) if ids.mimic else 32817,
+            "visit_occurrence_id": ids.visit[stay],
+        }
+    )
+    if domain == "measurement":
+        pairs = zip(events.system.to_numpy()[chosen], events.fact.to_numpy()[chosen], strict=True)
+        level, spread = np.array([course.ANALYTE_SCALES[pair] for pair in pairs]).reshape(-1, 2).T
+        value = np.round(level + spread * events.value.to_numpy()[chosen], 2).astype(str)
+        draw = random.random(len(chosen))
+        rows["value_as_number"] = np.where(draw < 0.04, "", value)
+        rows["value_source_value"] = np.where(draw < 0.02, "", np.where(draw < 0.03, "see comment", value))
+        rows["unit_concept_id"] = np.where(random.random(len(chosen)) < 0.97, 8840, 0)
+        rows["unit_source_value"] = "mg/dL"
+    if not ids.mimic and domain == "procedure":
+        rows = rows.drop(columns=f"{prefix}_datetime")  # only the day is known
+    return rows
+
+
+def make_truth(chunk: course.Chunk, ids: ChunkIds) -> pd.DataFrame:
+    """TRUTH of the chunk's prediction points."""
+    person = chunk.stays.person.to_numpy()[chunk.truth.stay]
     truth = pd.DataFrame(
         {
-            "subject_id": person_id[truth_person],
+            "subject_id": ids.person[person],
             "prediction_time": chunk.truth.time.to_numpy().astype("datetime64[s]").astype("datetime64[us]"),
             "outcome": chunk.truth.outcome,
             "probability": chunk.truth.probability,
             "label": chunk.truth.label,
         }
     )
-    age = stays.start.to_numpy().astype("datetime64[s]").astype("datetime64[Y]").astype(int)[chunk.truth.stay] + 1970 - birth[truth_person]
-    truth = truth[age >= CohortConfig.min_age]  # nothing is predicted of children
-    return tables, truth
+    start = chunk.stays.start.to_numpy().astype("datetime64[s]").astype("datetime64[Y]").astype(int) + 1970
+    return truth[start[chunk.truth.stay] - ids.birth[person] >= CohortConfig.min_age]  # nothing is predicted of children
 
 
 def as_site_writes(rows: pd.DataFrame, table: str, hospital: str) -> pa.Table:

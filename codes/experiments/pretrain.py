@@ -105,6 +105,12 @@ def main(argv=None):
         assert start is not None  # check_arguments refuses --zero-shot without --from
         evaluate_checkpoint(args, start, experiment, hospital)
         return
+    arguments = [argument for argument in (sys.argv[1:] if argv is None else argv) if argument != "--fresh"]
+    train(args, start, experiment, hospital, arguments)
+
+
+def train(args, start: PretrainedStart | None, experiment: ExperimentConfig, hospital: str, arguments: list[str]):
+    """`arguments`: the command's, for the processes that work on other devices."""
     folder = contract.pretraining_folder(hospital, args.model, args.rep_type, experiment.model.head)
     inputs = [contract.trajectories_folder(hospital), contract.vocabulary_file(hospital)]
     inputs += [contract.concept_array_file(args.rep_type)] if args.rep_type != "none" else []
@@ -112,7 +118,6 @@ def main(argv=None):
     made_with = {"model": asdict(experiment.model), "pretraining": asdict(experiment.pretraining)} | finished_runs.input_fingerprints(*inputs)
     if finished_runs.is_finished(folder, made_with, args.fresh):
         return
-    arguments = [argument for argument in (sys.argv[1:] if argv is None else argv) if argument != "--fresh"]
     status = launch_workers(args.gpu_devices, __file__, arguments)
     if status is not None:
         sys.exit(status)
@@ -124,11 +129,7 @@ def main(argv=None):
         known, input_mapping = make_pretraining_mapping(whole, args.rep_type, experiment.model.values_apart)
         task = PretrainingTask(experiment, trajectories, input_mapping, len(known))
         valid = task.plan("valid", VALID_SEED)
-        windows = {"train": sum(map(len, task.plan("train", 0))), "valid": sum(map(len, valid))}
-        if missing := [split for split in windows if not windows[split]]:
-            raise UserError(
-                f"{hospital} has no {' and no '.join(missing)} persons with trajectories: cohort.split_shares or a larger hospital would give some"
-            )
+        windows = count_windows(task, hospital)
         print_line(
             f"pretraining {args.model} with {contract.rep_name(args.rep_type)} at {hospital}: {windows['train']:,} windows of train persons, "
             f"{windows['valid']:,} of valid persons; {len(known):,} {'concepts' if experiment.model.values_apart else 'tokens'} known of the "
@@ -165,6 +166,16 @@ def main(argv=None):
             )
             print_line(f"{contract.display_path(folder)}: the pretrained model")
             figures.update(windows=windows["train"], tokens=len(known), **fitting.best_epoch(folder))
+
+
+def count_windows(task: PretrainingTask, hospital: str) -> dict[str, int]:
+    """How many train and valid persons have in an epoch; none is an error."""
+    windows = {"train": sum(map(len, task.plan("train", 0))), "valid": sum(map(len, task.plan("valid", VALID_SEED)))}
+    if missing := [split for split in windows if not windows[split]]:
+        raise UserError(
+            f"{hospital} has no {' and no '.join(missing)} persons with trajectories: cohort.split_shares or a larger hospital would give some"
+        )
+    return windows
 
 
 def new_model(experiment: ExperimentConfig, known: token_vocabulary.Vocabulary, input_mapping: InputMapping) -> behrt.BehrtForPretraining:

@@ -21,6 +21,7 @@ from medrep.evaluation.augmentation import NeighbourAugmentation
 from medrep.patients import behrt, behrt_config, sequences
 from medrep.patients.batches import to_tensors
 from medrep.patients.examples import Examples, sample_few_shot, sort_by_hash, split_persons
+from medrep.patients.vocabulary_adapter import VocabularyAdapter
 from medrep.settings import FinetuningConfig, ModelConfig
 from medrep.tables import LABELS, PERSONS, VISITS, labels_table
 from medrep.vectors import concept_index, markers
