@@ -183,9 +183,7 @@ def make_stay_tables(chunk: course.Chunk, ids: ChunkIds, random: np.random.Gener
     died = ""  # the second hospital knows the day only
     if mimic:
         died = np.where(random.random(len(dead)) < 0.9, moment(dead.end), np.char.add(day(dead.end), " 00:00:00"))
-    death = pd.DataFrame(
-        {"person_id": ids.person[dead.person], "death_date": day(dead.end), "death_datetime": died, "death_type_concept_id": 32817}
-    )
+    death = pd.DataFrame({"person_id": ids.person[dead.person], "death_date": day(dead.end), "death_datetime": died, "death_type_concept_id": 32817})
     return {"visit_occurrence": visits, "death": death}
 
 

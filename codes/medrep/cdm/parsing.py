@@ -46,12 +46,12 @@ def normalize_number(text: ibis.Value, decimal_mark: str, thousands_mark: str) -
     return text
 
 
-def parse_measured_value(text: ibis.Value, number: ibis.Value | None = None) -> dict[str, ibis.Value]:
+def parse_measured_value(text: ibis.Value, plain: ibis.Value | None = None) -> dict[str, ibis.Value]:
     """{value, operator} of `7.9`, `<0.5` or `>= 200`; both null where it is no number. An operator is one of <, <=, =, >, >=.
 
-    `number` is parse_number(text), where a select before has it as a column: in a table of millions that is many times as fast.
+    `plain` is parse_number(text), where a select before has it as a column: in a table of millions that is many times as fast.
     """
-    number = parse_number(text) if number is None else number
+    number = parse_number(text) if plain is None else plain
     pattern = f"^{OPERATOR_PATTERN} *{NUMBER_PATTERN}$"
     written = ibis.ifelse(number.isnull(), text.re_extract(pattern, 1).nullif(""), ibis.null("string"))
     value = ibis.ifelse(written.isnull(), number, parse_number(text.re_extract(pattern, 2)))

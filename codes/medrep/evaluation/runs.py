@@ -20,8 +20,8 @@ from medrep import contract, progress, stamps, storage
 from medrep.errors import UserError
 from medrep.evaluation import counts, features, metrics, results
 from medrep.evaluation.arms import Arm
-from medrep.evaluation.count_model import CountModel
 from medrep.evaluation.finetuned_model import FinetunedModel
+from medrep.evaluation.learner import StoredLearner
 from medrep.patients import finished_runs
 from medrep.patients.examples import Examples, sample_few_shot, split_persons
 from medrep.progress import print_line
@@ -171,10 +171,10 @@ class Run:
         """Bring back what was learned; what is quickly learned again is."""
         if self.in_memory:
             return
-        if isinstance(self.learner, CountModel):
-            self.learner.train(self.examples_of[self.trained_on], self.parts, self.seed, self.folder)
-        else:
+        if isinstance(self.learner, StoredLearner):
             self.learner.load(self.model_folder)
+        else:
+            self.learner.train(self.examples_of[self.trained_on], self.parts, self.seed, self.folder)
         self.in_memory = True
 
     def test_inputs(self, hospital: str, oov: str) -> list[Path]:
