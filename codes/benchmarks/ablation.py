@@ -5,16 +5,17 @@
 
 A table with a row a variant: validation loss, AUROC at home and at the other hospital, calibration slope, each the mean of the seeds, and
 seconds of pretraining and finetuning, of one thread. Then the AUROC by epochs of pretraining, 0 first, as a table and a drawing.
-Everything is trained in folders of --folder's own; the tables and the drawing are left there.
+Everything is trained in folders of --folder's own; the tables and the drawing are left there. What is finished there is not trained again.
 """
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,16 @@ class Variant:
     def is_pretrained(self) -> bool:
         return self.model != "pooled"
 
+    @property
+    def folder(self) -> str:
+        """Of its results."""
+        return "_".join(re.findall(r"\w+", self.name))
+
+    @property
+    def start(self) -> str:
+        """The folder of the pretrained model, which is the same where model and settings of pretraining are."""
+        return "_".join(["pretrained", self.model, *re.findall(r"[\w.]+", " ".join(self.pretraining))])
+
 
 VARIANTS = [
     Variant("default"),
@@ -65,9 +76,9 @@ VARIANTS = [
 ]
 
 
-def pretraining_steps(epochs: list[int]) -> list[Variant]:
+def pretraining_steps(epochs: list[int], settings: tuple[str, ...]) -> list[Variant]:
     """Shorter pretraining, each with a schedule of its own; 0 is none."""
-    return [Variant(f"{n} epochs", (f"pretraining.epochs={n}",) if n else NOTHING_LEARNED) for n in epochs]
+    return [Variant(f"{n} epochs", settings + ((f"pretraining.epochs={n}",) if n else NOTHING_LEARNED)) for n in epochs]
 
 
 def make_root(folder: Path) -> Path:
@@ -94,15 +105,24 @@ def settings_of(pairs: tuple[str, ...]) -> list[str]:
     return [word for pair in pairs for word in ("--set", pair)]
 
 
-def train_variant(variant: Variant, rep: str, outcome: str, folder: Path, place: int) -> dict:
-    """The row of the table. `place`: where it stands among the variants, for the name of its folder."""
-    root = make_root(folder / f"{place:02d}")
-    rep = rep if variant.is_pretrained else "none"
-    arm = ["--model", variant.model, "--rep-type", rep]
-    pretrained = run_stage(root, "pretrain", [*arm, "--gpu-devices", "cpu", *settings_of(variant.pretraining)]) if variant.is_pretrained else 0.0
-    settings = settings_of(variant.pretraining + variant.finetuning)
-    finetuned = run_stage(root, "finetune", [*arm, "-d", "cpu", "--outcome", outcome, *settings])
-    row = {"variant": variant.name, **read_figures(root / "results"), "pretraining_s": round(pretrained), "finetuning_s": round(finetuned)}
+def pretrain(variant: Variant, rep: str, folder: Path) -> float:
+    """Seconds."""
+    root = make_root(folder / variant.start)
+    arguments = ["--model", variant.model, "--rep-type", rep, "--gpu-devices", "cpu", *settings_of(variant.pretraining)]
+    return run_stage(root, "pretrain", arguments)
+
+
+def train_variant(variant: Variant, rep: str, outcome: str, folder: Path, pretraining: Future | None) -> dict:
+    """The row of the table. `pretraining` gives its seconds when it is done."""
+    root = make_root(folder / variant.folder)
+    seconds = pretraining.result() if pretraining else 0.0
+    if pretraining and not (root / "results").exists():
+        home = config.load("cohort").home
+        storage.make_folder(root / "results" / home)
+        (root / "results" / home / "pretraining").symlink_to((folder / variant.start / "results" / home / "pretraining").resolve())
+    arguments = ["--model", variant.model, "--rep-type", rep if variant.is_pretrained else "none", "-d", "cpu", "--outcome", outcome]
+    finetuned = run_stage(root, "finetune", arguments + settings_of(variant.pretraining + variant.finetuning))
+    row = {"variant": variant.name, **read_figures(root / "results"), "pretraining_s": round(seconds), "finetuning_s": round(finetuned)}
     print_line(f"{variant.name}: " + ", ".join(f"{name} {value}" for name, value in list(row.items())[1:]))
     return row
 
@@ -120,9 +140,12 @@ def read_figures(results: Path) -> dict[str, float]:
 
 
 def train_all(variants: list[Variant], rep: str, outcome: str, folder: Path, jobs: int) -> pd.DataFrame:
+    """A row a variant; each way of pretraining is gone once."""
     with ThreadPoolExecutor(jobs) as pool:
-        rows = pool.map(lambda each: train_variant(each[1], rep, outcome, folder, each[0]), enumerate(variants))
-        return pd.DataFrame(list(rows))
+        starts = {variant.start: variant for variant in variants if variant.is_pretrained}
+        pretrained = {name: pool.submit(pretrain, variant, rep, folder) for name, variant in starts.items()}
+        rows = [pool.submit(train_variant, variant, rep, outcome, folder, pretrained.get(variant.start)) for variant in variants]
+        return pd.DataFrame([row.result() for row in rows])
 
 
 def draw_steps(table: pd.DataFrame, epochs: list[int], file: Path):
@@ -154,13 +177,14 @@ def main(argv=None):
     chosen = [Variant(v.name, everywhere + v.pretraining, v.finetuning, v.model) for v in chosen]
     with tempfile.TemporaryDirectory(prefix="ablation_") as scratch:
         folder = args.folder or Path(scratch)
-        for name, variants in (("parts", chosen), ("epochs", pretraining_steps(args.epochs))):
-            if variants:
-                table = train_all(variants, args.rep_type, args.outcome, folder / name, args.jobs)
+        steps = pretraining_steps(args.epochs, everywhere)
+        whole = train_all(chosen + steps, args.rep_type, args.outcome, folder, args.jobs)
+        for name, table in (("parts", whole[: len(chosen)]), ("epochs", whole[len(chosen) :])):
+            if len(table):
                 print_line(table.to_string(index=False))
                 table.to_csv(folder / f"{name}.csv", index=False)
-                if name == "epochs":
-                    draw_steps(table, args.epochs, folder / "epochs.svg")
+        if steps:
+            draw_steps(whole[len(chosen) :], args.epochs, folder / "epochs.svg")
 
 
 if __name__ == "__main__":
