@@ -787,7 +787,7 @@ def test_a_patient_model_starts_as_the_numbers_alone_and_is_told_where_the_stay_
         before = sum(bool(examples.trajectories.time[i] < begin) for i in range(start, stop))
         assert (prefix, history, stay) == (2, before, stop - start - before), (row, place)
     beyond = [sum(examples.trajectories.person_start[row] <= i < start for i in range(stop)) for row, start, stop, _ in examples.table.tolist()]
-    assert 0 < examples.beyond_window == sum(beyond) / (sum(beyond) + lengths[:, 1:].sum()) < 1
+    assert 0 < examples.share_beyond_window(examples.table) == sum(beyond) / (sum(beyond) + lengths[:, 1:].sum()) < 1
     assert (lengths[:, 1:] > 0).all(axis=1).any() and len({tuple(row) for row in lengths.tolist()}) > 5
 
 

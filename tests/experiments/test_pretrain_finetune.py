@@ -75,6 +75,7 @@ def test_from_trajectories_to_summary(hospitals, capsys):
     assert set(every.subgroup) == {"", "sex=F", "sex=M", "age=18-44", "age=45-64"}
     home, external = summary[summary.tested_on == "mimic"], summary[summary.tested_on == "ehrshot"]
     assert home.auroc.notna().all() and (home.readable_tokens == 1).all()
+    assert summary.beyond_window.between(0, 1).all()
     assert external.auroc.isna().all() and (external.reason == "no positives").all() and (external.n == 20).all()
     assert (external.readable_tokens < 0.7).all()  # half of its codes are unknown to the first
 

@@ -35,6 +35,7 @@ COMPARISON_COLUMNS = [
     "calibration_slope_high",
     "calibration_intercept",
     "readable_tokens",
+    "beyond_window",
     "against",
     "difference",
     "low",
@@ -255,8 +256,8 @@ def compare_arms(rows: pd.DataFrame, against: str | None, replicates: int, publi
         if whole.empty:
             raise UserError(f"{outcome} at {hospital}: {arm_label(arm)} has figures of phenotypes, but no macro row; finetune.py --fresh writes it")
         means = {
-            name: None if whole[name].isna().all() else float(whole[name].mean())
-            for name in ("n", "positives", *metrics.THRESHOLD_FREE_METRICS, "readable_tokens")
+            name: None if name not in whole or whole[name].isna().all() else float(whole[name].mean())
+            for name in ("n", "positives", *metrics.THRESHOLD_FREE_METRICS, "readable_tokens", "beyond_window")
         }
         row: dict = (
             dict(zip(KEY_COLUMNS, arm, strict=True))

@@ -49,6 +49,7 @@ RESULT_COLUMNS = [
     *(f"{name}{end}" for name in METRICS for end in ("", "_low", "_high")),
     "threshold",
     "readable_tokens",
+    "beyond_window",
     "recalibration",
     "reason",
     "predictions",

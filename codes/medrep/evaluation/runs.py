@@ -53,7 +53,7 @@ class OutcomeExamples:
             examples = self.opened[hospital] = Examples(hospital, self.outcome, self.max_length, self.transfer_hours)
             print_line(
                 f"{hospital} {self.outcome}: {len(examples):,} prediction points of {len(set(examples.persons.tolist())):,} persons, "
-                f"{int(np.nansum(examples.truth)):,} positive; {examples.beyond_window:.0%} of the events before them lie beyond a patient model's window"
+                f"{int(np.nansum(examples.truth)):,} positive; {examples.share_beyond_window(examples.table):.0%} of the events before them lie beyond a patient model's window"
             )
         return self.opened[hospital]
 
@@ -200,8 +200,10 @@ class Run:
         there = all(path.exists() for path in results.prediction_files(contract.predictions_file(self.folder, name), examples))
         if self.args.fresh or not there or not stamp.is_current():
             self.restore_learner()
-            readable = self.learner.readable_share(examples, part, oov)
-            test_run = self.make_test_run(hospital, oov, self.learner.predict(examples, part, oov), {"readable_tokens": round(readable, 4)})
+            shares = {"readable_tokens": round(self.learner.readable_share(examples, part, oov), 4)}
+            if self.arm.model not in results.BASELINES:  # which read the whole record
+                shares["beyond_window"] = round(examples.share_beyond_window(part), 4)
+            test_run = self.make_test_run(hospital, oov, self.learner.predict(examples, part, oov), shares)
             results.write_predictions(test_run)
             storage.write_json(file, results.metric_rows(test_run, self.settings.replicates))
             stamp.record()

@@ -66,10 +66,10 @@ class Examples:
         """What changes when the hospital's events do."""
         return stamps.fingerprint(contract.trajectories_folder(self.hospital))
 
-    @property
-    def beyond_window(self) -> float:
-        """The share of all examples' events that max_length cuts off: a patient model reads them in no sequence, only in numbers."""
-        first, (start, stop) = self.trajectories.person_start[self.table[:, 0]], self.table[:, 1:3].T
+    def share_beyond_window(self, table: np.ndarray) -> float:
+        """The share of the events before these rows of `table` that max_length cuts off: a patient model reads them in no sequence, only in
+        numbers."""
+        first, (start, stop) = self.trajectories.person_start[table[:, 0]], table[:, 1:3].T
         return float((start - first).sum() / max(1, (stop - first).sum()))
 
     @cached_property

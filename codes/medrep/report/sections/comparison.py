@@ -115,6 +115,7 @@ def comparison_table(counts: Counts, outcome: str, hospital: str, rows: pd.DataF
         "Brier",
         "slope",
         "read",
+        "beyond the window",
         "n",
         "positive",
         "remarks",
@@ -131,6 +132,7 @@ def comparison_table(counts: Counts, outcome: str, hospital: str, rows: pd.DataF
             number_cell(row["brier"], ".3f"),
             interval_cell(row["calibration_slope"], row.get("calibration_slope_low"), row.get("calibration_slope_high"), ".1f"),
             number_cell(row["readable_tokens"], ".0%"),
+            number_cell(row.get("beyond_window", ""), ".0%"),
             *count_tested(counts, hospital, outcome, row["n"], row["positives"], row["seeds"]),
             row_remarks(row, len(seeds) > 1, counts.min_count),
         ]
