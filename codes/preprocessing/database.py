@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from medrep import config, contract, storage
 from medrep.cdm import engine
 from medrep.cdm.sources import athena, omop
+from medrep.cdm.sources import database as source
 from medrep.cdm.sources.database import Connection, Table, connect
 from medrep.cdm.table_files import OPTIONAL_TABLES, TABLES_THAT_MAY_BE_EMPTY
 from medrep.errors import UserError
@@ -55,13 +56,25 @@ class Wanted:
 
 
 def tables_of_hospital(name: str, settings: HospitalConfig) -> Wanted:
-    who = {"database": settings.database, "persons_table": settings.persons_table, "cohort_ids": settings.cohort_ids}
-    return Wanted(contract.source_folder(name), settings.schema, omop.REQUIRED_COLUMNS, omop.OPTIONAL_COLUMNS, True, who)
+    output = contract.source_folder(name)
+    who = {"persons_table": settings.persons_table, "cohort_ids": settings.cohort_ids}
+    return Wanted(output, settings.schema, omop.REQUIRED_COLUMNS, omop.OPTIONAL_COLUMNS, True, find_place(name, settings, output) | who)
 
 
-def tables_of_vocabulary(settings: HospitalConfig) -> Wanted:
-    columns = athena.REQUIRED_COLUMNS, athena.OPTIONAL_COLUMNS
-    return Wanted(contract.source_folder("concepts"), settings.vocabulary_schema, *columns, False, {"database": settings.database})
+def tables_of_vocabulary(name: str, settings: HospitalConfig) -> Wanted:
+    output, columns = contract.source_folder("concepts"), (athena.REQUIRED_COLUMNS, athena.OPTIONAL_COLUMNS)
+    return Wanted(output, settings.vocabulary_schema, *columns, False, find_place(name, settings, output))
+
+
+def find_place(name: str, settings: HospitalConfig, output: Path) -> dict[str, str]:
+    """What is meant: the setting as it is written, and the server and database of its URL, or, where a variable of it is not set, those that
+    `output` came from."""
+    if source.unset_variables(settings.database):
+        made = read_stamp(output)
+        place = made["settings"].get("place", "") if made else ""
+    else:
+        place = source.read_url(name, settings.database).place
+    return {"database": settings.database, "place": place}
 
 
 def uses_vocabulary(name: str, wanted: Wanted) -> bool:
@@ -71,7 +84,7 @@ def uses_vocabulary(name: str, wanted: Wanted) -> bool:
     made, theirs = read_stamp(wanted.output), wanted.stamp.content["settings"]
     if contract.data_folder("concepts").is_dir():
         there = contract.data_folder("concepts")
-    elif made and any(made["settings"][key] != theirs[key] for key in ("database", "schema")):
+    elif made and any(made["settings"][key] != theirs[key] for key in ("database", "place", "schema")):
         there = wanted.output  # another hospital's
     else:
         return True
@@ -238,7 +251,7 @@ def main(argv=None):
     name, settings = args.hospital, config.load("hospital", args.overrides, hospital=args.hospital)
     if not settings.database:
         return
-    vocabulary, tables = tables_of_vocabulary(settings), tables_of_hospital(name, settings)
+    vocabulary, tables = tables_of_vocabulary(name, settings), tables_of_hospital(name, settings)
     missing = [wanted for wanted in ([vocabulary] if uses_vocabulary(name, vocabulary) else []) + [tables] if not is_there(wanted)]
     if not missing:
         return

@@ -301,6 +301,15 @@ def test_a_second_run_needs_no_database_and_other_settings_bring_others(cdm, pla
     assert "needs the environment variable SEOUL_CDM_URL, which is not set: export SEOUL_CDM_URL=postgresql://" in refusal()
 
 
+def test_a_url_of_another_server_or_database_brings_its_tables_and_another_password_brings_nothing(cdm, server, place, monkeypatch, capsys):
+    bring()
+    monkeypatch.setenv("SEOUL_CDM_URL", server.url(password="changed"))
+    bring()
+    assert "usedata/seoul/source is up to date" in capsys.readouterr().out
+    monkeypatch.setenv("SEOUL_CDM_URL", server.url(database="elsewhere"))
+    assert "/elsewhere" in refusal() and contract.source_folder("seoul").exists()
+
+
 def test_without_the_setting_the_tables_go_and_other_files_are_read(cdm, place):
     bring()
     eicu.main(["--hospital", "seoul"])

@@ -108,7 +108,7 @@ def read_url(hospital: str, setting: str) -> Url:
     where = f"configs/hospitals/{hospital}.yaml: database"
     if secrets_of(VARIABLE.sub("", setting)):
         raise UserError(f"{where} has a password in it: put the URL into an environment variable, and ${{{variable_for(hospital)}}} there")
-    if unset := [name for name in VARIABLE.findall(setting) if not os.environ.get(name)]:
+    if unset := unset_variables(setting):
         raise UserError(
             f"{where} needs the environment variable {unset[0]}, which is not set: export {unset[0]}=postgresql://user:password@server/database"
         )
@@ -129,6 +129,10 @@ def read_url(hospital: str, setting: str) -> Url:
         raise UserError(f"{where} begins with {parts.scheme}://, which is not one of: {', '.join(f'{scheme}://' for scheme in DIALECTS)}")
     place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     return Url(text, sorted({text, *secrets_of(text)}, key=len, reverse=True), place, dialect)
+
+
+def unset_variables(setting: str) -> list[str]:
+    return [name for name in VARIABLE.findall(setting) if not os.environ.get(name)]
 
 
 def variable_for(hospital: str) -> str:
