@@ -9,7 +9,8 @@ One model (768 wide, 6 layers, 12 heads, feed-forward 512, vocabulary 16,000, al
 forward alone. Packed: as experiments/finetune.py does it. Padded, as commonly done: every sequence filled up to --length,
 attention masked; finetuning once with dropout 0.1 on attention weights, as published, and once without. The padded way takes
 --at-once sequences through the model, as more do not fit the memory; a step is all of them. Without any dropout both give
-the same logits, which is checked.
+the same logits, which is checked. --readout stay, the default as in finetuning, computes all rows of the last layer; cls, the
+published one, those of [CLS] alone.
 
 `attention_peak_gib` is what extracting attention for --attention sequences of --length tokens adds to a process that holds the
 model; `attention_maps_gib` is what the maps of all layers would take that the common way (output_attentions=True) asks for,
@@ -31,20 +32,27 @@ from torch.nn import functional as F
 from benchmarks import variants
 from medrep import config
 from medrep.patients import behrt, behrt_config
+from medrep.patients.record_features import NUMBERS
 from medrep.progress import print_line
 from medrep.settings import ModelConfig
 
 CPU = torch.device("cpu")
 
 
-def new_model(sizes: ModelConfig):
+def new_model(sizes: ModelConfig, readout: str = "cls"):
     torch.manual_seed(0)
-    return behrt.BehrtForPrediction(behrt_config.make_config(sizes, variants.VOCABULARY_SIZE, False))
+    made = behrt_config.make_config(sizes, variants.VOCABULARY_SIZE, False)
+    if readout == "stay":
+        made.readout, made.number_count = readout, len(NUMBERS)
+    return behrt.BehrtForPrediction(made)
 
 
 def padded_logits(model, batch, length: int, attention_dropout: float):
-    h, _ = variants.encode_padded(model.encoder, batch, length, attention_dropout)
-    return model.classify(h[:, 0])
+    tokens = {name: values for name, values in batch.items() if name not in variants.OF_SEQUENCES}
+    h, real = variants.encode_padded(model.encoder, tokens, length, attention_dropout)
+    if model.config.readout == "cls":
+        return model.classify(h[:, 0])
+    return model.classify(h[:, 0], model.stay_features(h[real], batch["part_lengths"], batch["numbers"]))
 
 
 def summed_loss(logits, truth):
@@ -83,7 +91,8 @@ def compare(args) -> dict:
     sizes = config.load_experiment("behrt", args.overrides).model
     random = np.random.default_rng(0)
     lengths = variants.draw_lengths(args.sequences, args.length, random)
-    batch = {name: torch.from_numpy(values) for name, values in variants.draw_batch(lengths, random).items()}
+    drawn = variants.draw_batch(lengths, random) | (variants.draw_stay_inputs(lengths, random) if args.readout == "stay" else {})
+    batch = {name: torch.from_numpy(values) for name, values in drawn.items()}
     truth = torch.arange(args.sequences).remainder(2).float()
     whole = [(batch, truth)]
     starts = range(0, args.sequences, args.at_once)
@@ -93,7 +102,7 @@ def compare(args) -> dict:
         f"load {os.getloadavg()[0]:.1f} before"
     )
 
-    model = new_model(sizes)
+    model = new_model(sizes, args.readout)
     predictions = [
         PredictionVariant("packed", lambda batch: model(**batch), model, whole),
         PredictionVariant("padded", lambda batch: padded_logits(model, batch, args.length, 0.0), model, pieces),
@@ -103,7 +112,7 @@ def compare(args) -> dict:
     predicted = variants.time_in_turns(predictions, args.repeats, slow={"padded"})
 
     def finetuning(name, parts, logits):
-        model = new_model(sizes).train()
+        model = new_model(sizes, args.readout).train()
         return variants.TrainingVariant(
             name, lambda batch, truth: summed_loss(logits(model, batch), truth), model, parts, torch.float32, torch.device("cpu"), args.sequences
         )
@@ -176,6 +185,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sequences", type=int, default=8)
     parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--readout", default="stay", choices=["stay", "cls"])
     parser.add_argument("--at-once", type=int, default=2, help="of the padded sequences")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--attention", type=int, default=32, metavar="SEQUENCES", help="in the batch whose attention is extracted")

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from scipy.stats import norm
 
+from medrep.patients.record_features import NUMBERS
+from medrep.patients.sequences import PREFIX_LENGTH
+
 VOCABULARY_SIZE = 16_000
 
 
@@ -20,6 +23,8 @@ def draw_lengths(count: int, longest: int, random) -> np.ndarray:
 
 ARRAYS = {"age": 90, "visit_rank": 50, "record_rank": 50, "time_before": 40, "part": 3, "value": 11}
 """What stands beside a token, and up to what."""
+OF_SEQUENCES = ("part_lengths", "numbers")
+"""What a batch has a row of for each sequence."""
 
 
 def draw_batch(lengths: np.ndarray, random) -> dict[str, np.ndarray]:
@@ -29,12 +34,19 @@ def draw_batch(lengths: np.ndarray, random) -> dict[str, np.ndarray]:
     return batch | {"boundaries": np.concatenate([[0], np.cumsum(lengths)])}
 
 
+def draw_stay_inputs(lengths: np.ndarray, random) -> dict[str, np.ndarray]:
+    """What the read-out `stay` reads beside a batch of these lengths: half of each sequence's events are of the index stay."""
+    history = (lengths - PREFIX_LENGTH) // 2
+    parts = np.stack([np.full(len(lengths), PREFIX_LENGTH), history, lengths - PREFIX_LENGTH - history], axis=1)
+    return {"part_lengths": parts, "numbers": random.normal(size=(len(lengths), len(NUMBERS))).astype(np.float32)}
+
+
 def slice_batch(batch: dict, first: int, last: int) -> dict:
     """The sequences [first, last) of a packed batch."""
-    start, stop = batch["boundaries"][[first, last]].tolist()
-    return {name: values[start:stop] for name, values in batch.items() if name != "boundaries"} | {
-        "boundaries": batch["boundaries"][first : last + 1] - start
-    }
+    edges = batch["boundaries"]
+    start, stop = edges[[first, last]].tolist()
+    sliced = {name: values[first:last] if name in OF_SEQUENCES else values[start:stop] for name, values in batch.items() if name != "boundaries"}
+    return sliced | {"boundaries": edges[first : last + 1] - start}
 
 
 def encode_padded(encoder, batch: dict, length: int, attention_dropout: float):
