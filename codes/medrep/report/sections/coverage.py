@@ -6,7 +6,7 @@ from markupsafe import Markup
 from medrep import contract
 from medrep.report import charts, disclosure
 from medrep.report.cells import count_cell, number_cell
-from medrep.report.count_names import EVENTS_READ, domain_events
+from medrep.report.count_names import EVENTS_READ, domain_events, events_read_as
 from medrep.report.disclosure import Count, Counts, Share
 from medrep.report.pages import DeferredFigure, Details, FigureGrid, Section, Subsection, Table, parts_or_missing, slugify
 
@@ -83,7 +83,7 @@ def coverage_rows(counts: Counts, external: str, shares: pd.DataFrame, input_lab
             kinds = group[group.reading == input_name].set_index("kind")
             if kinds.empty:
                 continue
-            by_kind = {kind: count(f"{by} {part} {input_name} {kind}", int(events)) for kind, events in kinds.events.items()}
+            by_kind = {kind: count(events_read_as(by, part, input_name, kind), int(events)) for kind, events in kinds.events.items()}
             total: Count = count(total_name, int(kinds.events.sum()))
             counts.add_sum(total, list(by_kind.values()))
             for kind, n in {"all": total, **by_kind}.items():
