@@ -9,7 +9,7 @@ from medrep import contract
 from medrep.evaluation import comparison, results
 from medrep.llm import rating_prompts
 from medrep.report.arms import group_home_first, home_first, label_arms, rep_style, row_arms
-from medrep.report.cells import format_interval, is_known, number_cell, number_of
+from medrep.report.cells import format_interval, is_known, number_cell, number_of, p_value_cell
 from medrep.report.count_names import EVENTS_READ, events_read_as
 from medrep.report.disclosure import Count, Counts, Share
 from medrep.report.inputs import TEST_RESULTS, find_suspects, finetune_command, labelled_outcomes, read_comparison, read_json
@@ -42,18 +42,15 @@ def build_section(counts: Counts, home: str, others: list[str], cohort: CohortCo
         parts: list = [] if outcome == by_outcome[0][0] else [Facts(list(best_facts(rows, home)))]
         parts += [*forests(outcome, rows, home), *chosen_at_home(rows, home)]
         section.parts.append(Subsection(slugify("answer", outcome), name_outcome(outcome, cohort), parts))
-    section.lead = lead(first[0] if first else "", by_outcome)
+        if outcome == by_outcome[0][0]:
+            section.parts.append(Paragraph(HOW_TO_READ))
     return section
 
 
-def lead(first: str, by_outcome: list) -> str:
-    if not first:
-        return "No arm has been compared yet. What is known of the data stands below."
-    more = f", of {first}; the other outcomes follow" if len(by_outcome) > 1 else f", of {first}"
-    return (
-        f"The best of all arms at each hospital by mean AUROC over seeds, and how far it is above the simplest arm there on the very same examples{more}. "
-        "Intervals are 95 %, by person; p is corrected by Holm for the arms that were compared, as the best of many is best by chance, too."
-    )
+HOW_TO_READ = (
+    "Best is the highest mean AUROC over seeds of all arms that were trained at home; what it is above the simplest arm is measured on the very same "
+    "examples. Intervals are 95 %, by person. p is corrected by Holm for the arms that were compared: the best of many is best by chance, too."
+)
 
 
 def name_outcome(outcome: str, cohort: CohortConfig) -> str:
@@ -80,7 +77,7 @@ def find_best(rows: pd.DataFrame, home: str) -> dict | None:
 
 def best_facts(of_outcome: pd.DataFrame, home: str) -> Iterator[Fact]:
     for hospital, rows in group_home_first(of_outcome, "tested_on", home):
-        where = f"Best at home, {hospital}" if hospital == home else f"Best elsewhere, {hospital}"
+        where = f"{rows.outcome.iloc[0]}: best {'at home' if hospital == home else 'elsewhere'}, {hospital}"
         if best := find_best(rows, home):
             yield Fact(where, results.arm_label(tuple(best[name] for name in results.KEY_COLUMNS)), describe_best(best, rows, home))
         else:
@@ -110,8 +107,7 @@ def how_sure(best: dict, rows: pd.DataFrame) -> str:
         return "too few cases to say whether that is chance"
     p, arms = float(best["over_simplest_p_holm"]), int((rows.over_simplest_p_holm != "").sum())
     words = "more than chance explains" if p < ALPHA else "chance may explain it"
-    text = "<.001" if p < 0.001 else f".{round(1000 * p):03d}" if p < 0.9995 else "1"
-    return f"{words} (p {text}" + (f" among {arms} arms)" if arms > 1 else ")")
+    return f"{words} (p {p_value_cell(p).text}" + (f", corrected for {arms} arms)" if arms > 1 else ")")
 
 
 def chosen_at_home(of_outcome: pd.DataFrame, home: str) -> Iterator[Paragraph]:
@@ -127,7 +123,7 @@ def chosen_at_home(of_outcome: pd.DataFrame, home: str) -> Iterator[Paragraph]:
         if len(same) and same.iloc[0].to_dict() != best:
             digits, name = ".2f" if best["few"] else ".3f", results.arm_label(row_arms(same)[0])
             yield Paragraph(
-                f"Who chooses {name} by home's test gets {number_cell(same.iloc[0].auroc, digits).text} at {hospital}; "
+                f"Chosen by home's test, {name} has {number_cell(same.iloc[0].auroc, digits).text} at {hospital}; "
                 f"the best there has {number_cell(best['auroc'], digits).text}."
             )
 
