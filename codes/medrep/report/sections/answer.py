@@ -11,7 +11,7 @@ from medrep.llm import rating_prompts
 from medrep.report.arms import group_home_first, home_first, label_arms, rep_style, row_arms
 from medrep.report.cells import format_interval, is_known, number_cell, number_of, p_value_cell
 from medrep.report.count_names import EVENTS_READ, events_read_as
-from medrep.report.disclosure import Count, Counts, Share
+from medrep.report.disclosure import Count, Counts, Share, describe_rest
 from medrep.report.inputs import TEST_RESULTS, find_suspects, finetune_command, labelled_outcomes, read_comparison, read_json
 from medrep.report.pages import Deferred, Fact, Facts, Forest, ForestPoint, MissingResult, Paragraph, Section, Subsection, slugify
 from medrep.settings import CohortConfig
@@ -179,33 +179,22 @@ def coverage_fact(counts: Counts, home: str, external: str) -> Fact | None:
     total = count(EVENTS_READ, sum(readings[CODES].values()))
     found = {name: {kind: count(events_read_as("all", "all", name, kind), n) for kind, n in by_kind.items()} for name, by_kind in readings.items()}
     vectors = [name for name in readings if name != CODES]
-    known, by_ancestor = found[CODES]["known"], found[CODES].get("ancestor")
+    known, by_ancestor = found[CODES]["known"], found[CODES]["ancestor"]
 
     def by_codes() -> str:
-        more = f", by an ancestor {share_text(by_ancestor, total)} more" if by_ancestor else ""
-        return f"As codes that {home} has, too: {share_text(known, total)}{more}."
+        return f"As codes that {home} has, too: {share_text(known, total)}, by an ancestor {share_text(by_ancestor, total)} more."
 
     if not vectors:
         return Fact(
             f"Read of {external}'s events", Deferred(lambda: share_text(known, total)), f"As codes that {home} has, too; no vectors were measured."
         )
-    best = min(vectors, key=lambda name: readings[name].get("lost", 0))
-    value = Deferred(lambda: f"{read_text(found[best], total)} by vectors")
+    best = min(vectors, key=lambda name: readings[name]["lost"])
+    value = Deferred(lambda: f"{describe_rest(found[best]['lost'], total)} by vectors")
     return Fact(f"Read of {external}'s events", value, Deferred(by_codes))
 
 
 def share_text(part: Count, whole: Count) -> str:
     return str(Share(part, whole)) or "a part"
-
-
-def read_text(by_kind: dict[str, Count], total: Count) -> str:
-    """The share that is not lost, as far as the share that is lost may be shown."""
-    lost = by_kind.get("lost")
-    if lost is None or not lost.value:
-        return "all"
-    if lost.hidden or total.hidden:
-        return "nearly all" if lost.small else "most"
-    return f"{1 - lost.value / total.value:.1%}"
 
 
 def audit_facts(hospitals: list[str]) -> Iterator[Fact]:

@@ -33,7 +33,8 @@ def build_section(counts: Counts, home: str, others: list[str]) -> Section:
     return section
 
 
-def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFrame) -> list:
+def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFrame, caption: str = "") -> list:
+    """Drawings and a table of what vocabulary_coverage.py's shares tell of a hospital."""
     whole = {input_name: part.set_index("kind") for input_name, part in shares[shares.by == "all"].groupby("reading", sort=False)}
     alike = {}  # representations that read the same share are one row
     for input_name, part in whole.items():
@@ -70,7 +71,7 @@ def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFram
     figures = [DeferredFigure(lambda unit=unit: draw(unit)) for unit in ("events", "concepts")]
     return [
         FigureGrid(figures, charts.legend(KIND_STYLES, solid=True), columns=2),
-        Details("By domain and vocabulary", [Table(f"What {home} reads of {external}", headings, rows)]),
+        Details("By domain and vocabulary", [Table(caption or f"What {home} reads of {external}", headings, rows)]),
     ]
 
 

@@ -1,0 +1,120 @@
+"""Which labels have enough positives, and how sure an AUROC of them would be: before anything is trained."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow.parquet as pq
+
+from medrep.evaluation import metrics
+from medrep.evaluation.expected_precision import expected_interval
+from medrep.report.arms import home_first
+from medrep.report.cells import format_interval, number_cell
+from medrep.report.disclosure import Count, Counts
+from medrep.report.inputs import labelled_outcomes
+from medrep.report.pages import Deferred, Fact, Section, Table
+from medrep.tables import LABELS, PERSONS
+
+EXPECTED_AUROCS = (0.7, 0.8, 0.9)
+JUDGED_AT = 0.8
+"""What models of such outcomes come to, roughly: at this AUROC it is judged whether there are enough."""
+ENOUGH_WIDTH, ROUGH_WIDTH = 0.1, 0.2
+"""Of the 95 % interval. Arms differ by .01 to .05: where an interval is wider than .1 none of that can be told, except by pairing examples."""
+LABEL_KEYS = ("subject_id", "prediction_time")
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """Persons with a positive example of a label, and persons with a negative one, of the hospital's splits."""
+
+    label: str
+    test: tuple[int, int]
+    learn: tuple[int, int]
+    """Of the train and valid split."""
+
+    @property
+    def everyone(self) -> tuple[int, int]:
+        return self.test[0] + self.learn[0], self.test[1] + self.learn[1]
+
+
+def measure(hospital: str, home: str, counts: Counts) -> tuple[Section, Fact]:
+    """The section, and its answer; some labels and the persons must be there."""
+    names = home_first(labelled_outcomes([hospital]), home)
+    found = [row for outcome in names if LABELS.at(hospital=hospital, outcome=outcome).is_dir() for row in count_label(hospital, outcome)]
+    rows, at_home = [], hospital == home
+    verdicts: dict[str, list[str]] = {}
+    for label in found:
+        roles = {True: (label.test, label.learn), False: (label.everyone, None)}
+        for is_home in (at_home, not at_home):  # the hospital's own part first
+            tested, learn = roles[is_home]
+            rows.append(label_row(counts, hospital, label, tested, learn))
+        verdicts.setdefault(judge(roles[at_home][0], counts.min_count), []).append(label.label)
+    note = (
+        "Expected is the interval that an AUROC of so much would have: Hanley and McNeil 1982 (Radiology 143:29), solved for the true AUROC. Each person "
+        f"counts once, as several examples of one are alike. Enough: not wider than {ENOUGH_WIDTH:g} at an AUROC of {JUDGED_AT:g}; rough: not wider than "
+        f"{ROUGH_WIDTH:g}; too few: wider, or fewer than {max(metrics.MIN_CLASS_SIZE, counts.min_count)} persons of a class. Differences of arms on the "
+        "same examples are surer than this."
+    )
+    headings = ["label", "tested on", "persons with it", "without it", "to learn from, with it"]
+    headings += [f"interval if it is {auroc:g}" for auroc in EXPECTED_AUROCS] + ["is that enough?"]
+    section = Section(
+        "labels",
+        "Labels",
+        "Labels, and how sure an AUROC would be",
+        "A hospital that is home learns from the persons of its train and valid splits and tests on the others; one that models come to from elsewhere "
+        "tests on everyone.",
+        [Table(f"Labels of {hospital}", headings, rows, note)],
+    )
+    enough = ", ".join(verdicts.get("enough", [])) or "none"
+    less = "; ".join(f"{verdict}: {', '.join(verdicts[verdict])}" for verdict in ("rough", "too few") if verdict in verdicts)
+    role = "as home, on its test persons" if at_home else f"as the test of models from {home}"
+    return section, Fact(f"Labels with enough to test, {role}", enough, f"{less}." if less else "")
+
+
+def count_label(hospital: str, outcome: str) -> Iterator[LabelCounts]:
+    """Of each label of the outcome."""
+    table = pq.read_table(LABELS.at(hospital=hospital, outcome=outcome)).to_pandas()
+    persons = pq.read_table(PERSONS.require(hospital=hospital), columns=["person_id", "split"]).to_pandas()
+    test = set(persons.person_id[persons.split == "test"])
+    for column in (name for name in table.columns if name not in LABEL_KEYS):
+        of_class = [set(table.subject_id[(table[column] == value).fillna(False)]) for value in (True, False)]
+        yield LabelCounts(
+            outcome if column == "boolean_value" else f"{outcome} {column}",
+            (len(of_class[0] & test), len(of_class[1] & test)),
+            (len(of_class[0] - test), len(of_class[1] - test)),
+        )
+
+
+def label_row(counts: Counts, hospital: str, label: LabelCounts, tested: tuple[int, int], learn: tuple[int, int] | None) -> list:
+    count = counts.for_hospital(hospital)
+    whole, test, rest = (
+        [count(f"{label.label} {part} {sign}", n) for sign, n in zip(("with", "without"), numbers, strict=True)]
+        for part, numbers in (("everyone", label.everyone), ("test", label.test), ("learn", label.learn))
+    )
+    for parts in zip(whole, test, rest, strict=True):
+        counts.add_sum(parts[0], parts[1:])
+    shown = whole if learn is None else test
+    return [
+        label.label,
+        "everyone" if learn is None else "its test persons, as home",
+        *shown,
+        "" if learn is None else rest[0],
+        *(Deferred(lambda auroc=auroc: describe_interval(auroc, *shown)) for auroc in EXPECTED_AUROCS),
+        judge(tested, counts.min_count),
+    ]
+
+
+def describe_interval(auroc: float, positives: Count, negatives: Count) -> str:
+    """Its width and ends; nothing where either count is hidden, which it would tell, or too small."""
+    n = int(positives.value), int(negatives.value)
+    if positives.hidden or negatives.hidden or min(n) < metrics.MIN_CLASS_SIZE:
+        return ""
+    low, high = expected_interval(auroc, *n)
+    return f"{number_cell(high - low, '.2f').text} ({format_interval(low, high, '.2f')})"
+
+
+def judge(tested: tuple[int, int], min_count: int) -> str:
+    """enough, rough or too few; of counts that are hidden no more than that."""
+    if min(tested) < max(metrics.MIN_CLASS_SIZE, min_count):
+        return "too few"
+    low, high = expected_interval(JUDGED_AT, *tested)
+    return "enough" if high - low <= ENOUGH_WIDTH else "rough" if high - low <= ROUGH_WIDTH else "too few"
