@@ -18,7 +18,7 @@ from markupsafe import Markup
 from medrep import config
 from medrep.errors import UserError
 from medrep.report import downloads
-from medrep.report.cells import Cell, format_interval, number_cell, to_cell
+from medrep.report.cells import Cell, Deferred, format_interval, number_cell, to_cell
 from medrep.report.disclosure import Count
 
 
@@ -52,16 +52,6 @@ class Table:
     def numeric_columns(self) -> list[bool]:
         """Of each column, whether it holds numbers."""
         return [any(to_cell(row[i]).sort_key is not None for row in self.rows) for i in range(len(self.headings))]
-
-
-@dataclass(frozen=True)
-class Deferred:
-    """A text of counts, made when the page is written, because by then they are protected."""
-
-    make: Callable[[], str]
-
-    def __str__(self) -> str:
-        return self.make()
 
 
 @dataclass(frozen=True)

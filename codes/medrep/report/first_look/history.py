@@ -2,10 +2,10 @@
 
 from medrep.patients import record_counts
 from medrep.patients.sequences import Trajectories
-from medrep.report.cells import number_cell
+from medrep.report.cells import Cell, Deferred, number_cell
 from medrep.report.count_names import EVENTS_READ
 from medrep.report.disclosure import Count, Counts
-from medrep.report.pages import Deferred, Fact, Section, Table
+from medrep.report.pages import Fact, Section, Table
 
 QUANTILES = {"a tenth has at most": 0.1, "a quarter": 0.25, "half": 0.5, "three quarters": 0.75, "nine tenths": 0.9}
 FORMATS = {"events": ",.0f", "visits with events": ",.0f", "years from the first event to the last": ".1f"}
@@ -57,5 +57,6 @@ def span_table(counts: Counts, hospital: str, total: int, caption: str, heading:
     return Table(f"{caption} at {hospital}", [heading, "persons with events", "events", "events of such a person"], rows, note)
 
 
-def ratio(events: Count, persons: Count) -> str:
-    return "" if events.hidden or persons.hidden or not persons.value else number_cell(events.value / persons.value, ",.1f").text
+def ratio(events: Count, persons: Count) -> Cell:
+    known = not (events.hidden or persons.hidden) and persons.value
+    return number_cell(events.value / persons.value if known else None, ",.1f")

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 from medrep.evaluation import metrics
 from medrep.evaluation.expected_precision import expected_interval
 from medrep.report.arms import home_first
-from medrep.report.cells import format_interval, number_cell
+from medrep.report.cells import Cell, Deferred, interval_cell
 from medrep.report.disclosure import Count, Counts
 from medrep.report.inputs import labelled_outcomes
-from medrep.report.pages import Deferred, Fact, Section, Table
+from medrep.report.pages import Fact, Section, Table
 from medrep.tables import LABELS, PERSONS
 
 EXPECTED_AUROCS = (0.7, 0.8, 0.9)
@@ -49,13 +49,13 @@ def measure(hospital: str, home: str, counts: Counts) -> tuple[Section, Fact]:
             rows.append(label_row(counts, hospital, label, tested, learn))
         verdicts.setdefault(judge(roles[at_home][0], counts.min_count), []).append(label.label)
     note = (
-        "Expected is the interval that an AUROC of so much would have: Hanley and McNeil 1982 (Radiology 143:29), solved for the true AUROC. Each person "
-        f"counts once, as several examples of one are alike. Enough: not wider than {ENOUGH_WIDTH:g} at an AUROC of {JUDGED_AT:g}; rough: not wider than "
+        "Width: of the 95 % interval that is to be expected, and its ends, if the AUROC is that much (normal scores; Bamber 1975, Hanley and McNeil 1982). "
+        f"Each person counts once, as several examples of one are alike. Enough: not wider than {ENOUGH_WIDTH:g} at {JUDGED_AT:g}; rough: not wider than "
         f"{ROUGH_WIDTH:g}; too few: wider, or fewer than {max(metrics.MIN_CLASS_SIZE, counts.min_count)} persons of a class. Differences of arms on the "
         "same examples are surer than this."
     )
-    headings = ["label", "tested on", "persons with it", "without it", "to learn from, with it"]
-    headings += [f"interval if it is {auroc:g}" for auroc in EXPECTED_AUROCS] + ["is that enough?"]
+    headings = ["label", "tested on", "persons with it", "without it", "with it, to learn from", "is that enough?"]
+    headings += [f"width at an AUROC of {auroc:g} (95 %)" for auroc in EXPECTED_AUROCS]
     section = Section(
         "labels",
         "Labels",
@@ -98,18 +98,18 @@ def label_row(counts: Counts, hospital: str, label: LabelCounts, tested: tuple[i
         "everyone" if learn is None else "its test persons, as home",
         *shown,
         "" if learn is None else rest[0],
-        *(Deferred(lambda auroc=auroc: describe_interval(auroc, *shown)) for auroc in EXPECTED_AUROCS),
         judge(tested, counts.min_count),
+        *(Deferred(lambda auroc=auroc: describe_interval(auroc, *shown)) for auroc in EXPECTED_AUROCS),
     ]
 
 
-def describe_interval(auroc: float, positives: Count, negatives: Count) -> str:
+def describe_interval(auroc: float, positives: Count, negatives: Count) -> Cell:
     """Its width and ends; nothing where either count is hidden, which it would tell, or too small."""
     n = int(positives.value), int(negatives.value)
     if positives.hidden or negatives.hidden or min(n) < metrics.MIN_CLASS_SIZE:
-        return ""
+        return Cell("")
     low, high = expected_interval(auroc, *n)
-    return f"{number_cell(high - low, '.2f').text} ({format_interval(low, high, '.2f')})"
+    return interval_cell(high - low, low, high, ".2f")
 
 
 def judge(tested: tuple[int, int], min_count: int) -> str:

@@ -12,10 +12,10 @@ from medrep.cdm import engine, table_files
 from medrep.evaluation import coverage
 from medrep.patients import record_counts
 from medrep.patients.sequences import Trajectories
-from medrep.report.cells import number_of
+from medrep.report.cells import Deferred, number_of
 from medrep.report.count_names import EVENTS_READ, events_read_as
 from medrep.report.disclosure import Counts, Share, describe_rest
-from medrep.report.pages import Deferred, Fact, Paragraph, Section, Subsection, Table
+from medrep.report.pages import Fact, Paragraph, Section, Subsection, Table
 from medrep.report.sections.coverage import coverage_parts
 from medrep.vectors import concept_index, markers
 from medrep.vectors.missing_concepts import NAME, Nearest, find_nearest

@@ -9,11 +9,11 @@ from medrep import contract
 from medrep.evaluation import comparison, results
 from medrep.llm import rating_prompts
 from medrep.report.arms import group_home_first, home_first, label_arms, rep_style, row_arms
-from medrep.report.cells import format_interval, is_known, number_cell, number_of, p_value_cell
+from medrep.report.cells import Deferred, format_interval, is_known, number_cell, number_of, p_value_cell
 from medrep.report.count_names import EVENTS_READ, events_read_as
 from medrep.report.disclosure import Count, Counts, Share, describe_rest
 from medrep.report.inputs import TEST_RESULTS, find_suspects, finetune_command, labelled_outcomes, read_comparison, read_json
-from medrep.report.pages import Deferred, Fact, Facts, Forest, ForestPoint, MissingResult, Paragraph, Section, Subsection, slugify
+from medrep.report.pages import Fact, Facts, Forest, ForestPoint, MissingResult, Paragraph, Section, Subsection, slugify
 from medrep.settings import CohortConfig
 
 ALPHA = 0.05
