@@ -1,6 +1,6 @@
 """How wide an AUROC's 95 % interval is to be expected, before there is any model: of how many have the outcome, and how many have not.
 
-    expected_interval(0.8, positives=60, negatives=900)      0.738, 0.850
+    expected_interval(0.8, positives=60, negatives=900)      0.736, 0.849
 
 An AUROC's variance follows from how often two positives are above one negative, and one positive above two negatives (Bamber 1975, Journal of
 Mathematical Psychology 12:387; Hanley and McNeil 1982, Radiology 143:29). Here these are of normal scores with one variance in both classes.

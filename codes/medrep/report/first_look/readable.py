@@ -15,7 +15,7 @@ from medrep.patients.sequences import Trajectories
 from medrep.report.cells import Deferred, number_of
 from medrep.report.count_names import EVENTS_READ, events_read_as
 from medrep.report.disclosure import Counts, Share, describe_rest
-from medrep.report.pages import Fact, Paragraph, Section, Subsection, Table
+from medrep.report.pages import Details, Fact, Paragraph, Section, Subsection, Table
 from medrep.report.sections.coverage import coverage_parts
 from medrep.vectors import concept_index, markers
 from medrep.vectors.missing_concepts import NAME, Nearest, find_nearest
@@ -24,6 +24,8 @@ from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, plain_token
 
 VECTORS = "any representation"
 """The reading by vectors: all arrays have the rows of one index."""
+SHOWN = 25
+"""Of the missing concepts that are listed, at once."""
 READ_AS = {coverage.ANCESTOR: "its ancestors' mean", coverage.UNREADABLE: "nothing"}
 
 
@@ -79,7 +81,7 @@ def read_fact(counts: Counts, hospital: str, shares: pd.DataFrame) -> Fact:
     return Fact(
         "Events that a model of vectors can read",
         Deferred(lambda: describe_rest(found[coverage.UNREADABLE], total)),
-        Deferred(lambda: "; ".join(f"{share(kind)} have {text}" for kind, text in words.items()) + "."),
+        Deferred(lambda: "; ".join(f"{share(kind)} have {text}" for kind, text in words.items() if n[kind]) + "."),
     )
 
 
@@ -107,23 +109,18 @@ def missing_parts(counts: Counts, hospital: str, missing: list[MissingConcept], 
         events = count(f"{row.kind} events of {row.concept}", row.events)
         by_kind.setdefault(row.kind, []).append(events)
         name, domain, vocabulary = facts.get(row.concept, (f"concept {row.concept}", "", "not in data/concepts"))
-        rows.append(
-            [
-                name,
-                events,
-                count(f"{row.kind} persons of {row.concept}", row.persons),
-                domain,
-                vocabulary,
-                READ_AS[row.kind],
-                *describe_nearest(nearest.get(row.concept), facts),
-            ]
-        )
+        persons = count(f"{row.kind} persons of {row.concept}", row.persons)
+        rows.append([name, events, persons, *describe_nearest(nearest.get(row.concept), facts), domain, vocabulary, READ_AS[row.kind]])
     for kind in READ_AS:
         n = sum(row.events for row in missing if row.kind == kind)
         counts.add_sum(count(events_read_as("all", "all", VECTORS, kind), n), by_kind.get(kind, []))
-    headings = ["concept", "events", "persons", "domain", "vocabulary", "read as", "how", "nearest concept with a vector"]
-    table = Table(f"Concepts of {hospital} without a vector of their own, the {len(rows)} of most events", headings, rows)
-    return [Paragraph(text) for text in advise(missing, rare, listed, counts.min_count)] + ([table] if rows else [])
+    headings = ["concept", "events", "persons", "it", "nearest concept with a vector", "domain", "vocabulary", "read as"]
+    tables: list = []
+    if rows:
+        tables.append(Table(f"Concepts of {hospital} without a vector of their own, the first {min(SHOWN, len(rows))}", headings, rows[:SHOWN]))
+    if rows[SHOWN:]:
+        tables.append(Details(f"All {len(rows)}", [Table(f"Concepts of {hospital} without a vector of their own", headings, rows)]))
+    return [Paragraph(text) for text in advise(missing, rare, listed, counts.min_count)] + tables
 
 
 def advise(missing: list[MissingConcept], rare: list[MissingConcept], listed: list[MissingConcept], min_count: int) -> list[str]:
@@ -145,7 +142,7 @@ def advise(missing: list[MissingConcept], rare: list[MissingConcept], listed: li
         )
     rest = len(missing) - len(rare) - len(listed)
     if rest > 0:
-        texts.append(f"{rest:,} more are not listed: --concepts takes how many are.")
+        texts.append(f"{rest:,} more are not listed: --concepts {len(missing)} lists them.")
     if rare:
         texts.append(f"{len(rare):,} of fewer than {min_count} persons each are not listed, as a rare code may tell of a person.")
     return [" ".join(texts)]
