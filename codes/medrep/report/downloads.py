@@ -18,7 +18,7 @@ from medrep.report.cells import to_cell
 NUMBER = r"[+−-]?\d[\d,]*(?:\.\d+)?%?"
 INTERVAL = re.compile(rf"({NUMBER}) \(({NUMBER}) to ({NUMBER})\)")
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
-"""A text that begins with one of them a spreadsheet would compute: names come from hospitals' files (OWASP, CSV injection)."""
+"""A text that begins with one of them a spreadsheet would compute: names come from hospitals' files."""
 
 
 def csv_text(headings: Sequence[str], rows: Sequence[Sequence]) -> str:
