@@ -205,6 +205,17 @@ def test_what_home_knows_is_told_too(mine, small_hospital):
     assert codes[4] in (f"{known / len(opened.token):.1%}", "")
 
 
+@pytest.mark.parametrize("width", [1280, 375])
+def test_the_page_fits_its_window(mine, browser, width):
+    run()
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 812, "deviceScaleFactor": 1, "mobile": width < 600})
+    browser.get((contract.explore_folder("mine") / "index.html").as_uri())
+    wide, window, facts = browser.execute_script(
+        "return [document.documentElement.scrollWidth, innerWidth, document.querySelector('.facts').getBoundingClientRect().bottom]"
+    )
+    assert wide <= window == width and facts < 812 and browser.get_log("browser") == []
+
+
 # ---- what is not there ---------------------------------------------------------------------------------------------
 
 
