@@ -158,6 +158,19 @@ def test_labels_are_counted_by_person_and_judged_by_the_interval_to_expect(mine,
     assert ("as home, on its test persons" if home == "mine" else "as the test of models from mimic") in said
 
 
+def test_of_many_labels_of_one_outcome_the_answer_tells_how_many(mine):
+    (file,) = LABELS.at(hospital="mine", outcome="MT").glob("*.parquet")
+    table = pd.read_parquet(file)
+    table = table.rename(columns={"boolean_value": "asthma"}).assign(gout=table.boolean_value, angina=table.boolean_value)
+    table["gout"] = table.subject_id == table.subject_id.max()
+    folder = storage.make_folder(LABELS.at(hospital="mine", outcome="Pheno"))
+    table.to_parquet(folder / "00000.parquet")
+    storage.write_json(contract.flow_file("mine", "Pheno"), {})
+    tables, html = run("--set", "cohort.home=mimic")
+    assert [row[0] for row in tables["Labels-of-mine"][1:] if row[0].startswith("Pheno")][::2] == ["Pheno asthma", "Pheno gout", "Pheno angina"]
+    assert "rough: MT, RA, 2 of Pheno; too few: LLOS, Pheno gout." in html
+
+
 def test_few_test_persons_can_not_be_computed_from_the_others(mine):
     """30 test persons of 90: 8 of them have it, 22 of the others do, and 30 of all."""
     people = pd.read_parquet(PERSONS.at(hospital="mine") / "00000.parquet")

@@ -26,7 +26,9 @@ LABEL_KEYS = ("subject_id", "prediction_time")
 class LabelCounts:
     """Persons with a positive example of a label, and persons with a negative one, of the hospital's splits."""
 
+    outcome: str
     label: str
+    """The outcome's name, and of one with several labels the label's."""
     test: tuple[int, int]
     learn: tuple[int, int]
     """Of the train and valid split."""
@@ -41,13 +43,14 @@ def measure(hospital: str, home: str, counts: Counts) -> tuple[Section, Fact]:
     names = home_first(labelled_outcomes([hospital]), home)
     found = [row for outcome in names if LABELS.at(hospital=hospital, outcome=outcome).is_dir() for row in count_label(hospital, outcome)]
     rows, at_home = [], hospital == home
-    verdicts: dict[str, list[str]] = {}
+    verdicts: dict[str, list[LabelCounts]] = {}
     for label in found:
         roles = {True: (label.test, label.learn), False: (label.everyone, None)}
         for is_home in (at_home, not at_home):  # the hospital's own part first
             tested, learn = roles[is_home]
             rows.append(label_row(counts, hospital, label, tested, learn))
-        verdicts.setdefault(judge(roles[at_home][0], counts.min_count), []).append(label.label)
+        verdicts.setdefault(judge(roles[at_home][0], counts.min_count), []).append(label)
+    named = {verdict: name_labels(labels) for verdict, labels in verdicts.items()}
     note = (
         "Width: of the 95 % interval that is to be expected, and its ends, if the AUROC is that much (normal scores; Bamber 1975, Hanley and McNeil 1982). "
         f"Each person counts once, as several examples of one are alike. Enough: not wider than {ENOUGH_WIDTH:g} at {JUDGED_AT:g}; rough: not wider than "
@@ -64,10 +67,17 @@ def measure(hospital: str, home: str, counts: Counts) -> tuple[Section, Fact]:
         "tests on everyone.",
         [Table(f"Labels of {hospital}", headings, rows, note)],
     )
-    enough = ", ".join(verdicts.get("enough", [])) or "none"
-    less = "; ".join(f"{verdict}: {', '.join(verdicts[verdict])}" for verdict in ("rough", "too few") if verdict in verdicts)
+    less = "; ".join(f"{verdict}: {named[verdict]}" for verdict in ("rough", "too few") if verdict in named)
     role = "as home, on its test persons" if at_home else f"as the test of models from {home}"
-    return section, Fact(f"Labels with enough to test, {role}", enough, f"{less}." if less else "")
+    return section, Fact(f"Labels with enough to test, {role}", named.get("enough", "none"), f"{less}." if less else "")
+
+
+def name_labels(labels: list[LabelCounts]) -> str:
+    """Their names; of an outcome that has several of them how many."""
+    by_outcome: dict[str, list[str]] = {}
+    for label in labels:
+        by_outcome.setdefault(label.outcome, []).append(label.label)
+    return ", ".join(names[0] if len(names) == 1 else f"{len(names)} of {outcome}" for outcome, names in by_outcome.items())
 
 
 def count_label(hospital: str, outcome: str) -> Iterator[LabelCounts]:
@@ -78,6 +88,7 @@ def count_label(hospital: str, outcome: str) -> Iterator[LabelCounts]:
     for column in (name for name in table.columns if name not in LABEL_KEYS):
         of_class = [set(table.subject_id[(table[column] == value).fillna(False)]) for value in (True, False)]
         yield LabelCounts(
+            outcome,
             outcome if column == "boolean_value" else f"{outcome} {column}",
             (len(of_class[0] & test), len(of_class[1] & test)),
             (len(of_class[0] - test), len(of_class[1] - test)),
