@@ -14,7 +14,8 @@ over its seeds; of calibration's slope and intercept they are medians, and the s
 Intervals are 95 % and by person: the persons are drawn with replacement, the same draws for every arm on the same persons and for all
 of an arm's seeds at once. Differences are of mean AUROCs, the arm's less the reference's, by DeLong's test with a person's influences
 summed over examples and seeds (medrep.evaluation.significance.compare_macro_aurocs), and p is corrected by Holm for the arms of its table. How much other
-seeds would have changed an arm is not in an interval: it holds for these trained models and persons like these.
+seeds would have changed an arm is not in an interval: it holds for these trained models and persons like these. The file also has
+each arm's difference to the simplest one (medrep.evaluation.results.SIMPLEST): the report's answer.
 
 Arms are compared on the examples (subject_id, prediction_time) that both were tested on with one seed; where these are not all of
 both, a * says so. Rows of two cohorts, or labels that differ, are refused: the hospital's labels were made anew between the runs.

@@ -1,4 +1,4 @@
-"""Everything that was made and measured, on one page that opens from disk: for colleagues, reviewers, and for looking at one's own data.
+"""Everything that was made and measured, on one page that opens from disk, the answer first: for colleagues, reviewers, and one's own data.
 
     cd codes
     python experiments/report.py
@@ -17,15 +17,12 @@ import argparse
 
 from medrep import config, contract, stamps, storage
 from medrep.errors import UserError
-from medrep.evaluation import results
 from medrep.progress import print_line, timed_stage
 from medrep.report import pages
-from medrep.report.arms import find_reference_arm, group_home_first, row_arms
-from medrep.report.cells import format_interval, number_cell
 from medrep.report.disclosure import Counts
-from medrep.report.inputs import read_comparison
 from medrep.report.pages import Section
 from medrep.report.sections import (
+    answer,
     audit,
     comparison,
     coverage,
@@ -40,7 +37,7 @@ from medrep.report.sections import (
     training,
     unknown_codes,
 )
-from medrep.settings import ReportConfig
+from medrep.settings import CohortConfig, ReportConfig
 
 
 def available_hospitals(home: str, external: list[str]) -> list[str]:
@@ -48,44 +45,37 @@ def available_hospitals(home: str, external: list[str]) -> list[str]:
     return list(dict.fromkeys([home, *external, *contract.hospitals_with_counts()]))
 
 
-def build_sections(settings: ReportConfig, home: str, hospitals: list[str]) -> list[Section]:
-    """In the order of the page; a new section is a file of medrep/report/sections and a line here."""
+def build_sections(settings: ReportConfig, home: str, hospitals: list[str], cohort: CohortConfig) -> list[Section]:
+    """In the order of the page, the answer first; a new section is a file of medrep/report/sections and two lines here."""
     counts, others = Counts(settings.small_count), hospitals[1:]
+    # in the order of the road, as counts are named where they come first
+    road = pipeline.build_section(counts, hospitals)
+    hospital_tables = sites.build_section(counts, hospitals)
+    cohorts = flows.build_section(counts, hospitals)
+    leakage = audit.build_section(counts, hospitals)
+    readable = coverage.build_section(counts, home, others)
+    compared = comparison.build_section(counts, home, config.read_merged_yaml("published.yaml"))
+    by_subgroup = subgroups.build_section(counts, home)
+    by_unknown_share = unknown_codes.build_section(counts, home, others, settings.curves)
+    looked_at = features.build_section(counts, home, hospitals, settings.features)
     sections = [
-        pipeline.build_section(counts, hospitals),
-        sites.build_section(counts, hospitals),
-        flows.build_section(counts, hospitals),
-        audit.build_section(counts, hospitals),
-        coverage.build_section(counts, home, others),
+        answer.build_section(counts, home, others, cohort),
+        compared,
+        curves.build_section(home, settings.small_count, settings.curves),
+        readable,
+        by_unknown_share,
+        leakage,
+        by_subgroup,
+        looked_at,
         quality.build_section(),
         training.build_section(home),
-        comparison.build_section(counts, home, config.read_merged_yaml("published.yaml")),
-        curves.build_section(home, settings.small_count, settings.curves),
-        subgroups.build_section(counts, home),
-        unknown_codes.build_section(counts, home, others, settings.curves),
-        features.build_section(counts, home, hospitals, settings.features),
+        cohorts,
+        hospital_tables,
+        road,
         run_settings.build_section(stamps.code_version()),
     ]
     counts.protect()
     return sections
-
-
-def headline_results(home: str, min_count: int) -> list[tuple[str, str, str]]:
-    """The reference arm's mean AUROC, outcome by outcome and hospital by hospital: (name, value, remark)."""
-    table = read_comparison(min_count)
-    if table is None or table.empty:
-        return []
-    headline = []
-    for outcome, of_outcome in group_home_first(table, "outcome", home):
-        for hospital, rows in group_home_first(of_outcome, "tested_on", home):
-            arms = row_arms(rows)
-            reference = find_reference_arm(arms)
-            row = rows.iloc[arms.index(reference)]
-            value = number_cell(row.auroc, ".2f" if row.few else ".3f").text or "–"
-            interval = format_interval(row.auroc_low, row.auroc_high, ".2f")
-            remark = f"AUROC, {results.arm_label(reference)}" + (f", {interval}" if interval else "")
-            headline.append((f"{outcome} at {hospital}", value, remark))
-    return headline
 
 
 def main(argv=None):
@@ -97,11 +87,12 @@ def main(argv=None):
         raise UserError(f"report.small_count is {settings.small_count}: it must be 1, which hides nothing, or more")
     if not contract.ROOT.is_dir():
         raise UserError(f"MEDREP_ROOT is {contract.ROOT}, and there is no such folder")
-    home = config.load("cohort", args.overrides).home
+    cohort = config.load("cohort", args.overrides)
+    home = cohort.home
     external = config.load_experiment("behrt", args.overrides).finetuning.external
     with timed_stage("report") as figures:
         hospitals = available_hospitals(home, external)
-        sections = build_sections(settings, home, hospitals)
+        sections = build_sections(settings, home, hospitals, cohort)
         small = settings.small_count
         hidden = (
             (
@@ -120,10 +111,9 @@ def main(argv=None):
             "page.html",
             title="MedRep report",
             sections=sections,
-            headline=headline_results(home, small),
             lead=lead,
             notes=list(filter(None, notes)),
-            footer=f"{hidden}Counts are of what was read; the page holds no person.",
+            footer=f"{hidden}The tables' CSV files, which are in the page, have what the tables show. Counts are of what was read; the page holds no person.",
         )
         with storage.atomic_write(contract.report_file()) as part:
             part.touch(mode=0o600 if open_counts else 0o644)

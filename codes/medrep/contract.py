@@ -275,5 +275,10 @@ def map_file(method: str) -> Path:
     return quality_file().with_name(f"map_{method}.png")
 
 
+def explore_folder(hospital: str) -> Path:
+    """What experiments/explore.py writes: index.html, and its tables as CSV."""
+    return ROOT / "results" / "explore" / hospital
+
+
 def report_file() -> Path:
     return ROOT / "results" / "report" / "index.html"

@@ -86,8 +86,8 @@ def write_site(hospital, people=400, small=0):
             "overlapping": few,
             "median_days": 4.4,
             "by_concept": [
-                {"concept_id": 9202, "visits": visits - admissions - few, "admissions": 0},
-                {"concept_id": 262, "visits": admissions, "admissions": admissions},
+                {"concept_id": 9202, "name": "Outpatient Visit", "visits": visits - admissions - few, "admissions": 0},
+                {"concept_id": 262, "name": "Emergency Room and Inpatient Visit", "visits": admissions, "admissions": admissions},
                 {"concept_id": 581477, "visits": few, "admissions": 0},
             ],
         },
@@ -118,6 +118,8 @@ def write_site(hospital, people=400, small=0):
         storage.write_json(contract.flow_file(hospital, outcome), flow)
         audit[outcome] = {
             "open_stays": [{"domain": "condition", "type_id": 32817, "events": 900, "at_start": few, "type": EVIL, "suspect": False}],
+            "open_domains": [{"domain": "condition", "events": 900, "at_start": few, "suspect": False}],
+            "first_days": [{"domain": "drug", "events": 800, "on_first_day": few, "suspect": False}],
             "best_tokens": [
                 {
                     "label": outcome,
@@ -392,3 +394,31 @@ def give_write_study():
 def evil():
     """A name that must be escaped."""
     return EVIL
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -r requirements.txt")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no Chromium here: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+        "--window-size=1280,900",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield started
+    started.quit()

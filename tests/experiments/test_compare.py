@@ -395,6 +395,43 @@ def test_phenotypes_are_one_outcome_of_the_mean_over_them(results, capsys):
     assert found.auroc["name"] == pytest.approx(np.mean(macro)) and np.isnan(found.p["name"]) and found.auroc_low["name"] == ""
 
 
+def test_every_arm_is_compared_with_the_simplest_one_that_was_trained_where_it_was(results):
+    """pooled none is simpler than learned codes and counts; a model of another hospital is compared with none of ours."""
+    arms = (("pooled", "none", 3), ("logreg", "tokens", 2), ("behrt", "none", 2.5), ("behrt", "medrep", 1))
+    for seed in (100, 200):
+        for model, rep, noise in arms:
+            results.add(
+                "MT", "ehrshot", rep, seed, noise, model=model, head="linear" if model == "behrt" else "", oov="unk" if model == "behrt" else ""
+            )
+        results.add("MT", "ehrshot", "medrep", seed, 0.5, variant="oracle", trained_on="ehrshot")
+    results.write()
+    found = run().astype({name: str for name in ("simplest", "over_simplest_p")})
+    own = found[found.trained_on == "mimic"].set_index(["model", "rep_type"])
+    tests = {}
+    for row in results.rows:
+        if row["trained_on"] == "mimic":
+            tests.setdefault((row["model"], row["rep_type"]), []).append(results.predictions(row))
+    p_values = {}
+    for arm, files in tests.items():
+        if arm == ("pooled", "none"):
+            assert own.loc[arm, "simplest"] == own.loc[arm, "over_simplest_p"] == ""
+            continue
+        pairs = [
+            (f.boolean_value, f.predicted_boolean_probability, g.predicted_boolean_probability, f.subject_id)
+            for f, g in zip(files, tests["pooled", "none"], strict=True)
+        ]
+        expected = significance.compare_macro_aurocs(pairs)
+        assert own.loc[arm, "simplest"] == "pooled none"
+        for end, name in (("", "difference"), ("_low", "low"), ("_high", "high"), ("_p", "p")):
+            assert float(own.loc[arm, f"over_simplest{end}"]) == pytest.approx(expected[name])
+        p_values[arm] = expected["p"]
+    highest = 0.0
+    for place, (arm, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):  # Holm, step by step
+        highest = max(highest, min(1.0, p * (len(p_values) - place)))
+        assert float(own.loc[arm, "over_simplest_p_holm"]) == pytest.approx(highest)
+    assert found[found.trained_on == "ehrshot"].simplest.tolist() == [""]
+
+
 def test_the_same_command_twice_gives_the_same_file(results):
     three_arms(results)
     run()

@@ -15,6 +15,7 @@ from experiments import vocabulary_coverage as coverage
 from medrep import contract, storage
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
+from medrep.evaluation import coverage as shares
 from medrep.patients import sequences
 from medrep.vectors import concept_index, markers
 from medrep.vocabulary import token_vocabulary
@@ -86,7 +87,7 @@ def slow_shares():
 
 
 def test_shares_are_those_of_a_count_event_by_event_and_add_up_to_all(hospitals, monkeypatch, capsys):
-    monkeypatch.setattr(coverage, "EVENTS_PER_CHUNK", 100)  # the events are taken some at a time: it must not show
+    monkeypatch.setattr(shares, "EVENTS_PER_CHUNK", 100)  # the events are taken some at a time: it must not show
     table = run("--rep-type", "medrep", "none")
     found = {(r.by, r.part, r.reading, r.kind): (r.events, r.concepts) for r in table.itertuples() if r.events}
     assert found == slow_shares()

@@ -11,7 +11,7 @@ import pandas as pd
 from medrep import contract
 from medrep.errors import UserError
 from medrep.evaluation import metrics, significance
-from medrep.evaluation.results import KEY_COLUMNS, arm_label, find_reference_arm, list_arms
+from medrep.evaluation.results import KEY_COLUMNS, arm_label, find_reference_arm, find_simplest_arm, list_arms
 from medrep.progress import progress_bar
 
 EXAMPLE_KEYS = ["subject_id", "prediction_time"]
@@ -49,6 +49,8 @@ COMPARISON_COLUMNS = [
     "shared_seeds",
     "shared_examples",
     "same_examples",
+    "simplest",
+    *(f"over_simplest{end}" for end in ("", "_low", "_high", "_p", "_p_holm")),
     "paper",
     "reason",
 ]
@@ -240,6 +242,21 @@ def difference_columns(tests: dict, others: dict, replicates: int, pair: str) ->
     }
 
 
+def over_simplest_columns(tests: dict, arm: tuple, row: dict, reference: tuple | None, pair: str) -> dict:
+    """The columns of how an arm differs from the simplest of those that were trained where it was; {} where it is that one, or there is none.
+
+    `row` has its difference to `reference` already.
+    """
+    simplest = find_simplest_arm(list(tests), trained_on=arm[0])
+    if simplest is None or arm == simplest:
+        return {}
+    found = (
+        row if simplest == reference else difference_columns(tests[arm], tests[simplest], 0, f"{pair}, {arm_label(arm)} and {arm_label(simplest)}")
+    )
+    ends = {"": "difference", "_low": "low", "_high": "high", "_p": "p"}
+    return {"simplest": arm_label(simplest)} | {f"over_simplest{end}": found.get(name) for end, name in ends.items()}
+
+
 def compare_arms(rows: pd.DataFrame, against: str | None, replicates: int, published: dict, scores: pd.DataFrame | None = None) -> pd.DataFrame:
     """A row an arm (COMPARISON_COLUMNS), for the rows of one outcome and tested hospital; and one for each of the `scores` that others gave."""
     outcome, hospital = rows.outcome.iloc[0], rows.tested_on.iloc[0]
@@ -283,9 +300,11 @@ def compare_arms(rows: pd.DataFrame, against: str | None, replicates: int, publi
             row |= difference_columns(tests[arm], tests[reference], replicates, pair) | {"seeds": whole.seed.nunique()}
             if tests[arm] and tests[reference] and not row["shared_examples"]:
                 row["reason"] = "; ".join(filter(None, [row["reason"], f"no example in common with {arm_label(reference)}"]))
+        row |= over_simplest_columns(tests, arm, row, reference, f"{outcome} at {hospital}")
         found.append(row)
     if scores is not None:
         add_score_rows(found, tests, reference, scores, replicates)
-    for row, p in zip(found, significance.holm_adjust([row.get("p") for row in found]), strict=True):
-        row["p_holm"] = p
+    for name in ("p", "over_simplest_p"):
+        for row, p in zip(found, significance.holm_adjust([row.get(name) for row in found]), strict=True):
+            row[f"{name}_holm"] = p
     return pd.DataFrame(found).reindex(columns=COMPARISON_COLUMNS).astype({"shared_seeds": "Int64", "shared_examples": "Int64"})

@@ -291,5 +291,15 @@ def find_reference_arm(arms: list[tuple], against: str | None) -> tuple | None:
     return plainest[0] if plainest else None if against else arms[0]
 
 
+SIMPLEST = (("pooled", "none"), ("logreg", "tokens"), ("logreg", "rollup"), ("behrt", "none"))
+"""Models and representations that an arm with concept vectors has to beat, the simplest first: a person's numbers, counts of codes, learned codes."""
+
+
+def find_simplest_arm(arms: list[tuple], trained_on: str) -> tuple | None:
+    """Of the plain arms that were trained at a hospital, the first of SIMPLEST that is there; None if none is."""
+    plain = [arm for arm in sorted(arms, key=arm_sort_key) if arm[0] == trained_on and arm[4] == "" and arm[5] in ("", "unk")]
+    return next((arm for model, rep in SIMPLEST for arm in plain if (arm[1], arm[3]) == (model, rep)), None)
+
+
 def list_arms(rows: pd.DataFrame) -> list[tuple]:
     return sorted(set(rows[KEY_COLUMNS].itertuples(index=False, name=None)), key=arm_sort_key)

@@ -59,3 +59,8 @@ def find_reference_arm(arms: Iterable[tuple]) -> tuple:
     reference = results.find_reference_arm(sorted(set(arms), key=results.arm_sort_key), None)
     assert reference is not None, "only a search by name may find none"
     return reference
+
+
+def label_arms(rows: pd.DataFrame, home: str) -> list[str]:
+    """The label of each row's arm, with the hospital that it was trained at where that is not home."""
+    return [results.arm_label(arm) + (f" @{arm[0]}" if arm[0] not in (home, "") else "") for arm in row_arms(rows)]

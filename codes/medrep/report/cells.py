@@ -1,5 +1,6 @@
 """Cells of the report's tables: what is read in them, and by what a column is sorted. Counts of persons are of medrep.report.disclosure."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -12,6 +13,16 @@ class Cell:
     text: str
     sort_key: float | None = None
     """None sorts as text, and an empty text last."""
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """A text or a cell of counts, made when the page is written, because by then they are protected."""
+
+    make: Callable[[], str | Cell]
+
+    def __str__(self) -> str:
+        return to_cell(self).text
 
 
 def is_known(value) -> bool:
@@ -50,7 +61,9 @@ def p_value_cell(value) -> Cell:
 
 
 def to_cell(value) -> Cell:
-    """The cell that the template draws of a text, a Cell, a Count or a Share."""
+    """The cell that the template draws of a text, a Cell, a Count, a Share, or one of these that is deferred."""
+    if isinstance(value, Deferred):
+        return to_cell(value.make())
     if isinstance(value, Count | Share):
         return Cell(str(value), value.sort_key)
     return value if isinstance(value, Cell) else Cell(str(value))

@@ -13,6 +13,11 @@ def domain_events(domain: str) -> str:
     return f"{domain} events"
 
 
+def events_read_as(by: str, part: str, reading: str, kind: str) -> str:
+    """Of a part of the hospital's events, those that a reading (codes, or a representation) finds in this way (vocabulary_coverage.py)."""
+    return f"{by} {part} {reading} {kind}"
+
+
 def labelled_points(outcome: str) -> str:
     return f"{outcome} labelled"
 

@@ -133,3 +133,12 @@ class Share:
         if not self.whole.value or self.whole.hidden or self.part.withheld and not self.part.small:
             return ""
         return f"<{self.part.min_count / self.whole.value:.2%}" if self.part.small else f"{self.part.value / self.whole.value:.1%}"
+
+
+def describe_rest(part: Count, whole: Count) -> str:
+    """The share of `whole` that is not `part`, written once the counts are protected: in percent, or in words where that would tell a hidden count."""
+    if not part.value:
+        return "all"
+    if part.hidden or whole.hidden:
+        return "nearly all" if part.small else "most"
+    return f"{1 - part.value / whole.value:.1%}"

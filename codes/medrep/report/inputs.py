@@ -13,7 +13,8 @@ from medrep.errors import UserError
 PRETRAIN_COMMAND = "python experiments/pretrain.py --model behrt"
 TEST_RESULTS = "Finetuning and its tests"
 PREVALENCE_METRICS = ["auprc", "brier"]
-AUROC_COLUMNS = ["auroc", "auroc_low", "auroc_high", "difference", "low", "high"]
+SIMPLEST_COLUMNS = ["over_simplest", "over_simplest_low", "over_simplest_high"]
+AUROC_COLUMNS = ["auroc", "auroc_low", "auroc_high", "difference", "low", "high", *SIMPLEST_COLUMNS]
 
 
 def default_device() -> str:
@@ -37,6 +38,22 @@ def read_json(file: Path) -> dict:
 def read_optional_json(file: Path) -> dict | None:
     """None if the file is missing."""
     return read_json(file) if file.exists() else None
+
+
+def find_suspects(audit: dict) -> dict[str, list[tuple[str, dict]]]:
+    """{what is suspect: (outcome, row)} of a leakage audit: types of events, domains of which no type is, days, and tokens.
+
+    An audit of an earlier version has no domains or days.
+    """
+    found: dict[str, list[tuple[str, dict]]] = {"types": [], "domains": [], "days": [], "tokens": []}
+    for outcome, result in audit.items():
+        types = [row for row in result["open_stays"] if row["suspect"]]
+        found["types"] += [(outcome, row) for row in types]
+        named = {row["domain"] for row in types}
+        found["domains"] += [(outcome, row) for row in result.get("open_domains", []) if row["suspect"] and row["domain"] not in named]
+        found["days"] += [(outcome, row) for row in result.get("first_days", []) if row["suspect"]]
+        found["tokens"] += [(outcome, row) for row in result["best_tokens"] if row["suspect"]]
+    return found
 
 
 def labelled_outcomes(hospitals: list[str]) -> list[str]:
@@ -65,6 +82,8 @@ def read_comparison(min_count: int) -> pd.DataFrame | None:
     if not file.exists():
         return None
     table = pd.read_csv(file, keep_default_na=False, dtype=str)
+    for name in ("simplest", *SIMPLEST_COLUMNS, "over_simplest_p_holm"):  # an earlier version's has less
+        table[name] = table.get(name, "")
     positives, n = (pd.to_numeric(table[name]) for name in ("positives", "n"))
     table["few"] = [0 < min(p, m - p) < min_count for p, m in zip(positives, n, strict=True)]
     table.loc[table.few, PREVALENCE_METRICS] = ""

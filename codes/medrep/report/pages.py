@@ -6,6 +6,7 @@
 A part has a `kind`, by which the template draws it; what has not been run is a part as well (MissingResult), with the command that would.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ from markupsafe import Markup
 
 from medrep import config
 from medrep.errors import UserError
-from medrep.report.cells import to_cell
+from medrep.report import downloads
+from medrep.report.cells import Cell, Deferred, format_interval, number_cell, to_cell
 from medrep.report.disclosure import Count
 
 
@@ -50,6 +52,88 @@ class Table:
     def numeric_columns(self) -> list[bool]:
         """Of each column, whether it holds numbers."""
         return [any(to_cell(row[i]).sort_key is not None for row in self.rows) for i in range(len(self.headings))]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What is asked, the answer in a few words, and what it rests on; `warning`: look into it before going on."""
+
+    name: str
+    value: str | Deferred
+    more: str | Deferred = ""
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Answers side by side, in large letters."""
+
+    facts: Sequence[Fact]
+    kind = "facts"
+
+
+@dataclass(frozen=True)
+class ForestPoint:
+    """An estimate, its interval (None where there is none) and what it is to be compared with, all on the forest's axis."""
+
+    value: float
+    low: float | None
+    high: float | None
+    style: int
+    digits: str = ".3f"
+    diamond: float | None = None
+    best: bool = False
+
+    @property
+    def text(self) -> str:
+        return number_cell(self.value, self.digits).text
+
+    @property
+    def interval(self) -> str:
+        return format_interval(self.low, self.high, self.digits)
+
+
+@dataclass(frozen=True)
+class Forest:
+    """A table with a point and its interval in each cell, the columns side by side on one axis."""
+
+    caption: str
+    heading: str
+    """Of the rows."""
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[ForestPoint | None]]]
+    levels: Sequence[float | None]
+    """A dashed line in each column."""
+    note: str = ""
+    kind = "forest"
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """From the lowest to the highest number that is drawn, out to whole twentieths."""
+        points = [point for _, row in self.rows for point in row if point]
+        numbers = [n for point in points for n in (point.value, point.low, point.high, point.diamond) if n is not None]
+        numbers += [level for level in self.levels if level is not None]
+        low, high = math.floor(min(numbers) * 20 - 0.2), math.ceil(max(numbers) * 20 + 0.2)
+        return low / 20, high / 20
+
+    @property
+    def ticks(self) -> list[float]:
+        low, high = (round(20 * end) for end in self.limits)
+        step = next(step for step in (1, 2, 4, 10, 20) if (high - low) / step <= 5)
+        return [twentieth / 20 for twentieth in range(-(-low // step) * step, high + 1, step)]
+
+    def place(self, number: float) -> str:
+        """Where a number lies on the axis, of its whole length; as far as a tenth of a percent is drawn."""
+        low, high = self.limits
+        return f"{100 * (number - low) / (high - low):.1f}%"
+
+    @property
+    def table(self) -> "Table":
+        """The same in words."""
+        lines = [
+            [name, *(Cell(f"{p.text} ({p.interval})" if p.interval else p.text, p.value) if p else Cell("") for p in row)] for name, row in self.rows
+        ]
+        return Table(self.caption, [self.heading, *(f"{column} (95 %)" for column in self.columns)], lines)
 
 
 @dataclass(frozen=True)
@@ -133,7 +217,8 @@ class Subsection:
     kind = "subsection"
 
 
-KINDS = tuple(part.kind for part in (Paragraph, MissingResult, Table, FigureGrid, FlowChart, SideBySide, CodeBlock, Details, Subsection))
+PARTS = (Paragraph, MissingResult, Facts, Forest, Table, FigureGrid, FlowChart, SideBySide, CodeBlock, Details, Subsection)
+KINDS = tuple(part.kind for part in PARTS)
 
 
 @dataclass
@@ -181,7 +266,7 @@ def render_template(template: str, **content) -> str:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    environment.globals |= {"cell": to_cell, "inline": lambda name: Markup(read_asset(name))}
+    environment.globals |= {"cell": to_cell, "csv": csv_download, "inline": lambda name: Markup(read_asset(name))}
     page = environment.get_template(template)
     if page.filename == str(folders[-1] / template):
         return page.render(**content).lstrip()
@@ -190,6 +275,13 @@ def render_template(template: str, **content) -> str:
         return page.render(**content).lstrip()
     except jinja2.UndefinedError as error:
         raise wrong_template(Path(str(page.filename)), f"{error.message} here") from error
+
+
+def csv_download(table: Table) -> Markup:
+    """A link that saves a table: its name for a reader of screens, a name for the file, and the table itself."""
+    return Markup('<a class="csv" download="{}.csv" href="{}" aria-label="{}">CSV</a>').format(
+        slugify(table.caption), downloads.data_uri(table.headings, table.rows), f"{table.caption}, as CSV"
+    )
 
 
 def check_own_template(file: Path):

@@ -22,7 +22,7 @@ from medrep.progress import print_line, progress_bar
 from medrep.settings import ModelConfig
 from medrep.vectors import concept_index, markers, nearest, representations
 from medrep.vocabulary.ancestors import ANCESTOR, NONE, OWN, VECTOR_SOURCES, WITHOUT_DECILE, nearest_ancestors
-from medrep.vocabulary.token_vocabulary import DECILES
+from medrep.vocabulary.token_vocabulary import DECILES, plain_token
 
 ROWS_PER_CHUNK = 2**15
 
@@ -123,17 +123,12 @@ def gather_vectors(tokens: Sequence[str], rep: str, over_deciles: bool = False) 
     ids, array = open_vectors(rep)
     concept_index.check_index(ids)
     tokens = list(tokens)
-    plain = [token.partition("_")[0] for token in tokens]
-    rows, plain_rows = find_rows(ids, tokens), find_rows(ids, plain)
-    how = np.where(rows >= 0, OWN, np.where(plain_rows >= 0, WITHOUT_DECILE, NONE)).astype("<U8")
-    rows = np.where(rows >= 0, rows, plain_rows)
+    rows, how, ancestors = find_sources(tokens, ids)
     vectors = np.zeros((len(tokens), array.shape[1]), dtype=np.float32)
     found = np.flatnonzero(rows >= 0)
     vectors[found] = read_rows(array, rows[found])
-    ancestors = nearest_ancestors({plain[i] for i in np.flatnonzero(how == NONE)}, lambda wanted: find_rows(ids, wanted))
-    for i in np.flatnonzero(how == NONE):
-        if nearest := ancestors.get(plain[i]):
-            vectors[i], how[i] = array[nearest].mean(axis=0, dtype=np.float64), ANCESTOR
+    for i in np.flatnonzero(how == ANCESTOR):
+        vectors[i] = array[ancestors[plain_token(tokens[i])]].mean(axis=0, dtype=np.float64)
     if over_deciles:
         rows = find_rows(ids, [f"{token}_{decile}" for token in tokens for decile in range(DECILES)]).reshape(-1, DECILES)
         for i in np.flatnonzero((rows >= 0).any(axis=1)):
@@ -142,6 +137,19 @@ def gather_vectors(tokens: Sequence[str], rep: str, over_deciles: bool = False) 
     counts = ", ".join(f"{int((how == kind).sum()):,} {kind}" for kind in VECTOR_SOURCES if (how == kind).any())
     print_line(f"{contract.rep_name(rep)} vectors of {len(tokens):,} tokens: {counts}")
     return vectors, how
+
+
+def find_sources(tokens: Sequence[str], ids: pa.Array) -> tuple[np.ndarray, np.ndarray, dict[str, list[int]]]:
+    """What stands for each token among the concepts of an index: int64 (tokens,) rows, -1 where it has none of its own; how it was found, one of
+    VECTOR_SOURCES; and the rows of the nearest ancestors of the concepts that neither have one nor lack a decile only."""
+    plain = [plain_token(token) for token in tokens]
+    rows, plain_rows = find_rows(ids, tokens), find_rows(ids, plain)
+    how = np.where(rows >= 0, OWN, np.where(plain_rows >= 0, WITHOUT_DECILE, NONE)).astype("<U8")
+    ancestors = nearest_ancestors({plain[i] for i in np.flatnonzero(how == NONE)}, lambda wanted: find_rows(ids, wanted))
+    for i in np.flatnonzero(how == NONE):
+        if ancestors.get(plain[i]):
+            how[i] = ANCESTOR
+    return np.where(rows >= 0, rows, plain_rows), how, ancestors
 
 
 def read_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -76,6 +76,15 @@ def test_whoever_adds_up_what_is_shown_does_not_learn_a_small_count(parts, left)
     assert all(len({guess[i] for guess in possible}) >= 5 for i in range(len(small)))
 
 
+def test_what_is_left_is_told_in_words_where_it_would_tell_a_hidden_count():
+    counts = disclosure.Counts(11)
+    whole, withheld = counts("whole", 1000), counts("withheld", 40)
+    withheld.withheld = True
+    told = {n: disclosure.describe_rest(counts("part", n), whole) for n in (0, 7, 11, 250)}
+    assert told == {0: "all", 7: "nearly all", 11: "98.9%", 250: "75.0%"} and disclosure.describe_rest(withheld, whole) == "most"
+    assert disclosure.describe_rest(counts("part", 2), counts("few", 5)) == "nearly all"
+
+
 def test_zero_is_shown():
     counts = disclosure.Counts(11)
     assert str(counts("none", 0)) == "0" and str(counts("mean", 12, minimum=3)) == "<11"

@@ -37,8 +37,11 @@ def render() -> str:
     table = pages.Table("Rows", ["hospital", "rows"], [["mimic", pages.to_cell("3")]])
     picture = pages.FigureGrid([pages.Image("data:image/png;base64,", "a picture", (1, 1))], Markup(""), 1)
     flow = pages.FlowChart("Flow", [pages.FlowStep("kept", Count(30, 30, 11), [("another", Count(20, 20, 11))])])
+    point = pages.ForestPoint(0.8, 0.7, 0.9, 0, diamond=0.75, best=True)
     parts = [
         pages.Paragraph("a paragraph"),
+        pages.Facts([pages.Fact("a question", "an answer", "a reason")]),
+        pages.Forest("a forest", "arm", ["here", "there"], [("an arm", [point, None])], [0.6, None]),
         pages.MissingResult("a result", "a command"),
         pages.SideBySide([table]),
         flow,
@@ -48,7 +51,7 @@ def render() -> str:
     ]
     assert {type(part) for part in [*parts, table]} | {pages.Subsection} == {part for part in vars(pages).values() if hasattr(part, "kind")}
     section = pages.Section("s", "short", "title", "lead", parts)
-    return pages.render_template("page.html", title="t", sections=[section], headline=[], lead="l", notes=[], footer="f")
+    return pages.render_template("page.html", title="t", sections=[section], lead="l", notes=[], footer="f")
 
 
 def old_template() -> str:

@@ -1,19 +1,16 @@
 """The comparison: every arm at every hospital beside the paper's figures, of what experiments/compare.py writes."""
 
 import pandas as pd
-from markupsafe import Markup
 
 from medrep import contract
 from medrep.evaluation import results
 from medrep.evaluation.comparison import PAPER_MEAN_OUTCOMES, published_means
-from medrep.progress import format_figures
-from medrep.report import charts
-from medrep.report.arms import group_home_first, home_first, rep_style, row_arms, select_arm
+from medrep.report.arms import group_home_first, home_first, label_arms, row_arms, select_arm
 from medrep.report.cells import interval_cell, number_cell, p_value_cell
 from medrep.report.count_names import count_tested
 from medrep.report.disclosure import Counts
 from medrep.report.inputs import TEST_RESULTS, finetune_command, read_comparison
-from medrep.report.pages import FigureGrid, MissingResult, Paragraph, Section, Subsection, Table, slugify
+from medrep.report.pages import MissingResult, Paragraph, Section, Subsection, Table, slugify
 
 
 def build_section(counts: Counts, home: str, published: dict) -> Section:
@@ -43,17 +40,15 @@ def build_section(counts: Counts, home: str, published: dict) -> Section:
     if any(table.paper):
         section.parts.append(
             Paragraph(
-                f"Paper, a diamond in the drawings: the published figure, arXiv 2504.08329 {published.get('version', '')}, of MIMIC-IV and EHRSHOT; "
+                f"Paper, a diamond in the answer's drawings: the published figure, arXiv 2504.08329 {published.get('version', '')}, of MIMIC-IV and EHRSHOT; "
                 "its medrep was finetuned with trajectory augmentation."
             )
         )
     section.parts += [Paragraph(f"{note}.") for note in results.explain_variants(table.variant)]
     for outcome, of_outcome in group_home_first(table, "outcome", home):
-        by_hospital, limits = dict(group_home_first(of_outcome, "tested_on", home)), axis_limits(of_outcome)
-        figures = [figure for hospital, rows in by_hospital.items() if (figure := forest_plot(outcome, hospital, rows, home, limits))]
-        tables = [comparison_table(counts, outcome, hospital, rows, home) for hospital, rows in by_hospital.items()]
-        parts = [*([FigureGrid(figures, columns=2)] if figures else []), *tables]
-        section.parts.append(Subsection(slugify("comparison", outcome), outcome, parts))
+        by_hospital = group_home_first(of_outcome, "tested_on", home)
+        tables = [comparison_table(counts, outcome, hospital, rows, home) for hospital, rows in by_hospital]
+        section.parts.append(Subsection(slugify("comparison", outcome), outcome, tables))
     if mean := means_table(table, home, published):
         section.parts.append(Subsection("comparison-means", "Over outcomes", [mean]))
     return section
@@ -67,40 +62,6 @@ def uncompared_outcomes(table: pd.DataFrame) -> set[str]:
     whole = summary[(summary.subgroup == "") & (summary.recalibration == "")]
     compared = set(table[columns].itertuples(index=False, name=None))
     return {row[0] for row in whole[columns].itertuples(index=False, name=None) if row not in compared}
-
-
-def axis_limits(rows: pd.DataFrame) -> tuple[float, float]:
-    """One range for all AUROCs of an outcome, so that its drawings can be compared."""
-    values = pd.concat([pd.to_numeric(rows[name]) for name in ("auroc", "auroc_low", "auroc_high", "paper")]).dropna()
-    return (min(0.5, values.min()) - 0.02, max(values.max(), 0.7) + 0.02) if len(values) else (0, 1)
-
-
-def arm_labels(rows: pd.DataFrame, home: str) -> list[str]:
-    """The label of each row's arm, with the hospital that it was trained at where that is not home."""
-    return [results.arm_label(arm) + (f" @{arm[0]}" if arm[0] not in (home, "") else "") for arm in row_arms(rows)]
-
-
-def forest_plot(outcome: str, hospital: str, rows: pd.DataFrame, home: str, limits: tuple[float, float]) -> Markup | None:
-    """None if no row has an AUROC."""
-    intervals, published = [], {}
-    for row, arm, name in zip(rows.to_dict("records"), row_arms(rows), arm_labels(rows, home), strict=True):
-        if row["auroc"]:
-            if row["paper"]:
-                published[len(intervals)] = float(row["paper"])
-            intervals.append((name, *(float(row[key] or "nan") for key in ("auroc", "auroc_low", "auroc_high")), rep_style(arm[3])))
-    if not intervals:
-        return None
-    values = format_figures({name: value for name, value, *_ in intervals})
-    return charts.forest_chart(
-        intervals,
-        slugify("forest", outcome, hospital),
-        f"{outcome} at {hospital}",
-        f"AUROC by arm: {values}.",
-        "AUROC, 95 % interval",
-        published,
-        level=0.5,
-        limits=limits,
-    )
 
 
 def comparison_table(counts: Counts, outcome: str, hospital: str, rows: pd.DataFrame, home: str) -> Table:
@@ -136,7 +97,7 @@ def comparison_table(counts: Counts, outcome: str, hospital: str, rows: pd.DataF
             *count_tested(counts, hospital, outcome, row["n"], row["positives"], row["seeds"]),
             row_remarks(row, len(seeds) > 1, counts.min_count),
         ]
-        for row, name in zip(rows.to_dict("records"), arm_labels(rows, home), strict=True)
+        for row, name in zip(rows.to_dict("records"), label_arms(rows, home), strict=True)
     ]
     filled = [i for i in range(len(headings)) if any(getattr(line[i], "text", line[i]) != "" for line in lines)]
     return Table(

@@ -6,7 +6,7 @@ from markupsafe import Markup
 from medrep import contract
 from medrep.report import charts, disclosure
 from medrep.report.cells import count_cell, number_cell
-from medrep.report.count_names import EVENTS_READ, domain_events
+from medrep.report.count_names import EVENTS_READ, domain_events, events_read_as
 from medrep.report.disclosure import Count, Counts, Share
 from medrep.report.pages import DeferredFigure, Details, FigureGrid, Section, Subsection, Table, parts_or_missing, slugify
 
@@ -33,7 +33,8 @@ def build_section(counts: Counts, home: str, others: list[str]) -> Section:
     return section
 
 
-def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFrame) -> list:
+def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFrame, caption: str = "") -> list:
+    """Drawings and a table of what vocabulary_coverage.py's shares tell of a hospital."""
     whole = {input_name: part.set_index("kind") for input_name, part in shares[shares.by == "all"].groupby("reading", sort=False)}
     alike = {}  # representations that read the same share are one row
     for input_name, part in whole.items():
@@ -70,7 +71,7 @@ def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFram
     figures = [DeferredFigure(lambda unit=unit: draw(unit)) for unit in ("events", "concepts")]
     return [
         FigureGrid(figures, charts.legend(KIND_STYLES, solid=True), columns=2),
-        Details("By domain and vocabulary", [Table(f"What {home} reads of {external}", headings, rows)]),
+        Details("By domain and vocabulary", [Table(caption or f"What {home} reads of {external}", headings, rows)]),
     ]
 
 
@@ -83,7 +84,7 @@ def coverage_rows(counts: Counts, external: str, shares: pd.DataFrame, input_lab
             kinds = group[group.reading == input_name].set_index("kind")
             if kinds.empty:
                 continue
-            by_kind = {kind: count(f"{by} {part} {input_name} {kind}", int(events)) for kind, events in kinds.events.items()}
+            by_kind = {kind: count(events_read_as(by, part, input_name, kind), int(events)) for kind, events in kinds.events.items()}
             total: Count = count(total_name, int(kinds.events.sum()))
             counts.add_sum(total, list(by_kind.values()))
             for kind, n in {"all": total, **by_kind}.items():

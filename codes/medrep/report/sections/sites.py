@@ -52,12 +52,26 @@ def site_parts(counts: Counts, site: dict) -> list:
     if reasons:
         table = Table(f"Reasons at {hospital}", ["table", "reason", "what became of them", "rows", "of the table"], reasons)
         parts.append(Details("Why rows were left out", [table]))
-    if units := [[u.get("name", u["unit"]), count(unit_count(u["unit"]), u["values"]), count_cell(u["measurements"])] for u in site["units"]]:
+    if units := [[name_unit(u), count(unit_count(u["unit"]), u["values"]), count_cell(u["measurements"])] for u in site["units"]]:
         with_value = [count(f"{name} values", domain["with_value"]) for name, domain in site["domains"].items()]
         for values in (with_value, [row[1] for row in units]):
             counts.add_sum(count("values", sum(n.value for n in with_value)), values)
         parts.append(Details("Units of values", [Table(f"The commonest units at {hospital}", ["unit", "values", "measurements"], units)]))
     return parts
+
+
+def name_visits(kind: dict, kinds: list[dict]) -> str:
+    """A kind of visits by its concept's name; with its id only where data/concepts has none, or another of the `kinds` has the same."""
+    name, concept = kind.get("name", ""), str(kind["concept_id"])
+    if name in ("", concept):
+        return f"visits of concept {concept}, which data/concepts does not name"
+    return f"visits: {name}" + (f" (concept {concept})" if sum(other.get("name") == name for other in kinds) > 1 else "")
+
+
+def name_unit(unit: dict) -> str:
+    """As describe_units of preprocessing/site_report.py names it, whose name for a concept without one is its id."""
+    name = unit.get("name", unit["unit"])
+    return "no unit" if name == NO_UNIT else f"concept {name}, which data/concepts does not name" if name.isdecimal() else name
 
 
 def unit_count(unit: str) -> str:
@@ -101,7 +115,7 @@ def demographics(counts: Counts, site: dict) -> dict:
     deaths, after_death = count(DEATHS, p["deaths"]), count("after death", site["records_after_death"])
     visits, admissions = count(VISITS_READ, v["visits"]), count("admissions of all", v["admissions"])
     overlapping = count("overlapping", v["overlapping"])
-    visits_by_concept = {f"visits of concept {c['concept_id']}": count(f"visits {c['concept_id']}", c["visits"]) for c in v["by_concept"]}
+    visits_by_concept = {name_visits(c, v["by_concept"]): count(f"visits {c['concept_id']}", c["visits"]) for c in v["by_concept"]}
     admissions_by_concept = [count(f"admissions {c['concept_id']}", c["admissions"]) for c in v["by_concept"]]
     for whole, parts in [
         (persons, [with_records]),
