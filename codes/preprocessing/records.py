@@ -348,7 +348,7 @@ def main(argv=None):
         con = engine.connect(args.engine, args.memory, args.threads)
         with RECORDS.write_in_parts(con, hospital=name) as add_part:
             reasons, figures["persons"], details = make_records(con, name, hospital, cohort, add_part)
-            unmapped = hospital_tables.count_unmapped_codes(con, name)
+            unmapped = hospital_tables.count_unmapped_codes(con, name, hospital)
             storage.write_json(contract.unmapped_file(name), unmapped or {})
             for kind, found in (unmapped or {}).items():
                 print_line(
