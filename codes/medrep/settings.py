@@ -557,7 +557,11 @@ CHOICES = {
         "transfers": ("one_stay", "RA_alone"),
         "deaths": ("latest_plausible", "earliest"),
     },
-    "hospital": {"follow_up_ends": ("last_record", "unknown", "discharge"), "stay_begins": ("unit_admission", "hospital_admission"), "code_names": ("", "eicu")},
+    "hospital": {
+        "follow_up_ends": ("last_record", "unknown", "discharge"),
+        "stay_begins": ("unit_admission", "hospital_admission"),
+        "code_names": ("", "eicu"),
+    },
     "graph": {"objective": ("neighbour_mean", "links", "grace")},
     "encoder": {"training": ("none", "contrastive", "masked"), "pooling": ("own", "cls", "mean"), "precision": PRECISIONS},
     "model": {"head": ("linear", "tied"), "added": ("age", "visit_rank", "record_rank", "time_before", "part")},

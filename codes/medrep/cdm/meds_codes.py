@@ -2,12 +2,13 @@
 
     describe_codes(con, "mimic_meds", ["DIAGNOSIS//ICD//9//4019", ...], settings)
 
-A code may lead to concepts in four ways; the first that leads to a standard concept counts, else the first that leads to any:
+A code may lead to concepts in these ways; the first that leads to a standard concept counts, else the first that leads to any:
 
     the hospital's mapping   code_mapping.csv: what it says of a code counts in any case
     its own name             201826, ICD10CM/E11.9 or ICD10CM//E11.9: a concept id, or vocabulary_id and concept_code
     parent_codes             of metadata/codes.parquet, which are names as above: of LAB//50912//mg/dL it is LOINC/2160-0
     code_vocabularies        patterns of configs/hospitals/NAME.yaml: DIAGNOSIS//ICD//9//(.+) is a code of ICD9CM
+    code_names: eicu         names that eicu/meds_names.py knows: LAB//sodium//mmol/L
 
 "Maps to" of data/concepts leads on to standard concepts, and a code that it leads to several is each of them, as in OMOP tables. Format:
 https://github.com/Medical-Event-Data-Standard/meds
@@ -24,6 +25,8 @@ import pyarrow.parquet as pq
 
 from medrep import contract
 from medrep.cdm import engine
+from medrep.cdm.eicu import meds_names
+from medrep.cdm.eicu.meds_names import NamedCode
 from medrep.cdm.sources.athena import read_vocabulary_table, valid_rows
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
@@ -37,12 +40,15 @@ CODES = ibis.schema(
         "day_only": "boolean",
         "listed": "boolean",
         "code_unit": "string",
+        "factor": "float64",
+        "lab": "string",
         "code_concept_id": "int64",
         "domain": "string",
     }
 )
 """A row a code and concept, place 0, 1, ... of one code; a code without a concept has one row. role is one of ROLES or null. day_only: whether an
-event at 00:00:00 is known by its day. listed: whether the hospital's mapping says that it has no concept."""
+event at 00:00:00 is known by its day. listed: whether the hospital's mapping says that it has no concept. A value times factor is told in
+code_unit; lab is of eicu/meds_names.py."""
 ADMISSION, DISCHARGE, LEFT_OUT = ROLES = ("admission", "discharge", "left out")
 READ_DOMAINS = (*DOMAINS, "visit", "race", "gender")
 MAPPING_FILE = "code_mapping.csv"
@@ -50,7 +56,7 @@ CODE_COLUMNS, ID_COLUMNS = ("code", "source_code"), ("concept_id", "target_conce
 """Of a mapping: as unmapped_codes.csv has them, or as OMOP's SOURCE_TO_CONCEPT_MAP."""
 NO_UNIT_TEXTS = ("", "UNK", "None", "null", "nan")
 """What extractions write into a code that has no unit."""
-BY_MAPPING, BY_NAME, BY_PARENT, BY_PATTERN = range(4)
+BY_MAPPING, BY_NAME, BY_PARENT, BY_PATTERN, BY_EICU_NAME, BY_SECOND_CODE = range(6)
 NOT_STANDARD = 10  # a way that leads to a standard concept goes before all that lead to others
 
 
@@ -153,7 +159,7 @@ def concept_key(vocabulary: str, code: str) -> str:
 
 
 def find_references(
-    code: str, mapping: dict[str, list[int]], parents: dict[str, list[str]], patterns: list[tuple[re.Pattern, str]]
+    code: str, mapping: dict[str, list[int]], parents: dict[str, list[str]], patterns: list[tuple[re.Pattern, str]], named: NamedCode | None
 ) -> Iterator[tuple[int, int | str]]:
     """(way, concept id or concept_key) of all that a code may stand for."""
     if code in mapping:
@@ -164,8 +170,11 @@ def find_references(
     yield from ((BY_PARENT, reference) for parent in parents.get(code, []) if (reference := parse_reference(parent)) is not None)
     for pattern, vocabulary in patterns:
         if found := pattern.search(code):
-            # eICU has lists of codes: 518.81, J96.00
-            yield from ((BY_PATTERN, concept_key(vocabulary, part.strip())) for part in re.split("[,;]", found[1]) if part.strip())
+            yield BY_PATTERN, concept_key(vocabulary, found[1])
+    if named:
+        yield from ((BY_EICU_NAME, concept) for concept in named.concepts)
+        for vocabulary, own in named.codes:
+            yield BY_EICU_NAME if vocabulary == named.codes[0][0] else BY_SECOND_CODE, concept_key(vocabulary, own)
 
 
 # ---- what the dataset's codes mean ---------------------------------------------------------------------------
@@ -178,19 +187,22 @@ def describe_codes(con: ibis.BaseBackend, hospital: str, codes: Iterable[str | N
     mapping, parents = read_mapping(path) if path else {}, read_parents(hospital)
     patterns = [(compile_pattern("code_vocabularies", text, groups=1), vocabulary) for text, vocabulary in settings.code_vocabularies.items()]
     patterns = [(pattern, vocabulary) for pattern, vocabulary in patterns if pattern]
-    references = [(code, way, reference) for code in codes for way, reference in find_references(code, mapping, parents, patterns)]
+    named = meds_names.read_names(con, codes) if settings.code_names == "eicu" and contract.concepts_folder().is_dir() else {}
+    references = [(code, way, reference) for code in codes for way, reference in find_references(code, mapping, parents, patterns, named.get(code))]
     found = find_concepts(con, references)
-    rows = engine.materialize(con, describe_each(codes, mapping, settings))
+    rows = engine.materialize(con, describe_each(codes, mapping, named, settings))
     described = rows.left_join(found, "code").drop("code_right")
     return engine.materialize(con, described.mutate(place=described.place.fill_null(0)).select(*CODES.names).cast(CODES))
 
 
-def describe_each(codes: list[str], mapping: dict[str, list[int]], settings: HospitalConfig) -> ibis.Table:
-    """code, role, day_only, listed and code_unit of each code: what is told without concepts."""
+def describe_each(codes: list[str], mapping: dict[str, list[int]], named: dict[str, NamedCode], settings: HospitalConfig) -> ibis.Table:
+    """The columns of CODES but place, code_concept_id and domain: what is told of each code without concepts."""
     roles = [(role, compile_pattern(f"{name}_codes", getattr(settings, f"{name}_codes"))) for role, name in zip(ROLES, ROLE_SETTINGS, strict=True)]
     day_only, unit = compile_pattern("day_only_codes", settings.day_only_codes), compile_pattern("unit_pattern", settings.unit_pattern, groups=1)
 
     def find_unit(code: str) -> str | None:
+        if code in named and named[code].unit:
+            return named[code].unit
         found = unit.search(code) if unit else None
         text = (found[1] or "").strip() if found else ""
         return None if text in NO_UNIT_TEXTS else str(settings.unit_concepts.get(text, text))
@@ -203,6 +215,8 @@ def describe_each(codes: list[str], mapping: dict[str, list[int]], settings: Hos
                 "day_only": pa.array([bool(day_only and day_only.search(code)) for code in codes], pa.bool_()),
                 "listed": pa.array([mapping.get(code) == [] for code in codes], pa.bool_()),
                 "code_unit": pa.array([find_unit(code) for code in codes], pa.string()),
+                "factor": pa.array([named[code].factor if code in named else 1.0 for code in codes], pa.float64()),
+                "lab": pa.array([named[code].lab if code in named else None for code in codes], pa.string()),
             }
         )
     )
@@ -226,7 +240,9 @@ def find_concepts(con: ibis.BaseBackend, references: list[tuple[str, int, int | 
     plain = ibis.ifelse(concept.vocabulary_id.startswith("ICD"), concept.concept_code.replace(".", ""), concept.concept_code)
     named = concept.mutate(key=concept.vocabulary_id + "/" + plain)
     columns = ("code", "way", "concept_id", "is_standard")
-    found = engine.materialize(con, ibis.union(keys.join(named, "key").select(*columns), numbers.join(concept, "concept_id").select(*columns)))
+    numbered = numbers.left_join(concept, "concept_id")  # an id that this vocabulary lacks is one all the same
+    numbered = numbered.mutate(is_standard=numbered.is_standard.fill_null(False)).select(*columns)
+    found = engine.materialize(con, ibis.union(keys.join(named, "key").select(*columns), numbered))
     maps = relationship.filter(relationship.relationship_id == "Maps to").select("concept_id_1", "concept_id_2")
     found = found.mutate(source=ibis.ifelse(found.is_standard, ibis.null("int64"), found.concept_id))
     led = found.left_join(maps, found.source == maps.concept_id_1)
@@ -234,7 +250,7 @@ def find_concepts(con: ibis.BaseBackend, references: list[tuple[str, int, int | 
     way = led.way + ibis.ifelse(led.is_standard | led.concept_id_2.notnull(), 0, NOT_STANDARD)
     led = engine.materialize(con, led.select("code", way=way, code_concept_id=target).distinct())
     domains = concept.select("domain", code_concept_id="concept_id")
-    return choose_way(led.join(domains, "code_concept_id").select("code", "way", "code_concept_id", "domain"))
+    return choose_way(led.left_join(domains, "code_concept_id").select("code", "way", "code_concept_id", "domain"))
 
 
 def choose_way(found: ibis.Table) -> ibis.Table:

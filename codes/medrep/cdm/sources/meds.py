@@ -20,6 +20,7 @@ import pyarrow.parquet
 from medrep import config, contract
 from medrep.cdm import engine, meds_codes, meds_stays, table_files
 from medrep.cdm.clocks import read_local_times
+from medrep.cdm.eicu import concept_maps, measurements
 from medrep.cdm.engine import reads_with_duckdb
 from medrep.cdm.parsing import drop_midnight, parse_id, parse_measured_value
 from medrep.cdm.sources.athena import join_race_names
@@ -251,7 +252,7 @@ def read_visits(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, 
     rows = read_rows_with_concepts(con, hospital, settings, with_lines)
     if settings.stay_id_column and not with_lines and not int(rows.stay_id.notnull().sum().fill_null(0).execute()):
         print_line(f"warning: {hospital} tells no {settings.stay_id_column} (stay_id_column): its stays are paired by time")
-    t = rows.filter((rows.kind == "visit"))
+    t = rows.filter(rows.kind == "visit")
     # a dataset without visit ids has its visits numbered by person, start, concept and end
     numbers = ibis.dense_rank().over(order_by=[t.subject_id, t.time, t.concept_id, t["end"]]).cast("int64") + 1
     t = t.select(
@@ -352,6 +353,9 @@ def with_values(t: ibis.Table, settings: HospitalConfig) -> ibis.Table:
     same = (t.text_number.cast("float32") == t.numeric_value.cast("float32")).fill_null(False)
     value = ibis.coalesce(t.value, ibis.ifelse(same | t.numeric_value.isnull(), t.text_number, t.numeric_value))
     from_text = t.value.isnull() & (same | t.numeric_value.isnull())
+    if settings.code_names:
+        rules = [rule for rule in concept_maps.read_value_rules() if rule["source"] == "lab"]
+        value = measurements.apply_rules(t.lab, value * t.factor.fill_null(1.0), rules)
     t = t.mutate(found_value=value, written_operator=ibis.ifelse(from_text, t.text_operator, ibis.null("string")))
     own_unit = ibis.ifelse(t.is_own, t.unit, ibis.coalesce(t.unit, t.code_unit))
     if settings.unit_concepts:
