@@ -192,11 +192,13 @@ def describe_codes(con: ibis.BaseBackend, hospital: str, codes: Iterable[str | N
     found = find_concepts(con, references)
     rows = engine.materialize(con, describe_each(codes, mapping, named, settings))
     described = rows.left_join(found, "code").drop("code_right")
-    return engine.materialize(con, described.mutate(place=described.place.fill_null(0)).select(*CODES.names).cast(CODES))
+    domain = ibis.ifelse(described.code_concept_id.notnull(), ibis.coalesce(described.domain, described.named_domain), ibis.null("string"))
+    return engine.materialize(con, described.mutate(place=described.place.fill_null(0), domain=domain).select(*CODES.names).cast(CODES))
 
 
 def describe_each(codes: list[str], mapping: dict[str, list[int]], named: dict[str, NamedCode], settings: HospitalConfig) -> ibis.Table:
-    """The columns of CODES but place, code_concept_id and domain: what is told of each code without concepts."""
+    """The columns of CODES but place, code_concept_id and domain, which is named_domain of what only eICU's names tell: all that is told of each code
+    without concepts."""
     roles = [(role, compile_pattern(f"{name}_codes", getattr(settings, f"{name}_codes"))) for role, name in zip(ROLES, ROLE_SETTINGS, strict=True)]
     day_only, unit = compile_pattern("day_only_codes", settings.day_only_codes), compile_pattern("unit_pattern", settings.unit_pattern, groups=1)
 
@@ -216,6 +218,7 @@ def describe_each(codes: list[str], mapping: dict[str, list[int]], named: dict[s
                 "listed": pa.array([mapping.get(code) == [] for code in codes], pa.bool_()),
                 "code_unit": pa.array([find_unit(code) for code in codes], pa.string()),
                 "factor": pa.array([named[code].factor if code in named else 1.0 for code in codes], pa.float64()),
+                "named_domain": pa.array([named[code].domain if code in named else None for code in codes], pa.string()),
                 "lab": pa.array([named[code].lab if code in named else None for code in codes], pa.string()),
             }
         )

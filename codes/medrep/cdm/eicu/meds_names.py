@@ -30,6 +30,8 @@ class NamedCode:
     """The unit that value * factor is told in, as records spell it."""
     lab: str | None = None
     """The lab's name in lower case, for concept_maps.read_value_rules."""
+    domain: str | None = None
+    """Of concepts that the vocabulary lacks."""
 
 
 def read_names(con: ibis.BaseBackend, codes: Iterable[str]) -> dict[str, NamedCode]:
@@ -49,11 +51,11 @@ def read_names(con: ibis.BaseBackend, codes: Iterable[str]) -> dict[str, NamedCo
             found[code] = NamedCode(codes=icd_codes.split_codes(name))
         elif part[0] in ("LAB", "VITALS") and (row := measured.get(measurement_key(part))):
             lab = row["name"].lower() if part[0] == "LAB" else None
-            found[code] = NamedCode(concepts=[row["concept_id"]], factor=row["factor"], unit=row["to_unit"], lab=lab)
+            found[code] = NamedCode(concepts=[row["concept_id"]], factor=row["factor"], unit=row["to_unit"], lab=lab, domain="measurement")
         elif part[:2] == ["MEDICATION", "STARTED"] and name in drugs:
-            found[code] = NamedCode(concepts=[drugs[name]])
+            found[code] = NamedCode(concepts=[drugs[name]], domain="drug")
         elif part[:2] == ["TREATMENT", "ENTERED"] and name.lower() in treatments:
-            found[code] = NamedCode(concepts=[treatments[name.lower()]])
+            found[code] = NamedCode(concepts=[treatments[name.lower()]], domain="procedure")
     return found
 
 
