@@ -128,7 +128,10 @@ def read_rows(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, wi
 
 
 def cast_column(column: ibis.Value, kind: str) -> ibis.Value:
-    """Other tools write ids as text, or as numbers with decimals."""
+    """Other tools write ids as text, or as numbers with decimals. A number of 32 bits is the decimal that it stands for: 7.9, and not 7.9000001, which
+    would lie above a decile's edge of 7.9."""
+    if kind == "float64" and column.type().is_float32():
+        return column.cast("string").try_cast(kind)
     if kind == "int64" and column.type().is_string():
         return parse_id(column)
     return column.try_cast(kind)
@@ -346,8 +349,8 @@ NO_VALUES = {
 
 
 def with_values(t: ibis.Table, settings: HospitalConfig) -> ibis.Table:
-    """`t` with the columns NO_VALUES. A text_value that tells the number of numeric_value, which has 32 bits, tells it with all its digits, and its
-    operator; one that is no number, where there is no other, is source_text."""
+    """`t` with the columns NO_VALUES. A text_value that tells the number of numeric_value, which has 32 bits, tells it with all its digits, and
+    its operator; one that is no number, where there is no other, is source_text."""
     written = parse_measured_value(t.text_value.strip())
     t = t.mutate(text_number=written["value"], text_operator=written["operator"])
     same = (t.text_number.cast("float32") == t.numeric_value.cast("float32")).fill_null(False)
