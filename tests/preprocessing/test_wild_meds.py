@@ -113,15 +113,13 @@ class Hospital:
     def add_lab(self, person, stay, time):
         value = round(self.random.uniform(0.2, 30), 1)
         code, concept, unit, unit_id = self.random.choice(
-            [
-                ("LAB//50912//mg/dL", 3016723, "mg/dL", ""),
-                ("LAB//50912//UNK", 3016723, "", ""),
-                ("LAB//220210//insp/min", 3024171, "insp/min", 8541),
-            ]
+            [("LAB//50912//mg/dL", 3016723, "mg/dL", ""), ("LAB//50912//UNK", 3016723, "", ""), ("LAB//220210//insp/min", 3024171, "insp/min", 8541)]
         )
         number, text = self.random.choice([(value, str(value)), ("", f"<{value}"), ("", str(value)), ("", "HEMOLYZED"), (value, "")])
         units = {"unit_source_value": unit, "unit_concept_id": unit_id}
-        self.add_row("measurement", "measurement", "measurement", person, stay, concept, time, 1, value_as_number=number, value_source_value=text, **units)
+        self.add_row(
+            "measurement", "measurement", "measurement", person, stay, concept, time, 1, value_as_number=number, value_source_value=text, **units
+        )
         self.event(person, time, code, stay, None if number == "" else number, text or None)
 
     def add_drug(self, person, stay, time):
@@ -279,7 +277,9 @@ def test_stays_of_other_names_are_told_by_the_settings(place):
 
 
 def test_ehrshots_bills_visits_and_races_are_read_as_its_tables_are(place):
-    (place / "data" / "concepts" / "CONCEPT.csv").write_text(CONCEPTS + "8527\tWhite\tRace\tRace\tRace\tS\t5\n38004515\tWard\tVisit\tVisit\tx\tS\tW\n")
+    (place / "data" / "concepts" / "CONCEPT.csv").write_text(
+        CONCEPTS + "8527\tWhite\tRace\tRace\tRace\tS\t5\n38004515\tWard\tVisit\tVisit\tx\tS\tW\n"
+    )
     told = [  # code, table, end, visit_id, clarity_table, unit
         ("MEDS_BIRTH", "person", None, None, None),
         ("Race/5", "person", None, None, None),
