@@ -37,7 +37,6 @@ from medrep.progress import print_line
 from medrep.tables import LABELS, PERSONS
 
 MODEL = "behrt"
-PREPROCESSING = ("persons", "visits", "records", "deaths", "deciles", "trajectories")
 NOTE = "medrep.json"
 KNOWN_DATASETS = {"mimic": "mimic_meds", "eicu": "eicu_meds", "ehrshot": "ehrshot_meds"}
 """{how dataset_name in metadata/dataset.json begins, letters alone: the hospital whose settings fit}"""
@@ -69,7 +68,9 @@ def run_stage(root: Path, script: str, *flags: str):
 def read_note(folder: Path, wanted: str) -> dict:
     file = folder / NOTE
     if not file.is_file():
-        raise UserError(f"--model {folder} holds no {wanted} model: give the --output of `run.py {'pretrain' if wanted == 'pretrained' else 'finetune'}`")
+        raise UserError(
+            f"--model {folder} holds no {wanted} model: give the --output of `run.py {'pretrain' if wanted == 'pretrained' else 'finetune'}`"
+        )
     note = json.loads(file.read_text())
     if note["is"] != wanted:
         raise UserError(f"--model {folder} is a {note['is']} model: give a {wanted} one")
@@ -113,8 +114,7 @@ def pretrain(args):
     print_line(f"{args.dataset} is read as configs/hospitals/{hospital}.yaml says (MEDREP_HOSPITAL names another)")
     lay_out(root, hospital, args.dataset)
     home = ["--set", f"cohort.home={hospital}"]
-    for stage in PREPROCESSING:
-        run_stage(root, f"preprocessing/{stage}.py", "--hospital", hospital, *home)
+    run_stage(root, "preprocessing/all_stages.py", "--hospitals", hospital, *home)
     if args.rep_type != "none":
         run_stage(root, "representation/all_stages.py", "--arms", args.rep_type, "--gpu-devices", *gpus())
     run_stage(root, "experiments/pretrain.py", "--model", MODEL, "--rep-type", args.rep_type, "--gpu-devices", *gpus(), *home)
@@ -182,7 +182,7 @@ def read_predictions(note: dict) -> pd.DataFrame:
     if missing := [file for file in files if not file.is_file()]:
         raise UserError(f"{missing[0]} is missing; experiments/finetune.py writes it")
     rows = pd.concat([pq.read_table(file).to_pandas() for file in files])
-    thresholds = [yaml.safe_load((folder / "config.yaml").read_text())["run"]["thresholds"][0] for folder in folders]
+    thresholds = [value for folder in folders for value in yaml.safe_load((folder / "config.yaml").read_text())["run"]["thresholds"].values()]
     known = [value for value in thresholds if value is not None and not np.isnan(value)]
     means = rows.groupby(["subject_id", "prediction_time"], as_index=False).predicted_boolean_probability.mean()
     return means.assign(threshold=float(np.mean(known)) if known else 0.5)
