@@ -83,7 +83,9 @@ def place(tmp_path, monkeypatch):
     made, dataset = Hospital(7, PEOPLE), tmp_path / "dataset"
     made.write_meds(dataset)
     people = [*range(1, PEOPLE + 1), ABSENT + 1]
-    pq.write_table(pa.table({"subject_id": people, "split": [split_of(person) for person in people]}), dataset / "metadata" / "subject_splits.parquet")
+    pq.write_table(
+        pa.table({"subject_id": people, "split": [split_of(person) for person in people]}), dataset / "metadata" / "subject_splits.parquet"
+    )
     (dataset / "metadata" / "dataset.json").write_text(json.dumps({"dataset_name": "MIMIC-IV"}))
     labels = long_stays(made)
     write_labels(tmp_path / "labels", [*labels, (ABSENT + 1, labels[0][1], True)])
@@ -119,7 +121,8 @@ def test_meds_devs_runner_trains_and_predicts_and_its_evaluation_reads_the_predi
     check = "import polars, sys; from meds_evaluation.schema import validate_binary_classification_schema as v; v(polars.read_parquet(sys.argv[1]))"
     subprocess.run([meds_dev / "python", "-c", check, file], check=True)
     evaluation = [meds_dev / "meds-dev-evaluation", f"predictions_path={file}", f"output_dir={place / 'evaluation'}"]
-    subprocess.run(evaluation, check=True, capture_output=True)
+    # it calls a command of its own environment by name
+    subprocess.run(evaluation, check=True, capture_output=True, env=os.environ | {"PATH": f"{meds_dev}:{os.environ['PATH']}"})
     (result,) = (place / "evaluation").rglob("*.json")
     assert 0 <= json.loads(result.read_text())["samples_equally_weighted"]["roc_auc_score"] <= 1
     check_predictions(place, pq.read_table(file).to_pylist())
@@ -161,7 +164,10 @@ def test_the_dataset_says_whose_settings_it_is_read_with(tmp_path, monkeypatch):
         (["finetune", "--dataset", "dataset", "--labels", "nothing", "--model", "m"], "--labels .*nothing is no folder"),
         (["finetune", "--dataset", "dataset", "--labels", "labels", "--model", "m"], "holds no pretrained model"),
         (["predict", "--dataset", "dataset", "--labels", "labels", "--model", "m"], "holds no finetuned model"),
-        (["predict", "--dataset", "dataset", "--labels", "labels", "--model", "m", "--split", "train"], "--split train: what a model has learned from"),
+        (
+            ["predict", "--dataset", "dataset", "--labels", "labels", "--model", "m", "--split", "train"],
+            "--split train: what a model has learned from",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused_in_words_before_any_work(place, arguments, message, monkeypatch):
