@@ -10,10 +10,12 @@ Where rows tell no id, a stay ends with the person's first discharge after its a
 import ibis
 
 from medrep.cdm.meds_codes import ADMISSION, DISCHARGE
+from medrep.cdm.sources.columns import line_and_raw, unreadable_reason
 
 STAYS = ibis.schema({"stay_id": "int64", "subject_id": "int64", "start": "timestamp", "end": "timestamp", "admission_code": "string"})
 """start is null where there is a discharge and no admission, end where there is no discharge. admission_code is the first in the alphabet of the
 stay's admissions (by time: of those at the start)."""
+INPATIENT_VISIT = 9201
 FIRST_NUMBER = 2**40
 """Of stays without an id: no hospital counts so far."""
 
@@ -56,3 +58,34 @@ def pair_by_time(rows: ibis.Table) -> ibis.Table:
     lone = discharges.anti_join(ends, [discharges.subject_id == ends.subject_id, discharges.moment == ends["end"]])
     lone = lone.select("subject_id", start=ibis.null("timestamp"), end="moment", admission_code=ibis.null("string"))
     return ibis.union(stays, lone).mutate(stay_id=ibis.null("int64")).select(*STAYS.names)
+
+
+def stays_as_visits(rows: ibis.Table) -> tuple[ibis.Table, ibis.Table]:
+    """The stays of `rows` as columns of a visit, with line and raw; and so those of `rows` that can't be read."""
+    stays = find_stays(rows)
+    text = ibis.literal(",").join([stays[name].cast("string").fill_null("") for name in ("subject_id", "end", "stay_id")])
+    stays = stays.select(
+        "subject_id",
+        "end",
+        time="start",
+        concept_id=ibis.literal(INPATIENT_VISIT, "int64"),
+        visit_id="stay_id",
+        source_value="admission_code",
+        unreadable=ibis.ifelse(stays.start.isnull(), "discharge without an admission", ibis.null("string")),
+        line=ibis.literal(0, "int64"),
+        raw=text,
+    )
+    reason = unreadable_reason(subject_id=rows.subject_id, time=rows.time)
+    broken = rows.mutate(unreadable=reason).filter(reason.notnull())
+    lines = {"line": ibis.literal(0, "int64"), "raw": broken.code} | line_and_raw(broken)
+    broken = broken.select(
+        "subject_id",
+        "time",
+        end=ibis.null("timestamp"),
+        concept_id=ibis.literal(INPATIENT_VISIT, "int64"),
+        visit_id=broken.stay_id,
+        source_value=ibis.null("string"),
+        unreadable=broken.unreadable,
+        **lines,
+    )
+    return stays, broken

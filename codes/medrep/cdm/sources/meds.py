@@ -53,7 +53,6 @@ UNREAD_TABLES = ("observation", "device", "device_exposure", "visit_detail")
 """OMOP's tables that are not read of OMOP files either."""
 STAY, LEFT_OUT, UNREAD_TABLE = "stay", "left out", "unread table"
 """Further kinds of rows."""
-INPATIENT_VISIT = 9201
 PERSON_CODES = "^(GENDER|SEX|RACE)/"
 WITHOUT_CONCEPT, OF_OTHER_DOMAINS, LISTED, LEFT_OUT_CODES, OF_UNREAD_TABLES = (
     "codes",
@@ -268,7 +267,8 @@ def read_visits(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, 
         unreadable=unreadable_row_reason(t),
         **line_and_raw(t),
     )
-    visits = ibis.union(t, *(part.select(*t.columns) for part in stays_as_visits(rows)))
+    stays = meds_stays.stays_as_visits(rows.filter((rows.kind == STAY) & (rows.place.fill_null(0) == 0)))
+    visits = ibis.union(t, *(part.select(*t.columns) for part in stays))
     return visits.select(
         "visit_id",
         "concept_id",
@@ -283,37 +283,6 @@ def read_visits(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, 
         unreadable=visits.unreadable,
         **line_and_raw(visits),
     ).select(*VISIT.names, *line_and_raw(visits))
-
-
-def stays_as_visits(rows: ibis.Table) -> tuple[ibis.Table, ibis.Table]:
-    """The stays of `rows`, and those of their admissions and discharges that can't be read."""
-    rows = rows.filter((rows.kind == STAY) & (rows.place.fill_null(0) == 0))
-    stays = meds_stays.find_stays(rows)
-    text = ibis.literal(",").join([stays[name].cast("string").fill_null("") for name in ("subject_id", "end", "stay_id")])
-    stays = stays.select(
-        "subject_id",
-        "end",
-        time="start",
-        concept_id=ibis.literal(INPATIENT_VISIT, "int64"),
-        visit_id="stay_id",
-        source_value="admission_code",
-        unreadable=ibis.ifelse(stays.start.isnull(), "discharge without an admission", ibis.null("string")),
-        line=ibis.literal(0, "int64"),
-        raw=text,
-    )
-    broken = rows.filter(unreadable_row_reason(rows).notnull())
-    lines = {"line": ibis.literal(0, "int64"), "raw": broken.code} | line_and_raw(broken)
-    broken = broken.select(
-        "subject_id",
-        "time",
-        end=ibis.null("timestamp"),
-        concept_id=ibis.literal(INPATIENT_VISIT, "int64"),
-        visit_id=broken.stay_id,
-        source_value=ibis.null("string"),
-        unreadable=unreadable_row_reason(broken),
-        **lines,
-    )
-    return stays, broken
 
 
 @reads_with_duckdb
