@@ -143,7 +143,7 @@ def describe_codes(con: ibis.BaseBackend, hospital: str, rows: ibis.Table, setti
 
 
 def read_rows_with_concepts(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table:
-    """Every row with `kind` (one of ROW_KINDS, STAY, LEFT_OUT, UNREAD_TABLE, or null), CODES and the concept, by its own column or by what its code
+    """Every row with `kind` (one of ROW_KINDS, STAY, LEFT_OUT, UNREAD_TABLE, or null), meds_codes.CODES and the concept, by its own column or by what its code
     means: a row for each concept of it."""
     t = read_rows(con, hospital, settings, with_lines)
     t = t.left_join(describe_codes(con, hospital, t, settings), "code").drop("code_right")
