@@ -328,8 +328,11 @@ def make_records(
 
 
 def write_unmapped(hospital: str, unmapped: dict[str, dict[str, int]]):
-    """What has no concept, as JSON and as CSV."""
+    """What has no concept, as JSON, and as CSV where there is any."""
     storage.write_json(contract.unmapped_file(hospital), unmapped)
+    if not any(unmapped.values()):
+        storage.remove_path(contract.unmapped_codes_file(hospital))
+        return
     with storage.atomic_write(contract.unmapped_codes_file(hospital)) as part, open(part, "w", encoding="utf-8", newline="") as text:
         writer = csv.writer(text)
         writer.writerow(["code", "rows", "why", "concept_id"])
