@@ -27,6 +27,7 @@ from medrep.vocabulary import token_vocabulary
 HERE = Path(__file__).parent
 SLOWEST_FIRST = (
     "test_engines.py",
+    "test_meds_dev.py",
     "test_real_data.py",
     "test_whole_hospitals.py",
     "test_damaged_tables.py",
@@ -42,6 +43,8 @@ SLOWEST_FIRST = (
     "test_description.py",
     "test_records.py",
     "test_device.py",
+    "test_wild_meds.py",
+    "test_wild_meds_real.py",
     "test_export_meds.py",
     "test_one_record.py",
     "test_audit.py",

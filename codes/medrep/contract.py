@@ -35,6 +35,11 @@ def unmapped_file(hospital: str) -> Path:
     return ROOT / "usedata" / hospital / "unmapped.json"
 
 
+def unmapped_codes_file(hospital: str) -> Path:
+    """The same as CSV: code, rows, why, and an empty concept_id, to be filled in and read as a MEDS dataset's code_mapping.csv."""
+    return ROOT / "usedata" / hospital / "unmapped_codes.csv"
+
+
 def ages_file(hospital: str) -> Path:
     """The median age at persons' first events, left out ones among them, as JSON."""
     return ROOT / "usedata" / hospital / "ages.json"

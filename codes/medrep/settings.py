@@ -128,14 +128,56 @@ class HospitalConfig:
     """Of a database: only these persons, by a table or view with person_id or (as ATLAS's cohorts have it) subject_id: `results.cohort`."""
     cohort_ids: list[int] = field(default_factory=list)
     """Of persons_table: only the rows with these values of cohort_definition_id."""
+    admission_codes: str = r"^HOSPITAL_ADMISSION(//|$)"
+    """Of a MEDS dataset: a regular expression on the codes at which stays begin. They are visits of the concept 9201, and their admission's code is
+    what admission_source_pattern may look at."""
+    discharge_codes: str = r"^HOSPITAL_DISCHARGE(//|$)"
+    """Of a MEDS dataset: the codes at which stays end."""
+    stay_id_column: str = ""
+    """Of a MEDS dataset: the column with a number for each stay, which no two stays share, on its admission, discharge and events. Without it stays
+    are paired by time."""
+    code_vocabularies: dict[str, str] = field(default_factory=dict)
+    """Of a MEDS dataset: {regular expression on codes: vocabulary_id}; its first group is a concept_code of that vocabulary. ICD codes are found
+    with and without their dot."""
+    code_names: str = ""
+    """Of a MEDS dataset: `eicu` reads names in codes as preprocessing/eicu.py reads those of eICU's tables."""
+    code_mapping: str = ""
+    """Of a MEDS dataset: a CSV file below data/NAME with the columns code and concept_id (0: it has none); not given, code_mapping.csv where there is
+    one. usedata/NAME/unmapped_codes.csv, filled in, is such a file."""
+    left_out_codes: str = ""
+    """Of a MEDS dataset: the codes that are no event, such as the end of an infusion or a dose that was not given."""
+    day_only_codes: str = ""
+    """Of a MEDS dataset: the codes whose events at 00:00:00 are known by day only."""
+    unit_pattern: str = ""
+    """Of a MEDS dataset: a regular expression whose first group is the unit that a code tells, such as `^LAB//[^/]+//(.+)$`."""
+    unit_concepts: dict[str, int] = field(default_factory=dict)
+    """Of a MEDS dataset: {unit in a code: its concept}, as the unit of the home hospital's deciles is told."""
 
     def of_tables(self) -> dict:
         """What tables mean, and not where they come from: what is made of tables that have not changed stays as it is."""
-        return {name: value for name, value in vars(self).items() if name not in DATABASE_SETTINGS}
+        defaults = {name: getattr(HospitalConfig(), name) for name in MEDS_SETTINGS}
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name not in DATABASE_SETTINGS and not (name in MEDS_SETTINGS and value == defaults[name])
+        }
 
 
 DATABASE_SETTINGS = ("database", "schema", "vocabulary_schema", "persons_table", "cohort_ids")
 """Of HospitalConfig: where its tables are."""
+MEDS_SETTINGS = (
+    "admission_codes",
+    "discharge_codes",
+    "stay_id_column",
+    "code_vocabularies",
+    "code_names",
+    "code_mapping",
+    "left_out_codes",
+    "day_only_codes",
+    "unit_pattern",
+    "unit_concepts",
+)
+"""Of HospitalConfig: what the codes of a MEDS dataset mean."""
 
 
 @dataclass(frozen=True)
@@ -515,7 +557,11 @@ CHOICES = {
         "transfers": ("one_stay", "RA_alone"),
         "deaths": ("latest_plausible", "earliest"),
     },
-    "hospital": {"follow_up_ends": ("last_record", "unknown", "discharge"), "stay_begins": ("unit_admission", "hospital_admission")},
+    "hospital": {
+        "follow_up_ends": ("last_record", "unknown", "discharge"),
+        "stay_begins": ("unit_admission", "hospital_admission"),
+        "code_names": ("", "eicu"),
+    },
     "graph": {"objective": ("neighbour_mean", "links", "grace")},
     "encoder": {"training": ("none", "contrastive", "masked"), "pooling": ("own", "cls", "mean"), "precision": PRECISIONS},
     "model": {"head": ("linear", "tied"), "added": ("age", "visit_rank", "record_rank", "time_before", "part")},

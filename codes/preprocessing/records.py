@@ -5,8 +5,8 @@
 
 Reads   data/{hospital}/condition_occurrence, drug_exposure, procedure_occurrence, measurement (may be absent);
         usedata/{hospital}/persons, visits
-Writes  usedata/{hospital}/records, and the rows that can't be read (person, date or concept that are no number or date, a
-        person that persons has not) to usedata/{hospital}/rejects
+Writes  usedata/{hospital}/records, unmapped.json and unmapped_codes.csv (what has no concept, with its rows), and the rows that can't be
+        read (person, date or concept that are no number or date, a person that persons has not) to usedata/{hospital}/rejects
 
 These rules leave rows out, in this order, and each row is counted under the first that fits it: no concept (0 or missing);
 before the year of birth; far from the hospital's visits in time (9999-12-31); a bill whose visit's end is not known; under age at the
@@ -24,6 +24,7 @@ no other event states the visit. Where more than half of a table's times are 00:
 and types that are known to do so (date_only_types) have no say in that.
 """
 
+import csv
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -326,6 +327,18 @@ def make_records(
     return reasons, with_records, {domain: {"lines": count.result(), **details[domain]} for domain, count in lines.items()}
 
 
+def write_unmapped(hospital: str, unmapped: dict[str, dict[str, int]]):
+    """What has no concept, as JSON, and as CSV where there is any."""
+    storage.write_json(contract.unmapped_file(hospital), unmapped)
+    if not any(unmapped.values()):
+        storage.remove_path(contract.unmapped_codes_file(hospital))
+        return
+    with storage.atomic_write(contract.unmapped_codes_file(hospital)) as part, open(part, "w", encoding="utf-8", newline="") as text:
+        writer = csv.writer(text)
+        writer.writerow(["code", "rows", "why", "concept_id"])
+        writer.writerows([code, rows, why, ""] for why, found in unmapped.items() for code, rows in found.items())
+
+
 def main(argv=None):
     args = engine.stage_parser(__doc__).parse_args(argv)
 
@@ -348,8 +361,8 @@ def main(argv=None):
         con = engine.connect(args.engine, args.memory, args.threads)
         with RECORDS.write_in_parts(con, hospital=name) as add_part:
             reasons, figures["persons"], details = make_records(con, name, hospital, cohort, add_part)
-            unmapped = hospital_tables.count_unmapped_codes(con, name)
-            storage.write_json(contract.unmapped_file(name), unmapped or {})
+            unmapped = hospital_tables.count_unmapped_codes(con, name, hospital)
+            write_unmapped(name, unmapped or {})
             for kind, found in (unmapped or {}).items():
                 print_line(
                     f"{name}: {sum(found.values()):,} rows of {len(found):,} {kind} have no concept in the four domains"

@@ -16,7 +16,7 @@ from medrep.cdm.engine import connect
 from medrep.cdm.sources import athena, columns, omop
 from medrep.cdm.sources import database as source
 from medrep.errors import UserError
-from medrep.settings import HospitalConfig
+from medrep.settings import MEDS_SETTINGS, HospitalConfig
 from medrep.vocabulary import terminology
 from preprocessing import all_stages, database, eicu, persons
 
@@ -327,7 +327,9 @@ def test_what_tables_mean_is_apart_from_where_they_are(place):
         "vocabulary_schema",
         "persons_table",
         "cohort_ids",
+        *MEDS_SETTINGS,  # only those that say something, or every hospital would be preprocessed anew for a setting that is not its
     }
+    assert HospitalConfig(left_out_codes="x").of_tables()["left_out_codes"] == "x"
 
 
 def test_before_the_tables_are_brought_a_stage_says_who_brings_them(place):

@@ -14,6 +14,7 @@ from medrep.cdm import hospital_tables
 from medrep.cdm.eicu import concept_maps, measurements
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
+from medrep.settings import HospitalConfig
 from preprocessing import all_stages, apache, eicu
 
 from ..medrep.cdm.eicu.small_eicu import DEFAULTS, UNIT, use_small_maps, write_eicu, write_vocabulary
@@ -673,7 +674,7 @@ def test_codes_that_the_vocabulary_lacks_are_told_apart_from_names(place):
     with open(place / "data" / "concepts" / "CONCEPT.csv", "a") as file:
         file.write("45000009\tObesity\tCondition\tICD9CM\tx\t\t278.00\t\n")
     convert()
-    found = hospital_tables.count_unmapped_codes(connect(), "eicu")
+    found = hospital_tables.count_unmapped_codes(connect(), "eicu", HospitalConfig())
     names = found.pop("names without a mapping")
     assert found == {
         "codes that data/concepts lacks": {"condition: 999.99": 1, "condition: 999.99, J99": 1, "measurement: Prealbumin": 1},

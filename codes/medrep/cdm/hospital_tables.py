@@ -107,7 +107,7 @@ def read_subject_splits(con: ibis.BaseBackend, hospital: str) -> ibis.Table | No
     return find_source(hospital).read_subject_splits(con, hospital)
 
 
-def count_unmapped_codes(con: ibis.BaseBackend, hospital: str) -> dict[str, dict[str, int]] | None:
+def count_unmapped_codes(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig) -> dict[str, dict[str, int]] | None:
     """{kind, in words: {code or name: rows}} of what no concept is known of, so that it is no event, visit, birth or death here, the commonest
     first; None where each domain has its table, whose own concept ids count. eICU's have their domain before them, `drug: aspirin`."""
-    return find_source(hospital).count_unmapped_codes(con, hospital)
+    return find_source(hospital).count_unmapped_codes(con, hospital, settings)

@@ -87,10 +87,10 @@ def test_every_source_gives_the_columns_that_are_documented(hospitals, hospital,
 
 def test_splits_and_codes_of_no_table_are_affairs_of_meds_alone(hospitals):
     con = connect()
-    assert hospital_tables.read_subject_splits(con, "files") is None and hospital_tables.count_unmapped_codes(con, "files") is None
+    assert hospital_tables.read_subject_splits(con, "files") is None and hospital_tables.count_unmapped_codes(con, "files", HospitalConfig()) is None
     splits = hospital_tables.read_subject_splits(con, "dataset")
     assert splits.schema() == columns.SUBJECT_SPLIT and splits.to_pyarrow().to_pylist() == [{"person_id": 1, "given_split": "valid"}]
-    assert hospital_tables.count_unmapped_codes(con, "dataset") == {"codes": {}}
+    assert hospital_tables.count_unmapped_codes(con, "dataset", HospitalConfig()) == {"codes": {}}
 
 
 def test_a_folder_of_both_is_read_as_meds_and_lines_are_counted_of_csv_alone(hospitals, root):

@@ -63,7 +63,7 @@ def check_quotes(hospital: str, table: str, rows: int, lines: int | None = None)
     table_files.check_unclosed_quotes(path, table_files.count_lines(path) if lines is None else lines, rows)
 
 
-def count_unmapped_codes(con: ibis.BaseBackend, hospital: str) -> dict[str, dict[str, int]] | None:
+def count_unmapped_codes(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig) -> dict[str, dict[str, int]] | None:
     """Of the events with concept 0 what the source calls them, with their domain before it, by KINDS."""
     reader, counts = engine.file_reader(con), Counter()
     for domain, table in EVENT_TABLES.items():

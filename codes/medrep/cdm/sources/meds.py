@@ -1,13 +1,15 @@
 """A MEDS dataset under data/{hospital}, read into the columns that all sources share.
 
-    data/{hospital}/data/**/*.parquet          subject_id, time, code, numeric_value, ... (a row an event)
+    data/{hospital}/data/**/*.parquet          subject_id, time, code, numeric_value, text_value, ... (a row an event)
     data/{hospital}/metadata/subject_splits.parquet      optional: its splits are kept
+    data/{hospital}/metadata/codes.parquet               optional: its parent_codes say what codes mean
+    data/{hospital}/code_mapping.csv                     optional: the hospital's own word on codes
 
-A code is a concept id (`201826`), `{vocabulary_id}/{concept_code}` (or with //), MEDS_BIRTH, MEDS_DEATH, GENDER//F, or
-RACE//White (or a concept id for White). data/concepts has the concept of a vocabulary's code, and "Maps to" leads on to a
-standard one. Columns that preprocessing/export_meds.py adds are used where they are there: table, concept_id, type_id, visit_id,
-end, value (64 bits), operator, unit. hospital_tables.py documents the functions,
-columns.py what they give. Format: https://github.com/Medical-Event-Data-Standard/meds
+MEDS_BIRTH, MEDS_DEATH, GENDER//F and RACE//White (or a concept id for White, or Race/5 as OMOP codes it) are what they say; what all other codes
+mean, cdm/meds_codes.py finds. Columns that preprocessing/export_meds.py adds are used where they are there: table, concept_id, type_id, visit_id,
+end, value (64 bits), operator, unit; meds_etl, which made EHRSHOT's dataset, writes table, visit_id, end, unit and clarity_table. A dataset without
+visits has stays by the codes of admission and discharge (cdm/meds_stays.py). A value is numeric_value, else the number in text_value, maybe behind
+an operator. hospital_tables.py documents the functions, columns.py what they give. Format: https://github.com/Medical-Event-Data-Standard/meds
 """
 
 from pathlib import Path
@@ -15,15 +17,17 @@ from pathlib import Path
 import ibis
 import pyarrow.parquet
 
-from medrep import contract
-from medrep.cdm import engine, table_files
+from medrep import config, contract
+from medrep.cdm import engine, meds_codes, meds_stays, table_files
 from medrep.cdm.clocks import read_local_times
 from medrep.cdm.engine import reads_with_duckdb
-from medrep.cdm.parsing import drop_midnight
-from medrep.cdm.sources.athena import join_race_names, read_vocabulary_table, valid_rows
-from medrep.cdm.sources.columns import NO_UNIT, line_and_raw, unreadable_reason
+from medrep.cdm.meds_values import NO_VALUES, with_values
+from medrep.cdm.parsing import drop_midnight, parse_id
+from medrep.cdm.sources.athena import join_race_names
+from medrep.cdm.sources.columns import VISIT, line_and_raw, unreadable_reason
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
+from medrep.progress import print_line
 from medrep.settings import HospitalConfig
 
 BIRTH_CODE, DEATH_CODE = "MEDS_BIRTH", "MEDS_DEATH"
@@ -39,10 +43,25 @@ OPTIONAL_COLUMNS = {
     "unit": "string",
 }
 """Beyond MEDS, in what export_meds.py writes."""
+OTHER_COLUMNS = {"text_value": "string", "clarity_table": "string", "race": "string"}
+"""MEDS's own; the table of the hospital's records that a row of EHRSHOT comes from; the race that MIMIC's admissions tell."""
 REQUIRED_COLUMNS = ("subject_id", "time", "code")
 ROW_KINDS = ("person", "death", "visit", *DOMAINS)
 KIND_OF_OMOP_TABLE = {"condition_occurrence": "condition", "drug_exposure": "drug", "procedure_occurrence": "procedure", "visit_occurrence": "visit"}
-"""In other tools' column `table`; what it holds beyond these and ROW_KINDS says nothing."""
+"""In other tools' column `table`; what it holds beyond these, ROW_KINDS and UNREAD_TABLES says nothing."""
+UNREAD_TABLES = ("observation", "device", "device_exposure", "visit_detail")
+"""OMOP's tables that are not read of OMOP files either."""
+STAY, LEFT_OUT, UNREAD_TABLE = "stay", "left out", "unread table"
+"""Further kinds of rows."""
+PERSON_CODES = "^(GENDER|SEX|RACE)/"
+WITHOUT_CONCEPT, OF_OTHER_DOMAINS, LISTED, LEFT_OUT_CODES, OF_UNREAD_TABLES = (
+    "codes",
+    "codes of other domains, such as observations,",
+    "codes that the hospital's mapping lists without a concept",
+    "codes that the hospital's settings leave out",
+    "codes of other OMOP tables, such as observation,",
+)
+"""Of what is no event."""
 
 
 def dataset_folder(hospital: str) -> Path:
@@ -62,9 +81,9 @@ def splits_file(hospital: str) -> Path:
 
 def input_files(hospital: str, *tables: str) -> list[Path]:
     """All tables depend on the same: the vocabulary too, where it is there, as it says what codes mean."""
-    splits = splits_file(hospital)
-    concepts = contract.concepts_folder()
-    return [dataset_folder(hospital), *(path for path in (splits, concepts) if path.exists())]
+    mapping = meds_codes.mapping_file(hospital, config.load("hospital", hospital=hospital))
+    others = (splits_file(hospital), meds_codes.codes_file(hospital), contract.concepts_folder())
+    return [dataset_folder(hospital), *(path for path in others if path.exists()), *([mapping] if mapping else [])]
 
 
 def estimate_text_size(hospital: str, *tables: str) -> int:
@@ -86,15 +105,17 @@ def malformed_rows(con: ibis.BaseBackend, hospital: str, table: str) -> list[dic
 # ---- rows and what their codes mean ------------------------------------------------------------------------
 
 
-def read_rows(con: ibis.BaseBackend, hospital: str, with_lines: bool = False) -> ibis.Table:
-    """subject_id, time, code, numeric_value and OPTIONAL_COLUMNS of every row."""
+def read_rows(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table:
+    """subject_id, time, code, numeric_value, stay_id, OPTIONAL_COLUMNS and OTHER_COLUMNS of every row."""
     parts = sorted(dataset_folder(hospital).rglob("*.parquet"))
     columns = pyarrow.parquet.read_schema(parts[0]).names
     if missing := [name for name in REQUIRED_COLUMNS if name not in columns]:
         raise UserError(f"{contract.display_path(parts[0])} lacks {', '.join(missing)}: a MEDS dataset has subject_id, time and code")
-    t = read_local_times(con, parts)
-    kinds = {"numeric_value": "float64", **OPTIONAL_COLUMNS}
-    optional = {name: t[name].cast(kind) if name in columns else ibis.null(kind) for name, kind in kinds.items()}
+    t = read_local_times(con, parts, union_by_name=True)
+    kinds = {"numeric_value": "float64", **OPTIONAL_COLUMNS, **OTHER_COLUMNS}
+    optional = {name: cast_column(t[name], kind) if name in t.columns else ibis.null(kind) for name, kind in kinds.items()}
+    stay = settings.stay_id_column
+    optional["stay_id"] = cast_column(t[stay], "int64") if stay and stay in t.columns else ibis.null("int64")
     for name in ("numeric_value", "value"):  # NaN and infinity are no measurements
         optional[name] = ibis.ifelse(optional[name].isnan() | optional[name].isinf(), ibis.null("float64"), optional[name])
     plain = t.select(subject_id=t.subject_id.cast("int64"), time=t.time.cast("timestamp"), code=t.code.cast("string"), **optional)
@@ -105,43 +126,47 @@ def read_rows(con: ibis.BaseBackend, hospital: str, with_lines: bool = False) ->
     return numbered.mutate(line=numbered.line + 2, raw=raw)
 
 
-def map_codes_to_concepts(con: ibis.BaseBackend, hospital: str) -> ibis.Table:
-    """code, code_concept_id and domain of every code of the dataset that data/concepts, if it is there, knows."""
-    schema = ibis.schema({"code": "string", "code_concept_id": "int64", "domain": "string"})
-    if not contract.concepts_folder().is_dir():
-        return ibis.memtable([], schema=schema)
-    concept, relationship = read_vocabulary_table(con, "concept"), valid_rows(read_vocabulary_table(con, "concept_relationship"))
-    codes = engine.materialize(con, read_rows(con, hospital).select("code").distinct())
-    named = concept.select("concept_id", "standard_concept", name=concept.vocabulary_id + "/" + concept.concept_code)
-    by_name = codes.mutate(name=codes.code.replace("//", "/")).join(named, "name")
-    by_number = codes.mutate(concept_id=codes.code.try_cast("int64")).join(named.drop("name"), "concept_id")
-    found = ibis.union(*(t.select("code", "concept_id", "standard_concept") for t in (by_name, by_number)))
-    # a source code stands for the standard concept that it maps to; of several the one with the least id
-    maps = relationship.filter(relationship.relationship_id == "Maps to")
-    maps = maps.group_by("concept_id_1").agg(standard=maps.concept_id_2.min())
-    found = found.left_join(maps, [("concept_id", "concept_id_1")]).drop("concept_id_1")
-    standard = ibis.ifelse(found.standard_concept == "S", found.concept_id, ibis.coalesce(found.standard, found.concept_id))
-    found = found.select("code", code_concept_id=standard)
-    domains = concept.select(code_concept_id="concept_id", domain=concept.domain_id.lower())
-    found = found.join(domains, "code_concept_id").select(*schema.names)
-    found = found.group_by("code").agg(code_concept_id=found.code_concept_id.min(), domain=found.domain.min())
-    return engine.materialize(con, found.select(*schema.names))
+def cast_column(column: ibis.Value, kind: str) -> ibis.Value:
+    """Other tools write ids as text, or as numbers with decimals. A number of 32 bits is the decimal that it stands for: 7.9, and not 7.9000001, which
+    would lie above a decile's edge of 7.9."""
+    if kind == "float64" and column.type().is_float32():
+        return column.cast("string").try_cast(kind)
+    if kind == "int64" and column.type().is_string():
+        return parse_id(column)
+    return column.try_cast(kind)
 
 
-def read_rows_with_concepts(con: ibis.BaseBackend, hospital: str, with_lines: bool = False) -> ibis.Table:
-    """Every row with `kind` (person, death, visit, a domain, or null) and the concept, by its own columns or by what its code means."""
-    t = read_rows(con, hospital, with_lines)
-    t = t.left_join(map_codes_to_concepts(con, hospital), "code").drop("code_right")
-    concept = ibis.coalesce(t.concept_id, t.code_concept_id, t.code.try_cast("int64"))
-    stated = t["table"].lower().substitute(KIND_OF_OMOP_TABLE)
+def describe_codes(con: ibis.BaseBackend, hospital: str, rows: ibis.Table, settings: HospitalConfig) -> ibis.Table:
+    """meds_codes.CODES of the codes in `rows`."""
+    codes = rows.select("code").distinct().to_pyarrow()["code"].to_pylist()
+    return meds_codes.describe_codes(con, hospital, codes, settings)
+
+
+def read_rows_with_concepts(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table:
+    """Every row with `kind` (one of ROW_KINDS, STAY, LEFT_OUT, UNREAD_TABLE, or null), meds_codes.CODES and the concept, by its own column or by what its code
+    means: a row for each concept of it."""
+    t = read_rows(con, hospital, settings, with_lines)
+    t = t.left_join(describe_codes(con, hospital, t, settings), "code").drop("code_right")
+    t = t.filter((t.place.fill_null(0) == 0) | t.concept_id.isnull())
+    table = t["table"].lower()
+    stated = table.substitute(KIND_OF_OMOP_TABLE)
     kind = ibis.cases(
+        (t.role.isin([meds_codes.ADMISSION, meds_codes.DISCHARGE]), STAY),
+        (t.role == meds_codes.LEFT_OUT, LEFT_OUT),
+        (table.isin(UNREAD_TABLES), UNREAD_TABLE),
         (stated.isin(ROW_KINDS), stated),
-        (t.code.isin([BIRTH_CODE]) | t.code.upper().re_search("^(GENDER|SEX|RACE)/"), "person"),
+        (t.code.isin([BIRTH_CODE]) | t.code.upper().re_search(PERSON_CODES), "person"),
         (t.code == DEATH_CODE, "death"),
         (t.domain.isin([*DOMAINS, "visit"]), t.domain),
         else_=ibis.null("string"),
     )
-    return t.mutate(kind=kind, concept_id=concept)
+    day = t.day_only.fill_null(False)
+    return t.mutate(
+        kind=kind,
+        is_own=t.concept_id.notnull(),
+        concept_id=ibis.coalesce(t.concept_id, t.code_concept_id),
+        time_of_day=ibis.ifelse(day, drop_midnight(t.time), t.time) if settings.midnight_is_a_time else drop_midnight(t.time),
+    )
 
 
 def unreadable_row_reason(t: ibis.Table) -> ibis.Value:
@@ -154,11 +179,16 @@ def unreadable_row_reason(t: ibis.Table) -> ibis.Value:
 @reads_with_duckdb
 def read_persons(con: ibis.BaseBackend, hospital: str, with_lines: bool = False) -> ibis.Table:
     """One row a subject; in place of a line and its text, 0 and the subject's id. Of two sexes or races neither counts."""
-    t = read_rows(con, hospital)
+    settings = config.load("hospital", hospital=hospital)
+    t = read_rows(con, hospital, settings)
+    told = describe_codes(con, hospital, t.filter(t.code.upper().re_search(PERSON_CODES)), settings)
+    told = told.filter(told.domain == "race").group_by("code").agg(race_concept=told.code_concept_id.min())
+    t = t.left_join(told, "code").drop("code_right")
     gender = t.code.upper().re_extract(r"^(?:GENDER|SEX)/+(M|MALE|8507|F|FEMALE|8532)$", 1)
     race = t.code.re_extract(r"^(?i:RACE)/+([^/].*)$", 1).nullif("")
+    race = ibis.ifelse(t.code.re_search(r"^(?i:RACE)/[0-9]+$"), ibis.null("string"), race)  # a code of OMOP's Race, and no concept's id
     t = t.mutate(
-        race=race,
+        race=ibis.coalesce(t.race_concept.cast("string"), race, t.race),
         man=gender.isin(["M", "MALE", "8507"]),
         woman=gender.isin(["F", "FEMALE", "8532"]),
         birth=ibis.ifelse(t.code == BIRTH_CODE, t.time.year(), ibis.null("int32")),
@@ -205,7 +235,7 @@ def read_subject_splits(con: ibis.BaseBackend, hospital: str) -> ibis.Table | No
 
 @reads_with_duckdb
 def read_deaths(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table | None:
-    t = read_rows(con, hospital, with_lines)
+    t = read_rows(con, hospital, settings, with_lines)
     t = t.filter(t.code == DEATH_CODE)
     # as the tables of OMOP: a midnight is a day
     time = drop_midnight(t.time)
@@ -221,52 +251,77 @@ def read_deaths(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, 
 
 @reads_with_duckdb
 def read_visits(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table:
-    t = read_rows_with_concepts(con, hospital, with_lines)
-    t = t.filter(t.kind == "visit")
+    rows = read_rows_with_concepts(con, hospital, settings, with_lines)
+    if settings.stay_id_column and not with_lines and not int(rows.stay_id.notnull().sum().fill_null(0).execute()):
+        print_line(f"warning: {hospital} tells no {settings.stay_id_column} (stay_id_column): its stays are paired by time")
+    t = rows.filter(rows.kind == "visit")
     # a dataset without visit ids has its visits numbered by person, start, concept and end
     numbers = ibis.dense_rank().over(order_by=[t.subject_id, t.time, t.concept_id, t["end"]]).cast("int64") + 1
-    return t.select(
+    t = t.select(
+        "subject_id",
+        "time",
+        "end",
+        "concept_id",
         visit_id=ibis.coalesce(t.visit_id, numbers),
-        person_id=t.subject_id,
-        concept_id=t.concept_id,
         source_value=ibis.null("string"),
-        start_date=t.time.date(),
-        start_time=t.time if settings.midnight_is_a_time else drop_midnight(t.time),
-        end_date=t["end"].date(),
-        end_time=t["end"] if settings.midnight_is_a_time else drop_midnight(t["end"]),
-        unreadable_start_time=ibis.null("string"),
-        unreadable_end_time=ibis.null("string"),
         unreadable=unreadable_row_reason(t),
         **line_and_raw(t),
     )
+    stays = meds_stays.stays_as_visits(rows.filter((rows.kind == STAY) & (rows.place.fill_null(0) == 0)))
+    visits = ibis.union(t, *(part.select(*t.columns) for part in stays))
+    return visits.select(
+        "visit_id",
+        "concept_id",
+        "source_value",
+        person_id="subject_id",
+        start_date=visits.time.date(),
+        start_time=visits.time if settings.midnight_is_a_time else drop_midnight(visits.time),
+        end_date=visits["end"].date(),
+        end_time=visits["end"] if settings.midnight_is_a_time else drop_midnight(visits["end"]),
+        unreadable_start_time=ibis.null("string"),
+        unreadable_end_time=ibis.null("string"),
+        unreadable=visits.unreadable,
+        **line_and_raw(visits),
+    ).select(*VISIT.names, *line_and_raw(visits))
 
 
 @reads_with_duckdb
 def read_events(con: ibis.BaseBackend, hospital: str, domain: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table | None:
-    t = read_rows_with_concepts(con, hospital, with_lines)
-    t = t.filter(t.kind == domain)
-    value = ibis.coalesce(t.value, t.numeric_value) if domain == "measurement" else ibis.null("float64")
+    t = read_rows_with_concepts(con, hospital, settings, with_lines)
+    t = with_values(t.filter(t.kind == domain), settings) if domain == "measurement" else t.filter(t.kind == domain).mutate(**NO_VALUES)
+    billing = [name.lower() for name in settings.billing_load_tables]
     return t.select(
         person_id=t.subject_id,
         concept_id=t.concept_id,
         type_id=t.type_id,
-        from_billing_table=ibis.literal(False),
-        visit_id=t.visit_id,
+        from_billing_table=t.clarity_table.lower().isin(billing).fill_null(False) if billing else ibis.literal(False),
+        visit_id=ibis.coalesce(t.visit_id, t.stay_id),
         date=t.time.date(),
-        time=t.time if settings.midnight_is_a_time else drop_midnight(t.time),
-        value=value,
-        operator=ibis.ifelse(value.notnull(), t.operator, ibis.null("string")),
+        time=t.time_of_day,
+        value=t.found_value,
+        operator=t.found_operator,
         unreadable_time=ibis.null("string"),
         unreadable_value=ibis.null("string"),
-        source_text=ibis.null("string"),
-        unit=ibis.ifelse(value.notnull(), t.unit.fill_null(NO_UNIT), ibis.null("string")),
+        source_text=t.source_text,
+        unit=t.found_unit,
         unreadable=unreadable_row_reason(t),
         **line_and_raw(t),
     )
 
 
-def count_unmapped_codes(con: ibis.BaseBackend, hospital: str) -> dict[str, dict[str, int]] | None:
-    t = read_rows_with_concepts(engine.file_reader(con), hospital)
-    t = t.filter(t.kind.isnull())
-    counts = t.group_by("code").agg(n=t.count()).order_by(ibis.desc("n"), "code").to_pyarrow().to_pylist()
-    return {"codes": {row["code"]: row["n"] for row in counts}}
+def count_unmapped_codes(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig) -> dict[str, dict[str, int]] | None:
+    t = read_rows_with_concepts(engine.file_reader(con), hospital, settings)
+    t = t.filter(t.kind.isnull() | t.kind.isin([LEFT_OUT, UNREAD_TABLE]))
+    t = t.filter(t.place.fill_null(0) == 0)
+    why = ibis.cases(
+        (t.kind == LEFT_OUT, LEFT_OUT_CODES),
+        (t.kind == UNREAD_TABLE, OF_UNREAD_TABLES),
+        (t.listed.fill_null(False), LISTED),
+        (t.concept_id.notnull() & t.domain.notnull(), OF_OTHER_DOMAINS),
+        else_=WITHOUT_CONCEPT,
+    )
+    counts = t.group_by("code", why=why).agg(n=t.count()).order_by(ibis.desc("n"), "code").to_pyarrow().to_pylist()
+    found: dict[str, dict[str, int]] = {WITHOUT_CONCEPT: {}}
+    for row in counts:
+        found.setdefault(row["why"], {})[row["code"]] = row["n"]
+    return found

@@ -270,5 +270,5 @@ def read_subject_splits(con: ibis.BaseBackend, hospital: str) -> ibis.Table | No
     return None
 
 
-def count_unmapped_codes(con: ibis.BaseBackend, hospital: str) -> dict[str, dict[str, int]] | None:
+def count_unmapped_codes(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig) -> dict[str, dict[str, int]] | None:
     return None

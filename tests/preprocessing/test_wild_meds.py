@@ -1,0 +1,218 @@
+"""The same patients as OMOP tables and as MIMIC_IV_MEDS writes them: same trajectories and same labels; and what a wild dataset may be broken in."""
+
+import csv
+import json
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from medrep import contract
+from medrep.cdm.engine import connect
+from medrep.errors import UserError
+from medrep.patients import sequences
+from medrep.tables import DEATHS, LABELS, PERSONS, RECORDS, VISITS
+from preprocessing import deaths, deciles, labels, persons, records, site_report, trajectories, visits
+
+from .wild_hospital import CONCEPTS, LEFT_OUT, NO_CONCEPT, SETTINGS, Hospital, write_vocabulary
+
+
+@pytest.fixture
+def place(root, monkeypatch):
+    write_vocabulary(root)
+    (root / "configs" / "hospitals").mkdir(parents=True)
+    (root / "configs" / "hospitals" / "tables.yaml").write_text(SETTINGS)
+    (root / "Kidney.json").write_text('{"items": [{"concept": {"CONCEPT_ID": 197320}}]}')
+    monkeypatch.setenv("MEDREP_CONFIGS", str(root / "configs"))
+    return root
+
+
+def preprocess(root, hospital, home="tables"):
+    for stage in (persons, visits, records, deaths):
+        stage.main(["--hospital", hospital])
+    deciles.main(["--hospital", hospital, "--home", home])
+    trajectories.main(["--hospital", hospital])
+    labels.main(["--hospital", hospital, "--outcome", *OUTCOMES[:3], str(root / "Kidney.json")])
+
+
+OUTCOMES = ["MT", "LLOS", "RA", "Kidney"]
+
+
+def rows_of(table, hospital, without=(), **names):
+    found = table.read(connect(), hospital=hospital, **names).to_pandas()
+    found = found.drop(columns=list(without))
+    return found.sort_values(list(found.columns)).reset_index(drop=True)
+
+
+@pytest.mark.parametrize("seed, stay_ids", [(1, True), (2, True), (3, False)])
+def test_both_ways_give_the_same_trajectories_and_labels(place, capsys, seed, stay_ids):
+    made = Hospital(seed)
+    made.write_tables(place / "data" / "tables")
+    made.write_meds(place / "data" / "mimic_meds", stay_ids)
+    preprocess(place, "tables")
+    capsys.readouterr()
+    preprocess(place, "mimic_meds")
+    said = capsys.readouterr().out
+    assert ("mimic_meds tells no hadm_id (stay_id_column): its stays are paired by time" in said) == (not stay_ids)
+    numbers = ("visit_id",) if not stay_ids else ()
+    for table, without in ((PERSONS, ()), (VISITS, numbers), (RECORDS, ("type_id", *numbers)), (DEATHS, ())):
+        ours, theirs = rows_of(table, "tables", without), rows_of(table, "mimic_meds", without)
+        assert len(ours) and ours.equals(theirs), table.path
+    for name in (*sequences.EVENT_ARRAYS, *sequences.PERSON_ARRAYS):
+        assert sequences.array_file(name, "tables").read_bytes() == sequences.array_file(name, "mimic_meds").read_bytes(), name
+    assert contract.vocabulary_file("tables").read_bytes() == contract.vocabulary_file("mimic_meds").read_bytes()
+    for outcome in OUTCOMES:
+        ours = rows_of(LABELS, "tables", outcome=outcome)
+        assert len(ours) and ours.boolean_value.any(), outcome
+        assert ours.equals(rows_of(LABELS, "mimic_meds", outcome=outcome)), outcome
+    check_counts(made)
+
+
+def check_counts(made):
+    """What no concept is known of is counted by code, also in the CSV file."""
+    counted = json.loads(contract.unmapped_file("mimic_meds").read_text())
+    expected = {code: sum(row[2] == code for row in made.rows) for code in (*LEFT_OUT, *NO_CONCEPT)}
+    assert counted["codes"] == {code: expected[code] for code in NO_CONCEPT}
+    assert counted["codes that the hospital's settings leave out"] == {code: expected[code] for code in LEFT_OUT}
+    with open(contract.unmapped_codes_file("mimic_meds"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["code"]: int(row["rows"]) for row in rows} == expected and {row["concept_id"] for row in rows} == {""}
+    assert not contract.unmapped_codes_file("tables").exists()  # OMOP tables count by their concept 0
+
+
+def test_the_list_of_codes_without_a_concept_filled_in_is_a_mapping(place, capsys):
+    made = Hospital(4)
+    made.write_meds(place / "data" / "mimic_meds")
+    for stage in (persons, visits, records, deaths):
+        stage.main(["--hospital", "mimic_meds"])
+    before = RECORDS.read(connect(), hospital="mimic_meds").count().execute()
+    file = contract.unmapped_codes_file("mimic_meds")
+    filled = [line + ("3016723" if line.startswith("LAB//999999") else "") for line in file.read_text().splitlines()]
+    (place / "data" / "mimic_meds" / "code_mapping.csv").write_text("\n".join(filled) + "\n")
+    capsys.readouterr()
+    records.main(["--hospital", "mimic_meds"])
+    assert "LAB//999999" not in contract.unmapped_codes_file("mimic_meds").read_text()
+    found = RECORDS.read(connect(), hospital="mimic_meds")
+    assert found.count().execute() > before
+    deaths.main(["--hospital", "mimic_meds"])
+    site_report.main(["--hospital", "mimic_meds"])
+    assert "no concept:" in capsys.readouterr().out
+
+
+def write_rows(folder, rows, **more):
+    """(subject, time, code) as one shard; `more` are further columns."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    kinds = [("subject_id", pa.int64()), ("time", pa.timestamp("us")), ("code", pa.string())]
+    table = pa.table({name: pa.array([row[i] for row in rows], kind) for i, (name, kind) in enumerate(kinds)})
+    for name, values in more.items():
+        table = table.append_column(name, values)
+    pq.write_table(table, folder / "data" / "0.parquet")
+
+
+DAY = datetime(2150, 3, 4)
+
+
+def test_discharges_without_an_admission_are_rejected_and_too_many_stop_the_stage(place, capsys):
+    rows = [(person, DAY.replace(year=2100), "MEDS_BIRTH") for person in range(1, 41)]
+    rows += [(person, DAY.replace(hour=9), "HOSPITAL_ADMISSION") for person in range(1, 40)]
+    rows += [(person, DAY.replace(day=9, hour=9), "HOSPITAL_DISCHARGE") for person in range(1, 41)]
+    write_rows(place / "data" / "theirs", rows)
+    persons.main(["--hospital", "theirs"])
+    visits.main(["--hospital", "theirs"])
+    said = capsys.readouterr().out
+    assert "40 rows; 39 kept; rejected: 1 discharge without an admission" in said and "39 of them are hospital admissions" in said
+    write_rows(place / "data" / "theirs", [row for row in rows if row[0] > 30 or row[2] != "HOSPITAL_ADMISSION"])
+    with pytest.raises(UserError, match="discharge without an admission"):
+        visits.main(["--hospital", "theirs"])
+
+
+def test_stays_of_other_names_are_told_by_the_settings(place):
+    (place / "configs" / "hospitals" / "theirs.yaml").write_text(
+        "admission_codes: ^IN$\ndischarge_codes: ^OUT$\nadmission_source_pattern: ^IN$\nstay_id_column: encounter\n"
+    )
+    rows = [(1, DAY.replace(year=2100), "MEDS_BIRTH"), (1, DAY, "IN"), (1, DAY.replace(day=9, hour=5), "OUT")]
+    rows += [(1, DAY.replace(day=8), "HOSPITAL_DISCHARGE")]
+    write_rows(place / "data" / "theirs", rows, encounter=pa.array([None, "7.0", "7", None], pa.string()))  # ids as text
+    persons.main(["--hospital", "theirs"])
+    visits.main(["--hospital", "theirs"])
+    (visit,) = VISITS.read(connect(), hospital="theirs").to_pyarrow().to_pylist()
+    assert (visit["visit_id"], visit["end"], visit["is_admission"]) == (7, DAY.replace(day=9, hour=5), True)
+
+
+def test_ehrshots_bills_visits_and_races_are_read_as_its_tables_are(place):
+    (place / "data" / "concepts" / "CONCEPT.csv").write_text(
+        CONCEPTS + "8527\tWhite\tRace\tRace\tRace\tS\t5\n38004515\tWard\tVisit\tVisit\tx\tS\tW\n"
+    )
+    told = [  # code, table, end, visit_id, clarity_table, unit
+        ("MEDS_BIRTH", "person", None, None, None),
+        ("Race/5", "person", None, None, None),
+        ("Gender/F", "person", None, None, None),
+        ("Visit/IP", "visit", DAY.replace(day=9, hour=9), "70", None),
+        ("Visit/W", "visit_detail", DAY.replace(day=6), "70", None),
+        ("ICD10CM/E11.22", "condition", None, "70", "SHC_PAT_ENC_DX"),
+        ("ICD10CM/N17.9", "condition", None, "70", "shc_problem_list"),
+        ("SNOMED/44054006", "observation", None, None, None),
+        *[("LOINC/2160-0", "measurement", None, "70", None)] * 10,
+    ]
+    times = [DAY.replace(year=2100), DAY.replace(year=2100), DAY.replace(year=2100), *[DAY.replace(hour=9, minute=5)] * 5]
+    times += [DAY.replace(hour=9 + i) for i in range(10)]
+    rows = [(1, time, row[0]) for time, row in zip(times, told, strict=True)]
+    columns = {name: pa.array([row[i] for row in told]) for i, name in ((1, "table"), (3, "visit_id"), (4, "clarity_table"))}
+    write_rows(place / "data" / "ehrshot_meds", rows, end=pa.array([row[2] for row in told], pa.timestamp("us")), **columns)
+    for stage in (persons, visits, records):
+        stage.main(["--hospital", "ehrshot_meds"])
+    con = connect()
+    (person,) = PERSONS.read(con, hospital="ehrshot_meds").to_pyarrow().to_pylist()
+    assert (person["race"], person["sex"]) == ("White", "F")
+    (visit,) = VISITS.read(con, hospital="ehrshot_meds").to_pyarrow().to_pylist()
+    assert (visit["visit_id"], visit["is_admission"]) == (70, True)
+    found = RECORDS.read(con, hospital="ehrshot_meds").order_by("time", "concept_id").to_pyarrow().to_pylist()
+    conditions = [(row["concept_id"], row["time"]) for row in found if row["domain"] == "condition"]
+    assert conditions == [(197320, DAY.replace(hour=9, minute=5)), (201826, visit["end"]), (320128, visit["end"])]  # the bill waits for the discharge
+    assert json.loads(contract.unmapped_file("ehrshot_meds").read_text())["codes of other OMOP tables, such as observation,"] == {
+        "SNOMED/44054006": 1,
+        "Visit/W": 1,
+    }
+
+
+def test_a_race_that_only_a_code_of_omop_tells_is_no_concepts_id(root):
+    write_rows(root / "data" / "theirs", [(1, DAY.replace(year=2100), "MEDS_BIRTH"), (1, None, "Race/5")])  # no data/concepts
+    persons.main(["--hospital", "theirs"])
+    (person,) = PERSONS.read(connect(), hospital="theirs").to_pyarrow().to_pylist()
+    assert person["race"] is None
+
+
+def test_text_beside_a_number_tells_its_digits_and_operator_and_another_text_does_not(place):
+    told = [(7.9, "7.9"), (200.0, "> 200"), (200.0, ">150"), (5.0, "see comment"), (None, "<0.5"), (None, "1:40"), (None, None), (3.0, None)]
+    rows = [(1, DAY.replace(year=2100), "MEDS_BIRTH"), (1, DAY, "HOSPITAL_ADMISSION"), (1, DAY.replace(day=9), "HOSPITAL_DISCHARGE")]
+    rows += [(1, DAY.replace(hour=hour), "LOINC/2160-0") for hour in range(1, len(told) + 1)]
+    numbers = pa.array([None] * 3 + [number for number, _ in told], pa.float32())
+    write_rows(place / "data" / "theirs", rows, numeric_value=numbers, text_value=pa.array([None] * 3 + [text for _, text in told], pa.string()))
+    for stage in (persons, visits):
+        stage.main(["--hospital", "theirs"])
+    records.main(["--hospital", "theirs", "--set", "cohort.min_events=1"])
+    found = RECORDS.read(connect(), hospital="theirs").order_by("time").to_pyarrow().to_pylist()
+    assert [(row["value"], row["operator"]) for row in found] == [
+        (7.9, None),
+        (200.0, ">"),
+        (200.0, None),
+        (5.0, None),
+        (0.5, "<"),
+        (None, None),
+        (None, None),
+        (3.0, None),
+    ]
+    texts = json.loads(contract.counts_file("theirs", "measurement").read_text())["texts"]["value_source_value"]
+    assert texts["ratio"]["rows"] == 1
+
+
+def test_days_known_by_date_only_count_from_their_end(place):
+    (place / "configs" / "hospitals" / "theirs.yaml").write_text("day_only_codes: ^LOINC/9279\n")
+    rows = [(1, DAY.replace(year=2100), "MEDS_BIRTH"), (1, DAY, "HOSPITAL_ADMISSION"), (1, DAY.replace(day=9), "HOSPITAL_DISCHARGE")]
+    rows += [(1, DAY, "LOINC/9279-1"), (1, DAY, "LOINC/2160-0"), *((1, DAY.replace(hour=hour), "LOINC/9279-1") for hour in range(1, 12))]
+    write_rows(place / "data" / "theirs", rows)
+    for stage in (persons, visits, records):
+        stage.main(["--hospital", "theirs"])
+    found = {(row["concept_id"], row["time"]) for row in RECORDS.read(connect(), hospital="theirs").to_pyarrow().to_pylist()}
+    assert {(3024171, DAY.replace(hour=23, minute=59, second=59)), (3016723, DAY)} <= found and (3024171, DAY) not in found
