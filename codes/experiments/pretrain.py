@@ -25,7 +25,7 @@ from pathlib import Path
 
 import yaml
 
-from medrep import config, contract, storage
+from medrep import config, contract, locks, storage
 from medrep.devices import add_tracker_argument, check_devices, launch_workers, make_accelerator, run_main
 from medrep.errors import UserError
 from medrep.patients import behrt, behrt_config, finished_runs, fitting, sequences
@@ -110,6 +110,7 @@ def main(argv=None):
     inputs += [contract.concept_array_file(args.rep_type)] if args.rep_type != "none" else []
     inputs += [start.folder / "config.yaml"] if start else []
     made_with = {"model": asdict(experiment.model), "pretraining": asdict(experiment.pretraining)} | finished_runs.input_fingerprints(*inputs)
+    held = locks.hold(folder / "config.yaml")
     if finished_runs.is_finished(folder, made_with, args.fresh):
         return
     arguments = [argument for argument in (sys.argv[1:] if argv is None else argv) if argument != "--fresh"]
@@ -165,6 +166,7 @@ def main(argv=None):
             )
             print_line(f"{contract.display_path(folder)}: the pretrained model")
             figures.update(windows=windows["train"], tokens=len(known), **fitting.best_epoch(folder))
+    del held
 
 
 def new_model(experiment: ExperimentConfig, known: token_vocabulary.Vocabulary, input_mapping: InputMapping) -> behrt.BehrtForPretraining:

@@ -5,7 +5,6 @@ refuses becomes a UserError.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import mmap
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike
 
+from medrep import locks
 from medrep.contract import display_path
 from medrep.errors import UserError
 from medrep.progress import print_line
@@ -40,9 +40,12 @@ def remove_path(path: Path):
         path.unlink(missing_ok=True)
 
 
+UNFINISHED = ".unfinished"
+
+
 def unfinished_path(path: Path) -> Path:
     """The name that `path` has while it is written."""
-    return path.with_name(path.name + ".unfinished")
+    return path.with_name(path.name + UNFINISHED)
 
 
 def progress_path(part: Path) -> Path:
@@ -51,9 +54,13 @@ def progress_path(part: Path) -> Path:
 
 
 def move_into_place(part: Path, path: Path):
-    if part.is_dir() and path.exists():
-        remove_path(path)  # rename replaces a file, but not a folder that has something in it
+    replaced = path.with_name(f".{path.name}.replaced")  # hidden: no one takes it for a result
+    if part.is_dir() and path.exists():  # rename replaces a file, but not a folder that has something in it
+        remove_path(replaced)  # of a process that was killed here
+        path.rename(replaced)
     part.rename(path)
+    if replaced.exists():
+        remove_path(replaced)
 
 
 @contextmanager
@@ -77,25 +84,21 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     make_folder(path.parent)
     part = unfinished_path(path)
-    try:
-        with disk_errors_in_words(path):
-            remove_path(part)
-            yield part
-            move_into_place(part, path)
-    finally:
-        if part.exists():
-            remove_path(part)
+    with locks.holding(path):
+        try:
+            with disk_errors_in_words(path):
+                remove_path(part)
+                yield part
+                move_into_place(part, path)
+        finally:
+            if part.exists():
+                remove_path(part)
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block for `path`: whoever makes it from what several of them write reads the last.
-
-    .NAME.lock beside it stays, and keeps its time: removed, it could be locked twice.
-    """
-    make_folder(path.parent)
-    with disk_errors_in_words(path), open(path.with_name(f".{path.name}.lock"), "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """Wait until no other process is in such a block for `path`: whoever makes it from what several of them write reads the last."""
+    with locks.holding(path):
         yield
 
 
@@ -109,7 +112,7 @@ def resumable_write(path: Path, stamp_content: dict) -> Iterator[Path]:
     make_folder(path.parent)
     part, stamp_content = unfinished_path(path), json.loads(json.dumps(stamp_content, default=str))
     stamp = stamp_path(part)
-    with disk_errors_in_words(path):
+    with locks.holding(path), disk_errors_in_words(path):
         if part.exists():
             if os.environ.get("MEDREP_FRESH") == "1":
                 remove_path(part)
