@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from medrep.contract import REPOSITORY
+from medrep.contract import REPOSITORY, checked_name
 from medrep.errors import UserError
 from medrep.settings import CHOICES, SECTIONS, ExperimentConfig
 from medrep.storage import make_folder
@@ -41,7 +41,7 @@ def load(section: str, overrides: Sequence[str] = (), hospital: str = ""):
     COHORT=paper lays cohort-paper.yaml over cohort.yaml, ENCODER=paper and GRAPH=paper do the same. A hospital that is a part of another one's
     tables (source_folder) has that one's settings below its own.
     """
-    file = f"hospitals/{hospital}.yaml" if section == "hospital" else f"{section}.yaml"
+    file = f"hospitals/{checked_name(hospital)}.yaml" if section == "hospital" else f"{section}.yaml"
     files = [file]
     if section == "hospital" and (whole := read_merged_yaml(file).get("source_folder")):
         return build_section(section, read_merged_yaml(f"hospitals/{whole}.yaml") | read_merged_yaml(file), overrides, file)

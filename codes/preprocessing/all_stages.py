@@ -41,9 +41,9 @@ def main(argv=None):
     args, flags = parser.parse_known_args(argv)
     if any(flag.partition("=")[0] == "--hospital" for flag in flags):
         raise UserError('--hospital is a flag of a single stage: name hospitals by --hospitals, or for run.sh by HOSPITALS="mimic seoul"')
-    check_home(args.hospitals, flags)
     # in one order, so that of two commands none waits for the other; the second goes through all stages after the first
-    held = [locks.hold(contract.ROOT / "usedata" / hospital) for hospital in sorted(args.hospitals)]
+    held = [locks.hold(contract.used_folder(hospital)) for hospital in sorted(args.hospitals)]
+    check_home(args.hospitals, flags)
     for stage in STAGES:  # stage by stage, so that a hospital whose tables are missing is noticed before the long work
         for hospital in args.hospitals:
             stage.main(["--hospital", hospital, *flags])
