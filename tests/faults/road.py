@@ -166,10 +166,11 @@ DIFFER = {"made_with", "inputs", "tokens_per_second", "seconds", "peak_gib", "fi
 
 
 def list_results(root: Path) -> dict[str, Path]:
-    """The files that commands left, by their names, but who holds a lock, and what is drawn."""
+    """The files that commands left, by their names, but who holds a lock, what the next engine removes of a killed one, and what is drawn."""
     files = [path for area in ("usedata", "results") for path in (root / area).rglob("*") if path.is_file() or path.is_symlink()]
     names = {str(path.relative_to(root)): path for path in files}
-    return {name: path for name, path in names.items() if "/.locks/" not in name and not name.endswith((".png", ".html")) and "tfevents" not in name}
+    passed_over = re.compile(r"/\.locks/|/\.spill/|/tensorboard/|\.png$|\.html$")
+    return {name: path for name, path in names.items() if not passed_over.search(name)}
 
 
 def differences(expected: Path, found: Path) -> list[str]:
