@@ -18,7 +18,7 @@ import yaml
 from medrep.contract import REPOSITORY, checked_name
 from medrep.errors import UserError
 from medrep.settings import CHOICES, SECTIONS, ExperimentConfig
-from medrep.storage import make_folder
+from medrep.storage import atomic_write
 
 CONFIGS = REPOSITORY / "codes" / "configs"
 SECTIONS_WITH_VARIANTS = ("cohort", "encoder", "graph")
@@ -145,6 +145,6 @@ def build_section(section: str, values: dict, overrides: Sequence[str], file: st
 
 def save_settings(path: Path, **parts):
     """Write what a run was made with, as YAML, beside its result."""
-    make_folder(path.parent)
     content = {name: asdict(part) if hasattr(part, "__dataclass_fields__") else part for name, part in parts.items()}
-    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    with atomic_write(path) as part:
+        part.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

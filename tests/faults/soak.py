@@ -30,6 +30,8 @@ if __name__ == "__main__" and not __package__:  # as a script: its folder has th
 
 import psutil
 
+from medrep.cdm import spill
+
 from .road import Command, environment_of, road, write_root
 
 
@@ -66,6 +68,7 @@ def run_round(commands: list[Command]):
         except BaseException:
             print(said.getvalue())
             raise
+        spill.TEMPORARY_FOLDERS.clear()  # as run.sh's process does between stages
 
 
 def soak(folder: Path, rounds: int, only: str = "") -> list[State]:

@@ -79,6 +79,8 @@ def is_finished(folder: Path, settings: dict, fresh: bool) -> bool:
         if not file.exists():
             continue
         found = yaml.safe_load(file.read_text())
+        if not isinstance(found, dict):
+            raise UserError(f"{contract.display_path(file)} is damaged: --fresh starts over")
         differ = [
             f"{name} has changed since" if part == "inputs" else f"{part}.{name} was {found.get(part, {}).get(name)!r} and is {value!r}"
             for part, values in wanted.items()
@@ -105,5 +107,4 @@ def mark_finished(folder: Path, settings: dict, **facts):
         storage.remove_path(folder / name)
     written = [path for path in (folder / name for name in MODEL_FILES) if path.exists()]
     facts |= {"code": stamps.code_version(), "files": {path.name: stamps.describe(path) for path in written}}
-    with storage.atomic_write(folder / "config.yaml") as part:
-        config.save_settings(part, run=facts, **settings)
+    config.save_settings(folder / "config.yaml", run=facts, **settings)
