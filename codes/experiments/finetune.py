@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from medrep import config, contract, stamps
+from medrep import config, contract, stamps, storage
 from medrep.cdm import outcomes
 from medrep.devices import add_tracker_argument, check_devices, default_device
 from medrep.errors import UserError
@@ -65,7 +65,8 @@ def parse_outcomes(wanted: list[str], home: str) -> list[str]:
     if wanted != ["all"]:
         return list(dict.fromkeys(parse_outcome(text, home) for text in wanted))
     folder = LABELS.at(hospital=home, outcome="*").parent
-    there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    whole = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")] if folder.is_dir() else []
+    there = sorted(name for name in whole if not name.endswith(storage.UNFINISHED))  # of a run that was killed
     if not there:
         raise UserError(f"{contract.display_path(folder)} has no labels; preprocessing/labels.py writes them")
     if missing := [name for name in outcomes.built_in_outcomes() if name not in there]:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import yaml
 
-from medrep import config, contract, storage
+from medrep import config, contract, locks, storage
 from medrep.devices import add_device_argument, add_tracker_argument, launch_workers, make_accelerator, requested_devices, run_main
 from medrep.errors import UserError
 from medrep.patients import behrt, behrt_config, finished_runs, fitting, sequences
@@ -116,6 +116,7 @@ def train(args, start: PretrainedStart | None, experiment: ExperimentConfig, hos
     inputs += [contract.concept_array_file(args.rep_type)] if args.rep_type != "none" else []
     inputs += [start.folder / "config.yaml"] if start else []
     made_with = {"model": asdict(experiment.model), "pretraining": asdict(experiment.pretraining)} | finished_runs.input_fingerprints(*inputs)
+    held = locks.hold(folder / "config.yaml")
     if finished_runs.is_finished(folder, made_with, args.fresh):
         return
     status = launch_workers(args.gpu_devices, __file__, arguments)
@@ -166,6 +167,7 @@ def train(args, start: PretrainedStart | None, experiment: ExperimentConfig, hos
             )
             print_line(f"{contract.display_path(folder)}: the pretrained model")
             figures.update(windows=windows["train"], tokens=len(known), **fitting.best_epoch(folder))
+    del held
 
 
 def count_windows(task: PretrainingTask, hospital: str) -> dict[str, int]:

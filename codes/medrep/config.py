@@ -15,10 +15,10 @@ from pathlib import Path
 
 import yaml
 
-from medrep.contract import REPOSITORY
+from medrep.contract import REPOSITORY, checked_name
 from medrep.errors import UserError
 from medrep.settings import CHOICES, SECTIONS, ExperimentConfig
-from medrep.storage import make_folder
+from medrep.storage import atomic_write
 
 CONFIGS = REPOSITORY / "codes" / "configs"
 SECTIONS_WITH_VARIANTS = ("cohort", "encoder", "graph")
@@ -41,7 +41,7 @@ def load(section: str, overrides: Sequence[str] = (), hospital: str = ""):
     COHORT=paper lays cohort-paper.yaml over cohort.yaml, ENCODER=paper and GRAPH=paper do the same. A hospital that is a part of another one's
     tables (source_folder) has that one's settings below its own.
     """
-    file = f"hospitals/{hospital}.yaml" if section == "hospital" else f"{section}.yaml"
+    file = f"hospitals/{checked_name(hospital)}.yaml" if section == "hospital" else f"{section}.yaml"
     files = [file]
     if section == "hospital" and (whole := read_merged_yaml(file).get("source_folder")):
         return build_section(section, read_merged_yaml(f"hospitals/{whole}.yaml") | read_merged_yaml(file), overrides, file)
@@ -145,6 +145,6 @@ def build_section(section: str, values: dict, overrides: Sequence[str], file: st
 
 def save_settings(path: Path, **parts):
     """Write what a run was made with, as YAML, beside its result."""
-    make_folder(path.parent)
     content = {name: asdict(part) if hasattr(part, "__dataclass_fields__") else part for name, part in parts.items()}
-    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    with atomic_write(path) as part:
+        part.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

@@ -5,7 +5,10 @@ such a folder is named where it is written and read. storage.py writes them, sta
 """
 
 import os
+import re
 from pathlib import Path
+
+from medrep.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Tests and the demo point this at a folder of their own and run the real stages there.
@@ -22,17 +25,29 @@ def display_path(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
+def checked_name(hospital: str) -> str:
+    """`hospital`, if it can be the name of a folder of its own: no path, no pattern, not where the concepts' vectors are."""
+    if not re.fullmatch(r"\w[\w. -]*", hospital) or hospital == "representation":
+        raise UserError(f"{hospital!r} can't be a hospital's name: give that of a folder below data/, of letters, digits, dots, hyphens, underscores")
+    return hospital
+
+
 # ---- usedata/ ----------------------------------------------------------------------------------------------
+
+
+def used_folder(hospital: str) -> Path:
+    """All that preprocessing writes of a hospital."""
+    return ROOT / "usedata" / checked_name(hospital)
 
 
 def counts_file(hospital: str, table: str) -> Path:
     """What became of the rows of one of the hospital's tables, as JSON: read, kept, left out and rejected by reason."""
-    return ROOT / "usedata" / hospital / "counts" / f"{table}.json"
+    return used_folder(hospital) / "counts" / f"{table}.json"
 
 
 def unmapped_file(hospital: str) -> Path:
     """What has no concept and therefore is no event, as JSON: hospital_tables.count_unmapped_codes."""
-    return ROOT / "usedata" / hospital / "unmapped.json"
+    return used_folder(hospital) / "unmapped.json"
 
 
 def unmapped_codes_file(hospital: str) -> Path:
@@ -42,18 +57,18 @@ def unmapped_codes_file(hospital: str) -> Path:
 
 def ages_file(hospital: str) -> Path:
     """The median age at persons' first events, left out ones among them, as JSON."""
-    return ROOT / "usedata" / hospital / "ages.json"
+    return used_folder(hospital) / "ages.json"
 
 
 def source_folder(hospital: str) -> Path:
     """OMOP tables that preprocessing/eicu.py makes of a hospital's own, or preprocessing/database.py brings, each a parquet file or a folder of
     such; of `concepts` the vocabulary's that came from a database."""
-    return ROOT / "usedata" / hospital / "source"
+    return used_folder(hospital) / "source"
 
 
 def apache_scores_file(hospital: str) -> Path:
     """What preprocessing/apache.py writes of an eICU hospital."""
-    return ROOT / "usedata" / hospital / "apache_scores.parquet"
+    return used_folder(hospital) / "apache_scores.parquet"
 
 
 def tables_folder(name: str) -> Path:
@@ -71,20 +86,20 @@ def concepts_folder() -> Path:
 
 
 def meds_folder(hospital: str) -> Path:
-    return ROOT / "usedata" / hospital / "meds"
+    return used_folder(hospital) / "meds"
 
 
 def site_file(hospital: str) -> Path:
-    return ROOT / "usedata" / hospital / "site.json"
+    return used_folder(hospital) / "site.json"
 
 
 def audit_file(hospital: str) -> Path:
-    return ROOT / "usedata" / hospital / "audit.json"
+    return used_folder(hospital) / "audit.json"
 
 
 def flow_file(hospital: str, outcome: str) -> Path:
     """What became of every visit on the way to the labels, as JSON."""
-    return ROOT / "usedata" / hospital / "labels" / f"{outcome}.flow.json"
+    return used_folder(hospital) / "labels" / f"{outcome}.flow.json"
 
 
 # ---- arrays and files under usedata/ -----------------------------------------------------------------------
@@ -92,11 +107,11 @@ def flow_file(hospital: str, outcome: str) -> Path:
 
 def trajectories_folder(hospital: str) -> Path:
     """Flat arrays of events and of persons; medrep.patients.sequences says which and opens them."""
-    return ROOT / "usedata" / hospital / "trajectories"
+    return used_folder(hospital) / "trajectories"
 
 
 def vocabulary_file(hospital: str) -> Path:
-    return ROOT / "usedata" / hospital / "vocabulary.json"
+    return used_folder(hospital) / "vocabulary.json"
 
 
 def representation_folder() -> Path:
@@ -168,7 +183,7 @@ def encoder_folder() -> Path:
 
 def data_folder(name: str) -> Path:
     """What the user downloaded: a hospital's OMOP tables, or `concepts`."""
-    return ROOT / "data" / name
+    return ROOT / "data" / checked_name(name)
 
 
 def hospitals_with_data() -> list[str]:
@@ -192,12 +207,12 @@ def hospitals_with_counts() -> list[str]:
 
 
 def pretraining_folder(hospital: str, model: str, rep: str, head: str = "linear") -> Path:
-    return ROOT / "results" / hospital / "pretraining" / run_name(model, rep, head)
+    return ROOT / "results" / checked_name(hospital) / "pretraining" / run_name(model, rep, head)
 
 
 def finetuning_folder(hospital: str, model: str, rep: str, outcome: str, seed: int, head: str = "linear", variant: str = "") -> Path:
     name = run_name(model, rep, head) + (f"_{variant}" if variant else "")
-    return ROOT / "results" / hospital / "finetuning" / name / outcome / f"seed_{seed}"
+    return ROOT / "results" / checked_name(hospital) / "finetuning" / name / outcome / f"seed_{seed}"
 
 
 def run_name(model: str, rep: str, head: str) -> str:

@@ -9,16 +9,22 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from medrep import errors
 
-def quiet_interrupt_hook(kind, problem, trace):
-    """Ctrl-C is no defect of ours: one sentence, not where it happened. Whatever is begun is continued or made again."""
-    if not issubclass(kind, KeyboardInterrupt):
+
+def one_sentence_hook(kind, problem, trace):
+    """Ctrl-C, a full disk, too little memory are no defects of ours: one sentence, not where it happened. Whatever is begun is continued or
+    made again."""
+    if issubclass(kind, KeyboardInterrupt):
+        if is_main_process():
+            print("\ninterrupted: the same command continues, or makes again what was not finished", file=sys.stderr)
+    elif sentence := errors.explain(problem):
+        print(sentence, file=sys.stderr)
+    else:
         sys.__excepthook__(kind, problem, trace)
-    elif is_main_process():
-        print("\ninterrupted: the same command continues, or makes again what was not finished", file=sys.stderr)
 
 
-sys.excepthook = quiet_interrupt_hook
+sys.excepthook = one_sentence_hook
 
 
 def is_main_process() -> bool:

@@ -1,20 +1,32 @@
 """Stamps: what an output was made from, in a hidden file beside it, so that a second run can tell whether it is up to date.
 
-Also which commit the code is that makes it.
+A stamp also has the size and checksum of every file of the output: whoever reads it next sees that it is what was written
+(require_undamaged). Also which commit the code is that makes it.
 """
 
+import functools
 import hashlib
 import json
 import os
+import shlex
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
-from medrep import VERSION
+import xxhash
+
+from medrep import VERSION, contract, locks
 from medrep.contract import REPOSITORY, display_path
+from medrep.errors import UserError
 from medrep.progress import print_line
-from medrep.storage import stamp_path, write_json
+from medrep.storage import disk_errors_in_words, stamp_path, write_json
+
+RECORDED = ("output", "files", "command", "code")  # what a stamp has beside what the output was made from
+PIECE_BYTES = 2**22
+CHECKED: dict[Path, tuple] = {}  # what this process has read through, by seen_state
 
 
 class Stamp:
@@ -26,38 +38,63 @@ class Stamp:
         ...            # write output
         stamp.record()
 
-    An input that is itself stamped counts by what it was made from; a file of the user's by its size and time, and so does
-    an output that somebody put in the place of ours. MEDREP_FRESH=1 makes everything anew.
+    `beside`: files that are written with it, and are checked with it. An input that is itself stamped counts by what it was made
+    from; a file of the user's by its size and time, and so does an output that somebody put in the place of ours.
+    MEDREP_FRESH=1 makes everything anew. From is_current() to its end a stamp that is not holds the output's lock (locks.py).
     """
 
-    def __init__(self, output: Path, inputs: Sequence[Path] = (), settings=None):
-        self.output = Path(output)
+    def __init__(self, output: Path, inputs: Sequence[Path] = (), settings=None, beside: Sequence[Path] = ()):
+        self.output, self.inputs, self.beside = Path(output), [Path(path) for path in inputs], list(beside)
         self.file = stamp_path(self.output)
         settings = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings
-        self.content = {
-            "version": VERSION,
-            "settings": json.loads(json.dumps(settings, default=str)),
-            "inputs": {display_path(path): fingerprint(path) for path in inputs},
-        }
+        self.settings = json.loads(json.dumps(settings, default=str))
+        self.content = self.read_inputs()
+
+    def read_inputs(self) -> dict:
+        inputs = {display_path(path): fingerprint(path) for path in self.inputs}
+        return {"version": VERSION, "settings": self.settings, "inputs": inputs}
 
     def is_current(self) -> bool:
-        if os.environ.get("MEDREP_FRESH") == "1" or not self.output.exists() or not self.file.exists():
-            return False
-        if read_stamp(self.output) != self.content:
-            return False
+        """Says so if it is. If not, `output` is locked, and its inputs are found undamaged."""
+        if not self.is_up_to_date():
+            self.lock = locks.hold(self.output)
+            self.content = self.read_inputs()  # another process may have made them, and the output, while this one waited
+            if not self.is_up_to_date():
+                for path in self.inputs:
+                    require_undamaged(path)
+                return False
         print_line(f"{display_path(self.output)} is up to date")
         return True
 
+    def is_up_to_date(self) -> bool:
+        if os.environ.get("MEDREP_FRESH") == "1" or not all(path.exists() for path in (self.output, *self.beside)):
+            return False
+        return read_stamp(self.output) == self.content
+
     def record(self):
-        write_json(self.file, self.content | {"output": size_and_time_hash(self.output)})
+        with ThreadPoolExecutor() as pool:
+            paths = list_files(self.output, *self.beside)
+            files = {str(path.relative_to(self.file.parent)): found for path, found in zip(paths, pool.map(describe, paths), strict=True)}
+        facts = {"output": size_and_time_hash(self.output), "files": files, "command": own_command(), "code": code_version()}
+        write_json(self.file, self.content | facts)
+        CHECKED[self.output] = seen_state(self.output, files)
 
 
 def read_stamp(path: Path) -> dict | None:
     """What the stamp of `path` says, if it is still what the stamp was written for: a run may have been killed between the two."""
+    content = read_whole_stamp(path)
+    if content is None or content.get("output") != size_and_time_hash(path):
+        return None
+    return {name: value for name, value in content.items() if name not in RECORDED}
+
+
+def read_whole_stamp(path: Path) -> dict | None:
     if not stamp_path(path).exists() or not path.exists():
         return None
-    content = json.loads(stamp_path(path).read_text())
-    return content if content.pop("output", None) == size_and_time_hash(path) else None
+    try:
+        return json.loads(stamp_path(path).read_text())
+    except ValueError:  # damaged itself: as if it were not there, so that the output is made anew
+        return None
 
 
 def fingerprint(path: Path) -> str | None:
@@ -70,11 +107,100 @@ def fingerprint(path: Path) -> str | None:
 
 def size_and_time_hash(path: Path) -> str:
     """Size and time of a file, of all files in a folder, in one word."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    files = list_files(path)
     facts = [(str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
+def list_files(*paths: Path) -> list[Path]:
+    return [file for path in paths for file in (sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path])]
+
+
+# ---- damage ------------------------------------------------------------------------------------------------------
+
+
+def describe(path: Path) -> list:
+    """[size, checksum] of a file. XXH3 of 128 bits: against accidents, not against someone who means harm."""
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            digest.update(piece)
+    return [path.stat().st_size, digest.hexdigest()]
+
+
+def require_undamaged(path: Path):
+    """Refuse an output whose files are not what was written, by size and checksum; a file of the user's can't be judged.
+
+    Reads all of it, once in a process. Its stamp is made to say that it is not current, so that the command which is named makes it anew.
+    """
+    stamp = read_whole_stamp(path)
+    if stamp is None or "files" not in stamp or may_be_the_users(path, stamp):
+        return
+    folder = stamp_path(path).parent
+    now = seen_state(path, stamp["files"])
+    if CHECKED.get(path) == now:
+        return
+    if not (damage := next(find_damage(folder, path, stamp["files"]), None)):
+        CHECKED[path] = now
+        return
+    with disk_errors_in_words(path):
+        write_json(stamp_path(path), stamp | {"output": "damaged"})
+    raise UserError(
+        f"{damage}: it was damaged or changed since it was written; {stamp['command'] or remaking_command(path)} makes it anew (if you put it there "
+        f"yourself, remove {display_path(stamp_path(path))})"
+    )
+
+
+def seen_state(path: Path, files: dict[str, list]) -> tuple[list, dict]:
+    """What tells, without reading, that one of the output's `files` was written to since, or that there are others: also where its time was set
+    back."""
+    paths, facts = {*list_files(path), *(stamp_path(path).parent / name for name in files)}, ("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+    return [(file, *(getattr(file.stat(), fact) for fact in facts)) for file in sorted(paths) if file.exists()], files
+
+
+def may_be_the_users(path: Path, stamp: dict) -> bool:
+    """Whether `path` is where a user may put published vectors in the place of ours, and has another size than ours (who maps an array that
+    was cut off says so)."""
+    published = path.parent == contract.representation_folder() and path.name.startswith("concept_")
+    return published and path.stat().st_size != stamp["files"][path.name][0]
+
+
+def find_damage(folder: Path, path: Path, files: dict[str, list]) -> Iterator[str]:
+    """What is wrong, in words: a file that is missing, has another size, another checksum, or that nobody wrote."""
+    for name, (size, _) in files.items():
+        file = folder / name
+        if not file.exists():
+            yield f"{display_path(file)} is missing"
+        elif file.stat().st_size != size:
+            yield f"{display_path(file)} has {file.stat().st_size:,} bytes, and {size:,} were written"
+    for file in list_files(path):
+        if file.suffix in (".parquet", ".npy") and str(file.relative_to(folder)) not in files:
+            yield f"{display_path(file)} is not among what was written"
+    with ThreadPoolExecutor() as pool:
+        for name, found in zip(files, pool.map(describe, [folder / name for name in files]), strict=True):
+            if found != files[name]:
+                yield f"{display_path(folder / name)} has another checksum than what was written"
+
+
+def own_command() -> str | None:
+    """What the user typed, to be run from codes/, if this process is one of its scripts."""
+    script = Path(sys.argv[0]).resolve()
+    if not script.is_relative_to(REPOSITORY / "codes") or any("://" in word for word in sys.argv):  # a URL may have a password in it
+        return None
+    return shlex.join(["python", str(script.relative_to(REPOSITORY / "codes")), *sys.argv[1:]])
+
+
+def remaking_command(path: Path) -> str:
+    hospital, *_ = path.relative_to(contract.ROOT / "usedata").parts if path.is_relative_to(contract.ROOT / "usedata") else [""]
+    if hospital == contract.representation_folder().name:
+        return "bash representation/run.sh"
+    return f"HOSPITALS={hospital} bash preprocessing/run.sh" if hospital else "the command that wrote it, with --fresh,"
+
+
+# ---- the code ----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
 def code_version() -> str | None:
     """The commit that this code is, with `changed` where files differ from it; None outside a git checkout."""
     git = ["git", "-C", str(REPOSITORY)]

@@ -5,7 +5,6 @@ refuses becomes a UserError.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import mmap
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike
 
+from medrep import contract, errors, locks
 from medrep.contract import display_path
 from medrep.errors import UserError
 from medrep.progress import print_line
@@ -27,6 +27,8 @@ def make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
+        if errors.is_full_disk(problem):
+            raise UserError(f"no space left for {folder}: free some, or point MEDREP_ROOT at another disk") from None
         raise UserError(
             f"cannot write {folder} ({problem.strerror}): give it write permission, or point MEDREP_ROOT at a folder that has it"
         ) from None
@@ -40,9 +42,12 @@ def remove_path(path: Path):
         path.unlink(missing_ok=True)
 
 
+UNFINISHED = ".unfinished"
+
+
 def unfinished_path(path: Path) -> Path:
     """The name that `path` has while it is written."""
-    return path.with_name(path.name + ".unfinished")
+    return path.with_name(path.name + UNFINISHED)
 
 
 def progress_path(part: Path) -> Path:
@@ -51,22 +56,39 @@ def progress_path(part: Path) -> Path:
 
 
 def move_into_place(part: Path, path: Path):
-    if part.is_dir() and path.exists():
-        remove_path(path)  # rename replaces a file, but not a folder that has something in it
+    replaced = path.with_name(f".{path.name}.replaced")  # hidden: no one takes it for a result
+    if part.is_dir() and path.exists():  # rename replaces a file, but not a folder that has something in it
+        remove_path(replaced)  # of a process that was killed here
+        path.rename(replaced)
     part.rename(path)
+    if replaced.exists():
+        remove_path(replaced)
 
 
 @contextmanager
 def disk_errors_in_words(path: Path) -> Iterator[None]:
-    """What a disk refuses becomes a UserError."""
+    """What a disk refuses, whichever library is told so, becomes a UserError."""
     try:
         yield
-    except OSError as problem:
-        if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    except Exception as problem:
+        if getattr(problem, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"cannot write {path}: give it write permission, or point MEDREP_ROOT elsewhere") from None
-        if problem.errno == errno.ENOSPC:
-            raise UserError(f"no space left for {path}: free some, or point MEDREP_ROOT at another disk") from None
+        if errors.is_full_disk(problem):
+            raise UserError(f"no space left for {path}: free some, or point MEDREP_ROOT at another disk; the same command goes on") from None
         raise
+
+
+@contextmanager
+def for_its_owner(path: Path) -> Iterator[None]:
+    """What is written below usedata, where patients' rows are, is for the owner's eyes alone; only the vectors there have no patients."""
+    if not path.is_relative_to(contract.ROOT / "usedata") or path.is_relative_to(contract.representation_folder()):
+        yield
+        return
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 @contextmanager
@@ -77,25 +99,21 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     make_folder(path.parent)
     part = unfinished_path(path)
-    try:
-        with disk_errors_in_words(path):
-            remove_path(part)
-            yield part
-            move_into_place(part, path)
-    finally:
-        if part.exists():
-            remove_path(part)
+    with locks.holding(path), for_its_owner(path):
+        try:
+            with disk_errors_in_words(path):
+                remove_path(part)
+                yield part
+                move_into_place(part, path)
+        finally:
+            if part.exists():
+                remove_path(part)
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block for `path`: whoever makes it from what several of them write reads the last.
-
-    .NAME.lock beside it stays, and keeps its time: removed, it could be locked twice.
-    """
-    make_folder(path.parent)
-    with disk_errors_in_words(path), open(path.with_name(f".{path.name}.lock"), "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """Wait until no other process is in such a block for `path`: whoever makes it from what several of them write reads the last."""
+    with locks.holding(path):
         yield
 
 
@@ -109,7 +127,7 @@ def resumable_write(path: Path, stamp_content: dict) -> Iterator[Path]:
     make_folder(path.parent)
     part, stamp_content = unfinished_path(path), json.loads(json.dumps(stamp_content, default=str))
     stamp = stamp_path(part)
-    with disk_errors_in_words(path):
+    with locks.holding(path), for_its_owner(path), disk_errors_in_words(path):
         if part.exists():
             if os.environ.get("MEDREP_FRESH") == "1":
                 remove_path(part)

@@ -32,6 +32,8 @@ class Table:
     schema: Schema
 
     def at(self, **names) -> Path:
+        if "hospital" in names:
+            contract.checked_name(names["hospital"])
         return contract.ROOT / "usedata" / self.path.format(**names)
 
     def require(self, **names) -> Path:

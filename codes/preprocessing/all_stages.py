@@ -12,7 +12,7 @@ hospital takes.
 import argparse
 import gc
 
-from medrep import config
+from medrep import config, contract, locks
 from medrep.cdm import spill
 from medrep.errors import UserError
 from medrep.progress import print_line
@@ -41,12 +41,15 @@ def main(argv=None):
     args, flags = parser.parse_known_args(argv)
     if any(flag.partition("=")[0] == "--hospital" for flag in flags):
         raise UserError('--hospital is a flag of a single stage: name hospitals by --hospitals, or for run.sh by HOSPITALS="mimic seoul"')
+    # in one order, so that of two commands none waits for the other; the second goes through all stages after the first
+    held = [locks.hold(contract.used_folder(hospital)) for hospital in sorted(args.hospitals)]
     check_home(args.hospitals, flags)
     for stage in STAGES:  # stage by stage, so that a hospital whose tables are missing is noticed before the long work
         for hospital in args.hospitals:
             stage.main(["--hospital", hospital, *flags])
             spill.TEMPORARY_FOLDERS.clear()  # a stage's temporary files go before the next stage begins
             gc.collect()  # and so does what its engine holds in memory
+    del held
 
 
 if __name__ == "__main__":

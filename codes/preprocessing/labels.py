@@ -220,8 +220,9 @@ def main(argv=None):
         files = [outcome.source] if outcome.source else []
         if outcome.kind in ("onset", "phenotypes") and contract.concepts_folder().is_dir():
             files += athena.input_files("concept", "concept_relationship", "concept_ancestor")
-        stamp = Stamp(LABELS.at(hospital=name, outcome=outcome.name), inputs=[*inputs, *files], settings=settings)
-        if contract.flow_file(name, outcome.name).exists() and stamp.is_current():
+        output, flow_file = LABELS.at(hospital=name, outcome=outcome.name), contract.flow_file(name, outcome.name)
+        stamp = Stamp(output, inputs=[*inputs, *files], settings=settings, beside=[flow_file])
+        if stamp.is_current():
             continue
         concepts_by_label = diseases.disease_concepts(terminology, outcome)
         if reason := diseases.missing_concepts_message(outcome, concepts_by_label):

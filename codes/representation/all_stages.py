@@ -14,6 +14,7 @@ import importlib
 import os
 from pathlib import Path
 
+from medrep import contract, locks
 from medrep.cdm import spill
 from medrep.errors import UserError
 from medrep.vectors.representations import ON_REQUEST, REPRESENTATION_SCRIPTS
@@ -90,11 +91,13 @@ def plan_stages(args: argparse.Namespace) -> list[list[str]]:
 
 def main(argv=None):
     args, flags = make_parser().parse_known_args(argv)
+    held = locks.hold(contract.representation_folder())
     for stage, *own_flags in plan_stages(args):
         # imported when its turn comes: torch-geometric takes seconds that no one waits for who lacks the first stage's input
         importlib.import_module(f"representation.{stage}").main([*own_flags, *flags])
         spill.TEMPORARY_FOLDERS.clear()  # a stage's temporary files go before the next stage begins
         gc.collect()  # and so does what it holds in memory
+    del held
 
 
 if __name__ == "__main__":

@@ -168,8 +168,9 @@ def main(argv=None):
         contract.edges_file(),
         inputs=[contract.concept_index_file(), *athena.input_files("concept", "concept_relationship")],
         settings={"relationships": names, "decile_chain": settings.decile_chain},
+        beside=[contract.edge_kinds_file(), contract.edge_kind_names_file()],
     )
-    if contract.edge_kinds_file().exists() and contract.edge_kind_names_file().exists() and stamp.is_current():
+    if stamp.is_current():
         return
     with timed_stage("edges") as figures, table_files.csv_errors_in_words():
         con = engine.connect(args.engine, args.memory, args.threads)

@@ -329,8 +329,9 @@ def main(argv=None):
     _, text = concept_vectors.open_vectors("description")
     edges = graphs.open_edges(len(text))
     check_settings(text.shape[1], settings)
-    stamp = Stamp(output, inputs=[contract.concept_array_file("description"), contract.edges_file()], settings=settings)
-    if all(path.exists() for path in beside.values()) and stamp.is_current():
+    inputs = [contract.concept_array_file("description"), contract.edges_file()]
+    stamp = Stamp(output, inputs=inputs, settings=settings, beside=list(beside.values()))
+    if stamp.is_current():
         return
     with timed_stage("medtok") as figures:
         concept_vectors.check_complete("description")

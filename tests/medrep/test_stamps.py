@@ -1,6 +1,12 @@
 """What is current is used again; what is not, or may not be, is made anew."""
 
-from medrep import storage
+import os
+import re
+
+import pytest
+
+from medrep import contract, stamps, storage
+from medrep.errors import UserError
 from medrep.stamps import Stamp
 
 
@@ -44,7 +50,11 @@ def test_what_somebody_put_in_the_place_of_an_output_is_seen(root):
     assert Stamp(first).is_current() and Stamp(second, inputs=[first]).is_current()
     first.unlink()
     first.write_text("other")
-    assert not Stamp(first).is_current() and not Stamp(second, inputs=[first]).is_current()
+    assert not Stamp(first).is_current()
+    with pytest.raises(UserError, match="first.json has 5 bytes, and 1 were written.*if you put it there yourself, remove .first.json.made.json"):
+        Stamp(second, inputs=[first]).is_current()
+    storage.stamp_path(first).unlink()
+    assert not Stamp(second, inputs=[first]).is_current()
 
 
 def test_killed_between_output_and_stamp_it_is_made_again(root):
@@ -53,3 +63,93 @@ def test_killed_between_output_and_stamp_it_is_made_again(root):
     Stamp(output, settings=1).record()
     storage.write_json(output, "of 2")  # and killed before Stamp(output, settings=2).record()
     assert not Stamp(output, settings=1).is_current() and not Stamp(output, settings=2).is_current()
+
+
+# ---- damage ----------------------------------------------------------------------------------------------------
+
+
+def cut_off(folder):
+    os.truncate(folder / "0.parquet", 700)
+
+
+def flip(folder, name="0.parquet"):
+    """One byte, and the file's time as it was: what a disk does."""
+    before, content = (folder / name).stat(), bytearray((folder / name).read_bytes())
+    content[500] ^= 1
+    (folder / name).write_bytes(content)
+    os.utime(folder / name, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut_off, "h/table/0.parquet has 700 bytes, and 1,000 were written"),
+        (flip, "h/table/0.parquet has another checksum than what was written"),
+        (lambda folder: flip(folder.parent, "flow.json"), "h/flow.json has another checksum"),
+        (lambda folder: (folder.parent / "flow.json").unlink(), "h/flow.json is missing"),
+        (lambda folder: (folder / "1.parquet").unlink(), "h/table/1.parquet is missing"),
+        (lambda folder: (folder / "2.parquet").write_bytes(b"more"), "h/table/2.parquet is not among what was written"),
+    ],
+)
+def test_a_damaged_output_is_named_with_the_command_that_makes_it_anew_until_it_has(root, monkeypatch, damage, words):
+    monkeypatch.setattr(stamps, "CHECKED", {})
+    folder, flow = root / "usedata" / "h" / "table", root / "usedata" / "h" / "flow.json"
+
+    def make():
+        stamp = Stamp(folder, beside=[flow])
+        if not stamp.is_current():
+            with storage.atomic_write(folder) as part:
+                part.mkdir()
+                for name in ("0.parquet", "1.parquet"):
+                    (part / name).write_bytes(bytes(1000))
+            with storage.atomic_write(flow) as part:
+                part.write_bytes(bytes(1000))
+            stamp.record()
+
+    def reader():
+        return Stamp(root / "usedata" / "h" / "reader.json", inputs=[folder])
+
+    make()
+    stamps.CHECKED.clear()  # as another process would read it
+    assert not reader().is_current()
+    damage(folder)
+    for _ in range(2):  # as often as it is read
+        with pytest.raises(UserError, match=re.escape(f"usedata/{words}") + ".*; HOSPITALS=h bash preprocessing/run.sh makes it anew"):
+            reader().is_current()
+    make()
+    assert not reader().is_current() and sorted(path.name for path in folder.iterdir()) == ["0.parquet", "1.parquet"]
+
+
+def test_a_stamp_that_is_damaged_itself_makes_its_output_anew(root):
+    output = root / "usedata" / "h" / "a.json"
+    storage.write_json(output, 1)
+    Stamp(output).record()
+    os.truncate(storage.stamp_path(output), 30)
+    assert not Stamp(output).is_current()
+
+
+def test_published_vectors_in_the_place_of_ours_are_no_damage_unless_they_have_our_size(root):
+    array, reader = contract.concept_array_file("medrep"), Stamp(root / "usedata" / "h" / "a.json", inputs=[contract.concept_array_file("medrep")])
+    with storage.atomic_write(array) as part:
+        part.write_bytes(bytes(1000))
+    Stamp(array).record()
+    array.write_bytes(bytes(1100))
+    assert not reader.is_current()
+    array.write_bytes(bytes(999) + b"x")
+    with pytest.raises(UserError, match="another checksum .*; bash representation/run.sh makes it anew"):
+        reader.is_current()
+
+
+def test_the_command_that_is_named_is_the_one_that_was_typed_unless_it_may_hold_a_password(root, monkeypatch):
+    output, script = root / "usedata" / "h" / "a.json", str(contract.REPOSITORY / "codes" / "preprocessing" / "persons.py")
+    for arguments, command in (
+        (["--hospital", "h", "--set", "cohort.min_age=2 1"], "python preprocessing/persons.py --hospital h --set 'cohort.min_age=2 1'"),
+        (["--url", "postgresql://me:hunter2@server/omop"], "HOSPITALS=h bash preprocessing/run.sh"),
+    ):
+        monkeypatch.setattr("sys.argv", [script, *arguments])
+        storage.write_json(output, arguments)
+        Stamp(output).record()
+        assert "hunter2" not in storage.stamp_path(output).read_text()
+        output.write_text("[]")
+        with pytest.raises(UserError, match=re.escape(f"; {command} makes it anew")):
+            Stamp(root / "b.json", inputs=[output]).is_current()

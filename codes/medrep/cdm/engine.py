@@ -8,6 +8,7 @@ import argparse
 import functools
 import math
 import os
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TypeVar, cast
 import ibis
 
 from medrep import config, parquet
-from medrep.cdm.spill import spill_folder, temporary_folder
+from medrep.cdm.spill import own_spill_folder, temporary_folder
 from medrep.errors import UserError
 
 ENGINES = ("duckdb", "spark")
@@ -47,7 +48,11 @@ def connect(name: str = "duckdb", memory: str = "8GB", threads: int | None = Non
         raise UserError(f"engine {name!r} is not one of: {', '.join(ENGINES)}")
     # What one select computes is not written out again in each place where the next one uses it.
     ibis.options.sql.fuse_selects = False
-    duckdb = ibis.duckdb.connect(memory_limit=memory, temp_directory=str(spill_folder()), **({"threads": threads} if threads else {}))
+    folder = own_spill_folder()
+    settings = {"memory_limit": memory, "temp_directory": folder.name if folder else ""} | ({"threads": threads} if threads else {})
+    duckdb = ibis.duckdb.connect(**settings)
+    if folder:
+        weakref.finalize(duckdb, folder.cleanup)
     # Timestamps in the data have no zone; the machine's own must not shift them.
     duckdb.raw_sql("SET TimeZone = 'UTC'")
     duckdb.raw_sql("SET enable_progress_bar = false")

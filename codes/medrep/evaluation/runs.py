@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from medrep import contract, progress, stamps, storage
+from medrep import contract, locks, progress, stamps, storage
 from medrep.errors import UserError
 from medrep.evaluation import counts, features, metrics, results
 from medrep.evaluation.arms import Arm
@@ -121,6 +121,7 @@ class Run:
 
     def train(self):
         """Train, unless that is done already."""
+        held = locks.hold(self.folder / "config.yaml")
         if finished_runs.is_finished(self.folder, self.made_with, self.args.fresh):
             return
         self.require_both_classes()
@@ -145,6 +146,7 @@ class Run:
             vectors={} if self.arm.model in counts.MODELS else markers.representation_identity(self.arm.rep),
         )
         print_line(f"{contract.display_path(self.folder)}: what was learned")
+        del held
 
     def run(self, hospitals: list[str]) -> list[dict]:
         self.train()
@@ -172,6 +174,7 @@ class Run:
         if self.in_memory:
             return
         if isinstance(self.learner, StoredLearner):
+            finished_runs.require_undamaged(self.model_folder)
             self.learner.load(self.model_folder)
         else:
             self.learner.train(self.examples_of[self.trained_on], self.parts, self.seed, self.folder)

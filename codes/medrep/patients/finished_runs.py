@@ -13,6 +13,7 @@ from medrep.errors import UserError
 from medrep.progress import print_line
 from medrep.vocabulary.token_vocabulary import Vocabulary, load_vocabulary
 
+MODEL_FILES = ("model.safetensors", "config.json", "vocabulary.json")
 CHECKPOINT_NAMES = ("checkpoint", "checkpoint.previous")  # the second is whole where a process died while it wrote the first
 
 
@@ -38,11 +39,23 @@ def require_inputs_unchanged(folder: Path):
         raise UserError(f"{made} (files are known by size and time): run pretrain.py again with --fresh")
 
 
+def require_undamaged(folder: Path):
+    """Refuse a finished run whose model is not the one that was written: by size and checksum, which config.yaml has."""
+    for name, written in yaml.safe_load((folder / "config.yaml").read_text())["run"].get("files", {}).items():
+        file = folder / name
+        if not file.exists() or stamps.describe(file) != written:
+            raise UserError(
+                f"{contract.display_path(file)} is {'not what was written: it was damaged or changed' if file.exists() else 'missing'}; "
+                "bring it back, or make the run anew with --fresh"
+            )
+
+
 def load_model_vocabulary(folder: Path, finetuned: bool = False) -> Vocabulary:
     """The vocabulary that a model was pretrained on; refused if the model in `folder` was made for another.
 
     A finetuned model that reads vectors holds those of the whole home hospital: its table is swapped in any case.
     """
+    require_undamaged(folder)
     known = load_vocabulary(folder / "vocabulary.json", "experiments/pretrain.py")
     made = json.loads((folder / "config.json").read_text())
     made_for = made["vocab_size"]
@@ -66,6 +79,8 @@ def is_finished(folder: Path, settings: dict, fresh: bool) -> bool:
         if not file.exists():
             continue
         found = yaml.safe_load(file.read_text())
+        if not isinstance(found, dict):
+            raise UserError(f"{contract.display_path(file)} is damaged: --fresh starts over")
         differ = [
             f"{name} has changed since" if part == "inputs" else f"{part}.{name} was {found.get(part, {}).get(name)!r} and is {value!r}"
             for part, values in wanted.items()
@@ -77,6 +92,8 @@ def is_finished(folder: Path, settings: dict, fresh: bool) -> bool:
         if file == done:
             print_line(f"{contract.display_path(folder)} is finished; --fresh starts over")
             return True
+    for path in wanted.get("inputs", {}):
+        stamps.require_undamaged(contract.ROOT / path)
     if begun.exists() and not any((folder / name).exists() for name in CHECKPOINT_NAMES):
         print_line(f"{contract.display_path(folder)} was begun, but has no checkpoint yet: it starts from the beginning")
     if progress.is_main_process():
@@ -88,5 +105,6 @@ def mark_finished(folder: Path, settings: dict, **facts):
     """Write config.yaml, which says that the run is whole and what code made it, and remove what only an unfinished run needs."""
     for name in (*CHECKPOINT_NAMES, "checkpoint.unfinished", "best", "settings.yaml"):
         storage.remove_path(folder / name)
-    with storage.atomic_write(folder / "config.yaml") as part:
-        config.save_settings(part, run=facts | {"code": stamps.code_version()}, **settings)
+    written = [path for path in (folder / name for name in MODEL_FILES) if path.exists()]
+    facts |= {"code": stamps.code_version(), "files": {path.name: stamps.describe(path) for path in written}}
+    config.save_settings(folder / "config.yaml", run=facts, **settings)

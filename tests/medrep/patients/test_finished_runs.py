@@ -1,5 +1,8 @@
 """What a run left in its folder is told from a finished run."""
 
+import pytest
+
+from medrep.errors import UserError
 from medrep.patients import finished_runs
 
 
@@ -10,3 +13,25 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over_and_says_
         assert ("run was begun, but has no checkpoint yet: it starts from the beginning" in capsys.readouterr().out) == begun
     (folder / "checkpoint.previous").mkdir()
     assert not finished_runs.is_finished(folder, settings, fresh=False) and "no checkpoint yet" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", ["settings.yaml", "config.yaml"])
+def test_settings_that_are_cut_off_are_said_in_one_sentence(root, file):
+    (root / "run").mkdir()
+    (root / "run" / file).write_text("")
+    with pytest.raises(UserError, match=f"run/{file} is damaged: --fresh starts over"):
+        finished_runs.is_finished(root / "run", {"model": {"width": 16}}, fresh=False)
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"weightt"), lambda file: file.write_bytes(b"weight")])
+def test_a_finished_run_whose_model_is_not_what_was_written_is_refused(root, damage):
+    file = root / "run" / "model.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(b"weights")
+    finished_runs.mark_finished(root / "run", {"model": {"width": 16}})
+    finished_runs.require_undamaged(root / "run")
+    damage(file)
+    with pytest.raises(
+        UserError, match="run/model.safetensors is (not what was written|missing).*; bring it back, or make the run anew with --fresh"
+    ):
+        finished_runs.require_undamaged(root / "run")

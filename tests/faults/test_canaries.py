@@ -1,0 +1,120 @@
+"""Every id, date, value and text of two hospitals is a canary (road.py): none is in what is printed, sent, or meant to be shown to others.
+
+Which files have patients' rows is not listed anywhere: they are those that a canary is found in, and they are their owner's alone.
+"""
+
+import json
+import re
+import stat
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ..forked import Forked
+from ..medrep.llm.model_server import ModelServer
+from .road import CANARIES, Command, environment_of, road, write_root
+
+KEY = "sk-QuailFeather-key"
+TO_BE_SHOWN = (
+    "results/report",
+    "results/summary.csv",
+    "results/comparison.csv",
+    "results/coverage",
+    "results/representation",
+    "usedata/representation",
+)
+"""What is made for others' eyes, beside what is printed and sent."""
+
+
+def text_of(path) -> bytes:
+    """All that is in a file, as text."""
+    if path.suffix == ".parquet":
+        table = pd.read_parquet(path)
+        return path.read_bytes() + table.to_csv().encode()
+    if path.suffix == ".npy":
+        array = np.load(path)
+        return path.read_bytes() + (b" ".join(str(value).encode() for value in array.ravel()) if array.dtype.kind == "i" else b"")
+    return path.read_bytes()
+
+
+def has_canary(path) -> bool:
+    return bool(CANARIES.search(text_of(path)))
+
+
+@pytest.fixture(scope="module")
+def gone(tmp_path_factory):
+    """(root, what was printed, requests to a language model): the whole road, with definitions and ratings by a server."""
+    root = tmp_path_factory.mktemp("canaries")
+    write_root(root)
+    said, sent = [], []
+
+    def run(command, **more):
+        process = Forked(command.code, environment=environment_of(root) | more)
+        output, errors = process.communicate(timeout=300)
+        said.append((str(command), output + errors))
+        assert not process.returncode, errors
+
+    for command in road():
+        run(command)
+
+    def rate(prompt):
+        return json.dumps({number: "High" for number in re.findall(r"^(\d+)\. ", prompt, re.MULTILINE)})
+
+    with ModelServer() as server:
+        server.named, server.behave = (lambda prompt: prompt), (lambda prompt, times: rate(prompt))
+        flags = ("--ex", "mimic", "--base-url", server.url, "--features", "5", "--set", "model.hidden_size=16")
+        run(Command("experiments/medgemma.py", flags), OPENAI_API_KEY=KEY, OPENAI_BASE_URL=server.url)
+        sent += [json.dumps(request) for request in server.requests]
+    return root, said, sent
+
+
+def test_nothing_of_a_patient_is_printed(gone):
+    _, said, _ = gone
+    assert len(said) > 20
+    found = {command: CANARIES.findall(words.encode()) for command, words in said}
+    assert not {command: canaries for command, canaries in found.items() if canaries}
+
+
+def test_nothing_of_a_patient_is_sent(gone):
+    _, _, sent = gone
+    assert sent and "Fever" in "".join(sent)  # it was asked about concepts
+    assert not CANARIES.findall("".join(sent).encode())
+
+
+def test_nothing_of_a_patient_is_in_what_others_are_shown(gone):
+    root, _, _ = gone
+    files = [path for path in root.rglob("*") if path.is_file() and str(path.relative_to(root)).startswith(TO_BE_SHOWN)]
+    assert {"index.html", "summary.csv", "comparison.csv"} <= {path.name for path in files}
+    assert not [path for path in files if has_canary(path)]
+
+
+def test_files_with_patients_rows_are_their_owners_alone(gone):
+    root, _, _ = gone
+    files = [path for area in ("usedata", "results") for path in (root / area).rglob("*") if path.is_file()]
+    with_patients = {path for path in files if has_canary(path)}
+    expected = ("persons", "visits", "records", "deaths", "rejects", "labels", "trajectories", "predictions_mimic", "attention_mimic")
+    assert all(any(name in str(path) for path in with_patients) for name in expected)  # the canaries can be found at all
+    open_to_others = {str(path.relative_to(root)) for path in with_patients if stat.S_IMODE(path.stat().st_mode) & 0o077}
+    assert not open_to_others
+    rest = {str(path.relative_to(root)) for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077}
+    assert not [name for name in rest if name.startswith(tuple(f"usedata/{hospital}/" for hospital in ("mimic", "ehrshot")))]
+
+
+def test_a_key_is_nowhere(gone):
+    root, said, _ = gone
+    assert KEY not in "".join(words for _, words in said)
+    assert not [path for path in root.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+
+
+def test_a_table_that_is_refused_is_refused_without_a_word_of_it(tmp_path):
+    write_root(tmp_path)
+    file = tmp_path / "data" / "mimic" / "measurement.csv"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines, *["9876543999,3004410,2187-99-01,QuailFeather,9.0731946,QuailFeather,QuailFeather"] * 500]))
+    for stage in ("persons", "visits", "records"):
+        process = Forked(Command(f"preprocessing/{stage}.py", ("--hospital", "mimic")).code, environment=environment_of(tmp_path))
+        output, errors = process.communicate(timeout=120)
+        assert not CANARIES.search((output + errors).encode())
+    assert process.returncode == 1 and "rows can't be read" in errors and "usedata/mimic/rejects/measurement" in errors
+    assert not [path for path in (tmp_path / "usedata" / "mimic" / "rejects").rglob("*.parquet") if stat.S_IMODE(path.stat().st_mode) & 0o077]
