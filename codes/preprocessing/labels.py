@@ -249,7 +249,8 @@ def main(argv=None):
         written = [table.at(hospital=name, outcome=outcome.name) for table in ([LABELS, GIVEN_PARTS] if outcome.kind == "ehrshot" else [LABELS])]
         flow_file = contract.flow_file(name, outcome.name)
         written_stamps = [
-            Stamp(folder, inputs=[*inputs, *files], settings=settings, beside=[flow_file] if place == 0 else []) for place, folder in enumerate(written)
+            Stamp(folder, inputs=[*inputs, *files], settings=settings, beside=[flow_file] if place == 0 else [])
+            for place, folder in enumerate(written)
         ]
         if all(stamp.is_current() for stamp in written_stamps):
             continue

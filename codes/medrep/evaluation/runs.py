@@ -56,7 +56,8 @@ class OutcomeExamples:
             examples = self.opened[hospital] = Examples(hospital, self.outcome, self.max_length, self.transfer_hours)
             print_line(
                 f"{hospital} {self.outcome}: {len(examples):,} prediction points of {len(set(examples.persons.tolist())):,} persons, "
-                f"{int(np.nansum(examples.truth)):,} positive; {examples.share_beyond_window(examples.table):.0%} of the events before them lie beyond a patient model's window"
+                f"{int(np.nansum(examples.truth)):,} positive; {examples.share_beyond_window(examples.table):.0%} of the events before them lie "
+                "beyond a patient model's window"
             )
         return self.opened[hospital]
 
