@@ -7,6 +7,7 @@ import pandas as pd
 
 from medrep import contract
 from medrep.evaluation import comparison, results
+from medrep.evaluation.coverage import CODE_INPUT
 from medrep.llm import rating_prompts
 from medrep.report.arms import group_home_first, home_first, label_arms, rep_style, row_arms
 from medrep.report.cells import Deferred, format_interval, is_known, number_cell, number_of, p_value_cell
@@ -17,8 +18,6 @@ from medrep.report.pages import Fact, Facts, Forest, ForestPoint, MissingResult,
 from medrep.settings import CohortConfig
 
 ALPHA = 0.05
-CODES = "codes"
-"""The reading of vocabulary_coverage.py that needs no vectors."""
 
 
 def build_section(counts: Counts, home: str, others: list[str], cohort: CohortConfig) -> Section:
@@ -173,13 +172,13 @@ def coverage_fact(counts: Counts, home: str, external: str) -> Fact | None:
     shares = pd.read_csv(file, keep_default_na=False)
     everything = shares[shares.by == "all"]
     readings = {name: dict(zip(part.kind, part.events.astype(int), strict=True)) for name, part in everything.groupby("reading", sort=False)}
-    if CODES not in readings:
+    if CODE_INPUT not in readings:
         return None
     count = counts.for_hospital(external)
-    total = count(EVENTS_READ, sum(readings[CODES].values()))
+    total = count(EVENTS_READ, sum(readings[CODE_INPUT].values()))
     found = {name: {kind: count(events_read_as("all", "all", name, kind), n) for kind, n in by_kind.items()} for name, by_kind in readings.items()}
-    vectors = [name for name in readings if name != CODES]
-    known, by_ancestor = found[CODES]["known"], found[CODES]["ancestor"]
+    vectors = [name for name in readings if name != CODE_INPUT]
+    known, by_ancestor = found[CODE_INPUT]["known"], found[CODE_INPUT]["ancestor"]
 
     def by_codes() -> str:
         return f"As codes that {home} has, too: {share_text(known, total)}, by an ancestor {share_text(by_ancestor, total)} more."
