@@ -120,7 +120,7 @@ def list_files(*paths: Path) -> list[Path]:
 
 
 def describe(path: Path) -> list:
-    """[size, checksum] of a file. XXH3 of 128 bits: against accidents, not against someone who means harm."""
+    """[size, checksum] of a file: xxhash, 128 bits, against accidents, not against someone who means harm."""
     digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
         while piece := file.read(PIECE_BYTES):
