@@ -26,6 +26,11 @@ from medrep.vocabulary import token_vocabulary
 
 HERE = Path(__file__).parent
 SLOWEST_FIRST = (
+    "test_damage.py",
+    "test_freshness.py",
+    "test_canaries.py",
+    "test_two_at_once.py",
+    "test_kill_road.py",
     "test_engines.py",
     "test_meds_dev.py",
     "test_real_data.py",
@@ -47,6 +52,8 @@ SLOWEST_FIRST = (
     "test_wild_meds_real.py",
     "test_export_meds.py",
     "test_one_record.py",
+    "test_hostile_input.py",
+    "test_machine.py",
     "test_audit.py",
     "test_run.py",
     "test_run_sh.py",

@@ -42,7 +42,10 @@ def explain(problem: BaseException) -> str | None:
         return f"the GPU has too little memory ({text[:200]}): a smaller batch_tokens needs less (--set pretraining.batch_tokens=4096)"
     if isinstance(problem, MemoryError):
         return f"the machine has too little memory ({text[:200]}): end what else runs, or take a larger one"
-    if re.search(r"magic bytes|TProtocolException|footer|Thrift|[Pp]arquet.*(corrupt|truncated|too small)|Invalid.*[Pp]arquet", text):
+    of_tables = type(problem).__module__.partition(".")[0] in ("duckdb", "_duckdb", "pyarrow")
+    if of_tables and re.search(
+        r"magic bytes|TProtocolException|footer|[Tt]hrift|[Pp]arquet.*(corrupt|truncated|too small)|[Ii]nvalid.*[Pp]arquet", text
+    ):
         return f"a parquet file is damaged or cut off ({text[:300]}): MEDREP_FRESH=1 makes those of ours anew; export one of yours again"
     if "DataLoader worker" in text and "killed" in text or kind == "BrokenProcessPool":
         return f"a process that worked for this one was killed ({text[:200]}), perhaps as memory ran out: the same command goes on"

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ def one_sentence_hook(kind, problem, trace):
 
 
 sys.excepthook = one_sentence_hook
+threading.excepthook = lambda ended: one_sentence_hook(ended.exc_type, ended.exc_value, ended.exc_traceback)  # such as TensorBoard's writer
 
 
 def is_main_process() -> bool:

@@ -120,7 +120,7 @@ def list_files(*paths: Path) -> list[Path]:
 
 
 def describe(path: Path) -> list:
-    """[size, checksum] of a file. XXH3 of 128 bits: against accidents, not against someone who means harm."""
+    """[size, checksum] of a file: xxhash, 128 bits, against accidents, not against someone who means harm."""
     digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
         while piece := file.read(PIECE_BYTES):
@@ -134,7 +134,7 @@ def require_undamaged(path: Path):
     Reads all of it, once in a process. Its stamp is made to say that it is not current, so that the command which is named makes it anew.
     """
     stamp = read_whole_stamp(path)
-    if stamp is None or "files" not in stamp or may_be_the_users(path, stamp):
+    if stamp is None or not has_written(path):
         return
     folder = stamp_path(path).parent
     now = seen_state(path, stamp["files"])
@@ -158,11 +158,14 @@ def seen_state(path: Path, files: dict[str, list]) -> tuple[list, dict]:
     return [(file, *(getattr(file.stat(), fact) for fact in facts)) for file in sorted(paths) if file.exists()], files
 
 
-def may_be_the_users(path: Path, stamp: dict) -> bool:
-    """Whether `path` is where a user may put published vectors in the place of ours, and has another size than ours (who maps an array that
-    was cut off says so)."""
-    published = path.parent == contract.representation_folder() and path.name.startswith("concept_")
-    return published and path.stat().st_size != stamp["files"][path.name][0]
+def has_written(path: Path) -> bool:
+    """Whether `path` has a stamp and is no published file that a user put in the place of ours: such a file has another size (and who maps an
+    array that was cut off says so)."""
+    stamp = read_whole_stamp(path)
+    if stamp is None or "files" not in stamp:
+        return False
+    may_be_published = path.parent == contract.representation_folder() and path.name.startswith("concept_")
+    return not may_be_published or path.stat().st_size == stamp["files"][path.name][0]
 
 
 def find_damage(folder: Path, path: Path, files: dict[str, list]) -> Iterator[str]:

@@ -73,9 +73,13 @@ def test_a_damaged_file_is_named_by_whoever_reads_it_and_made_anew_by_the_comman
         process = Forked(step.command.code, environment=environment_of(root))
         _, errors = process.communicate(timeout=300)
         sentence = errors.strip().splitlines()[-1] if errors.strip() else ""
-        if process.returncode != 1 or file not in sentence or "Traceback" in errors or "anew" not in sentence:
+        # what may be published files that a user put there is not judged by its size
+        removed = "remove it" in sentence and Path(file).name.startswith("concept_")
+        if process.returncode != 1 or file not in sentence or "Traceback" in errors or not (removed or "anew" in sentence):
             unnoticed.append(f"{step.command} with {how} of {output}: {process.returncode} {errors[-500:]}")
             continue
+        if removed:
+            (root / file).unlink()
         flags = ("--fresh",) if output.startswith("results/") else ()
         maker = steps[outputs[output]].command
         run_to_its_end(Command(maker.script, (*maker.flags, *flags)), root)

@@ -30,11 +30,9 @@ INPUTS = {
 READ_BY = {
     "cohort.min_values: 9": {"deciles"},
     "cohort.prediction_hours: 23": {"labels"},
-    "cohort.readmission_days: 31": {"labels"},
     "cohort.long_stay_days: 6": {"trajectories", "labels"},
     "cohort.doubtful_death_days: 61": {"deaths", "labels"},
     "cohort.split_seed: 1": {"persons"},
-    "cohort.min_age: 17": {"visits", "records", "labels"},
     "models/behrt.model.max_length: 65": {"audit"},
     "hospitals/mimic.follow_up_ends: last_record": {"visits", "records", "site_report", "labels"},  # a hospital's settings stand together
 }
@@ -83,7 +81,6 @@ def test_a_second_run_makes_nothing_and_says_so_of_every_output(made, capsys):
 
 @pytest.mark.parametrize("change", READ_BY)
 def test_one_changed_number_makes_anew_exactly_the_stages_that_read_it(made, capsys, change):
-    run_again(capsys)
     file, section_and_name = change.split(".", 1)
     path = made / "configs" / f"{file}.yaml"
     before = path.read_text() if path.exists() else None

@@ -7,7 +7,7 @@ import ibis
 import numpy as np
 import pytest
 
-from medrep import contract
+from medrep import contract, storage
 from medrep.cdm import outcomes
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
@@ -179,6 +179,7 @@ def test_labels_of_persons_without_a_trajectory_are_refused_and_those_that_can_n
     deciles.main(["--hospital", "h", "--home", "h"])
     trajectories.main(["--hospital", "h"])
     np.save(sequences.array_file("person_id", "h"), np.arange(60) + 7)  # other persons than when the labels were made
+    storage.stamp_path(contract.trajectories_folder("h")).unlink()  # or they would be taken for damaged
     with pytest.raises(UserError, match="labelled moments of h are of persons without a trajectory; run preprocessing/labels.py again"):
         audit.main(["--hospital", "h"])
     labels.main(["--hospital", "h"])

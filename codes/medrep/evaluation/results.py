@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medrep import contract, parquet, storage
+from medrep import contract, parquet, stamps, storage
 from medrep.errors import UserError
 from medrep.evaluation import calibration, metrics
 from medrep.evaluation.metrics import METRICS
@@ -130,6 +130,9 @@ def prediction_files(file: Path, examples: Examples) -> list[Path]:
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
+    """Refused where it is not what was written: the stamp of the test's metrics knows."""
+    of_test = path if path.name.startswith("predictions_") else path.parent  # several labels have a folder
+    stamps.require_undamaged(contract.metrics_file(of_test.parent, of_test.name.removeprefix("predictions_").removesuffix(".parquet")))
     return pq.read_table(path).to_pandas()
 
 

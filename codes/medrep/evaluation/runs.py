@@ -222,9 +222,9 @@ class Run:
         """The rows of one test, computed anew if anything that it comes from changed."""
         name, examples, part = results.test_name(hospital, oov), self.examples_of[hospital], self.rows_tested_at(hospital)
         file = contract.metrics_file(self.folder, name)
-        stamp = Stamp(file, settings={"replicates": self.settings.replicates}, inputs=self.test_inputs(hospital, oov))
-        there = all(path.exists() for path in results.prediction_files(contract.predictions_file(self.folder, name), examples))
-        if self.args.fresh or not there or not stamp.is_current():
+        predictions = results.prediction_files(contract.predictions_file(self.folder, name), examples)
+        stamp = Stamp(file, settings={"replicates": self.settings.replicates}, inputs=self.test_inputs(hospital, oov), beside=predictions)
+        if self.args.fresh or not stamp.is_current():
             self.restore_learner()
             shares = {"readable_tokens": round(self.learner.readable_share(examples, part, oov), 4)}
             if self.arm.model not in results.BASELINES:  # which read the whole record
@@ -280,8 +280,9 @@ class Run:
                 file,
                 inputs=self.test_inputs(hospital, oov),
                 settings={"steps": settings.attribution_steps, "examples": settings.attribution_examples, "oov": oov},
+                beside=[top],
             )
-            if self.args.fresh or not stamp.is_current() or not top.exists():
+            if self.args.fresh or not stamp.is_current():
                 self.restore_learner()
                 input_mapping = learner.adapter.adapt(learner.model, hospital, oov)
                 # attention is of all labels together, a gradient of one: of several, none is attributed

@@ -35,6 +35,8 @@ def read_log(log: Path) -> list[dict]:
 def require_inputs_unchanged(folder: Path):
     """Refuse a finished run whose inputs were remade: another split of persons would let it be tested on its own."""
     if changed := [path for path, before in recorded_inputs(folder).items() if stamps.fingerprint(contract.ROOT / path) != before]:
+        for path in changed:
+            stamps.require_undamaged(contract.ROOT / path)
         made = f"{', '.join(changed)} changed since {contract.display_path(folder)} was made from it"
         raise UserError(f"{made} (files are known by size and time): run pretrain.py again with --fresh")
 

@@ -1,8 +1,10 @@
 """Published files of the MedRep release, which a user may put into usedata/representation: found, checked and used as they are."""
 
+from pathlib import Path
+
 import pyarrow as pa
 
-from medrep import config, contract
+from medrep import config, contract, stamps
 from medrep.errors import UserError
 from medrep.progress import print_line
 from medrep.vectors import concept_index, concept_vectors, markers, representations
@@ -14,8 +16,8 @@ def published_representations() -> list[str]:
     Published files are used as they are: a stage that finds them says so and returns. A half set is refused.
     """
     index = contract.concept_index_file()
-    theirs = [rep for rep in representations.list_representations() if not markers.has_marker(contract.concept_array_file(rep))]
-    if not index.exists() or markers.has_marker(index):
+    theirs = [rep for rep in representations.list_representations() if not is_ours(contract.concept_array_file(rep))]
+    if not index.exists() or is_ours(index):
         if theirs:
             names = ", ".join(contract.display_path(contract.concept_array_file(rep)) for rep in theirs)
             raise UserError(f"{names} came without {index.name}: put the concept_idx.csv of the same release beside it, or remove it")
@@ -33,6 +35,11 @@ def published_representations() -> list[str]:
     check_published(ids, theirs)
     print_line(f"usedata/representation holds published files ({len(ids):,} concepts): {', '.join(theirs)}; they are used as they are")
     return theirs
+
+
+def is_ours(path: Path) -> bool:
+    """Whether it was written here: a damaged file is still ours, and is made anew."""
+    return markers.has_marker(path) or stamps.has_written(path)
 
 
 def check_published(ids: pa.Array, reps: list[str]):

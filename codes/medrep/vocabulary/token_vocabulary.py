@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medrep import contract, storage
+from medrep import contract, stamps, storage
 from medrep.errors import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[MASK]", "[UNK]", "[CLS]", "[SEP]", "M", "F")
@@ -88,4 +88,5 @@ def load_vocabulary(path: Path, written_by: str = "preprocessing/trajectories.py
 
 
 def load_hospital_vocabulary(hospital: str) -> Vocabulary:
+    stamps.require_undamaged(contract.vocabulary_file(hospital))
     return load_vocabulary(contract.vocabulary_file(hospital))

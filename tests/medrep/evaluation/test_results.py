@@ -5,8 +5,13 @@ import subprocess
 import sys
 
 import pandas as pd
+import pyarrow as pa
+import pytest
 
-from medrep import contract, storage
+from medrep import contract, parquet, storage
+from medrep.errors import UserError
+from medrep.evaluation import results
+from medrep.stamps import Stamp
 
 WRITER = """
 import sys
@@ -29,3 +34,19 @@ def test_processes_that_finish_at_a_time_lose_no_row_of_the_summary(tmp_path, mo
     summary = pd.read_csv(contract.summary_file())
     assert summary.groupby("model").seed.nunique().to_dict() == dict.fromkeys("abcd", 8)
     assert not storage.unfinished_path(contract.summary_file()).exists()
+
+
+@pytest.mark.parametrize("label", ["", "Acute MI"])
+def test_predictions_that_are_not_what_was_written_are_refused(root, label):
+    folder = contract.finetuning_folder("st. mary", "behrt", "none", "MT", 100)
+    file, metrics = contract.predictions_file(folder, "st. mary", label), contract.metrics_file(folder, "st. mary")
+    parquet.write_private(file, pa.table({"subject_id": [1, 2, 3]}))
+    storage.write_json(metrics, [])
+    Stamp(metrics, beside=[file]).record()
+    assert len(results.read_predictions(file)) == 3
+    content = bytearray(file.read_bytes())
+    content[10] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f"{file.name} has another checksum"):
+        results.read_predictions(file)
+    assert not Stamp(metrics, beside=[file]).is_current()  # the same command makes it anew
