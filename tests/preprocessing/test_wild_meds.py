@@ -220,13 +220,9 @@ def test_days_known_by_date_only_count_from_their_end(place):
 
 
 def test_values_of_eicus_labs_are_mended_as_those_of_its_tables(place):
-    told = [
-        ("LAB//FiO2//%", 0.4),
-        ("LAB//FiO2//%", 45.0),
-        ("LAB//FiO2//%", 5.0),
-        ("LAB//ionized calcium//mg/dL", 4.8),
-        ("VITALS//PERIODIC//HEARTRATE", 88.0),
-    ]
+    told = [("LAB//FiO2//%", 0.4), ("LAB//FiO2//%", 45.0), ("LAB//FiO2//%", 5.0), ("LAB//ionized calcium//mg/dL", 4.8)]
+    told += [("LAB//ionized calcium//mg/dL", 1.2), ("VITALS//PERIODIC//HEARTRATE", 88.0), ("VITALS//APERIODIC//BP//NONINVASIVE_MEAN", 0.0)]
+    told += [("LAB//magnesium//mg/dL", 2.0), ("LAB//Base Deficit//mEq/L", 3.0)]
     rows = [
         (1, DAY.replace(year=2100), "MEDS_BIRTH"),
         (1, DAY, "HOSPITAL_ADMISSION//ER//West//f//<100"),
@@ -239,10 +235,11 @@ def test_values_of_eicus_labs_are_mended_as_those_of_its_tables(place):
     records.main(["--hospital", "eicu_meds", "--set", "cohort.min_events=1"])
     listed = {row["source_name"]: row for _, row in reversed(concept_maps.read_rows("measurements.csv"))}
     found = RECORDS.read(connect(), hospital="eicu_meds").order_by("time").to_pyarrow().to_pylist()
-    assert [row["value"] for row in found] == [40.0, 45.0, None, pytest.approx(4.8 * 0.2495), 88.0]
-    names = ["FiO2"] * 3 + ["ionized calcium", "heartrate"]
+    assert [row["value"] for row in found] == [40.0, 45.0, None, pytest.approx(4.8 * 0.2495), 1.2, 88.0, None, 2.0, -3.0]
+    names = ["FiO2"] * 3 + ["ionized calcium"] * 2 + ["heartrate", "noninvasivemean", "magnesium", "Base Deficit"]
     assert [str(row["concept_id"]) for row in found] == [listed[name]["concept_id"] for name in names]
     units = [listed[name]["to_unit_concept_id"] or listed[name]["to_unit"] or "none" for name in names]
+    units[7] = "mg/dL, unconverted"  # the hospital's own unit may be mEq/L, which the code does not tell
     assert [row["unit"] for row in found] == [None if row["value"] is None else unit for row, unit in zip(found, units, strict=True)]
 
 
