@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from medrep import contract
+from medrep.cdm.eicu import concept_maps
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.patients import sequences
@@ -216,3 +217,40 @@ def test_days_known_by_date_only_count_from_their_end(place):
         stage.main(["--hospital", "theirs"])
     found = {(row["concept_id"], row["time"]) for row in RECORDS.read(connect(), hospital="theirs").to_pyarrow().to_pylist()}
     assert {(3024171, DAY.replace(hour=23, minute=59, second=59)), (3016723, DAY)} <= found and (3024171, DAY) not in found
+
+
+def test_values_of_eicus_labs_are_mended_as_those_of_its_tables(place):
+    told = [("LAB//FiO2//%", 0.4), ("LAB//FiO2//%", 45.0), ("LAB//FiO2//%", 5.0), ("LAB//ionized calcium//mg/dL", 4.8)]
+    told += [("LAB//ionized calcium//mg/dL", 1.2), ("VITALS//PERIODIC//HEARTRATE", 88.0), ("VITALS//APERIODIC//BP//NONINVASIVE_MEAN", 0.0)]
+    told += [("LAB//magnesium//mg/dL", 2.0), ("LAB//Base Deficit//mEq/L", 3.0)]
+    rows = [
+        (1, DAY.replace(year=2100), "MEDS_BIRTH"),
+        (1, DAY, "HOSPITAL_ADMISSION//ER//West//f//<100"),
+        (1, DAY.replace(day=9), "HOSPITAL_DISCHARGE//Alive"),
+    ]
+    rows += [(1, DAY.replace(hour=hour), code) for hour, (code, _) in enumerate(told, start=1)]
+    write_rows(place / "data" / "eicu_meds", rows, numeric_value=pa.array([None] * 3 + [number for _, number in told], pa.float32()))
+    for stage in (persons, visits):
+        stage.main(["--hospital", "eicu_meds"])
+    records.main(["--hospital", "eicu_meds", "--set", "cohort.min_events=1"])
+    listed = {row["source_name"]: row for _, row in reversed(concept_maps.read_rows("measurements.csv"))}
+    found = RECORDS.read(connect(), hospital="eicu_meds").order_by("time").to_pyarrow().to_pylist()
+    assert [row["value"] for row in found] == [40.0, 45.0, None, pytest.approx(4.8 * 0.2495), 1.2, 88.0, None, 2.0, -3.0]
+    names = ["FiO2"] * 3 + ["ionized calcium"] * 2 + ["heartrate", "noninvasivemean", "magnesium", "Base Deficit"]
+    assert [str(row["concept_id"]) for row in found] == [listed[name]["concept_id"] for name in names]
+    units = [listed[name]["to_unit_concept_id"] or listed[name]["to_unit"] or "none" for name in names]
+    units[7] = "mg/dL, unconverted"  # the hospital's own unit may be mEq/L, which the code does not tell
+    assert [row["unit"] for row in found] == [None if row["value"] is None else unit for row, unit in zip(found, units, strict=True)]
+
+
+def test_mimics_admissions_may_tell_the_race_in_a_column(place):
+    rows = [(person, DAY.replace(year=2100), "MEDS_BIRTH") for person in (1, 2)]
+    rows += [
+        (1, DAY, "HOSPITAL_ADMISSION//URGENT//UNK"),
+        (2, DAY, "HOSPITAL_ADMISSION//URGENT//UNK"),
+        (2, DAY.replace(day=9), "HOSPITAL_ADMISSION//X//UNK"),
+    ]
+    write_rows(place / "data" / "mimic_meds", rows, race=pa.array([None, None, "WHITE", "WHITE", "ASIAN"], pa.string()))
+    persons.main(["--hospital", "mimic_meds"])
+    found = PERSONS.read(connect(), hospital="mimic_meds").to_pyarrow().to_pylist()
+    assert {row["person_id"]: row["race"] for row in found} == {1: "WHITE", 2: None}

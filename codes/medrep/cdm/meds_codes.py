@@ -41,14 +41,14 @@ CODES = ibis.schema(
         "listed": "boolean",
         "code_unit": "string",
         "factor": "float64",
-        "lab": "string",
+        "value_name": "string",
         "code_concept_id": "int64",
         "domain": "string",
     }
 )
 """A row a code and concept, place 0, 1, ... of one code; a code without a concept has one row. role is one of ROLES or null. day_only: whether an
 event at 00:00:00 is known by its day. listed: whether the hospital's mapping says that it has no concept. A value times factor is told in
-code_unit; lab is of eicu/meds_names.py."""
+code_unit; value_name is of eicu/meds_names.py."""
 ADMISSION, DISCHARGE, LEFT_OUT = ROLES = ("admission", "discharge", "left out")
 READ_DOMAINS = (*DOMAINS, "visit", "race", "gender")
 MAPPING_FILE = "code_mapping.csv"
@@ -219,7 +219,7 @@ def describe_each(codes: list[str], mapping: dict[str, list[int]], named: dict[s
                 "code_unit": pa.array([find_unit(code) for code in codes], pa.string()),
                 "factor": pa.array([named[code].factor if code in named else 1.0 for code in codes], pa.float64()),
                 "named_domain": pa.array([named[code].domain if code in named else None for code in codes], pa.string()),
-                "lab": pa.array([named[code].lab if code in named else None for code in codes], pa.string()),
+                "value_name": pa.array([named[code].value_name if code in named else None for code in codes], pa.string()),
             }
         )
     )

@@ -299,7 +299,7 @@ def test_eicus_settings_read_names_as_its_tables_are_read(root, monkeypatch):
         zip(
             codes,
             [
-                (None, 3019550, "measurement", "9557"),
+                (None, 3019550, "measurement", "mmol/L, unconverted"),  # it is told in two units
                 (None, 3027018, "measurement", "8541"),
                 (None, 319049, "condition", None),  # of its ICD-9 code, and not 4110056 of the other
                 (None, 1113143, "drug", None),

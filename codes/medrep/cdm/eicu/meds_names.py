@@ -10,12 +10,15 @@ Admission diagnoses are not read: their rows do not tell that the disease was th
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import ibis
 import pyarrow as pa
 
 from medrep.cdm.eicu import concept_maps, icd_codes
+
+UNCONVERTED = ", unconverted"
+"""Behind the unit of values that may be of another one."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class NamedCode:
     factor: float = 1.0
     unit: str | None = None
     """The unit that value * factor is told in, as records spell it."""
-    lab: str | None = None
-    """The lab's name in lower case, for concept_maps.read_value_rules."""
+    value_name: str | None = None
+    """The name of the lab or vital sign in lower case, for read_value_rules."""
     domain: str | None = None
     """Of concepts that the vocabulary lacks."""
 
@@ -37,11 +40,7 @@ class NamedCode:
 def read_names(con: ibis.BaseBackend, codes: Iterable[str]) -> dict[str, NamedCode]:
     """{code: what its name means} of those `codes` that have a name which is known."""
     parts = {code: code.split("//") for code in codes}
-    measured = {
-        (row["source"].lower(), row["name"].lower()): row
-        for row in concept_maps.map_measurements(con).to_pylist()
-        if row["unit"] is None and row["concept_id"] is not None
-    }
+    measured = read_measurements(con)
     treatments = {row["path"].lower(): row["concept_id"] for row in concept_maps.map_treatments(con).to_pylist() if row["concept_id"] is not None}
     drugs = read_drugs(con, {part[2] for part in parts.values() if part[:2] == ["MEDICATION", "STARTED"] and len(part) > 2})
     found: dict[str, NamedCode] = {}
@@ -49,14 +48,39 @@ def read_names(con: ibis.BaseBackend, codes: Iterable[str]) -> dict[str, NamedCo
         name = part[-1]
         if part[:2] == ["DIAGNOSIS", "ICD"] and len(part) > 3:
             found[code] = NamedCode(codes=icd_codes.split_codes(name))
-        elif part[0] in ("LAB", "VITALS") and (row := measured.get(measurement_key(part))):
-            lab = row["name"].lower() if part[0] == "LAB" else None
-            found[code] = NamedCode(concepts=[row["concept_id"]], factor=row["factor"], unit=row["to_unit"], lab=lab, domain="measurement")
+        elif part[0] in ("LAB", "VITALS") and (known := measured.get(measurement_key(part))):
+            told = part[2] if part[0] == "LAB" and len(part) > 2 else ""
+            found[code] = replace(known, unit=f"{told}{known.unit}") if (known.unit or "").startswith(UNCONVERTED) else known
         elif part[:2] == ["MEDICATION", "STARTED"] and name in drugs:
             found[code] = NamedCode(concepts=[drugs[name]], domain="drug")
         elif part[:2] == ["TREATMENT", "ENTERED"] and name.lower() in treatments:
             found[code] = NamedCode(concepts=[treatments[name.lower()]], domain="procedure")
     return found
+
+
+def read_measurements(con: ibis.BaseBackend) -> dict[tuple[str, str], NamedCode]:
+    """{(table, name), in lower case: what measurements.csv says of it}.
+
+    A lab of several units is told in the one that the hospital's own system says, which the code does not: the code has eICU's. Where read_value_rules
+    can tell the units apart by the value, they do; else the value stays as it is, with a unit of its own, and so deciles of its own.
+    """
+    rows: dict[tuple[str, str], list[dict]] = {}
+    for row in concept_maps.map_measurements(con).to_pylist():
+        if row["concept_id"] is not None:
+            rows.setdefault((row["source"].lower(), row["name"].lower()), []).append(row)
+    ruled = {(rule["source"], rule["name"]) for rule in read_value_rules()}
+    found = {}
+    for key, (row, *others) in rows.items():
+        ambiguous = any(other["factor"] != row["factor"] for other in others)
+        unit = UNCONVERTED if ambiguous and key not in ruled else row["to_unit"]
+        factor = 1.0 if ambiguous else row["factor"]
+        found[key] = NamedCode(concepts=[row["concept_id"]], factor=factor, unit=unit, value_name=key[1], domain="measurement")
+    return found
+
+
+def read_value_rules() -> list[dict]:
+    """concept_maps.read_value_rules of the tables that eICU_MEDS reads."""
+    return [rule for rule in concept_maps.read_value_rules() if rule["source"] in ("lab", "vitalaperiodic", "vitalperiodic")]
 
 
 def measurement_key(part: list[str]) -> tuple[str, str]:
