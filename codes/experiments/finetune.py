@@ -9,9 +9,10 @@
     python experiments/finetune.py -d 0 --rep-type medrep --outcome MT --frozen --shots 8 64  # a linear probe, of few examples
     python experiments/finetune.py -d 0 --rep-type medrep --outcome MT --oracle --recalibrate 100
     python experiments/finetune.py -d 0 --evaluate-only path/to/a/run --external ehrshot
+    python experiments/finetune.py -d 0 --frozen --outcome ehrshot:all --shots 8 64 all     # EHRSHOT's tasks, in its splits
 
 Reads   results/{home}/pretraining/{model}_{rep}, usedata/{hospital}/{trajectories,visits,vocabulary.json,labels/{outcome}}; baselines, in place
-        of a pretrained model: the vectors (pooled), or data/concepts (counts)
+        of a pretrained model: the vectors (pooled), or data/concepts (counts); of EHRSHOT's tasks usedata/{hospital}/given_parts
 Writes  results/{home}/finetuning/{model}_{rep}[_variant]/{outcome}/seed_{seed}: a Hugging Face folder, config.yaml, log.jsonl,
         metrics_{hospital}.json, predictions_{hospital}.parquet (MEDS prediction schema; Pheno: a folder with a file a phenotype),
         attention_{hospital}.parquet and features_{hospital}.csv if asked for; results/summary.csv, one row a test
@@ -21,6 +22,9 @@ finetuning.persons: held_out is the published way, of the test persons alone, sp
 hospital the model stays as it is and its concept table is swapped for that hospital's vectors; without a representation,
 a code it does not know is [UNK], or with --oov ancestor its nearest known ancestor. What is finished is not trained again:
 a further --external, --oov or --recalibrate only tests.
+
+A task of EHRSHOT is learned from that benchmark's train persons, stopped by its val persons and tested on its test persons, at the hospital
+that has them and nowhere else, with its examples for --shots and a seed for each of its replicates. The pretrained model is home's.
 """
 
 import argparse
@@ -31,13 +35,14 @@ import numpy as np
 import yaml
 
 from medrep import config, contract, stamps
-from medrep.cdm import outcomes
+from medrep.cdm import ehrshot, outcomes
 from medrep.devices import add_tracker_argument, check_devices, default_device
 from medrep.errors import UserError
 from medrep.evaluation import counts, results
 from medrep.evaluation.arms import Arm
 from medrep.evaluation.results import BASELINES
 from medrep.evaluation.runs import OutcomeExamples, Run, SuppliedRun, UntrainableError, write_seed_agreement
+from medrep.patients.given_parts import WHOLE, hospitals_with_parts
 from medrep.patients.input_mapping import OOV_STRATEGIES
 from medrep.progress import print_line, timed_stage
 from medrep.settings import ExperimentConfig, ModelConfig
@@ -61,15 +66,31 @@ def parse_outcome(text: str, home: str) -> str:
 
 
 def parse_outcomes(wanted: list[str], home: str) -> list[str]:
-    """`all` stands for every outcome that labels.py has labelled at the home hospital."""
+    """`all` stands for every outcome that labels.py has labelled at the home hospital but EHRSHOT's tasks, `ehrshot:all` for those of them that
+    are labelled anywhere."""
     if wanted != ["all"]:
-        return list(dict.fromkeys(parse_outcome(text, home) for text in wanted))
+        return list(dict.fromkeys(name for text in wanted for name in parse_tasks(text) or [parse_outcome(text, home)]))
     folder = LABELS.at(hospital=home, outcome="*").parent
-    there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    there = sorted(path.name for path in folder.iterdir() if path.is_dir() and not ehrshot.task_of(path.name)) if folder.is_dir() else []
     if not there:
         raise UserError(f"{contract.display_path(folder)} has no labels; preprocessing/labels.py writes them")
     if missing := [name for name in outcomes.built_in_outcomes() if name not in there]:
         print_line(f"{', '.join(missing)}: not labelled at {home} (preprocessing/labels.py says why)")
+    return there
+
+
+def parse_tasks(text: str) -> list[str]:
+    """The outcomes that `ehrshot:NAME` names, those that are labelled; none of another text."""
+    task = ehrshot.task_of(text)  # as results call it
+    found = ehrshot.find_tasks(text) if text.startswith(ehrshot.PREFIX) else [task] if task else []
+    there = [task.outcome for task in found if hospitals_with_parts(task.outcome)]
+    if found and not there:
+        raise UserError(
+            f"--outcome {text} is labelled nowhere: python preprocessing/labels.py --hospital ehrshot --outcome {text} does it (ehrshot: the hospital "
+            "that has the benchmark's files)"
+        )
+    if len(there) < len(found):
+        print_line(f"{text}: not labelled are {', '.join(task.outcome for task in found if task.outcome not in there)}")
     return there
 
 
@@ -80,9 +101,9 @@ def load_experiment(model: str, overrides: list[str]) -> ExperimentConfig:
     return config.load_experiment("behrt" if model in BASELINES else model, overrides)
 
 
-def build_arms(args, experiment: ExperimentConfig, home: str) -> list[Arm]:
+def build_arms(args, experiment: ExperimentConfig, home: str, benchmark_at: str = "") -> list[Arm]:
     reps = args.counts if args.model in counts.MODELS else args.rep_type
-    arms = [Arm(args, experiment, home, rep, shots) for rep in reps for shots in args.shots or [0]]
+    arms = [Arm(args, experiment, home, rep, shots, benchmark_at=benchmark_at) for rep in reps for shots in args.shots or [WHOLE]]
     return arms + [Arm(args, experiment, home, rep, oracle=True) for rep in reps if args.oracle]
 
 
@@ -124,8 +145,10 @@ def check_arguments(args):
         for flag in ("frozen", "shots", "oracle", "seeds", "aug_times"):
             if getattr(args, flag):
                 raise UserError(f"--{flag.replace('_', '-')} is for training, and --evaluate-only trains nothing: leave one of them out")
-    if wrong := [n for n in [*args.shots, *args.recalibrate] if n < 1]:
+    wrong_shots = [text for text in args.shots if text != "all" and not (text.isdigit() and int(text))]
+    if wrong := [*wrong_shots, *(n for n in args.recalibrate if n < 1)]:
         raise UserError(f"--shots and --recalibrate take numbers of examples, not {wrong[0]}")
+    args.shots = [WHOLE if text == "all" else int(text) for text in args.shots]
 
 
 def evaluation_hospitals(outcome: str, home: str, external: list[str], several: bool) -> list[str]:
@@ -152,16 +175,33 @@ def evaluation_hospitals(outcome: str, home: str, external: list[str], several: 
     return found
 
 
+def benchmark_hospital(outcome: str, home: str) -> str:
+    """The hospital at which a benchmark's parts of the outcome are; "" of another outcome."""
+    there = hospitals_with_parts(outcome)
+    if len(there) > 1 and home not in there:
+        raise UserError(
+            f"{outcome} is labelled at {' and '.join(there)}: make one of them home by --set cohort.home={there[0]}, or remove the other's labels"
+        )
+    return home if home in there else "".join(there)
+
+
 def run_all(args, experiment: ExperimentConfig, home: str, names: list[str]) -> list[dict]:
-    external, arms, rows, failed = args.external or experiment.finetuning.external, build_arms(args, experiment, home), [], {}
-    where = {outcome: evaluation_hospitals(outcome, home, external, len(names) > 1) for outcome in names}  # what is missing is said before any work
+    external, rows, failed = args.external or experiment.finetuning.external, [], {}
+    benchmarks = {outcome: benchmark_hospital(outcome, home) for outcome in names}
+    if (args.oracle or args.recalibrate or args.external) and any(benchmarks.values()):
+        raise UserError(
+            "--external, --oracle and --recalibrate are of outcomes that are tested elsewhere; a benchmark's is tested on its test persons alone"
+        )
+    arms_of = {place: build_arms(args, experiment, home, place) for place in dict.fromkeys(benchmarks.values())}
+    # what is missing is said before any work
+    where = {name: [place] if place else evaluation_hospitals(name, home, external, len(names) > 1) for name, place in benchmarks.items()}
     for outcome, hospitals in where.items():
         examples_of = OutcomeExamples(outcome, experiment.model.max_length, config.load("cohort", args.overrides).transfer_hours)
-        for arm in arms:
-            for trained_on in hospitals[1:] if arm.oracle else [home]:
+        for arm in arms_of[benchmarks[outcome]]:
+            for trained_on in hospitals[1:] if arm.oracle else hospitals[:1]:
                 tested = [trained_on] if arm.oracle else hospitals
                 try:
-                    runs = [Run(arm, examples_of, trained_on, seed) for seed in args.seeds or experiment.finetuning.seeds]
+                    runs = [Run(arm, examples_of, trained_on, seed) for seed in find_seeds(args, experiment, examples_of, trained_on, arm)]
                     for run in runs:
                         rows += run.run(tested)
                     if args.extract_attention_score and len(runs) > 1:
@@ -178,6 +218,15 @@ def run_all(args, experiment: ExperimentConfig, home: str, names: list[str]) -> 
     if not rows:
         raise UserError(f"nothing was learned: {'; '.join(failed.values())}")
     return rows
+
+
+def find_seeds(args, experiment: ExperimentConfig, examples_of: OutcomeExamples, trained_on: str, arm: Arm) -> list[int]:
+    """Those of --seeds, or of the settings; of a benchmark its replicates."""
+    given = examples_of.given.get(trained_on)
+    seeds = args.seeds or (given.replicates if given else experiment.finetuning.seeds)
+    if given:
+        given.check_asked(arm.shots, seeds)
+    return seeds
 
 
 def evaluate_only(args) -> list[dict]:
@@ -232,7 +281,11 @@ def main(argv=None):
     parser.add_argument("--counts", nargs="+", choices=counts.FEATURE_KINDS, help="what logreg and gbm count; default both")
     parser.add_argument("--head", choices=["linear", "tied"], help="which pretrained model; default model.head")
     parser.add_argument(
-        "--outcome", nargs="+", metavar="OUTCOME", help="MT, or those that preprocessing/labels.py has labelled, by name or by the same path, or all"
+        "--outcome",
+        nargs="+",
+        metavar="OUTCOME",
+        help="MT, or those that preprocessing/labels.py has labelled, by name or by the same path, or all; "
+        "ehrshot:guo_icu or another task of EHRSHOT, or ehrshot:all",
     )
     parser.add_argument("--seeds", nargs="+", type=int, help="default: finetuning.seeds of the model's settings")
     parser.add_argument("--external", nargs="+", metavar="HOSPITAL", help="where else it is tested; default finetuning.external")
@@ -243,7 +296,13 @@ def main(argv=None):
         help="how --rep-type none reads a code that it does not know: as [UNK], as its nearest known ancestor, or once each",
     )
     parser.add_argument("--frozen", action="store_true", help="a linear probe of the pretrained model")
-    parser.add_argument("--shots", nargs="+", type=int, default=[], metavar="K", help="learn from K positive and K negative examples; one arm each")
+    parser.add_argument(
+        "--shots",
+        nargs="+",
+        default=[],
+        metavar="K",
+        help="learn from K positive and K negative examples, or from all; one arm each",
+    )
     parser.add_argument("--oracle", action="store_true", help="beside it an arm that is trained at each external hospital, tested on a part of it")
     parser.add_argument(
         "--recalibrate", nargs="+", type=int, default=[], metavar="N", help="also by N labels of the external hospital, before and after"

@@ -149,6 +149,24 @@ def labels_table(columns: Sequence[str]) -> Table:
 
 LABELS = labels_table(["boolean_value"])
 """Phenotypes have a column each in place of boolean_value, null where the person is left out of that one."""
+GIVEN_PARTS = Table(
+    "{hospital}/given_parts/{outcome}",
+    "an example of a part, of a k and a replicate",
+    "preprocessing/labels.py",
+    ibis.schema(
+        {
+            "part": "string",
+            "shots": "int64",
+            "replicate": "int64",
+            "subject_id": "int64",
+            "prediction_time": "timestamp",
+            "boolean_value": "boolean",
+            "copies": "int64",
+        }
+    ),
+)
+"""How a benchmark divides its labels: part is one of contract.SPLITS. shots 0 is the whole, of every replicate; another is what the benchmark
+draws of train and valid for so many shots, an example `copies` times."""
 DEFINITIONS = Table(
     "representation/definitions",
     "a concept's definition",

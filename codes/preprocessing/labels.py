@@ -5,9 +5,10 @@ a disease (MI, PNA, Sepsis, UTI, Fx, or a concept set of the user's), Pheno (25 
     python preprocessing/labels.py --hospital mimic                                     # all that configs/outcomes has
     python preprocessing/labels.py --hospital mimic --outcome MT sets/stroke.json       # an ATLAS concept set: its onset
     python preprocessing/labels.py --hospital mimic --outcome aces/icu_death.parquet    # MEDS labels, as ACES writes them
+    python preprocessing/labels.py --hospital ehrshot --outcome ehrshot:guo_icu         # a task of the benchmark EHRSHOT, or ehrshot:all
 
-Reads   usedata/{hospital}/persons, visits, records, deaths; data/concepts for diseases
-Writes  usedata/{hospital}/labels/{outcome}, usedata/{hospital}/labels/{outcome}.flow.json
+Reads   usedata/{hospital}/persons, visits, records, deaths; data/concepts for diseases; EHRSHOT's files (medrep/cdm/ehrshot.py)
+Writes  usedata/{hospital}/labels/{outcome}, usedata/{hospital}/labels/{outcome}.flow.json; of EHRSHOT's tasks usedata/{hospital}/given_parts, too
 
 All eligible stays of persons with records count. Inpatient visits that are joined by transfers (less than 24 hours between them) are one stay,
 if one of them is an admission; a stay whose last visit has no end that is known is left out.
@@ -33,18 +34,21 @@ from dataclasses import asdict
 import ibis
 
 from medrep import config, contract, storage
-from medrep.cdm import engine, outcomes, rules, table_files
-from medrep.cdm.labels import diseases, meds_labels, prediction_points, stays
+from medrep.cdm import ehrshot, engine, label_files, outcomes, rules, table_files
+from medrep.cdm.labels import diseases, ehrshot_labels, meds_labels, prediction_points, stays
 from medrep.cdm.labels.prediction_points import LabelInputs
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
 from medrep.settings import CohortConfig, HospitalConfig
 from medrep.stamps import Stamp
-from medrep.tables import DEATHS, LABELS, PERSONS, RECORDS, VISITS, labels_table
+from medrep.tables import DEATHS, GIVEN_PARTS, LABELS, PERSONS, RECORDS, VISITS, labels_table
 
 NOT_ADMISSION_REASONS = ["no known end", "not overnight", "age", "not a hospital stay by its concept or source"]
-EXCLUSIONS = {name: outcome.exclusions for name, outcome in stays.STAY_OUTCOMES.items()} | diseases.EXCLUSIONS | meds_labels.EXCLUSIONS
+EXCLUSIONS = {name: outcome.exclusions for name, outcome in stays.STAY_OUTCOMES.items()}
+EXCLUSIONS |= diseases.EXCLUSIONS | meds_labels.EXCLUSIONS | ehrshot_labels.EXCLUSIONS
+FROM_FILES = ("meds", "ehrshot")
+"""Kinds of outcomes whose labels come from a file: what is left out of them is rows, not stays."""
 UNRELATED_SETTINGS = {"home", "split_shares", "max_rejects", "first_measurement", "decile_persons", "decile_edges", "min_values", "without_deciles"}
 """The cohort's settings that labels do not depend on: of any other, also of one to come, a new value makes the labels anew."""
 
@@ -102,6 +106,11 @@ def label_outcome(
         with table_files.csv_errors_in_words():
             labels = meds_labels.read_meds_labels(con, outcome.source)
         return engine.materialize(con, meds_labels.filter_meds_labels(labels, records)), ["boolean_value"], {}
+    if outcome.kind == "ehrshot":
+        found = ehrshot_labels.read_labels(con, hospital, ehrshot.require_task(outcome.name), records, PERSONS.read(con, hospital=hospital))
+        # before the labels: labels of the benchmark without its parts would be split by our own
+        GIVEN_PARTS.write(con, ibis.memtable(found.parts, schema=GIVEN_PARTS.schema), hospital=hospital, outcome=outcome.name)
+        return found.points, ["boolean_value"], dict(found.flow)
     columns = ["boolean_value"]
     flow = dict(inputs.flow)
     if outcome.kind in stays.STAY_OUTCOMES:
@@ -144,16 +153,16 @@ def write_labels(
 ) -> dict:
     """Write the labels and what became of every visit; gives the figures."""
     merges = cohort.transfers == "one_stay" or (outcome.kind in stays.STAY_OUTCOMES and stays.STAY_OUTCOMES[outcome.kind].merges_transfers)
-    unit = "rows" if outcome.kind == "meds" else "stays" if merges else "admissions"
-    if flow:
+    unit = "rows" if outcome.kind in FROM_FILES else "stays" if merges else "admissions"
+    if "no admissions" in flow:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in flow["no admissions"].items())
         counts = "; ".join(f"{flow[name]:,} {name}" for name in ("visits", "visits of persons with records", "admissions"))
         print_line(f"{hospital} {outcome.name}: {counts}" + (f" (the others: {reasons})" if reasons else ""))
     counts = rules.report_reasons(f"{hospital} {outcome.name} {unit}", points, EXCLUSIONS[outcome.kind])
-    if outcome.kind == "meds" and counts["read"] and not counts["kept"]:
+    if outcome.kind in FROM_FILES and counts["read"] and not counts["kept"]:
         raise UserError(
-            f"{outcome.source}: none of its {counts['read']:,} rows can be used (the reasons are above); subject_id must be "
-            f"the person_id of {hospital}"
+            f"{outcome.source or outcome.name}: none of its {counts['read']:,} rows can be used (the reasons are above); "
+            f"{'patient_id' if outcome.kind == 'ehrshot' else 'subject_id'} must be the person_id of {hospital}"
         )
     kept = points.filter(points.reason.isnull())
     labels = kept.select("prediction_time", *columns, subject_id="person_id").order_by("subject_id", "prediction_time", *columns)
@@ -166,7 +175,7 @@ def write_labels(
     labelled = {name: sums[f"n{i}"] for i, name in enumerate(columns)}
     positive = {name: int(sums[f"sum{i}"] or 0) for i, name in enumerate(columns)}
     eligible = counts["read"] - sum(
-        counts.get(reason, 0) for reason in (*prediction_points.INELIGIBLE_REASONS, "unreadable", "no record of the person")
+        counts.get(reason, 0) for reason in (*prediction_points.INELIGIBLE_REASONS, label_files.UNREADABLE, label_files.UNKNOWN_PERSON)
     )
     single = columns == ["boolean_value"]
     with_enough = kept.left_join(inputs.enough_events, "person_id").drop("person_id_right")
@@ -197,18 +206,33 @@ def write_labels(
     return {"labelled": counts["kept"], "positive": sum(positive.values())}
 
 
+def find_wanted(hospital: str, texts: list[str]) -> list[outcomes.Outcome]:
+    """What `--outcome` names; of EHRSHOT's tasks, where all are asked for, those that the hospital has labels of."""
+    found = []
+    for text in texts:
+        named = outcomes.find_outcomes(text)
+        there = [one for one in named if one.kind != "ehrshot" or ehrshot.has_labels(hospital, ehrshot.require_task(one.name))]
+        if missing := sorted({ehrshot.require_task(one.name).name for one in named if one not in there}):
+            if not there:
+                ehrshot.require_files(hospital, ehrshot.require_task(named[0].name))  # which says what is missing
+            print_line(f"{hospital} {text}: no labels of {', '.join(missing)} are there")
+        found += there
+    return list(dict.fromkeys(found))
+
+
 def main(argv=None):
     parser = engine.stage_parser(__doc__)
     parser.add_argument(
         "--outcome",
         nargs="+",
         metavar="OUTCOME",
-        help=f"among {', '.join(outcomes.built_in_outcomes())} (default: all), or a path to a concept set or to MEDS labels",
+        help=f"among {', '.join(outcomes.built_in_outcomes())} (default: all), ehrshot:guo_icu or another of EHRSHOT's tasks, or ehrshot:all, or a "
+        "path to a concept set or to MEDS labels",
     )
     args = parser.parse_args(argv)
 
-    wanted = [outcomes.find_outcome(text) for text in args.outcome] if args.outcome else list(outcomes.built_in_outcomes().values())
     name, cohort = args.hospital, config.load("cohort", args.overrides)
+    wanted = find_wanted(name, args.outcome) if args.outcome else list(outcomes.built_in_outcomes().values())
     hospital = config.load("hospital", args.overrides, hospital=name)
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS, DEATHS)]
     of_hospital = {"follow_up_ends": hospital.follow_up_ends, "history_types": hospital.history_types}
@@ -218,10 +242,13 @@ def main(argv=None):
     terminology = outcomes.Terminology(engine.file_reader(con))
     for outcome in wanted:
         files = [outcome.source] if outcome.source else []
+        if outcome.kind == "ehrshot":
+            files += [*ehrshot.task_files(name, ehrshot.require_task(outcome.name)), ehrshot.splits_file(name)]
         if outcome.kind in ("onset", "phenotypes") and contract.concepts_folder().is_dir():
             files += athena.input_files("concept", "concept_relationship", "concept_ancestor")
-        stamp = Stamp(LABELS.at(hospital=name, outcome=outcome.name), inputs=[*inputs, *files], settings=settings)
-        if contract.flow_file(name, outcome.name).exists() and stamp.is_current():
+        written = [table.at(hospital=name, outcome=outcome.name) for table in ([LABELS, GIVEN_PARTS] if outcome.kind == "ehrshot" else [LABELS])]
+        written_stamps = [Stamp(folder, inputs=[*inputs, *files], settings=settings) for folder in written]
+        if contract.flow_file(name, outcome.name).exists() and all(stamp.is_current() for stamp in written_stamps):
             continue
         concepts_by_label = diseases.disease_concepts(terminology, outcome)
         if reason := diseases.missing_concepts_message(outcome, concepts_by_label):
@@ -235,7 +262,8 @@ def main(argv=None):
             label_inputs = label_inputs or read_inputs(con, name, cohort, hospital)
             points, columns, flow = label_outcome(con, name, outcome, concepts_by_label, label_inputs, cohort)
             figures.update(outcome=outcome.name, **write_labels(con, name, outcome, points, columns, flow, label_inputs, cohort))
-        stamp.record()
+        for stamp in written_stamps:
+            stamp.record()
 
 
 if __name__ == "__main__":

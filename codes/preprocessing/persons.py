@@ -4,10 +4,11 @@
     python preprocessing/persons.py --hospital mimic
 
 Reads   data/{hospital}/person, patients (MIMIC-IV's own; may be absent), or a MEDS dataset there; data/concepts for the names of races
-        (may be absent)
+        (may be absent); splits that the dataset comes with: metadata/subject_splits.parquet of MEDS, splits/person_id_map.csv of EHRSHOT
 Writes  usedata/{hospital}/persons, and the rows that can't be read to usedata/{hospital}/rejects
 
-The split is a hash of the person's id at the source, so that new rows, new OMOP ids or another engine move no one.
+The split is a hash of the person's id at the source, so that new rows, new OMOP ids or another engine move no one. Where the dataset comes with
+splits, those go before it.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from collections.abc import Callable
 import ibis
 
 from medrep import config, contract
-from medrep.cdm import engine, hospital_tables, rules, table_files
+from medrep.cdm import ehrshot, engine, hospital_tables, rules, table_files
 from medrep.contract import SPLITS
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
@@ -98,9 +99,10 @@ def main(argv=None):
     hospital, cohort = args.hospital, config.load("cohort", args.overrides)
     check_split_shares(cohort)
     hospital_tables.require_hospital(hospital)
+    benchmark = ehrshot.splits_file(hospital)
     stamp = Stamp(
         PERSONS.at(hospital=hospital),
-        inputs=hospital_tables.input_files(hospital, "person", "patients"),
+        inputs=[*hospital_tables.input_files(hospital, "person", "patients"), *([benchmark] if benchmark.exists() else [])],
         settings={
             "shares": cohort.split_shares,
             "seed": cohort.split_seed,
@@ -139,9 +141,11 @@ def main(argv=None):
             raise UserError(f"data/{hospital}/person has no readable row: person_id and year_of_birth must be whole numbers")
         if births is not None:
             print_line(f"year of birth from patients.csv: {int(kept.corrected.sum().execute() or 0):,} persons; the others keep the table's")
-        splits = hospital_tables.read_subject_splits(con, hospital)
+        splits, given = hospital_tables.read_subject_splits(con, hospital), "metadata/subject_splits.parquet"
+        if splits is None:
+            splits, given = ehrshot.read_splits(con, hospital), contract.display_path(benchmark)
         if splits is not None:
-            print_line(f"{hospital}: {int(splits.count().execute()):,} persons are in the splits that metadata/subject_splits.parquet gives them")
+            print_line(f"{hospital}: {int(splits.count().execute()):,} persons are in the splits that {given} gives them")
         PERSONS.write(con, find_persons(kept, cohort, splits), hospital=hospital)
         stamp.record()
 

@@ -3,6 +3,7 @@
     outcomes.find_outcome("MI")                     one of those in configs/outcomes, or of STAY_OUTCOMES (MT, LLOS, RA)
     outcomes.find_outcome("sets/stroke.json")       an ATLAS concept set of the user's: the onset of what it lists
     outcomes.find_outcome("aces/in_icu_death.parquet")    a MEDS label file of the user's
+    outcomes.find_outcomes("ehrshot:all")           the tasks of the benchmark EHRSHOT (ehrshot.py)
 
 Concept sets are what ATLAS exports (https://github.com/OHDSI/circe-be). Two additions of ours: a concept may be named by
 VOCABULARY_ID and CONCEPT_CODE without its CONCEPT_ID, and `followRelationship` takes an item's concepts along a relationship
@@ -18,7 +19,7 @@ import ibis
 import yaml
 
 from medrep import config
-from medrep.cdm import engine
+from medrep.cdm import ehrshot, engine
 from medrep.cdm.labels.stays import STAY_OUTCOMES
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
@@ -38,9 +39,9 @@ class Outcome:
     name: str
     """What it is called in usedata/{hospital}/labels and in results."""
     kind: str
-    """A name of STAY_OUTCOMES, onset (of a concept set), phenotypes, or meds (labels that the user brings)."""
+    """A name of STAY_OUTCOMES, onset (of a concept set), phenotypes, meds (labels that the user brings), or ehrshot (a task of that benchmark)."""
     source: Path | None = None
-    """The file that defines it; None for those of STAY_OUTCOMES."""
+    """The file that defines it; None for those of STAY_OUTCOMES, and of a benchmark, whose files are the hospital's."""
 
 
 def built_in_outcomes() -> dict[str, Outcome]:
@@ -50,6 +51,13 @@ def built_in_outcomes() -> dict[str, Outcome]:
             if path.suffix in (".json", ".yaml"):
                 found[path.stem] = Outcome(path.stem, "onset" if path.suffix == ".json" else "phenotypes", path)
     return found
+
+
+def find_outcomes(text: str) -> list[Outcome]:
+    """What find_outcome gives; several, where `text` names several tasks of EHRSHOT."""
+    if text.startswith(ehrshot.PREFIX):
+        return [Outcome(task.outcome, "ehrshot") for task in ehrshot.find_tasks(text)]
+    return [find_outcome(text)]
 
 
 def find_outcome(text: str) -> Outcome:
@@ -63,13 +71,15 @@ def find_outcome(text: str) -> Outcome:
     if not path.exists():
         raise UserError(
             f"--outcome {text} is unknown; known are {', '.join(known)}, or give the path of an ATLAS concept set (.json) "
-            "or of a MEDS label file (.parquet, .csv)"
+            "or of a MEDS label file (.parquet, .csv), or a task of EHRSHOT (ehrshot:guo_icu)"
         )
     kind = "onset" if path.suffix == ".json" else "meds" if path.is_dir() or path.suffix in (".parquet", ".csv") else None
     if kind is None:
         raise UserError(f"--outcome {text}: give an ATLAS concept set (.json) or a MEDS label file (.parquet, .csv, or a folder of .parquet)")
     if path.stem in known:
         raise UserError(f"--outcome {text}: {path.stem} is the name of a built-in outcome; rename the file")
+    if ehrshot.task_of(path.stem):
+        raise UserError(f"--outcome {text}: {path.stem} is the name of a task of EHRSHOT; rename the file")
     return Outcome(path.stem, kind, path.resolve())
 
 

@@ -38,12 +38,16 @@ class Arm:
     """One way to learn: a model, its representation and head, and how it is trained otherwise (the variant)."""
 
     learner: Learner
+    pretrained: Path | None = None
+    """The folder of the pretrained model that it starts from."""
 
-    def __init__(self, args, experiment: ExperimentConfig, home: str, rep: str, shots: int = 0, oracle: bool = False):
+    def __init__(self, args, experiment: ExperimentConfig, home: str, rep: str, shots: int = 0, oracle: bool = False, benchmark_at: str = ""):
+        """`benchmark_at`: of an outcome that a benchmark has divided, the hospital with its labels, which may be another than home."""
         self.args, self.experiment, self.home, self.rep, self.shots, self.oracle = args, experiment, home, rep, shots, oracle
         self.model, self.head = args.model, "" if args.model in BASELINES else experiment.model.head
-        published = experiment.finetuning.persons == "held_out"
+        published = experiment.finetuning.persons == "held_out" and not benchmark_at  # which says whose labels are learned from
         variants = {
+            f"from-{home}": benchmark_at not in ("", home) and args.model not in counts.MODELS,
             "held-out": published,
             "cls": args.model not in BASELINES and not args.frozen and experiment.finetuning.readout == "cls",
             "frozen": args.frozen,
@@ -75,7 +79,7 @@ class Arm:
                 f"{contract.display_path(pretrained)} was pretrained on another file than {contract.display_path(array)}: give that one, or rename yours"
             )
         require_same_model(pretrained, experiment.model)
-        self.inputs = [pretrained / "config.yaml"]
+        self.inputs, self.pretrained = [pretrained / "config.yaml"], pretrained
         adapter = self.make_adapter(pretrained, finetuned=False)
         if args.frozen:
             self.learner = LinearProbe(pretrained, adapter, experiment.finetuning, args.device)

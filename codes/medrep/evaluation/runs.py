@@ -18,16 +18,17 @@ import yaml
 
 from medrep import contract, progress, stamps, storage
 from medrep.errors import UserError
-from medrep.evaluation import counts, features, metrics, results
+from medrep.evaluation import counts, features, leakage, metrics, results
 from medrep.evaluation.arms import Arm
 from medrep.evaluation.finetuned_model import FinetunedModel
 from medrep.evaluation.learner import StoredLearner
 from medrep.patients import finished_runs
 from medrep.patients.examples import Examples, sample_few_shot, split_persons
+from medrep.patients.given_parts import GivenParts, hospitals_with_parts
 from medrep.progress import print_line
 from medrep.settings import CohortConfig, FinetuningConfig
 from medrep.stamps import Stamp
-from medrep.tables import LABELS, PERSONS
+from medrep.tables import GIVEN_PARTS, LABELS, PERSONS
 from medrep.vectors import markers
 
 MAX_FEATURES = 100  # of which a CSV is written: as many as the paper has rated
@@ -47,6 +48,8 @@ class OutcomeExamples:
 
     def __init__(self, outcome: str, max_length: int, transfer_hours: float = CohortConfig.transfer_hours):
         self.outcome, self.max_length, self.transfer_hours, self.opened = outcome, max_length, transfer_hours, {}
+        self.given = {hospital: GivenParts(hospital, outcome) for hospital in hospitals_with_parts(outcome)}
+        """Where a benchmark says who is learned from and who is tested."""
 
     def __getitem__(self, hospital: str) -> Examples:
         if hospital not in self.opened:
@@ -68,6 +71,7 @@ class Run:
             *arm.inputs,
             contract.trajectories_folder(trained_on),
             LABELS.at(hospital=trained_on, outcome=examples_of.outcome),
+            *([GIVEN_PARTS.at(hospital=trained_on, outcome=examples_of.outcome)] if trained_on in examples_of.given else []),
             *arm.hospital_inputs(trained_on),
             *arm.terminology_files("unk"),
         )
@@ -79,6 +83,8 @@ class Run:
     def split_examples(self, settings: FinetuningConfig | None = None) -> dict[str, np.ndarray]:
         """Rows of the examples' table by part, as `settings` say (those of the run): nobody who is tested was seen by pretraining."""
         examples, settings = self.examples_of[self.trained_on], settings or self.settings
+        if given := self.examples_of.given.get(self.trained_on):
+            return given.split(examples, self.arm.shots, self.seed)
         at_home, parts = self.trained_on == self.arm.home, {}
         table, shares = examples.of_split("test") if at_home else examples.table, settings.split_shares
         if at_home and settings.persons == "all":
@@ -142,9 +148,21 @@ class Run:
             labels=examples.label_names,
             thresholds=chosen,
             unlearned=unlearned,
+            **({"leakage": self.say_leakage()} if self.trained_on in self.examples_of.given else {}),
             vectors={} if self.arm.model in counts.MODELS else markers.representation_identity(self.arm.rep),
         )
         print_line(f"{contract.display_path(self.folder)}: what was learned")
+
+    def say_leakage(self) -> str:
+        """What is said where a benchmark's test persons may have been seen before; it stays with the run."""
+        arm, examples = self.arm, self.examples_of[self.trained_on]
+        reads_vectors = arm.model not in counts.MODELS
+        found = leakage.find_leakage(arm.pretrained, arm.rep if reads_vectors else "", arm.home, examples, self.parts["test"])
+        persons = len(np.unique(examples.persons[self.parts["test"][:, 3]]))
+        print_line(
+            f"warning: {found}: its figures are no figures of the benchmark" if found else f"none of the {persons:,} test persons was seen before"
+        )
+        return found
 
     def run(self, hospitals: list[str]) -> list[dict]:
         self.train()
