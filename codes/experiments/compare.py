@@ -37,6 +37,7 @@ from medrep.errors import UserError
 from medrep.evaluation import comparison, metrics, results
 from medrep.evaluation.comparison import PAPER_MEAN_OUTCOMES
 from medrep.evaluation.results import KEY_COLUMNS, arm_label, arm_sort_key, list_arms
+from medrep.evaluation.text_tables import align_columns
 from medrep.progress import print_line, timed_stage
 
 
@@ -58,17 +59,6 @@ def arm_labels(table: pd.DataFrame) -> list[str]:
     arms = list(table[KEY_COLUMNS].itertuples(index=False, name=None))
     names = [arm_label(arm) for arm in arms]
     return [f"{name} @{arm[0]}" if names.count(name) > 1 else name for arm, name in zip(arms, names, strict=True)]
-
-
-def align_columns(columns: dict[str, list[str]]) -> str:
-    """The first column to the left, the others to the right; a column without anything in it is left out."""
-    kept = {name: cells for name, cells in columns.items() if any(cells)}
-    widths = [max(map(len, [name, *cells])) for name, cells in kept.items()]
-    lines = [list(kept), *map(list, zip(*kept.values(), strict=True))]
-    return "\n".join(
-        "  ".join(f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip()
-        for line in lines
-    )
 
 
 def format_table(table: pd.DataFrame, replicates: int) -> str:

@@ -297,11 +297,7 @@ def main(argv=None):
     )
     parser.add_argument("--frozen", action="store_true", help="a linear probe of the pretrained model")
     parser.add_argument(
-        "--shots",
-        nargs="+",
-        default=[],
-        metavar="K",
-        help="learn from K positive and K negative examples, or from all; one arm each",
+        "--shots", nargs="+", default=[], metavar="K", help="learn from K positive and K negative examples, or from all; one arm each"
     )
     parser.add_argument("--oracle", action="store_true", help="beside it an arm that is trained at each external hospital, tested on a part of it")
     parser.add_argument(

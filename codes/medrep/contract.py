@@ -242,6 +242,11 @@ def comparison_file() -> Path:
     return summary_file().with_name("comparison.csv")
 
 
+def ehrshot_results_folder() -> Path:
+    """Our rows in EHRSHOT's table."""
+    return ROOT / "results" / "ehrshot_benchmark"
+
+
 def run_config_files(pattern: str) -> list[Path]:
     """What runs were made with; `pattern` is of folders below results/HOSPITAL."""
     return sorted((ROOT / "results").glob(f"*/{pattern}/config.yaml"))
