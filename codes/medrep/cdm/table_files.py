@@ -181,6 +181,7 @@ def read_as_text(
     fields as text). With a name in `malformed_table`, engine.malformed_rows gives the lines that could not be cut into fields.
     """
     columns, has_rows = read_header(path, delimiter, quote)
+    columns = [name or f"unnamed_{place}" for place, name in enumerate(columns)]  # pandas writes its row numbers under no name
     if missing := [name for name in required if name not in columns]:
         raise UserError(
             f"{contract.display_path(path)} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has {', '.join(columns) or 'none'}"

@@ -41,20 +41,20 @@ def find_sources(pretrained: Path | None, rep: str, home: str) -> list[Source]:
     return found + trajectory_inputs(f"the vectors of {rep}", (stamp or {}).get("inputs", {}))
 
 
-def pretraining_sources(folder: Path) -> list[Source]:
-    """Of a pretrained model, and of those before it (pretrain.py --from)."""
-    found, seen = [], set()
-    while folder and folder not in seen:
-        seen.add(folder)
-        name = contract.display_path(folder)
-        if not (folder / "config.yaml").exists():
-            return [*found, Source(f"the pretraining of {name}, which is gone,", "", "")]
-        content = yaml.safe_load((folder / "config.yaml").read_text())
-        own = trajectory_inputs(f"the pretraining of {name}", content["inputs"])
-        found += own or [Source(f"the pretraining of {name}", "", "")]
-        start = content["run"].get("from")
-        folder = contract.ROOT / start if start else None
-    return found
+def pretraining_sources(folder: Path, after: tuple[Path, ...] = ()) -> list[Source]:
+    """Of a pretrained model, and of those before it (pretrain.py --from); `after` are those that go on from it."""
+    what = f"the pretraining of {contract.display_path(folder)}"
+    unknown = Source(what, "", "")
+    if folder in after or not (folder / "config.yaml").exists():
+        return [unknown]
+    content = yaml.safe_load((folder / "config.yaml").read_text())
+    found = trajectory_inputs(what, content["inputs"]) or [unknown]
+    start = content["run"].get("from")
+    if not start:
+        return found
+    before = contract.ROOT / start
+    as_it_was = content["inputs"].get(contract.display_path(before / "config.yaml")) == stamps.fingerprint(before / "config.yaml")
+    return found + (pretraining_sources(before, (*after, folder)) if as_it_was else [Source(f"the pretraining of {start}", "", "")])
 
 
 def trajectory_inputs(what: str, inputs: dict[str, str | None]) -> list[Source]:
@@ -72,7 +72,7 @@ def find_leakage(pretrained: Path | None, rep: str, home: str, examples: Example
     said = []
     for source in dict.fromkeys(sources):
         if not is_there(source):
-            said.append(f"whom {source.what} saw can't be told: its trajectories are not there any more")
+            said.append(f"whom {source.what} saw can't be told: what it was made from is not there any more")
         elif n := count_seen(source.hospital, examples.hospital, persons):
             said.append(f"{source.what} saw {n:,} of the {len(persons):,} test persons")
     return "; ".join(dict.fromkeys(said))
