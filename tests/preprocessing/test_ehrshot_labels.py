@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from medrep import contract
-from medrep.cdm.engine import connect
 from medrep.cdm.ehrshot import FINDINGS
+from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.tables import DEATHS, GIVEN_PARTS, LABELS, PERSONS, RECORDS, VISITS
 from preprocessing import labels, persons
