@@ -148,25 +148,29 @@ class Run:
             labels=examples.label_names,
             thresholds=chosen,
             unlearned=unlearned,
-            **({"leakage": self.say_leakage()} if self.trained_on in self.examples_of.given else {}),
+            **({"leakage": self.find_leakage()} if self.trained_on in self.examples_of.given else {}),
             vectors={} if self.arm.model in counts.MODELS else markers.representation_identity(self.arm.rep),
         )
         print_line(f"{contract.display_path(self.folder)}: what was learned")
 
-    def say_leakage(self) -> str:
-        """What is said where a benchmark's test persons may have been seen before; it stays with the run."""
-        arm, examples = self.arm, self.examples_of[self.trained_on]
-        reads_vectors = arm.model not in counts.MODELS
-        found = leakage.find_leakage(arm.pretrained, arm.rep if reads_vectors else "", arm.home, examples, self.parts["test"])
-        persons = len(np.unique(examples.persons[self.parts["test"][:, 3]]))
+    def find_leakage(self) -> str:
+        """What is to be said of a benchmark's test persons that were seen before; it stays with the run."""
+        arm, rep = self.arm, "" if self.arm.model in counts.MODELS else self.arm.rep
+        return leakage.find_leakage(arm.pretrained, rep, arm.home, self.examples_of[self.trained_on], self.parts["test"])
+
+    def say_leakage(self):
+        found, clean = self.training_record["leakage"], "none of its test persons was seen in pretraining, deciles or vectors"
         print_line(
-            f"warning: {found}: its figures are no figures of the benchmark" if found else f"none of the {persons:,} test persons was seen before"
+            f"warning: {self.examples_of.outcome}: {found}: these are no figures of the benchmark"
+            if found
+            else f"{self.examples_of.outcome}: {clean}"
         )
-        return found
 
     def run(self, hospitals: list[str]) -> list[dict]:
         self.train()
         self.training_record = yaml.safe_load((self.model_folder / "config.yaml").read_text())["run"]
+        if "leakage" in self.training_record:
+            self.say_leakage()
         rows = []
         for hospital in hospitals:
             if self.examples_of[hospital].label_names != self.training_record["labels"]:
