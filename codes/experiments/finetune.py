@@ -42,7 +42,7 @@ from medrep.evaluation import counts, results
 from medrep.evaluation.arms import Arm
 from medrep.evaluation.results import BASELINES
 from medrep.evaluation.runs import OutcomeExamples, Run, SuppliedRun, UntrainableError, write_seed_agreement
-from medrep.patients.given_parts import WHOLE, hospitals_with_parts
+from medrep.patients import given_parts
 from medrep.patients.input_mapping import OOV_STRATEGIES
 from medrep.progress import print_line, timed_stage
 from medrep.settings import ExperimentConfig, ModelConfig
@@ -69,28 +69,13 @@ def parse_outcomes(wanted: list[str], home: str) -> list[str]:
     """`all` stands for every outcome that labels.py has labelled at the home hospital but EHRSHOT's tasks, `ehrshot:all` for those of them that
     are labelled anywhere."""
     if wanted != ["all"]:
-        return list(dict.fromkeys(name for text in wanted for name in parse_tasks(text) or [parse_outcome(text, home)]))
+        return list(dict.fromkeys(name for text in wanted for name in given_parts.find_tasks(text) or [parse_outcome(text, home)]))
     folder = LABELS.at(hospital=home, outcome="*").parent
     there = sorted(path.name for path in folder.iterdir() if path.is_dir() and not ehrshot.task_of(path.name)) if folder.is_dir() else []
     if not there:
         raise UserError(f"{contract.display_path(folder)} has no labels; preprocessing/labels.py writes them")
     if missing := [name for name in outcomes.built_in_outcomes() if name not in there]:
         print_line(f"{', '.join(missing)}: not labelled at {home} (preprocessing/labels.py says why)")
-    return there
-
-
-def parse_tasks(text: str) -> list[str]:
-    """The outcomes that `ehrshot:NAME` names, those that are labelled; none of another text."""
-    task = ehrshot.task_of(text)  # as results call it
-    found = ehrshot.find_tasks(text) if text.startswith(ehrshot.PREFIX) else [task] if task else []
-    there = [task.outcome for task in found if hospitals_with_parts(task.outcome)]
-    if found and not there:
-        raise UserError(
-            f"--outcome {text} is labelled nowhere: python preprocessing/labels.py --hospital ehrshot --outcome {text} does it (ehrshot: the hospital "
-            "that has the benchmark's files)"
-        )
-    if len(there) < len(found):
-        print_line(f"{text}: not labelled are {', '.join(task.outcome for task in found if task.outcome not in there)}")
     return there
 
 
@@ -103,7 +88,7 @@ def load_experiment(model: str, overrides: list[str]) -> ExperimentConfig:
 
 def build_arms(args, experiment: ExperimentConfig, home: str, benchmark_at: str = "") -> list[Arm]:
     reps = args.counts if args.model in counts.MODELS else args.rep_type
-    arms = [Arm(args, experiment, home, rep, shots, benchmark_at=benchmark_at) for rep in reps for shots in args.shots or [WHOLE]]
+    arms = [Arm(args, experiment, home, rep, shots, benchmark_at=benchmark_at) for rep in reps for shots in args.shots or [given_parts.WHOLE]]
     return arms + [Arm(args, experiment, home, rep, oracle=True) for rep in reps if args.oracle]
 
 
@@ -148,7 +133,7 @@ def check_arguments(args):
     wrong_shots = [text for text in args.shots if text != "all" and not (text.isdigit() and int(text))]
     if wrong := [*wrong_shots, *(n for n in args.recalibrate if n < 1)]:
         raise UserError(f"--shots and --recalibrate take numbers of examples, not {wrong[0]}")
-    args.shots = [WHOLE if text == "all" else int(text) for text in args.shots]
+    args.shots = [given_parts.WHOLE if text == "all" else int(text) for text in args.shots]
 
 
 def evaluation_hospitals(outcome: str, home: str, external: list[str], several: bool) -> list[str]:
@@ -175,19 +160,9 @@ def evaluation_hospitals(outcome: str, home: str, external: list[str], several: 
     return found
 
 
-def benchmark_hospital(outcome: str, home: str) -> str:
-    """The hospital at which a benchmark's parts of the outcome are; "" of another outcome."""
-    there = hospitals_with_parts(outcome)
-    if len(there) > 1 and home not in there:
-        raise UserError(
-            f"{outcome} is labelled at {' and '.join(there)}: make one of them home by --set cohort.home={there[0]}, or remove the other's labels"
-        )
-    return home if home in there else "".join(there)
-
-
 def run_all(args, experiment: ExperimentConfig, home: str, names: list[str]) -> list[dict]:
     external, rows, failed = args.external or experiment.finetuning.external, [], {}
-    benchmarks = {outcome: benchmark_hospital(outcome, home) for outcome in names}
+    benchmarks = {outcome: given_parts.find_hospital(outcome, home) for outcome in names}
     if (args.oracle or args.recalibrate or args.external) and any(benchmarks.values()):
         raise UserError(
             "--external, --oracle and --recalibrate are of outcomes that are tested elsewhere; a benchmark's is tested on its test persons alone"

@@ -38,7 +38,7 @@ ACCESS_INSTRUCTIONS = {
     "(https://github.com/OHDSI/MIMIC), and put the seven OMOP tables and MIMIC's own hosp/patients.csv into data/mimic",
     "eicu": "eICU needs a credentialed PhysioNet account (https://physionet.org/content/eicu-crd/2.0/): put its tables, as they are, into data/eicu",
     "ehrshot": "EHRSHOT needs a signed agreement on Redivis (https://redivis.com/datasets/53gc-8rhx41kgt): export its OMOP tables as CSV "
-    "into data/ehrshot",
+    "into data/ehrshot; for the benchmark's own tasks unpack EHRSHOT_ASSETS.zip of the same place there, too",
     "athena": "the OMOP vocabulary needs a free account on https://athena.ohdsi.org: choose SNOMED, LOINC, RxNorm, ATC, ICD9CM and "
     "what your hospital uses besides, and put CONCEPT.csv and CONCEPT_RELATIONSHIP.csv (CONCEPT_ANCESTOR.csv, if you can) into data/concepts",
 }

@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 
 from medrep import contract
+from medrep.cdm import ehrshot
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.patients.examples import Examples
+from medrep.progress import print_line
 from medrep.tables import GIVEN_PARTS
 
-WHOLE = 0  # in place of a number of shots
+WHOLE = ehrshot.WHOLE
 DEFAULT_REPLICATES = [0, 1, 2]  # EHRSHOT's, for a task without a file of them
 
 
@@ -72,3 +74,28 @@ class GivenParts:
 def hospitals_with_parts(outcome: str) -> list[str]:
     """The hospitals at which a benchmark's labels of `outcome` were written."""
     return sorted(path.parts[-3] for path in (contract.ROOT / "usedata").glob(f"*/given_parts/{outcome}"))
+
+
+def find_hospital(outcome: str, home: str) -> str:
+    """The hospital at which a benchmark's parts of the outcome are: home, if it has them; "" of another outcome."""
+    there = hospitals_with_parts(outcome)
+    if len(there) > 1 and home not in there:
+        raise UserError(
+            f"{outcome} is labelled at {' and '.join(there)}: make one of them home by --set cohort.home={there[0]}, or remove the other's labels"
+        )
+    return home if home in there else "".join(there)
+
+
+def find_tasks(text: str) -> list[str]:
+    """The outcomes that `ehrshot:NAME` names, or the name of one in results, those that are labelled; none of another text."""
+    task = ehrshot.task_of(text)
+    found = ehrshot.find_tasks(text) if text.startswith(ehrshot.PREFIX) else [task] if task else []
+    there = [task.outcome for task in found if hospitals_with_parts(task.outcome)]
+    if found and not there:
+        raise UserError(
+            f"--outcome {text} is labelled nowhere: python preprocessing/labels.py --hospital ehrshot --outcome {found[0].asked_as} does it (ehrshot: "
+            "the hospital that has the benchmark's files)"
+        )
+    if len(there) < len(found):
+        print_line(f"{text}: not labelled are {', '.join(task.outcome for task in found if task.outcome not in there)}")
+    return there
