@@ -28,7 +28,7 @@ import yaml
 from medrep import config, contract, storage
 from medrep.devices import add_device_argument, add_tracker_argument, launch_workers, make_accelerator, requested_devices, run_main
 from medrep.errors import UserError
-from medrep.patients import behrt, behrt_config, finished_runs, fitting, sequences
+from medrep.patients import behrt, behrt_config, finished_runs, fitting, sequences, trackers
 from medrep.patients.input_mapping import InputMapping, make_input_mapping, make_pretraining_mapping
 from medrep.patients.pretraining import VALID_SEED, PretrainingTask, ZeroShot, compute_losses, evaluate
 from medrep.progress import format_figures, is_main_process, print_line, timed_stage
@@ -139,7 +139,7 @@ def train(args, start: PretrainedStart | None, experiment: ExperimentConfig, hos
         fitting.set_seed(settings.seed)
         model = start.load_for_vocabulary(known, input_mapping) if start else new_model(experiment, known, input_mapping)
         accelerator = make_accelerator(args.gpu_devices, settings.precision, args.report_to, folder)
-        accelerator.init_trackers("tensorboard", fitting.flatten(made_with))
+        trackers.start_trackers(accelerator, folder, fitting.flatten(made_with))
         model = fitting.fit(
             model=model,
             accelerator=accelerator,

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
+from accelerate.tracking import TensorBoardTracker, get_available_trackers
 from accelerate.utils import LoggerType
 
 from medrep import config
@@ -157,7 +157,9 @@ def make_accelerator(devices: list[str], precision: str = "auto", report_to: Seq
         raise UserError(f"--report-to {' '.join(unknown)}: accelerate knows {', '.join(sorted(KNOWN_TRACKERS))}; none reports nowhere")
     if missing := [tracker for tracker in report_to if LoggerType(tracker) not in get_available_trackers()]:
         raise UserError(f"--report-to {' '.join(missing)}: its package is not installed here; pip install {' '.join(missing)}")
-    trackers = {"log_with": report_to, "project_dir": folder} if report_to else {}
+    # TensorBoard's files lie in a folder of that name; what accelerate makes itself are called by the project
+    own = [TensorBoardTracker("tensorboard", folder) if tracker == "tensorboard" and folder else tracker for tracker in report_to]
+    trackers = {"log_with": own, "project_dir": folder} if report_to else {}
     on_gpu = devices[0] != "cpu"
     if on_gpu:
         set_visible_devices(devices)

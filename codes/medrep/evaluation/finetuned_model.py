@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from medrep.devices import make_accelerator, set_visible_devices, torch_device
 from medrep.evaluation import metrics, pooled
 from medrep.evaluation.augmentation import NeighbourAugmentation
-from medrep.patients import behrt, behrt_config, fitting, record_features, sequences
+from medrep.patients import behrt, behrt_config, fitting, record_features, sequences, trackers
 from medrep.patients.batches import make_loader, to_tensors
 from medrep.patients.examples import Examples
 from medrep.patients.input_mapping import InputMapping, known_token_share
@@ -150,7 +150,7 @@ class FinetunedModel:
             return batch
 
         accelerator = make_accelerator([self.device], settings.precision, self.report_to, folder)
-        accelerator.init_trackers("tensorboard", {"seed": seed})
+        trackers.start_trackers(accelerator, folder, {"seed": seed})
         self.model = fitting.fit(
             model=model,
             accelerator=accelerator,
