@@ -23,13 +23,15 @@ from preprocessing import all_stages, labels
 
 from ..conftest import write_trajectories, write_visits
 from ..medrep.evaluation.test_leakage import write_persons
-from ..small_ehrshot import REPLICATES, SHOTS, TELLING, split_of, write_ehrshot, write_reference
+from ..small_ehrshot import REPLICATES, SHOTS, TELLING, split_of, write_ehrshot, write_reference, write_task
 
 HOME = ["--set", "cohort.home=ehrshot"]
 SMALL = [f"--set={name}" for name in ("model.hidden_size=16", "model.num_heads=2", "model.num_layers=1", "model.max_length=32")]
 SMALL += [f"--set={name}" for name in ("pretraining.batch_tokens=512", "pretraining.epochs=1", "finetuning.batch_tokens=512", "finetuning.epochs=1")]
 SMALL += ["--set=finetuning.replicates=40"]
 FINETUNE = ["-d", "cpu", *SMALL, "--outcome"]
+EARLY = 9
+"""Labels of guo_icu before all events of their persons: of train, valid and test three each."""
 EXTRA = [("at the prediction time", 0), ("a second before", -1), ("a second after", 1)]
 """Conditions of the first labels' persons, of concepts of their own."""
 
@@ -41,8 +43,12 @@ def template(tmp_path_factory):
         patch.setattr(contract, "ROOT", folder)
         data = folder / "data" / "ehrshot"
         _, labels_of = write_ehrshot(data, ("guo_icu", "chexpert"))
+        before_all = labels_of["guo_icu"].groupby("patient_id").head(1)[:EARLY].assign(prediction_time=pd.Timestamp("2013-06-01 23:59:00"))
+        labels_of["guo_icu"] = pd.concat([labels_of["guo_icu"], before_all]).sort_values(["patient_id", "prediction_time"], ignore_index=True)
+        write_task(data / "benchmark", "guo_icu", labels_of["guo_icu"])
         with open(data / "condition_occurrence.csv", "a") as file:
-            for i, row in enumerate(labels_of["guo_icu"][::9].itertuples()):
+            later = labels_of["guo_icu"][labels_of["guo_icu"].prediction_time > "2014"]
+            for i, row in enumerate(later[::9].itertuples()):
                 for concept, (_, seconds) in enumerate(EXTRA, start=4100):
                     time = row.prediction_time + pd.Timedelta(seconds, "s")
                     file.write(f"{row.patient_id},{concept + 10 * (i % 2)},{time.date()},{time}\n")
@@ -84,6 +90,8 @@ def test_nothing_at_or_after_the_prediction_time_is_read(hospital):
         read = sorted(words[token] for token in np.asarray(examples.trajectories.token[start:stop]).tolist() if words[token] not in ("5001", "6001"))
         assert read == before
     assert at_the_edge > 5
+    assert (examples.table[:, 1] == examples.table[:, 2]).sum() == EARLY
+    assert json.loads(contract.flow_file("ehrshot", "ehrshot_guo_icu").read_text())["without an event before"] == EARLY
     answers = dict(zip(zip(wanted.patient_id, wanted.prediction_time, strict=True), wanted.value, strict=True))
     assert [answers[key] for key in zip(examples.persons, examples.labels.prediction_time, strict=True)] == (examples.truth[:, 0] == 1).tolist()
 

@@ -22,7 +22,7 @@ RUN_FILE = "trackers.json"
 
 def start_trackers(accelerator: Accelerator, folder: Path, settings: dict):
     """Start what make_accelerator was asked for; a tracker that can't start ends the run before it begins."""
-    asked = [tracker.value if isinstance(tracker, LoggerType) else str(getattr(tracker, "name", tracker)) for tracker in accelerator.log_with]
+    asked = [tracker.value if isinstance(tracker, LoggerType) else getattr(tracker, "name", "") for tracker in accelerator.log_with]
     known = read_run(folder) if {"wandb", "mlflow"} & set(asked) else {}
     name = str(folder.relative_to(contract.ROOT / "results")) if folder.is_relative_to(contract.ROOT / "results") else folder.name
     wandb = {"dir": str(folder), "name": name, "id": known.get("wandb"), "resume": "allow"}
