@@ -169,19 +169,6 @@ class Run:
             else f"{self.examples_of.outcome}: {clean}"
         )
 
-    def find_leakage(self) -> str:
-        """What is to be said of a benchmark's test persons that were seen before; it stays with the run."""
-        arm, rep = self.arm, "" if self.arm.model in counts.MODELS else self.arm.rep
-        return leakage.find_leakage(arm.pretrained, rep, arm.home, self.examples_of[self.trained_on], self.parts["test"])
-
-    def say_leakage(self):
-        found, clean = self.training_record["leakage"], "none of its test persons was seen in pretraining, deciles or vectors"
-        print_line(
-            f"warning: {self.examples_of.outcome}: {found}: these are no figures of the benchmark"
-            if found
-            else f"{self.examples_of.outcome}: {clean}"
-        )
-
     def run(self, hospitals: list[str]) -> list[dict]:
         self.train()
         self.training_record = yaml.safe_load((self.model_folder / "config.yaml").read_text())["run"]
