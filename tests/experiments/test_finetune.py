@@ -602,6 +602,11 @@ def test_a_run_is_tested_only_with_its_own_vectors_and_split(hospitals):
     assert results.read_predictions(again).equals(tested)  # by the run's split, not by today's
     weights = load_file(run / "model.safetensors")
     save_file({name: value + 0.01 * (name == "classifier.bias") for name, value in weights.items()}, run / "model.safetensors")
+    with pytest.raises(UserError, match="model.safetensors is not what was written"):
+        finetune.main([*given, "--external", "mimic"])
+    content = yaml.safe_load((run / "config.yaml").read_text())
+    content["run"]["files"]["model.safetensors"] = stamps.describe(run / "model.safetensors")  # as if it had been trained so
+    (run / "config.yaml").write_text(yaml.safe_dump(content))
     finetune.main([*given, "--external", "mimic"])
     assert len([v for v in set(results.read_summary().variant) if v.startswith("evaluated-")]) == 2  # another model is another arm
     with markers.write_marked(contract.concept_array_file("medrep")) as part, open(part, "wb") as file:

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from accelerate.state import AcceleratorState
 
 from experiments import finetune, pretrain
@@ -249,8 +250,14 @@ def test_a_vocabulary_of_another_run_is_refused(hospitals, main):
     words = json.loads((run / "vocabulary.json").read_text())
     (run / "vocabulary.json").write_text(json.dumps({name: values[:-1] for name, values in words.items()}))
     n = len(words["tokens"])
+    arguments = FINETUNE if main is finetune.main else ["--gpu-devices", "cpu", "--from", str(run), "--hospital", "ehrshot", "--zero-shot"]
+    with pytest.raises(UserError, match="vocabulary.json is not what was written"):
+        main(arguments)
+    content = yaml.safe_load((run / "config.yaml").read_text())
+    del content["run"]["files"]  # as an earlier version wrote it
+    (run / "config.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=f"vocabulary.json has {n - 1} tokens, but the model was made for {n}: these are files of two runs"):
-        main(FINETUNE if main is finetune.main else ["--gpu-devices", "cpu", "--from", str(run), "--hospital", "ehrshot", "--zero-shot"])
+        main(arguments)
 
 
 def test_ages_and_ranks_beyond_the_tables_are_read_as_the_last_and_counted(hospitals):
