@@ -114,6 +114,7 @@ class Examples:
 
 def read_labels(hospital: str, outcome: str) -> pd.DataFrame:
     folder = LABELS.require(hospital=hospital, outcome=outcome)
+    stamps.require_undamaged(folder)
     table: ibis.Table = connect().read_parquet(f"{folder}/*.parquet")
     return table.order_by("subject_id", "prediction_time").to_pandas()
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medrep import contract, storage
+from medrep import contract, stamps, storage
 from medrep.errors import UserError
 from medrep.vocabulary.token_vocabulary import CLS, MASK, MASKED_VALUE, SPECIAL_TOKENS
 
@@ -52,7 +52,8 @@ def array_file(name: str, hospital: str):
 
 
 class Trajectories:
-    """A hospital's trajectories, memory-mapped: opening them takes no time and no memory at any size."""
+    """A hospital's trajectories, memory-mapped: opening them takes no memory at any size, and no time after the first, which reads them
+    through to see that they are what was written."""
 
     token: np.ndarray
     domain: np.ndarray
@@ -70,6 +71,7 @@ class Trajectories:
     def __init__(self, hospital: str):
         if not contract.trajectories_folder(hospital).exists():
             raise UserError(f"{contract.display_path(contract.trajectories_folder(hospital))} is missing; preprocessing/trajectories.py writes it")
+        stamps.require_undamaged(contract.trajectories_folder(hospital))
         self.hospital = hospital
         for name in EVENT_ARRAYS | PERSON_ARRAYS:
             array = np.load(array_file(name, hospital), mmap_mode="r", allow_pickle=False)
