@@ -100,3 +100,26 @@ def test_docstrings_and_comments_name_constants_that_exist(all_names):
 def test_a_constant_that_was_renamed_is_found(old, all_names):
     for text in (f'def f():\n    """A row of {old}."""\n', f"A = 1  # as {old}\n"):
         assert stale_constants(text, all_names)
+
+
+def imports_of_modules():
+    """{module of medrep: the modules of medrep that it imports when it is imported}"""
+    paths = {path.relative_to(REPOSITORY / "codes").with_suffix(""): path for path in FILES}
+    names = {".".join(path.parts[:-1] if path.name == "__init__" else path.parts): file for path, file in paths.items() if path.parts[0] == "medrep"}
+    found = {}
+    for name, file in names.items():
+        told = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ImportFrom) and node.module]
+        wanted = {f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in names else node.module for node in told for alias in node.names}
+        found[name] = sorted(wanted & names.keys() - {name})
+    return found
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    """A stage that begins at another place of the circle could not be started, while all_stages.py can."""
+    imports = imports_of_modules()
+    assert len(imports) > 100 and imports["medrep.patients.behrt"]
+    left = dict(imports)
+    while free := [name for name, wanted in left.items() if not set(wanted) & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left

@@ -11,7 +11,7 @@ import pytest
 
 from medrep import contract
 from medrep.cdm import hospital_tables
-from medrep.cdm.eicu import concept_maps, measurements
+from medrep.cdm.eicu import concept_maps
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.settings import HospitalConfig
@@ -314,7 +314,7 @@ def test_values_in_another_unit_than_they_are_told_in_are_mended_and_those_that_
     told = [("Calcium", 2.0, 2.0), ("Calcium", 4.0, 1.0), ("FiO2", 1.0, 100.0), ("FiO2", 4.0, None), ("FiO2", 21.0, 21.0), ("heat", 100.0, 40.0)]
     told += [("other", 4.0, 4.0), ("FiO2", None, None)]
     rows = ibis.memtable([(i, name, value) for i, (name, value, _) in enumerate(told)], schema={"i": "int64", "name": "string", "value": "float64"})
-    found = rows.mutate(mended=measurements.apply_rules(rows.name, rows.value, rules)).order_by("i").to_pyarrow()["mended"].to_pylist()
+    found = rows.mutate(mended=concept_maps.apply_rules(rows.name, rows.value, rules)).order_by("i").to_pyarrow()["mended"].to_pylist()
     assert found == [mended for *_, mended in told]
 
 

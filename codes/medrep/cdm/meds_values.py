@@ -2,7 +2,7 @@
 
 import ibis
 
-from medrep.cdm.eicu import measurements, meds_names
+from medrep.cdm.eicu import concept_maps, meds_names
 from medrep.cdm.parsing import parse_measured_value
 from medrep.cdm.sources.columns import NO_UNIT
 from medrep.settings import HospitalConfig
@@ -24,7 +24,7 @@ def with_values(t: ibis.Table, settings: HospitalConfig) -> ibis.Table:
     value = ibis.coalesce(t.value, ibis.ifelse(same | t.numeric_value.isnull(), t.text_number, t.numeric_value))
     from_text = t.value.isnull() & (same | t.numeric_value.isnull())
     if settings.code_names:
-        value = measurements.apply_rules(t.value_name, value * t.factor.fill_null(1.0), meds_names.read_value_rules())
+        value = concept_maps.apply_rules(t.value_name, value * t.factor.fill_null(1.0), meds_names.read_value_rules())
     t = t.mutate(found_value=value, written_operator=ibis.ifelse(from_text, t.text_operator, ibis.null("string")))
     own_unit = ibis.ifelse(t.is_own, t.unit, ibis.coalesce(t.unit, t.code_unit))
     if settings.unit_concepts:

@@ -287,3 +287,14 @@ class CheckedConcepts:
         links = athena.read_vocabulary_table(self.con, "concept_relationship")
         own = links.filter((links.concept_id_1 == links.concept_id_2) & (links.relationship_id == "Maps to") & links.concept_id_1.isin(ids))
         return set(own.concept_id_1.execute())
+
+
+def apply_rules(name: ibis.Value, value: ibis.Value, rules: list[dict]) -> ibis.Value:
+    """`value` after read_value_rules: what is in another unit than it is told in, or is no value."""
+    cases = []
+    for rule in rules:
+        fits = name.lower() == rule["name"]
+        fits = fits if rule["above"] is None else fits & (value > rule["above"])
+        fits = fits if rule["up_to"] is None else fits & (value <= rule["up_to"])
+        cases.append((fits.fill_null(False), ibis.null("float64") if rule["factor"] is None else value * rule["factor"] + rule["add"]))
+    return ibis.cases(*cases, else_=value) if cases else value

@@ -53,17 +53,6 @@ FACTS = {"concept_id": "int64", "factor": "float64", "to_unit": "string"}
 """What concept_maps says of a name. to_unit is the concept of a unit as text, or a unit that has none."""
 
 
-def apply_rules(name: ibis.Value, value: ibis.Value, rules: list[dict]) -> ibis.Value:
-    """`value` after concept_maps.read_value_rules: what is in another unit than it is told in, or is no value."""
-    cases = []
-    for rule in rules:
-        fits = name.lower() == rule["name"]
-        fits = fits if rule["above"] is None else fits & (value > rule["above"])
-        fits = fits if rule["up_to"] is None else fits & (value <= rule["up_to"])
-        cases.append((fits.fill_null(False), ibis.null("float64") if rule["factor"] is None else value * rule["factor"] + rule["add"]))
-    return ibis.cases(*cases, else_=value) if cases else value
-
-
 class Names:
     """concept_maps' names of measurements."""
 
@@ -93,7 +82,7 @@ class Names:
         rows = rows.left_join(known, [rows.name == known.name_key, rows.unit_key == known.unit_key])
         value = rows.value * rows.factor.fill_null(1.0)
         rows = rows.mutate(value=value).drop("name_key", "unit_key", "unit_key_right")
-        return rows.mutate(value=apply_rules(rows.name, rows.value, [rule for rule in self.rules if rule["source"] == source.lower()]))
+        return rows.mutate(value=concept_maps.apply_rules(rows.name, rows.value, [rule for rule in self.rules if rule["source"] == source.lower()]))
 
 
 def measurement_rows(rows: ibis.Table, table: int, type_id: int) -> ibis.Table:
