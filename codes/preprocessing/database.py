@@ -84,7 +84,7 @@ def uses_vocabulary(name: str, wanted: Wanted) -> bool:
     made, theirs = read_stamp(wanted.output), wanted.stamp.content["settings"]
     if contract.data_folder("concepts").is_dir():
         there = contract.data_folder("concepts")
-    elif made and any(made["settings"][key] != theirs[key] for key in ("database", "place", "schema")):
+    elif made and any(made["settings"].get(key) != theirs[key] for key in ("database", "place", "schema")):
         there = wanted.output  # another hospital's
     else:
         return True

@@ -47,7 +47,7 @@ def main(argv=None):
         return
     ids = concept_index.read_concept_index()
     stamp = Stamp(output, inputs=[contract.concept_index_file()], settings={"seed": SEED, "width": width})
-    if output.exists() and markers.has_marker(output) and markers.matches_index(output) and stamp.is_current():
+    if stamp.is_current() and markers.has_marker(output) and markers.matches_index(output):
         return
     with timed_stage("random") as figures:
         plain, decile = concept_index.split_deciles(ids)

@@ -448,7 +448,7 @@ def test_missing_tables_and_columns_are_named_all_at_once(cdm, place):
     cdm.query("DROP TABLE cdm.procedure_occurrence", "ALTER TABLE cdm.person DROP gender_concept_id, DROP year_of_birth", "DROP TABLE cdm.death")
     said = refusal()
     assert "schema cdm: person lacks the columns gender_concept_id, year_of_birth; there is no table procedure_occurrence (this user sees" in said
-    assert not (place / "usedata").exists()
+    assert not contract.source_folder("seoul").parent.exists()
 
 
 def test_death_may_be_missing_and_an_empty_table_is_refused(cdm, place, capsys):
@@ -527,7 +527,7 @@ def test_what_cannot_be_opened_is_one_sentence_without_a_password(cdm, place, mo
     output = capfd.readouterr()
     for text in (said, output.out, output.err):
         assert not any(secret in text for secret in ("hunter", PASSWORD, ENCODED_PASSWORD))
-    assert not (place / "usedata").exists()
+    assert not contract.source_folder("seoul").parent.exists()
 
 
 def test_a_password_stands_in_no_file_and_no_log(cdm, place, capfd):

@@ -47,6 +47,7 @@ def test_the_stage_writes_one_table_and_two_maps_over_all_arms(athena, monkeypat
     assert contract.quality_file().read_bytes() == before
     monkeypatch.delenv("MEDREP_FRESH")
     random = np.array(shared.open_array("random"))
+    storage.stamp_path(contract.concept_array_file("medrep")).unlink()
     storage.write_array(contract.concept_array_file("medrep"), random)  # another's over ours
     np.save(athena / "own.npy", random)
     evaluate.main(["--own", str(athena / "own.npy")])

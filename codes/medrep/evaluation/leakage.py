@@ -80,8 +80,10 @@ def find_leakage(pretrained: Path | None, rep: str, home: str, examples: Example
 
 def is_there(source: Source) -> bool:
     """Whether the hospital's trajectories are there, and those that were learned from."""
+    if not source.hospital:
+        return False
     folder = contract.trajectories_folder(source.hospital)
-    return bool(source.hospital) and folder.exists() and source.fingerprint in (None, stamps.fingerprint(folder))
+    return folder.exists() and source.fingerprint in (None, stamps.fingerprint(folder))
 
 
 def count_seen(hospital: str, tested_at: str, persons: np.ndarray) -> int:

@@ -79,15 +79,16 @@ class LinearProbe:
 
 
 def fit_probe(x: dict[str, np.ndarray], y: dict[str, np.ndarray]) -> LogisticRegression | None:
-    """The logistic regression on `train` that tells `valid` apart best; of equals the most regularized. None if a class is missing."""
-    if len(set(y["train"].tolist())) < 2:
+    """The logistic regression on `train` that tells `valid` apart best; of equals the most regularized. None if a class is missing
+    or validation knows nothing of the label."""
+    if len(set(y["train"].tolist())) < 2 or not len(y["valid"]):
         return None
     best, score = None, -np.inf
     for c in C_GRID:
         model = LogisticRegression(C=c, max_iter=2000).fit(x["train"], y["train"])
         p = model.predict_proba(x["valid"])[:, 1]
         auroc = metrics.auroc(y["valid"], p)  # None if a class is missing
-        found = auroc if auroc is not None else -float(np.mean((p - y["valid"]) ** 2)) if len(p) else 0.0
+        found = auroc if auroc is not None else -float(np.mean((p - y["valid"]) ** 2))
         if found > score:
             best, score = model, found
     return best
