@@ -151,7 +151,7 @@ NODE = contract.REPOSITORY / "codes" / "experiments" / "pretrain_node.sh"
 )
 def test_a_machine_ends_with_143_only_if_its_processes_stopped_as_told(told, failed, status, expected):
     """Of a launcher whose first process to fail ended with `failed`."""
-    launcher = "trap 'told=1' TERM; echo ready; " + ("until [ \"$told\" ]; do sleep 0.02; done; " if told else "")
+    launcher = "trap 'told=1' TERM; echo ready; " + ('until [ "$told" ]; do sleep 0.02; done; ' if told else "")
     launcher += (f'echo -n {failed} > "$MEDREP_FAILED"; ' if failed else "") + f"exit {status}"
     node = subprocess.Popen(["bash", str(NODE), "bash", "-c", launcher], stdout=subprocess.PIPE, text=True)
     assert node.stdout is not None and node.stdout.readline() == "ready\n"

@@ -84,7 +84,7 @@ def read_mapping(path: Path) -> dict[str, list[int]]:
     """{code: concept ids, none where it says 0}. A row without an id says nothing."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as text:
-            reader = csv.DictReader(text)
+            reader = csv.DictReader(text, strict=True)  # else a quote that nobody closes takes all that follows for one code
             names = {(name or "").strip().lower(): name for name in reader.fieldnames or []}
             code = next((names[name] for name in CODE_COLUMNS if name in names), None)
             concept = next((names[name] for name in ID_COLUMNS if name in names), None)
@@ -95,9 +95,9 @@ def read_mapping(path: Path) -> dict[str, list[int]]:
                 told = (row[concept] or "").strip()
                 if not told:
                     continue
-                if not re.fullmatch(r"\d+(\.0*)?", told):
+                if not re.fullmatch(r"\d{1,18}(\.0*)?", told):
                     raise UserError(
-                        f"{contract.display_path(path)} line {reader.line_num}: concept_id {told!r} is no number; write the concept's id, 0 for a "
+                        f"{contract.display_path(path)} line {reader.line_num}: concept_id {told[:40]!r} is no number; write the concept's id, 0 for a "
                         "code that has none, or nothing"
                     )
                 ids = found.setdefault(row[code] or "", [])
@@ -106,6 +106,11 @@ def read_mapping(path: Path) -> dict[str, list[int]]:
             return found
     except UnicodeDecodeError:
         raise UserError(f"{contract.display_path(path)} is not UTF-8: save it as CSV in UTF-8") from None
+    except csv.Error as problem:
+        raise UserError(
+            f"{contract.display_path(path)} is no CSV up to its end ({problem}): look for a quote that opens and does not close, and double the "
+            'quotes inside a quoted code ("")'
+        ) from None
 
 
 def read_parents(hospital: str) -> dict[str, list[str]]:
@@ -122,7 +127,9 @@ def read_parents(hospital: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for row in table.to_pylist():
         parents = row["parent_codes"] or []
-        parents = [parents] if isinstance(parents, str) else parents
+        parents = parents if isinstance(parents, list) else [parents]
+        if wrong := next((parent for parent in parents if parent and not isinstance(parent, str)), None):
+            raise UserError(f"{contract.display_path(path)} has {wrong!r} among parent_codes: MEDS has lists of strings there; write it so")
         found.setdefault(row["code"], []).extend(parent for parent in parents if parent)
     return found
 
