@@ -51,6 +51,8 @@ event at 00:00:00 is known by its day. listed: whether the hospital's mapping sa
 code_unit; value_name is of eicu/meds_names.py."""
 ADMISSION, DISCHARGE, LEFT_OUT = ROLES = ("admission", "discharge", "left out")
 READ_DOMAINS = (*DOMAINS, "visit", "race", "gender")
+PERSON_NAMES = ("GENDER", "SEX", "RACE")
+"""What the codes of persons begin with."""
 MAPPING_FILE = "code_mapping.csv"
 CODE_COLUMNS, ID_COLUMNS = ("code", "source_code"), ("concept_id", "target_concept_id")
 """Of a mapping: as unmapped_codes.csv has them, or as OMOP's SOURCE_TO_CONCEPT_MAP."""
@@ -145,6 +147,17 @@ def compile_pattern(setting: str, pattern: str, groups: int = 0) -> re.Pattern |
     if compiled.groups < groups:
         raise UserError(f"hospital.{setting} has {pattern!r} without a group: put what it is to find into parentheses")
     return compiled
+
+
+def patterns_of_persons(settings: HospitalConfig) -> dict[str, str]:
+    """Of code_vocabularies those that may say what a person's code means, as of race: all but those that begin with other letters."""
+    found = {}
+    for pattern, vocabulary in settings.code_vocabularies.items():
+        letters = re.match(r"\^([A-Za-z]+)(?![A-Za-z?*{])", pattern)
+        begin = letters[1].upper() if letters and "|" not in pattern else ""
+        if any(name.startswith(begin) or begin.startswith(name) for name in PERSON_NAMES):
+            found[pattern] = vocabulary
+    return found
 
 
 def parse_reference(text: str) -> int | str | None:

@@ -243,6 +243,29 @@ def test_parents_that_are_no_text_are_refused_in_words(root, parents):
         describe(["HR"])
 
 
+@pytest.mark.parametrize(
+    "pattern, counts",
+    [
+        ("^RACE//(.+)$", True),
+        ("^race//(.+)$", True),
+        ("(?i)^race//(.+)$", True),
+        ("//ETHNIC//(.+)$", True),
+        ("^R(.+)$", True),
+        ("^L?RACE//(.+)$", True),
+        ("^LAB//(.+)|^RACE//(.+)", True),
+        ("^DIAGNOSIS//ICD//9//(.+)$", False),
+        ("^LAB//(?:RESULT//)?(5[0-9]{4})//", False),
+    ],
+)
+def test_only_patterns_that_may_tell_a_race_are_of_persons(pattern, counts):
+    assert meds_codes.patterns_of_persons(HospitalConfig(code_vocabularies={pattern: "Race"})) == ({pattern: "Race"} if counts else {})
+
+
+def test_no_pattern_that_is_shipped_for_mimic_is_of_persons():
+    shipped = config.load("hospital", hospital="mimic_meds")
+    assert shipped.code_vocabularies and not meds_codes.patterns_of_persons(shipped)
+
+
 def test_a_broken_codes_file_is_said(root):
     write_concepts(root, CONCEPTS, [])
     write_hospital(root)

@@ -55,7 +55,7 @@ UNREAD_TABLES = ("observation", "device", "device_exposure", "visit_detail")
 """OMOP's tables that are not read of OMOP files either."""
 STAY, LEFT_OUT, UNREAD_TABLE = "stay", "left out", "unread table"
 """Further kinds of rows."""
-PERSON_CODES = "^(GENDER|SEX|RACE)/"
+PERSON_CODES = f"^({'|'.join(meds_codes.PERSON_NAMES)})/"
 WITHOUT_CONCEPT, OF_OTHER_DOMAINS, LISTED, LEFT_OUT_CODES, OF_UNREAD_TABLES = (
     "codes",
     "codes of other domains, such as observations,",
