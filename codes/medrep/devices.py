@@ -23,7 +23,7 @@ from medrep import config
 from medrep.errors import UserError
 from medrep.progress import print_line
 
-FAILED_ENV = "MEDREP_FAILED"  # names the file that the first of several processes that fails makes
+FAILED_ENV = "MEDREP_FAILED"  # names the file that the first of several processes that fails makes, with its exit status
 CHECKPOINT_INTERVAL_S = 120  # that processes have after SIGTERM
 KNOWN_TRACKERS = {tracker.value for tracker in LoggerType} - {"all"}
 
@@ -139,7 +139,8 @@ def run_main(main: Callable[[], None]):
         if status in (0, None) or FAILED_ENV not in os.environ:
             raise
         try:
-            os.close(os.open(os.environ[FAILED_ENV], os.O_CREAT | os.O_EXCL))
+            with open(os.environ[FAILED_ENV], "x") as file:
+                file.write(str(status if isinstance(status, int) else 1))
         except FileExistsError:
             sys.exit(status if isinstance(status, int) else 1)
         raise

@@ -8,6 +8,7 @@ says who holds it and since when; one that still says so, though nobody holds it
 
 import fcntl
 import json
+import math
 import os
 import socket
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from medrep import contract
+from medrep.errors import UserError
 from medrep.progress import print_line
 
 SECONDS_BETWEEN_TRIES, SECONDS_BEFORE_WORDS = 0.05, 0.5
@@ -50,9 +52,9 @@ def lock_file(path: Path) -> Path | None:
     return contract.ROOT.joinpath(area, ".locks", *names[:-1], f"{names[-1]}.lock")
 
 
-def hold(path: Path) -> Lock | None:
+def hold(path: Path, patience_s: float = math.inf) -> Lock | None:
     """Wait until no other process writes `path`. What this process holds already it holds twice; the processes of several devices hold nothing,
-    as the one that started them does."""
+    as the one that started them does. UserError where that takes longer than patience_s."""
     file_path = lock_file(path)
     if file_path is None or "RANK" in os.environ:
         return None
@@ -61,7 +63,7 @@ def hold(path: Path) -> Lock | None:
     try:
         file_path.parent.mkdir(parents=True, exist_ok=True)
         file = os.fdopen(os.open(file_path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
-        wait_for(file, path)
+        wait_for(file, path, patience_s)
     except OSError:  # not ours to write, or a file system without locks: what is then written says more
         return None
     held = HELD[file_path] = Lock(file)
@@ -69,22 +71,26 @@ def hold(path: Path) -> Lock | None:
 
 
 @contextmanager
-def holding(path: Path) -> Iterator[None]:
-    """hold(path), for the length of a block."""
-    held = hold(path)
+def holding(path: Path, patience_s: float = math.inf) -> Iterator[bool]:
+    """hold(path), for the length of a block; gives whether it is held."""
+    held = hold(path, patience_s)
     try:
-        yield
+        yield held is not None
     finally:
         del held
 
 
-def wait_for(file: IO[str], path: Path):
+def wait_for(file: IO[str], path: Path, patience_s: float):
     started, said = time.monotonic(), False
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
+            if time.monotonic() - started > patience_s:
+                holder = read_holder(file) or "another process"
+                file.close()
+                raise UserError(f"{contract.display_path(path)} is being written by {holder}: run this again when that has ended") from None
             if not said and time.monotonic() - started > SECONDS_BEFORE_WORDS:
                 print_line(f"{contract.display_path(path)} is being written by {read_holder(file) or 'another process'}: waiting for it to end")
                 said = True

@@ -11,6 +11,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, is_dataclass
@@ -26,6 +27,8 @@ from medrep.storage import disk_errors_in_words, stamp_path, write_json
 
 RECORDED = ("output", "files", "command", "code")  # what a stamp has beside what the output was made from
 PIECE_BYTES = 2**22
+WRITER_PATIENCE_S = 600  # that a reader waits for who writes what it reads, before it says so and ends
+UNLOCKED_LOOKS, UNLOCKED_PAUSE_S = 5, 1.0
 CHECKED: dict[Path, tuple] = {}  # what this process has read through, by seen_state
 
 
@@ -131,24 +134,54 @@ def describe(path: Path) -> list:
 def require_undamaged(path: Path):
     """Refuse an output whose files are not what was written, by size and checksum; a file of the user's can't be judged.
 
-    Reads all of it, once in a process. Its stamp is made to say that it is not current, so that the command which is named makes it anew.
+    Reads all of it, once in a process. Its stamp is made to say that it is not current, so that the command which is named makes it anew. Who
+    writes the output moves it into place before its stamp: so it is looked at again when no one does.
     """
-    stamp = read_whole_stamp(path)
-    if stamp is None or not has_written(path):
+    if find_mismatch(path) is None:
         return
-    folder = stamp_path(path).parent
-    now = seen_state(path, stamp["files"])
-    if CHECKED.get(path) == now:
-        return
-    if not (damage := next(find_damage(folder, path, stamp["files"]), None)):
-        CHECKED[path] = now
-        return
-    with disk_errors_in_words(path):
-        write_json(stamp_path(path), stamp | {"output": "damaged"})
+    with locks.holding(path, WRITER_PATIENCE_S) as is_held:
+        found = find_mismatch(path) if is_held else find_settled_mismatch(path)
+        if found is None:
+            return
+        stamp, damage = found
+        with disk_errors_in_words(path):
+            if read_whole_stamp(path) == stamp:
+                write_json(stamp_path(path), stamp | {"output": "damaged"})
     raise UserError(
         f"{damage}: it was damaged or changed since it was written; {stamp['command'] or remaking_command(path)} makes it anew (if you put it there "
         f"yourself, remove {display_path(stamp_path(path))})"
     )
+
+
+def find_mismatch(path: Path) -> tuple[dict, str] | None:
+    """The stamp of `path` and how its files differ from it, in words; None if they don't, which is remembered, or can't be judged."""
+    stamp = read_whole_stamp(path)
+    if stamp is None:
+        return None
+    try:
+        if not has_written(path):
+            return None
+        now = seen_state(path, stamp["files"])
+        if CHECKED.get(path) == now:
+            return None
+        damage = next(find_damage(stamp_path(path).parent, path, stamp["files"]), None)
+    except FileNotFoundError as problem:  # replaced while it was read
+        return stamp, f"{display_path(Path(problem.filename))} is missing"
+    if damage is None:
+        CHECKED[path] = now
+        return None
+    return stamp, damage
+
+
+def find_settled_mismatch(path: Path) -> tuple[dict, str] | None:
+    """find_mismatch where there is no lock to wait for: once it stays the same for a moment."""
+    found, before = find_mismatch(path), None
+    for _ in range(UNLOCKED_LOOKS):
+        if found is None or found == before:
+            break
+        time.sleep(UNLOCKED_PAUSE_S)
+        found, before = find_mismatch(path), found
+    return found
 
 
 def seen_state(path: Path, files: dict[str, list]) -> tuple[list, dict]:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import ibis
 
 from medrep import config, contract
-from medrep.cdm import ehrshot, engine, hospital_tables, rules, table_files
+from medrep.cdm import ehrshot, engine, hospital_tables, meds_codes, rules, table_files
 from medrep.contract import SPLITS
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
@@ -100,6 +100,7 @@ def main(argv=None):
     check_split_shares(cohort)
     hospital_tables.require_hospital(hospital)
     benchmark = ehrshot.splits_file(hospital)
+    race_codes = meds_codes.patterns_of_persons(config.load("hospital", hospital=hospital))
     stamp = Stamp(
         PERSONS.at(hospital=hospital),
         inputs=[*hospital_tables.input_files(hospital, "person", "patients"), *([benchmark] if benchmark.exists() else [])],
@@ -111,6 +112,7 @@ def main(argv=None):
             # whether races could be named, and not by which CONCEPT.csv: a newer one would put all later tables out of
             # date, and the models pretrained on them, for names that stay the same
             "race_names": contract.concepts_folder().is_dir(),
+            **({"code_vocabularies": race_codes} if race_codes else {}),
         },
     )
     if stamp.is_current():

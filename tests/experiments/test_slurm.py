@@ -140,3 +140,35 @@ def test_it_says_where_it_must_be_started(tmp_path):
         names = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
         done = subprocess.run(["bash", script], env=names | environment, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 1 and words in done.stderr
+
+
+NODE = contract.REPOSITORY / "codes" / "experiments" / "pretrain_node.sh"
+
+
+@pytest.mark.parametrize(
+    "told, failed, status, expected",
+    [(True, 143, 1, 143), (True, None, 1, 143), (True, 1, 1, 200), (False, 1, 1, 200), (False, None, 137, 200), (True, None, 0, 0)],
+)
+def test_a_machine_ends_with_143_only_if_its_processes_stopped_as_told(told, failed, status, expected):
+    """Of a launcher whose first process to fail ended with `failed`."""
+    launcher = "trap 'told=1' TERM; echo ready; " + ('until [ "$told" ]; do sleep 0.02; done; ' if told else "")
+    launcher += (f'echo -n {failed} > "$MEDREP_FAILED"; ' if failed else "") + f"exit {status}"
+    node = subprocess.Popen(["bash", str(NODE), "bash", "-c", launcher], stdout=subprocess.PIPE, text=True)
+    assert node.stdout is not None and node.stdout.readline() == "ready\n"
+    if told:
+        node.send_signal(signal.SIGTERM)
+    assert node.wait(timeout=30) == expected
+
+
+@pytest.mark.parametrize("restarts, passed_on", [("0", ["--rep-type", "none", "--fresh"]), ("1", ["--rep-type", "none"])])
+@pytest.mark.parametrize("step, ends", [(0, 0), (200, 1), (137, 137), (143, 143)])
+def test_fresh_counts_at_the_first_start_alone_and_a_failed_machine_is_not_queued_again(tmp_path, restarts, passed_on, step, ends):
+    for name, text in (("srun", f'echo "$@" > {tmp_path}/step\nexit {step}\n'), ("scontrol", f'echo "$@" >> {tmp_path}/asked\n')):
+        (tmp_path / name).write_text("#!/usr/bin/env bash\n" + text)
+        (tmp_path / name).chmod(0o755)
+    given = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "a,b", "SLURM_NNODES": "2", "SLURM_RESTART_COUNT": restarts, "VIRTUAL_ENV": sys.prefix}
+    given |= {"SLURM_SUBMIT_DIR": str(NODE.parent.parent), "PATH": os.pathsep.join([str(tmp_path), os.environ["PATH"]])}
+    done = subprocess.run(["bash", str(NODE.parent / "pretrain.slurm"), "--rep-type", "none", "--fresh"], env=os.environ | given)
+    words = (tmp_path / "step").read_text().split()
+    assert words[words.index("experiments/pretrain.py") + 1 :] == passed_on
+    assert done.returncode == ends and ("requeue 7" in (tmp_path / "asked").read_text()) == (step == 143)

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -118,6 +120,58 @@ def test_a_damaged_output_is_named_with_the_command_that_makes_it_anew_until_it_
             reader().is_current()
     make()
     assert not reader().is_current() and sorted(path.name for path in folder.iterdir()) == ["0.parquet", "1.parquet"]
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from medrep import storage
+from medrep.stamps import Stamp
+output = Path(sys.argv[1])
+stamp = Stamp(output, settings=2)
+assert not stamp.is_current()
+storage.write_json(output, "the second")
+print("moved", flush=True)
+time.sleep(float(sys.argv[2]))
+stamp.record()
+"""
+
+
+def start_writer(root, output, pause_s):
+    """A process between the output's move into place and its stamp."""
+    environment = os.environ | {"MEDREP_ROOT": str(root), "PYTHONPATH": str(contract.REPOSITORY / "codes")}
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(output), str(pause_s)], env=environment, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None and writer.stdout.readline() == "moved\n"
+    return writer
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_a_reader_beside_a_writer_takes_no_new_output_with_the_old_stamp_for_damage(root, monkeypatch, capsys, locked):
+    monkeypatch.setattr(stamps, "CHECKED", {})
+    output = root / "usedata" / "h" / "a.json"
+    storage.write_json(output, 1)
+    Stamp(output, settings=1).record()
+    if not locked:
+        monkeypatch.setenv("RANK", "0")  # whose processes hold no locks
+    writer = start_writer(root, output, 1.5 if locked else 0.5)
+    stamps.require_undamaged(output)
+    assert ("usedata/h/a.json is being written by process" in capsys.readouterr().out) == locked
+    assert writer.wait(timeout=30) == 0 and stamps.read_whole_stamp(output)["settings"] == 2
+    assert Stamp(output, settings=2).is_current()
+
+
+def test_a_reader_that_waits_too_long_for_a_writer_says_for_whom_and_writes_nothing(root, monkeypatch):
+    monkeypatch.setattr(stamps, "CHECKED", {})
+    monkeypatch.setattr(stamps, "WRITER_PATIENCE_S", 0.2)
+    output = root / "usedata" / "h" / "a.json"
+    storage.write_json(output, 1)
+    Stamp(output, settings=1).record()
+    before = storage.stamp_path(output).read_text()
+    writer = start_writer(root, output, 2)
+    with pytest.raises(UserError, match="usedata/h/a.json is being written by process .*: run this again when that has ended"):
+        stamps.require_undamaged(output)
+    assert storage.stamp_path(output).read_text() == before
+    assert writer.wait(timeout=30) == 0 and Stamp(output, settings=2).is_current()
 
 
 def test_a_stamp_that_is_damaged_itself_makes_its_output_anew(root):

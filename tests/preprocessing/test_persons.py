@@ -5,14 +5,15 @@ import json
 from dataclasses import replace
 
 import ibis
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from medrep import contract, stamps
+from medrep import config, contract, stamps
 from medrep.cdm.engine import connect
 from medrep.cdm.sources import omop
 from medrep.errors import UserError
-from medrep.settings import CohortConfig
+from medrep.settings import CohortConfig, HospitalConfig
 from medrep.tables import PERSONS
 from preprocessing import persons
 
@@ -169,3 +170,35 @@ def test_stage_reads_the_tables_and_is_not_run_twice(tmp_path, monkeypatch, caps
     assert "h person: 4 rows; 3 kept; rejected: 1 unreadable person_id" in said
     persons.main(["--hospital", "h", "--set", "cohort.max_rejects=0.5"])
     assert "usedata/h/persons is up to date" in capsys.readouterr().out
+
+
+def test_a_meds_persons_race_is_read_again_when_the_patterns_that_tell_it_change(root, monkeypatch, capsys):
+    write_table(root / "data" / "h" / "data" / "0.parquet", code=["MEDS_BIRTH", "RACE//E1"])
+    write_table_of_concepts(root / "data" / "concepts")
+    load, told = config.load, {}
+    monkeypatch.setattr(
+        config, "load", lambda section, *args, **kw: HospitalConfig(code_vocabularies=told) if section == "hospital" else load(section, *args, **kw)
+    )
+
+    def run():
+        persons.main(["--hospital", "h"])
+        return PERSONS.read(connect(), hospital="h").to_pyarrow()["race"].to_pylist(), "up to date" in capsys.readouterr().out
+
+    assert run() == (["E1"], False)
+    told["^LAB//(.+)$"] = "LOINC"  # no person's: nothing is made anew
+    assert run() == (["E1"], True)
+    told["^RACE//E([0-9]+)$"] = "Race"
+    assert run() == (["White"], False) and run() == (["White"], True)
+
+
+def write_table(file, code):
+    file.parent.mkdir(parents=True)
+    times = pa.array([0] * len(code), pa.timestamp("us"))
+    pq.write_table(pa.table({"subject_id": [1] * len(code), "time": times, "code": code}), file)
+
+
+def write_table_of_concepts(folder):
+    folder.mkdir(parents=True)
+    lines = ["concept_id\tconcept_name\tdomain_id\tvocabulary_id\tconcept_class_id\tstandard_concept\tconcept_code\tinvalid_reason"]
+    (folder / "CONCEPT.csv").write_text("\n".join([*lines, "8527\tWhite\tRace\tRace\tRace\tS\t1\t"]) + "\n")
+    (folder / "CONCEPT_RELATIONSHIP.csv").write_text("concept_id_1\tconcept_id_2\trelationship_id\tinvalid_reason\n1\t2\tIs a\t\n")

@@ -197,7 +197,7 @@ def read_shots(path: Path, task: Task) -> tuple[pd.DataFrame, dict[str, int]]:
                         continue
                     columns = [SPLITS[theirs], int(k), int(replicate), ids, pd.to_datetime(times, format="ISO8601"), [int(v) >= 1 for v in values]]
                     samples.append(pd.DataFrame(dict(zip(SAMPLE_COLUMNS, columns, strict=True))))
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError) as problem:
         raise UserError(
             f"{contract.display_path(path)} is not what EHRSHOT draws for {task.sub_task} ({type(problem).__name__} {problem}): bring it again"
         ) from None

@@ -51,6 +51,8 @@ event at 00:00:00 is known by its day. listed: whether the hospital's mapping sa
 code_unit; value_name is of eicu/meds_names.py."""
 ADMISSION, DISCHARGE, LEFT_OUT = ROLES = ("admission", "discharge", "left out")
 READ_DOMAINS = (*DOMAINS, "visit", "race", "gender")
+PERSON_NAMES = ("GENDER", "SEX", "RACE")
+"""What the codes of persons begin with."""
 MAPPING_FILE = "code_mapping.csv"
 CODE_COLUMNS, ID_COLUMNS = ("code", "source_code"), ("concept_id", "target_concept_id")
 """Of a mapping: as unmapped_codes.csv has them, or as OMOP's SOURCE_TO_CONCEPT_MAP."""
@@ -84,7 +86,7 @@ def read_mapping(path: Path) -> dict[str, list[int]]:
     """{code: concept ids, none where it says 0}. A row without an id says nothing."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as text:
-            reader = csv.DictReader(text)
+            reader = csv.DictReader(text, strict=True)  # else a quote that nobody closes takes all that follows for one code
             names = {(name or "").strip().lower(): name for name in reader.fieldnames or []}
             code = next((names[name] for name in CODE_COLUMNS if name in names), None)
             concept = next((names[name] for name in ID_COLUMNS if name in names), None)
@@ -95,9 +97,9 @@ def read_mapping(path: Path) -> dict[str, list[int]]:
                 told = (row[concept] or "").strip()
                 if not told:
                     continue
-                if not re.fullmatch(r"\d+(\.0*)?", told):
+                if not re.fullmatch(r"\d{1,18}(\.0*)?", told):
                     raise UserError(
-                        f"{contract.display_path(path)} line {reader.line_num}: concept_id {told!r} is no number; write the concept's id, 0 for a "
+                        f"{contract.display_path(path)} line {reader.line_num}: concept_id {told[:40]!r} is no number; write the concept's id, 0 for a "
                         "code that has none, or nothing"
                     )
                 ids = found.setdefault(row[code] or "", [])
@@ -106,6 +108,11 @@ def read_mapping(path: Path) -> dict[str, list[int]]:
             return found
     except UnicodeDecodeError:
         raise UserError(f"{contract.display_path(path)} is not UTF-8: save it as CSV in UTF-8") from None
+    except csv.Error as problem:
+        raise UserError(
+            f"{contract.display_path(path)} is no CSV up to its end ({problem}): look for a quote that opens and does not close, and double the "
+            'quotes inside a quoted code ("")'
+        ) from None
 
 
 def read_parents(hospital: str) -> dict[str, list[str]]:
@@ -122,7 +129,9 @@ def read_parents(hospital: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for row in table.to_pylist():
         parents = row["parent_codes"] or []
-        parents = [parents] if isinstance(parents, str) else parents
+        parents = parents if isinstance(parents, list) else [parents]
+        if wrong := next((parent for parent in parents if parent and not isinstance(parent, str)), None):
+            raise UserError(f"{contract.display_path(path)} has {wrong!r} among parent_codes: MEDS has lists of strings there; write it so")
         found.setdefault(row["code"], []).extend(parent for parent in parents if parent)
     return found
 
@@ -138,6 +147,17 @@ def compile_pattern(setting: str, pattern: str, groups: int = 0) -> re.Pattern |
     if compiled.groups < groups:
         raise UserError(f"hospital.{setting} has {pattern!r} without a group: put what it is to find into parentheses")
     return compiled
+
+
+def patterns_of_persons(settings: HospitalConfig) -> dict[str, str]:
+    """Of code_vocabularies those that may say what a person's code means, as of race: all but those that begin with other letters."""
+    found = {}
+    for pattern, vocabulary in settings.code_vocabularies.items():
+        letters = re.match(r"\^([A-Za-z]+)(?![A-Za-z?*{])", pattern)
+        begin = letters[1].upper() if letters and "|" not in pattern else ""
+        if any(name.startswith(begin) or begin.startswith(name) for name in PERSON_NAMES):
+            found[pattern] = vocabulary
+    return found
 
 
 def parse_reference(text: str) -> int | str | None:

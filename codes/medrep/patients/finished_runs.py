@@ -74,7 +74,9 @@ def is_finished(folder: Path, settings: dict, fresh: bool) -> bool:
 
     A finished run is known by its config.yaml, which is written last.
     """
-    if progress.is_main_process() and fresh:
+    if fresh and not progress.is_main_process():
+        return False  # what lies there is the first process's to remove, and none of it counts
+    if fresh:
         storage.remove_path(folder)
     wanted, done, begun = settings, folder / "config.yaml", folder / "settings.yaml"
     for file in (done, begun):

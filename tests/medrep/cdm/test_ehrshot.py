@@ -100,6 +100,16 @@ def test_draws_of_another_form_are_refused_in_one_sentence(root, text):
         ehrshot.read_shots(file, ehrshot.find_tasks("ehrshot:guo_icu")[0])
 
 
+@pytest.mark.parametrize("value", ["Infinity", "NaN"])
+def test_draws_with_labels_that_are_no_numbers_are_refused(root, value):
+    sample = {f"{name}_{part}_k": [1] for name in ("patient_ids", "label_values") for part in ("train", "val")}
+    sample |= {f"label_times_{part}_k": ["2020-01-01T23:59:00"] for part in ("train", "val")} | {"label_values_val_k": [float(value)]}
+    (root / "all.json").write_text(json.dumps({"guo_icu": {"4": {"0": sample}}}))
+    assert value in (root / "all.json").read_text()
+    with pytest.raises(UserError, match="is not what EHRSHOT draws for guo_icu .*: bring it again"):
+        ehrshot.read_shots(root / "all.json", ehrshot.find_tasks("ehrshot:guo_icu")[0])
+
+
 def test_draws_of_unequal_lists_are_refused(root):
     sample = {f"{name}_{part}_k": [1] for name in ("patient_ids", "label_values") for part in ("train", "val")}
     sample |= {"label_times_train_k": ["2020-01-01T23:59:00"] * 2, "label_times_val_k": ["2020-01-01T23:59:00"]}

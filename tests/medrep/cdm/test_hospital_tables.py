@@ -93,6 +93,31 @@ def test_splits_and_codes_of_no_table_are_affairs_of_meds_alone(hospitals):
     assert hospital_tables.count_unmapped_codes(con, "dataset", HospitalConfig()) == {"codes": {}}
 
 
+@pytest.mark.parametrize("name, split", [("train", "train"), ("held_out", "test"), ("validation", "valid"), ("val", "valid"), ("test", "test")])
+def test_splits_are_known_by_meds_names_and_by_those_of_others(hospitals, root, name, split):
+    table = pa.table({"subject_id": [1, 1, 2], "split": [name, name, None]})
+    pq.write_table(table, root / "data" / "dataset" / "metadata" / "subject_splits.parquet")
+    assert hospital_tables.read_subject_splits(connect(), "dataset").to_pyarrow().to_pylist() == [{"person_id": 1, "given_split": split}]
+
+
+@pytest.mark.parametrize(
+    "columns, message",
+    [
+        ({"subject_id": [1, 2], "split": ["train", "dev"]}, "subject_splits.parquet has the split 'dev': MEDS has train, tuning and held_out"),
+        ({"subject_id": [1], "split": [""]}, "has the split ''"),
+        ({"subject_id": [1, 1, 2], "split": ["train", "held_out", "train"]}, "puts 1 persons into two splits"),
+        ({"patient_id": [1], "split": ["train"]}, "lacks the column subject_id: write it as MEDS has it"),
+        ({"subject_id": [1]}, "lacks the column split"),
+        ({"subject_id": ["one"], "split": ["train"]}, "has string as subject_id and string as split"),
+        ({"subject_id": [1], "split": [0]}, "has int64 as subject_id and int64 as split"),
+    ],
+)
+def test_splits_that_say_nothing_clear_are_refused_in_one_sentence(hospitals, root, columns, message):
+    pq.write_table(pa.table(columns), root / "data" / "dataset" / "metadata" / "subject_splits.parquet")
+    with pytest.raises(UserError, match=message):
+        hospital_tables.read_subject_splits(connect(), "dataset")
+
+
 def test_a_folder_of_both_is_read_as_meds_and_lines_are_counted_of_csv_alone(hospitals, root):
     assert hospital_tables.find_source("files") is omop and hospital_tables.find_source("dataset") is meds
     assert hospital_tables.count_lines("files", "person") == 2 and hospital_tables.count_lines("dataset", "person") is None

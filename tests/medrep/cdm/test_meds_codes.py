@@ -205,6 +205,10 @@ def test_omops_own_mapping_table_is_a_mapping(root):
         (b"code,concept_id\nHR,5\nBP,many\n", "line 3: concept_id 'many' is no number"),
         (b"", "must have the columns code and concept_id; it has none"),
         ("code,concept_id\ncafé,5\n".encode("latin-1"), "is not UTF-8"),
+        (b'code,concept_id\n"HR,5\nBP,2\n', "code_mapping.csv is no CSV up to its end .unexpected end of data.: look for a quote"),
+        (b'code,concept_id\n"HR,5\n"BP",2\n', "code_mapping.csv is no CSV up to its end .* expected after .*: look for a quote"),
+        (b"code,concept_id\nHR,5\n" + b"x" * 200_000 + b",2\n", "code_mapping.csv is no CSV up to its end .field larger than field limit"),
+        (b"code,concept_id\nHR," + b"9" * 5000 + b"\n", "line 2: concept_id '9{40}' is no number"),
     ],
 )
 def test_a_mapping_that_cant_be_read_is_refused_in_words(root, text, message):
@@ -228,6 +232,38 @@ def test_patterns_that_cant_be_used_are_refused_in_words(root, values, message):
     write_hospital(root)
     with pytest.raises(UserError, match=message):
         describe(["HR"], **values)
+
+
+@pytest.mark.parametrize("parents", [[[8480]], [8480], [[8.5]]])
+def test_parents_that_are_no_text_are_refused_in_words(root, parents):
+    write_concepts(root, CONCEPTS, [])
+    write_hospital(root)
+    pq.write_table(pa.table({"code": ["HR"], "parent_codes": parents}), root / "data" / "theirs" / "metadata" / "codes.parquet")
+    with pytest.raises(UserError, match="metadata/codes.parquet has 8.* among parent_codes: MEDS has lists of strings"):
+        describe(["HR"])
+
+
+@pytest.mark.parametrize(
+    "pattern, counts",
+    [
+        ("^RACE//(.+)$", True),
+        ("^race//(.+)$", True),
+        ("(?i)^race//(.+)$", True),
+        ("//ETHNIC//(.+)$", True),
+        ("^R(.+)$", True),
+        ("^L?RACE//(.+)$", True),
+        ("^LAB//(.+)|^RACE//(.+)", True),
+        ("^DIAGNOSIS//ICD//9//(.+)$", False),
+        ("^LAB//(?:RESULT//)?(5[0-9]{4})//", False),
+    ],
+)
+def test_only_patterns_that_may_tell_a_race_are_of_persons(pattern, counts):
+    assert meds_codes.patterns_of_persons(HospitalConfig(code_vocabularies={pattern: "Race"})) == ({pattern: "Race"} if counts else {})
+
+
+def test_no_pattern_that_is_shipped_for_mimic_is_of_persons():
+    shipped = config.load("hospital", hospital="mimic_meds")
+    assert shipped.code_vocabularies and not meds_codes.patterns_of_persons(shipped)
 
 
 def test_a_broken_codes_file_is_said(root):

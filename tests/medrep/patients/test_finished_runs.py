@@ -35,3 +35,13 @@ def test_a_finished_run_whose_model_is_not_what_was_written_is_refused(root, dam
         UserError, match="run/model.safetensors is (not what was written|missing).*; bring it back, or make the run anew with --fresh"
     ):
         finished_runs.require_undamaged(root / "run")
+
+
+def test_of_several_processes_the_first_alone_starts_over_and_the_others_read_nothing_of_what_it_removes(root, monkeypatch):
+    folder = root / "run"
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "config.yaml").write_text("model: {width: 8}\n")  # of other settings: of no account
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        assert not finished_runs.is_finished(folder, {"model": {"width": 16}}, fresh=True)
+        assert (folder / "checkpoint").exists() == (rank == "1")

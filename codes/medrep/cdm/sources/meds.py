@@ -32,6 +32,8 @@ from medrep.settings import HospitalConfig
 
 BIRTH_CODE, DEATH_CODE = "MEDS_BIRTH", "MEDS_DEATH"
 SPLITS = {"train": "train", "tuning": "valid", "held_out": "test"}
+OTHER_SPLITS = {"valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
+"""What MEDS doesn't call them, but others do."""
 OPTIONAL_COLUMNS = {
     "table": "string",
     "concept_id": "int64",
@@ -53,7 +55,7 @@ UNREAD_TABLES = ("observation", "device", "device_exposure", "visit_detail")
 """OMOP's tables that are not read of OMOP files either."""
 STAY, LEFT_OUT, UNREAD_TABLE = "stay", "left out", "unread table"
 """Further kinds of rows."""
-PERSON_CODES = "^(GENDER|SEX|RACE)/"
+PERSON_CODES = f"^({'|'.join(meds_codes.PERSON_NAMES)})/"
 WITHOUT_CONCEPT, OF_OTHER_DOMAINS, LISTED, LEFT_OUT_CODES, OF_UNREAD_TABLES = (
     "codes",
     "codes of other domains, such as observations,",
@@ -223,14 +225,24 @@ def has_birth_years(hospital: str) -> bool:
 
 @reads_with_duckdb
 def read_subject_splits(con: ibis.BaseBackend, hospital: str) -> ibis.Table | None:
-    """Of metadata/subject_splits.parquet."""
+    """Of metadata/subject_splits.parquet. Who has none there, or null, is split as anyone is."""
     path = splits_file(hospital)
     if not path.exists():
         return None
-    t = con.read_parquet(str(path))
-    split = ibis.cases(*((t.split == theirs, ours) for theirs, ours in SPLITS.items()), else_=ibis.null("string"))
-    t = t.select(person_id=t.subject_id.cast("int64"), given_split=split)
-    return t.filter(t.given_split.notnull()).group_by("person_id").agg(given_split=t.given_split.min())
+    t, shown = con.read_parquet(str(path)), contract.display_path(path)
+    if missing := {"subject_id", "split"} - set(t.columns):
+        raise UserError(f"{shown} lacks the column {' and '.join(sorted(missing))}: write it as MEDS has it, or remove it")
+    if not (t.subject_id.type().is_integer() and t.split.type().is_string()):
+        raise UserError(f"{shown} has {t.subject_id.type()} as subject_id and {t.split.type()} as split: MEDS has int64 and string; write it so")
+    t = t.filter(t.split.notnull())
+    split = ibis.cases(*((t.split == theirs, ours) for theirs, ours in (SPLITS | OTHER_SPLITS).items()), else_=ibis.null("string"))
+    t = t.select(person_id=t.subject_id.cast("int64"), given_split=split, named=t.split)
+    if unknown := sorted(t.filter(t.given_split.isnull()).named.as_table().distinct().limit(5).to_pyarrow()["named"].to_pylist()):
+        raise UserError(f"{shown} has the split {', '.join(map(repr, unknown))}: MEDS has train, tuning and held_out; call it one of these")
+    by_person = t.group_by("person_id").agg(given_split=t.given_split.min(), last=t.given_split.max())
+    if n := int(by_person.filter(by_person.given_split != by_person["last"]).count().execute()):
+        raise UserError(f"{shown} puts {n:,} persons into two splits: give each subject_id one, or none of them is tested fairly")
+    return by_person.filter(by_person.person_id.notnull()).select("person_id", "given_split")
 
 
 @reads_with_duckdb
