@@ -8,11 +8,11 @@
 
 One model (768 wide, 6 layers, 12 heads, feed-forward 512, vocabulary 16,000), forward, backward and optimizer step, dropout
 as in training, on the same sequences. Their lengths are the quantiles of lognormal(median 245, sigma 1.3), cut to 10 to
-2,048: a few stand for all. Packed: tokens end to end, logits at masked places, as experiments/pretrain.py does it, in fp32 and
-under bf16 autocast. Padded, as commonly done: every sequence filled up to 2,048, attention masked, logits at every place, in
-fp32; once with dropout 0.1 on attention weights, as published, and once without. The padded way takes --at-once
-sequences through the model, as more do not fit the memory; a step is all of them. Without any dropout both give the same
-loss, which is checked.
+2,048: a few stand for all. Packed: tokens end to end, logits at masked places, as experiments/pretrain.py does it for behrt-paper
+(what comes next, the default's task, is not measured here), in fp32 and under bf16 autocast. Padded, as commonly done: every
+sequence filled up to 2,048, attention masked, logits at every place, in fp32; once with dropout 0.1 on attention weights, as
+published, and once without. The padded way takes --at-once sequences through the model, as more do not fit the memory; a step
+is all of them. Without any dropout both give the same loss, which is checked.
 """
 
 import argparse
