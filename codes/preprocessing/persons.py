@@ -100,7 +100,7 @@ def main(argv=None):
     check_split_shares(cohort)
     hospital_tables.require_hospital(hospital)
     benchmark = ehrshot.splits_file(hospital)
-    race_codes = meds_codes.patterns_of_persons(config.load("hospital", hospital=hospital))
+    race_codes = meds_codes.patterns_of_persons(config.load("hospital", args.overrides, hospital=hospital))
     stamp = Stamp(
         PERSONS.at(hospital=hospital),
         inputs=[*hospital_tables.input_files(hospital, "person", "patients"), *([benchmark] if benchmark.exists() else [])],

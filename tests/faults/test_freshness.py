@@ -118,6 +118,8 @@ def other_value(section: str, name: str, value):
         "datetime_format": ["%d/%m/%Y"],
         "home": ["ehrshot"],
     }
+    if name == "code_vocabularies":
+        return {"^RACE//(.+)$": "Race"}
     if name == "split_shares":
         return {"train": 0.6, "valid": 0.2, "test": 0.2}
     known = choices.get(name) or [choice for choice in CHOICES.get(section, {}).get(name, []) if choice != value]
