@@ -126,4 +126,5 @@ def release(file: IO[str], process: int):
             write_holder(file, "")
         except OSError:  # a full disk: the lock goes all the same
             pass
+        fcntl.flock(file, fcntl.LOCK_UN)  # which a fork that still has the file would keep
     file.close()

@@ -1,6 +1,7 @@
 """Arms, outcomes, tests and what can't be faked, on tiny hospitals whose events say something of the labels."""
 
 import json
+import os
 import shutil
 
 import ibis
@@ -13,10 +14,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from experiments import finetune, pretrain
-from medrep import contract, stamps, storage
+from medrep import contract, locks, stamps, storage
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
-from medrep.evaluation import calibration, count_model, features, finetuned_model, metrics, pooled, results
+from medrep.evaluation import calibration, count_model, features, finetuned_model, metrics, pooled, results, runs
 from medrep.evaluation.augmentation import NeighbourAugmentation
 from medrep.patients import behrt, behrt_config, sequences
 from medrep.patients.batches import to_tensors
@@ -799,3 +800,23 @@ def test_a_patient_model_starts_as_the_numbers_alone_and_is_told_where_the_stay_
 def test_a_pretrained_model_of_other_settings_does_not_stand_under_the_name_of_todays(pretrained):
     with pytest.raises(UserError, match=r"behrt_none was made with other settings \(model.added was .* and is \['age'\]\): pretrain.py --fresh"):
         finetune.main([*FINETUNE, "--rep-type", "none", "--set", "model.added=[age]"])
+
+
+def test_a_run_is_this_commands_alone_until_it_is_tested_and_a_figure_that_changed_is_noticed(hospitals, monkeypatch):
+    flags = [*FINETUNE, "--model", "pooled", "--rep-type", "none", "--outcome", "MT"]
+    folder, held = contract.finetuning_folder("mimic", "pooled", "none", "MT", 100), []
+    with monkeypatch.context() as patch:
+        test = runs.Run.test
+        patch.setattr(runs.Run, "test", lambda *args: held.append(locks.lock_file(folder / "config.yaml") in locks.HELD) or test(*args))
+        finetune.main(flags)
+    assert held == [True, True] and locks.lock_file(folder / "config.yaml") not in locks.HELD
+    file = contract.metrics_file(folder, "mimic")
+    before, figure = file.stat(), json.loads(file.read_text())[0]["auroc"]
+    changed = file.read_text().replace(f'"auroc": {figure}', f'"auroc": {figure + 0.1 if figure < 0.5 else figure - 0.1:.{len(str(figure)) - 2}f}', 1)
+    assert len(changed) == before.st_size and changed != file.read_text()
+    file.write_text(changed)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(UserError, match=r"metrics_mimic.json has another checksum than what was written.* makes it anew"):
+        finetune.main(flags)
+    finetune.main(flags)  # which is told that it is not current
+    assert json.loads(file.read_text())[0]["auroc"] == figure

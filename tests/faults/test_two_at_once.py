@@ -1,6 +1,14 @@
 """Two of the same commands at once on one root: both end well, one says that it waited, and what is there is what one alone leaves."""
 
+import contextlib
+import fcntl
+import os
+import time
+from pathlib import Path
+
 import pytest
+
+from medrep import locks
 
 from ..forked import Forked
 from .road import HOSPITALS, Command, copy_root, differences, environment_of, write_root
@@ -8,14 +16,49 @@ from .road import HOSPITALS, Command, copy_root, differences, environment_of, wr
 PRETRAIN = Command("experiments/pretrain.py", ("--rep-type", "none", "--gpu-devices", "cpu"))
 POOLED = Command("experiments/finetune.py", ("-d", "cpu", "--model", "pooled", "--rep-type", "none", "--outcome", "MT"))
 PREPROCESSING = Command("preprocessing/all_stages.py", ("--hospitals", *HOSPITALS))
-REPRESENTATION = Command("representation/all_stages.py", ("--arms", "medrep", "--gpu-devices", "cpu"))
+LOCKS = {
+    PREPROCESSING: f"usedata/.locks/{min(HOSPITALS)}.lock",
+    PRETRAIN: "results/.locks/results/mimic/pretraining/behrt_none.lock",
+    POOLED: "results/.locks/results/mimic/finetuning/pooled_none/MT/seed_100.lock",
+}
+"""What a command locks first."""
 
 
-def run(root, *commands, environment=()):
+def run(root, *commands):
     """All at once; [(exit status, output, errors)]."""
-    processes = [Forked(command.code, environment=environment_of(root) | dict(environment)) for command in commands]
+    return end(start(root, *commands))
+
+
+def start(root, *commands):
+    return [Forked(command.code, environment=environment_of(root)) for command in commands]
+
+
+def end(processes):
     ended = [(process, *process.communicate(timeout=300)) for process in processes]
     return [(process.returncode, output, errors) for process, output, errors in ended]
+
+
+@contextlib.contextmanager
+def held_until_two_wait(path):
+    """Lock the file, and let go when two processes have had it open for long enough to say that they wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+        limit = time.monotonic() + 120
+        while waiting_for(path) < 2:
+            assert time.monotonic() < limit, path
+            time.sleep(0.05)
+        time.sleep(3 * locks.SECONDS_BEFORE_WORDS)
+
+
+def waiting_for(path):
+    """How many other processes have the file open."""
+    found = 0
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        with contextlib.suppress(OSError):
+            found += folder.parent.name != str(os.getpid()) and any(os.path.realpath(link) == str(path) for link in folder.iterdir())
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +79,13 @@ def alone(tmp_path_factory):
 def test_the_same_command_twice_at_once_leaves_what_it_leaves_alone(alone, tmp_path, command):
     before, after = alone[command]
     copy_root(before, tmp_path / "root")
-    ended = run(tmp_path / "root", command, command)
+    with held_until_two_wait(tmp_path / "root" / LOCKS[command]):
+        processes = start(tmp_path / "root", command, command)
+    ended = end(processes)
     assert [status for status, _, _ in ended] == [0, 0], ended
     assert not differences(after, tmp_path / "root")
     said = [output for _, output, _ in ended]
-    # finetune.py locks a run at a time: both may wait, or one find what the other has finished
-    assert any("waiting for it to end" in output or "is finished" in output for output in said)
+    assert all("waiting for it to end" in output for output in said)
     assert sum("is up to date" in output or "is finished" in output for output in said) == 1
 
 

@@ -128,7 +128,6 @@ class Run:
 
     def train(self):
         """Train, unless that is done already."""
-        held = locks.hold(self.folder / "config.yaml")
         if finished_runs.is_finished(self.folder, self.made_with, self.args.fresh):
             return
         self.require_both_classes()
@@ -154,7 +153,6 @@ class Run:
             vectors={} if self.arm.model in counts.MODELS else markers.representation_identity(self.arm.rep),
         )
         print_line(f"{contract.display_path(self.folder)}: what was learned")
-        del held
 
     def find_leakage(self) -> str:
         """What is to be said of a benchmark's test persons that were seen before; it stays with the run."""
@@ -170,6 +168,11 @@ class Run:
         )
 
     def run(self, hospitals: list[str]) -> list[dict]:
+        """Train and test; no other command makes the run anew meanwhile."""
+        with locks.holding(self.folder / "config.yaml"):
+            return self.train_and_test(hospitals)
+
+    def train_and_test(self, hospitals: list[str]) -> list[dict]:
         self.train()
         self.training_record = yaml.safe_load((self.model_folder / "config.yaml").read_text())["run"]
         if "leakage" in self.training_record:
@@ -233,6 +236,7 @@ class Run:
             results.write_predictions(test_run)
             storage.write_json(file, results.metric_rows(test_run, self.settings.replicates))
             stamp.record()
+        stamps.require_undamaged(file)
         rows = results.read_rows(file)
         print_line(
             f"seed {self.seed}, tested on {name}: {progress.format_figures({key: rows[0][key] for key in ('n', 'positives', 'auroc', 'auprc', 'reason')})}"
