@@ -6,6 +6,7 @@ concepts for most facts; for a share of the facts, drawn at random within each d
 says of a patient, the second hospital uses siblings that the first never uses.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,75 +98,82 @@ class Terminology:
     """fact's first concept id -> {hospital: (concept ids, probabilities)}"""
 
 
-def build(seed: int) -> Terminology:
-    random = np.random.default_rng([seed, 7])
-    concepts, relations, ids = [], [], {}
-    free = iter(random.permutation(np.arange(300_000, 45_000_000, 997)).tolist())
+class ConceptTables:
+    """The concepts, relationships and facts of a terminology, as they are added. Names are the keys: a concept is added once."""
 
-    def concept(name, domain, vocabulary, kind, synonym="", parents=(), relation=("Is a", "Subsumes")):
-        if name not in ids:
-            ids[name] = next(free)
-            concepts.append((ids[name], name, domain, vocabulary, kind, synonym))
-            relations.extend((ids[name], parent, *relation) for parent in parents)
-        return ids[name]
+    def __init__(self, random: np.random.Generator):
+        self.random, self.concepts, self.relations, self.ids = random, [], [], {}
+        self.free_ids = iter(random.permutation(np.arange(300_000, 45_000_000, 997)).tolist())
+        self.facts: dict[tuple[str, str, int], list[list[int]]] = {}
 
-    facts: dict = {}
-    disorder = concept("Clinical finding", "Condition", "SNOMED", "Clinical Finding")
-    for system, (sites, pathologies) in SYSTEMS.items():
-        of_system = concept(f"Disorder of {system} system", "Condition", "SNOMED", "Disorder", parents=[disorder])
-        for severity, qualifiers in QUALIFIERS.items():
-            found = facts.setdefault(("condition", system, severity), [])
-            for site in sites:
-                for pathology in pathologies:
+    def add_concept(self, name, domain, vocabulary, concept_class, synonym="", parents=(), relation=("Is a", "Subsumes")) -> int:
+        """Its id, also where the name is there already."""
+        if name not in self.ids:
+            self.ids[name] = next(self.free_ids)
+            self.concepts.append((self.ids[name], name, domain, vocabulary, concept_class, synonym))
+            self.relations.extend((self.ids[name], parent, *relation) for parent in parents)
+        return self.ids[name]
+
+    def add_conditions(self):
+        disorder = self.add_concept("Clinical finding", "Condition", "SNOMED", "Clinical Finding")
+        for system, (sites, pathologies) in SYSTEMS.items():
+            of_system = self.add_concept(f"Disorder of {system} system", "Condition", "SNOMED", "Disorder", parents=[disorder])
+            for severity, qualifiers in QUALIFIERS.items():
+                found = self.facts.setdefault(("condition", system, severity), [])
+                for site, pathology in itertools.product(sites, pathologies):
                     synonym = f"{pathology.capitalize()} of {site.lower()}"
-                    parent = concept(f"{site} {pathology}", "Condition", "SNOMED", "Disorder", synonym, [of_system])
+                    parent = self.add_concept(f"{site} {pathology}", "Condition", "SNOMED", "Disorder", synonym, [of_system])
                     names = [f"{qualifier} {site.lower()} {pathology}" for qualifier in qualifiers]
-                    found.append([concept(name, "Condition", "SNOMED", "Disorder", parents=[parent]) for name in names])
-    for stems, severity in ((DRUG_STEMS, 0), (SEVERE_STEMS, 1)):
+                    found.append([self.add_concept(name, "Condition", "SNOMED", "Disorder", parents=[parent]) for name in names])
+
+    def add_drugs(self, stems: dict[str, tuple[str, str]], severity: int):
         for system, (stem, group) in stems.items():
-            of_group = concept(group, "Drug", "ATC", "ATC 4th")
-            found = facts.setdefault(("drug", system, severity), [])
-            for start in random.choice(SYLLABLES, 4, replace=False):
-                ingredient = concept(f"{start}{stem}", "Drug", "RxNorm", "Ingredient", parents=[of_group])
-                found.append(
-                    [
-                        concept(
-                            f"{start}{stem} {strength} {form}",
-                            "Drug",
-                            "RxNorm",
-                            "Clinical Drug",
-                            f"{form} of {start}{stem} {strength}",
-                            [ingredient],
-                            ("RxNorm has ing", "RxNorm ing of"),
-                        )
-                        for form in FORMS[:2]
-                        for strength in random.choice(STRENGTHS, 2, replace=False)
-                    ]
-                )
-    laboratory = concept("Laboratory test", "Measurement", "LOINC", "LOINC Hierarchy")
-    for system, analytes in ANALYTES.items():
-        found = facts.setdefault(("measurement", system, 0), [])
-        for analyte in analytes:
-            parent = concept(f"{analyte} measurement", "Measurement", "LOINC", "LOINC Hierarchy", parents=[laboratory])
-            names = [
-                f"{analyte} [Mass/volume] {specimen}{method}"
-                for specimen, method in zip(random.permutation(SPECIMENS)[:4], random.choice(METHODS, 4), strict=True)
-            ]
-            found.append([concept(name, "Measurement", "LOINC", "Lab Test", parents=[parent]) for name in names])
-    for system, (sites, _) in SYSTEMS.items():
-        of_system = concept(f"Procedure on {system} system", "Procedure", "SNOMED", "Procedure")
-        for severity, actions in ACTIONS.items():
-            found = facts.setdefault(("procedure", system, severity), [])
-            for action, site in zip(actions, sites, strict=True):
-                parent = concept(f"{action} {site.lower()}", "Procedure", "SNOMED", "Procedure", parents=[of_system])
-                names = [f"{action} {site.lower()}, {approach}" for approach in APPROACHES]
-                found.append([concept(name, "Procedure", "SNOMED", "Procedure", parents=[parent]) for name in names])
-    parents = {child: parent for child, parent, *_ in relations}
+            of_group = self.add_concept(group, "Drug", "ATC", "ATC 4th")
+            found = self.facts.setdefault(("drug", system, severity), [])
+            for start in self.random.choice(SYLLABLES, 4, replace=False):
+                name = f"{start}{stem}"
+                ingredient = self.add_concept(name, "Drug", "RxNorm", "Ingredient", parents=[of_group])
+                products = [(form, strength) for form in FORMS[:2] for strength in self.random.choice(STRENGTHS, 2, replace=False)]
+                found.append([self.add_clinical_drug(name, strength, form, ingredient) for form, strength in products])
+
+    def add_clinical_drug(self, name: str, strength: str, form: str, ingredient: int) -> int:
+        synonym, relation = f"{form} of {name} {strength}", ("RxNorm has ing", "RxNorm ing of")
+        return self.add_concept(f"{name} {strength} {form}", "Drug", "RxNorm", "Clinical Drug", synonym, [ingredient], relation)
+
+    def add_measurements(self):
+        laboratory = self.add_concept("Laboratory test", "Measurement", "LOINC", "LOINC Hierarchy")
+        for system, analytes in ANALYTES.items():
+            found = self.facts.setdefault(("measurement", system, 0), [])
+            for analyte in analytes:
+                parent = self.add_concept(f"{analyte} measurement", "Measurement", "LOINC", "LOINC Hierarchy", parents=[laboratory])
+                specimens, methods = self.random.permutation(SPECIMENS)[:4], self.random.choice(METHODS, 4)
+                names = [f"{analyte} [Mass/volume] {specimen}{method}" for specimen, method in zip(specimens, methods, strict=True)]
+                found.append([self.add_concept(name, "Measurement", "LOINC", "Lab Test", parents=[parent]) for name in names])
+
+    def add_procedures(self):
+        for system, (sites, _) in SYSTEMS.items():
+            of_system = self.add_concept(f"Procedure on {system} system", "Procedure", "SNOMED", "Procedure")
+            for severity, actions in ACTIONS.items():
+                found = self.facts.setdefault(("procedure", system, severity), [])
+                for action, site in zip(actions, sites, strict=True):
+                    parent = self.add_concept(f"{action} {site.lower()}", "Procedure", "SNOMED", "Procedure", parents=[of_system])
+                    names = [f"{action} {site.lower()}, {approach}" for approach in APPROACHES]
+                    found.append([self.add_concept(name, "Procedure", "SNOMED", "Procedure", parents=[parent]) for name in names])
+
+
+def build(seed: int) -> Terminology:
+    tables = ConceptTables(np.random.default_rng([seed, 7]))
+    tables.add_conditions()
+    tables.add_drugs(DRUG_STEMS, severity=0)
+    tables.add_drugs(SEVERE_STEMS, severity=1)
+    tables.add_measurements()
+    tables.add_procedures()
+    parents = {child: parent for child, parent, *_ in tables.relations}
     return Terminology(
-        pd.DataFrame(concepts, columns=["concept_id", "name", "domain", "vocabulary", "concept_class", "synonym"]),
-        pd.DataFrame(relations, columns=["child", "parent", "forward", "backward"]),
-        facts,
-        usage(facts, parents, random),
+        pd.DataFrame(tables.concepts, columns=["concept_id", "name", "domain", "vocabulary", "concept_class", "synonym"]),
+        pd.DataFrame(tables.relations, columns=["child", "parent", "forward", "backward"]),
+        tables.facts,
+        usage(tables.facts, parents, tables.random),
     )
 
 

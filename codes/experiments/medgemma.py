@@ -107,6 +107,18 @@ def choose_features(folder: Path, hospital: str, settings: RatingConfig, seed: i
     return chosen.assign(attribution_abs_mean=chosen.attribution_abs / chosen.attributed.where(chosen.attributed > 0))
 
 
+def describe_unread_answers(rated: ratings.RatingAnswers, answers: dict[str, dict], max_tokens: int | None) -> dict:
+    """Of the names that have no rating: the keys of their last answers, how many of these broke off, and the beginning of the first."""
+    unread = sorted({key for asked, key in rated.last.items() if asked not in rated.words})
+    broken_off = [answers[key] for key in unread if answers.get(key, {}).get("ended") == "length"]
+    return {
+        "unparsed_answers": unread,
+        "broken_off": len(broken_off),
+        "broken_off_early": sum(0 < answer.get("output_tokens", 0) < (max_tokens or math.inf) for answer in broken_off),
+        "said": answers.get(unread[0], {}).get("text", "")[:100] if unread else "",
+    }
+
+
 def rate_outcome(folder: Path, outcome: str, args, settings: RatingConfig, rater: Rater, prompt_texts: dict, cohort: CohortConfig) -> dict:
     """Rate one outcome's features, write the files, and give the figures; what is there already of the same inputs stays."""
     files, described = contract.rating_files(folder, args.ex), describe_outcome(prompt_texts, outcome, cohort_of_labels(outcome, cohort))
@@ -144,8 +156,6 @@ def rate_outcome(folder: Path, outcome: str, args, settings: RatingConfig, rater
     for repeat, column in enumerate(ratings.rating_columns(settings.repeats)):
         chosen[column] = pd.Series([rated.words.get((repeat, name_of[key])) for key in chosen.key], index=chosen.index, dtype=object)
     chosen["rating"] = ratings.modal_rating(ratings.rating_matrix(chosen))
-    unread = sorted({key for asked, key in rated.last.items() if asked not in rated.words})
-    broken_off = [answer for key, answer in read_cached_answers(answers).items() if key in unread and answer.get("ended") == "length"]
     found = {
         "outcome": outcome,
         "asked_about": described,
@@ -156,11 +166,8 @@ def rate_outcome(folder: Path, outcome: str, args, settings: RatingConfig, rater
         "repeats": settings.repeats,
         "seed": args.seed,
         **ratings.summarize_ratings(chosen),
-        "unparsed_answers": unread,
-        "broken_off": len(broken_off),
-        "broken_off_early": sum(0 < answer.get("output_tokens", 0) < (settings.max_tokens or math.inf) for answer in broken_off),
+        **describe_unread_answers(rated, read_cached_answers(answers), settings.max_tokens),
         "answers": contract.display_path(files["answers"]),
-        "said": read_cached_answers(answers).get(unread[0], {}).get("text", "")[:100] if unread else "",
         "requests": rated.requests,
         "seconds": round(time.perf_counter() - start, 1),
     }

@@ -10,7 +10,7 @@ import torch
 
 from medrep import config, contract, storage
 from medrep.cdm.engine import connect
-from medrep.vectors import concept_index, hub, masked_lm, representations, text_encoder, texts, tokenization
+from medrep.vectors import concept_index, hub, masked_lm, masked_training, representations, text_encoder, texts, tokenization
 from medrep.vectors import concept_vectors as shared
 from representation import concepts, definitions, description, encoder
 
@@ -126,9 +126,9 @@ def left_over():
 KILLED = {
     "within the second epoch": (
         """
-read = encoder.MaskedBatches.__getitem__
+read = masked_training.MaskedBatches.__getitem__
 def killed(self, step): return read(self, step) if step < 17 else os.kill(os.getpid(), signal.SIGKILL)
-encoder.MaskedBatches.__getitem__ = killed""",
+masked_training.MaskedBatches.__getitem__ = killed""",
         15,
     ),
     "within a checkpoint": (
@@ -166,7 +166,7 @@ def uninterrupted(flags):
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(flags, uninterrupted, python, capsys):
     for moment, (patch, step) in KILLED.items():
         killed = python(
-            f"import os, signal\nimport transformers\nfrom medrep import contract, storage\nfrom representation import encoder\n{patch}\nencoder.main({flags})"
+            f"import os, signal\nimport transformers\nfrom medrep import contract, storage\nfrom medrep.vectors import masked_training\nfrom representation import encoder\n{patch}\nencoder.main({flags})"
         )
         _, errors = killed.communicate(timeout=300)
         assert killed.returncode == -signal.SIGKILL and not contract.encoder_folder().exists(), errors
@@ -208,7 +208,7 @@ def test_what_is_left_of_other_settings_is_discarded(flags, uninterrupted, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(encoder, "discard_others", stop)  # after the first checkpoint
+        patch.setattr(masked_training, "discard_others", stop)  # after the first checkpoint
         encoder.main([*flags, "--set", "encoder.seed=5"])
     assert list(storage.unfinished_path(contract.encoder_folder()).glob("work/checkpoint-5/course.json"))
     capsys.readouterr()
@@ -228,9 +228,9 @@ def test_training_stops_when_held_out_texts_are_no_better_told_and_keeps_the_bes
     where = storage.make_folder(contract.ROOT / "tokens")
     tokenization.write_tokens(lay_out_definitions(), tokenizer, 48, 0.2, where)
     tokens = tokenization.TokenizedTexts(where, 512)
-    steps, loss, masked = encoder.MaskedBatches(tokens, tokenizer, config.load("encoder"), 0, 1), 0.0, 0
+    steps, loss, masked = masked_training.MaskedBatches(tokens, tokenizer, config.load("encoder"), 0, 1), 0.0, 0
     for i, rows in enumerate(tokens.valid):
-        batch = steps.masked_batch(rows, (encoder.VALID_MASK_SEED, i))
+        batch = steps.masked_batch(rows, (masked_training.VALID_MASK_SEED, i))
         places = batch["truth"] != -100
         with torch.no_grad():
             logits = masked_lm.masked_logits(model.eval(), batch["input_ids"], batch["attention_mask"], places)
