@@ -34,7 +34,7 @@ COMMANDS = {
         *MAKE_VECTORS,
         *DEFAULT_VECTORS,
         "--set",
-        "encoder.max_length=32",
+        "encoder.max_length=16",
         "--set",
         "medtok.epochs=2",
         "--set",

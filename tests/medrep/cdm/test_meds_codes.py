@@ -147,7 +147,7 @@ CODES = [
 MAPPINGS = st.lists(st.tuples(st.sampled_from(CODES), st.sampled_from(["", "0", "100", "102.0", "777"])), max_size=4)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(vocabularies(), st.dictionaries(st.sampled_from(CODES), st.lists(NAMES, max_size=3), max_size=5), MAPPINGS)
 def test_codes_lead_to_the_concepts_of_the_plain_implementation(vocabulary, parents, mapping):
     concepts, maps = vocabulary
