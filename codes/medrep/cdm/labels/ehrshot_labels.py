@@ -30,17 +30,17 @@ class EhrshotLabels:
 
 
 def read_labels(con: ibis.BaseBackend, hospital: str, task: Task, records: ibis.Table, persons: ibis.Table) -> EhrshotLabels:
-    labels_file, shots_file = ehrshot.require_files(hospital, task)
+    labels, shots_file = ehrshot.require_files(hospital, task)
     splits = ehrshot.read_splits(con, hospital)
     assert splits is not None  # require_files has looked
     check_splits(hospital, persons, splits)
     with table_files.csv_errors_in_words():
-        rows = label_files.read_csv_rows(con, labels_file, person="patient_id")
+        rows = label_files.read_meds_rows(con, labels) if labels.is_dir() else label_files.read_csv_rows(con, labels, person="patient_id")
     points = engine.materialize(con, find_points(rows, task, records, splits))
     known = points.filter(~points.reason.isin([label_files.UNREADABLE, NO_SPLIT]) | points.reason.isnull()).select(*KEY, "part", "reason").to_pandas()
     samples, whole = ehrshot.read_shots(shots_file, task) if shots_file else (pd.DataFrame(columns=ehrshot.SAMPLE_COLUMNS), {})
     if shots_file:
-        check_samples(contract.display_path(shots_file), contract.display_path(labels_file), known, samples, whole)
+        check_samples(contract.display_path(shots_file), contract.display_path(labels), known, samples, whole)
     else:
         print_line(f"{hospital} {task.outcome}: {ehrshot.SHOTS_FILES[0]} is not there: of --shots nothing can be learned")
     kept = points.filter(points.reason.isnull())
