@@ -65,7 +65,7 @@ def read_meds_rows(con: ibis.BaseBackend, folder: Path) -> ibis.Table:
     t = read_local_times(con, files, union_by_name=True)
     told = {name: t[name].try_cast(kind) for name, kind in MEDS_VALUES.items() if name in columns}
     number = told.get("float_value", ibis.null("float64"))
-    whole = ibis.ifelse(number == number.floor(), number, ibis.null("float64")).try_cast("int64")
+    whole = ibis.ifelse(number % 1 == 0, number, ibis.null("float64")).try_cast("int64")
     return t.select(
         person_id=parsing.parse_id(t.subject_id) if t.subject_id.type().is_string() else t.subject_id.try_cast("int64"),
         prediction_time=t.prediction_time.try_cast("timestamp"),

@@ -42,7 +42,7 @@ def test_a_row_of_meds_labels_has_its_value_in_one_of_three_columns(tmp_path):
         "prediction_time": pa.array([START, START, START, START, None, START], pa.timestamp("us")),
         "boolean_value": [True, None, None, None, False, None],
         "integer_value": [None, 3, None, None, None, None],
-        "float_value": [None, None, 2.0, 0.5, None, None],
+        "float_value": [None, None, 2.0, 0.5, None, float("nan")],
         "categorical_value": pa.nulls(6, pa.string()),
     }
     (tmp_path / "guo_icu").mkdir()
