@@ -338,7 +338,7 @@ def write_unmapped(hospital: str, unmapped: dict[str, dict[str, int]]):
     ours = {text.encode(), last_unmapped_csv(told)}
     place = contract.unmapped_codes_file(hospital)
     for number in itertools.count(2):
-        if not place.exists() or place.read_bytes() in ours:
+        if not place.exists() or place.read_bytes().replace(b"\r\n", b"\n") in ours:
             break
         at_place = contract.display_path(contract.data_folder(hospital) / "code_mapping.csv")
         print_line(f"{contract.display_path(place)} was edited and stays as it is: copied to {at_place} it is a mapping")
@@ -356,7 +356,7 @@ def unmapped_csv(unmapped: dict[str, dict[str, int]]) -> str:
     if not any(unmapped.values()):
         return ""
     text = io.StringIO()
-    writer = csv.writer(text)
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["code", "rows", "why", "concept_id"])
     writer.writerows([code, rows, why, ""] for why, found in unmapped.items() for code, rows in found.items())
     return text.getvalue()

@@ -207,6 +207,10 @@ def test_from_the_meds_release_alone_the_same_figures_come(root, capsys):
         assert sequences.array_file(array, "ehrshot").read_bytes() == sequences.array_file(array, "ehrshot_meds").read_bytes(), array
     ehrshot.main(["--replicates", "0"])
     assert "AUROC, learned from all examples" in capsys.readouterr().out
+    with pytest.raises(
+        UserError, match="--shots 2: no draws of ehrshot_guo_icu were there .* put benchmark of EHRSHOT_ASSETS.zip into data/ehrshot_meds"
+    ):
+        finetune.main([*FINETUNE, "ehrshot:guo_icu", *home, "--model", "logreg", "--shots", "2"])
 
 
 def test_a_model_of_another_hospital_learns_the_task_there(hospital, capsys):

@@ -677,7 +677,7 @@ def test_of_two_hospitals_at_once_the_second_leaves_the_vocabulary_of_the_first(
     _, second = run_two_at_once(place, "busan")
     assert "usedata/concepts/source is being written by process" in second
     assert "busan: vocabulary_schema is not read, as usedata/concepts/source is there" in second and "12 rows of person" in second
-    assert len(athena.read_vocabulary_table(connect(), "concept").to_pandas()) == 1
+    assert len(athena.read_vocabulary_table(connect(), "concept").to_pandas()) == 2
 
 
 def test_data_concepts_goes_before_a_vocabulary_schema_and_the_first_hospitals_before_anothers(vocabulary, place, capsys):
