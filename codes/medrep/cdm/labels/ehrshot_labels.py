@@ -94,6 +94,7 @@ def check_samples(shots_file: str, labels_file: str, known: pd.DataFrame, sample
 def find_parts(kept: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
     """GIVEN_PARTS: the parts of all points, and the drawn examples of each k and replicate that are kept."""
     whole = kept.assign(shots=ehrshot.WHOLE, replicate=0, copies=1)
+    samples = samples.astype(kept[KEY].dtypes.to_dict())  # without draws it has no types, which pandas joins with no row of another
     drawn = samples.merge(kept[KEY], on=KEY).assign(copies=1).groupby(ehrshot.SAMPLE_COLUMNS, as_index=False).copies.sum()
     names = {"person_id": "subject_id"}
     return pd.concat([whole.rename(columns=names), drawn.rename(columns=names)], ignore_index=True)[list(GIVEN_PARTS.schema.names)]
