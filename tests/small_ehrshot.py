@@ -7,6 +7,8 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from medrep.cdm.ehrshot import FINDINGS
 
@@ -125,6 +127,64 @@ def write_reference(folder, tasks, seed=0):
         names = ["labeling_function", "sub_task", "model", "head", "replicate", "k", "score", "value", "std", "lower", "mean", "upper"]
         (folder / task).mkdir(parents=True, exist_ok=True)
         pd.DataFrame(rows, columns=names).to_csv(folder / task / "all_results.csv")
+
+
+MEDS_SPLITS = dict(zip(THEIR_SPLITS, ("train", "tuning", "held_out"), strict=True))
+LABEL_SCHEMA = pa.schema(
+    [
+        ("subject_id", pa.int64()),
+        ("prediction_time", pa.timestamp("us")),
+        ("boolean_value", pa.bool_()),
+        ("integer_value", pa.int64()),
+        ("float_value", pa.float64()),
+        ("categorical_value", pa.string()),
+    ]
+)
+
+
+def write_meds_labels(folder, task, labels):
+    """labels/{task}/labels.parquet of the MEDS release: yes or no in boolean_value, a class or the findings' bits in integer_value."""
+    (folder / "labels" / task).mkdir(parents=True, exist_ok=True)
+    column = "boolean_value" if labels.label_type.iloc[0] == "boolean" else "integer_value"
+    values = [bool(value) if column == "boolean_value" else int(value) for value in labels.value]
+    names = {"subject_id": labels.patient_id.tolist(), "prediction_time": labels.prediction_time.tolist(), column: values}
+    columns = [pa.array(names.get(field.name, [None] * len(labels)), field.type) for field in LABEL_SCHEMA]
+    pq.write_table(pa.Table.from_arrays(columns, schema=LABEL_SCHEMA), folder / "labels" / task / "labels.parquet")
+
+
+def write_meds_splits(folder, persons):
+    (folder / "metadata").mkdir(parents=True, exist_ok=True)
+    table = pa.table({"subject_id": pa.array(persons, pa.int64()), "split": [MEDS_SPLITS[split_of(person)] for person in persons]})
+    pq.write_table(table, folder / "metadata" / "subject_splits.parquet")
+
+
+def write_meds_events(folder, omop):
+    """data/data.parquet: the rows of the OMOP tables that write_omop has written to `omop`, as meds_etl writes them. Codes are concept ids."""
+    read = {name: pd.read_csv(omop / f"{name}.csv") for name in ("person", "visit_occurrence", *(f"{one[0]}_{one[1]}" for one in EVENTS))}
+    rows = []
+    for row in read["person"].itertuples():
+        born = pd.Timestamp(row.year_of_birth, 1, 1)
+        rows += [
+            (row.person_id, born, "MEDS_BIRTH", "person"),
+            (row.person_id, born, f"Gender/{'M' if row.gender_concept_id == 8507 else 'F'}", "person"),
+        ]
+    rows = [(*row, None, None) for row in rows]
+    for row in read["visit_occurrence"].itertuples():
+        start, end = pd.Timestamp(row.visit_start_datetime), pd.Timestamp(row.visit_end_datetime)
+        rows.append((row.person_id, start, str(row.visit_concept_id), "visit", end, row.visit_occurrence_id))
+    for kind, rest, date in EVENTS:
+        for row in read[f"{kind}_{rest}"].to_dict("records"):
+            time = pd.Timestamp(row.get(f"{date}_datetime") or row[f"{date}_date"])
+            rows.append((row["person_id"], time, str(row[f"{kind}_concept_id"]), kind, None, None))
+    rows.sort(key=lambda row: row[:2])
+    names = ("subject_id", "time", "code", "table", "end", "visit_id")
+    kinds = (pa.int64(), pa.timestamp("us"), pa.string(), pa.string(), pa.timestamp("us"), pa.int64())
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    arrays = {name: pa.array([row[i] for row in rows], kind) for i, (name, kind) in enumerate(zip(names, kinds, strict=True))}
+    pq.write_table(pa.table(arrays), folder / "data" / "data.parquet")
+
+
+EVENTS = (("condition", "occurrence", "condition_start"), ("drug", "exposure", "drug_exposure_start"), ("procedure", "occurrence", "procedure"))
 
 
 def write_ehrshot(data, tasks=("guo_icu",), persons=90):

@@ -115,7 +115,7 @@ def build_section(section: str, values: dict, overrides: Sequence[str], file: st
         if not equals or not dot or part not in SECTIONS:
             wrong.append(f"--set {override}: write section.name=value, where section is one of {', '.join(sorted(SECTIONS))}")
         elif part == section:
-            values[key] = yaml.safe_load(text)
+            values[key] = yaml.safe_load(text) if text else ""  # nothing is a text without letters
     defaults = SECTIONS[section]()
     for name, value in values.items():
         if name not in known:

@@ -18,6 +18,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -50,8 +51,9 @@ class Wanted:
     settings: dict
     """What else decides on what is brought."""
 
-    @property
+    @cached_property
     def stamp(self) -> Stamp:
+        """One and the same: it holds the lock from is_there on, so that a second command waits, and then finds what the first has brought."""
         return Stamp(self.output, settings={**self.settings, "schema": self.schema, "columns": [self.required, self.optional]})
 
 
@@ -251,8 +253,11 @@ def main(argv=None):
     name, settings = args.hospital, config.load("hospital", args.overrides, hospital=args.hospital)
     if not settings.database:
         return
-    vocabulary, tables = tables_of_vocabulary(name, settings), tables_of_hospital(name, settings)
-    missing = [wanted for wanted in ([vocabulary] if uses_vocabulary(name, vocabulary) else []) + [tables] if not is_there(wanted)]
+    # the hospital is locked before the vocabulary, as all_stages.py, which has locked it, comes to that
+    missing = [wanted for wanted in [tables_of_hospital(name, settings)] if not is_there(wanted)]
+    vocabulary = tables_of_vocabulary(name, settings)
+    if uses_vocabulary(name, vocabulary) and not is_there(vocabulary) and uses_vocabulary(name, vocabulary):  # another may have brought its own
+        missing.insert(0, vocabulary)
     if not missing:
         return
     with timed_stage("database") as figures, connect(name, settings.database) as connection:

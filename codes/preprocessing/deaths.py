@@ -73,11 +73,11 @@ def main(argv=None):
 
     name, cohort = args.hospital, config.load("cohort", args.overrides)
     hospital = config.load("hospital", args.overrides, hospital=name)
-    hospital_tables.require_hospital(name)
+    hospital_tables.require_hospital(name, hospital)
     settings = ("max_rejects", "max_unreadable_times", "max_years_outside_visits", "deaths", "doubtful_death_days")
     stamp = Stamp(
         DEATHS.at(hospital=name),
-        inputs=[table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)] + hospital_tables.input_files(name, "death"),
+        inputs=[table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS)] + hospital_tables.input_files(name, hospital, "death"),
         settings={**{key: getattr(cohort, key) for key in settings}, "datetime_format": hospital.datetime_format},
     )
     if stamp.is_current():

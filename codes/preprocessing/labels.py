@@ -141,6 +141,12 @@ def label_outcome(
     return engine.materialize(con, prediction_points.drop_duplicate_prediction_times(points)), columns, flow
 
 
+def person_column(hospital: str, outcome: outcomes.Outcome) -> str:
+    """What the file of an outcome of FROM_FILES calls a person."""
+    path = ehrshot.find_labels(hospital, ehrshot.require_task(outcome.name)) if outcome.kind == "ehrshot" else None
+    return "patient_id" if path and path.is_file() else "subject_id"
+
+
 def write_labels(
     con: ibis.BaseBackend,
     hospital: str,
@@ -162,7 +168,7 @@ def write_labels(
     if outcome.kind in FROM_FILES and counts["read"] and not counts["kept"]:
         raise UserError(
             f"{outcome.source or outcome.name}: none of its {counts['read']:,} rows can be used (the reasons are above); "
-            f"{'patient_id' if outcome.kind == 'ehrshot' else 'subject_id'} must be the person_id of {hospital}"
+            f"{person_column(hospital, outcome)} must be the person_id of {hospital}"
         )
     kept = points.filter(points.reason.isnull())
     labels = kept.select("prediction_time", *columns, subject_id="person_id").order_by("subject_id", "prediction_time", *columns)

@@ -4,7 +4,8 @@
     python preprocessing/persons.py --hospital mimic
 
 Reads   data/{hospital}/person, patients (MIMIC-IV's own; may be absent), or a MEDS dataset there; data/concepts for the names of races
-        (may be absent); splits that the dataset comes with: metadata/subject_splits.parquet of MEDS, splits/person_id_map.csv of EHRSHOT
+        (may be absent); splits that the dataset comes with: metadata/subject_splits.parquet of MEDS, splits/person_id_map.csv
+        of EHRSHOT
 Writes  usedata/{hospital}/persons, and the rows that can't be read to usedata/{hospital}/rejects
 
 The split is a hash of the person's id at the source, so that new rows, new OMOP ids or another engine move no one. Where the dataset comes with
@@ -98,12 +99,13 @@ def main(argv=None):
 
     hospital, cohort = args.hospital, config.load("cohort", args.overrides)
     check_split_shares(cohort)
-    hospital_tables.require_hospital(hospital)
+    settings = config.load("hospital", args.overrides, hospital=hospital)
+    hospital_tables.require_hospital(hospital, settings)
     benchmark = ehrshot.splits_file(hospital)
-    race_codes = meds_codes.patterns_of_persons(config.load("hospital", args.overrides, hospital=hospital))
+    race_codes = meds_codes.patterns_of_persons(settings)
     stamp = Stamp(
         PERSONS.at(hospital=hospital),
-        inputs=[*hospital_tables.input_files(hospital, "person", "patients"), *([benchmark] if benchmark.exists() else [])],
+        inputs=[*hospital_tables.input_files(hospital, settings, "person", "patients"), *([benchmark] if benchmark.exists() else [])],
         settings={
             "shares": cohort.split_shares,
             "seed": cohort.split_seed,
@@ -129,12 +131,12 @@ def main(argv=None):
             settle(
                 "patients", births, lambda: births_with_reasons(hospital_tables.read_birth_years(con, hospital, with_lines=True)), DUPLICATE_SUBJECT
             )
-        read = engine.materialize(con, add_exclusion_reasons(correct_birth_years(hospital_tables.read_persons(con, hospital), births)))
+        read = engine.materialize(con, add_exclusion_reasons(correct_birth_years(hospital_tables.read_persons(con, hospital, settings), births)))
         figures.update(
             settle(
                 "person",
                 read,
-                lambda: add_exclusion_reasons(correct_birth_years(hospital_tables.read_persons(con, hospital, with_lines=True), births)),
+                lambda: add_exclusion_reasons(correct_birth_years(hospital_tables.read_persons(con, hospital, settings, with_lines=True), births)),
                 DUPLICATE_PERSON,
             )
         )

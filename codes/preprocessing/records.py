@@ -25,11 +25,15 @@ and types that are known to do so (date_only_types) have no say in that.
 """
 
 import csv
+import io
+import itertools
+import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from pathlib import Path
 
 import ibis
 
@@ -328,15 +332,42 @@ def make_records(
 
 
 def write_unmapped(hospital: str, unmapped: dict[str, dict[str, int]]):
-    """What has no concept, as JSON, and as CSV where there is any."""
-    storage.write_json(contract.unmapped_file(hospital), unmapped)
+    """What has no concept, as JSON, and as CSV where there is any. A CSV file that is not as it was written was filled in: it stays, and the new
+    list stands beside it."""
+    told, text = contract.unmapped_file(hospital), unmapped_csv(unmapped)
+    ours = {text.encode(), last_unmapped_csv(told)}
+    place = contract.unmapped_codes_file(hospital)
+    for number in itertools.count(2):
+        if not place.exists() or place.read_bytes().replace(b"\r\n", b"\n") in ours:
+            break
+        at_place = contract.display_path(contract.data_folder(hospital) / "code_mapping.csv")
+        print_line(f"{contract.display_path(place)} was edited and stays as it is: copied to {at_place} it is a mapping")
+        place = contract.unmapped_codes_file(hospital).with_stem(f"{contract.unmapped_codes_file(hospital).stem}_{number}")
+    if text:
+        with storage.atomic_write(place) as part:
+            part.write_bytes(text.encode())
+    else:
+        storage.remove_path(place)
+    storage.write_json(told, unmapped)  # the last: by it the CSV file is known as ours
+
+
+def unmapped_csv(unmapped: dict[str, dict[str, int]]) -> str:
+    """A row a code, with an empty concept_id; "" where there is none."""
     if not any(unmapped.values()):
-        storage.remove_path(contract.unmapped_codes_file(hospital))
-        return
-    with storage.atomic_write(contract.unmapped_codes_file(hospital)) as part, open(part, "w", encoding="utf-8", newline="") as text:
-        writer = csv.writer(text)
-        writer.writerow(["code", "rows", "why", "concept_id"])
-        writer.writerows([code, rows, why, ""] for why, found in unmapped.items() for code, rows in found.items())
+        return ""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["code", "rows", "why", "concept_id"])
+    writer.writerows([code, rows, why, ""] for why, found in unmapped.items() for code, rows in found.items())
+    return text.getvalue()
+
+
+def last_unmapped_csv(told: Path) -> bytes | None:
+    """The CSV file that was written with the JSON file `told`; None where that can't be said."""
+    try:
+        return unmapped_csv(json.loads(told.read_text())).encode()
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def main(argv=None):
@@ -344,8 +375,8 @@ def main(argv=None):
 
     name, cohort = args.hospital, config.load("cohort", args.overrides)
     hospital = config.load("hospital", args.overrides, hospital=args.hospital)
-    hospital_tables.require_hospital(name)
-    tables = hospital_tables.input_files(name, *EVENT_TABLES.values())
+    hospital_tables.require_hospital(name, hospital)
+    tables = hospital_tables.input_files(name, hospital, *EVENT_TABLES.values())
     stamp = Stamp(
         RECORDS.at(hospital=name),
         inputs=[PERSONS.require(hospital=name), VISITS.require(hospital=name), *tables],

@@ -87,10 +87,10 @@ def main(argv=None):
 
     name, cohort = args.hospital, config.load("cohort", args.overrides)
     hospital = config.load("hospital", args.overrides, hospital=args.hospital)
-    hospital_tables.require_hospital(name)
+    hospital_tables.require_hospital(name, hospital)
     stamp = Stamp(
         VISITS.at(hospital=name),
-        inputs=[PERSONS.require(hospital=name), *hospital_tables.input_files(name, "visit_occurrence")],
+        inputs=[PERSONS.require(hospital=name), *hospital_tables.input_files(name, hospital, "visit_occurrence")],
         settings={
             "ages": [cohort.min_age, cohort.max_age],
             "admissions": cohort.admission_visit_concepts,

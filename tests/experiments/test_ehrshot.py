@@ -23,7 +23,18 @@ from preprocessing import all_stages, labels
 
 from ..conftest import write_trajectories, write_visits
 from ..medrep.evaluation.test_leakage import write_persons
-from ..small_ehrshot import REPLICATES, SHOTS, TELLING, split_of, write_ehrshot, write_reference, write_task
+from ..small_ehrshot import (
+    REPLICATES,
+    SHOTS,
+    TELLING,
+    split_of,
+    write_ehrshot,
+    write_meds_events,
+    write_meds_labels,
+    write_meds_splits,
+    write_reference,
+    write_task,
+)
 
 HOME = ["--set", "cohort.home=ehrshot"]
 SMALL = [f"--set={name}" for name in ("model.hidden_size=16", "model.num_heads=2", "model.num_layers=1", "model.max_length=32")]
@@ -174,6 +185,32 @@ def check_table(said):
     line = next(line for line in said.split("AUROC of guo_icu")[1].splitlines() if line.startswith("logreg tokens"))
     assert [word for word in line.split()[2:] if "±" not in word] == [f"{logreg[k]:.3f}" for k in (2, 4, -1)]
     assert "logreg tokens: at k = all, 2, 4 there is no figure of" in said and "clmbr lr_lbfgs" in said and "warning" not in said
+
+
+def test_from_the_meds_release_alone_the_same_figures_come(root, capsys):
+    """The hospital as OMOP tables with CSV labels, and as EHRSHOT's MEDS release: the same arrays, labels, splits and figures."""
+    data = root / "data"
+    events, labels_of = write_ehrshot(data / "ehrshot")
+    write_meds_events(data / "ehrshot_meds", data / "ehrshot")
+    write_meds_splits(data / "ehrshot_meds", list(events))
+    write_meds_labels(data / "ehrshot_meds", "guo_icu", labels_of["guo_icu"])
+    figures = {}
+    for name in ("ehrshot", "ehrshot_meds"):
+        home = ["--set", f"cohort.home={name}"]
+        all_stages.main(["--hospitals", name, *home])
+        labels.main(["--hospital", name, "--outcome", "ehrshot:all"])
+        finetune.main([*FINETUNE, "ehrshot:guo_icu", *home, "--model", "logreg", "--counts", "tokens", "--set", "finetuning.count_persons=1"])
+        figures[name] = runs_of(trained_on=name).set_index("seed")[["auroc", "auprc", "brier", "n"]]
+    assert len(figures["ehrshot"]) == 3 and figures["ehrshot"].auroc.min() > 0.7
+    pd.testing.assert_frame_equal(figures["ehrshot"], figures["ehrshot_meds"])
+    for array in (*sequences.EVENT_ARRAYS, *sequences.PERSON_ARRAYS):
+        assert sequences.array_file(array, "ehrshot").read_bytes() == sequences.array_file(array, "ehrshot_meds").read_bytes(), array
+    ehrshot.main(["--replicates", "0"])
+    assert "all_results.csv of 1 tasks in the benchmark's own form" in capsys.readouterr().out
+    with pytest.raises(
+        UserError, match="--shots 2: no draws of ehrshot_guo_icu were there .* put benchmark of EHRSHOT_ASSETS.zip into data/ehrshot_meds"
+    ):
+        finetune.main([*FINETUNE, "ehrshot:guo_icu", *home, "--model", "logreg", "--shots", "2"])
 
 
 def test_a_model_of_another_hospital_learns_the_task_there(hospital, capsys):

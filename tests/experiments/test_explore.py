@@ -239,6 +239,7 @@ def test_stages_that_have_not_been_run_are_named_with_their_commands(mine, capsy
     for command in (
         "python preprocessing/trajectories.py --hospital mine",
         "python preprocessing/site_report.py --hospital mine",
+        "python preprocessing/deciles.py --hospital mine",
         "python preprocessing/labels.py --hospital mine",
         "HOSPITALS=mimic bash preprocessing/run.sh",
     ):

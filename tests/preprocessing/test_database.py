@@ -4,13 +4,14 @@ import contextlib
 import json
 import os
 import sys
+import time
 
 import duckdb
 import numpy as np
 import pandas as pd
 import pytest
 
-from medrep import config, contract
+from medrep import config, contract, locks
 from medrep.cdm import hospital_tables
 from medrep.cdm.engine import connect
 from medrep.cdm.sources import athena, columns, omop
@@ -20,6 +21,7 @@ from medrep.settings import MEDS_SETTINGS, HospitalConfig
 from medrep.vocabulary import terminology
 from preprocessing import all_stages, database, eicu, persons
 
+from ..faults.test_two_at_once import waiting_for
 from ..forked import Forked
 from .postgres_server import ENCODED_PASSWORD, PASSWORD, USER, PostgresServer, reason_to_skip
 
@@ -134,7 +136,7 @@ def test_no_other_column_is_read_than_those_that_are_brought(root, monkeypatch):
         (root / "data" / "h" / f"{table}.csv").write_text(",".join(required) + "\n" + ",".join("1" for _ in required) + "\n")
     con, settings = connect(), HospitalConfig(billing_load_tables=["x"])
     for read, table in [
-        (lambda: omop.read_persons(con, "h"), "person"),
+        (lambda: omop.read_persons(con, "h", HospitalConfig()), "person"),
         (lambda: omop.read_visits(con, "h", settings), "visit_occurrence"),
         (lambda: omop.read_deaths(con, "h", settings), "death"),
         *((lambda domain=domain: omop.read_events(con, "h", domain, settings), table) for domain, table in columns.EVENT_TABLES.items()),
@@ -191,7 +193,7 @@ def test_integers_and_big_integers_numerics_and_texts_are_read_alike(cdm, place)
     )
     bring()
     con, settings = connect(), HospitalConfig()
-    people = hospital_tables.read_persons(con, "seoul").to_pandas()
+    people = hospital_tables.read_persons(con, "seoul", settings).to_pandas()
     assert set(people.person_id) == {9007199254740993 + i for i in range(1, PERSONS + 1)} and set(people.sex) == {"M", "F"}
     events = hospital_tables.read_events(con, "seoul", "measurement", settings).to_pandas()
     assert set(events.person_id) == set(people.person_id) and events.unreadable.isna().all()
@@ -264,7 +266,7 @@ def test_another_databases_sql_brings_the_same(cdm, place, monkeypatch):
     con, settings = connect(), HospitalConfig()
 
     def read():
-        tables = [hospital_tables.read_persons(con, "seoul"), hospital_tables.read_visits(con, "seoul", settings)]
+        tables = [hospital_tables.read_persons(con, "seoul", settings), hospital_tables.read_visits(con, "seoul", settings)]
         tables += [hospital_tables.read_events(con, "seoul", domain, settings) for domain in columns.EVENT_TABLES]
         return [table.to_pandas().sort_values(list(table.columns)[:1] + ["time"][: "time" in table.columns]) for table in tables]
 
@@ -432,6 +434,62 @@ def test_a_table_that_shrinks_without_a_snapshot_is_noticed(cdm, place, monkeypa
     monkeypatch.setattr(source.Connection, "count", lambda *_: [5, None])
     assert "cdm.person changed while it was read: run the same command again" in refusal()
     assert not contract.source_folder("seoul").exists()
+
+
+# ---- two at once -------------------------------------------------------------------------------------------------
+
+FIRST = """
+import pathlib, sys, time
+from preprocessing import database
+
+find_tables, root = database.find_tables, pathlib.Path(sys.argv[1])
+
+def wait_and_find(*args):
+    (root / "asked").touch()
+    while not (root / "go").exists():
+        time.sleep(0.02)
+    return find_tables(*args)
+
+database.find_tables = wait_and_find
+database.main(["--hospital", "seoul"])
+"""
+SECOND = """
+import sys
+from preprocessing import database
+
+database.main(["--hospital", sys.argv[1]])
+"""
+
+
+def run_two_at_once(place, second):
+    """The first stops before it reads anything; it goes on when `second`'s hospital waits for it. Their outputs."""
+    environment = {"MEDREP_ROOT": str(place), "MEDREP_CONFIGS": str(place / "configs"), "SEOUL_CDM_URL": os.environ["SEOUL_CDM_URL"]}
+    first = Forked(FIRST, str(place), environment=environment)
+    wait_until(lambda: (place / "asked").exists())
+    other = Forked(SECOND, second, environment=environment)
+    lock = place / "usedata" / ".locks" / ("seoul.lock" if second == "seoul" else "concepts.lock")
+    try:
+        wait_until(lambda: other.poll() is not None or waiting_for(lock) > 1)
+        time.sleep(3 * locks.SECONDS_BEFORE_WORDS)
+    finally:
+        (place / "go").touch()
+    ended = [process.communicate(120) for process in (first, other)]
+    assert [process.returncode for process in (first, other)] == [0, 0], ended
+    return [output for output, _ in ended]
+
+
+def wait_until(is_true):
+    limit = time.monotonic() + 120
+    while not is_true():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def test_the_second_of_two_waits_and_reads_nothing_again(cdm, place):
+    first, second = run_two_at_once(place, "seoul")
+    assert "12 rows of person" in first and "is of" not in first
+    assert "usedata/seoul/source is being written by process" in second and "waiting for it to end" in second
+    assert "usedata/seoul/source is of" in second and "rows of person" not in second
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------------
@@ -610,6 +668,16 @@ def test_a_vocabulary_schema_serves_as_data_concepts(vocabulary, place, capsys):
     assert "valid_start_date" not in brought("concept", "concepts").columns
     vocabulary.query("DROP SCHEMA vocab CASCADE")
     bring()  # it is there
+
+
+def test_of_two_hospitals_at_once_the_second_leaves_the_vocabulary_of_the_first(vocabulary, place):
+    say(place, vocabulary_schema="vocab")
+    settings = (place / "configs" / "hospitals" / "seoul.yaml").read_text()
+    (place / "configs" / "hospitals" / "busan.yaml").write_text(settings.replace('"vocab"', '"cdm"'))
+    _, second = run_two_at_once(place, "busan")
+    assert "usedata/concepts/source is being written by process" in second
+    assert "busan: vocabulary_schema is not read, as usedata/concepts/source is there" in second and "12 rows of person" in second
+    assert len(athena.read_vocabulary_table(connect(), "concept").to_pandas()) == 2
 
 
 def test_data_concepts_goes_before_a_vocabulary_schema_and_the_first_hospitals_before_anothers(vocabulary, place, capsys):

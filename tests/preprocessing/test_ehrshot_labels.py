@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from datetime import datetime, timedelta
 
 import ibis
@@ -16,7 +17,7 @@ from medrep.errors import UserError
 from medrep.tables import DEATHS, GIVEN_PARTS, LABELS, PERSONS, RECORDS, VISITS
 from preprocessing import labels, persons
 
-from ..small_ehrshot import make_labels, split_of, write_splits, write_task
+from ..small_ehrshot import make_labels, split_of, write_meds_labels, write_meds_splits, write_splits, write_task
 
 DAY = timedelta(days=1)
 OURS = {"train": "train", "val": "valid", "test": "test"}
@@ -25,11 +26,13 @@ FIRST = {person: datetime(2015, 1, 1) + person * 20 * DAY for person in KNOWN}
 """A person's first record."""
 
 
-def write_tables(splits=None):
+def write_tables(splits=None, hospital="h"):
     people = [(person, "F", None, 1950, (splits or {}).get(person, OURS[split_of(person)])) for person in range(1, 45)]
     records = [(person, FIRST[person] + i * DAY, "drug", 5, None, None, None, None, None) for person in KNOWN for i in range(12)]
     for table, rows in ((PERSONS, people), (VISITS, []), (RECORDS, records), (DEATHS, [])):
-        table.write(connect(), ibis.memtable([dict(zip(table.schema.names, row, strict=True)) for row in rows], schema=table.schema), hospital="h")
+        table.write(
+            connect(), ibis.memtable([dict(zip(table.schema.names, row, strict=True)) for row in rows], schema=table.schema), hospital=hospital
+        )
 
 
 @pytest.fixture
@@ -41,12 +44,17 @@ def hospital(root):
     return data
 
 
-def label(*names):
-    labels.main(["--hospital", "h", "--outcome", *names])
+def label(*names, hospital="h"):
+    labels.main(["--hospital", hospital, "--outcome", *names])
 
 
-def rows_of(table, outcome):
-    return table.read(connect(), hospital="h", outcome=outcome).to_pandas()
+def rows_of(table, outcome, hospital="h"):
+    return table.read(connect(), hospital=hospital, outcome=outcome).to_pandas()
+
+
+def in_order(table, outcome, hospital="h"):
+    rows = rows_of(table, outcome, hospital)
+    return rows.sort_values(list(rows.columns), ignore_index=True)
 
 
 def answer(task, value, finding):
@@ -146,6 +154,43 @@ def test_a_chest_x_ray_is_fourteen_answers(hospital, capsys):
     label("ehrshot:chexpert_edema")
     said = capsys.readouterr().out
     assert "labels/ehrshot_chexpert_edema is up to date" in said and "given_parts/ehrshot_chexpert_edema is up to date" in said
+
+
+@pytest.mark.parametrize("task", ["guo_icu", "lab_anemia", "chexpert"])
+def test_the_meds_release_gives_the_same_labels_and_parts(hospital, task, capsys):
+    rows = make_labels(task, {person: [] for person in range(1, 45) if person != 40})
+    write_task(hospital / "benchmark", task, rows)
+    write_tables(hospital="m")
+    release = hospital.parent / "m"
+    write_meds_labels(release, task, rows)
+    write_meds_splits(release, [person for person in range(1, 45) if person != 40])
+    for name in ("h", "m"):
+        label(f"ehrshot:{task}", hospital=name)
+    assert "m ehrshot_" in (said := capsys.readouterr().out) and "all_shots_data.json is not there: of --shots nothing can be learned" in said
+    shutil.copytree(hospital / "benchmark", release / "benchmark", ignore=shutil.ignore_patterns("*.csv"))  # the draws come with the assets alone
+    outcomes = [path.name for path in sorted((contract.used_folder("h") / "given_parts").iterdir()) if not path.name.startswith(".")]
+    assert len(outcomes) == (14 if task == "chexpert" else 1)
+    for outcome in outcomes:
+        assert in_order(LABELS, outcome).equals(in_order(LABELS, outcome, "m")) and len(in_order(LABELS, outcome)) > 60
+        parts = in_order(GIVEN_PARTS, outcome)
+        assert parts[parts.shots == 0].reset_index(drop=True).equals(in_order(GIVEN_PARTS, outcome, "m"))
+    label(f"ehrshot:{task}", hospital="m")
+    for outcome in outcomes:
+        parts = in_order(GIVEN_PARTS, outcome)
+        assert parts.equals(in_order(GIVEN_PARTS, outcome, "m")) and (parts.shots > 0).any()
+        told = [json.loads(contract.flow_file(name, outcome).read_text()) for name in ("h", "m")]
+        assert told[0] == told[1]
+
+
+def test_a_meds_release_without_splits_or_for_other_persons_is_refused(hospital):
+    write_tables(hospital="m")
+    release = hospital.parent / "m"
+    write_meds_labels(release, "guo_icu", make_labels("guo_icu", {person: [] for person in range(100, 160)}))
+    with pytest.raises(UserError, match="data/m/splits/person_id_map.csv is missing, which says who is learned from .* EHRSHOT_MEDS.zip"):
+        label("ehrshot:guo_icu", hospital="m")
+    write_meds_splits(release, range(100, 160))
+    with pytest.raises(UserError, match="ehrshot_guo_icu: none of its 1.. rows can be used .* subject_id must be the person_id of m"):
+        label("ehrshot:guo_icu", hospital="m")
 
 
 def test_draws_are_those_of_the_file_and_one_drawn_twice_counts_twice(hospital):

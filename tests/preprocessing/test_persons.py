@@ -96,9 +96,9 @@ def test_a_race_is_the_concepts_name_else_the_sources_else_its_number(root, head
     if named:
         (root / "data" / "concepts").mkdir()
         (root / "data" / "concepts" / "CONCEPT.csv").write_text(CONCEPTS)
-    found = omop.read_persons(connect(), "h").order_by("person_id").to_pyarrow()
+    found = omop.read_persons(connect(), "h", HospitalConfig()).order_by("person_id").to_pyarrow()
     assert found["race"].to_pylist() == expected and "race_id" not in found.column_names
-    lines = omop.read_persons(connect(), "h", with_lines=True).to_pyarrow().to_pylist()
+    lines = omop.read_persons(connect(), "h", HospitalConfig(), with_lines=True).to_pyarrow().to_pylist()
     assert {row["person_id"]: row["line"] for row in lines} == {i: i + 2 for i in range(len(rows))}
 
 

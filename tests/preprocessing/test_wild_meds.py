@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from medrep import contract
+from medrep import contract, storage
 from medrep.cdm.eicu import concept_maps
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
@@ -101,6 +101,82 @@ def test_the_list_of_codes_without_a_concept_filled_in_is_a_mapping(place, capsy
     assert "no concept:" in capsys.readouterr().out
 
 
+def test_a_list_that_was_edited_is_never_written_over(place, capsys):
+    """Filled in where it lies, by hand or by a spreadsheet: the next list stands beside it, and is written anew itself while it is not edited."""
+    made, said = Hospital(4), []
+    made.write_meds(place / "data" / "mimic_meds")
+    for stage in (persons, visits, records):
+        stage.main(["--hospital", "mimic_meds"])
+    file = contract.unmapped_codes_file("mimic_meds")
+    written, others = file.read_bytes(), [file.with_stem(f"{file.stem}_{number}") for number in (2, 3)]
+
+    def run(left_out):
+        capsys.readouterr()
+        records.main(["--hospital", "mimic_meds", f"--set=hospital.left_out_codes={left_out}"])
+        said.append(capsys.readouterr().out)
+
+    run("^INSURANCE//")
+    assert file.read_bytes() != written and "was edited" not in said[-1]  # ours, and another now
+    edited = file.read_text().replace("LAB//999999//UNK,", "LAB//999999//UNK;").encode("utf-8-sig")
+    file.write_bytes(edited)
+    run("")
+    assert file.read_bytes() == edited and others[0].read_bytes() != written and b"INSURANCE//Medicare" in others[0].read_bytes()
+    assert (
+        "usedata/mimic_meds/unmapped_codes.csv was edited and stays as it is: copied to data/mimic_meds/code_mapping.csv it is a mapping" in said[-1]
+    )
+    before = others[0].read_bytes()
+    run("^INSURANCE//")
+    assert file.read_bytes() == edited and others[0].read_bytes() != before and not others[1].exists()
+    others[0].write_bytes(b"mine")
+    run("")
+    assert file.read_bytes() == edited and others[0].read_bytes() == b"mine" and others[1].read_bytes() == before
+    assert said[-1].count("was edited and stays as it is") == 2
+
+
+def test_a_list_of_a_run_that_was_killed_before_it_could_say_so_is_not_taken_for_edited(place, capsys):
+    Hospital(4).write_meds(place / "data" / "mimic_meds")
+    for stage in (persons, visits, records):
+        stage.main(["--hospital", "mimic_meds"])
+    contract.unmapped_file("mimic_meds").unlink()
+    storage.remove_path(RECORDS.at(hospital="mimic_meds"))
+    records.main(["--hospital", "mimic_meds"])
+    assert "was edited" not in capsys.readouterr().out and contract.unmapped_file("mimic_meds").exists()
+
+
+def test_the_settings_of_a_command_say_what_persons_codes_mean_and_which_mapping_is_read(place, capsys):
+    concepts = place / "data" / "concepts" / "CONCEPT.csv"
+    concepts.write_text(CONCEPTS + "8527\tWhite\tRace\tRace\tRace\tS\t5\n8516\tBlack\tRace\tRace\tRace\tS\t3\n")
+    rows = [
+        (1, DAY.replace(year=2100), "MEDS_BIRTH"),
+        (1, None, "RACE//W5"),
+        (1, DAY, "HOSPITAL_ADMISSION"),
+        (1, DAY.replace(day=9), "HOSPITAL_DISCHARGE"),
+    ]
+    rows += [(1, DAY.replace(hour=hour), "SUGAR") for hour in range(1, 12)]
+    write_rows(place / "data" / "theirs", rows)
+
+    def race(*flags):
+        persons.main(["--hospital", "theirs", *flags])
+        (person,) = PERSONS.read(connect(), hospital="theirs").to_pyarrow().to_pylist()
+        return person["race"]
+
+    named = "--set=hospital.code_vocabularies={'^RACE//W(.+)$': Race}"
+    assert race() == "W5" and race(named) == "White"
+    mapped = "--set=hospital.code_mapping=ours.csv"
+    with pytest.raises(UserError, match="data/theirs/ours.csv is missing"):
+        race(named, mapped)
+    (place / "data" / "theirs" / "ours.csv").write_text("code,concept_id\nRACE//W5,8516\nSUGAR,3016723\n")
+    assert race(named, mapped) == "Black"
+    for stage in (visits, records):
+        stage.main(["--hospital", "theirs", named, mapped])
+    assert RECORDS.read(connect(), hospital="theirs").count().execute() == 11
+    (place / "data" / "theirs" / "ours.csv").write_text("code,concept_id\nRACE//W5,8527\nSUGAR,3024171\n")
+    assert race(named, mapped) == "White"  # the stamp is of the file that is read
+    for stage in (visits, records):
+        stage.main(["--hospital", "theirs", named, mapped])
+    assert set(RECORDS.read(connect(), hospital="theirs").to_pandas().concept_id) == {3024171}
+
+
 def write_rows(folder, rows, **more):
     """(subject, time, code) as one shard; `more` are further columns."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -175,6 +251,32 @@ def test_ehrshots_bills_visits_and_races_are_read_as_its_tables_are(place):
         "SNOMED/44054006": 1,
         "Visit/W": 1,
     }
+
+
+def test_ehrshots_own_converter_calls_tables_births_and_deaths_otherwise(place):
+    """Its columns are subject_id, time, code, numeric_value, text_value, unit and omop_table: no visit has an end."""
+    (place / "data" / "concepts" / "CONCEPT.csv").write_text(
+        CONCEPTS + "8527\tWhite\tRace\tRace\tRace\tS\t5\n4216316\tBirth\tCondition\tSNOMED\tx\tS\t3950001\n"
+    )
+    born, seen = DAY.replace(year=2100), DAY.replace(hour=9, minute=5)
+    told = [(born, code, "person") for code in ("SNOMED/3950001", "Gender/F", "Race/5", "Ethnicity/Not Hispanic")]
+    told += [(seen, "Visit/IP", "visit_occurrence"), (seen, "SNOMED/3950001", "condition_occurrence"), (seen, "ICD10CM/N17.9", "observation")]
+    told += [(DAY.replace(hour=9 + i), "LOINC/2160-0", "measurement") for i in range(10)]
+    told += [(DAY.replace(day=20), "Death Type/OMOP generated", "death")]
+    columns = {"omop_table": pa.array([row[2] for row in told]), "unit": pa.array([None] * 7 + ["mg/dL"] * 10 + [None], pa.string())}
+    numbers = pa.array([None] * 7 + [1.5] * 10 + [None], pa.float32())
+    write_rows(place / "data" / "ehrshot_meds", [(1, *row[:2]) for row in told], numeric_value=numbers, **columns)
+    for stage in (persons, visits, records, deaths):
+        stage.main(["--hospital", "ehrshot_meds"])
+    con = connect()
+    (person,) = PERSONS.read(con, hospital="ehrshot_meds").to_pyarrow().to_pylist()
+    assert (person["race"], person["sex"], person["year_of_birth"]) == ("White", "F", 2100)
+    (visit,) = VISITS.read(con, hospital="ehrshot_meds").to_pyarrow().to_pylist()
+    assert (visit["start"], visit["end"], visit["is_admission"]) == (seen, None, False)
+    found = RECORDS.read(con, hospital="ehrshot_meds").to_pyarrow().to_pylist()
+    assert sorted((row["concept_id"], row["unit"]) for row in found) == [(3016723, "mg/dL")] * 10 + [(4216316, None)]
+    (death,) = DEATHS.read(con, hospital="ehrshot_meds").to_pyarrow().to_pylist()
+    assert death["death_time"].date() == DAY.replace(day=20).date()
 
 
 def test_a_race_that_only_a_code_of_omop_tells_is_no_concepts_id(root):

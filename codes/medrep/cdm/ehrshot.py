@@ -3,9 +3,12 @@
     benchmark/guo_icu/labeled_patients.csv      patient_id, prediction_time, value: True or False, or a number
     benchmark/guo_icu/all_shots_data.json       the examples of each k, by sub-task, k and replicate
     splits/person_id_map.csv                    omop_person_id, split: train, val or test
+    labels/guo_icu/labels.parquet               the same labels in the MEDS release: subject_id, prediction_time, boolean_value or integer_value
+    metadata/subject_splits.parquet             the same splits there: subject_id, split: train, tuning or held_out
     results/guo_icu/all_results.csv             optional: the figures of the benchmark's own models
 
-So they are in EHRSHOT_ASSETS.zip, which may as well lie there whole, as EHRSHOT_ASSETS.
+So they are in EHRSHOT_ASSETS.zip, which may as well lie there whole, as EHRSHOT_ASSETS, and in EHRSHOT_MEDS.zip, which has no draws. Where both
+are there, the CSV files are read.
 
 The benchmark asks a yes or no of each task. Of a lab test, whose value is 0 to 3, whether it is not normal (1 or more). Of a chest X-ray,
 whose value has a bit for each of 14 findings, the first one the highest, each finding apart: so `chexpert` is 14 outcomes here.
@@ -21,6 +24,7 @@ import pandas as pd
 from medrep import contract
 from medrep.cdm import parsing, table_files
 from medrep.cdm.engine import reads_with_duckdb
+from medrep.cdm.sources import meds
 from medrep.errors import UserError
 
 PREFIX = "ehrshot:"
@@ -53,7 +57,8 @@ SPLITS = {"train": "train", "val": "valid", "test": "test"}
 SHOTS_FILES = ("all_shots_data.json", "few_shots_data.json")
 WHOLE = 0
 """In place of a k: the whole training split. The benchmark writes -1."""
-ASKS_FOR = "bring EHRSHOT_ASSETS.zip from https://redivis.com/datasets/53gc-8rhx41kgt"
+LABELS_FILE = "labeled_patients.csv"
+ASKS_FOR = "bring EHRSHOT_ASSETS.zip, or EHRSHOT_MEDS.zip with labels/ and metadata/, from https://redivis.com/datasets/53gc-8rhx41kgt"
 
 
 @dataclass(frozen=True)
@@ -128,33 +133,44 @@ def find_folder(hospital: str, name: str) -> Path:
 
 
 def splits_file(hospital: str) -> Path:
-    return find_folder(hospital, "splits") / "person_id_map.csv"
+    """person_id_map.csv, or where that is not there the splits of the MEDS release."""
+    own, release = find_folder(hospital, "splits") / "person_id_map.csv", meds.splits_file(hospital)
+    return release if release.exists() and not own.exists() else own
+
+
+def find_labels(hospital: str, task: Task) -> Path | None:
+    """The labels of a task: a CSV file, or a folder of parquet files in MEDS' schema for labels."""
+    own, release = find_folder(hospital, "benchmark") / task.name / LABELS_FILE, contract.data_folder(hospital) / "labels" / task.name
+    return own if own.exists() else release if any(release.glob("*.parquet")) else None
+
+
+def find_shots(hospital: str, task: Task) -> Path | None:
+    """The k-shot examples of a task."""
+    folder = find_folder(hospital, "benchmark") / task.name
+    return next((folder / name for name in SHOTS_FILES if (folder / name).exists()), None)
 
 
 def task_files(hospital: str, task: Task) -> list[Path]:
     """The labels and the k-shot examples of a task, those that are there."""
-    folder = find_folder(hospital, "benchmark") / task.name
-    shots = next((folder / name for name in SHOTS_FILES if (folder / name).exists()), folder / SHOTS_FILES[0])
-    return [path for path in (folder / "labeled_patients.csv", shots) if path.exists()]
+    return [path for path in (find_labels(hospital, task), find_shots(hospital, task)) if path]
 
 
 def has_labels(hospital: str, task: Task) -> bool:
-    return any(path.name == "labeled_patients.csv" for path in task_files(hospital, task))
+    return find_labels(hospital, task) is not None
 
 
 def require_files(hospital: str, task: Task) -> tuple[Path, Path | None]:
     """The labels of a task, and its k-shot examples or None; refuses a task without labels, or a benchmark without splits."""
-    files = {path.name: path for path in task_files(hospital, task)}
-    labels = files.pop("labeled_patients.csv", None)
+    labels = find_labels(hospital, task)
     if labels is None:
-        missing = find_folder(hospital, "benchmark") / task.name / "labeled_patients.csv"
+        missing = find_folder(hospital, "benchmark") / task.name / LABELS_FILE
         raise UserError(f"--outcome {task.asked_as}: {contract.display_path(missing)} is missing: {ASKS_FOR}")
     if not splits_file(hospital).exists():
         raise UserError(
             f"--outcome {task.asked_as}: {contract.display_path(splits_file(hospital))} is missing, which says who is learned from and who is tested: "
             f"{ASKS_FOR}"
         )
-    return labels, next(iter(files.values()), None)
+    return labels, find_shots(hospital, task)
 
 
 # ---- tables ------------------------------------------------------------------------------------------------
@@ -166,6 +182,8 @@ def read_splits(con: ibis.BaseBackend, hospital: str) -> ibis.Table | None:
     path = splits_file(hospital)
     if not path.exists():
         return None
+    if path == meds.splits_file(hospital):
+        return meds.read_subject_splits(con, hospital)
     t = table_files.read_as_text(con, path, "splits", ["omop_person_id", "split"])
     split = ibis.cases(*((t.split.lower() == theirs, ours) for theirs, ours in SPLITS.items()), else_=ibis.null("string"))
     t = t.select(person_id=parsing.parse_id(t.omop_person_id), given_split=split)

@@ -27,8 +27,9 @@ def find_source(hospital: str):
     return meds if meds.is_dataset(hospital) else eicu if eicu.is_dataset(hospital) else omop
 
 
-def require_hospital(hospital: str) -> Path:
-    if database.is_dataset(hospital):
+def require_hospital(hospital: str, settings: HospitalConfig | None = None) -> Path:
+    """settings: as the command overrides them, which may name the database."""
+    if database.is_dataset(hospital) or (settings and settings.database):
         return database.require_tables(hospital)
     folder = contract.data_folder(eicu_files.folder_name(hospital))
     if not folder.is_dir():
@@ -44,9 +45,9 @@ def require_hospital(hospital: str) -> Path:
 # ---- files -------------------------------------------------------------------------------------------------
 
 
-def input_files(hospital: str, *tables: str) -> list[Path]:
+def input_files(hospital: str, settings: HospitalConfig, *tables: str) -> list[Path]:
     """The files that `tables` depend on and that are there, for stamps.Stamp."""
-    return find_source(hospital).input_files(hospital, *tables)
+    return find_source(hospital).input_files(hospital, settings, *tables)
 
 
 def estimate_text_size(hospital: str, *tables: str) -> int:
@@ -72,9 +73,9 @@ def malformed_rows(con: ibis.BaseBackend, hospital: str, table: str) -> list[dic
 # ---- tables ------------------------------------------------------------------------------------------------
 
 
-def read_persons(con: ibis.BaseBackend, hospital: str, with_lines: bool = False) -> ibis.Table:
+def read_persons(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table:
     """columns.PERSON"""
-    return find_source(hospital).read_persons(con, hospital, with_lines)
+    return find_source(hospital).read_persons(con, hospital, settings, with_lines)
 
 
 def read_birth_years(con: ibis.BaseBackend, hospital: str, with_lines: bool = False) -> ibis.Table | None:

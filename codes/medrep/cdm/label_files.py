@@ -9,9 +9,14 @@ A value is a whole number: 1 and 0 for true and false, or a class. What it means
 from pathlib import Path
 
 import ibis
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from medrep import contract
 from medrep.cdm import parsing, rules, table_files
+from medrep.cdm.clocks import read_local_times
 from medrep.cdm.engine import reads_with_duckdb
+from medrep.errors import UserError
 
 ROWS = ibis.schema({"person_id": "int64", "prediction_time": "timestamp", "value": "int64", "has_zone": "boolean"})
 """A row of the file each; null where a column can't be read. prediction_time is the clock on the wall; has_zone: whether a zone stood behind
@@ -32,6 +37,40 @@ def read_csv_rows(con: ibis.BaseBackend, path: Path, person: str, time: str = "p
         prediction_time=ibis.coalesce(parsing.parse_time(t[time]), parsing.day_start(parsing.parse_date(t[time]))),
         value=ibis.cases((word == "true", 1), (word == "false", 0), else_=parsing.parse_id(t[value])).cast("int64"),
         has_zone=t[time].re_search(ZONE_PATTERN).fill_null(False),
+    )
+
+
+MEDS_VALUES = {"boolean_value": "boolean", "integer_value": "int64", "float_value": "float64"}
+"""Of MEDS' schema for labels; a row has one of them."""
+
+
+@reads_with_duckdb
+def read_meds_rows(con: ibis.BaseBackend, folder: Path) -> ibis.Table:
+    """ROWS of the parquet files of a folder in MEDS' schema for labels (https://github.com/Medical-Event-Data-Standard/meds)."""
+    files = sorted(folder.glob("*.parquet"))
+    columns, zones = set(), set()
+    for file in files:
+        try:
+            schema = pq.read_schema(file)
+        except pa.ArrowInvalid:
+            raise UserError(f"{contract.display_path(file)} is not a parquet file: bring it again") from None
+        columns |= set(schema.names)
+        missing = [name for name in ("subject_id", "prediction_time") if name not in schema.names]
+        if missing or not MEDS_VALUES.keys() & set(schema.names):
+            lacking = " and ".join(missing) or " or ".join(MEDS_VALUES)
+            raise UserError(f"{contract.display_path(file)} lacks {lacking}: labels in MEDS' schema have that")
+        zones.add(getattr(schema.field("prediction_time").type, "tz", None))
+    if len(zones) > 1:
+        raise UserError(f"{contract.display_path(folder)} has files with prediction times of different zones: write them alike")
+    t = read_local_times(con, files, union_by_name=True)
+    told = {name: t[name].try_cast(kind) for name, kind in MEDS_VALUES.items() if name in columns}
+    number = told.get("float_value", ibis.null("float64"))
+    whole = ibis.ifelse(number % 1 == 0, number, ibis.null("float64")).try_cast("int64")
+    return t.select(
+        person_id=parsing.parse_id(t.subject_id) if t.subject_id.type().is_string() else t.subject_id.try_cast("int64"),
+        prediction_time=t.prediction_time.try_cast("timestamp"),
+        value=ibis.coalesce(told.get("boolean_value", ibis.null("boolean")).cast("int64"), told.get("integer_value", ibis.null("int64")), whole),
+        has_zone=ibis.literal(zones != {None}),
     )
 
 

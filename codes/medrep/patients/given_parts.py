@@ -38,9 +38,14 @@ class GivenParts:
         if shots == WHOLE:
             return
         there = sorted(int(k) for k in self.drawn.shots.unique())
+        if not there:
+            raise UserError(
+                f"--shots {shots}: no draws of {self.outcome} were there when it was labelled: put benchmark of EHRSHOT_ASSETS.zip into "
+                f"{contract.display_path(contract.data_folder(self.hospital))}, run labels.py again, and then this"
+            )
         if shots not in there:
             raise UserError(
-                f"--shots {shots}: the benchmark has drawn {', '.join(map(str, there)) or 'none'} of {self.outcome}; ours would be no row of its table"
+                f"--shots {shots}: the benchmark has drawn {', '.join(map(str, there))} of {self.outcome}; ours would be no row of its table"
             )
         if unknown := sorted(set(seeds) - set(self.replicates)):
             raise UserError(

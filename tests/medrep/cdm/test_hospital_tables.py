@@ -69,7 +69,7 @@ def hospitals(root):
 def test_every_source_gives_the_columns_that_are_documented(hospitals, hospital, with_lines):
     con = connect()
     found = {
-        "PERSON": hospital_tables.read_persons(con, hospital, with_lines),
+        "PERSON": hospital_tables.read_persons(con, hospital, HospitalConfig(), with_lines),
         "BIRTH_YEAR": hospital_tables.read_birth_years(con, hospital, with_lines),
         "DEATH": hospital_tables.read_deaths(con, hospital, HospitalConfig(), with_lines),
         "VISIT": hospital_tables.read_visits(con, hospital, HospitalConfig(), with_lines),

@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 
 import ibis
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,6 +34,46 @@ def test_a_row_is_read_as_it_is_written(tmp_path):
     (tmp_path / "l.csv").write_text("patient_id,prediction_time\n1,2150-03-04\n")
     with pytest.raises(UserError, match="l.csv lacks the column value; it has patient_id, prediction_time"):
         label_files.read_csv_rows(connect(), tmp_path / "l.csv", person="patient_id")
+
+
+def test_a_row_of_meds_labels_has_its_value_in_one_of_three_columns(tmp_path):
+    labels = {
+        "subject_id": [1, 2, 3, 4, 5, None],
+        "prediction_time": pa.array([START, START, START, START, None, START], pa.timestamp("us")),
+        "boolean_value": [True, None, None, None, False, None],
+        "integer_value": [None, 3, None, None, None, None],
+        "float_value": [None, None, 2.0, 0.5, None, float("nan")],
+        "categorical_value": pa.nulls(6, pa.string()),
+    }
+    (tmp_path / "guo_icu").mkdir()
+    pq.write_table(pa.table(labels), tmp_path / "guo_icu" / "0.parquet")
+    pq.write_table(
+        pa.table({name: labels[name][:1] for name in ("subject_id", "prediction_time", "boolean_value")}), tmp_path / "guo_icu" / "1.parquet"
+    )
+    found = label_files.read_meds_rows(connect(), tmp_path / "guo_icu").order_by("person_id", "value").to_pyarrow().to_pylist()
+    expected = [(1, START, 1), (1, START, 1), (2, START, 3), (3, START, 2), (4, START, None), (5, None, 0), (None, START, None)]
+    assert [tuple(row.values()) for row in found] == [(*row, False) for row in expected]
+
+
+def test_times_of_meds_labels_are_the_clock_in_their_zone(tmp_path):
+    table = pa.table({"subject_id": ["7"], "prediction_time": pa.array([START], pa.timestamp("ns", "-08:00")), "integer_value": [1]})
+    pq.write_table(table, tmp_path / "0.parquet")
+    (row,) = label_files.read_meds_rows(connect(), tmp_path).to_pyarrow().to_pylist()
+    assert (row["person_id"], row["prediction_time"], row["has_zone"]) == (7, START - timedelta(hours=8), True)
+    pq.write_table(table.set_column(1, "prediction_time", [[START]]), tmp_path / "1.parquet")
+    with pytest.raises(UserError, match="files with prediction times of different zones"):
+        label_files.read_meds_rows(connect(), tmp_path)
+
+
+@pytest.mark.parametrize("lacking", ["subject_id", "prediction_time", "boolean_value"])
+def test_files_that_are_no_meds_labels_are_refused_by_name(tmp_path, lacking):
+    columns = {"subject_id": [1], "prediction_time": [START], "boolean_value": [True]}
+    pq.write_table(pa.table({name: column for name, column in columns.items() if name != lacking}), tmp_path / "0.parquet")
+    with pytest.raises(UserError, match=f"0.parquet lacks {lacking}.*: labels in MEDS' schema have that"):
+        label_files.read_meds_rows(connect(), tmp_path)
+    (tmp_path / "0.parquet").write_text("no parquet")
+    with pytest.raises(UserError, match="0.parquet is not a parquet file: bring it again"):
+        label_files.read_meds_rows(connect(), tmp_path)
 
 
 def reasons_by_hand(rows, known):

@@ -30,17 +30,17 @@ class EhrshotLabels:
 
 
 def read_labels(con: ibis.BaseBackend, hospital: str, task: Task, records: ibis.Table, persons: ibis.Table) -> EhrshotLabels:
-    labels_file, shots_file = ehrshot.require_files(hospital, task)
+    labels, shots_file = ehrshot.require_files(hospital, task)
     splits = ehrshot.read_splits(con, hospital)
     assert splits is not None  # require_files has looked
     check_splits(hospital, persons, splits)
     with table_files.csv_errors_in_words():
-        rows = label_files.read_csv_rows(con, labels_file, person="patient_id")
+        rows = label_files.read_meds_rows(con, labels) if labels.is_dir() else label_files.read_csv_rows(con, labels, person="patient_id")
     points = engine.materialize(con, find_points(rows, task, records, splits))
     known = points.filter(~points.reason.isin([label_files.UNREADABLE, NO_SPLIT]) | points.reason.isnull()).select(*KEY, "part", "reason").to_pandas()
     samples, whole = ehrshot.read_shots(shots_file, task) if shots_file else (pd.DataFrame(columns=ehrshot.SAMPLE_COLUMNS), {})
     if shots_file:
-        check_samples(contract.display_path(shots_file), contract.display_path(labels_file), known, samples, whole)
+        check_samples(contract.display_path(shots_file), contract.display_path(labels), known, samples, whole)
     else:
         print_line(f"{hospital} {task.outcome}: {ehrshot.SHOTS_FILES[0]} is not there: of --shots nothing can be learned")
     kept = points.filter(points.reason.isnull())
@@ -94,6 +94,7 @@ def check_samples(shots_file: str, labels_file: str, known: pd.DataFrame, sample
 def find_parts(kept: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
     """GIVEN_PARTS: the parts of all points, and the drawn examples of each k and replicate that are kept."""
     whole = kept.assign(shots=ehrshot.WHOLE, replicate=0, copies=1)
+    samples = samples.astype(kept[KEY].dtypes.to_dict())  # without draws it has no types, which pandas joins with no row of another
     drawn = samples.merge(kept[KEY], on=KEY).assign(copies=1).groupby(ehrshot.SAMPLE_COLUMNS, as_index=False).copies.sum()
     names = {"person_id": "subject_id"}
     return pd.concat([whole.rename(columns=names), drawn.rename(columns=names)], ignore_index=True)[list(GIVEN_PARTS.schema.names)]

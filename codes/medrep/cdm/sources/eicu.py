@@ -32,7 +32,11 @@ CODES_LACKING, CODES_WITHOUT_CONCEPT, NAMES_LISTED, NAMES = KINDS = (
 """Of what has no concept: another download of the vocabulary helps the first; the notes in configs/hospitals/eicu say why the third have none."""
 
 
-def input_files(hospital: str, *tables: str) -> list[Path]:
+def input_files(hospital: str, settings: HospitalConfig, *tables: str) -> list[Path]:
+    return find_files(hospital, *tables)
+
+
+def find_files(hospital: str, *tables: str) -> list[Path]:
     folder = contract.source_folder(hospital)
     if not folder.is_dir():
         raise UserError(f"{contract.display_path(folder)} is missing; preprocessing/eicu.py writes it")
@@ -40,12 +44,12 @@ def input_files(hospital: str, *tables: str) -> list[Path]:
 
 
 def estimate_text_size(hospital: str, *tables: str) -> int:
-    return sum(table_files.estimate_text_size(path) for path in input_files(hospital, *tables))
+    return sum(table_files.estimate_text_size(path) for path in find_files(hospital, *tables))
 
 
 def read_events(con: ibis.BaseBackend, hospital: str, domain: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table | None:
     """None, too, where the hospital has none of the tables that the domain is made of."""
-    return omop.read_events(con, hospital, domain, settings, with_lines) if input_files(hospital, EVENT_TABLES[domain]) else None
+    return omop.read_events(con, hospital, domain, settings, with_lines) if find_files(hospital, EVENT_TABLES[domain]) else None
 
 
 def file_of_table(hospital: str, table: str) -> Path:
@@ -67,7 +71,7 @@ def count_unmapped_codes(con: ibis.BaseBackend, hospital: str, settings: Hospita
     """Of the events with concept 0 what the source calls them, with their domain before it, by KINDS."""
     reader, counts = engine.file_reader(con), Counter()
     for domain, table in EVENT_TABLES.items():
-        if not (paths := input_files(hospital, table)):
+        if not (paths := find_files(hospital, table)):
             continue
         rows = reader.read_parquet(str(paths[0]))
         name = omop.COLUMN_PREFIXES[domain][0]

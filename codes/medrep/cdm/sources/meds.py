@@ -9,7 +9,8 @@ MEDS_BIRTH, MEDS_DEATH, GENDER//F and RACE//White (or a concept id for White, or
 mean, cdm/meds_codes.py finds. Columns that preprocessing/export_meds.py adds are used where they are there: table, concept_id, type_id, visit_id,
 end, value (64 bits), operator, unit; meds_etl, which made EHRSHOT's dataset, writes table, visit_id, end, unit and clarity_table. A dataset without
 visits has stays by the codes of admission and discharge (cdm/meds_stays.py). A value is numeric_value, else the number in text_value, maybe behind
-an operator. hospital_tables.py documents the functions, columns.py what they give. Format: https://github.com/Medical-Event-Data-Standard/meds
+an operator. EHRSHOT's own converter, which wrote another release of it, calls the table omop_table, births by a code of SNOMED and deaths by their
+table. hospital_tables.py documents the functions, columns.py what they give. Format: https://github.com/Medical-Event-Data-Standard/meds
 """
 
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import ibis
 import pyarrow.parquet
 
-from medrep import config, contract
+from medrep import contract
 from medrep.cdm import engine, meds_codes, meds_stays, table_files
 from medrep.cdm.clocks import read_local_times
 from medrep.cdm.engine import reads_with_duckdb
@@ -31,6 +32,8 @@ from medrep.progress import print_line
 from medrep.settings import HospitalConfig
 
 BIRTH_CODE, DEATH_CODE = "MEDS_BIRTH", "MEDS_DEATH"
+FEMR_BIRTH_CODES = ("SNOMED/3950001", "SNOMED/184099003")
+"""Of the table person, in what EHRSHOT's own converter (ehrshot/scripts/convert_to_meds.py of the benchmark) writes."""
 SPLITS = {"train": "train", "tuning": "valid", "held_out": "test"}
 OTHER_SPLITS = {"valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
 """What MEDS doesn't call them, but others do."""
@@ -47,6 +50,8 @@ OPTIONAL_COLUMNS = {
 """Beyond MEDS, in what export_meds.py writes."""
 OTHER_COLUMNS = {"text_value": "string", "clarity_table": "string", "race": "string"}
 """MEDS's own; the table of the hospital's records that a row of EHRSHOT comes from; the race that MIMIC's admissions tell."""
+OTHER_NAMES = {"table": "omop_table"}
+"""Of OPTIONAL_COLUMNS, where the first is not there."""
 REQUIRED_COLUMNS = ("subject_id", "time", "code")
 ROW_KINDS = ("person", "death", "visit", *DOMAINS)
 KIND_OF_OMOP_TABLE = {"condition_occurrence": "condition", "drug_exposure": "drug", "procedure_occurrence": "procedure", "visit_occurrence": "visit"}
@@ -81,15 +86,15 @@ def splits_file(hospital: str) -> Path:
 # ---- files -------------------------------------------------------------------------------------------------
 
 
-def input_files(hospital: str, *tables: str) -> list[Path]:
+def input_files(hospital: str, settings: HospitalConfig, *tables: str) -> list[Path]:
     """All tables depend on the same: the vocabulary too, where it is there, as it says what codes mean."""
-    mapping = meds_codes.mapping_file(hospital, config.load("hospital", hospital=hospital))
+    mapping = meds_codes.mapping_file(hospital, settings)
     others = (splits_file(hospital), meds_codes.codes_file(hospital), contract.concepts_folder())
     return [dataset_folder(hospital), *(path for path in others if path.exists()), *([mapping] if mapping else [])]
 
 
 def estimate_text_size(hospital: str, *tables: str) -> int:
-    return sum(table_files.estimate_text_size(path) for path in input_files(hospital))
+    return table_files.estimate_text_size(dataset_folder(hospital))
 
 
 def count_lines(hospital: str, table: str) -> int | None:
@@ -115,7 +120,8 @@ def read_rows(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, wi
         raise UserError(f"{contract.display_path(parts[0])} lacks {', '.join(missing)}: a MEDS dataset has subject_id, time and code")
     t = read_local_times(con, parts, union_by_name=True)
     kinds = {"numeric_value": "float64", **OPTIONAL_COLUMNS, **OTHER_COLUMNS}
-    optional = {name: cast_column(t[name], kind) if name in t.columns else ibis.null(kind) for name, kind in kinds.items()}
+    names = {name: name if name in t.columns else OTHER_NAMES.get(name, name) for name in kinds}
+    optional = {name: cast_column(t[names[name]], kind) if names[name] in t.columns else ibis.null(kind) for name, kind in kinds.items()}
     stay = settings.stay_id_column
     optional["stay_id"] = cast_column(t[stay], "int64") if stay and stay in t.columns else ibis.null("int64")
     for name in ("numeric_value", "value"):  # NaN and infinity are no measurements
@@ -157,8 +163,8 @@ def read_rows_with_concepts(con: ibis.BaseBackend, hospital: str, settings: Hosp
         (t.role == meds_codes.LEFT_OUT, LEFT_OUT),
         (table.isin(UNREAD_TABLES), UNREAD_TABLE),
         (stated.isin(ROW_KINDS), stated),
-        (t.code.isin([BIRTH_CODE]) | t.code.upper().re_search(PERSON_CODES), "person"),
-        (t.code == DEATH_CODE, "death"),
+        (is_birth(t) | t.code.upper().re_search(PERSON_CODES), "person"),
+        (is_death(t), "death"),
         (t.domain.isin([*DOMAINS, "visit"]), t.domain),
         else_=ibis.null("string"),
     )
@@ -171,6 +177,14 @@ def read_rows_with_concepts(con: ibis.BaseBackend, hospital: str, settings: Hosp
     )
 
 
+def is_birth(t: ibis.Table) -> ibis.Value:
+    return (t.code == BIRTH_CODE) | (t.code.isin(FEMR_BIRTH_CODES) & (t["table"].lower() == "person").fill_null(False))
+
+
+def is_death(t: ibis.Table) -> ibis.Value:
+    return (t.code == DEATH_CODE) | (t["table"].lower() == "death").fill_null(False)
+
+
 def unreadable_row_reason(t: ibis.Table) -> ibis.Value:
     return unreadable_reason(subject_id=t.subject_id, time=t.time)
 
@@ -179,9 +193,8 @@ def unreadable_row_reason(t: ibis.Table) -> ibis.Value:
 
 
 @reads_with_duckdb
-def read_persons(con: ibis.BaseBackend, hospital: str, with_lines: bool = False) -> ibis.Table:
+def read_persons(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table:
     """One row a subject; in place of a line and its text, 0 and the subject's id. Of two sexes or races neither counts."""
-    settings = config.load("hospital", hospital=hospital)
     t = read_rows(con, hospital, settings)
     told = describe_codes(con, hospital, t.filter(t.code.upper().re_search(PERSON_CODES)), settings)
     told = told.filter(told.domain == "race").group_by("code").agg(race_concept=told.code_concept_id.min())
@@ -193,7 +206,7 @@ def read_persons(con: ibis.BaseBackend, hospital: str, with_lines: bool = False)
         race=ibis.coalesce(t.race_concept.cast("string"), race, t.race),
         man=gender.isin(["M", "MALE", "8507"]),
         woman=gender.isin(["F", "FEMALE", "8532"]),
-        birth=ibis.ifelse(t.code == BIRTH_CODE, t.time.year(), ibis.null("int32")),
+        birth=ibis.ifelse(is_birth(t), t.time.year(), ibis.null("int32")),
     )
     people = t.group_by("subject_id").agg(
         man=t.man.any(), woman=t.woman.any(), year_of_birth=t.birth.min().cast("int64"), race=t.race.min(), other_race=t.race.max()
@@ -248,7 +261,7 @@ def read_subject_splits(con: ibis.BaseBackend, hospital: str) -> ibis.Table | No
 @reads_with_duckdb
 def read_deaths(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table | None:
     t = read_rows(con, hospital, settings, with_lines)
-    t = t.filter(t.code == DEATH_CODE)
+    t = t.filter(is_death(t))
     # as the tables of OMOP: a midnight is a day
     time = drop_midnight(t.time)
     return t.select(

@@ -58,12 +58,12 @@ OPTIONAL_COLUMNS["measurement"] += ["value_as_number", "value_source_value", "op
 # ---- files -----------------------------------------------------------------------------------------------
 
 
-def input_files(hospital: str, *tables: str) -> list[Path]:
+def input_files(hospital: str, settings: HospitalConfig, *tables: str) -> list[Path]:
     return [path for table in tables if (path := find_table_file(hospital, table))]
 
 
 def estimate_text_size(hospital: str, *tables: str) -> int:
-    return sum(table_files.estimate_text_size(path) for path in input_files(hospital, *tables))
+    return sum(table_files.estimate_text_size(path) for table in tables if (path := find_table_file(hospital, table)))
 
 
 def count_lines(hospital: str, table: str) -> int | None:
@@ -102,7 +102,7 @@ UNREADABLE_EVENT_REASONS = ("unreadable person_id", "unreadable date", "unreadab
 
 
 @reads_with_duckdb
-def read_persons(con: ibis.BaseBackend, hospital: str, with_lines: bool = False) -> ibis.Table:
+def read_persons(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table:
     t = read_table(con, hospital, "person", REQUIRED_COLUMNS["person"], with_lines)
     gender = parse_id(t.gender_concept_id)
     source, trace = optional_column(t, "person_source_value"), optional_column(t, "trace_id")

@@ -15,6 +15,7 @@ def find_missing(hospital: str, cohort: CohortConfig) -> list[tuple[str, str]]:
         "records": RECORDS.at(hospital=hospital),
         "deaths": DEATHS.at(hospital=hospital),
         "site_report": contract.site_file(hospital),
+        **({"deciles": DECILES.at(hospital=hospital)} if hospital != edges_of else {}),
         "trajectories": contract.trajectories_folder(hospital),
     }
     missing = []
