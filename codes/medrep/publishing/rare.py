@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from medrep.errors import UserError
 from medrep.patients import behrt, sequences
 from medrep.patients.behrt_config import NUM_SPECIAL_TOKENS, BehrtConfig
 from medrep.patients.embeddings import table_rows
@@ -82,12 +83,13 @@ def level_rare_rows(model: Model, persons: dict[str, np.ndarray], min_persons: i
     """Give each row of the tables that fewer persons have the weights of the nearest that enough have; {table: how many such rows}."""
     levelled = {}
     for name, counts in persons.items():
-        enough = counts >= min_persons
-        if not counts[0]:
-            enough[0] = True  # nobody is that old: what is read there is a sequence without events
-        good = np.flatnonzero(enough)
+        good = np.flatnonzero(counts >= min_persons)
+        if not len(good):
+            raise UserError(f"no row of the model's table {name} is of {min_persons} persons or more: of so few persons nothing is published")
         nearest = good[np.abs(np.arange(len(counts))[:, None] - good).argmin(axis=1)]  # of two alike the lower
+        if not counts[0]:
+            nearest[0] = 0  # nobody is that old: what is read there is a sequence without events
         weight = getattr(model.encoder.embeddings, name).weight
         weight.copy_(weight[torch.from_numpy(nearest)].clone())
-        levelled[name] = int((~enough).sum())
+        levelled[name] = int((nearest != np.arange(len(counts))).sum())
     return levelled
