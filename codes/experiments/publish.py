@@ -2,7 +2,7 @@
 
     cd codes
     python experiments/publish.py ../results/mimic/finetuning/behrt_medrep/MT/seed_100 --to ../published --name mimic="MIMIC-IV 2.2"
-    python experiments/publish.py ../results/mimic/pretraining/behrt_medrep --to user/name      # HF_TOKEN has a token that may write
+    python experiments/publish.py ../results/mimic/pretraining/behrt_medrep --to user/name      # the token is in HF_TOKEN
     python experiments/publish.py medrep --to ../vectors --license mit                          # the concept vectors
 
 Reads   the run's folder, usedata/{hospital}/{trajectories,vocabulary.json,labels} (whose persons have what), usedata/representation, data/concepts
@@ -65,13 +65,13 @@ def main(argv=None):
 
 
 def write(args, folder: Path, repo: str) -> dict:
-    """Write what is published of RUN into an empty folder; gives figures of it."""
+    """Write what is published of the run into an empty folder; gives figures of it."""
     min_count = max(MIN_PERSONS, config.load("report", args.overrides).small_count)
     if args.run in representations.list_representations() and not Path(args.run).exists():
-        names = PublicNames(args.name, config.load("cohort", args.overrides).home)
+        names = PublicNames(args.name, config.load("cohort", args.overrides).home, args.overrides)
         return contents.write_vectors(folder, args.run, names, min_count, args.license, repo)
     run = FinishedRun(Path(args.run))
-    figures = contents.write_model(folder, run, PublicNames(args.name, run.facts["home"]), min_count, args.license, repo)
+    figures = contents.write_model(folder, run, PublicNames(args.name, run.facts["home"], args.overrides), min_count, args.license, repo)
     removed = ", ".join(f"{n:,} {'' if name == 'tokens' else 'rows of '}{name}" for name, n in figures["removed"].items())
     print_line(f"taken out, as fewer than {min_count} persons have them: {removed}; {figures['tokens']:,} tokens are left")
     return figures
