@@ -72,8 +72,8 @@ def write(args, folder: Path, repo: str) -> dict:
         return contents.write_vectors(folder, args.run, names, min_count, args.license, repo)
     run = FinishedRun(Path(args.run))
     figures = contents.write_model(folder, run, PublicNames(args.name, run.facts["home"], args.overrides), min_count, args.license, repo)
-    removed = ", ".join(f"{n:,} {'' if name == 'tokens' else 'rows of '}{name}" for name, n in figures["removed"].items())
-    print_line(f"taken out, as fewer than {min_count} persons have them: {removed}; {figures['tokens']:,} tokens are left")
+    removed = ", ".join(f"{name} {n:,}" for name, n in figures["removed"].items())
+    print_line(f"taken out, as fewer than {min_count} persons have them: {removed}; tokens left: {figures['tokens']:,}")
     return figures
 
 
