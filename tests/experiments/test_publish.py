@@ -1,5 +1,6 @@
 """What is published: it loads without this repository and answers as the model here, and nothing of a patient or of this machine is in it."""
 
+import itertools
 import json
 import os
 import re
@@ -41,7 +42,7 @@ RUNS = {
     "behrt-paper none": ("--rep-type", "none", "--model", "behrt-paper"),
 }
 LOADER = """
-import sys
+import os, sys
 try:
     import medrep
 except ImportError:
@@ -50,17 +51,21 @@ else:
     sys.exit("medrep can be imported here")
 import numpy as np, torch
 from transformers import AutoModel
-folder, batches, answers = sys.argv[1:]
-model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-batch = {name: torch.from_numpy(values) for name, values in np.load(batches).items()}
-beside = {name: batch.pop(name) for name in ("part_lengths", "numbers") if name in batch}
-with torch.inference_mode():
-    found = {"states": model.encoder(**batch)}
-    if hasattr(model, "classifier"):
-        found["probabilities"] = torch.sigmoid(model(**batch, **beside))
-    if hasattr(model, "decoder"):
-        found["masked"] = model(**batch, places=torch.arange(5)).masked
-np.savez(answers, **{name: values.numpy() for name, values in found.items()})
+for folder in sys.argv[1:]:
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    batch = {name: torch.from_numpy(values) for name, values in np.load(folder + ".batch.npz").items()}
+    beside = {name: batch.pop(name) for name in ("part_lengths", "numbers") if name in batch}
+    with torch.inference_mode():
+        found = {"states": model.encoder(**batch)}
+        if hasattr(model, "classifier"):
+            found["probabilities"] = torch.sigmoid(model(**batch, **beside))
+        if hasattr(model, "decoder"):
+            found["masked"] = model(**batch, places=torch.arange(5)).masked
+    os.chdir(folder)  # where the card says that its example runs
+    shown = {}
+    exec(open(folder + ".py").read(), shown)
+    found |= {"shown": shown["states"]} | ({"shown_probability": shown["probability"]} if "probability" in shown else {})
+    np.savez(folder + ".answers.npz", **{name: values.numpy() for name, values in found.items()})
 """
 
 
@@ -197,56 +202,60 @@ def taught_at_age(age) -> int:
     return sum(bool((trajectories.age[a:b] == age).any()) for a, b, split in spans if split < 2)
 
 
+@pytest.fixture(scope="module")
+def answers(trained, tmp_path_factory):
+    """{(run, finetuned): (published folder, the model here, the batch as it reads it, what the published one answers elsewhere)}"""
+    place, found = tmp_path_factory.mktemp("elsewhere"), {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contract, "ROOT", trained)
+        for i, (run, finetuned) in enumerate(itertools.product(RUNS, (True, False))):
+            folder, target = run_folder(run, finetuned), place / f"published_{i}"
+            publish.main([str(folder), "--to", str(target)])
+            model, ours, theirs = batch_of_all(run, folder, json.loads((target / "vocabulary.json").read_text())["tokens"])
+            np.savez(f"{target}.batch.npz", **{name: values.numpy() for name, values in to_tensors(theirs, "cpu").items()})
+            (code,) = re.findall(r"```python\n(.*?)```", (target / "README.md").read_text(), flags=re.S)
+            Path(f"{target}.py").write_text(code)
+            found[run, finetuned] = (target, model, to_tensors(ours, "cpu"))
+    elsewhere(place, LOADER, *(target for target, *_ in found.values()))
+    return {key: (target, model, ours, np.load(f"{target}.answers.npz")) for key, (target, model, ours) in found.items()}
+
+
 @pytest.mark.parametrize("finetuned", [True, False], ids=["finetuned", "pretrained"])
 @pytest.mark.parametrize("run", RUNS)
-def test_it_loads_without_this_repository_and_answers_as_the_model_here(here, tmp_path, run, finetuned):
-    folder = run_folder(run, finetuned)
-    target = published(tmp_path, folder)
-    tokens = json.loads((target / "vocabulary.json").read_text())["tokens"]
-    model, ours, theirs = batch_of_all(run, folder, tokens)
-    np.savez(tmp_path / "batch.npz", **{name: values.numpy() for name, values in to_tensors(theirs, "cpu").items()})
-    elsewhere(tmp_path, LOADER, target, tmp_path / "batch.npz", tmp_path / "answers.npz")
-    found = np.load(tmp_path / "answers.npz")
-    ours = to_tensors(ours, "cpu")
+def test_it_loads_without_this_repository_and_answers_as_the_model_here(here, answers, run, finetuned):
+    target, model, ours, found = answers[run, finetuned]
     with torch.inference_mode():
         np.testing.assert_allclose(found["states"], model.encoder(**ours).numpy(), rtol=0, atol=1e-6)
         if finetuned:
             np.testing.assert_allclose(found["probabilities"], torch.sigmoid(model(**ours)).numpy(), rtol=0, atol=1e-6)
         assert ("masked" in found) == (run == "behrt-paper none" and not finetuned)
         if "masked" in found:  # a row a token that is left
-            known = token_vocabulary.load_vocabulary(folder / "vocabulary.json").number
+            known = token_vocabulary.load_vocabulary(run_folder(run, finetuned) / "vocabulary.json").number
+            tokens = json.loads((target / "vocabulary.json").read_text())["tokens"]
             logits = model(**ours, places=torch.arange(5)).masked.numpy()[:, [known[token] for token in tokens]]
             np.testing.assert_allclose(found["masked"], logits, rtol=0, atol=1e-5)
 
 
-def test_who_has_nothing_rare_is_predicted_as_the_run_has_predicted(here, tmp_path):
-    """The probabilities of the run's own predictions, of persons who have no planted token and are not that old."""
-    folder = run_folder("behrt none")
-    target = published(tmp_path, folder)
-    _, _, theirs = batch_of_all("behrt none", folder, json.loads((target / "vocabulary.json").read_text())["tokens"])
-    np.savez(tmp_path / "batch.npz", **{name: values.numpy() for name, values in to_tensors(theirs, "cpu").items()})
-    elsewhere(tmp_path, LOADER, target, tmp_path / "batch.npz", tmp_path / "answers.npz")
-    found = np.load(tmp_path / "answers.npz")["probabilities"][:, 0]
-    examples = Examples("mimic", "MT", 32)
-    said = results.read_predictions(folder / "predictions_mimic.parquet")
-    of = dict(zip(examples.persons.tolist(), found.tolist(), strict=True))
-    compared = 0
+@pytest.mark.parametrize("finetuned", [True, False], ids=["finetuned", "pretrained"])
+@pytest.mark.parametrize("run", RUNS)
+def test_the_cards_own_example_runs(here, answers, run, finetuned):
+    found = answers[run, finetuned][-1]
+    assert found["shown"].shape == (4, 16) and np.isfinite(found["shown"]).all()
+    assert not finetuned or 0 < found["shown_probability"].item() < 1
+
+
+def test_who_has_nothing_rare_is_predicted_as_the_run_has_predicted(here, answers):
+    """The probabilities of the run's own predictions, of persons who are at no age that few have; planted tokens test persons have none."""
+    found = answers["behrt none", True][-1]["probabilities"][:, 0]
+    examples, rare_ages = Examples("mimic", "MT", 32), {age for age in range(121) if taught_at_age(age) < 11}
+    said = results.read_predictions(run_folder("behrt none") / "predictions_mimic.parquet")
+    of, trajectories, compared = dict(zip(examples.persons.tolist(), found.tolist(), strict=True)), examples.trajectories, 0
     for person, p in zip(said.subject_id, said.predicted_boolean_probability, strict=True):
-        row = examples.trajectories.find_rows(np.array([person]))[0]
-        ages = set(examples.trajectories.age[examples.trajectories.person_start[row] : examples.trajectories.person_stop[row]].tolist())
-        if all(taught_at_age(age) >= 11 for age in ages):
+        row = trajectories.find_rows(np.array([person]))[0]
+        if not rare_ages & set(trajectories.age[trajectories.person_start[row] : trajectories.person_stop[row]].tolist()):
             assert of[person] == pytest.approx(p, abs=1e-5)
             compared += 1
-    assert compared > 20  # test persons have the code 1050, which only they have: it is [UNK] before and after
-
-
-def test_the_cards_own_example_runs(here, tmp_path):
-    for i, (run, finetuned) in enumerate([("behrt none", True), ("behrt medrep", False), ("behrt-paper none", True)]):
-        place = tmp_path / str(i)
-        target = published(place, run_folder(run, finetuned))
-        (code,) = re.findall(r"```python\n(.*?)```", (target / "README.md").read_text(), flags=re.S)
-        out = elsewhere(tmp_path, f"{code}\nprint(tuple(states.shape), float(probability) if 'probability' in dir() else '')", cwd=target)
-        assert out.startswith("(4, 16)") and (0 < float(out.split()[-1]) < 1 if finetuned else True)
+    assert compared > 20
 
 
 # ---- nothing of a patient ------------------------------------------------------------------------------------------
