@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.numpy import load_file
 
 from experiments import finetune, pretrain, publish
@@ -130,7 +132,9 @@ def run_folder(run, finetuned=True):
     model, rep = run.split()
     if not finetuned:
         return contract.pretraining_folder("mimic", model, rep)
-    (folder,) = (contract.ROOT / "results" / "mimic" / "finetuning").glob(f"{model}_{rep}*/MT/seed_100")  # behrt-paper has a variant of its own
+    # behrt-paper has a variant of its own, and a test adds a probe
+    found = (contract.ROOT / "results" / "mimic" / "finetuning").glob(f"{model}_{rep}*/MT/seed_100")
+    (folder,) = (folder for folder in found if "frozen" not in str(folder))
     return folder
 
 
@@ -306,8 +310,13 @@ def test_a_name_of_the_hospitals_stops_it_and_one_that_is_given_does_not(here, t
     target = published(tmp_path, folder, "--name", "mimic=MIMIC-IV 2.2", "--name", "ehrshot=Stanford", "--name", "MT=death in hospital")
     card = (target / "README.md").read_text()
     assert "trained at MIMIC-IV 2.2" in card and "| Stanford | all |" in card and "predicts death in hospital" in card and "ehrshot" not in card
+    assert "mimic" in (published(tmp_path / "again", folder, "--name", "MT=death on the ward of mimic") / "README.md").read_text()  # as it was told
+    shutil.copytree(folder, tmp_path / "run")
+    facts = yaml.safe_load((folder / "config.yaml").read_text())
+    facts["run"]["model"] = "behrt_Mimic"
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(facts))
     with pytest.raises(UserError, match="README.md would have the hospital's name mimic in it: nothing is published; --name mimic=WORDS"):
-        publish.main([str(folder), "--to", str(tmp_path / "other"), "--name", "MT=death at mimic in 2020".replace("at mimic", "in the mimic ward")])
+        publish.main([str(tmp_path / "run"), "--to", str(tmp_path / "other")])
     with pytest.raises(UserError, match="README.md would have the path /home/someone/labels of this machine in it"):
         publish.main([str(folder), "--to", str(tmp_path / "other"), "--name", "MT=what /home/someone/labels says"])
     assert not (tmp_path / "other").exists() and not list(tmp_path.glob("*.unfinished"))
