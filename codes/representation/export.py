@@ -21,17 +21,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from medrep import VERSION, config, contract, stamps, storage
+from medrep import config, contract, storage
 from medrep.cdm import engine, table_files
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
-from medrep.tables import DEFINITIONS
 from medrep.vectors import concept_index, concept_vectors, markers, representations
+from medrep.vectors.exchange import SAFETENSORS_DTYPES, manifest, manifest_path, write_vectors
 from medrep.vocabulary import terminology, token_vocabulary
 
-SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16", "int8": "I8"}  # as safetensors calls them
 MANIFEST_FIELDS = {
     "sha256": str,
     "rep": str,
@@ -77,49 +76,13 @@ def choose_rows(ids: pa.Array, args) -> np.ndarray:
 # ---- numbers -----------------------------------------------------------------------------------------------
 
 
-def pack(vectors: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
-    """{vectors, and scale for int8}: each row's largest number becomes 127, so that small vectors keep their digits."""
-    if dtype != "int8":
-        return {"vectors": vectors.astype(dtype)}
-    scale = np.abs(vectors).max(axis=1) / 127
-    scale = np.where(scale > 0, scale, 1).astype(np.float32)
-    return {"vectors": np.rint(vectors / scale[:, None]).astype(np.int8), "scale": scale}
-
-
 def unpack(tensors: dict[str, np.ndarray]) -> np.ndarray:
     """float32 (concepts, width)."""
     vectors = tensors["vectors"].astype(np.float32)
     return vectors * tensors["scale"][:, None] if "scale" in tensors else vectors
 
 
-# ---- the manifest ------------------------------------------------------------------------------------------
-
-
-def read_settings_used(*paths: Path) -> dict:
-    """{name: settings} of what stages wrote and stamped; what a user put there has no stamp."""
-    return {path.name: stamp["settings"] for path in paths if (stamp := stamps.read_stamp(path))}
-
-
-def manifest(rep: str, dtype: str, shape: tuple[int, int]) -> dict:
-    settings = read_settings_used(
-        contract.concept_index_file(),
-        DEFINITIONS.at(),
-        contract.encoder_folder(),
-        contract.concept_array_file("description"),
-        contract.edges_file(),
-        contract.concept_array_file(rep),
-    )
-    return {
-        "rep": contract.rep_name(rep),
-        "dtype": dtype,
-        "concepts": shape[0],
-        "width": shape[1],
-        "release": terminology.vocabulary_release(),
-        "writer": (settings.get(DEFINITIONS.at().name) or {}).get("writer"),
-        "encoder": (settings.get(contract.encoder_folder().name) or {}).get("model"),
-        "settings": settings,
-        "medrep": VERSION,
-    }
+# ---- export ------------------------------------------------------------------------------------------------
 
 
 def export_vectors(args):
@@ -135,21 +98,9 @@ def export_vectors(args):
     concept_vectors.check_finite(vectors, names.to_pylist(), args.rep)
     if args.dtype == "float16" and np.abs(vectors).max() > np.finfo(np.float16).max:
         raise UserError("the vectors hold numbers beyond float16's 65,504: give --dtype int8 or float32")
-    facts = manifest(args.rep, args.dtype, vectors.shape)
-    tensors = {"ids": np.column_stack(concept_index.split_deciles(names)), **pack(vectors, args.dtype)}
-    with storage.atomic_write(file) as part:
-        part.touch()
-        mode = part.stat().st_mode  # as a user's files are: safetensors would make it private
-        save_file(tensors, part, metadata={"manifest": json.dumps(facts)})
-        part.chmod(mode)
-        facts = {"sha256": storage.sha256_of(part), **facts}
-        storage.write_json(manifest_path(file), facts)
+    facts = write_vectors(file, names, vectors, args.dtype, manifest(args.rep, args.dtype, vectors.shape))
     print_line(f"{file}: {len(rows):,} vectors of width {vectors.shape[1]} as {args.dtype}, {file.stat().st_size:,} bytes")
     return facts
-
-
-def manifest_path(file: Path) -> Path:
-    return file.with_name(file.name + ".json")
 
 
 # ---- import ------------------------------------------------------------------------------------------------
