@@ -426,8 +426,8 @@ class ModelConfig:
     map_vectors: bool = False
     """A learned map behind a representation's vectors of any width, one for all concepts, so that it goes along to any other vocabulary."""
     project_vectors: bool = False
-    """Concept vectors wider than hidden_size: true keeps their main directions (whitening.fit_whitening), false refuses them. Narrower ones
-    are filled up with zeros."""
+    """Without map_vectors, concept vectors wider than hidden_size: true keeps their main directions (whitening.fit_whitening), false refuses
+    them. Narrower ones are filled up with zeros."""
 
 
 @dataclass(frozen=True)
@@ -492,7 +492,7 @@ class FinetuningConfig:
     aug_from: str = "pretraining"
     """Among what neighbours are looked for: the tokens that pretraining saw, or all of the home hospital's vectors (vocabulary)."""
     count_persons: int = 5
-    """logreg and gbm count only what so many persons of the training part have."""
+    """logreg and gbm on roll-ups (--counts rollup) count only what so many persons of the training part have."""
     pooled_half_life_days: float = 180.0
     """pooled: an event of the history before the index stay weighs half as much for each half-life that it is older than the newest one.
     Little depends on it: from 30 to 2,000 days the demo's AUROCs stay within .02."""

@@ -37,17 +37,17 @@ from medrep.progress import print_line, timed_stage
 from medrep.settings import EncoderConfig
 from medrep.stamps import Stamp
 from medrep.tables import DEFINITIONS
-from medrep.vectors import masked_lm, published, sentence_encoder, text_encoder, texts, tokenization
+from medrep.vectors import concept_vectors, masked_lm, published, sentence_encoder, text_encoder, texts, tokenization
 
 FROM_NOTHING = "none"
 
 
 def check_width(width: int, name: str, overrides: list[str]):
     model = config.load_experiment("behrt", overrides).model
-    if width > model.hidden_size and not model.project_vectors:
+    if not concept_vectors.can_read_width(width, model):
         raise UserError(
             f"encoder {name} is {width} wide, but model.hidden_size of configs/models/behrt.yaml is {model.hidden_size}: "
-            "make it as large, or set model.project_vectors=true"
+            "make it as large, or set model.map_vectors=true, or model.project_vectors=true, which reads its main directions"
         )
 
 

@@ -166,7 +166,8 @@ def uninterrupted(flags):
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(flags, uninterrupted, python, capsys):
     for moment, (patch, step) in KILLED.items():
         killed = python(
-            f"import os, signal\nimport transformers\nfrom medrep import contract, storage\nfrom medrep.vectors import masked_training\nfrom representation import encoder\n{patch}\nencoder.main({flags})"
+            "import os, signal\nimport transformers\nfrom medrep import contract, storage\nfrom medrep.vectors import masked_training\n"
+            f"from representation import encoder\n{patch}\nencoder.main({flags})"
         )
         _, errors = killed.communicate(timeout=300)
         assert killed.returncode == -signal.SIGKILL and not contract.encoder_folder().exists(), errors
@@ -261,8 +262,9 @@ def test_texts_that_would_all_be_held_out_are_learned_from(many_texts, tmp_path,
     assert counts["held_out"] == 0 and not tokens.valid and sum(map(len, tokens.train)) == counts["texts"]
 
 
-def test_an_encoder_of_another_width_is_trained_where_vectors_are_projected(defined):
-    encoder.main(["--set", "encoder.hidden_size=32", "--set", "encoder.epochs=0", "--set", "model.project_vectors=true"])
+@pytest.mark.parametrize("flags", [[], ["--set", "model.map_vectors=false", "--set", "model.project_vectors=true"]])
+def test_an_encoder_of_another_width_is_trained_where_the_model_maps_or_projects_its_vectors(defined, flags):
+    encoder.main(["--set", "encoder.hidden_size=32", "--set", "encoder.epochs=0", *flags])
     assert (contract.encoder_folder() / "config.json").exists()
 
 
@@ -286,7 +288,7 @@ def test_a_folder_given_with_encoder_is_trained_on(defined, monkeypatch, tmp_pat
     "flags, words",
     [
         (["--encoder", "/nowhere/deberta"], "is not there: .*hf download"),
-        (["--set", "encoder.hidden_size=32"], "32 wide, but model.hidden_size"),
+        (["--set", "encoder.hidden_size=32", "--set", "model.map_vectors=false"], "32 wide, but model.hidden_size"),
         (["--set", "encoder.pooling=max"], "must be own or cls or mean"),
     ],
 )
@@ -338,13 +340,12 @@ def test_the_embedded_encoder_is_read_as_it_is_without_definitions_or_network(at
     monkeypatch.setattr(hub, "hub_reachable", lambda: pytest.fail("the embedded encoder asks no network"))
     concepts.main([])
     with pytest.raises(SystemExit, match="encoder minilm is 384 wide, but model.hidden_size of configs/models/behrt.yaml is 16"):
-        encoder.main(AS_IT_IS)
+        encoder.main([*AS_IT_IS, "--set", "model.map_vectors=false"])
     assert not contract.encoder_folder().exists()
-    flags = [*AS_IT_IS, "--set", "model.project_vectors=true"]
-    encoder.main(flags)
-    encoder.main(flags)
+    encoder.main(AS_IT_IS)
+    encoder.main(AS_IT_IS)
     assert "minilm as it is" in capsys.readouterr().out and (contract.encoder_folder() / "modules.json").exists()
-    description.main(["--text", "name", *flags])
+    description.main(["--text", "name", *AS_IT_IS])
     ids, array = concept_index.read_concept_index().to_pylist(), np.array(shared.open_array("name"))
     assert array.shape == (len(ids), 384) and np.linalg.norm(array, axis=1) == pytest.approx(1, abs=1e-5)
     row = {name: array[ids.index(concept)] for name, concept in (("pneumonia", "2"), ("viral", "3"), ("aspirin", "10"))}
@@ -353,9 +354,8 @@ def test_the_embedded_encoder_is_read_as_it_is_without_definitions_or_network(at
 
 def test_a_run_of_the_embedded_encoder_that_was_killed_ends_with_the_same_bytes(many_texts, monkeypatch):
     monkeypatch.setattr(texts, "CHUNK_ROWS", 100)
-    flags = [*AS_IT_IS, "--set", "model.project_vectors=true"]
-    encoder.main(flags)
-    description.main(flags)
+    encoder.main(AS_IT_IS)
+    description.main(AS_IT_IS)
     whole = contract.concept_array_file("description").read_bytes()
     storage.remove_path(contract.concept_array_file("description"))
     own, done = description.write_progress, []
@@ -368,8 +368,8 @@ def test_a_run_of_the_embedded_encoder_that_was_killed_ends_with_the_same_bytes(
     for _ in range(2):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(description, "write_progress", note_then_die)
-            description.main(flags)
-    description.main(flags)
+            description.main(AS_IT_IS)
+    description.main(AS_IT_IS)
     assert len({chunk["chunk"] for chunk in done}) == 2 and contract.concept_array_file("description").read_bytes() == whole
 
 

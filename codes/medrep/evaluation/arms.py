@@ -1,6 +1,6 @@
 """What finetuning compares: an arm is a model with its representation, head and variant. runs.py trains and tests it."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import yaml
@@ -20,16 +20,15 @@ from medrep.tables import VISITS
 from medrep.vocabulary import token_vocabulary
 
 TERMINOLOGY_FILES = ("concept_ancestor.", "concept_relationship.")
-
-
-MODEL_FORM = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "added", "added_start", "values_apart", "map_vectors", "domains")
-"""The settings of a model that a pretrained one has for good."""
+NOT_OF_THE_FORM = ("max_length", "project_vectors")
+"""The settings of a model that a pretrained one does not have for good: how much of a sequence it reads, and which vectors were let in."""
 
 
 def require_same_model(pretrained: Path, wanted: ModelConfig):
     """Refuse a pretrained model that was made with other settings than those of today, under whose name its results would stand."""
     made = ModelConfig(**yaml.safe_load((pretrained / "config.yaml").read_text())["model"])
-    pairs = {name: (getattr(made, name), getattr(wanted, name)) for name in MODEL_FORM}
+    names = [field.name for field in fields(ModelConfig) if field.name not in NOT_OF_THE_FORM]
+    pairs = {name: (getattr(made, name), getattr(wanted, name)) for name in names}
     if differ := [f"model.{name} was {before!r} and is {now!r}" for name, (before, now) in pairs.items() if before != now]:
         raise UserError(f"{contract.display_path(pretrained)} was made with other settings ({'; '.join(differ)}): pretrain.py --fresh makes it anew")
 

@@ -65,12 +65,17 @@ def open_vectors(rep: str) -> tuple[pa.Array, np.ndarray]:
     return ids, array
 
 
+def can_read_width(width: int, model: ModelConfig) -> bool:
+    """Whether a patient model reads vectors of this width: wider ones than itself through its learned map, or their main directions if told to."""
+    return width <= model.hidden_size or model.map_vectors or model.project_vectors
+
+
 def check_vector_width(rep: str, model: ModelConfig):
     """Refuse, before any work, an arm that is not there or that a model of this width can't read."""
     if rep == "none":
         return
     width = open_array(rep).shape[1]
-    if width > model.hidden_size and not model.project_vectors and not model.map_vectors:
+    if not can_read_width(width, model):
         raise UserError(
             f"{contract.display_path(contract.concept_array_file(rep))} is {width} wide and the model {model.hidden_size}: "
             "set model.hidden_size to that, or model.project_vectors=true"

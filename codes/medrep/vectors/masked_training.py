@@ -141,7 +141,7 @@ def write_epoch(work: Path, epochs: list[dict], model, tokenizer):
 class MaskedTrainer(transformers.Trainer):
     """transformers' Trainer over MaskedBatches: figures and the kept weights by epoch, and checkpoints that a run continues from."""
 
-    def __init__(self, work: Path, model, batches: MaskedBatches, training_state: TrainingState, arguments: transformers.TrainingArguments):
+    def __init__(self, work: Path, model, batches: MaskedBatches, training_state: TrainingState, arguments):
         super().__init__(model=model, args=arguments, train_dataset=batches, callbacks=[EpochControl(batches)])
         self.model_accepts_loss_kwargs = False
         self.remove_callback(transformers.PrinterCallback)

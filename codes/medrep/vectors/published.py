@@ -50,10 +50,10 @@ def check_published(ids: pa.Array, reps: list[str]):
         array, name = concept_vectors.open_array(rep), contract.concept_array_file(rep).name
         if len(array) != len(ids):
             wrong.append(f"{name} has {len(array):,} rows, but concept_idx.csv {len(ids):,}")
-        if array.shape[1] > model.hidden_size and not model.project_vectors:
+        if not concept_vectors.can_read_width(array.shape[1], model):
             wrong.append(
                 f"{name} is {array.shape[1]} wide, but model.hidden_size of configs/models/behrt.yaml is {model.hidden_size} "
-                "(model.project_vectors: true would project it)"
+                "(model.map_vectors: true would read it whole, model.project_vectors: true its main directions)"
             )
     if wrong:
         raise UserError(
