@@ -33,7 +33,7 @@ from datetime import datetime
 
 import ibis
 
-from medrep import config, contract, storage
+from medrep import config, contract, stamps, storage
 from medrep.cdm import engine, hospital_tables, parsing, rules, table_files
 from medrep.cdm.plausible_dates import FAR_DATE, lies_outside, plausible_span
 from medrep.cdm.sources.columns import EVENT_TABLES
@@ -322,14 +322,15 @@ def make_records(
         add_part(ibis.union(*kept) if len(kept) > 1 else kept[0])
         with_records += int(enough.count().execute())
         engine.drop_tables(con, *found.values(), enough)
-    storage.write_json(contract.ages_file(name), {"median at the first event": statistics.median(ages) if ages else None})
+    median = statistics.median(ages) if ages else None
+    stamps.write_checked_json(contract.ages_file(name), {"median at the first event": median}, written_with=RECORDS.at(hospital=name))
     warn_of_implausible_ages(ages, hospital_tables.has_birth_years(name))
     return reasons, with_records, {domain: {"lines": count.result(), **details[domain]} for domain, count in lines.items()}
 
 
 def write_unmapped(hospital: str, unmapped: dict[str, dict[str, int]]):
     """What has no concept, as JSON, and as CSV where there is any."""
-    storage.write_json(contract.unmapped_file(hospital), unmapped)
+    stamps.write_checked_json(contract.unmapped_file(hospital), unmapped, written_with=RECORDS.at(hospital=hospital))
     if not any(unmapped.values()):
         storage.remove_path(contract.unmapped_codes_file(hospital))
         return
