@@ -53,6 +53,7 @@ SLOWEST_FIRST = (
     "test_export_meds.py",
     "test_one_record.py",
     "test_hostile_input.py",
+    "test_hostile_readers.py",
     "test_machine.py",
     "test_audit.py",
     "test_run.py",

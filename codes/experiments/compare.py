@@ -33,7 +33,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medrep import config, contract, storage
+from medrep import config, contract, stamps
 from medrep.errors import UserError
 from medrep.evaluation import comparison, metrics, results
 from medrep.evaluation.comparison import PAPER_MEAN_OUTCOMES
@@ -194,7 +194,7 @@ def main(argv=None):
         if args.outcome or args.variant:
             print_line(f"a part only, which is shown and not written: without --outcome and --variant {contract.display_path(file)} has all")
         else:
-            with storage.atomic_write(file) as part:
+            with stamps.write_checked(file) as part:
                 everything.to_csv(part, index=False)
             print_line(f"{contract.display_path(file)}: {len(everything)} rows, each an arm at a hospital")
         figures |= {"tables": len(tables), "arms": len(list_arms(everything)), "rows": len(everything)}

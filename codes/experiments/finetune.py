@@ -163,7 +163,7 @@ def evaluation_hospitals(outcome: str, home: str, external: list[str], several: 
 
 
 def run_all(args, experiment: ExperimentConfig, home: str, names: list[str]) -> list[dict]:
-    external, rows, failed = args.external or experiment.finetuning.external, [], {}
+    external, rows, failed, damaged = args.external or experiment.finetuning.external, [], {}, None
     benchmarks = {outcome: given_parts.find_hospital(outcome, home) for outcome in names}
     if (args.oracle or args.recalibrate or args.external) and any(benchmarks.values()):
         raise UserError(
@@ -189,11 +189,16 @@ def run_all(args, experiment: ExperimentConfig, home: str, names: list[str]) -> 
                     print_line(f"{problem}")
                     failed[f"{outcome} at {trained_on}"] = str(problem)
                 finally:
-                    results.write_summary()
+                    try:
+                        results.write_summary()
+                    except UserError as problem:  # of other runs: what this command learns is not to wait for them
+                        damaged = problem
     if failed:
         print_line(f"not learned: {', '.join(failed)}; the reasons are above")
     if not rows:
         raise UserError(f"nothing was learned: {'; '.join(failed.values())}")
+    if damaged:
+        raise damaged
     return rows
 
 

@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 
-from medrep import config, contract, progress, storage
+from medrep import config, contract, progress, stamps, storage
 from medrep.cdm import outcomes
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
@@ -133,11 +133,13 @@ def rate_outcome(folder: Path, outcome: str, args, settings: RatingConfig, rater
         files["summary"],
         settings=decisive | rater.identity() | {"prompt": prompt, "seed": args.seed},
         inputs=[contract.attention_file(folder, args.ex), contract.features_file(folder, args.ex), *athena.input_files("concept")],
+        beside=[files["ratings"]],
     )
     # all that is asked anew comes together beside what is there, which stays until it has
     before = json.loads(files["summary"].read_text()) if files["summary"].exists() and files["ratings"].exists() else None
     answers = storage.unfinished_path(files["answers"]) if args.fresh else files["answers"]
     if not args.fresh and before and not has_no_ratings(before) and stamp.is_current():
+        stamps.require_undamaged(files["summary"])
         found = before
         if found["where"] != rater.where:
             print_line(f"{outcome}, {args.ex}: these are the answers of {found['where']}; --fresh asks {rater.where}")

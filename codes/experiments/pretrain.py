@@ -20,13 +20,14 @@ here. Several devices are one process each. Killed, the same command continues a
 
 import argparse
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
 
 from medrep import config, contract, locks, storage
-from medrep.devices import add_device_argument, add_tracker_argument, launch_workers, make_accelerator, requested_devices, run_main
+from medrep.devices import add_device_argument, add_tracker_argument, first_decides, launch_workers, make_accelerator, requested_devices, run_main
 from medrep.errors import UserError
 from medrep.patients import behrt, behrt_config, finished_runs, fitting, sequences, trackers
 from medrep.patients.input_mapping import InputMapping, make_input_mapping, make_pretraining_mapping
@@ -105,7 +106,9 @@ def main(argv=None):
         assert start is not None  # check_arguments refuses --zero-shot without --from
         evaluate_checkpoint(args, start, experiment, hospital)
         return
-    arguments = [argument for argument in (sys.argv[1:] if argv is None else argv) if argument != "--fresh"]
+    arguments = [
+        argument for argument in (sys.argv[1:] if argv is None else argv) if not (argument.startswith("--fr") and "--fresh".startswith(argument))
+    ]
     train(args, start, experiment, hospital, arguments)
 
 
@@ -116,13 +119,22 @@ def train(args, start: PretrainedStart | None, experiment: ExperimentConfig, hos
     inputs += [contract.concept_array_file(args.rep_type)] if args.rep_type != "none" else []
     inputs += [start.folder / "config.yaml"] if start else []
     made_with = {"model": asdict(experiment.model), "pretraining": asdict(experiment.pretraining)} | finished_runs.input_fingerprints(*inputs)
-    held = locks.hold(folder / "config.yaml")
-    if finished_runs.is_finished(folder, made_with, args.fresh):
-        return
-    status = launch_workers(args.gpu_devices, __file__, arguments)
-    if status is not None:
-        sys.exit(status)
+    with ExitStack() as held:
 
+        def is_finished() -> bool:
+            held.enter_context(locks.holding(folder / "config.yaml"))
+            return finished_runs.is_finished(folder, made_with, args.fresh)
+
+        if first_decides(is_finished):
+            return
+        status = launch_workers(args.gpu_devices, __file__, arguments)
+        if status is not None:
+            sys.exit(status)
+        train_here(args, start, experiment, hospital, folder, made_with)
+
+
+def train_here(args, start: PretrainedStart | None, experiment: ExperimentConfig, hospital: str, folder: Path, made_with: dict):
+    """In this process, which may be one of several."""
     with timed_stage("pretrain") as figures:
         settings = experiment.pretraining
         trajectories = sequences.Trajectories(hospital)
@@ -167,7 +179,6 @@ def train(args, start: PretrainedStart | None, experiment: ExperimentConfig, hos
             )
             print_line(f"{contract.display_path(folder)}: the pretrained model")
             figures.update(windows=windows["train"], tokens=len(known), **fitting.best_epoch(folder))
-    del held
 
 
 def count_windows(task: PretrainingTask, hospital: str) -> dict[str, int]:

@@ -30,7 +30,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
-from medrep import config, contract, storage
+from medrep import config, contract, stamps, storage
 from medrep.errors import UserError
 from medrep.evaluation import unknown_codes
 from medrep.evaluation.coverage import (
@@ -142,7 +142,7 @@ def measure_coverage(home: str, external: str, reps: list[str]) -> dict:
     print_line(f"{external}: {counts.sum():,} events of {len(tokens):,} concepts; {home} knows {len(known) - len(SPECIAL_TOKENS):,}")
     kinds_by_input = {CODE_INPUT: classify_by_codes(theirs, known)} | {contract.rep_name(rep): classify_by_vectors(tokens, rep) for rep in reps}
     shares, names = compute_shares(counts, source_vocabularies(tokens), kinds_by_input), merge_identical_inputs(kinds_by_input)
-    with storage.atomic_write(files["shares"]) as part:
+    with stamps.write_checked(files["shares"]) as part:
         shares.to_csv(part, index=False)
     with storage.atomic_write(files["picture"]) as part:
         plot_shares(shares, names, f"what {home} can read of {external}", part)
@@ -167,7 +167,7 @@ def write_aurocs(home: str, external: str, trajectories: sequences.Trajectories,
             f"AUROC by unknown share comes after finetuning: {contract.display_path(contract.summary_file())} has no test of a model of {home} at {external}"
         )
         return
-    with storage.atomic_write(file) as part:
+    with stamps.write_checked(file) as part:
         table.to_csv(part, index=False)
     print_aurocs(table)
     print_line(f"{contract.display_path(file)}: AUROC by quartile of the share of an example's events that {home} does not know")

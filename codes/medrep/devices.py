@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from accelerate import Accelerator
 from accelerate.tracking import TensorBoardTracker, get_available_trackers
 from accelerate.utils import LoggerType
 
-from medrep import config
+from medrep import config, locks
 from medrep.errors import UserError
-from medrep.progress import print_line
+from medrep.progress import is_main_process, print_line
 
 FAILED_ENV = "MEDREP_FAILED"  # names the file that the first of several processes that fails makes, with its exit status
 CHECKPOINT_INTERVAL_S = 120  # that processes have after SIGTERM
+SECONDS_BETWEEN_LOOKS = 0.1
 KNOWN_TRACKERS = {tracker.value for tracker in LoggerType} - {"all"}
 
 
@@ -89,6 +91,7 @@ def launch_workers(devices: list[str], script: str, arguments: list[str]) -> int
     with tempfile.TemporaryDirectory() as scratch:
         given = {
             FAILED_ENV: str(Path(scratch) / "failed"),
+            locks.COVERED_ENV: "1",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(devices)))),
         }
         if devices[0] != "cpu":
@@ -116,6 +119,34 @@ def launch_workers(devices: list[str], script: str, arguments: list[str]) -> int
             os.environ.clear()
             os.environ.update(before)
     return 0
+
+
+def first_decides(decide: Callable[[], bool]) -> bool:
+    """Of the processes that torchrun started the first decides, once; the others wait for what it says, as it may have to wait for another command
+    first. Those of launch_workers decide for themselves: who started them has waited.
+    """
+    if not is_worker_process() or locks.COVERED_ENV in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        return decide()
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store = PrefixStore("medrep", next(rendezvous("env://"))[0])
+    if is_main_process():
+        decided = decide()
+        store.set("decided", str(decided))
+        wait_for_key(store, "all know")  # the store may be of this process, and end with it
+        return decided
+    wait_for_key(store, "decided")
+    decided = store.get("decided") == b"True"
+    if store.add("know", 1) == int(os.environ["WORLD_SIZE"]) - 1:
+        store.set("all know", "")
+    return decided
+
+
+def wait_for_key(store, name: str):
+    """For as long as it takes: a launcher that sees a process fail ends those that wait for it."""
+    while not store.check([name]):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def cuda_visible_devices(devices: list[str]) -> str:

@@ -42,7 +42,8 @@ def explain(problem: BaseException) -> str | None:
         return f"the GPU has too little memory ({text[:200]}): a smaller batch_tokens needs less (--set pretraining.batch_tokens=4096)"
     if isinstance(problem, MemoryError):
         return f"the machine has too little memory ({text[:200]}): end what else runs, or take a larger one"
-    of_tables = type(problem).__module__.partition(".")[0] in ("duckdb", "_duckdb", "pyarrow")
+    # pyarrow raises OSErrors, too, of no module of its own
+    of_tables = type(problem).__module__.partition(".")[0] in ("duckdb", "_duckdb", "pyarrow") or type(problem) is OSError
     if of_tables and re.search(
         r"magic bytes|TProtocolException|footer|[Tt]hrift|[Pp]arquet.*(corrupt|truncated|too small)|[Ii]nvalid.*[Pp]arquet", text
     ):

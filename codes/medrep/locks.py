@@ -34,6 +34,7 @@ class Lock:
         self.release = weakref.finalize(self, release, file, os.getpid())
 
 
+COVERED_ENV = "MEDREP_LOCKED"  # of processes whose starter holds what they write
 HELD: weakref.WeakValueDictionary[Path, Lock] = weakref.WeakValueDictionary()  # by this process, which may write what it holds
 
 
@@ -53,10 +54,10 @@ def lock_file(path: Path) -> Path | None:
 
 
 def hold(path: Path, patience_s: float = math.inf) -> Lock | None:
-    """Wait until no other process writes `path`. What this process holds already it holds twice; the processes of several devices hold nothing,
-    as the one that started them does. UserError where that takes longer than patience_s."""
+    """Wait until no other process writes `path`. What this process holds already it holds twice. UserError where that takes longer than
+    patience_s."""
     file_path = lock_file(path)
-    if file_path is None or "RANK" in os.environ:
+    if file_path is None or another_holds():
         return None
     if file_path in HELD:
         return HELD[file_path]
@@ -68,6 +69,12 @@ def hold(path: Path, patience_s: float = math.inf) -> Lock | None:
         return None
     held = HELD[file_path] = Lock(file)
     return held
+
+
+def another_holds() -> bool:
+    """Of the processes of several devices one holds for all: who started them (devices.launch_workers), or the first of torchrun's, which the
+    others wait for (devices.first_decides). Tasks of SLURM without a RANK are commands like any others."""
+    return COVERED_ENV in os.environ or int(os.environ.get("RANK", 0)) > 0
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Stamps: what an output was made from, in a hidden file beside it, so that a second run can tell whether it is up to date.
 
 A stamp also has the size and checksum of every file of the output: whoever reads it next sees that it is what was written
-(require_undamaged). Also which commit the code is that makes it.
+(require_undamaged). What is made anew each time, such as results/summary.csv, has its checksum alone (write_checked). Also which commit the code
+is that makes it.
 """
 
 import functools
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
@@ -23,13 +25,14 @@ from medrep import VERSION, contract, locks
 from medrep.contract import REPOSITORY, display_path
 from medrep.errors import UserError
 from medrep.progress import print_line
-from medrep.storage import disk_errors_in_words, stamp_path, write_json
+from medrep.storage import atomic_write, disk_errors_in_words, remove_path, stamp_path, write_json
 
 RECORDED = ("output", "files", "command", "code")  # what a stamp has beside what the output was made from
 PIECE_BYTES = 2**22
 WRITER_PATIENCE_S = 600  # that a reader waits for who writes what it reads, before it says so and ends
 UNLOCKED_LOOKS, UNLOCKED_PAUSE_S = 5, 1.0
 CHECKED: dict[Path, tuple] = {}  # what this process has read through, by seen_state
+WITHOUT_CHECKSUM: set[Path] = set()  # what this process has said so of
 
 
 class Stamp:
@@ -86,8 +89,8 @@ class Stamp:
 def read_stamp(path: Path) -> dict | None:
     """What the stamp of `path` says, if it is still what the stamp was written for: a run may have been killed between the two."""
     content = read_whole_stamp(path)
-    if content is None or content.get("output") != size_and_time_hash(path):
-        return None
+    if content is None or "inputs" not in content or content.get("output") != size_and_time_hash(path):
+        return None  # without inputs it is write_checked's, which says nothing of what the file was made from
     return {name: value for name, value in content.items() if name not in RECORDED}
 
 
@@ -131,6 +134,38 @@ def describe(path: Path) -> list:
     return [path.stat().st_size, digest.hexdigest()]
 
 
+@contextmanager
+def write_checked(path: Path, written_with: Path | None = None) -> Iterator[Path]:
+    """storage.atomic_write of a file that has no Stamp of its own, with its checksum beside it. `written_with`: the output of the stage that
+    writes it; that is made anew where the file is damaged.
+
+    The last checksum goes before the file is replaced: whoever is killed between the two leaves a file without one, not one that looks damaged.
+    """
+    with locks.holding(path):
+        with atomic_write(path) as part:
+            yield part
+            remove_path(stamp_path(path))
+        files = {path.name: describe(path)}
+        facts = {"output": size_and_time_hash(path), "files": files, "command": own_command(), "code": code_version()}
+        write_json(stamp_path(path), facts | ({"written_with": display_path(written_with)} if written_with else {}))
+        CHECKED[path] = seen_state(path, files)
+
+
+def write_checked_json(path: Path, content, written_with: Path | None = None):
+    with write_checked(path, written_with) as part:
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def require_as_written(*paths: Path):
+    """require_undamaged of each; that some have no checksum is said once."""
+    for path in paths:
+        require_undamaged(path)
+    if without := [path for path in paths if path not in WITHOUT_CHECKSUM and "files" not in (read_whole_stamp(path) or {})]:
+        WITHOUT_CHECKSUM.update(without)
+        more = f" and {len(without) - 1:,} more have" if len(without) > 1 else " has"
+        print_line(f"{display_path(without[0])}{more} no checksum, as of an earlier version: what it says is taken as it is")
+
+
 def require_undamaged(path: Path):
     """Refuse an output whose files are not what was written, by size and checksum; a file of the user's can't be judged.
 
@@ -145,12 +180,20 @@ def require_undamaged(path: Path):
             return
         stamp, damage = found
         with disk_errors_in_words(path):
-            if read_whole_stamp(path) == stamp:
-                write_json(stamp_path(path), stamp | {"output": "damaged"})
+            mark_damaged(path, stamp)
     raise UserError(
         f"{damage}: it was damaged or changed since it was written; {stamp['command'] or remaking_command(path)} makes it anew (if you put it there "
         f"yourself, remove {display_path(stamp_path(path))})"
     )
+
+
+def mark_damaged(path: Path, stamp: dict):
+    """Make the stamp of `path`, if it still is this, and that of the output that was written with it, say that they are not current."""
+    if read_whole_stamp(path) == stamp:
+        write_json(stamp_path(path), stamp | {"output": "damaged"})
+    owner = contract.ROOT / stamp["written_with"] if "written_with" in stamp else None
+    if owner and (of_owner := read_whole_stamp(owner)):
+        write_json(stamp_path(owner), of_owner | {"output": "damaged"})
 
 
 def find_mismatch(path: Path) -> tuple[dict, str] | None:
@@ -223,7 +266,8 @@ def own_command() -> str | None:
     script = Path(sys.argv[0]).resolve()
     if not script.is_relative_to(REPOSITORY / "codes") or any("://" in word for word in sys.argv):  # a URL may have a password in it
         return None
-    return shlex.join(["python", str(script.relative_to(REPOSITORY / "codes")), *sys.argv[1:]])
+    words = [word for word in sys.argv[1:] if word != "--fresh"]  # it would make more anew than what is damaged, which no longer counts as current
+    return shlex.join(["python", str(script.relative_to(REPOSITORY / "codes")), *words])
 
 
 def remaking_command(path: Path) -> str:

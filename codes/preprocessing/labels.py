@@ -260,7 +260,8 @@ def main(argv=None):
         ]
         if all(stamp.is_current() for stamp in written_stamps):
             continue
-        concepts_by_label = diseases.disease_concepts(terminology, outcome)
+        with table_files.csv_errors_in_words():
+            concepts_by_label = diseases.disease_concepts(terminology, outcome)
         if reason := diseases.missing_concepts_message(outcome, concepts_by_label):
             if args.outcome:
                 raise UserError(f"--outcome {outcome.name}: {reason}")
@@ -268,7 +269,7 @@ def main(argv=None):
             for path in (LABELS.at(hospital=name, outcome=outcome.name), contract.flow_file(name, outcome.name)):  # of another vocabulary
                 storage.remove_path(path)
             continue
-        with timed_stage("labels") as figures:
+        with timed_stage("labels") as figures, table_files.csv_errors_in_words():
             label_inputs = label_inputs or read_inputs(con, name, cohort, hospital)
             points, columns, flow = label_outcome(con, name, outcome, concepts_by_label, label_inputs, cohort)
             figures.update(outcome=outcome.name, **write_labels(con, name, outcome, points, columns, flow, label_inputs, cohort))

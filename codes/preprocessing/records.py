@@ -37,7 +37,7 @@ from pathlib import Path
 
 import ibis
 
-from medrep import config, contract, storage
+from medrep import config, contract, stamps, storage
 from medrep.cdm import engine, hospital_tables, parsing, rules, table_files
 from medrep.cdm.plausible_dates import FAR_DATE, lies_outside, plausible_span
 from medrep.cdm.sources.columns import EVENT_TABLES
@@ -326,7 +326,8 @@ def make_records(
         add_part(ibis.union(*kept) if len(kept) > 1 else kept[0])
         with_records += int(enough.count().execute())
         engine.drop_tables(con, *found.values(), enough)
-    storage.write_json(contract.ages_file(name), {"median at the first event": statistics.median(ages) if ages else None})
+    median = statistics.median(ages) if ages else None
+    stamps.write_checked_json(contract.ages_file(name), {"median at the first event": median}, written_with=RECORDS.at(hospital=name))
     warn_of_implausible_ages(ages, hospital_tables.has_birth_years(name))
     return reasons, with_records, {domain: {"lines": count.result(), **details[domain]} for domain, count in lines.items()}
 
@@ -348,7 +349,8 @@ def write_unmapped(hospital: str, unmapped: dict[str, dict[str, int]]):
             part.write_bytes(text.encode())
     else:
         storage.remove_path(place)
-    storage.write_json(told, unmapped)  # the last: by it the CSV file is known as ours
+    # the last: by it the CSV file is known as ours
+    stamps.write_checked_json(told, unmapped, written_with=RECORDS.at(hospital=hospital))
 
 
 def unmapped_csv(unmapped: dict[str, dict[str, int]]) -> str:

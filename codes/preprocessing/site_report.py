@@ -8,10 +8,11 @@ Writes  usedata/{hospital}/site.json, and prints it as a table; prints it again 
 """
 
 import json
+from pathlib import Path
 
 import ibis
 
-from medrep import config, contract, progress, storage
+from medrep import config, contract, progress, stamps, storage
 from medrep.cdm import engine
 from medrep.cdm.eicu import files
 from medrep.cdm.eicu.stays import VISIT_KINDS
@@ -42,13 +43,22 @@ def first_row(table: ibis.Table) -> dict:
 def read_counts(hospital: str) -> dict[str, dict]:
     """{table: read, kept, left out, rejected} as the stages that read them counted."""
     files = {table: contract.counts_file(hospital, table) for table in TABLES}
-    return {table: json.loads(file.read_text()) for table, file in files.items() if file.exists()}
+    there = {table: file for table, file in files.items() if file.exists()}
+    stamps.require_as_written(*there.values())
+    return {table: json.loads(file.read_text()) for table, file in there.items()}
+
+
+def read_optional_json(file: Path) -> dict | None:
+    if not file.exists():
+        return None
+    stamps.require_as_written(file)
+    return json.loads(file.read_text())
 
 
 def read_unmapped(hospital: str) -> dict[str, dict]:
     """{kind: rows, names, rows by domain, and the commonest names} of what the source has no concept of."""
     file = contract.unmapped_file(hospital)
-    kinds = json.loads(file.read_text()) if file.exists() else {}
+    kinds = read_optional_json(file) or {}
     if not all(isinstance(found, dict) for found in kinds.values()):  # an earlier version told no kinds
         kinds = {"codes or names": kinds}
     return {kind: describe_unmapped(found) for kind, found in kinds.items() if found}
@@ -90,8 +100,7 @@ def describe_persons(persons: ibis.Table, records: ibis.Table, deaths: ibis.Tabl
 
 def read_median_age(hospital: str) -> float | None:
     """Median age at the first event of all persons, minors included; the kept records no longer have those."""
-    file = contract.ages_file(hospital)
-    return json.loads(file.read_text())["median at the first event"] if file.exists() else None
+    return (read_optional_json(contract.ages_file(hospital)) or {}).get("median at the first event")
 
 
 def describe_domains(records: ibis.Table) -> dict[str, dict]:
@@ -272,6 +281,7 @@ def main(argv=None):
     inputs += athena.input_files("concept") if contract.concepts_folder().is_dir() else []
     stamp = Stamp(contract.site_file(name), inputs=inputs, settings={"follow_up_ends": hospital.follow_up_ends, "layout": LAYOUT})
     if stamp.is_current():
+        stamps.require_undamaged(contract.site_file(name))
         print_report(json.loads(contract.site_file(name).read_text()))
         return
     with timed_stage("site_report") as figures:

@@ -160,9 +160,10 @@ def test_a_machine_ends_with_143_only_if_its_processes_stopped_as_told(told, fai
     assert node.wait(timeout=30) == expected
 
 
-@pytest.mark.parametrize("restarts, passed_on", [("0", ["--rep-type", "none", "--fresh"]), ("1", ["--rep-type", "none"])])
+@pytest.mark.parametrize("restarts", ["0", "1"])
 @pytest.mark.parametrize("step, ends", [(0, 0), (200, 1), (137, 137), (143, 143)])
-def test_fresh_counts_at_the_first_start_alone_and_a_failed_machine_is_not_queued_again(tmp_path, restarts, passed_on, step, ends):
+def test_flags_are_passed_on_at_every_start_and_a_failed_machine_is_not_queued_again(tmp_path, restarts, step, ends):
+    """Whether --fresh counts again pretrain.py knows (finished_runs.was_begun_by_this_job)."""
     for name, text in (("srun", f'echo "$@" > {tmp_path}/step\nexit {step}\n'), ("scontrol", f'echo "$@" >> {tmp_path}/asked\n')):
         (tmp_path / name).write_text("#!/usr/bin/env bash\n" + text)
         (tmp_path / name).chmod(0o755)
@@ -170,5 +171,5 @@ def test_fresh_counts_at_the_first_start_alone_and_a_failed_machine_is_not_queue
     given |= {"SLURM_SUBMIT_DIR": str(NODE.parent.parent), "PATH": os.pathsep.join([str(tmp_path), os.environ["PATH"]])}
     done = subprocess.run(["bash", str(NODE.parent / "pretrain.slurm"), "--rep-type", "none", "--fresh"], env=os.environ | given)
     words = (tmp_path / "step").read_text().split()
-    assert words[words.index("experiments/pretrain.py") + 1 :] == passed_on
+    assert words[words.index("experiments/pretrain.py") + 1 :] == ["--rep-type", "none", "--fresh"]
     assert done.returncode == ends and ("requeue 7" in (tmp_path / "asked").read_text()) == (step == 143)

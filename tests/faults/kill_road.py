@@ -4,7 +4,7 @@
     .venv/bin/python tests/faults/kill_road.py --kills 60 --only experiments --seed 7
     .venv/bin/python tests/faults/kill_road.py --full-disks 100
 
-The road (road.py) is gone once, and the root is kept as it was before each command. A trial then takes one of these, starts the command,
+The road and its byroads (road.py) are gone once, and the root is kept as it was before each command. A trial then takes one of these, starts the command,
 kills it (-9) at a random moment, once to three times in a row, each time where the last left it, runs it to its end, and compares the root
 with the one after it (road.differences). Half of the moments are of time, the others are before a change in the folder that Python makes,
 the n-th file that is opened to be written, renamed or removed: between two of these everything may be half-done.
@@ -30,7 +30,8 @@ if __name__ == "__main__" and not __package__:  # as a script: its folder has th
     sys.exit(main())
 
 from ..forked import Forked
-from .road import Command, copy_root, differences, environment_of, list_results, road, write_root
+from .chance import SEED
+from .road import Command, byroads, copy_root, database_of_a_hospital, differences, environment_of, list_results, road, write_byroads, write_root
 
 TIMEOUT = 300
 WATCH = """
@@ -92,7 +93,8 @@ def run_to_its_end(command: Command, root: Path) -> str:
 def go_once(folder: Path, commands: list[Command]) -> list[Step]:
     """The undisturbed run, with a copy of the root before each command and at the end."""
     root, copies, steps = folder / "root", folder / "copies", []
-    write_root(root)
+    if not root.exists():
+        write_root(root)
     copy_root(root, copies / "0")
     for number, command in enumerate(commands):
         began = time.monotonic()
@@ -163,9 +165,15 @@ def try_command(step: Step, root: Path, chance: random.Random, report: Report, f
         print(report.wrong[-1], flush=True)
 
 
-def kill_road(folder: Path, kills: int, full_disks: int = 0, seed: int = 0, commands: list[Command] | None = None, only: str = "") -> Report:
+def kill_road(folder: Path, kills: int, full_disks: int = 0, seed: int = SEED, only: str = "") -> Report:
     """Disturb the commands in turn, those that `only` is in, until there were as many `kills` and `full_disks`."""
-    steps = [step for step in go_once(folder, commands or road()) if only in str(step.command)]
+    write_byroads(folder / "root")
+    with database_of_a_hospital(folder / "root") as of_database:
+        return disturb_all(folder, kills, full_disks, seed, [*of_database, *road(), *byroads()], only)
+
+
+def disturb_all(folder: Path, kills: int, full_disks: int, seed: int, commands: list[Command], only: str) -> Report:
+    steps = [step for step in go_once(folder, commands) if only in str(step.command)]
     chance, report = random.Random(seed), Report()
     order: list[Step] = []
     while report.kills < kills or report.full_disks < full_disks:
@@ -179,13 +187,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--full-disks", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=SEED, help="default: another each time, which is printed")
     parser.add_argument("--only", default="", metavar="WORDS", help="commands that have this in them, such as preprocessing or --model pooled")
     args = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kill_road_") as folder:
         report = kill_road(Path(folder), args.kills, args.full_disks, args.seed, only=args.only)
     figures = {
+        "seed": args.seed,
         "kills": report.kills,
         "full_disks": report.full_disks,
         "trials": report.trials,

@@ -8,14 +8,26 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
 import yaml
 from safetensors.numpy import load_file
 
 from medrep.stamps import RECORDED
+
+from ..medrep.cdm.eicu import small_eicu
+from ..preprocessing.postgres_server import PostgresServer, reason_to_skip
+from ..small_ehrshot import write_reference, write_splits, write_task
 
 HOSPITALS = ("mimic", "ehrshot")
 PERSONS = 40
@@ -39,6 +51,8 @@ SETTINGS = {
     "max_length: 48\nepochs: 2\nlearning_rate: 1.0e-2\nbatch_tokens: 256\npooling: mean\n",
     "graph.yaml": "objective: grace\nhidden_size: 16\nepochs: 3\nbatch_size: 8\n",
     "published.yaml": 'trained_on: ""\n',
+    "keep.yaml": "width: 8\nwalks_per_concept: 2\nwalk_length: 6\nwindow: 2\nwalk_batch: 8\nshared_negatives: 5\nepochs: 3\nconcept_batch: 7\n",
+    "medtok.yaml": "text_codes: 12\ngraph_codes: 8\nshared_codes: 10\ncodes_per_part: 3\nhidden_size: 24\nbatch_size: 16\nepochs: 3\n",
 }
 
 
@@ -117,6 +131,71 @@ def write_root(root: Path, persons: int = PERSONS):
         (root / "configs" / name).write_text(text)
 
 
+# ---- other sources -----------------------------------------------------------------------------------------------
+
+
+def write_benchmark(data: Path, persons: int = PERSONS):
+    """EHRSHOT's files beside the tables of write_hospital: one task, whose answer every other person has."""
+    people = [FIRST_PERSON + number for number in range(1, persons + 1)]
+    rows = [(person, pd.Timestamp("2187-03-05 23:59:00"), person % 2 == 0, "boolean") for person in people]
+    write_splits(data / "splits", people)
+    labels = pd.DataFrame(rows, columns=["patient_id", "prediction_time", "value", "label_type"])
+    write_task(data / "benchmark", "guo_icu", labels)
+    write_reference(data / "results", ["guo_icu"])
+
+
+def write_meds(data: Path, persons: int = PERSONS):
+    """write_hospital's stays and values, shorter, as a MEDS dataset."""
+    rows = []
+
+    def add(person: int, when: str | None, code: str, table: str = "", value: float | None = None, **more):
+        time = datetime.fromisoformat(when) if when else None
+        rows.append({"subject_id": person, "time": time, "code": code, "numeric_value": value, "table": table or None, **more})
+
+    for number in range(1, persons + 1):
+        person, visit = FIRST_PERSON + number, FIRST_VISIT + number
+        add(person, None, f"GENDER//{'M' if number % 2 else 'F'}")
+        add(person, "2120-01-01", "MEDS_BIRTH")
+        end = datetime.fromisoformat("2187-03-06 18:00:00")
+        add(person, "2187-03-04 08:00:00", "9201", "visit", visit_id=visit, end=end, concept_id=9201)
+        for day in (1, 3, 5, 9):
+            add(person, f"2187-01-{day:02d} 09:{number:02d}:00", f"LOINC/code{LAB}", value=4 + number * day % 17 / 10 + 0.0731946)
+        add(person, "2187-03-04 09:20:00", f"LOINC/code{LAB}", value=5.0731946, text_value=f"QuailFeather-{number}")
+        add(person, "2187-03-04 08:30:00", f"SNOMED/code{FEVER}")
+        add(person, "2187-03-04 08:45:00", "LOCAL//UNKNOWN")
+        if number % 3 == 0:
+            add(person, "2187-03-06 18:00:00", "MEDS_DEATH")
+    schema = pa.schema({"subject_id": pa.int64(), "time": pa.timestamp("us"), "code": pa.string(), "numeric_value": pa.float64()})
+    for name, kind in {"text_value": pa.string(), "table": pa.string(), "concept_id": pa.int64(), "visit_id": pa.int64()}.items():
+        schema = schema.append(pa.field(name, kind))
+    (data / "data").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema.append(pa.field("end", pa.timestamp("us")))), data / "data" / "0.parquet")
+
+
+def write_eicu(root: Path, persons: int = PERSONS):
+    """eICU's tables of so many stays."""
+    unit = [{"patientunitstayid": FIRST_PERSON + number} for number in range(1, persons + 1)]
+    patients = [
+        {
+            **own,
+            "patienthealthsystemstayid": FIRST_VISIT + number,
+            "uniquepid": f"QuailFeather-{number}",
+            "hospitaldischargestatus": "Expired" if number % 3 == 0 else "Alive",
+        }
+        for number, own in enumerate(unit, 1)
+    ]
+    values = [{**own, "labresult": 140.0731946, "labresulttext": "140.0731946", "labresultoffset": at} for own in unit for at in (50, 90, 300)]
+    small_eicu.write_eicu(root, patient=patients, hospital=[{}], diagnosis=unit, lab=values, medication=unit, nurseCharting=unit)
+
+
+def write_byroads(root: Path):
+    """write_root, and the data of what byroads() and other_sources() have."""
+    write_root(root)
+    write_benchmark(root / "data" / "ehrshot")
+    write_meds(root / "data" / "meds")
+    write_eicu(root)
+
+
 def environment_of(root: Path) -> dict[str, str]:
     return {"MEDREP_ROOT": str(root), "MEDREP_CONFIGS": str(root / "configs"), "OMP_NUM_THREADS": "1", "THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -157,6 +236,40 @@ def road() -> list[Command]:
         for name, *flags in map(str.split, texts):
             commands.append(Command(f"{folder}/{name}.py", tuple(flags)))
     return commands
+
+
+def byroads() -> list[Command]:
+    """What one may run after the road, or beside it."""
+    texts = ["preprocessing/export_meds.py --hospital mimic", "preprocessing/eicu.py --hospital eicu"]
+    texts += ["representation/keep.py --gpu-devices cpu", "representation/medtok.py --gpu-devices cpu", "representation/evaluate.py"]
+    texts += ["preprocessing/labels.py --hospital ehrshot --outcome ehrshot:guo_icu"]
+    texts += ["experiments/finetune.py -d cpu --model pooled --rep-type none --outcome ehrshot:guo_icu --shots 2 all --seeds 0"]
+    texts += ["experiments/ehrshot.py --replicates 10", "experiments/explore.py --hospital ehrshot"]
+    return [Command(script, tuple(flags)) for script, *flags in map(str.split, texts)]
+
+
+@contextmanager
+def database_of_a_hospital(root: Path) -> Iterator[list[Command]]:
+    """A database with the tables of write_hospital, and the command that brings them from there; none where there is no PostgreSQL."""
+    if reason_to_skip():
+        yield []
+        return
+    with PostgresServer() as server, pytest.MonkeyPatch.context() as patch:
+        server.query("CREATE SCHEMA cdm")
+        for file in sorted((root / "data" / "mimic").glob("*.csv")):
+            server.ingest("cdm", file.stem, pa.csv.read_csv(file))
+        (root / "configs" / "hospitals").mkdir(exist_ok=True)
+        (root / "configs" / "hospitals" / "seoul.yaml").write_text("database: ${SEOUL_CDM_URL}\nschema: cdm\n")
+        patch.setenv("SEOUL_CDM_URL", server.url())
+        yield [Command("preprocessing/database.py", ("--hospital", "seoul"))]
+
+
+def other_sources() -> list[Command]:
+    """The stages on a hospital of MEDS and on one of eICU, after byroads()."""
+    stages = ["persons", "visits", "records", "deaths", "site_report", "deciles", "trajectories", "labels"]
+    commands = [Command(f"preprocessing/{stage}.py", ("--hospital", hospital)) for hospital in ("meds", "eicu") for stage in stages]
+    explored = [Command("experiments/explore.py", ("--hospital", hospital)) for hospital in ("meds", "eicu")]
+    return [*commands, *explored, Command("experiments/report.py")]
 
 
 # ---- two roots ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ import pytest
 
 from ..forked import Forked
 from ..medrep.llm.model_server import ModelServer
-from .road import CANARIES, Command, environment_of, road, write_root
+from ..preprocessing.postgres_server import ENCODED_PASSWORD, PASSWORD
+from .road import CANARIES, Command, byroads, database_of_a_hospital, environment_of, other_sources, road, write_byroads, write_root
 
 KEY = "sk-QuailFeather-key"
 TO_BE_SHOWN = (
@@ -21,6 +22,8 @@ TO_BE_SHOWN = (
     "results/summary.csv",
     "results/comparison.csv",
     "results/coverage",
+    "results/ehrshot_benchmark",
+    "results/explore",
     "results/representation",
     "usedata/representation",
 )
@@ -44,9 +47,10 @@ def has_canary(path) -> bool:
 
 @pytest.fixture(scope="module")
 def gone(tmp_path_factory):
-    """(root, what was printed, requests to a language model): the whole road, with definitions and ratings by a server."""
+    """(root, what was printed, requests to a language model): the whole road and its byroads, hospitals of MEDS, of eICU and, where PostgreSQL is, of
+    a database, with ratings by a server."""
     root = tmp_path_factory.mktemp("canaries")
-    write_root(root)
+    write_byroads(root)
     said, sent = [], []
 
     def run(command, **more):
@@ -55,8 +59,12 @@ def gone(tmp_path_factory):
         said.append((str(command), output + errors))
         assert not process.returncode, errors
 
-    for command in road():
+    for command in [*road(), *byroads(), *other_sources()]:
         run(command)
+    with database_of_a_hospital(root) as of_database:
+        for command in of_database:
+            run(command)
+            run(Command("preprocessing/persons.py", command.flags))
 
     def rate(prompt):
         return json.dumps({number: "High" for number in re.findall(r"^(\d+)\. ", prompt, re.MULTILINE)})
@@ -85,7 +93,8 @@ def test_nothing_of_a_patient_is_sent(gone):
 def test_nothing_of_a_patient_is_in_what_others_are_shown(gone):
     root, _, _ = gone
     files = [path for path in root.rglob("*") if path.is_file() and str(path.relative_to(root)).startswith(TO_BE_SHOWN)]
-    assert {"index.html", "summary.csv", "comparison.csv"} <= {path.name for path in files}
+    assert {"index.html", "summary.csv", "comparison.csv", "all_results.csv"} <= {path.name for path in files}
+    assert {path.name for path in (root / "results" / "explore").iterdir() if path.is_dir()} >= {"ehrshot", "meds", "eicu"}
     assert not [path for path in files if has_canary(path)]
 
 
@@ -98,13 +107,15 @@ def test_files_with_patients_rows_are_their_owners_alone(gone):
     open_to_others = {str(path.relative_to(root)) for path in with_patients if stat.S_IMODE(path.stat().st_mode) & 0o077}
     assert not open_to_others
     rest = {str(path.relative_to(root)) for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077}
-    assert not [name for name in rest if name.startswith(tuple(f"usedata/{hospital}/" for hospital in ("mimic", "ehrshot")))]
+    assert not [name for name in rest if name.startswith(tuple(f"usedata/{hospital}/" for hospital in ("mimic", "ehrshot", "meds", "eicu", "seoul")))]
 
 
 def test_a_key_is_nowhere(gone):
     root, said, _ = gone
-    assert KEY not in "".join(words for _, words in said)
-    assert not [path for path in root.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    everything = "".join(words for _, words in said)
+    for secret in (KEY, PASSWORD, ENCODED_PASSWORD):
+        assert secret not in everything
+        assert not [path for path in root.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
 
 
 def test_a_table_that_is_refused_is_refused_without_a_word_of_it(tmp_path):

@@ -15,17 +15,39 @@ import yaml
 from medrep import contract
 
 from ..forked import Forked
+from .chance import chance_of
 from .kill_road import go_once, run_to_its_end
 from .road import Command, copy_root, differences, environment_of, road
 
 DAMAGES = int(os.environ.get("DAMAGES", 8))
+FIGURES = {
+    "usedata/mimic/counts/measurement.json": "preprocessing/site_report.py",
+    "usedata/mimic/ages.json": "preprocessing/site_report.py",
+    "usedata/mimic/unmapped.json": "preprocessing/site_report.py",
+    "usedata/mimic/site.json": "experiments/report.py",
+    "usedata/mimic/audit.json": "experiments/report.py",
+    "usedata/mimic/labels/MT.flow.json": "experiments/report.py",
+    "results/mimic/finetuning/behrt_medrep/MT/seed_100/metrics_mimic.json": "experiments/finetune.py -d cpu --model pooled",
+    "results/mimic/finetuning/behrt_medrep/MT/seed_100/features_mimic.csv": "experiments/report.py",
+    "results/summary.csv": "experiments/compare.py",
+    "results/comparison.csv": "experiments/report.py",
+    "results/coverage_mimic_ehrshot.csv": "experiments/report.py",
+    "results/coverage_auroc_mimic_ehrshot.csv": "experiments/report.py",
+}
+"""{figures: a command that reads them}"""
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    return go_once(tmp_path_factory.mktemp("gone"), road())
 
 
 def stamps_in(root: Path) -> dict[str, dict]:
     """{output: what its stamp says}, and of finished runs what config.yaml says."""
     found = {}
     for file in (root / "usedata").rglob(".*.made.json"):
-        found[str(file.parent.relative_to(root) / file.name[1:].removesuffix(".made.json"))] = json.loads(file.read_text())
+        if "inputs" in (stamp := json.loads(file.read_text())):  # not of figures, whose checksums are all that is known of them
+            found[str(file.parent.relative_to(root) / file.name[1:].removesuffix(".made.json"))] = stamp
     for file in (root / "results").rglob("config.yaml"):
         content = yaml.safe_load(file.read_text())
         found[str(file.relative_to(root))] = {"inputs": content["inputs"], "files": content["run"]["files"]}
@@ -59,8 +81,8 @@ def damage(file: Path, chance: random.Random) -> str:
     return how
 
 
-def test_a_damaged_file_is_named_by_whoever_reads_it_and_made_anew_by_the_command_that_is_named(tmp_path):
-    steps, chance = go_once(tmp_path, road()), random.Random(int(os.environ.get("SEED", 0)))
+def test_a_damaged_file_is_named_by_whoever_reads_it_and_made_anew_by_the_command_that_is_named(steps, tmp_path):
+    chance = chance_of("damage")
     outputs: dict[str, int] = {}
     for number, step in enumerate(steps):
         outputs |= dict.fromkeys(stamps_in(step.after).keys() - outputs.keys(), number)
@@ -85,6 +107,38 @@ def test_a_damaged_file_is_named_by_whoever_reads_it_and_made_anew_by_the_comman
         run_to_its_end(Command(maker.script, (*maker.flags, *flags)), root)
         run_to_its_end(step.command, root)
         unnoticed += [f"{step.command} after {how} of {output} was made anew: {line}" for line in differences(step.after, root)]
+    assert not unnoticed, "\n".join(unnoticed)
+
+
+def change_a_digit(file: Path, chance: random.Random):
+    """Another digit in the place of one, and the file's times as they were."""
+    before, content = file.stat(), bytearray(file.read_bytes())
+    place = chance.choice([place for place, byte in enumerate(content) if byte in b"0123456789"])
+    content[place] = chance.choice([digit for digit in b"0123456789" if digit != content[place]])
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_changed_digit_in_figures_is_named_by_whoever_reads_them_and_they_are_made_anew(steps, tmp_path):
+    chance, root, unnoticed = chance_of("digits"), tmp_path / "root", []
+    made_anew = set(chance.sample(sorted(FIGURES), min(len(FIGURES), max(1, DAMAGES // 8))))
+    for file, reader in FIGURES.items():
+        step = next(step for step in steps if str(step.command).startswith(reader) and (step.before / file).exists())
+        copy_root(step.before, root)
+        if not any(byte in b"0123456789" for byte in (root / file).read_bytes()):
+            (root / file).write_text('{"codes": {"x": 1}}')  # nothing is unmapped here
+        else:
+            change_a_digit(root / file, chance)
+        process = Forked(step.command.code, environment=environment_of(root))
+        _, errors = process.communicate(timeout=300)
+        sentence = errors.strip().splitlines()[-1] if errors.strip() else ""
+        if process.returncode != 1 or file not in sentence or "Traceback" in errors or "anew" not in sentence:
+            unnoticed.append(f"{step.command} with another digit in {file}: {process.returncode} {errors[-500:]}")
+        elif file in made_anew:
+            maker = next(maker for maker in steps if (maker.after / file).exists()).command
+            run_to_its_end(maker, root)
+            run_to_its_end(step.command, root)
+            unnoticed += [f"{step.command} after {file} was made anew: {line}" for line in differences(step.after, root)]
     assert not unnoticed, "\n".join(unnoticed)
 
 

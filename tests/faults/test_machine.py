@@ -109,19 +109,62 @@ def test_a_worker_that_is_killed_ends_the_command_and_the_same_command_goes_on(w
     assert again.returncode == 0 and (folder / "config.yaml").exists(), said
 
 
+# ---- a clock that jumps ------------------------------------------------------------------------------------------
+
+JUMP = """
+import os, pathlib, time
+real, rename = time.time, pathlib.Path.rename
+time.time = lambda: real() + {seconds}
+def rename_by_that_clock(path, target):
+    done = rename(path, target)
+    for file in [done, *done.rglob("*")]:
+        times = file.stat()
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns + {seconds} * 10**9))
+    return done
+pathlib.Path.rename = rename_by_that_clock
+"""
+"""A process that lives at another time, and so do the files that it writes."""
+AS_MAKE = """
+from medrep.stamps import Stamp
+def newest(path):
+    return max(file.stat().st_mtime_ns for file in ([path, *path.rglob("*")] if path.is_dir() else [path]))
+Stamp.is_up_to_date = lambda stamp: stamp.output.exists() and newest(stamp.output) >= max(map(newest, stamp.inputs))
+"""
+"""How make would tell what is up to date."""
+
+
+def wrong_after_a_jump(root, seconds, before=""):
+    """What is not as it should be after two stages, the second by a clock that has jumped, and with an input changed by such a clock."""
+    jump, wrong = JUMP.format(seconds=seconds), []
+
+    def is_up_to_date(command, code=""):
+        status, output, said = run(root, command, before + code)
+        assert status == 0, said
+        return "is up to date" in output
+
+    is_up_to_date(PERSONS)
+    is_up_to_date(VISITS, jump)
+    for code in ("", jump):
+        wrong += [f"{command} is made anew" for command in (PERSONS, VISITS) if not is_up_to_date(command, code)]
+    file = root / "data" / "mimic" / "person.csv"
+    for year, jumped, code in (("2119", seconds, jump), ("2118", 0, "")):  # and then the clock is set right
+        file.write_bytes(file.read_bytes().replace(f",{int(year) + 1},".encode(), f",{year},".encode()))
+        times = file.stat()
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns + jumped * 10**9))
+        wrong += [f"{command} is taken for up to date" for command in (PERSONS, VISITS) if is_up_to_date(command, code)]
+    return wrong + [f"{command} is made anew again" for command in (PERSONS, VISITS) if not is_up_to_date(command)]
+
+
 @pytest.mark.parametrize("seconds", [-400_000_000, 400_000_000])
 def test_a_clock_that_jumps_makes_nothing_out_of_date_and_nothing_current(written, seconds):
     """Times are compared for being the same, never for being older."""
-    assert run(written, PERSONS)[0] == 0
-    jump = f"import time\nreal = time.time\ntime.time = lambda: real() + {seconds}\n"
-    assert "is up to date" in run(written, PERSONS, jump)[1]
-    file = written / "data" / "mimic" / "person.csv"
-    before = file.stat()
-    file.write_bytes(file.read_bytes())
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + seconds * 10**9))
-    status, output, _ = run(written, PERSONS, jump)
-    assert status == 0 and "is up to date" not in output
-    assert "is up to date" in run(written, PERSONS)[1]
+    assert not wrong_after_a_jump(written, seconds)
+
+
+def test_who_compares_times_as_make_does_is_caught(tmp_path):
+    for place, seconds in enumerate((-400_000_000, 400_000_000)):
+        write_root(tmp_path / f"{place}")
+        assert wrong_after_a_jump(tmp_path / f"{place}", seconds, AS_MAKE)
 
 
 # ---- sentences ---------------------------------------------------------------------------------------------------

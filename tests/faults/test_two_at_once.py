@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -87,6 +88,57 @@ def test_the_same_command_twice_at_once_leaves_what_it_leaves_alone(alone, tmp_p
     said = [output for _, output, _ in ended]
     assert all("waiting for it to end" in output for output in said)
     assert sum("is up to date" in output or "is finished" in output for output in said) == 1
+
+
+def start_as_torchrun(root, command, world=2):
+    """The processes that torchrun would start for the command, which meet on loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    module = command.script.removesuffix(".py").replace("/", ".")
+    code = f"import {module}\nfrom medrep.devices import run_main\nrun_main(lambda: {module}.main({list(command.flags)!r}))\n"
+    ranks = [meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+    return [Forked(code, environment=environment_of(root) | of_rank) for of_rank in ranks]
+
+
+def wait_until(holds):
+    limit = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def test_the_processes_of_torchrun_wait_for_another_command_and_find_what_it_has_made(alone, tmp_path):
+    before, after = alone[PRETRAIN]
+    root, run_folder = tmp_path / "root", "results/mimic/pretraining/behrt_none"
+    copy_root(before, root)
+    lock = root / LOCKS[PRETRAIN]
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        ranks = start_as_torchrun(root, PRETRAIN)
+        wait_until(lambda: waiting_for(lock))
+        time.sleep(3 * locks.SECONDS_BEFORE_WORDS)
+        assert not (root / run_folder).exists()  # none has begun
+        copy_root(after / run_folder, root / run_folder)  # the other command has ended
+    ended = end(ranks)
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    assert "waiting for it to end" in ended[0][1] and "is finished" in ended[0][1]
+    assert not differences(after, root)
+
+
+def test_another_command_waits_for_the_processes_of_torchrun(alone, tmp_path):
+    before, _ = alone[PRETRAIN]
+    root, begun = tmp_path / "root", tmp_path / "root/results/mimic/pretraining/behrt_none/settings.yaml"
+    command = Command(PRETRAIN.script, (*PRETRAIN.flags, "--set", "pretraining.epochs=6", "--set", "pretraining.patience=6"))
+    copy_root(before, root)
+    ranks = start_as_torchrun(root, command)
+    wait_until(begun.exists)
+    ((status, output, errors),) = run(root, command)
+    assert not status, errors
+    assert "waiting for it to end" in output and "is finished" in output
+    ended = end(ranks)
+    assert [status for status, _, _ in ended] == [0, 0] and "the pretrained model" in ended[0][1], ended
 
 
 def test_two_that_name_the_hospitals_in_another_order_wait_for_each_other_one_way(alone, tmp_path):

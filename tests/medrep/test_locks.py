@@ -125,3 +125,14 @@ def test_of_two_writers_of_one_file_none_gets_half_of_the_others(root, start):
         time.sleep(0.005)
     assert all(writer.returncode == 0 for writer in writers) and seen <= {letter * 30 for letter in "abc"} and seen
     assert not storage.unfinished_path(root / "usedata/h/a.json").exists()
+
+
+@pytest.mark.parametrize(
+    "environment, holds",
+    [({"RANK": "0"}, True), ({"RANK": "1"}, False), ({"RANK": "0", locks.COVERED_ENV: "1"}, False), ({"SLURM_PROCID": "1"}, True)],
+)
+def test_of_several_processes_one_holds_for_all(root, monkeypatch, environment, holds):
+    """The first of torchrun's, but none of launch_workers', as who started them holds; a task of SLURM without a rank is a command of its own."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert (locks.hold(root / "usedata" / "h" / "table") is not None) == holds

@@ -152,7 +152,7 @@ def test_a_reader_beside_a_writer_takes_no_new_output_with_the_old_stamp_for_dam
     storage.write_json(output, 1)
     Stamp(output, settings=1).record()
     if not locked:
-        monkeypatch.setenv("RANK", "0")  # whose processes hold no locks
+        monkeypatch.setenv("RANK", "1")  # for which the first process holds the locks
     writer = start_writer(root, output, 1.5 if locked else 0.5)
     stamps.require_undamaged(output)
     assert ("usedata/h/a.json is being written by process" in capsys.readouterr().out) == locked
@@ -207,3 +207,61 @@ def test_the_command_that_is_named_is_the_one_that_was_typed_unless_it_may_hold_
         output.write_text("[]")
         with pytest.raises(UserError, match=re.escape(f"; {command} makes it anew")):
             Stamp(root / "b.json", inputs=[output]).is_current()
+
+
+# ---- figures: files with a checksum and no stamp -----------------------------------------------------------------
+
+
+def test_a_file_with_its_checksum_beside_it_is_refused_when_a_digit_changes_and_makes_its_stage_write_it_anew(root):
+    output, counts = root / "usedata" / "h" / "records", root / "usedata" / "h" / "counts" / "person.json"
+    storage.write_json(output, 1)
+    Stamp(output).record()
+    stamps.write_checked_json(counts, {"read": 7}, written_with=output)
+    stamps.require_as_written(counts)
+    assert Stamp(output).is_current() and stamps.read_stamp(counts) is None
+    before = counts.stat()
+    counts.write_text(counts.read_text().replace("7", "8"))
+    os.utime(counts, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(UserError, match="usedata/h/counts/person.json has another checksum than what was written.* makes it anew"):
+        stamps.require_as_written(counts)
+    assert not Stamp(output).is_current()
+    stamps.write_checked_json(counts, {"read": 7}, written_with=output)
+    Stamp(output).record()
+    stamps.require_as_written(counts)
+    assert Stamp(output).is_current()
+
+
+def test_files_without_a_checksum_are_read_and_said_once(root, capsys):
+    for name in "abc":
+        storage.write_json(root / name, 1)
+    for _ in range(2):
+        stamps.require_as_written(root / "a", root / "b")
+    stamps.require_as_written(root / "c")
+    assert capsys.readouterr().out.splitlines() == [
+        "a and 1 more have no checksum, as of an earlier version: what it says is taken as it is",
+        "c has no checksum, as of an earlier version: what it says is taken as it is",
+    ]
+
+
+def test_killed_while_a_file_is_replaced_its_old_checksum_is_gone_and_accuses_nobody(root, monkeypatch):
+    file = root / "results" / "summary.csv"
+    with stamps.write_checked(file) as part:
+        part.write_text("1")
+
+    class Killed(BaseException):
+        pass
+
+    def die(_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(stamps, "describe", die)  # between the file and its checksum
+        with stamps.write_checked(file) as part:
+            part.write_text("22")
+    assert file.read_text() == "22"
+    stamps.require_as_written(file)
+
+
+def test_a_stamp_names_the_command_without_fresh(root, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(contract.REPOSITORY / "codes" / "experiments" / "finetune.py"), "--fresh", "--outcome", "MT"])
+    assert stamps.own_command() == "python experiments/finetune.py --outcome MT"

@@ -15,6 +15,7 @@ whose value has a bit for each of 14 findings, the first one the highest, each f
 """
 
 import json
+import operator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -213,6 +214,7 @@ def read_shots(path: Path, task: Task) -> tuple[pd.DataFrame, dict[str, int]]:
                     if int(k) < 0:
                         whole[SPLITS[theirs]] = len(ids)
                         continue
+                    ids = [operator.index(person) for person in ids]  # a whole number, or a TypeError
                     columns = [SPLITS[theirs], int(k), int(replicate), ids, pd.to_datetime(times, format="ISO8601"), [int(v) >= 1 for v in values]]
                     samples.append(pd.DataFrame(dict(zip(SAMPLE_COLUMNS, columns, strict=True))))
     except (ValueError, OverflowError, KeyError, TypeError, AttributeError) as problem:

@@ -124,7 +124,7 @@ def read_parents(hospital: str) -> dict[str, list[str]]:
         if not {"code", "parent_codes"} <= set(pq.read_schema(path).names):
             return {}
         table = pq.read_table(path, columns=["code", "parent_codes"])
-    except pa.ArrowInvalid:
+    except (pa.ArrowInvalid, OSError):
         raise UserError(f"{contract.display_path(path)} is not a parquet file: write it again") from None
     found: dict[str, list[str]] = {}
     for row in table.to_pylist():
@@ -132,6 +132,8 @@ def read_parents(hospital: str) -> dict[str, list[str]]:
         parents = parents if isinstance(parents, list) else [parents]
         if wrong := next((parent for parent in parents if parent and not isinstance(parent, str)), None):
             raise UserError(f"{contract.display_path(path)} has {wrong!r} among parent_codes: MEDS has lists of strings there; write it so")
+        if not isinstance(row["code"], str | None):
+            raise UserError(f"{contract.display_path(path)} has {row['code']!r} as code: MEDS has strings there; write it so")
         found.setdefault(row["code"], []).extend(parent for parent in parents if parent)
     return found
 

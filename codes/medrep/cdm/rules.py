@@ -5,17 +5,19 @@ many of them stop the stage. Kept, left out and rejected add up to the rows of t
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import ibis
 import numpy as np
 import pyarrow as pa
 
-from medrep import contract, storage
+from medrep import contract, stamps, storage
 from medrep.cdm import hospital_tables, parsing
+from medrep.cdm.sources.columns import EVENT_TABLES
 from medrep.errors import UserError
 from medrep.progress import print_kept, print_line
 from medrep.settings import CohortConfig
-from medrep.tables import REJECTS
+from medrep.tables import DEATHS, PERSONS, RECORDS, REJECTS, VISITS
 
 KEPT = "kept"
 MAX_REJECTS_WRITTEN = 10_000  # rejects that are written of a table that is refused: enough to see what is wrong
@@ -72,9 +74,10 @@ def settle_rejects(
     left_out = {reason: counts[reason] for reason in left_out_reasons if reason in counts}
     print_kept(f"{hospital} {table}", read, left_out, counts[KEPT], rejected)
     unreadable_times = {column: shapes for column, shapes in (unreadable_times or {}).items() if shapes}
-    storage.write_json(
+    stamps.write_checked_json(
         contract.counts_file(hospital, table),
         {"read": read, "kept": counts[KEPT], "left out": left_out, "rejected": rejected, "unreadable times": unreadable_times, **further},
+        written_with=written_by_its_stage(hospital, table),
     )
     report_unreadable_times(hospital, table, unreadable_times, read, cohort.max_unreadable_times)
     too_many = total > cohort.max_rejects * read
@@ -89,6 +92,14 @@ def settle_rejects(
     if written != total:
         raise AssertionError(f"{hospital} {table}: {written} rejects were written of {total}")
     return {"read": read, "kept": counts[KEPT], "rejected": total}
+
+
+def written_by_its_stage(hospital: str, table: str) -> Path:
+    """What the stage writes that counts the rows of `table`; a table of eICU's own is read where the source is made."""
+    if table in EVENT_TABLES.values():
+        return RECORDS.at(hospital=hospital)
+    of_table = {"person": PERSONS, "patients": PERSONS, "visit_occurrence": VISITS, "death": DEATHS}
+    return of_table[table].at(hospital=hospital) if table in of_table else contract.source_folder(hospital)
 
 
 def midnight_means_day(times: ibis.Value, things: str, hospital: str, meaning: str) -> bool:

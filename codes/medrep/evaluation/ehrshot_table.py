@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from medrep import contract
+from medrep import contract, stamps
 from medrep.cdm import ehrshot
 from medrep.errors import UserError
 from medrep.evaluation import comparison, results
@@ -24,6 +24,7 @@ from medrep.evaluation.bootstrap import bootstrap_weights
 from medrep.evaluation.metrics import weighted_metrics
 from medrep.evaluation.weighted_test import WeightedTest
 from medrep.progress import progress_bar
+from medrep.tables import LABELS
 
 SCORES = ("auroc", "auprc", "brier")
 RESULT_COLUMNS = ["labeling_function", "sub_task", "model", "head", "replicate", "k", "score", "value", "std", "lower", "mean", "upper"]
@@ -99,6 +100,7 @@ def bootstrap_scores(predictions: pd.DataFrame, replicates: int) -> dict[str, di
 
 def tested_share(row) -> float:
     """Of the benchmark's test labels: those of persons without a trajectory, say, can't be tested."""
+    stamps.require_as_written(LABELS.at(hospital=row.tested_on, outcome=row.outcome))  # whose stamp has the file's checksum
     parts = pd.read_json(contract.flow_file(row.tested_on, row.outcome), typ="series")["parts"]
     return row.n / parts["test"]["read"] if parts["test"]["read"] else math.nan
 

@@ -231,16 +231,28 @@ def recalibrated_rows(test_run: TestRun, labels: int, replicates: int, seed: int
 
 
 def read_rows(file: Path) -> list[dict]:
+    stamps.require_undamaged(file)
     return json.loads(file.read_text())
 
 
 def write_summary() -> pd.DataFrame:
-    """All finished runs' rows; of several processes that finish at a time the last one's has them all."""
+    """All finished runs' rows; of several processes that finish at a time the last one's has them all. Of metrics that are not what was written
+    it has none, and one is named."""
     with storage.exclusive(contract.summary_file()):
-        rows = [row for file in contract.metrics_files() for row in read_rows(file)]
-        summary = pd.DataFrame(rows, columns=RESULT_COLUMNS)
-        with storage.atomic_write(contract.summary_file()) as part:
+        rows, damaged = {}, []
+        for file in contract.metrics_files():
+            try:
+                rows[file] = read_rows(file)
+            except UserError as problem:
+                damaged.append(problem)
+        stamps.require_as_written(*rows)
+        summary = pd.DataFrame([row for of_test in rows.values() for row in of_test], columns=RESULT_COLUMNS)
+        with stamps.write_checked(contract.summary_file()) as part:
             summary.to_csv(part, index=False)
+    if damaged:
+        raise UserError(
+            f"{contract.display_path(contract.summary_file())} is without {len(damaged):,} of {len(damaged) + len(rows):,} tests: {damaged[0]}"
+        )
     return summary
 
 
@@ -248,6 +260,7 @@ def read_summary() -> pd.DataFrame:
     """Empty texts stay empty texts: pandas would make them NaN."""
     if not contract.summary_file().exists():
         raise UserError(f"{contract.display_path(contract.summary_file())} is missing; experiments/finetune.py writes it")
+    stamps.require_as_written(contract.summary_file())
     summary = pd.read_csv(contract.summary_file(), dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False)
     return summary.assign(**{name: pd.to_numeric(summary[name], errors="coerce") for name in summary if name not in TEXT_COLUMNS})
 

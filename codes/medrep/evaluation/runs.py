@@ -233,10 +233,10 @@ class Run:
             if self.arm.model not in results.BASELINES:  # which read the whole record
                 shares["beyond_window"] = round(examples.share_beyond_window(part), 4)
             test_run = self.make_test_run(hospital, oov, self.learner.predict(examples, part, oov), shares)
+            storage.remove_path(stamp.file)  # else what is half replaced would look damaged to who writes the summary meanwhile
             results.write_predictions(test_run)
             storage.write_json(file, results.metric_rows(test_run, self.settings.replicates))
             stamp.record()
-        stamps.require_undamaged(file)
         rows = results.read_rows(file)
         print_line(
             f"seed {self.seed}, tested on {name}: {progress.format_figures({key: rows[0][key] for key in ('n', 'positives', 'auroc', 'auprc', 'reason')})}"
@@ -265,6 +265,7 @@ class Run:
         if not stamp.is_current():
             saved = results.read_predictions(contract.predictions_file(self.folder, name)).predicted_boolean_probability.to_numpy()
             rows = results.recalibrated_rows(self.make_test_run(hospital, oov, saved[:, None]), labels, self.settings.replicates, self.seed)
+            storage.remove_path(stamp.file)
             storage.write_json(file, rows)
             stamp.record()
         rows = results.read_rows(file)
@@ -342,7 +343,7 @@ def write_seed_agreement(runs: list[Run], hospitals: list[str]):
     for hospital in hospitals:
         found = features.ranking_agreement([features.rank_features(contract.attention_file(run.folder, hospital)) for run in runs])
         file = contract.agreement_file(runs[0].folder.parent, hospital)
-        storage.write_json(file, found)
+        stamps.write_checked_json(file, found)
         print_line(
             f"{contract.display_path(file)}: rank correlation of {progress.format_figures({name: value for name, value in found.items() if value is not None})}"
         )

@@ -4,6 +4,7 @@ By it a run is known to be finished, and is refused where its settings or inputs
 """
 
 import json
+import os
 from pathlib import Path
 
 import yaml
@@ -13,7 +14,7 @@ from medrep.errors import UserError
 from medrep.progress import print_line
 from medrep.vocabulary.token_vocabulary import Vocabulary, load_vocabulary
 
-MODEL_FILES = ("model.safetensors", "config.json", "vocabulary.json")
+MODEL_FILES = ("model.safetensors", "config.json", "vocabulary.json", "probe.json", "logreg.json")
 CHECKPOINT_NAMES = ("checkpoint", "checkpoint.previous")  # the second is whole where a process died while it wrote the first
 
 
@@ -72,11 +73,11 @@ def load_model_vocabulary(folder: Path, finetuned: bool = False) -> Vocabulary:
 def is_finished(folder: Path, settings: dict, fresh: bool) -> bool:
     """Whether `folder` holds a finished run with these settings and inputs; a run with others is an error.
 
-    A finished run is known by its config.yaml, which is written last.
+    A finished run is known by its config.yaml, which is written last. Of several processes the first asks.
     """
     if fresh and not progress.is_main_process():
         return False  # what lies there is the first process's to remove, and none of it counts
-    if fresh:
+    if fresh and not was_begun_by_this_job(folder):
         storage.remove_path(folder)
     wanted, done, begun = settings, folder / "config.yaml", folder / "settings.yaml"
     for file in (done, begun):
@@ -101,8 +102,22 @@ def is_finished(folder: Path, settings: dict, fresh: bool) -> bool:
     if begun.exists() and not any((folder / name).exists() for name in CHECKPOINT_NAMES):
         print_line(f"{contract.display_path(folder)} was begun, but has no checkpoint yet: it starts from the beginning")
     if progress.is_main_process():
-        config.save_settings(begun, **wanted)
+        config.save_settings(begun, **wanted, **job_facts())
     return False
+
+
+def job_facts() -> dict:
+    """What a job of SLURM's is known by when it is queued again."""
+    return {"job": {"slurm": os.environ["SLURM_JOB_ID"]}} if "SLURM_JOB_ID" in os.environ else {}
+
+
+def was_begun_by_this_job(folder: Path) -> bool:
+    """Whether this is a job that SLURM has queued again, and what lies in `folder` is its own: --fresh is then done, and it goes on from there. A
+    job that was stopped before it came to --fresh does it now."""
+    if os.environ.get("SLURM_RESTART_COUNT", "0") == "0" or not job_facts():
+        return False
+    found = [yaml.safe_load(file.read_text()) for file in (folder / "settings.yaml", folder / "config.yaml") if file.exists()]
+    return any(isinstance(content, dict) and content.get("job") == job_facts()["job"] for content in found)
 
 
 def mark_finished(folder: Path, settings: dict, **facts):
@@ -111,4 +126,4 @@ def mark_finished(folder: Path, settings: dict, **facts):
         storage.remove_path(folder / name)
     written = [path for path in (folder / name for name in MODEL_FILES) if path.exists()]
     facts |= {"code": stamps.code_version(), "files": {path.name: stamps.describe(path) for path in written}}
-    config.save_settings(folder / "config.yaml", run=facts, **settings)
+    config.save_settings(folder / "config.yaml", run=facts, **settings, **job_facts())

@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from medrep import contract
+from medrep import contract, stamps
 from medrep.cdm import outcomes
 from medrep.errors import UserError
+from medrep.tables import LABELS
 
 PRETRAIN_COMMAND = "python experiments/pretrain.py --model behrt"
 TEST_RESULTS = "Finetuning and its tests"
@@ -28,7 +29,9 @@ def finetune_command() -> str:
     return f"python experiments/finetune.py -d {default_device()} --model behrt"
 
 
-def read_json(file: Path) -> dict:
+def read_json(file: Path, written_with: Path | None = None) -> dict:
+    """`written_with`: the output whose stamp has the file's checksum, if it has no stamp of its own."""
+    stamps.require_as_written(written_with or file)
     try:
         return json.loads(file.read_text())
     except ValueError:
@@ -38,6 +41,18 @@ def read_json(file: Path) -> dict:
 def read_optional_json(file: Path) -> dict | None:
     """None if the file is missing."""
     return read_json(file) if file.exists() else None
+
+
+def read_table(file: Path, written_with: Path | None = None, **how) -> pd.DataFrame:
+    """pandas.read_csv of what a stage wrote; `written_with` as in read_json."""
+    stamps.require_as_written(written_with or file)
+    return pd.read_csv(file, **how)
+
+
+def read_flow(hospital: str, outcome: str) -> dict | None:
+    """None if the outcome is not labelled there."""
+    file = contract.flow_file(hospital, outcome)
+    return read_json(file, LABELS.at(hospital=hospital, outcome=outcome)) if file.exists() else None
 
 
 def find_suspects(audit: dict) -> dict[str, list[tuple[str, dict]]]:
@@ -81,7 +96,7 @@ def read_comparison(min_count: int) -> pd.DataFrame | None:
     file = contract.comparison_file()
     if not file.exists():
         return None
-    table = pd.read_csv(file, keep_default_na=False, dtype=str)
+    table = read_table(file, keep_default_na=False, dtype=str)
     for name in ("simplest", *SIMPLEST_COLUMNS, "over_simplest_p_holm"):  # an earlier version's has less
         table[name] = table.get(name, "")
     positives, n = (pd.to_numeric(table[name]) for name in ("positives", "n"))

@@ -50,3 +50,33 @@ def test_predictions_that_are_not_what_was_written_are_refused(root, label):
     with pytest.raises(UserError, match=f"{file.name} has another checksum"):
         results.read_predictions(file)
     assert not Stamp(metrics, beside=[file]).is_current()  # the same command makes it anew
+
+
+def test_metrics_with_another_digit_are_left_out_of_the_summary_and_named(root):
+    for seed in (100, 101):
+        file = contract.metrics_file(contract.finetuning_folder("mimic", "behrt", "none", "MT", seed), "mimic")
+        storage.write_json(file, [{"model": "behrt", "seed": seed, "auroc": 0.75}])
+        Stamp(file).record()
+    assert list(results.write_summary().seed) == [100, 101]
+    before = file.stat()
+    file.write_text(file.read_text().replace("0.75", "0.95"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(
+        UserError, match="summary.csv is without 1 of 2 tests: results/mimic/finetuning/behrt_none/MT/seed_101/metrics_mimic.json has"
+    ):
+        results.write_summary()
+    assert list(results.read_summary().seed) == [100]
+    assert not Stamp(file).is_current()  # its own command tests again
+
+
+def test_a_summary_with_another_digit_is_refused_and_one_of_an_earlier_version_is_read(root, capsys):
+    storage.write_json(contract.metrics_file(contract.finetuning_folder("mimic", "behrt", "none", "MT", 100), "mimic"), [{"auroc": 0.75}])
+    results.write_summary()
+    file = contract.summary_file()
+    file.write_text(file.read_text().replace("0.75", "0.95"))
+    with pytest.raises(UserError, match="results/summary.csv has another checksum"):
+        results.read_summary()
+    storage.stamp_path(file).unlink()
+    capsys.readouterr()
+    assert list(results.read_summary().auroc) == [0.95]
+    assert "results/summary.csv has no checksum" in capsys.readouterr().out

@@ -45,3 +45,22 @@ def test_of_several_processes_the_first_alone_starts_over_and_the_others_read_no
         monkeypatch.setenv("RANK", rank)
         assert not finished_runs.is_finished(folder, {"model": {"width": 16}}, fresh=True)
         assert (folder / "checkpoint").exists() == (rank == "1")
+
+
+def test_a_job_that_is_queued_again_starts_over_unless_it_has_begun(root, monkeypatch):
+    """Stopped in its first seconds, before it came to --fresh, it must not take an old run for its own."""
+    folder, settings = root / "run", {"model": {"width": 16}}
+
+    def look(job, restarts):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+        return finished_runs.is_finished(folder, settings, fresh=True)
+
+    finished_runs.mark_finished(folder, settings)  # of long ago
+    assert not look("7", "1")  # its first start came to nothing
+    (folder / "checkpoint").mkdir()
+    assert not look("7", "2") and (folder / "checkpoint").exists()  # it goes on
+    assert not look("8", "0") and not (folder / "checkpoint").exists()  # another job
+    finished_runs.mark_finished(folder, settings)
+    assert look("8", "1")  # its machine failed after the end
+    assert not look("8", "0")  # started by hand in a job, it starts over as asked

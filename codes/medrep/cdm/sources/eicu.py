@@ -10,7 +10,7 @@ from pathlib import Path
 
 import ibis
 
-from medrep import contract
+from medrep import contract, stamps
 from medrep.cdm import engine, table_files
 from medrep.cdm.eicu import concept_maps, files, icd_codes
 from medrep.cdm.sources import omop
@@ -98,4 +98,7 @@ def count_unmapped_codes(con: ibis.BaseBackend, hospital: str, settings: Hospita
 def read_left_out_names(hospital: str) -> dict[str, int]:
     """{name: rows} of charted values that have no concept: there are too many of them to be rows of concept 0."""
     file = contract.counts_file(hospital, "nurseCharting")
-    return json.loads(file.read_text()).get("names without concept", {}) if file.exists() else {}
+    if not file.exists():
+        return {}
+    stamps.require_as_written(file)
+    return json.loads(file.read_text()).get("names without concept", {})

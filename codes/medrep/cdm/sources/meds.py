@@ -126,12 +126,26 @@ def read_rows(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, wi
     optional["stay_id"] = cast_column(t[stay], "int64") if stay and stay in t.columns else ibis.null("int64")
     for name in ("numeric_value", "value"):  # NaN and infinity are no measurements
         optional[name] = ibis.ifelse(optional[name].isnan() | optional[name].isinf(), ibis.null("float64"), optional[name])
-    plain = t.select(subject_id=t.subject_id.cast("int64"), time=t.time.cast("timestamp"), code=t.code.cast("string"), **optional)
+    plain = t.select(**read_required(t, contract.display_path(parts[0])), **optional)
     if not with_lines:
         return plain
     numbered = engine.number_rows(plain)
     raw = ibis.literal(",").join([numbered[name].cast("string").fill_null("") for name in ("subject_id", "time", "code", "numeric_value")])
     return numbered.mutate(line=numbered.line + 2, raw=raw)
+
+
+def read_required(t: ibis.Table, shown: str) -> dict[str, ibis.Value]:
+    """REQUIRED_COLUMNS; a field of them that can't be read is null, and a column that can't hold any is refused."""
+    kinds = {name: t[name].type() for name in REQUIRED_COLUMNS}
+    fits = {
+        "subject_id": kinds["subject_id"].is_numeric() or kinds["subject_id"].is_string(),
+        "time": kinds["time"].is_timestamp() or kinds["time"].is_date() or kinds["time"].is_string(),
+        "code": kinds["code"].is_string() or kinds["code"].is_integer(),
+    }
+    if wrong := [name for name, fit in fits.items() if not (fit or kinds[name].is_null())]:
+        raise UserError(f"{shown} has {', '.join(f'{kinds[name]} as {name}' for name in wrong)}: MEDS has int64, timestamps and strings; write it so")
+    code = t.code.cast("string")
+    return {"subject_id": cast_column(t.subject_id, "int64"), "time": t.time.try_cast("timestamp"), "code": code}
 
 
 def cast_column(column: ibis.Value, kind: str) -> ibis.Value:
@@ -141,6 +155,10 @@ def cast_column(column: ibis.Value, kind: str) -> ibis.Value:
         return column.cast("string").try_cast(kind)
     if kind == "int64" and column.type().is_string():
         return parse_id(column)
+    if kind == "int64" and (column.type().is_floating() or column.type().is_decimal()):  # a cast would round 1.5 to another's id
+        return ibis.ifelse(column == column.floor(), column.try_cast(kind), ibis.null(kind))
+    if column.type().is_nested() or column.type().is_binary():
+        return ibis.null(kind)
     return column.try_cast(kind)
 
 

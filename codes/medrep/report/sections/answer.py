@@ -13,7 +13,7 @@ from medrep.report.arms import group_home_first, home_first, label_arms, rep_sty
 from medrep.report.cells import Deferred, format_interval, is_known, number_cell, number_of, p_value_cell
 from medrep.report.count_names import EVENTS_READ, events_read_as
 from medrep.report.disclosure import Count, Counts, Share, describe_rest
-from medrep.report.inputs import TEST_RESULTS, find_suspects, finetune_command, labelled_outcomes, read_comparison, read_json
+from medrep.report.inputs import TEST_RESULTS, find_suspects, finetune_command, labelled_outcomes, read_comparison, read_json, read_table
 from medrep.report.pages import Fact, Facts, Forest, ForestPoint, MissingResult, Paragraph, Section, Subsection, slugify
 from medrep.settings import CohortConfig
 
@@ -169,7 +169,7 @@ def coverage_fact(counts: Counts, home: str, external: str) -> Fact | None:
     file = contract.coverage_files(home, external)["shares"]
     if not file.exists():
         return None
-    shares = pd.read_csv(file, keep_default_na=False)
+    shares = read_table(file, keep_default_na=False)
     everything = shares[shares.by == "all"]
     readings = {name: dict(zip(part.kind, part.events.astype(int), strict=True)) for name, part in everything.groupby("reading", sort=False)}
     if CODE_INPUT not in readings:

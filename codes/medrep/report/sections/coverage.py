@@ -8,6 +8,7 @@ from medrep.report import charts, disclosure
 from medrep.report.cells import count_cell, number_cell
 from medrep.report.count_names import EVENTS_READ, domain_events, events_read_as
 from medrep.report.disclosure import Count, Counts, Share
+from medrep.report.inputs import read_table
 from medrep.report.pages import DeferredFigure, Details, FigureGrid, Section, Subsection, Table, parts_or_missing, slugify
 
 KIND_STYLES = {"as itself": 0, "as its concept, without the decile": 4, "as an ancestor": 1, "not at all": 7}
@@ -25,7 +26,7 @@ def build_section(counts: Counts, home: str, others: list[str]) -> Section:
         section.parts += parts_or_missing(
             contract.coverage_files(home, external)["shares"],
             lambda file, e=external: [
-                Subsection(slugify("coverage", e), e, coverage_parts(counts, home, e, pd.read_csv(file, keep_default_na=False)))
+                Subsection(slugify("coverage", e), e, coverage_parts(counts, home, e, read_table(file, keep_default_na=False)))
             ],
             f"Coverage of {external}",
             f"python experiments/vocabulary_coverage.py --home {home} --external {external}",

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from medrep import contract, stamps
 from medrep.evaluation import ratings, results
@@ -11,7 +10,7 @@ from medrep.progress import format_figures
 from medrep.report.arms import find_reference_arm, home_first, run_arm
 from medrep.report.cells import Cell, count_cell, interval_cell, is_known, number_cell
 from medrep.report.disclosure import Counts
-from medrep.report.inputs import default_device, finetune_command, read_optional_json, read_runs, shorten_path
+from medrep.report.inputs import default_device, finetune_command, read_optional_json, read_runs, read_table, shorten_path
 from medrep.report.pages import Details, MissingResult, Paragraph, Section, Subsection, Table, slugify
 
 
@@ -56,13 +55,15 @@ def build_section(counts: Counts, home: str, hospitals: list[str], max_features:
 
 
 def feature_parts(counts: Counts, folder: Path, hospital: str, max_features: int) -> list:
-    table = pd.read_csv(
+    table = read_table(
         contract.features_file(folder, hospital),
+        contract.attention_file(folder, hospital),
         dtype={"token": str, "name": str, "domain": str},
         keep_default_na=False,
         na_values={name: [""] for name in ("attribution_mean", "attention_mean", "attribution", "attributed")},
     )
-    rated, count = read_ratings(contract.rating_files(folder, hospital)["ratings"]), counts.for_hospital(hospital)
+    rated_files, count = contract.rating_files(folder, hospital), counts.for_hospital(hospital)
+    rated = read_ratings(rated_files["ratings"], rated_files["summary"])
     rows = []
     for rank, row in enumerate(table.to_dict("records"), 1):
         cells = [number_cell(row["events"], ",.0f"), number_cell(row["attention_mean"], ".4f"), number_cell(row["attribution_mean"], "+.4f")]
@@ -98,11 +99,11 @@ def agreement_parts(file: Path, hospital: str) -> list[Paragraph]:
     return [Paragraph(" ".join(filter(None, sentences)))] if any(sentences) else []
 
 
-def read_ratings(file: Path) -> dict[str, Cell]:
+def read_ratings(file: Path, written_with: Path) -> dict[str, Cell]:
     """{token: its ratings, sorted by their mean}, of medgemma.py's columns rating_1, rating_2, ...; {} if the file is missing."""
     if not file.exists():
         return {}
-    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    table = read_table(file, written_with, dtype=str, keep_default_na=False)
     repeats = table.filter(regex=r"^rating_\d+$").to_dict("records")
     cells = {}
     for token, row, scores in zip(table.token, repeats, ratings.rating_matrix(table), strict=True):

@@ -1,9 +1,8 @@
 """Cohorts: what became of every visit on the way to a labelled prediction point, of the flow files that preprocessing/labels.py writes."""
 
-from medrep import contract
 from medrep.report.count_names import VISITS_READ, labelled_points, positive_points
 from medrep.report.disclosure import Counts
-from medrep.report.inputs import labelled_outcomes, read_optional_json
+from medrep.report.inputs import labelled_outcomes, read_flow
 from medrep.report.pages import Details, FlowChart, FlowStep, MissingResult, Section, SideBySide, Subsection, Table, slugify
 
 
@@ -15,7 +14,7 @@ def build_section(counts: Counts, hospitals: list[str]) -> Section:
     if not names:
         section.parts.append(MissingResult("Labels", f"python preprocessing/labels.py --hospital {hospitals[0]}"))
     for outcome in names:
-        files = {hospital: read_optional_json(contract.flow_file(hospital, outcome)) for hospital in hospitals}
+        files = {hospital: read_flow(hospital, outcome) for hospital in hospitals}
         flows = {hospital: flow for hospital, flow in files.items() if flow}
         parts: list = [SideBySide([flow_chart(counts, hospital, outcome, flow) for hospital, flow in flows.items()])]
         parts += [

@@ -4,14 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 
 from medrep import contract
 from medrep.report.cells import count_cell
 from medrep.report.count_names import EVENTS_READ, REJECTED_ROWS, labelled_points
 from medrep.report.disclosure import Counts
-from medrep.report.inputs import labelled_outcomes
+from medrep.report.inputs import labelled_outcomes, read_table
 from medrep.report.pages import MissingResult, Section, SideBySide, Subsection, Table
 from medrep.tables import DECILES, DEFINITIONS, LABELS, PERSONS, RECORDS, REJECTS, VISITS
 from medrep.vectors import representations
@@ -90,5 +89,5 @@ def experiments_table() -> Table:
     runs = {"pretraining": "pretraining/*", "finetuning": "finetuning/*/*/seed_*"}
     rows = [[kind, count_cell(len(list(results.glob(f"*/{pattern}/config.yaml")))), "a finished run"] for kind, pattern in runs.items()]
     tables = {contract.summary_file(): "a test of a model, or of a part of the persons", contract.comparison_file(): "an arm at a hospital"}
-    rows += [[file.stem, count_cell(len(pd.read_csv(file)) if file.exists() else None), row_is] for file, row_is in tables.items()]
+    rows += [[file.stem, count_cell(len(read_table(file)) if file.exists() else None), row_is] for file, row_is in tables.items()]
     return Table("Runs and rows of the experiments", ["stage", "rows", "one row is"], rows)

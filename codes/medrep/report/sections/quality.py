@@ -4,13 +4,12 @@ import base64
 import struct
 from pathlib import Path
 
-import pandas as pd
-
 from medrep import contract
 from medrep.progress import format_figures
 from medrep.report import charts
 from medrep.report.arms import rep_order, rep_style
 from medrep.report.cells import count_cell, format_interval, number_cell
+from medrep.report.inputs import read_table
 from medrep.report.pages import Details, FigureGrid, Image, MissingResult, Section, Subsection, Table, parts_or_missing, slugify
 
 QUALITY_MEASURES = {
@@ -39,7 +38,7 @@ def build_section() -> Section:
 
 
 def quality_parts(file: Path) -> list:
-    table = pd.read_csv(file, keep_default_na=False, na_values={name: [""] for name in ("value", "low", "high")})
+    table = read_table(file, keep_default_na=False, na_values={name: [""] for name in ("value", "low", "high")})
     figures, captions = [], []
     for (measure, kind), group in table[table.space == "as_read"].groupby(["measure", "kind"], sort=False):
         if measure == "link_auroc" and kind not in ("all", "all, unsaid"):

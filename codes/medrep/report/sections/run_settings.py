@@ -24,8 +24,8 @@ def build_section(code_version: str | None) -> Section:
     commits = Counter(str(content["run"].get("code") or "unknown") for _, content in runs)
     section.parts.append(Table("Commits that runs were made by", ["commit", "runs"], [[commit, count_cell(n)] for commit, n in commits.items()]))
     by_text: dict[tuple, list] = {}
-    for kind, content in runs:  # runs of one kind that differ only in `run` and `inputs` share a text
-        settings = {name: value for name, value in content.items() if name not in ("run", "inputs")}
+    for kind, content in runs:  # runs of one kind that differ only in these share a text
+        settings = {name: value for name, value in content.items() if name not in ("run", "inputs", "job")}
         by_text.setdefault((kind, strip_paths(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))), []).append(content["run"])
     for (kind, text), same_runs in by_text.items():
         names = list(dict.fromkeys(" ".join(str(run[key]) for key in ("model", "rep_type", "variant") if run.get(key)) for run in same_runs))

@@ -12,6 +12,7 @@ from medrep.report.arms import arm_styles, group_home_first, select_arm
 from medrep.report.cells import Cell, is_known, number_cell
 from medrep.report.count_names import count_tested
 from medrep.report.disclosure import Counts
+from medrep.report.inputs import read_table
 from medrep.report.pages import Details, FigureGrid, Paragraph, Section, Subsection, Table, parts_or_missing, slugify
 
 
@@ -35,7 +36,7 @@ def build_section(counts: Counts, home: str, others: list[str], max_arms: int) -
 
 def read_unknown_codes(file: Path, home: str) -> pd.DataFrame:
     texts = dict.fromkeys(("model", "head", "rep_type", "variant", "oov", "outcome", "label", "cohort"), str)
-    table = pd.read_csv(file, keep_default_na=False, dtype=texts, na_values={name: [""] for name in ("auroc", "share_from", "share_to")})
+    table = read_table(file, keep_default_na=False, dtype=texts, na_values={name: [""] for name in ("auroc", "share_from", "share_to")})
     return table[table.label == ""].assign(trained_on=home)
 
 
