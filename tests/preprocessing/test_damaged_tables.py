@@ -96,7 +96,8 @@ def test_1_a_diagnosis_of_the_day_of_discharge_belongs_to_the_stay(hospital):
 def test_1_a_phenotype_has_it_too_and_as_published_it_stands_after_the_stay(hospital, root):
     again = stay("2020-03-01 10:00:00", "2020-03-05 15:00:00", visit=11)
     tables = {"visit_occurrence": [FIRST, again], "condition_occurrence": [f"1,1,{DISEASE},2020-01-05,,32817,10"], "measurement": [], "death": []}
-    hospital(**tables)
+    hospital(last=deaths, **tables)
+    labels.main(["--hospital", "h", "--set", "cohort.min_events=1", "--outcome", str(root / "asthma.json")])
     assert labels_of("asthma") == [(datetime(2020, 1, 2, 10), True)]
     assert flow_of("asthma")["left out"] == {"on record before the prediction time": 1}  # which it is in the second stay
     with open(root / "data" / "concepts" / "CONCEPT.csv", "a") as file:
@@ -108,7 +109,15 @@ def test_1_a_phenotype_has_it_too_and_as_published_it_stands_after_the_stay(hosp
     labels.main(["--hospital", "h", "--set", "cohort.min_events=1", "--outcome", "lungs"])
     found = connect().read_parquet(f"{LABELS.at(hospital='h', outcome='lungs')}/*.parquet").order_by("prediction_time").to_pyarrow().to_pylist()
     assert [(row["prediction_time"], row["asthma"]) for row in found] == [(datetime(2020, 1, 2, 10), True), (datetime(2020, 3, 2, 10), None)]
-    hospital(flags=("--set", "cohort.day_only_diseases=by_time"), **tables)
+    labels.main(
+        [
+            "--hospital",
+            "h",
+            *(part for value in ("min_events=1", "day_only_diseases=by_time") for part in ("--set", f"cohort.{value}")),
+            "--outcome",
+            str(root / "asthma.json"),
+        ]
+    )
     assert labels_of("asthma") == [(datetime(2020, 1, 2, 10), False)]
 
 
@@ -410,8 +419,8 @@ def test_8_a_death_that_treatment_goes_on_after_is_not_believed_and_of_several_r
 def test_8_a_death_years_before_most_records_is_none_and_as_published_it_counts(hospital, as_published):
     tables = {"visit_occurrence": [FIRST], "condition_occurrence": [f"1,1,{FEVER},2020-01-04,2020-01-04 09:00:00,32817,"], "measurement": []}
     years_before, in_the_stay = "1,2012-05-05,", "1,2020-01-05,2020-01-05 12:00:00"
-    hospital(death=[years_before], **tables)
-    assert rows_of(DEATHS, "person_id", "death_time") == [] and labels_of("MT") == [(datetime(2020, 1, 2, 10), False)]
+    hospital(last=deaths, death=[years_before], **tables)
+    assert rows_of(DEATHS, "person_id", "death_time") == []
     hospital(death=[years_before, in_the_stay], **tables)
     assert rows_of(DEATHS, "person_id", "death_time") == [(1, datetime(2020, 1, 5, 12))] and labels_of("MT") == [(datetime(2020, 1, 2, 10), True)]
     as_published()
@@ -488,7 +497,8 @@ def test_10_the_audit_names_a_domain_whose_events_stand_at_the_start_of_their_vi
     tables = {"visit_occurrence": stays, "condition_occurrence": rows, "measurement": [], "death": []}
 
     def audited(settings):
-        hospital(settings=settings, **tables)
+        hospital(last=deaths, settings=settings, **tables)
+        labels.main(["--hospital", "h", "--set", "cohort.min_events=1", "--outcome", "MT"])
         deciles.main(["--hospital", "h", "--home", "h"])
         trajectories.main(["--hospital", "h"])
         capsys.readouterr()
