@@ -11,7 +11,12 @@ from medrep.relationships import HIERARCHICAL, MAPPING
 
 @dataclass(frozen=True)
 class CohortConfig:
-    """configs/cohort.yaml: who and what is kept, and what the outcomes mean; configs/cohort-paper.yaml: as published."""
+    """configs/cohort.yaml: who and what is kept, and what the outcomes mean; configs/cohort-paper.yaml: as published.
+
+    No cohort takes a visit without a known end for one that ends on its first day: its bills would be known on the day it began, also where they
+    count at_discharge, and it may have been the longest stay of all. Nor does another column's number stand in for a value that can't be read: it
+    may be of another unit, or another result.
+    """
 
     home: str = "mimic"
     """The hospital whose train and valid persons everything is fitted on."""
@@ -26,7 +31,13 @@ class CohortConfig:
     """Events, visits and deaths so long before or after the hospital's visits (all but the first and last hundredth) have a wrong date and
     are left out; 0 keeps all."""
     max_unreadable_times: float = 0.05
-    """A larger share of a table's rows with a datetime that can't be read, beside a date that can, stops the stage that reads it."""
+    """A larger share of a table's rows with a datetime that can't be read, beside a date that can, stops the stage that reads it; at 1 they are
+    counted and said."""
+    midnight_columns: str = "days"
+    """A column of which more than half of the times are 00:00:00 tells days; or, as published, times like any other, so that a death at noon of the
+    day of discharge is none in the stay, and what is known by its day only is seen before that day, which leaks."""
+    values: str = "with_operators"
+    """with_operators: `<0.5` is the value 0.5 and its operator. numbers_alone: it is no number, and counted among the texts that are none."""
     deaths: str = "latest_plausible"
     """Of a person's death rows counts the latest_plausible one: no record is more than doubtful_death_days later (the convention of OHDSI's
     Themis group), and if none is plausible the person has not died. earliest: the first row, whatever came after."""
@@ -89,7 +100,7 @@ class HospitalConfig:
     """The same by the column load_table_id, in which Stanford's OMOP tables name the table that a row comes from; in any case."""
     midnight_is_a_time: bool = True
     """False where the export fills in 00:00:00 for dates: then only their day is known. A column in which more than half of the times are
-    00:00:00 is taken so without being told."""
+    00:00:00 is taken so without being told (cohort.midnight_columns)."""
     datetime_format: str = ""
     """How *_datetime columns are written that are not `2150-03-05 09:20:00` or like it, by strptime's letters: `%m/%d/%Y %H:%M`."""
     decimal_mark: str = "."
@@ -544,6 +555,8 @@ PRECISIONS = ("auto", "fp32", "bf16")
 CHOICES = {
     "cohort": {
         "billing": ("at_discharge", "as_recorded"),
+        "midnight_columns": ("days", "times"),
+        "values": ("with_operators", "numbers_alone"),
         "first_measurement": ("in_time", "in_file"),
         "decile_persons": ("train", "all"),
         "decile_edges": ("home", "own"),

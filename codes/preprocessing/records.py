@@ -21,7 +21,7 @@ with too few events left. Events after death are kept: a late result is a result
 
 A visit whose end is not known is taken to last to its last event that is no bill, or to the end of its first day; its bills are left out where
 no other event states the visit. Where more than half of a table's times are 00:00:00, these know days only; bills
-and types that are known to do so (date_only_types) have no say in that.
+and types that are known to do so (date_only_types) have no say in that. COHORT=paper takes midnights for times (cohort.midnight_columns).
 """
 
 import csv
@@ -263,7 +263,8 @@ def part_number(person_id: ibis.Value, bounds: list[int]) -> ibis.Value:
 def read_events(
     con: ibis.BaseBackend, name: str, domain: str, hospital: HospitalConfig, cohort: CohortConfig, with_lines: bool = False
 ) -> ibis.Table | None:
-    return hospital_tables.read_events(con, name, domain, hospital, with_lines=with_lines or cohort.first_measurement == "in_file")
+    with_lines = with_lines or cohort.first_measurement == "in_file"
+    return hospital_tables.read_events(con, name, domain, hospital, with_lines, numbers_alone=cohort.values == "numbers_alone")
 
 
 def make_records(
@@ -294,7 +295,7 @@ def make_records(
         # what midnight means for the others: bills have a time of their own, and of some types it is known
         known = is_bill(whole, hospital, cohort) | whole.type_id.isin(hospital.date_only_types).fill_null(False)
         times, meaning = whole.filter(~known).time, "the event counts from the end of its day"
-        midnight_is_day[domain] = rules.midnight_means_day(times, f"{domain} times", name, meaning)
+        midnight_is_day[domain] = rules.midnight_means_day(times, f"{domain} times", name, meaning, cohort)
         details[domain] = {"unreadable_times": {f"{domain} datetime": rules.count_unreadable_times(whole)}}
         if domain == "measurement":
             columns = {"unreadable_value": "value_as_number", "source_text": "value_source_value"}
@@ -384,7 +385,7 @@ def main(argv=None):
         inputs=[PERSONS.require(hospital=name), VISITS.require(hospital=name), *tables],
         settings={
             **{key: getattr(cohort, key) for key in ("min_age", "min_events", "max_rejects", "billing", "first_measurement")},
-            **{key: getattr(cohort, key) for key in ("max_years_outside_visits", "max_unreadable_times")},
+            **{key: getattr(cohort, key) for key in ("max_years_outside_visits", "max_unreadable_times", "midnight_columns", "values")},
             "hospital": hospital.of_tables(),
         },
     )

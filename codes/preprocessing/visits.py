@@ -13,7 +13,8 @@ overnight, and the person's age (year minus year of birth) at its start is withi
     end     its time, else 23:59:59 of its day; none if it is not known: no such visit is an admission
 
 In a column of which more than half of the times are 00:00:00 these know days only; and so does an end at 00:00:00 that is the start, too. A
-start far from the hospital's other visits leaves the visit out; such an end, 9999-12-31 say, is not known.
+start far from the hospital's other visits leaves the visit out; such an end, 9999-12-31 say, is not known. COHORT=paper takes midnights for times
+(cohort.midnight_columns) and far starts as they are (max_years_outside_visits); that an end is not known it takes so, too.
 """
 
 from collections.abc import Sequence
@@ -46,8 +47,9 @@ def find_visits(
     midnight_columns: in which of start_time and end_time 00:00:00 means the day. span: between which moments a visit may lie.
     """
     visits = visits.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
-    no_length = parsing.is_midnight(visits.end_time) & (visits.end_time == visits.start_time)
-    visits = visits.mutate(end_time=ibis.ifelse(no_length.fill_null(False), ibis.null("timestamp"), visits.end_time))
+    if cohort.midnight_columns == "days":
+        no_length = parsing.is_midnight(visits.end_time) & (visits.end_time == visits.start_time)
+        visits = visits.mutate(end_time=ibis.ifelse(no_length.fill_null(False), ibis.null("timestamp"), visits.end_time))
     visits = visits.mutate(**{name: parsing.drop_midnight(visits[name]) for name in midnight_columns})
     end = ibis.coalesce(visits.end_time, parsing.day_end(visits.end_date))
     visits = visits.mutate(
@@ -94,7 +96,7 @@ def main(argv=None):
         settings={
             "ages": [cohort.min_age, cohort.max_age],
             "admissions": cohort.admission_visit_concepts,
-            **{key: getattr(cohort, key) for key in ("max_rejects", "max_years_outside_visits", "max_unreadable_times")},
+            **{key: getattr(cohort, key) for key in ("max_rejects", "max_years_outside_visits", "max_unreadable_times", "midnight_columns")},
             "hospital": hospital.of_tables(),
         },
     )
@@ -107,7 +109,7 @@ def main(argv=None):
         span = plausible_span(rows.start_date, cohort.max_years_outside_visits)
         meanings = {"start_time": "a visit begins with that day", "end_time": "a visit lasts to the end of that day"}
         midnight_columns = [
-            column for column, meaning in meanings.items() if rules.midnight_means_day(rows[column], f"visit {column[:-5]}s", name, meaning)
+            column for column, meaning in meanings.items() if rules.midnight_means_day(rows[column], f"visit {column[:-5]}s", name, meaning, cohort)
         ]
 
         def mark(rows):

@@ -1,5 +1,6 @@
 """Tables as real hospitals have them: times that mix clocks and days, values that are no numbers, dates that can't be. The stages read small
-hospitals; beside each input stands what is right. tests/preprocessing/test_whole_hospitals.py holds them against a plain second implementation.
+hospitals; beside each input stands what is right, and what it is as published where COHORT=paper keeps that. Each rule's number is in the name of
+its tests. tests/preprocessing/test_whole_hospitals.py holds them against a plain second implementation.
 """
 
 import json
@@ -7,12 +8,12 @@ from datetime import datetime
 
 import pytest
 
-from medrep import contract
+from medrep import config, contract
 from medrep.cdm import outcomes
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.tables import DEATHS, LABELS, RECORDS, VISITS
-from preprocessing import deaths, labels, persons, records, site_report, visits
+from preprocessing import audit, deaths, deciles, labels, persons, records, site_report, trajectories, visits
 
 DISEASE, FEVER, LAB = 317009, 437663, 3004410
 HEADERS = {
@@ -80,10 +81,44 @@ def stay(start, end, visit=10, person=1):
 FIRST = stay("2020-01-01 10:00:00", "2020-01-05 15:00:00")
 
 
+@pytest.fixture
+def as_published(monkeypatch):
+    """A function: from its call on, stages make the paper's cohort."""
+    return lambda: monkeypatch.setenv("COHORT", "paper")
+
+
 def test_1_a_diagnosis_of_the_day_of_discharge_belongs_to_the_stay(hospital):
     hospital(visit_occurrence=[FIRST], condition_occurrence=[f"1,1,{DISEASE},2020-01-05,,32817,10"], measurement=[], death=[])
     assert labels_of("asthma") == [(datetime(2020, 1, 2, 10), True)]
     assert (datetime(2020, 1, 5, 23, 59, 59), DISEASE) in rows_of(RECORDS, "time", "concept_id")  # a model sees it only after its day
+
+
+def test_1_a_phenotype_has_it_too_and_as_published_it_stands_after_the_stay(hospital, root):
+    again = stay("2020-03-01 10:00:00", "2020-03-05 15:00:00", visit=11)
+    tables = {"visit_occurrence": [FIRST, again], "condition_occurrence": [f"1,1,{DISEASE},2020-01-05,,32817,10"], "measurement": [], "death": []}
+    hospital(last=deaths, **tables)
+    labels.main(["--hospital", "h", "--set", "cohort.min_events=1", "--outcome", str(root / "asthma.json")])
+    assert labels_of("asthma") == [(datetime(2020, 1, 2, 10), True)]
+    assert flow_of("asthma")["left out"] == {"on record before the prediction time": 1}  # which it is in the second stay
+    with open(root / "data" / "concepts" / "CONCEPT.csv", "a") as file:
+        file.write("21\tasthma\tCondition\tICD9CM\tx\t\t493\n")
+    with open(root / "data" / "concepts" / "CONCEPT_RELATIONSHIP.csv", "a") as file:
+        file.write(f"21\t{DISEASE}\tMaps to\n")
+    (root / "configs" / "outcomes").mkdir()
+    (root / "configs" / "outcomes" / "lungs.yaml").write_text("asthma: {codes: 493}\n")
+    labels.main(["--hospital", "h", "--set", "cohort.min_events=1", "--outcome", "lungs"])
+    found = connect().read_parquet(f"{LABELS.at(hospital='h', outcome='lungs')}/*.parquet").order_by("prediction_time").to_pyarrow().to_pylist()
+    assert [(row["prediction_time"], row["asthma"]) for row in found] == [(datetime(2020, 1, 2, 10), True), (datetime(2020, 3, 2, 10), None)]
+    labels.main(
+        [
+            "--hospital",
+            "h",
+            *(part for value in ("min_events=1", "day_only_diseases=by_time") for part in ("--set", f"cohort.{value}")),
+            "--outcome",
+            str(root / "asthma.json"),
+        ]
+    )
+    assert labels_of("asthma") == [(datetime(2020, 1, 2, 10), False)]
 
 
 def test_2_values_keep_their_operators_and_what_is_no_number_is_counted_and_has_no_other_columns_value(hospital, capsys):
@@ -121,6 +156,35 @@ def test_2_a_leading_zero_is_no_group_of_thousands_and_an_operator_may_stand_in_
     assert found == [0.125, 7125.0, 7125.5, 0.125]
 
 
+@pytest.mark.parametrize(
+    "settings, text, value",
+    [("decimal_mark: ','", '"1,5"', 1.5), ("thousands_mark: ','", '"1,200"', 1200.0), ("decimal_mark: ','", '"1,200"', 1.2), ("", '"1,5"', None)],
+)
+def test_2_the_hospital_says_how_numbers_are_written(hospital, settings, text, value):
+    rows = [f"1,{LAB},2020-01-02,2020-01-02 09:00:00,{text},15,0"]
+    hospital(last=records, settings=settings + "\n", visit_occurrence=[FIRST], condition_occurrence=[], measurement=rows, death=[])
+    assert [row for row in rows_of(RECORDS, "domain", "value") if row[0] == "measurement"] == [("measurement", value)]
+
+
+def test_2_an_operator_by_its_concept_and_as_published_a_value_behind_one_is_no_number(hospital, as_published):
+    texts = ["<0.5,,0", ">=200,,0", "0.5,,4171756", '"1,5",15,0']
+    rows = [f"1,{LAB},2020-01-02,2020-01-02 {hour:02}:00:00,{text}" for hour, text in enumerate(texts)]
+    tables = {"visit_occurrence": [FIRST], "condition_occurrence": [], "measurement": rows, "death": []}
+
+    def values():
+        return [row[1:3] for row in rows_of(RECORDS, "time", "value", "operator", "domain") if row[-1] == "measurement"]
+
+    hospital(last=records, **tables)
+    assert values() == [(0.5, "<"), (200.0, ">="), (0.5, "<"), (None, None)]
+    as_published()
+    hospital(last=records, **tables)
+    assert values() == [(None, None), (None, None), (0.5, "<"), (None, None)]  # never 15
+    assert json.loads(contract.counts_file("h", "measurement").read_text())["texts"]["value_as_number"] == {
+        "number behind an operator": {"rows": 2, "commonest": {"<0.5": 1, ">=200": 1}},
+        "another decimal or thousands mark": {"rows": 1, "commonest": {"1,5": 1}},
+    }
+
+
 def test_3_an_unreadable_time_beside_a_good_date_is_counted_by_form_and_many_stop_the_stage(hospital, capsys):
     rows = [f"{i},1,{FEVER},2020-01-02,01/02/2020 14:{i:02},32817," for i in range(3)]
     tables = {"visit_occurrence": [FIRST], "measurement": [], "death": []}
@@ -138,6 +202,25 @@ def test_3_an_unreadable_time_beside_a_good_date_is_counted_by_form_and_many_sto
         (datetime(2020, 1, 2, 9), "procedure"),
         (datetime(2020, 1, 2, 14), "condition"),
     ]
+
+
+def test_3_values_that_the_hour_rule_merges_as_their_times_cannot_be_read_and_as_published_nothing_stops(hospital, as_published, capsys):
+    rows = [f"1,{LAB},2116-06-25,06/25/2116 {hour}:40,{value},,0" for hour, value in ((14, 7), (15, 8))]
+    tables = {"visit_occurrence": [stay("2116-06-25 08:00:00", "2116-06-29 15:00:00")], "condition_occurrence": [], "measurement": rows, "death": []}
+
+    def measured():
+        return [row[:2] for row in rows_of(RECORDS, "time", "value", "domain") if row[-1] == "measurement"]
+
+    message = r"2 of 2 rows have a measurement datetime that can't be read .*99/99/9999 99:99 \(2\)"
+    with pytest.raises(UserError, match=message):
+        hospital(last=records, **tables)
+    hospital(last=records, settings="datetime_format: '%m/%d/%Y %H:%M'\n", **tables)
+    assert measured() == [(datetime(2116, 6, 25, 14, 40), 7.0), (datetime(2116, 6, 25, 15, 40), 8.0)]
+    as_published()
+    capsys.readouterr()
+    hospital(last=records, **tables)
+    assert [time for time, _ in measured()] == [datetime(2116, 6, 25, 23, 59, 59)]
+    assert "warning: h measurement: 2 of 2 rows have a measurement datetime that can't be read" in capsys.readouterr().out
 
 
 def test_3_a_format_without_a_clock_tells_days(hospital):
@@ -173,6 +256,20 @@ def test_4_a_column_of_midnights_knows_days_only(hospital, capsys):
             visit_occurrence=[stay("2020-01-01 00:00:00", "2020-01-05 00:00:00"), *days, other], death=["1,2020-01-05,2020-01-05 15:00:00"], **tables
         )
         assert labels_of("MT")[0] == (datetime(2020, 1, 2), True)
+
+
+def test_4_as_published_midnights_are_times(hospital, as_published, capsys):
+    tables = {"condition_occurrence": [f"1,1,{FEVER},2020-01-02,2020-01-02 00:00:00,32817,"], "measurement": []}
+    tables |= {"visit_occurrence": [stay("2020-01-01 00:00:00", "2020-01-05 00:00:00")], "death": ["1,2020-01-05,2020-01-05 15:00:00"]}
+    as_published()
+    hospital(**tables)
+    assert labels_of("MT") == [(datetime(2020, 1, 3), False)]
+    assert rows_of(VISITS, "start", "end") == [(datetime(2020, 1, 1), datetime(2020, 1, 5))]
+    assert (datetime(2020, 1, 2), "condition") in rows_of(RECORDS, "time", "domain")
+    assert "warning: 100.0% of the visit ends of h stand at 00:00:00 and are taken to be at midnight" in capsys.readouterr().out
+    day = "11,1,9202,2020-01-02,2020-01-02 00:00:00,2020-01-02,2020-01-02 00:00:00"
+    hospital(last=visits, visit_occurrence=[FIRST, day])
+    assert (datetime(2020, 1, 2), datetime(2020, 1, 2)) in rows_of(VISITS, "start", "end")
 
 
 def test_4_a_visit_that_begins_and_ends_at_one_midnight_lasts_for_its_day(hospital):
@@ -269,6 +366,12 @@ def test_6_the_bill_of_a_visit_without_an_end_waits_for_its_last_event(hospital,
     assert "1 visits have no end that is known" in capsys.readouterr().out
 
 
+def test_6_no_cohort_ends_an_open_visit_on_its_first_day(hospital, as_published):
+    as_published()
+    hospital(last=visits, visit_occurrence=[FIRST, "11,1,9201,2020-01-01,2020-01-01 10:00:00,,"])
+    assert rows_of(VISITS, "visit_id", "end", "is_admission") == [(10, datetime(2020, 1, 5, 15), True), (11, None, False)]
+
+
 @pytest.mark.parametrize("end", ["2150-01-01", "9999-12-31"])
 def test_6_an_end_that_means_open_is_not_known(hospital, end):
     hospital(last=visits, visit_occurrence=[FIRST, stay("2020-02-01 10:00:00", f"{end} 00:00:00", visit=11)])
@@ -313,6 +416,18 @@ def test_8_a_death_that_treatment_goes_on_after_is_not_believed_and_of_several_r
     assert (3, datetime(2020, 1, 4, 23, 59, 59)) in rows_of(DEATHS, "person_id", "death_time")
 
 
+def test_8_a_death_years_before_most_records_is_none_and_as_published_it_counts(hospital, as_published):
+    tables = {"visit_occurrence": [FIRST], "condition_occurrence": [f"1,1,{FEVER},2020-01-04,2020-01-04 09:00:00,32817,"], "measurement": []}
+    years_before, in_the_stay = "1,2012-05-05,", "1,2020-01-05,2020-01-05 12:00:00"
+    hospital(last=deaths, death=[years_before], **tables)
+    assert rows_of(DEATHS, "person_id", "death_time") == []
+    hospital(death=[years_before, in_the_stay], **tables)
+    assert rows_of(DEATHS, "person_id", "death_time") == [(1, datetime(2020, 1, 5, 12))] and labels_of("MT") == [(datetime(2020, 1, 2, 10), True)]
+    as_published()
+    hospital(last=deaths, death=[years_before, in_the_stay], **tables)
+    assert rows_of(DEATHS, "person_id", "death_time") == [(1, datetime(2012, 5, 5, 23, 59, 59))]
+
+
 def test_8_a_bill_at_the_end_of_a_visit_is_no_sign_of_life_and_a_later_visit_is(hospital):
     """A visit that is closed three months after the death in it."""
     bill = [f"1,1,{DISEASE},2020-01-01,2020-01-01 10:00:00,32821,10"]
@@ -327,7 +442,8 @@ def test_8_a_bill_at_the_end_of_a_visit_is_no_sign_of_life_and_a_later_visit_is(
 def test_9_dates_that_cannot_be_are_left_out_and_counted(hospital, capsys):
     days = ["9999-12-31", "2099-12-31", "1900-01-01", "1950-06-01", "1995-05-05", "2020-01-02"]
     rows = [f"{i},1,{FEVER},{day},,32817," for i, day in enumerate(days)]
-    tables = {"visit_occurrence": [FIRST], "condition_occurrence": rows, "measurement": [], "death": []}
+    last = stay("2022-12-27 10:00:00", "2022-12-31 15:00:00", visit=11, person=2)
+    tables = {"visit_occurrence": [FIRST, last], "condition_occurrence": rows, "measurement": [], "death": []}
     hospital(last=records, **tables)
     assert [row for row in rows_of(RECORDS, "time", "domain") if row[1] == "condition"] == [(datetime(2020, 1, 2, 23, 59, 59), "condition")]
     assert "h condition_occurrence: 6 rows; 1 kept; left out: 2 before birth, 3 date far from the hospital's visits" in capsys.readouterr().out
@@ -370,6 +486,38 @@ def test_10_bills_are_told_by_their_table_in_any_case_and_a_table_without_the_co
     assert (DISEASE, datetime(2020, 1, 5, 15)) in rows_of(RECORDS, "concept_id", "time")
     said = capsys.readouterr().out
     assert "warning: h drug_exposure has no column load_table_id" in said and "condition_occurrence has no column" not in said
+
+
+def test_10_the_audit_names_a_domain_whose_events_stand_at_the_start_of_their_visits(hospital, capsys, monkeypatch):
+    monkeypatch.setitem(HEADERS, "condition_occurrence", HEADERS["condition_occurrence"] + ",load_table_id")
+    bills = [(person, code) for person in range(1, 10) for code in range(12)]
+    rows = [f"{i},{person},{500 + code},2020-01-01,2020-01-01 10:00:00,,1{person},shc_hsp_acct_dx_list" for i, (person, code) in enumerate(bills)]
+    rows += [f"{200 + i},{person},{FEVER},2020-01-01,2020-01-01 1{i % 9}:30:00,32817,1{person},ward" for i, (person, _) in enumerate(bills)]
+    stays = [stay("2020-01-01 10:00:00", "2020-01-05 15:00:00", visit=f"1{person}", person=person) for person in range(1, 10)]
+    tables = {"visit_occurrence": stays, "condition_occurrence": rows, "measurement": [], "death": []}
+
+    def audited(settings):
+        hospital(last=deaths, settings=settings, **tables)
+        labels.main(["--hospital", "h", "--set", "cohort.min_events=1", "--outcome", "MT"])
+        deciles.main(["--hospital", "h", "--home", "h"])
+        trajectories.main(["--hospital", "h"])
+        capsys.readouterr()
+        audit.main(["--hospital", "h"])
+        return json.loads(contract.audit_file("h").read_text())["MT"], capsys.readouterr().out
+
+    found, said = audited("")
+    assert [(row["events"], row["at_start"]) for row in found["open_stays"] if row["suspect"]] == [(108, 108)]
+    assert "warning: 100% of the 108 condition events of type None among them stand at the start of their visit" in said
+    found, said = audited("billing_load_tables: [SHC_Hsp_Acct_Dx_List]\n")
+    assert not any(row["suspect"] for row in found["open_stays"] + found["open_domains"]) and "stand at the start of their visit" not in said
+
+
+def test_10_ehrshots_bills_are_told_by_the_tables_that_femr_moves(monkeypatch):
+    monkeypatch.delenv("MEDREP_CONFIGS", raising=False)
+    for name in ("ehrshot", "ehrshot_meds"):
+        tables = config.load("hospital", hospital=name).billing_load_tables
+        ends = ("pat_enc_dx", "hsp_acct_dx_list", "arpb_transactions")
+        assert tables == [f"{hospital}_{end}" for hospital in ("shc", "lpch") for end in ends]
 
 
 def test_12_codes_of_phenotypes_that_stand_for_nothing_are_counted_and_named(hospital, root, capsys):

@@ -5,8 +5,10 @@ with other ids, or with all dates moved. Nothing here calls into a stage but its
 the plain implementation must say so.
 """
 
+import contextlib
 import copy
 import csv
+import io
 import json
 import random
 import re
@@ -27,13 +29,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medrep import contract
-from medrep.cdm import parsing, rules
-from medrep.cdm.labels import diseases, prediction_points
+from medrep.cdm import outcomes, parsing, rules
+from medrep.cdm.labels import diseases, meds_labels, prediction_points
 from medrep.cdm.labels import stays as stay_labels
 from medrep.cdm.sources import omop
+from medrep.errors import UserError
 from medrep.patients import sequences
 from medrep.vocabulary import token_vocabulary
-from preprocessing import deaths, deciles, labels, persons, records, trajectories, visits
+from preprocessing import audit, deaths, deciles, labels, persons, records, site_report, trajectories, visits
 
 DAY, LAST_SECOND = timedelta(days=1), timedelta(hours=23, minutes=59, seconds=59)
 BILLED, CHARTED, DATED, BILLS = 32821, 32817, 32833, "bills"
@@ -45,7 +48,11 @@ DOMAINS = {  # domain: table, concept, date, type
     "procedure": ("procedure_occurrence", "procedure_concept_id", "procedure", "procedure_type_concept_id"),
 }
 OUTCOMES = ("MT", "LLOS", "RA", "lung")
+FILES_OF_OUTCOMES = {"lung": "lung.json", "some": "some.json", "own": "own.csv"}
+CONCEPTS = range(201, 206)
 CONCEPT_SET = [(201, {"includeDescendants": True}), (204, {"isExcluded": True})]
+SOME_UNKNOWN = [(50, {}), (203, {"includeDescendants": True}), (7, {"includeDescendants": True}), (204, {}), (300, {"isExcluded": True})]
+"""A concept set with items that CONCEPT lacks, which persons have on record."""
 IS_A = [(202, 201, ""), (203, 202, ""), (204, 201, ""), (205, 201, "D")]  # child, parent, invalid_reason
 # a hospital of any size takes seconds to go through the stages, so few large ones do: no deadline, and no health check that counts on quick examples
 SLOW = {"deadline": None, "suppress_health_check": list(HealthCheck)}
@@ -64,6 +71,8 @@ class Hospital:
     thousands_mark: str = ""
     drop_repeated_events: bool = False
     transfers: str = "one_stay"
+    as_published: bool = False
+    """Whether midnights are times, and a value behind an operator is no number (cohort.midnight_columns, cohort.values)."""
 
 
 # ---- a random hospital ---------------------------------------------------------------------------------------
@@ -285,6 +294,20 @@ def random_hospital(chance: random.Random, size: int, starts_differ: bool = Fals
     return replace(hospital, tables=tables)
 
 
+def own_labels(hospital: Hospital) -> list[dict[str, str]]:
+    """Rows of a file of the user's: a few persons and moments, so that many repeat or contradict one another."""
+    chance, people = random.Random(0), [row["person_id"] for row in hospital.tables["person"]]
+    times = ["2031-01-02 10:00:00", "2031-01-02T10:00:00", "2031-01-05", "2031-02-01 09:00"]
+    return [
+        {
+            "subject_id": chance.choice([*people[:6], *people[:2], str(STRANGER), "x"]),
+            "prediction_time": chance.choice([*times, *times, "soon"]),
+            "boolean_value": chance.choice(["true", "true", "1", "false", ""]),
+        }
+        for _ in range(40)
+    ]
+
+
 def hospitals():
     """Random hospitals. A failing one is made smaller by its size only.
 
@@ -322,13 +345,15 @@ def write_hospital(root, hospital):
             "concept_class_id": "Disorder",
             "concept_code": f"c{i}",
         }
-        for i in range(201, 206)
+        for i in CONCEPTS
     ]
     pairs = [{"concept_id_1": child, "concept_id_2": parent, "relationship_id": "Is a", "invalid_reason": reason} for child, parent, reason in IS_A]
     for name, rows in [("CONCEPT", concepts), ("CONCEPT_RELATIONSHIP", pairs)]:
         write_table(root / "data" / "concepts" / f"{name}.csv", rows, list(rows[0]), delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
-    items = [{"concept": {"CONCEPT_ID": concept}, **flags} for concept, flags in CONCEPT_SET]
-    (root / "lung.json").write_text(json.dumps({"items": items}))
+    for name, concept_set in (("lung", CONCEPT_SET), ("some", SOME_UNKNOWN)):
+        items = [{"concept": {"CONCEPT_ID": concept, "CONCEPT_NAME": f"name {concept}"}, **flags} for concept, flags in concept_set]
+        (root / f"{name}.json").write_text(json.dumps({"items": items}))
+    write_table(root / "own.csv", own_labels(hospital), ["subject_id", "prediction_time", "boolean_value"])
 
 
 def rows_of(folder):
@@ -347,6 +372,7 @@ def run_stages(root, hospital, stages=STAGES, outcomes=OUTCOMES, min_events=MIN_
         "cohort.max_rejects=1.0",
         "cohort.max_unreadable_times=1.0",
         f"cohort.transfers={hospital.transfers}",
+        *(["cohort.midnight_columns=times", "cohort.values=numbers_alone"] if hospital.as_published else []),
         f"hospital.billing_types=[{BILLED}]",
         f"hospital.billing_load_tables=[{BILLS}]",
         f"hospital.date_only_types=[{DATED}]",
@@ -355,7 +381,7 @@ def run_stages(root, hospital, stages=STAGES, outcomes=OUTCOMES, min_events=MIN_
         *further,
     ]
     flags = ["--hospital", "h", *(part for choice in choices for part in ("--set", choice))]
-    wanted = [str(root / "lung.json") if outcome == "lung" else outcome for outcome in outcomes]
+    wanted = [str(root / FILES_OF_OUTCOMES[outcome]) if outcome in FILES_OF_OUTCOMES else outcome for outcome in outcomes]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contract, "ROOT", root)
         for stage in stages:
@@ -445,7 +471,8 @@ def measured(row, hospital):
         return None, None, None
 
     def read(text):
-        operator, text = re.fullmatch(r"(?:(<=|>=|<|>|=|≤|≥) *)?(.*)", text).groups()
+        operator, number_text = re.fullmatch(r"(?:(<=|>=|<|>|=|≤|≥) *)?(.*)", text).groups()
+        text = text if hospital.as_published and text == row[columns[0]] else number_text
         body, mark, decimals = text.partition(hospital.decimal_mark)
         threes = body.split(hospital.thousands_mark) if hospital.thousands_mark else [body]
         if threes[0][:1] != "0" and all(re.fullmatch(r"\d{3}", three) for three in threes[1:]):
@@ -468,6 +495,31 @@ def parsed(parse, *texts):
         return None
 
 
+def kind_of_text(text):
+    """What a value looks like that is no number."""
+    number_or_none = re.fullmatch(r"(<=|>=|<|>|=|≤|≥) *(.*)", text)
+    if number_or_none and number(number_or_none[2]) is not None:
+        return "number behind an operator"
+    if ":" in text:
+        return "ratio"
+    if set(text) <= set("+-"):
+        return "plus and minus signs"
+    return "words" if any(letter.isalpha() for letter in text) else "another decimal or thousands mark"
+
+
+def slow_texts(rows, hospital):
+    """{column: {kind: how many rows have a value there that is no number, and the three commonest}}"""
+    texts = defaultdict(lambda: defaultdict(Counter))
+    for row in rows:
+        if column := measured(row, hospital)[2]:
+            texts[column][kind_of_text(row[column])][row[column]] += 1
+
+    def told(found):
+        return {"rows": found.total(), "commonest": dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))[:3])}
+
+    return {column: {kind: told(found) for kind, found in kinds.items()} for column, kinds in texts.items()}
+
+
 def moment(row, name, hospital):
     """(date, time) of a row; no time where only the day is known."""
     text = row[f"{name}_datetime"]
@@ -481,7 +533,9 @@ def moment(row, name, hospital):
 
 
 def midnight_is_day(rows, name, hospital):
-    """Whether more than half of a column's times are 00:00:00."""
+    """Whether more than half of a column's times are 00:00:00, and these are not taken as published."""
+    if hospital.as_published:
+        return False
     times = [time for _, time in (moment(row, name, hospital) for row in rows) if time]
     return sum(time == start_of_day(time) for time in times) > len(times) / 2
 
@@ -579,7 +633,7 @@ def slow_visits(people, hospital):
             found["why"] = "date far from the hospital's visits"
         if found["why"]:
             continue
-        if end is not None and end == start_of_day(end) and (end_days or end == start):
+        if end is not None and end == start_of_day(end) and (end_days or (end == start and not hospital.as_published)):
             end = None
         if start is None:
             start = start_of_day(first_day)
@@ -738,10 +792,10 @@ def slow_hospital(hospital, min_events=MIN_EVENTS):
         for table, columns in unreadable.items()
         if table in hospital.tables
     }
-    no_numbers = Counter(measured(row, hospital)[2] for row in hospital.tables.get("measurement", []))
+    texts = slow_texts(hospital.tables.get("measurement", []), hospital)
     death_of = {row["person"]: row["death"] for row in still_in(judged["death"])}
     return SimpleNamespace(
-        people=people, stays=stays, events=events, deaths=death_of, counts=counts, judged=judged, unreadable_times=times, no_numbers=no_numbers
+        people=people, stays=stays, events=events, deaths=death_of, counts=counts, judged=judged, unreadable_times=times, texts=texts
     )
 
 
@@ -792,11 +846,11 @@ def slow_trajectories(found, train):
     return trajectory_of
 
 
-def slow_meaning():
-    """The concepts of CONCEPT_SET."""
+def slow_meaning(concept_set=CONCEPT_SET):
+    """The concepts of a set."""
     included, excluded = set(), set()
-    for concept, flags in CONCEPT_SET:
-        below = {concept}
+    for concept, flags in concept_set:
+        below = {concept} & set(CONCEPTS)
         while flags.get("includeDescendants"):
             more = {child for child, parent, invalid in IS_A if parent in below and not invalid} - below
             if not more:
@@ -806,14 +860,15 @@ def slow_meaning():
     return included - excluded
 
 
-def slow_labels(found, hospital):
-    """{outcome: sorted (person, prediction time, value)}"""
+def slow_labels(found, hospital, concept_set=CONCEPT_SET):
+    """{outcome: sorted (person, prediction time, value)}, "lung" being that of `concept_set`; and how many stays a death just after the end is in."""
+    just_after = Counter()
     labelled = {outcome: {} for outcome in OUTCOMES}  # by person and prediction time: of two stays the one that ends last counts
     middle = statistics.median((event["time"] - EPOCH).total_seconds() for event in found.events)
     latest = EPOCH + timedelta(seconds=middle + 30 * 365.25 * 86400)
     moments = [stay["end"] for stay in found.stays if stay["end"]] + [event["time"] for event in found.events]
     last_time = max(time for time in moments if time <= latest)
-    meaning = slow_meaning()
+    meaning = slow_meaning(concept_set)
     for person in {event["person"] for event in found.events}:
         death = found.deaths.get(person)
         mine = sorted((stay for stay in found.stays if stay["person"] == person and stay["inpatient"]), key=lambda stay: stay["start"])
@@ -845,6 +900,7 @@ def slow_labels(found, hospital):
             at = start + DAY
             if end is None or end <= at or (death is not None and death < at):
                 continue
+            just_after["stay"] += died_by(end) and not is_in(death, end)
             labelled["MT"][person, at] = died_by(end)
             if not (died_by(end) and min(death, end) < start + 7 * DAY):
                 labelled["LLOS"][person, at] = end - start >= 7 * DAY
@@ -854,12 +910,57 @@ def slow_labels(found, hospital):
         for i, (_, end, has_admission) in enumerate(merged):
             if end is None or not has_admission:
                 continue
+            just_after["RA"] += died_by(end) and not is_in(death, end)
             until = end + 30 * DAY
             back = any(start <= until for start, *_ in merged[i + 1 :])
             lost = (death is not None and death <= until) or (hospital.follow_up_ends == "last_record" and until > last_time)
             if not died_by(end) and (back or not lost):
                 labelled["RA"][person, end] = back
-    return {outcome: sorted((*point, value) for point, value in points.items()) for outcome, points in labelled.items()}
+    return {outcome: sorted((*point, value) for point, value in points.items()) for outcome, points in labelled.items()}, just_after
+
+
+def slow_own_labels(rows, people):
+    """Sorted (person, prediction time, value) of what own_labels gave, and how many rows are left out for what reason."""
+    answers, reasons = defaultdict(list), Counter()
+    for row in rows:
+        person, day = whole(row["subject_id"]), parsed(date.fromisoformat, row["prediction_time"][:10])
+        value = {"true": True, "1": True, "false": False}.get(row["boolean_value"])
+        if person is None or day is None or value is None:
+            reasons["unreadable"] += 1
+        elif person not in people:
+            reasons["no record of the person"] += 1
+        else:
+            answers[person, datetime.fromisoformat(row["prediction_time"])].append(value)
+    for values in answers.values():
+        reasons["both true and false for the person and time"] += len(values) if len(set(values)) > 1 else 0
+        reasons["same person and time"] += len(values) - 1 if len(set(values)) == 1 else 0
+    return sorted((*point, values[0]) for point, values in answers.items() if len(set(values)) == 1), +reasons
+
+
+def slow_repeated(events):
+    """{domain: events that another row tells, too}"""
+    alike = Counter((event["domain"], event["person"], event["concept"], event["time"]) for event in events)
+    repeated = Counter()
+    for (domain, *_), n in alike.items():
+        repeated[domain] += n - 1
+    return repeated
+
+
+def slow_audit(found, points):
+    """Of the events in visits that one of `points` (person, prediction time, ...) lies in: {(domain, type): those before it, and how many of these
+    stand in the visit's first minute}, the same by domain, and {domain: those known by their day, and how many are of the visit's first day}."""
+    by_type, by_domain, by_day = (defaultdict(lambda: [0, 0]) for _ in range(3))
+    for person, at, _ in points:
+        for event in found.events:
+            stay, time = event["stay"], event["time"]
+            if event["person"] != person or not stay or stay["start"] >= at or (stay["end"] and stay["end"] <= at):
+                continue
+            for counts in (by_type[event["domain"], event["type"]], by_domain[event["domain"]]):
+                counts[0] += time < at
+                counts[1] += time < at and abs(time - stay["start"]) < timedelta(minutes=1)
+            by_day[event["domain"]][0] += time == end_of_day(time)
+            by_day[event["domain"]][1] += time == end_of_day(time) and time.date() == stay["start"].date()
+    return tuple({key: tuple(counts) for key, counts in table.items() if counts[0]} for table in (by_type, by_domain, by_day))
 
 
 # ---- the tests --------------------------------------------------------------------------------------------------
@@ -929,6 +1030,17 @@ def test_those_of_whoever_has_one_event_are_those_of_the_plain_definitions(hospi
     check_counts(as_it_is(hospital).counts, hospital, slow_hospital(hospital, 1))
 
 
+@pytest.mark.parametrize("hospital", [replace(copy.deepcopy(hospital), as_published=True) for hospital in SOME.values()], ids=SOME)
+def test_what_is_taken_as_published_is_so_by_the_plain_definitions(hospital, tmp_path):
+    made = run(hospital, min_events=1, stages=(persons, visits, records), folder=tmp_path)
+    slow, as_now = slow_hospital(hospital, 1), slow_hospital(replace(hospital, as_published=False), 1)
+    check_visits(read_visits(tmp_path / "usedata" / "h"), slow)
+    check_records(read_records(tmp_path / "usedata" / "h"), slow)
+    check_counts(made.counts, hospital, slow)
+    assert slow.texts != as_now.texts
+    assert ({event["time"] for event in slow.events} != {event["time"] for event in as_now.events}) == hospital.midnight_is_a_time
+
+
 def check_plain_definitions(made, hospital, min_events, max_length):
     slow = slow_hospital(hospital, min_events)
     assert {person: (row["year_of_birth"], row["sex"], row["race"]) for person, row in made.persons.items()} == {
@@ -945,7 +1057,10 @@ def check_plain_definitions(made, hospital, min_events, max_length):
     tokens = Counter(event[2] for events in expected.values() for event in events)
     special = len(token_vocabulary.SPECIAL_TOKENS)
     assert dict(zip(made.words["tokens"][special:], made.words["counts"][special:], strict=True)) == tokens
-    assert made.labels == slow_labels(slow, hospital)
+    labelled, just_after = slow_labels(slow, hospital)
+    assert made.labels == labelled
+    for outcome, flow in made.flows.items():
+        check_flow(flow, slow, outcome, labelled[outcome], just_after, min_events)
 
     arrays = made.arrays
     for outcome, rows in made.labels.items():
@@ -978,6 +1093,14 @@ def check_deaths(rows, slow):
     assert rows == sorted(slow.deaths.items())
 
 
+def check_flow(flow, slow, outcome, labelled, just_after, min_events):
+    assert flow.get("died just after the end", 0) == {"RA": just_after["RA"], "lung": 0}.get(outcome, just_after["stay"])
+    times_of = defaultdict(list)
+    for event in slow.events:
+        times_of[event["person"]].append(event["time"])
+    assert flow["with too few events before"] == sum(sum(time < at for time in times_of[person]) < min_events for person, at, _ in labelled)
+
+
 def check_counts(made, hospital, slow, torn=None):
     """Of the tables that were counted."""
     for table, counts in made.items():
@@ -988,8 +1111,7 @@ def check_counts(made, hospital, slow, torn=None):
         assert counts["kept"] == expected.pop(None, 0), table
         assert counts["left out"] | counts["rejected"] == expected + Counter(TORN[line] for line in lines), table
         assert counts["unreadable times"] == slow.unreadable_times.get(table, {}), table
-        for column, kinds in counts.get("texts", {}).items():
-            assert sum(kind["rows"] for kind in kinds.values()) == slow.no_numbers[column], column
+        assert {column: kinds for column, kinds in counts.get("texts", {}).items() if kinds} == (slow.texts if table == "measurement" else {}), table
 
 
 ALL_TABLES = ["person", "patients", "death", "visit_occurrence", *(table for table, *_ in DOMAINS.values())]
@@ -1121,7 +1243,7 @@ def test_all_dates_28_years_later_change_nothing_but_times(hospital):
 # ---- each rule, broken ---------------------------------------------------------------------------------------------------
 
 
-def number_of_either_column(table):
+def number_of_either_column(table, numbers_alone):
     """omop.measured_values, but for a value_as_number that can't be read stands value_source_value."""
     columns = [parsing.parse_measured_value(table[name]) for name in ("value_text", "text_beside_it")]
     values = {name: ibis.coalesce(*(column[name] for column in columns)) for name in ("value", "operator")}
@@ -1130,6 +1252,62 @@ def number_of_either_column(table):
 
 def number_alone(text, *marks):
     return {"value": parsing.parse_number(text), "operator": ibis.null("string")}
+
+
+def without_what_stands_beside(with_value_text):
+    def read(*args):
+        table = with_value_text(*args)
+        return table.mutate(beside_text=ibis.null("string"), beside_number=ibis.null("float64"))
+
+    return read
+
+
+def nothing_counted(rows, *columns):
+    return {}
+
+
+def said_and_no_stop(report):
+    return lambda hospital, table, unreadable_times, read, max_share: report(hospital, table, unreadable_times, read, 1.0)
+
+
+def first_day_known(find_enough_events):
+    return lambda records, min_events: find_enough_events(records, 2)
+
+
+def each_type_alone(open_stays):
+    return [{name: row[name] for name in ("domain", "events", "at_start", "suspect")} for row in open_stays]
+
+
+def of_visits_that_ended(find_open_visits):
+    return lambda visits, points: find_open_visits(visits.filter(visits["end"].notnull()), points)
+
+
+def none_at_start(find_open_stays):
+    return lambda *tables: find_open_stays(*tables).mutate(at_start=0)
+
+
+def true_wins(filter_labels):
+    """As it was: of labels that contradict each other the true one stays, unsaid."""
+
+    def choose(labels, records):
+        point = ["subject_id", "prediction_time"]
+        truth = labels.boolean_value.any().over(group_by=point)
+        return filter_labels(labels.mutate(boolean_value=ibis.ifelse(labels.boolean_value.isnull(), labels.boolean_value, truth)), records)
+
+    return choose
+
+
+def repeats_are_kept(filter_labels):
+    def keep(labels, records):
+        found = filter_labels(labels, records)
+        return found.mutate(reason=found.reason.nullif("same person and time"))
+
+    return keep
+
+
+def known_or_not(terminology, concept):
+    """outcomes.find_item_concepts, whether or not CONCEPT has it."""
+    return {int(concept["CONCEPT_ID"])}
 
 
 def last_for_first_day(find_visits):
@@ -1173,11 +1351,56 @@ def span_of_all(dates, max_years):
 
 
 ONE, OTHER = SOME.values()
-MUTANTS = {  # rule: hospital, stage, outcome, what is other there: (module, name, value), or a setting
+
+
+def coded_at_start(hospital):
+    """`hospital` with its diagnoses that are no bills by their type or table at the start of the person's first inpatient visit."""
+    first = {}
+    for row in hospital.tables["visit_occurrence"]:
+        if row["visit_concept_id"] == "9201":
+            first.setdefault(
+                row["person_id"],
+                {"visit_occurrence_id": row["visit_occurrence_id"]}
+                | {f"condition_start_{end}": row[f"visit_start_{end}"] for end in ("date", "datetime")},
+            )
+
+    def moved(row):
+        return row if is_bill(row, "condition_type_concept_id") else row | first.get(row["person_id"], {})
+
+    return replace(hospital, tables=hospital.tables | {"condition_occurrence": [moved(row) for row in hospital.tables["condition_occurrence"]]})
+
+
+CODED = coded_at_start(THIRD)
+FEW = 5
+"""So many events are enough for the audit here."""
+MUTANTS = {  # rule: hospital, stage, what of it (an outcome, or whether it stops), what is other there: (module, name, value), or a setting
     "a column of midnights knows days only, of visits": (OTHER, visits, None, (rules, "midnight_means_day", never_day)),
     "a visit far from the others is left out": (ONE, visits, None, (visits, "lies_outside", nowhere)),
     "the visits at either end are not believed": (THIRD, visits, None, (visits, "plausible_span", span_of_all)),
     "no end is not the end of the first day": (ONE, visits, None, (visits, "find_visits", last_for_first_day(visits.find_visits))),
+    "midnights of visits are days but as published": (OTHER, visits, None, "cohort.midnight_columns=times"),
+    "a visit's time that can't be read is counted": (ONE, visits, None, (rules, "count_unreadable_times", nothing_counted)),
+    "an event's time that can't be read is counted": (ONE, records, None, (rules, "count_unreadable_times", nothing_counted)),
+    "a death's time that can't be read is counted": (THIRD, deaths, None, (rules, "count_unreadable_times", nothing_counted)),
+    "times that can't be read are counted by form": (ONE, records, None, (parsing, "shape_of_text", lambda text: text)),
+    "many times of visits that can't be read stop": (
+        ONE,
+        visits,
+        "stop",
+        (rules, "report_unreadable_times", said_and_no_stop(rules.report_unreadable_times)),
+    ),
+    "many times of events that can't be read stop": (
+        ONE,
+        records,
+        "stop",
+        (rules, "report_unreadable_times", said_and_no_stop(rules.report_unreadable_times)),
+    ),
+    "many times of deaths that can't be read stop": (
+        THIRD,
+        deaths,
+        "stop",
+        (rules, "report_unreadable_times", said_and_no_stop(rules.report_unreadable_times)),
+    ),
     "datetime_format": (ONE, visits, None, 'hospital.datetime_format=""'),
     "a column of midnights knows days only, of events": (OTHER, records, None, (rules, "midnight_means_day", never_day)),
     "a visit without end lasts to its last event": (ONE, records, None, (records, "fill_unknown_ends", end_of_first_day)),
@@ -1185,6 +1408,10 @@ MUTANTS = {  # rule: hospital, stage, outcome, what is other there: (module, nam
     "an event before birth is counted apart": (ONE, records, None, (records, "BEFORE_BIRTH", records.UNDER_AGE)),
     "a number that can't be read has no stand-in": (ONE, records, None, (omop, "measured_values", number_of_either_column)),
     "a number behind an operator is kept": (ONE, records, None, (omop, "parse_measured_value", number_alone)),
+    "a number behind an operator is kept but as published": (ONE, records, None, "cohort.values=numbers_alone"),
+    "an operator may stand in the other column": (ONE, records, None, (omop, "with_value_text", without_what_stands_beside(omop.with_value_text))),
+    "what is no number is counted by kind": (ONE, records, None, (parsing, "kind_of_text", lambda text: ibis.literal("words"))),
+    "the commonest texts are told": (OTHER, records, None, (records, "MAX_TEXTS_TOLD", 1)),
     "operator_concept_id": (ONE, records, None, (omop, "OPERATOR_CONCEPTS", {0: "="})),
     "words for nothing": (ONE, records, None, (omop, "NO_VALUE_WORDS", ("nothing",))),
     "decimal_mark": (ONE, records, None, 'hospital.decimal_mark="."'),
@@ -1205,34 +1432,153 @@ MUTANTS = {  # rule: hospital, stage, outcome, what is other there: (module, nam
     ),
     "a visit without an end is a readmission": (ONE, labels, "RA", (stay_labels, "merge_stays", admissions_alone(prediction_points.merge_stays))),
     "a bill needs a visit that ended": (OTHER, records, None, (records, "fill_unknown_ends", never_open(records.fill_unknown_ends))),
+    "a death just after the end is counted": (ONE, labels, "MT", (prediction_points, "died_just_after", lambda stays, cohort: ibis.literal(False))),
+    "who has enough events by what comes later is counted": (
+        ONE,
+        labels,
+        "MT",
+        (labels, "find_enough_events", first_day_known(labels.find_enough_events)),
+    ),
+    "the audit counts what stands at its visit's start": (CODED, audit, None, (audit, "find_open_stays", none_at_start(audit.find_open_stays))),
+    "the audit says of what type it is": (CODED, audit, None, (audit, "stands_at_start_too_often", lambda row: False)),
+    "the audit says of what domain it is, whatever the type": (CODED, audit, None, (audit, "sum_by_domain", each_type_alone)),
+    "the audit knows that a visit without an end has not ended": (
+        CODED,
+        audit,
+        None,
+        (audit, "find_open_visits", of_visits_that_ended(audit.find_open_visits)),
+    ),
+    "the audit counts what is of the first day": (CODED, audit, None, (parsing, "stands_at_day_end", lambda time: ibis.literal(False))),
+    "what another row tells, too, is counted": (ONE, site_report, None, (site_report, "REPEATED_EVENT_KEYS", ("person_id", "domain", "time"))),
+    "many repeated events are a warning": (ONE, site_report, None, (site_report, "MAX_REPEATED_SHARE", 1.0)),
+    "many values that are no numbers are a warning": (ONE, site_report, None, (site_report, "MAX_UNREADABLE_VALUES_SHARE", 1.0)),
+    "labels that contradict each other are left out": (
+        ONE,
+        labels,
+        "own",
+        (meds_labels, "filter_meds_labels", true_wins(meds_labels.filter_meds_labels)),
+    ),
+    "an item that CONCEPT lacks is named": (ONE, labels, "some", (outcomes, "find_item_concepts", known_or_not)),
     "transfers are one stay": (ONE, labels, "MT", "cohort.transfers=RA_alone"),
     "transfers are one stay where RA alone": (OTHER, labels, "RA", (stay_labels, "merge_stays", each_alone)),
 }
 FILES = {visits: "visits", records: "records", deaths: "deaths", labels: "labels"}
-"""What each stage writes under usedata/h."""
+"""What each stage writes under usedata/h; of the others what the copied hospital has not."""
 
 
-def check_stage(folder, hospital, stage, outcome, setting=None):
-    """`stage` alone, of labels one `outcome`, on what the stages before it wrote about `hospital`."""
+def check_stage(folder, hospital, stage, part, setting=None):
+    """`stage` alone, of labels one outcome, on what the stages before it wrote about `hospital`."""
     as_it_is(hospital)
     shutil.copytree(AS_THEY_ARE[repr(hospital)].folder.name, folder)
-    usedata = folder / "usedata" / "h"
-    shutil.rmtree(usedata / FILES[stage])
-    run_stages(folder, hospital, [stage], outcomes=[outcome], min_events=1, further=[setting] if setting else [])
-    slow = slow_hospital(hospital, 1)
+    usedata, slow = folder / "usedata" / "h", slow_hospital(hospital, 1)
+    if stage in FILES:
+        shutil.rmtree(usedata / FILES[stage])
+    if part == "stop":
+        check_stop(folder, hospital, stage, slow)
+        return
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        run_stages(folder, hospital, [stage], outcomes=[part], min_events=1, further=[setting] if setting else [])
     if stage is labels:
-        assert read_labels(usedata, outcome) == slow_labels(slow, hospital)[outcome]
+        check_labels(usedata, hospital, part, slow, said.getvalue())
+    elif stage is audit:
+        check_audit(json.loads((usedata / "audit.json").read_text()), hospital, slow)
+    elif stage is site_report:
+        check_site(json.loads((usedata / "site.json").read_text()), slow)
     else:
         check_counts(read_counts(folder), hospital, slow)
         read, check = {visits: (read_visits, check_visits), records: (read_records, check_records), deaths: (read_deaths, check_deaths)}[stage]
         check(read(usedata), slow)
 
 
-@pytest.mark.parametrize("hospital, stage, outcome, change", MUTANTS.values(), ids=MUTANTS)
-def test_each_rule_has_a_mutant_that_is_caught(hospital, stage, outcome, change, tmp_path, monkeypatch):
-    # without a change the hospitals are as expected: test_those_of_whoever_has_one_event_... They are made before the change
+def check_stop(folder, hospital, stage, slow):
+    """The stage stops where a larger share of a table's rows than the cohort allows has a time that can't be read, and says of which."""
+    tables = {visits: ["visit_occurrence"], deaths: ["death"]}.get(stage, [table for table, *_ in DOMAINS.values()])
+    found = [(len(hospital.tables[table]), column, forms) for table in tables for column, forms in slow.unreadable_times[table].items()]
+    read, column, forms = max(found, key=lambda one: one[2].total() / one[0])
+    for more in (-0.5, 0.5):
+        told = ""
+        try:
+            run_stages(folder, hospital, [stage], min_events=1, further=[f"cohort.max_unreadable_times={(forms.total() + more) / read}"])
+        except UserError as problem:
+            told = str(problem)
+        assert bool(told) == (more < 0)
+        if told:
+            assert f"{forms.total():,} of {read:,} rows have a {column} that can't be read" in told
+            assert f"{min(forms, key=lambda form: (-forms[form], form))} ({max(forms.values()):,})" in told
+
+
+def check_labels(usedata, hospital, outcome, slow, said):
+    flow = json.loads((usedata / "labels" / f"{outcome}.flow.json").read_text())
+    if outcome == "own":
+        expected, left_out = slow_own_labels(own_labels(hospital), {event["person"] for event in slow.events})
+        assert read_labels(usedata, outcome) == expected and flow["left out"] == left_out
+        return
+    labelled, just_after = slow_labels(slow, hospital, SOME_UNKNOWN if outcome == "some" else CONCEPT_SET)
+    name = "lung" if outcome == "some" else outcome
+    assert read_labels(usedata, outcome) == labelled[name]
+    check_flow(flow, slow, name, labelled[name], just_after, 1)
+    if outcome == "some":
+        unknown = [f"{concept} name {concept}" for concept, _ in SOME_UNKNOWN if concept not in CONCEPTS]
+        assert f"lacks {len(unknown)} of its items: {', '.join(unknown)}: they stand for nothing" in said
+
+
+def check_audit(made, hospital, slow):
+    labelled, _ = slow_labels(slow, hospital)
+    assert set(made) == set(labelled)
+    for outcome, points in labelled.items():
+        by_type, by_domain, by_day = slow_audit(slow, points)
+        found = made[outcome]
+        assert {(row["domain"], row["type_id"]): (row["events"], row["at_start"], row["suspect"]) for row in found["open_stays"]} == {
+            key: (n, at_start, n >= FEW and at_start > n / 2) for key, (n, at_start) in by_type.items()
+        }
+        assert sorted((row["domain"], row["events"], row["at_start"], row["suspect"]) for row in found["open_domains"]) == sorted(
+            (domain, n, at_start, n >= FEW and at_start > n / 2) for domain, (n, at_start) in by_domain.items()
+        )
+        assert {row["domain"]: (row["events"], row["on_first_day"], row["suspect"]) for row in found["first_days"]} == {
+            domain: (n, first, n >= FEW and first > 0.9 * n) for domain, (n, first) in by_day.items()
+        }
+
+
+def check_site(made, slow):
+    repeated, events_of = slow_repeated(slow.events), Counter(event["domain"] for event in slow.events)
+    assert {domain: facts["repeated"] for domain, facts in made["domains"].items()} == {domain: repeated[domain] for domain in events_of}
+    warned = [
+        f"{repeated[domain]:,} of {n:,} {domain} events are told by another row" for domain, n in events_of.items() if repeated[domain] > n / 100
+    ]
+    not_numbers = sum(kind["rows"] for kind in slow.texts.get("value_as_number", {}).values())
+    if not_numbers > len(slow.judged["measurement"]) / 1000:
+        warned.append(f"{not_numbers:,} rows of measurement have a value_as_number that is no number")
+    told = [warning for warning in made["warnings"] if "told by another row" in warning or "is no number" in warning]
+    assert len(told) == len(warned) and all(any(warning.startswith(words) for warning in told) for words in warned)
+    assert made["texts"] == {column: slow.texts.get(column, {}) for column in ("value_as_number", "value_source_value")}
+
+
+@pytest.mark.parametrize("hospital, stage, part, change", MUTANTS.values(), ids=MUTANTS)
+def test_each_rule_has_a_mutant_that_is_caught(hospital, stage, part, change, tmp_path, monkeypatch):
+    # without a change the hospitals are as expected: test_those_of_whoever_has_one_event_... and test_what_is_counted_... They are made before the change
     as_it_is(hospital)
+    monkeypatch.setattr(audit, "MIN_SUSPECT_EVENTS", FEW)
     if not isinstance(change, str):
         monkeypatch.setattr(*change)
     with pytest.raises(AssertionError):
-        check_stage(tmp_path / "mutant", copy.deepcopy(hospital), stage, outcome, change if isinstance(change, str) else None)
+        check_stage(tmp_path / "mutant", copy.deepcopy(hospital), stage, part, change if isinstance(change, str) else None)
+
+
+ALONE = {  # what the other tests do not compare: each once as it is
+    "visits that stop": (ONE, visits, "stop"),
+    "records that stop": (ONE, records, "stop"),
+    "deaths that stop": (THIRD, deaths, "stop"),
+    "labels of the user's": (ONE, labels, "own"),
+    "a set with unknown items": (ONE, labels, "some"),
+    "the site report": (ONE, site_report, None),
+    "the audit": (CODED, audit, None),
+}
+
+
+@pytest.mark.parametrize("hospital, stage, part", ALONE.values(), ids=ALONE)
+def test_what_is_counted_and_stopped_is_what_plain_loops_count(hospital, stage, part, tmp_path, monkeypatch):
+    monkeypatch.setattr(audit, "MIN_SUSPECT_EVENTS", FEW)
+    check_stage(tmp_path / "as it is", copy.deepcopy(hospital), stage, part)
+    assert {(repr(one), of, what) for one, of, what, _ in MUTANTS.values() if of in (audit, site_report) or what in ("own", "some", "stop")} == {
+        (repr(one), of, what) for one, of, what in ALONE.values()
+    }

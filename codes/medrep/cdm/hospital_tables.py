@@ -98,9 +98,11 @@ def read_visits(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, 
     return find_source(hospital).read_visits(con, hospital, settings, with_lines)
 
 
-def read_events(con: ibis.BaseBackend, hospital: str, domain: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table | None:
-    """columns.EVENT of one of contract.DOMAINS"""
-    return find_source(hospital).read_events(con, hospital, domain, settings, with_lines)
+def read_events(
+    con: ibis.BaseBackend, hospital: str, domain: str, settings: HospitalConfig, with_lines: bool = False, numbers_alone: bool = False
+) -> ibis.Table | None:
+    """columns.EVENT of one of contract.DOMAINS. numbers_alone: `<0.5` is no number (cohort.values)."""
+    return find_source(hospital).read_events(con, hospital, domain, settings, with_lines, numbers_alone)
 
 
 def read_subject_splits(con: ibis.BaseBackend, hospital: str) -> ibis.Table | None:

@@ -3,7 +3,7 @@
 import ibis
 
 from medrep.cdm.eicu import concept_maps, meds_names
-from medrep.cdm.parsing import parse_measured_value
+from medrep.cdm.parsing import parse_measured_value, parse_number
 from medrep.cdm.sources.columns import NO_UNIT
 from medrep.settings import HospitalConfig
 
@@ -15,10 +15,11 @@ NO_VALUES = {
 }
 
 
-def with_values(t: ibis.Table, settings: HospitalConfig) -> ibis.Table:
+def with_values(t: ibis.Table, settings: HospitalConfig, numbers_alone: bool = False) -> ibis.Table:
     """`t` with the columns NO_VALUES. A text_value that tells the number of numeric_value, which has 32 bits, tells it with all its digits, and
-    its operator; one that is no number, where there is no other, is source_text."""
-    written = parse_measured_value(t.text_value.strip())
+    its operator; one that is no number, where there is no other, is source_text. numbers_alone: what stands behind an operator is no number."""
+    text = t.text_value.strip()
+    written = {"value": parse_number(text), "operator": ibis.null("string")} if numbers_alone else parse_measured_value(text)
     t = t.mutate(text_number=written["value"], text_operator=written["operator"])
     same = (t.text_number.cast("float32") == t.numeric_value.cast("float32")).fill_null(False)
     value = ibis.coalesce(t.value, ibis.ifelse(same | t.numeric_value.isnull(), t.text_number, t.numeric_value))

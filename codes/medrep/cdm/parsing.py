@@ -62,6 +62,7 @@ def parse_measured_value(text: ibis.Value, plain: ibis.Value | None = None) -> d
 def kind_of_text(text: ibis.Value) -> ibis.Value:
     """What a value that is no number looks like, in words."""
     return ibis.cases(
+        (text.re_search(f"^{OPERATOR_PATTERN} *{NUMBER_PATTERN}$"), "number behind an operator"),  # of the paper's cohort
         (text.re_search(r"^[<>=≤≥ ]*[+-]?[0-9]+([.,' ][0-9]+)+$"), "another decimal or thousands mark"),
         (text.re_search(r"^[0-9]+ *[:/] *[0-9]+$"), "ratio"),
         (text.re_search(r"^[0-9]+([.,][0-9]+)? *- *[0-9]+([.,][0-9]+)?$"), "range"),

@@ -102,9 +102,10 @@ def written_by_its_stage(hospital: str, table: str) -> Path:
     return of_table[table].at(hospital=hospital) if table in of_table else contract.source_folder(hospital)
 
 
-def midnight_means_day(times: ibis.Value, things: str, hospital: str, meaning: str) -> bool:
+def midnight_means_day(times: ibis.Value, things: str, hospital: str, meaning: str, cohort: CohortConfig) -> bool:
     """Whether 00:00:00 in a column of `times` means that the time of day is not known: more than half of them stand there. So an export
     fills in what it knows by its day only. Says so, and how many where it is many; `things` have the times, `meaning` is what follows.
+    As published (cohort.midnight_columns) it never does.
     """
     (row,) = (
         times.name("time")
@@ -114,7 +115,8 @@ def midnight_means_day(times: ibis.Value, things: str, hospital: str, meaning: s
         .to_pylist()
     )
     share = (row["midnight"] or 0) / max(1, row["known"])
-    if share > MIDNIGHT_SHARE:
+    means_day = share > MIDNIGHT_SHARE and cohort.midnight_columns == "days"
+    if means_day:
         print_line(
             f"warning: {share:.1%} of the {things} of {hospital} stand at 00:00:00: their time of day is taken as not known, so that {meaning}"
         )
@@ -123,7 +125,7 @@ def midnight_means_day(times: ibis.Value, things: str, hospital: str, meaning: s
             f"warning: {share:.1%} of the {things} of {hospital} stand at 00:00:00 and are taken to be at midnight; if only their day is known, set "
             f"midnight_is_a_time: false in configs/hospitals/{hospital}.yaml"
         )
-    return share > MIDNIGHT_SHARE
+    return means_day
 
 
 def count_unreadable_times(rows: ibis.Table, column: str = "unreadable_time", date: str = "date") -> dict[str, int]:

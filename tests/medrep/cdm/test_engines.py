@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,48 @@ BAD = [
 ]
 
 
+# so that each rule of tests/preprocessing/test_damaged_tables.py has something to do
+DAMAGED_SETTINGS = ["datetime_format='%m/%d/%Y %H:%M'", "thousands_mark=','", "drop_repeated_events=true"]
+DAMAGED_PERSONS = [f"{person},8507,2080,,,," for person in range(20, 26)]
+DAMAGED_VISITS = [
+    "30,20,9201,200|1,2150-03-05,2150-03-05 10:00:00,2150-03-09,2150-03-09 15:00:00",
+    "31,21,9201,201|1,2150-03-05,2150-03-05 10:00:00,2150-03-07,2150-03-07 10:00:00",  # a transfer
+    "32,21,9201,201|2,2150-03-07,2150-03-07 10:00:00,2150-03-10,2150-03-10 10:00:00",
+    "33,22,9201,202|1,2150-03-05,2150-03-05 10:00:00,2150-03-09,2150-03-09 10:00:00",
+    "34,23,9202,x,2150-03-05,2150-03-05 10:00:00,9999-12-31,9999-12-31 00:00:00",
+    "35,23,9202,x,2150-03-12,2150-03-12 10:00:00,,",
+    "36,24,9201,204|1,2150-03-05,2150-03-05 10:00:00,2150-03-09,2150-03-09 10:00:00",
+    "37,25,9202,x,2150-03-06,2150-03-06 00:00:00,2150-03-06,2150-03-06 00:00:00",
+    "38,25,9201,205|1,1950-03-06,,1950-03-09,",
+]
+DAMAGED_DEATHS = [
+    "20,2150-03-09,",  # of the day of discharge
+    "21,2150-03-10,2150-03-10 09:00:00",
+    "22,2150-03-09,2150-03-09 10:05:00",  # just after it
+    "24,2149-01-01,",  # with records a year later
+]
+VALUES = ["<0.5,", ">=200,", "1:40,", "++,", "neg,", '"1,200",', '"1,5",15', "200,>200", ",neg"]
+DAMAGED_EVENTS = {
+    "condition": [
+        "900,23,444239,2150-03-05,2150-03-05 10:00:00,32821,34,bill of an open visit",
+        "901,23,201826,2150-03-08,2150-03-08 09:00:00,32817,34,its last event",
+        "902,23,201827,2150-03-12,2150-03-12 10:00:00,32821,35,bill that alone states one",
+        "903,24,444239,9999-12-31,,32817,,far",
+        "904,24,444239,2120-12-31,,32817,,far",
+        "905,24,444239,1900-01-01,,32817,,before birth",
+        "906,20,444239,2150-03-09,,32817,30,known by its day",
+        "907,21,444239,2150-03-06,2150-03-06 09:00:00,32817,31,twice",
+        "908,21,444239,2150-03-06,2150-03-06 09:00:00,32817,31,twice",
+        "909,22,444239,2150-03-06,03/06/2150 14:40,32817,33,by the hospital's format",
+    ],
+    "drug": [
+        f"{hour},{person},{300 + hour},2150-03-06,2150-03-06 {hour:02}:30:00,32817,,x" for person in range(20, 26) for hour in range(12)
+    ],  # enough to be kept
+    "measurement": [f"{910 + hour},22,3004410,2150-03-06,2150-03-06 {hour:02}:10:00,32817,33,x,{value},8554,,0" for hour, value in enumerate(VALUES)],
+    "procedure": [f"{1000 + i},25,{500 + i},2150-03-06,2150-03-06 00:00:00,32817,,x" for i in range(250)],  # most times are midnights
+}
+
+
 def event_lines(kind: str, random) -> list[str]:
     """Of every person; ids, moments, numbers and texts take turns at their forms."""
 
@@ -195,9 +238,11 @@ def event_lines(kind: str, random) -> list[str]:
         ]
         if kind == "measurement":
             fields += [one_of(NUMBERS), one_of(["", "7.25", "see text"]), one_of(["8554", "0", "", "8840.0"]), one_of(["%", " mg/dL ", ""])]
+            fields += [["", "4171756", "4172704.0", "0"][i % 4]]
         lines.append(",".join(fields))
-    lines += [line + (",,,," if kind == "measurement" and line.startswith("1,6,444239,") else "") for line in BAD]
-    return [lines[i] for i in random.permutation(len(lines))]
+    lines += [line + (",,,,," if kind == "measurement" and line.startswith("1,6,444239,") else "") for line in BAD]
+    lines = [lines[i] for i in random.permutation(len(lines))]
+    return lines + DAMAGED_EVENTS.get(kind, [])
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +275,7 @@ def messy(tmp_path_factory) -> Path:
             "13,8507",
             "14,8507,2080,114,,,,,",
             "15,8532,2147,105,,,",
+            *DAMAGED_PERSONS,
         ],
         end="\r\n",
         mark="\ufeff",
@@ -257,6 +303,7 @@ def messy(tmp_path_factory) -> Path:
             f"19,{f},9201,105|9,2150-03-06,,2150-03-16,",
             "20,7,9201,x,never,,2150-03-06,",
             "21,7",
+            *DAMAGED_VISITS,
         ],
     )
     write(
@@ -269,6 +316,7 @@ def messy(tmp_path_factory) -> Path:
             "99,2150-01-01,",
             "6,soon,",
             ",2150-01-01,",
+            *DAMAGED_DEATHS,
         ],
     )
     columns = "_id,person_id,{0}_concept_id,{1}_date,{1}_datetime,{0}_type_concept_id,visit_occurrence_id,{0}_source_value"
@@ -277,7 +325,9 @@ def messy(tmp_path_factory) -> Path:
     write("procedure_occurrence.csv", "procedure" + columns.format("procedure", "procedure"), event_lines("procedure", random), mark="\ufeff")
     write(
         "measurement.csv",
-        "measurement" + columns.format("measurement", "measurement") + ",value_as_number,value_source_value,unit_concept_id,unit_source_value",
+        "measurement"
+        + columns.format("measurement", "measurement")
+        + ",value_as_number,value_source_value,unit_concept_id,unit_source_value,operator_concept_id",
         event_lines("measurement", random),
     )
     (data / "own.csv").write_text(
@@ -304,6 +354,7 @@ def test_a_hospital_with_every_trap(messy, tmp_path):
         "cohort.max_unreadable_times=1.0",
         "--set",
         "cohort.split_shares={train: 0.9, valid: 0.1, test: 0.0}",
+        *(part for setting in DAMAGED_SETTINGS for part in ("--set", f"hospital.{setting}")),
     )
     found = same_on_both(tmp_path, data, *flags, stages=STAGES[:1], names=("mimic",))
     a, b, c, d, e, f = PEOPLE
@@ -326,6 +377,28 @@ def test_a_hospital_with_every_trap(messy, tmp_path):
     }
     site = found[Path("mimic/site.json")]
     assert all(domain["events"] > 100 for domain in site["domains"].values()) and site["visits"]["admissions"] > 3
+    check_that_each_rule_was_used(found)
+
+
+def check_that_each_rule_was_used(found: dict):
+    """The numbers are those of the rules in tests/preprocessing/test_damaged_tables.py."""
+    site, rows, mt_rows = found[Path("mimic/site.json")], found[Path("mimic/records")][1], found[Path("mimic/labels/MT")][1]
+    tables, of_22 = site["tables"], [row for row in rows if row["person_id"] == 22]
+    mt = {row["subject_id"]: row["boolean_value"] for row in mt_rows}
+    assert mt.items() >= {20: True, 21: True, 22: True, 24: False}.items()  # 1, 5, 7, 8
+    assert [row["subject_id"] for row in mt_rows].count(21) == 1 and found[Path("mimic/labels/MT.flow.json")]["died just after the end"] == 1
+    assert {(row["value"], row["operator"]) for row in of_22} >= {(0.5, "<"), (200.0, ">="), (1200.0, None), (200.0, ">")}  # 2
+    assert set(site["texts"]["value_as_number"]) >= {"ratio", "plus and minus signs", "words", "another decimal or thousands mark"}
+    assert tables["condition_occurrence"]["unreadable times"]["condition datetime"]["a"] > 0  # 3
+    assert datetime(2150, 3, 6, 14, 40) in {row["time"] for row in of_22}
+    assert {row["time"] for row in rows if row["person_id"] == 25 and row["domain"] == "procedure"} == {datetime(2150, 3, 6, 23, 59, 59)}  # 4
+    ends = {row["visit_id"]: row["end"] for row in found[Path("mimic/visits")][1]}
+    assert ends[34] is ends[35] is None and ends[37] == datetime(2150, 3, 6, 23, 59, 59) and 38 not in ends  # 6, 4, 9
+    left_out = tables["condition_occurrence"]["left out"]
+    assert {"before birth", "date far from the hospital's visits", "bill of a visit without a known end", "same event"} <= set(left_out)  # 9, 6, 11
+    assert {"records of the person go on", "another row of the person counts"} <= set(tables["death"]["left out"])  # 8
+    assert any(row["events"] for row in found[Path("mimic/audit.json")]["MT"]["open_domains"])  # 10
+    assert found[Path("mimic/labels/own.flow.json")]["left out"]["both true and false for the person and time"]  # 12
 
 
 # ---- synthetic and real hospitals -----------------------------------------------------------------------------------
@@ -340,7 +413,8 @@ def synthetic(tmp_path_factory) -> Path:
         data = contract.ROOT / "data"
     commonest = pacsv.read_csv(data / "mimic" / "condition_occurrence.csv")["condition_concept_id"].value_counts().to_pylist()
     commonest = max((row["counts"], row["values"]) for row in commonest if row["values"])[1]  # 0 is no concept
-    (data / "disease.json").write_text(json.dumps({"items": [{"concept": {"CONCEPT_ID": commonest}, "includeDescendants": True}]}))
+    items = [{"concept": {"CONCEPT_ID": concept}, "includeDescendants": True} for concept in (commonest, 1)]  # and one that the vocabulary lacks
+    (data / "disease.json").write_text(json.dumps({"items": items}))
     return data
 
 

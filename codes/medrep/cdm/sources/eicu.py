@@ -47,9 +47,11 @@ def estimate_text_size(hospital: str, *tables: str) -> int:
     return sum(table_files.estimate_text_size(path) for path in find_files(hospital, *tables))
 
 
-def read_events(con: ibis.BaseBackend, hospital: str, domain: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table | None:
+def read_events(
+    con: ibis.BaseBackend, hospital: str, domain: str, settings: HospitalConfig, with_lines: bool = False, numbers_alone: bool = False
+) -> ibis.Table | None:
     """None, too, where the hospital has none of the tables that the domain is made of."""
-    return omop.read_events(con, hospital, domain, settings, with_lines) if find_files(hospital, EVENT_TABLES[domain]) else None
+    return omop.read_events(con, hospital, domain, settings, with_lines, numbers_alone) if find_files(hospital, EVENT_TABLES[domain]) else None
 
 
 def file_of_table(hospital: str, table: str) -> Path:

@@ -329,9 +329,12 @@ def read_visits(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, 
 
 
 @reads_with_duckdb
-def read_events(con: ibis.BaseBackend, hospital: str, domain: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table | None:
+def read_events(
+    con: ibis.BaseBackend, hospital: str, domain: str, settings: HospitalConfig, with_lines: bool = False, numbers_alone: bool = False
+) -> ibis.Table | None:
     t = read_rows_with_concepts(con, hospital, settings, with_lines)
-    t = with_values(t.filter(t.kind == domain), settings) if domain == "measurement" else t.filter(t.kind == domain).mutate(**NO_VALUES)
+    t = t.filter(t.kind == domain)
+    t = with_values(t, settings, numbers_alone) if domain == "measurement" else t.mutate(**NO_VALUES)
     billing = [name.lower() for name in settings.billing_load_tables]
     return t.select(
         person_id=t.subject_id,

@@ -169,7 +169,9 @@ def read_visits(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, 
 
 
 @reads_with_duckdb
-def read_events(con: ibis.BaseBackend, hospital: str, domain: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table | None:
+def read_events(
+    con: ibis.BaseBackend, hospital: str, domain: str, settings: HospitalConfig, with_lines: bool = False, numbers_alone: bool = False
+) -> ibis.Table | None:
     name, date = COLUMN_PREFIXES[domain]
     t = read_optional_table(con, hospital, EVENT_TABLES[domain], REQUIRED_COLUMNS[EVENT_TABLES[domain]], with_lines)
     if t is None:
@@ -181,7 +183,7 @@ def read_events(con: ibis.BaseBackend, hospital: str, domain: str, settings: Hos
     unit, unit_id, values = ibis.null("string"), ibis.null("int64"), dict(NO_VALUES)
     if domain == "measurement":
         t = with_value_text(t, settings)
-        values = measured_values(t)
+        values = measured_values(t, numbers_alone)
         unit, unit_id = optional_column(t, "unit_source_value"), optional_column(t, "unit_concept_id", parse_id, "int64").nullif(0)
     events = t.select(
         person_id=parse_id(t.person_id),
@@ -247,9 +249,9 @@ def with_value_text(t: ibis.Table, settings: HospitalConfig) -> ibis.Table:
     return t.mutate(number=parse_number(t.value_text), beside_number=parse_number(t.beside_text))
 
 
-def measured_values(t: ibis.Table) -> dict[str, ibis.Value]:
-    """The columns NO_VALUES of the rows of a measurement table with_value_text."""
-    found = parse_measured_value(t.value_text, t.number)
+def measured_values(t: ibis.Table, numbers_alone: bool = False) -> dict[str, ibis.Value]:
+    """The columns NO_VALUES of the rows of a measurement table with_value_text. numbers_alone: what stands behind an operator is no number."""
+    found = {"value": t.number, "operator": ibis.null("string")} if numbers_alone else parse_measured_value(t.value_text, t.number)
     operator = optional_column(t, "operator_concept_id", parse_id, "int64").cast("int64").substitute(OPERATOR_CONCEPTS, else_=ibis.null("string"))
     beside = parse_measured_value(t.beside_text, t.beside_number)  # `200` beside `>200`
     beside_operator = ibis.ifelse((beside["value"] == found["value"]).fill_null(False), beside["operator"], ibis.null("string"))
