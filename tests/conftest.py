@@ -42,6 +42,7 @@ SLOWEST_FIRST = (
     "test_medgemma.py",
     "test_finetune.py",
     "test_encoder.py",
+    "test_publish.py",
     "test_pretrain_finetune.py",
     "test_devices.py",
     "test_report.py",

@@ -95,7 +95,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     settings, (device, *_) = config.load("encoder", args.overrides), requested_devices(args)
     with inputs_of_split(args.salt, args.folder, "adaptation") as (_, _, concept_graph, pairs):
-        unseen = contrastive.kept_apart(concept_graph.plain, args.unseen, UNSEEN_SALT)
+        unseen = contrastive.held_out_concepts_mask(concept_graph.plain, args.unseen, UNSEEN_SALT)
         links = ask_links(concept_graph, pairs, unseen)
         results = {"as it is": {arm: judge(array, concept_graph, links) for arm, array in make_arms(settings, device)}}
         adapt(settings, unseen, device)

@@ -91,7 +91,7 @@ def compare(args) -> dict:
     sizes = config.load_experiment("behrt", args.overrides).model
     random = np.random.default_rng(0)
     lengths = variants.draw_lengths(args.sequences, args.length, random)
-    drawn = variants.draw_batch(lengths, random) | (variants.draw_stay_inputs(lengths, random) if args.readout == "stay" else {})
+    drawn = variants.draw_batch(lengths, random) | (variants.draw_readout_inputs(lengths, random) if args.readout == "stay" else {})
     batch = {name: torch.from_numpy(values) for name, values in drawn.items()}
     truth = torch.arange(args.sequences).remainder(2).float()
     whole = [(batch, truth)]

@@ -45,7 +45,7 @@ def make_graph(nodes: int, width: int):
     from medrep import contract
     from representation import edges
 
-    random, code = np.random.default_rng(0), edges.PairCode(nodes, kinds=2)
+    random, code = np.random.default_rng(0), edges.EdgeKeys(nodes, kinds=2)
     order, codes = random.permutation(nodes), []
     for first in range(0, nodes, 2**20):
         left = np.repeat(np.arange(first, min(first + 2**20, nodes)), random.integers(1, 7, min(2**20, nodes - first)))

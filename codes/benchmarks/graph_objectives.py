@@ -56,7 +56,7 @@ def inputs_of_split(salt: int, parent: Path, name: str) -> Iterator[tuple[Path, 
         make_inputs(folder / "root")
         con = engine.connect()
         concept_graph = concept_pairs.read_concept_graph(concept_index.read_concept_index(), con)
-        unsaid = concept_pairs.make_unsaid_filter(evaluate.read_texts(con, np.unique(concept_graph.plain)), concept_graph)
+        unsaid = concept_pairs.make_unmentioned_pair_filter(evaluate.read_texts(con, np.unique(concept_graph.plain)), concept_graph)
         yield folder, con, concept_graph, concept_pairs.held_out_pairs(concept_graph, unsaid)
 
 

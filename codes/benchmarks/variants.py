@@ -34,7 +34,7 @@ def draw_batch(lengths: np.ndarray, random) -> dict[str, np.ndarray]:
     return batch | {"boundaries": np.concatenate([[0], np.cumsum(lengths)])}
 
 
-def draw_stay_inputs(lengths: np.ndarray, random) -> dict[str, np.ndarray]:
+def draw_readout_inputs(lengths: np.ndarray, random) -> dict[str, np.ndarray]:
     """What the read-out `stay` reads beside a batch of these lengths: half of each sequence's events are of the index stay."""
     history = (lengths - PREFIX_LENGTH) // 2
     parts = np.stack([np.full(len(lengths), PREFIX_LENGTH), history, lengths - PREFIX_LENGTH - history], axis=1)

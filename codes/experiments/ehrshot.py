@@ -100,7 +100,7 @@ def main(argv=None):
             "makes some"
         )
     with timed_stage("ehrshot") as figures:
-        own = ehrshot_table.own_rows(summary, args.replicates)
+        own = ehrshot_table.our_rows(summary, args.replicates)
         others = [ehrshot_table.read_reference_rows(hospital) for hospital in dict.fromkeys(tests.tested_on)]
         tasks = ehrshot_table.task_means(pd.concat([own, *(rows for rows in others if len(rows))], ignore_index=True))
         means = pd.concat([tasks, ehrshot_table.group_means(tasks)], ignore_index=True)

@@ -22,7 +22,7 @@ from medrep.cdm import hospital_tables
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
 from medrep.report import downloads, pages
-from medrep.report.disclosure import Counts
+from medrep.report.disclosure import CountRegistry
 from medrep.report.first_look import history, power, readable, stages
 from medrep.report.inputs import labelled_outcomes
 from medrep.report.pages import Facts, MissingResult, Section, Table
@@ -32,7 +32,7 @@ from medrep.tables import PERSONS
 MAX_CONCEPTS = 100
 
 
-def build_sections(hospital: str, cohort: CohortConfig, counts: Counts, max_concepts: int) -> tuple[list[Section], list[tuple[str, str]]]:
+def build_sections(hospital: str, cohort: CohortConfig, counts: CountRegistry, max_concepts: int) -> tuple[list[Section], list[tuple[str, str]]]:
     """What can be shown, its answers first, and what is missing with the commands that make it."""
     missing, made = stages.find_missing(hospital, cohort), []
     has_trajectories = contract.trajectories_folder(hospital).is_dir() and contract.vocabulary_file(hospital).exists()
@@ -104,7 +104,7 @@ def main(argv=None):
     if not (contract.ROOT / "usedata" / args.hospital).is_dir():
         hospital_tables.require_hospital(args.hospital)  # a name that is no hospital's
     with timed_stage("explore") as figures:
-        counts = Counts(settings.small_count)
+        counts = CountRegistry(settings.small_count)
         sections, missing = build_sections(args.hospital, cohort, counts, args.concepts)
         counts.protect()
         write_page(args.hospital, sections, settings)

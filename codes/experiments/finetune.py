@@ -42,7 +42,7 @@ from medrep.evaluation import counts, results
 from medrep.evaluation.arms import Arm
 from medrep.evaluation.results import BASELINES
 from medrep.evaluation.runs import OutcomeExamples, Run, SuppliedRun, UntrainableError, write_seed_agreement
-from medrep.patients import given_parts
+from medrep.patients import predefined_splits
 from medrep.patients.input_mapping import OOV_STRATEGIES
 from medrep.progress import print_line, timed_stage
 from medrep.settings import ExperimentConfig, ModelConfig
@@ -69,7 +69,7 @@ def parse_outcomes(wanted: list[str], home: str) -> list[str]:
     """`all` stands for every outcome that labels.py has labelled at the home hospital but EHRSHOT's tasks, `ehrshot:all` for those of them that
     are labelled anywhere."""
     if wanted != ["all"]:
-        return list(dict.fromkeys(name for text in wanted for name in given_parts.find_tasks(text) or [parse_outcome(text, home)]))
+        return list(dict.fromkeys(name for text in wanted for name in predefined_splits.find_tasks(text) or [parse_outcome(text, home)]))
     folder = LABELS.at(hospital=home, outcome="*").parent
     whole = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")] if folder.is_dir() else []
     # not what a run that was killed left
@@ -90,7 +90,7 @@ def load_experiment(model: str, overrides: list[str]) -> ExperimentConfig:
 
 def build_arms(args, experiment: ExperimentConfig, home: str, benchmark_at: str = "") -> list[Arm]:
     reps = args.counts if args.model in counts.MODELS else args.rep_type
-    arms = [Arm(args, experiment, home, rep, shots, benchmark_at=benchmark_at) for rep in reps for shots in args.shots or [given_parts.WHOLE]]
+    arms = [Arm(args, experiment, home, rep, shots, benchmark_at=benchmark_at) for rep in reps for shots in args.shots or [predefined_splits.WHOLE]]
     return arms + [Arm(args, experiment, home, rep, oracle=True) for rep in reps if args.oracle]
 
 
@@ -135,7 +135,7 @@ def check_arguments(args):
     wrong_shots = [text for text in args.shots if text != "all" and not (text.isdigit() and int(text))]
     if wrong := [*wrong_shots, *(n for n in args.recalibrate if n < 1)]:
         raise UserError(f"--shots and --recalibrate take numbers of examples, not {wrong[0]}")
-    args.shots = [given_parts.WHOLE if text == "all" else int(text) for text in args.shots]
+    args.shots = [predefined_splits.WHOLE if text == "all" else int(text) for text in args.shots]
 
 
 def evaluation_hospitals(outcome: str, home: str, external: list[str], several: bool) -> list[str]:
@@ -164,7 +164,7 @@ def evaluation_hospitals(outcome: str, home: str, external: list[str], several: 
 
 def run_all(args, experiment: ExperimentConfig, home: str, names: list[str]) -> list[dict]:
     external, rows, failed, damaged = args.external or experiment.finetuning.external, [], {}, None
-    benchmarks = {outcome: given_parts.find_hospital(outcome, home) for outcome in names}
+    benchmarks = {outcome: predefined_splits.find_hospital(outcome, home) for outcome in names}
     if (args.oracle or args.recalibrate or args.external) and any(benchmarks.values()):
         raise UserError(
             "--external, --oracle and --recalibrate are of outcomes that are tested elsewhere; a benchmark's is tested on its test persons alone"

@@ -31,7 +31,7 @@ from medrep.devices import add_device_argument, add_tracker_argument, first_deci
 from medrep.errors import UserError
 from medrep.patients import behrt, behrt_config, finished_runs, fitting, sequences, trackers
 from medrep.patients.input_mapping import InputMapping, make_input_mapping, make_pretraining_mapping
-from medrep.patients.pretraining import VALID_SEED, PretrainingTask, ZeroShot, compute_losses, evaluate
+from medrep.patients.pretraining import VALID_SEED, PretrainingTask, ZeroShotEvaluation, compute_losses, evaluate
 from medrep.progress import format_figures, is_main_process, print_line, timed_stage
 from medrep.settings import ExperimentConfig, ModelConfig
 from medrep.vectors import concept_vectors, representations
@@ -210,7 +210,7 @@ def evaluate_checkpoint(args, start: PretrainedStart, experiment: ExperimentConf
         if input_mapping.vectors is not None:
             model.encoder.set_concept_vectors(input_mapping.vectors, rescale=False)
         file = start.folder / f"zero_shot_{hospital}.json"
-        figures.update(ZeroShot(model, trajectories, whole, start.known, input_mapping, experiment).evaluate())
+        figures.update(ZeroShotEvaluation(model, trajectories, whole, start.known, input_mapping, experiment).evaluate())
         storage.write_json(file, figures)
         print_line(f"{start.folder.name} at {hospital}, without training there: {format_figures(figures)}; {contract.display_path(file)}")
 

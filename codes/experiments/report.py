@@ -19,7 +19,7 @@ from medrep import config, contract, stamps, storage
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
 from medrep.report import pages
-from medrep.report.disclosure import Counts
+from medrep.report.disclosure import CountRegistry
 from medrep.report.pages import Section
 from medrep.report.sections import (
     answer,
@@ -47,7 +47,7 @@ def available_hospitals(home: str, external: list[str]) -> list[str]:
 
 def build_sections(settings: ReportConfig, home: str, hospitals: list[str], cohort: CohortConfig) -> list[Section]:
     """In the order of the page, the answer first; a new section is a file of medrep/report/sections and two lines here."""
-    counts, others = Counts(settings.small_count), hospitals[1:]
+    counts, others = CountRegistry(settings.small_count), hospitals[1:]
     # in the order of the road, as counts are named where they come first
     road = pipeline.build_section(counts, hospitals)
     hospital_tables = sites.build_section(counts, hospitals)

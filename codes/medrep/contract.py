@@ -220,7 +220,7 @@ def run_name(model: str, rep: str, head: str) -> str:
 
 
 def predictions_file(folder: Path, test: str, label: str = "") -> Path:
-    """Of the run in `folder`; `test` is the hospital (results.test_name). Several labels have a file each."""
+    """Of the run in `folder`; `test` is the hospital (results.evaluation_key). Several labels have a file each."""
     if not label:
         return folder / f"predictions_{test}.parquet"
     return folder / f"predictions_{test}" / f"{safe_file_name(label)}.parquet"

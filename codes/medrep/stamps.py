@@ -80,7 +80,7 @@ class Stamp:
     def record(self):
         with ThreadPoolExecutor() as pool:
             paths = list_files(self.output, *self.beside)
-            files = {str(path.relative_to(self.file.parent)): found for path, found in zip(paths, pool.map(describe, paths), strict=True)}
+            files = {str(path.relative_to(self.file.parent)): found for path, found in zip(paths, pool.map(size_and_checksum, paths), strict=True)}
         facts = {"output": size_and_time_hash(self.output), "files": files, "command": own_command(), "code": code_version()}
         write_json(self.file, self.content | facts)
         CHECKED[self.output] = seen_state(self.output, files)
@@ -125,7 +125,7 @@ def list_files(*paths: Path) -> list[Path]:
 # ---- damage ------------------------------------------------------------------------------------------------------
 
 
-def describe(path: Path) -> list:
+def size_and_checksum(path: Path) -> list:
     """[size, checksum] of a file: xxhash, 128 bits, against accidents, not against someone who means harm."""
     digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
@@ -145,7 +145,7 @@ def write_checked(path: Path, written_with: Path | None = None) -> Iterator[Path
         with atomic_write(path) as part:
             yield part
             remove_path(stamp_path(path))
-        files = {path.name: describe(path)}
+        files = {path.name: size_and_checksum(path)}
         facts = {"output": size_and_time_hash(path), "files": files, "command": own_command(), "code": code_version()}
         write_json(stamp_path(path), facts | ({"written_with": display_path(written_with)} if written_with else {}))
         CHECKED[path] = seen_state(path, files)
@@ -256,7 +256,7 @@ def find_damage(folder: Path, path: Path, files: dict[str, list]) -> Iterator[st
         if file.suffix in (".parquet", ".npy") and str(file.relative_to(folder)) not in files:
             yield f"{display_path(file)} is not among what was written"
     with ThreadPoolExecutor() as pool:
-        for name, found in zip(files, pool.map(describe, [folder / name for name in files]), strict=True):
+        for name, found in zip(files, pool.map(size_and_checksum, [folder / name for name in files]), strict=True):
             if found != files[name]:
                 yield f"{display_path(folder / name)} has another checksum than what was written"
 

@@ -151,7 +151,7 @@ def labels_table(columns: Sequence[str]) -> Table:
 
 LABELS = labels_table(["boolean_value"])
 """Phenotypes have a column each in place of boolean_value, null where the person is left out of that one."""
-GIVEN_PARTS = Table(
+PREDEFINED_SPLITS = Table(
     "{hospital}/given_parts/{outcome}",
     "an example of a part, of a k and a replicate",
     "preprocessing/labels.py",

@@ -49,19 +49,19 @@ def read_labels(con: ibis.BaseBackend, hospital: str, outcome: str) -> pd.DataFr
     return table.order_by(*EXAMPLE_KEYS).to_pandas()
 
 
-def find_open_stays(records: ibis.Table, visits: ibis.Table, points: ibis.Table) -> ibis.Table:
+def count_events_of_ongoing_visits(records: ibis.Table, visits: ibis.Table, points: ibis.Table) -> ibis.Table:
     """kind, domain, type_id, events, at_start of the events before a prediction time in visits that end after it.
 
     points: person_id, prediction_time, kind; each person's times are distinct. at_start: how many stand at the very start
     of their visit, to the minute.
     """
-    events = records.join(find_open_visits(visits, points), "visit_id")
+    events = records.join(find_ongoing_visits(visits, points), "visit_id")
     events = events.filter(events.time < events.prediction_time)
     at_start = (events.time.epoch_seconds() - events.start.epoch_seconds()).abs() < 60
     return events.group_by("kind", "domain", "type_id").agg(events=events.count(), at_start=at_start.sum())
 
 
-def find_open_visits(visits: ibis.Table, points: ibis.Table) -> ibis.Table:
+def find_ongoing_visits(visits: ibis.Table, points: ibis.Table) -> ibis.Table:
     """visit_id, prediction_time, start and kind of the visits that a prediction time lies in; a visit without a known end has not ended."""
     inside = visits.join(points, "person_id")
     is_open = inside["end"].isnull() | (inside["end"] > inside.prediction_time)
@@ -70,7 +70,7 @@ def find_open_visits(visits: ibis.Table, points: ibis.Table) -> ibis.Table:
 
 def find_first_days(records: ibis.Table, visits: ibis.Table, points: ibis.Table) -> ibis.Table:
     """kind, domain, events, on_first_day of the events known by their day only in visits that a prediction time lies in, whenever they are."""
-    events = records.filter(parsing.stands_at_day_end(records.time)).join(find_open_visits(visits, points), "visit_id")
+    events = records.filter(parsing.is_day_end(records.time)).join(find_ongoing_visits(visits, points), "visit_id")
     return events.group_by("kind", "domain").agg(events=events.count(), on_first_day=(events.time.date() == events.start.date()).sum())
 
 
@@ -163,14 +163,14 @@ def find_most_predictive_tokens(hospital: str, tables: dict[str, pd.DataFrame], 
     return found
 
 
-def find_open_stays_by_outcome(
+def count_events_of_ongoing_visits_by_outcome(
     con: ibis.BaseBackend, hospital: str, outcomes: list[str], points: pd.DataFrame, kinds: np.ndarray
 ) -> dict[str, dict[str, list[dict]]]:
-    """{outcome: open_stays and first_days, what find_open_stays and find_first_days find of its points}."""
+    """{outcome: open_stays and first_days, what count_events_of_ongoing_visits and find_first_days find of its points}."""
     moments = points.prediction_time.dt.floor("us").to_numpy().astype("datetime64[us]")
     table = ibis.memtable(pyarrow.table({"person_id": points.subject_id.to_numpy(), "prediction_time": moments, "kind": points.kind.to_numpy()}))
     tables = (RECORDS.read(con, hospital=hospital), VISITS.read(con, hospital=hospital), engine.materialize(con, table))
-    found, days = find_open_stays(*tables).to_pandas(), find_first_days(*tables).to_pandas()
+    found, days = count_events_of_ongoing_visits(*tables).to_pandas(), find_first_days(*tables).to_pandas()
     results = {}
     for place, outcome in enumerate(outcomes):
         own = found[found.kind.isin(np.flatnonzero(kinds[:, place]))]
@@ -199,11 +199,11 @@ def stands_on_first_day(row) -> bool:
 
 
 def audit_leakage(con: ibis.BaseBackend, hospital: str, outcomes: list[str], max_length: int) -> dict[str, dict]:
-    """{outcome: open_stays (find_open_stays), best_tokens}, with the names of their concepts."""
+    """{outcome: open_stays (count_events_of_ongoing_visits), best_tokens}, with the names of their concepts."""
     tables = {outcome: read_labels(con, hospital, outcome) for outcome in outcomes}
     points, kinds = unique_prediction_points(tables)
     with ThreadPoolExecutor(max_workers=1) as executor:  # the engine goes through the records while NumPy counts tokens
-        open_stays = executor.submit(find_open_stays_by_outcome, con, hospital, outcomes, points, kinds)
+        open_stays = executor.submit(count_events_of_ongoing_visits_by_outcome, con, hospital, outcomes, points, kinds)
         best = find_most_predictive_tokens(hospital, tables, points, max_length)
         results = {outcome: {**rows, "best_tokens": best[outcome]} for outcome, rows in open_stays.result().items()}
     stays = [row for result in results.values() for row in result["open_stays"]]

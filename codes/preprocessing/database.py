@@ -223,7 +223,7 @@ def write_tables(connection: Connection, tables: dict[str, tuple[Table, list[str
     return rows
 
 
-def bring(connection: Connection, wanted: Wanted, tables: dict[str, tuple[Table, list[str]]], cohort: str) -> dict[str, int]:
+def extract_tables(connection: Connection, wanted: Wanted, tables: dict[str, tuple[Table, list[str]]], cohort: str) -> dict[str, int]:
     stamp = wanted.stamp
     with storage.resumable_write(wanted.output, stamp.content) as folder:
         storage.make_folder(folder)
@@ -265,7 +265,7 @@ def main(argv=None):
         cohort = find_cohort(connection, settings)
         connection.see_one_state(table for _, tables in found for table, _ in tables.values())
         for wanted, tables in found:
-            figures.update(bring(connection, wanted, tables, cohort if wanted.by_person else ""))
+            figures.update(extract_tables(connection, wanted, tables, cohort if wanted.by_person else ""))
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def main(argv=None):
             deaths = engine.materialize(con, deaths)
             unreadable_times = {"death_datetime": rules.count_unreadable_times(deaths)}
             figures.update(
-                rules.settle_rejects(
+                rules.report_rejects(
                     con,
                     name,
                     "death",

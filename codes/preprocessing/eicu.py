@@ -51,7 +51,7 @@ def read_stays(con: ibis.BaseBackend, name: str, hospital: HospitalConfig, cohor
     counts = rules.count_reasons(units)
     if not counts[rules.KEPT]:
         raise UserError(f"data/{files.folder_name(name)}/patient has no usable stay for {name}: {counts}")
-    rules.settle_rejects(con, name, "patient", counts, lambda: read(with_lines=True), stays.STAYS_LEFT_OUT, cohort, oddities=oddities, visits=visits)
+    rules.report_rejects(con, name, "patient", counts, lambda: read(with_lines=True), stays.STAYS_LEFT_OUT, cohort, oddities=oddities, visits=visits)
     for words, n in oddities.items():
         print_line(f"{name} patient: {n:,} {words}")
     return units, all_stays, placed

@@ -42,7 +42,7 @@ from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
 from medrep.settings import CohortConfig, HospitalConfig
 from medrep.stamps import Stamp
-from medrep.tables import DEATHS, GIVEN_PARTS, LABELS, PERSONS, RECORDS, VISITS, labels_table
+from medrep.tables import DEATHS, LABELS, PERSONS, PREDEFINED_SPLITS, RECORDS, VISITS, labels_table
 
 NOT_ADMISSION_REASONS = ["no known end", "not overnight", "age", "not a hospital stay by its concept or source"]
 EXCLUSIONS = {name: outcome.exclusions for name, outcome in stays.STAY_OUTCOMES.items()}
@@ -109,7 +109,7 @@ def label_outcome(
     if outcome.kind == "ehrshot":
         found = ehrshot_labels.read_labels(con, hospital, ehrshot.require_task(outcome.name), records, PERSONS.read(con, hospital=hospital))
         # before the labels: labels of the benchmark without its parts would be split by our own
-        GIVEN_PARTS.write(con, ibis.memtable(found.parts, schema=GIVEN_PARTS.schema), hospital=hospital, outcome=outcome.name)
+        PREDEFINED_SPLITS.write(con, ibis.memtable(found.parts, schema=PREDEFINED_SPLITS.schema), hospital=hospital, outcome=outcome.name)
         return found.points, ["boolean_value"], dict(found.flow)
     columns = ["boolean_value"]
     flow = dict(inputs.flow)
@@ -252,7 +252,9 @@ def main(argv=None):
             files += [*ehrshot.task_files(name, ehrshot.require_task(outcome.name)), ehrshot.splits_file(name)]
         if outcome.kind in ("onset", "phenotypes") and contract.concepts_folder().is_dir():
             files += athena.input_files("concept", "concept_relationship", "concept_ancestor")
-        written = [table.at(hospital=name, outcome=outcome.name) for table in ([LABELS, GIVEN_PARTS] if outcome.kind == "ehrshot" else [LABELS])]
+        written = [
+            table.at(hospital=name, outcome=outcome.name) for table in ([LABELS, PREDEFINED_SPLITS] if outcome.kind == "ehrshot" else [LABELS])
+        ]
         flow_file = contract.flow_file(name, outcome.name)
         written_stamps = [
             Stamp(folder, inputs=[*inputs, *files], settings=settings, beside=[flow_file] if place == 0 else [])

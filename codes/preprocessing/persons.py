@@ -123,7 +123,7 @@ def main(argv=None):
         con = engine.connect(args.engine, args.memory, args.threads)
 
         def settle(table: str, rows: ibis.Table, read_rejects: Callable[[], ibis.Table], left_out_reason: str) -> dict[str, int]:
-            return rules.settle_rejects(con, hospital, table, rules.count_reasons(rows), read_rejects, [left_out_reason], cohort)
+            return rules.report_rejects(con, hospital, table, rules.count_reasons(rows), read_rejects, [left_out_reason], cohort)
 
         births = hospital_tables.read_birth_years(con, hospital)
         if births is not None:

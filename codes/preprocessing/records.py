@@ -271,7 +271,7 @@ def make_records(
     con: ibis.BaseBackend, name: str, hospital: HospitalConfig, cohort: CohortConfig, add_part: Callable[[ibis.Table], None]
 ) -> tuple[dict[str, Counter], int, dict[str, dict]]:
     """Read the hospital's tables and add the records to keep part by part. Gives {domain: Counter of reasons}, how many persons have
-    records, and {domain: what rules.settle_rejects is told of its file besides}.
+    records, and {domain: what rules.report_rejects is told of its file besides}.
 
     The tables are read once and their rows laid apart by ranges of person ids, each small enough for memory; everything
     else is done one range at a time, so that a hospital ten times as large takes ten times as long.
@@ -407,7 +407,7 @@ def main(argv=None):
                 def read_rejects(domain=domain):
                     return join_persons(read_events(con, name, domain, hospital, cohort, with_lines=True), PERSONS.read(con, hospital=name))
 
-                settled = rules.settle_rejects(con, name, EVENT_TABLES[domain], counts, read_rejects, EXCLUSIONS, cohort, **details[domain])
+                settled = rules.report_rejects(con, name, EVENT_TABLES[domain], counts, read_rejects, EXCLUSIONS, cohort, **details[domain])
                 report_unreadable_values(name, details[domain].get("texts", {}), settled["read"])
                 figures["rows"] = figures.get("rows", 0) + settled["read"]
             if figures["persons"] == 0:

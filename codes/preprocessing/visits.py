@@ -120,7 +120,7 @@ def main(argv=None):
             f"visit_{end}_datetime": rules.count_unreadable_times(rows, f"unreadable_{end}_time", "start_date") for end in ("start", "end")
         }
         figures.update(
-            rules.settle_rejects(
+            rules.report_rejects(
                 con,
                 name,
                 "visit_occurrence",

@@ -46,7 +46,7 @@ def find_related(relationship: ibis.Table, index: ibis.Table) -> ibis.Table:
 
 
 @dataclass(frozen=True)
-class PairCode:
+class EdgeKeys:
     """A pair of rows and its relationship as one int64: half the memory, and one sort."""
 
     rows: int
@@ -79,7 +79,7 @@ class PairCode:
 
 
 def find_pairs(
-    related: Iterable[pa.RecordBatch], plain: np.ndarray, names: list[str], code: PairCode, asked_for: list[str]
+    related: Iterable[pa.RecordBatch], plain: np.ndarray, names: list[str], code: EdgeKeys, asked_for: list[str]
 ) -> tuple[np.ndarray, dict]:
     """The pairs that become edges, as `code` writes them, sorted; and how many, by relationship.
 
@@ -124,7 +124,7 @@ def find_decile_chain(plain: np.ndarray, decile: np.ndarray) -> tuple[np.ndarray
     return left[same], right[same]
 
 
-def write_edges(edges: np.ndarray, code: PairCode, names: list[str]):
+def write_edges(edges: np.ndarray, code: EdgeKeys, names: list[str]):
     """edge_kinds.json and edge_kinds.npy, then edges.npy: sources, then targets."""
     storage.write_json(contract.edge_kind_names_file(), names)
     with storage.atomic_write(contract.edge_kinds_file()) as part, open(part, "wb") as file:
@@ -184,7 +184,7 @@ def main(argv=None):
         # a table whose size DuckDB knows: of one that it takes for a row it first makes all pairs of concepts
         index = engine.materialize(con, ibis.memtable(pa.table({"concept_id": plain[rows], "row": rows})))
         related = find_related(relationship, index)
-        code = PairCode(len(ids), 2 * len(kinds))
+        code = EdgeKeys(len(ids), 2 * len(kinds))
         pairs, counts = find_pairs(related.to_pyarrow_batches(), plain, kinds, code, names)
         joined = dict(zip(contract.DECILE_KINDS, (find_decile_pairs(plain, decile), find_decile_chain(plain, decile)), strict=True))
         of_deciles, chain = (code.encode(*joined[name], 2 * kinds.index(name)) for name in contract.DECILE_KINDS)

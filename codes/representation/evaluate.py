@@ -76,7 +76,7 @@ def judge_arms(con, ids: pa.Array, arrays: dict, files: list[RatedPairs]) -> lis
     warn_of_seen_edges(graph)
 
     def unsaid_filter(pairs: np.ndarray) -> np.ndarray:
-        return concept_pairs.make_unsaid_filter(read_texts(con, graph.plain[np.unique(pairs)]), graph)(pairs)
+        return concept_pairs.make_unmentioned_pair_filter(read_texts(con, graph.plain[np.unique(pairs)]), graph)(pairs)
 
     pairs_of_kinds = concept_pairs.held_out_pairs(graph, unsaid_filter if DEFINITIONS.at().exists() else None)
     links = {kind: (pairs, *concept_pairs.draw_negatives(graph, pairs)) for kind, pairs in pairs_of_kinds.items()}
@@ -90,7 +90,7 @@ def judge_arms(con, ids: pa.Array, arrays: dict, files: list[RatedPairs]) -> lis
         found += quality.retrieval_rows(arm, array, graph) + quality.neighbour_rows(arm, array, graph) + quality.decile_rows(arm, array, graph)
         found += [r for name, (pairs, rating) in rated.items() for r in quality.rated_pair_rows(arm, array, pairs, rating, name)]
         rows += [{"space": space, **r} for r in found]
-    concept_maps.draw_maps(list(arrays), spaces["as_read"], graph)
+    concept_maps.plot_projections(list(arrays), spaces["as_read"], graph)
     return rows
 
 

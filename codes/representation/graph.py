@@ -186,7 +186,7 @@ def open_whole_graph(rows: int, con: ibis.BaseBackend) -> relation_weights.Whole
     return relation_weights.WholeGraph(edges, kinds, read_classes(con), names, fixed=list(contract.DECILE_KINDS))
 
 
-def write_links(part: Path, settings: GraphConfig, con: ibis.BaseBackend) -> dict:
+def write_relation_weighted_vectors(part: Path, settings: GraphConfig, con: ibis.BaseBackend) -> dict:
     """Learn the weights, and write the exact sums over all edges."""
     text = relation_weights.TextRows([concept_vectors.open_vectors(arm)[1] for arm in TEXT_ARMS])
     whole = open_whole_graph(len(text), con)
@@ -246,7 +246,7 @@ def main(argv=None):
             if settings.objective == "grace":
                 made = write_grace(part, settings, torch_device(devices), checkpoint)
             elif settings.objective == "links":
-                made = write_links(part, settings, engine.connect(args.engine, args.memory, args.threads))
+                made = write_relation_weighted_vectors(part, settings, engine.connect(args.engine, args.memory, args.threads))
             else:
                 made = write_neighbour_mean(part, settings)
         figures.update(rows=rows, edges=edges.shape[1], **made)

@@ -16,8 +16,8 @@ from medrep.evaluation import results
 from medrep.evaluation.runs import OutcomeExamples
 from medrep.patients import sequences
 from medrep.patients.examples import Examples
-from medrep.patients.given_parts import GivenParts
-from medrep.tables import GIVEN_PARTS
+from medrep.patients.predefined_splits import PredefinedSplits
+from medrep.tables import PREDEFINED_SPLITS
 from medrep.vocabulary import token_vocabulary
 from preprocessing import all_stages, labels
 
@@ -108,7 +108,7 @@ def test_nothing_at_or_after_the_prediction_time_is_read(hospital):
 
 
 def test_who_is_learned_from_and_tested_is_as_the_benchmark_says(hospital):
-    examples, given = Examples("ehrshot", "ehrshot_guo_icu", 32), GivenParts("ehrshot", "ehrshot_guo_icu")
+    examples, given = Examples("ehrshot", "ehrshot_guo_icu", 32), PredefinedSplits("ehrshot", "ehrshot_guo_icu")
     drawn = json.loads((contract.data_folder("ehrshot") / "benchmark" / "guo_icu" / "all_shots_data.json").read_text())["guo_icu"]
     assert given.replicates == list(REPLICATES)
     for shots in (0, *SHOTS):
@@ -264,18 +264,18 @@ def test_what_is_no_row_of_the_benchmarks_table_is_refused(hospital):
             finetune.main([*FINETUNE, *flags])
     with pytest.raises(UserError, match="results/summary.csv has no test of EHRSHOT's tasks|summary.csv is missing"):
         ehrshot.main([])
-    shutil.rmtree(GIVEN_PARTS.at(hospital="ehrshot", outcome="ehrshot_guo_icu"))
+    shutil.rmtree(PREDEFINED_SPLITS.at(hospital="ehrshot", outcome="ehrshot_guo_icu"))
     with pytest.raises(UserError, match="--outcome ehrshot_guo_icu is labelled nowhere"):  # its labels alone are not split by ours
         finetune.main([*FINETUNE, "ehrshot_guo_icu", *logreg])
 
 
 def test_parts_of_other_labels_are_refused(hospital):
-    table = GIVEN_PARTS.at(hospital="ehrshot", outcome="ehrshot_guo_icu") / "00000.parquet"
+    table = PREDEFINED_SPLITS.at(hospital="ehrshot", outcome="ehrshot_guo_icu") / "00000.parquet"
     rows = pd.read_parquet(table)
     for damaged in (rows.assign(boolean_value=~rows.boolean_value), rows.assign(subject_id=rows.subject_id + 1000)):
         damaged.to_parquet(table)
         with pytest.raises(UserError, match="given_parts/ehrshot_guo_icu is not of the labels .*--outcome ehrshot:guo_icu makes both anew"):
-            GivenParts("ehrshot", "ehrshot_guo_icu").split(Examples("ehrshot", "ehrshot_guo_icu", 32), 0, 0)
+            PredefinedSplits("ehrshot", "ehrshot_guo_icu").split(Examples("ehrshot", "ehrshot_guo_icu", 32), 0, 0)
 
 
 def test_all_at_home_is_without_the_benchmarks_tasks_and_ehrshot_all_those_that_are_labelled(hospital, capsys):

@@ -551,8 +551,8 @@ def test_all_labels_are_learned_from_but_those_of_the_test_persons_or_as_publish
     args = [*run, "--external", "mimic"]
     found, trajectories = {}, sequences.Trajectories("mimic")
     unseen = set(trajectories.person_id[trajectories.rows_in_splits("test")].tolist())
-    keep, count_model.CountModel.train = (
-        count_model.CountModel.train,
+    keep, count_model.CodeCountModel.train = (
+        count_model.CodeCountModel.train,
         lambda self, examples, parts, *rest: (
             found.update({name: examples.persons[part[:, 3]].tolist() for name, part in parts.items()}) or keep(self, examples, parts, *rest)
         ),
@@ -570,7 +570,7 @@ def test_all_labels_are_learned_from_but_those_of_the_test_persons_or_as_publish
         assert {name: len(persons) for name, persons in published.items()} != {name: len(persons) for name, persons in parts.items()}
         assert set(results.read_summary().variant) == {"", "held-out"}  # side by side
     finally:
-        count_model.CountModel.train = keep
+        count_model.CodeCountModel.train = keep
 
 
 def test_the_threshold_is_of_validation(finetuned):
@@ -606,7 +606,7 @@ def test_a_run_is_tested_only_with_its_own_vectors_and_split(hospitals):
     with pytest.raises(UserError, match="model.safetensors is not what was written"):
         finetune.main([*given, "--external", "mimic"])
     content = yaml.safe_load((run / "config.yaml").read_text())
-    content["run"]["files"]["model.safetensors"] = stamps.describe(run / "model.safetensors")  # as if it had been trained so
+    content["run"]["files"]["model.safetensors"] = stamps.size_and_checksum(run / "model.safetensors")  # as if it had been trained so
     (run / "config.yaml").write_text(yaml.safe_dump(content))
     finetune.main([*given, "--external", "mimic"])
     assert len([v for v in set(results.read_summary().variant) if v.startswith("evaluated-")]) == 2  # another model is another arm
@@ -758,9 +758,9 @@ def test_important_features_are_written_by_event_and_by_name(pretrained, capsys)
 def test_a_head_starts_at_the_labels_frequencies_and_stops_by_loss_or_as_published_by_auroc():
     model = behrt.BehrtForPrediction(behrt_config.make_config(ModelConfig(hidden_size=8, num_heads=2, num_layers=1), 20, frozen_concepts=False))
     truth = np.array([[1.0], [0], [0], [np.nan], [0]])
-    finetuned_model.set_prior(model, truth)
+    finetuned_model.init_bias_to_prevalence(model, truth)
     assert torch.sigmoid(model.classifier.bias).item() == pytest.approx(1.5 / 5)
-    finetuned_model.set_prior(model, truth[1:])  # a label that nobody has
+    finetuned_model.init_bias_to_prevalence(model, truth[1:])  # a label that nobody has
     assert np.isfinite(model.classifier.bias.item()) and model.classifier.bias.item() < 0
 
     class Three:
@@ -779,8 +779,8 @@ def test_a_patient_model_starts_as_the_numbers_alone_and_is_told_where_the_stay_
     numbers = pooled.PooledModel("pooled", "none", known, settings)
     numbers.train(examples, parts, 100, contract.ROOT / "numbers")
     pretrained_folder = contract.pretraining_folder("mimic", "behrt", "none")
-    model = behrt.BehrtForPrediction.from_pretrained(pretrained_folder, label_count=1, **finetuned_model.read_out_of(settings))
-    finetuned_model.start_from_numbers(model, examples, parts, 100)
+    model = behrt.BehrtForPrediction.from_pretrained(pretrained_folder, label_count=1, **finetuned_model.readout_config(settings))
+    finetuned_model.init_head_from_logistic_regression(model, examples, parts, 100)
     made = behrt.BehrtConfig.from_pretrained(pretrained_folder)
     known = token_vocabulary.load_vocabulary(pretrained_folder / "vocabulary.json")
     adapter = VocabularyAdapter(known, "none", made.values_apart)

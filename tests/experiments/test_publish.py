@@ -184,7 +184,7 @@ def batch_of_all(run, folder, tokens):
     known = token_vocabulary.load_vocabulary(folder / "vocabulary.json")
     mapping = VocabularyAdapter(known, run.split()[1], model.config.values_apart).adapt(model, "mimic")
     examples = Examples("mimic", "MT", 32)
-    batch = examples.pack(examples.table, mapping, stays="part" in model.config.added) | record_features.stay_inputs(
+    batch = examples.pack(examples.table, mapping, stays="part" in model.config.added) | record_features.readout_inputs(
         model.config, examples, examples.table
     )
     words = token_vocabulary.load_hospital_vocabulary("mimic")

@@ -22,7 +22,7 @@ from medrep import contract, stamps, storage
 from medrep.errors import UserError
 from medrep.report import charts
 from medrep.report.cells import to_cell
-from medrep.report.disclosure import Counts
+from medrep.report.disclosure import CountRegistry
 from medrep.report.sections import coverage, flows, pipeline, sites, training
 from medrep.tables import LABELS, RECORDS, REJECTS
 
@@ -591,7 +591,7 @@ def test_rows_kept_are_events_and_hidden_as_both(at_study):
         tables={"condition_occurrence": {"read": 4107, "kept": 4100, "left out": {"no concept": 7, "under age": 0}}},
         domains={"condition": {"events": 4100}},
     )
-    texts = shown(counts := Counts(11), sites.build_section(counts, ["mimic"]))
+    texts = shown(counts := CountRegistry(11), sites.build_section(counts, ["mimic"]))
     assert "4,107" in texts and "4,100" not in texts
 
 
@@ -599,7 +599,7 @@ def test_labelled_rows_are_hidden_on_the_road_as_in_the_flow(at_study):
     """500 admissions = 493 labelled + 7 that were not."""
     change(contract.flow_file("mimic", "MT"), **{"left out": {"not still in at the prediction time": 7}, "labelled": 493})
     table_of(LABELS, 493, hospital="mimic", outcome="MT")
-    counts = Counts(11)
+    counts = CountRegistry(11)
     assert "493" not in shown(counts, pipeline.build_section(counts, ["mimic"]), flows.build_section(counts, ["mimic"]))
 
 
@@ -608,7 +608,7 @@ def test_rejected_rows_add_up_over_tables(at_study):
     for table, n in (("person", 7), ("visit_occurrence", 30)):
         change(contract.site_file("mimic"), tables={table: {"read": 2000 + n, "kept": 2000, "rejected": {"unreadable date": n}}})
     table_of(REJECTS, 37, hospital="mimic", source="person")
-    counts = Counts(11)
+    counts = CountRegistry(11)
     texts = shown(counts, pipeline.build_section(counts, ["mimic"]), sites.build_section(counts, ["mimic"]))
     assert not {"30", "37"} <= set(texts)
 
@@ -622,7 +622,7 @@ def test_units_add_up_to_values_and_domains_to_records(at_study):
         domains={name: {"events": n, "with_value": 3100 if name == "measurement" else 0, "without_unit": 0} for name, n in events.items()},
     )
     table_of(RECORDS, 12607, hospital="mimic")
-    counts = Counts(11)
+    counts = CountRegistry(11)
     texts = set(shown(counts, pipeline.build_section(counts, ["mimic"]), sites.build_section(counts, ["mimic"])))
     assert not {"3,100", "3,093"} <= texts and not {"12,607", "4,100", "4,200", "4,300"} <= texts
 
@@ -638,7 +638,7 @@ def test_what_is_read_adds_up_over_domains(at_study):
         columns=["by", "part", "reading", "kind", "events", "events_share", "concepts", "concepts_share"],
     )
     table.to_csv(contract.coverage_files("mimic", "ehrshot")["shares"], index=False)
-    counts = Counts(11)
+    counts = CountRegistry(11)
     rows = shown(counts, coverage.build_section(counts, "mimic", ["ehrshot"]))
     percent = f"{50 / 55050:.1%}", f"{43 / 47343:.1%}"
     assert sum(text in percent for text in rows) < 2
@@ -691,7 +691,7 @@ def test_medians_and_years_of_few_are_not_shown(at_study):
             "2 rows of death are not believed, as the person's records go on",
         ],
     )
-    texts = shown(counts := Counts(11), section := sites.build_section(counts, ["mimic"]))
+    texts = shown(counts := CountRegistry(11), section := sites.build_section(counts, ["mimic"]))
     assert not {"43", "4,321", "77.7"} & set(texts) and not any("2151" in text for text in texts)
     said = [part.text for part in section.parts[-1].parts if part.kind == "paragraph"]
     assert said == [

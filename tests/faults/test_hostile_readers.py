@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from medrep import contract
 from medrep.cdm.engine import connect
-from medrep.tables import DEFINITIONS, GIVEN_PARTS, LABELS, PERSONS, RECORDS, VISITS
+from medrep.tables import DEFINITIONS, LABELS, PERSONS, PREDEFINED_SPLITS, RECORDS, VISITS
 from medrep.vectors import concept_index
 from preprocessing import deaths, eicu, labels, persons, records, visits
 from representation import concepts, definitions, edges
@@ -269,7 +269,7 @@ def test_broken_files_of_ehrshot_are_refused_or_read_as_they_stand(labelled, ehr
     try:
         if not is_refused(lambda: label("ehrshot:guo_icu")):
             check_labels("ehrshot_guo_icu", (labelled / "data/ehrshot/benchmark/guo_icu/labeled_patients.csv").read_bytes())
-            parts = GIVEN_PARTS.read(connect(), hospital="ehrshot", outcome="ehrshot_guo_icu").to_pandas()
+            parts = PREDEFINED_SPLITS.read(connect(), hospital="ehrshot", outcome="ehrshot_guo_icu").to_pandas()
             assert set(parts.part) <= set(contract.SPLITS) and (parts.copies > 0).all()
         nothing_is_half_done(labelled)
     finally:

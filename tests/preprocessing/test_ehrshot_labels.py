@@ -14,7 +14,7 @@ from medrep import contract
 from medrep.cdm.ehrshot import FINDINGS
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
-from medrep.tables import DEATHS, GIVEN_PARTS, LABELS, PERSONS, RECORDS, VISITS
+from medrep.tables import DEATHS, LABELS, PERSONS, PREDEFINED_SPLITS, RECORDS, VISITS
 from preprocessing import labels, persons
 
 from ..small_ehrshot import make_labels, split_of, write_meds_labels, write_meds_splits, write_splits, write_task
@@ -131,7 +131,7 @@ def test_every_row_is_kept_or_has_a_reason_as_found_row_by_row(hospital, task, s
     assert flow["rows"] == total == len(kept) + sum(flow["left out"].values())
     assert flow["without an event before"] == sum(FIRST[person] >= time for person, time in kept) > 0
     assert f"{flow['without an event before']} prediction times are before any event of the person's; they stay" in said
-    parts = rows_of(GIVEN_PARTS, outcome)
+    parts = rows_of(PREDEFINED_SPLITS, outcome)
     assert {(row.subject_id, row.prediction_time.to_pydatetime()): row.part for row in parts.itertuples()} == {
         key: OURS[split_of(key[0])] for key in kept
     }
@@ -172,12 +172,12 @@ def test_the_meds_release_gives_the_same_labels_and_parts(hospital, task, capsys
     assert len(outcomes) == (14 if task == "chexpert" else 1)
     for outcome in outcomes:
         assert in_order(LABELS, outcome).equals(in_order(LABELS, outcome, "m")) and len(in_order(LABELS, outcome)) > 60
-        parts = in_order(GIVEN_PARTS, outcome)
-        assert parts[parts.shots == 0].reset_index(drop=True).equals(in_order(GIVEN_PARTS, outcome, "m"))
+        parts = in_order(PREDEFINED_SPLITS, outcome)
+        assert parts[parts.shots == 0].reset_index(drop=True).equals(in_order(PREDEFINED_SPLITS, outcome, "m"))
     label(f"ehrshot:{task}", hospital="m")
     for outcome in outcomes:
-        parts = in_order(GIVEN_PARTS, outcome)
-        assert parts.equals(in_order(GIVEN_PARTS, outcome, "m")) and (parts.shots > 0).any()
+        parts = in_order(PREDEFINED_SPLITS, outcome)
+        assert parts.equals(in_order(PREDEFINED_SPLITS, outcome, "m")) and (parts.shots > 0).any()
         told = [json.loads(contract.flow_file(name, outcome).read_text()) for name in ("h", "m")]
         assert told[0] == told[1]
 
@@ -199,7 +199,7 @@ def test_draws_are_those_of_the_file_and_one_drawn_twice_counts_twice(hospital):
     rows.loc[rows.index[rows.patient_id % 3 == 0][:2], "value"] = 3
     write_task(hospital / "benchmark", "lab_anemia", rows)
     label("ehrshot:lab_anemia")
-    parts = rows_of(GIVEN_PARTS, "ehrshot_lab_anemia")
+    parts = rows_of(PREDEFINED_SPLITS, "ehrshot_lab_anemia")
     drawn = json.loads((hospital / "benchmark" / "lab_anemia" / "all_shots_data.json").read_text())["lab_anemia"]
     for k, replicates in drawn.items():
         for replicate, sample in replicates.items():
@@ -220,7 +220,7 @@ def test_draws_of_labels_that_can_not_be_used_are_left_out_and_counted(hospital,
     write_task(hospital / "benchmark", "guo_los", make_labels("guo_los", {person: [] for person in range(1, 45) if person != 40}))
     label("ehrshot:guo_los")
     said = capsys.readouterr().out
-    parts = rows_of(GIVEN_PARTS, "ehrshot_guo_los")
+    parts = rows_of(PREDEFINED_SPLITS, "ehrshot_guo_los")
     sizes = parts[parts.shots > 0].groupby(["part", "replicate", "shots"]).copies.sum()
     lost = 2 * 3 * 2 * (1 + 2 + 4) - int(sizes.sum())
     assert lost > 0 and f"{lost} of the 84 examples drawn for few shots are among the labels that can't be used" in said

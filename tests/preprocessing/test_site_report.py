@@ -8,7 +8,7 @@ import pytest
 
 from medrep import contract, storage
 from medrep.cdm.engine import connect
-from medrep.report.disclosure import Counts
+from medrep.report.disclosure import CountRegistry
 from medrep.report.sections.sites import build_section, site_warnings
 from medrep.tables import DEATHS, PERSONS, RECORDS, VISITS
 from preprocessing import site_report
@@ -193,7 +193,7 @@ def test_units_and_visits_have_the_names_of_their_concepts_where_the_vocabulary_
     said = capsys.readouterr().out
     assert "units: millimeter mercury column 20\n" in said
     assert "visit concepts: Inpatient Visit 2 (2 admissions), 9202 1 (1 admissions)\n" in said
-    table = build_section(Counts(1), ["h"]).parts[-1].parts[-1].parts[0]
+    table = build_section(CountRegistry(1), ["h"]).parts[-1].parts[-1].parts[0]
     assert [str(cell) for cell in table.rows[0][:2]] == ["millimeter mercury column", "20"]
     for unit in ("8876", "²"):
         assert write_hospital(tmp_path / f"unknown{unit}", monkeypatch, unit=unit)["units"][0]["name"] == unit

@@ -1278,12 +1278,12 @@ def each_type_alone(open_stays):
     return [{name: row[name] for name in ("domain", "events", "at_start", "suspect")} for row in open_stays]
 
 
-def of_visits_that_ended(find_open_visits):
-    return lambda visits, points: find_open_visits(visits.filter(visits["end"].notnull()), points)
+def of_visits_that_ended(find_ongoing_visits):
+    return lambda visits, points: find_ongoing_visits(visits.filter(visits["end"].notnull()), points)
 
 
-def none_at_start(find_open_stays):
-    return lambda *tables: find_open_stays(*tables).mutate(at_start=0)
+def none_at_start(count_events_of_ongoing_visits):
+    return lambda *tables: count_events_of_ongoing_visits(*tables).mutate(at_start=0)
 
 
 def true_wins(filter_labels):
@@ -1439,16 +1439,21 @@ MUTANTS = {  # rule: hospital, stage, what of it (an outcome, or whether it stop
         "MT",
         (labels, "find_enough_events", first_day_known(labels.find_enough_events)),
     ),
-    "the audit counts what stands at its visit's start": (CODED, audit, None, (audit, "find_open_stays", none_at_start(audit.find_open_stays))),
+    "the audit counts what stands at its visit's start": (
+        CODED,
+        audit,
+        None,
+        (audit, "count_events_of_ongoing_visits", none_at_start(audit.count_events_of_ongoing_visits)),
+    ),
     "the audit says of what type it is": (CODED, audit, None, (audit, "stands_at_start_too_often", lambda row: False)),
     "the audit says of what domain it is, whatever the type": (CODED, audit, None, (audit, "sum_by_domain", each_type_alone)),
     "the audit knows that a visit without an end has not ended": (
         CODED,
         audit,
         None,
-        (audit, "find_open_visits", of_visits_that_ended(audit.find_open_visits)),
+        (audit, "find_ongoing_visits", of_visits_that_ended(audit.find_ongoing_visits)),
     ),
-    "the audit counts what is of the first day": (CODED, audit, None, (parsing, "stands_at_day_end", lambda time: ibis.literal(False))),
+    "the audit counts what is of the first day": (CODED, audit, None, (parsing, "is_day_end", lambda time: ibis.literal(False))),
     "what another row tells, too, is counted": (ONE, site_report, None, (site_report, "REPEATED_EVENT_KEYS", ("person_id", "domain", "time"))),
     "many repeated events are a warning": (ONE, site_report, None, (site_report, "MAX_REPEATED_SHARE", 1.0)),
     "many values that are no numbers are a warning": (ONE, site_report, None, (site_report, "MAX_UNREADABLE_VALUES_SHARE", 1.0)),

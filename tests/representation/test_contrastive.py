@@ -94,7 +94,7 @@ def test_pairs_are_edges_synonyms_and_definitions_of_concepts_that_validation_do
     found = contrastive.read_pairs(con, settings(), apart)
     name, domain = {i: name for i, name, *_ in families["concept"]}, {i: domain for i, _, domain, _ in families["concept"]}
     text = {int(row["concept_id"]): row["text"] for row in contrastive.texts.DEFINITIONS.read(con).to_pyarrow().to_pylist()}
-    valid = dict(zip(plain.tolist(), contrastive.kept_apart(plain, 0.2, 1).tolist(), strict=True))
+    valid = dict(zip(plain.tolist(), contrastive.held_out_concepts_mask(plain, 0.2, 1).tolist(), strict=True))
     never = {int(i) for i in plain[apart]}
     assert 5 < sum(valid.values()) < 40
     expected, links = set(), set()

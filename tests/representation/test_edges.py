@@ -33,7 +33,7 @@ def test_edges_agree_with_plain_python(seed, names, monkeypatch):
     plain, decile = concept_index.split_deciles(pa.array(ids))
     index = ibis.memtable(pa.table({"concept_id": plain[decile < 0], "row": np.flatnonzero(decile < 0)}))
     ordered = [*(sorted(NAMES) if "all" in names else names), "decile of"]
-    code = edges.PairCode(len(ids), 2 * len(ordered))
+    code = edges.EdgeKeys(len(ids), 2 * len(ordered))
     pairs, counts = edges.find_pairs(batches_of(edges.find_related(relationship, index), 50), plain, ordered, code, names)
     deciles = code.encode(*edges.find_decile_pairs(plain, decile), 2 * ordered.index("decile of"))
     found = code.both_directions(np.concatenate([pairs, deciles]))

@@ -503,7 +503,7 @@ def test_links_of_texts_that_are_all_the_same_are_finite(three_concepts, make):
 
 
 def test_a_loss_that_is_no_number_is_said_and_nothing_is_written(three_concepts, monkeypatch):
-    monkeypatch.setattr(relation_weights, "question_loss", lambda *_: torch.tensor(np.nan))
+    monkeypatch.setattr(relation_weights, "link_contrastive_loss", lambda *_: torch.tensor(np.nan))
     with pytest.raises(SystemExit, match="the loss of graph.objective links became infinite or no number: graph.objective=neighbour_mean"):
         graph.main(LINKS)
     assert not contract.concept_array_file("medrep").exists()

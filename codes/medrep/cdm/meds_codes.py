@@ -275,10 +275,10 @@ def find_concepts(con: ibis.BaseBackend, references: list[tuple[str, int, int | 
     way = led.way + ibis.ifelse(led.is_standard | led.concept_id_2.notnull(), 0, NOT_STANDARD)
     led = engine.materialize(con, led.select("code", way=way, code_concept_id=target).distinct())
     domains = concept.select("domain", code_concept_id="concept_id")
-    return choose_way(led.left_join(domains, "code_concept_id").select("code", "way", "code_concept_id", "domain"))
+    return select_mapping(led.left_join(domains, "code_concept_id").select("code", "way", "code_concept_id", "domain"))
 
 
-def choose_way(found: ibis.Table) -> ibis.Table:
+def select_mapping(found: ibis.Table) -> ibis.Table:
     """Of `found` (code, way, code_concept_id, domain) what counts: a code's first way, and there the domains that are read, if it has any."""
     found = found.mutate(is_read=found.domain.isin(READ_DOMAINS).fill_null(False))
     first = found.mutate(first=found.way.min().over(group_by="code"))

@@ -106,7 +106,7 @@ def drop_midnight(time: ibis.Value) -> ibis.Value:
     return ibis.ifelse(is_midnight(time), ibis.null("timestamp"), time)
 
 
-def stands_at_day_end(time: ibis.Value) -> ibis.Value:
+def is_day_end(time: ibis.Value) -> ibis.Value:
     """Whether `time` is 23:59:59: so stands what is known by its day only."""
     return time == day_end(time.date())
 

@@ -45,7 +45,7 @@ def report_reasons(name: str, table: ibis.Table, order: list[str]) -> dict[str, 
     return {"read": read, "kept": kept, **left_out}
 
 
-def settle_rejects(
+def report_rejects(
     con: ibis.BaseBackend,
     hospital: str,
     table: str,

@@ -8,7 +8,7 @@ import yaml
 from medrep import config, contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import counts, pooled
-from medrep.evaluation.count_model import CountModel
+from medrep.evaluation.count_model import CodeCountModel
 from medrep.evaluation.finetuned_model import FinetunedModel
 from medrep.evaluation.learner import Learner
 from medrep.evaluation.linear_probe import LinearProbe
@@ -58,7 +58,7 @@ class Arm:
         self.inputs = []
         self.oovs = args.oov if rep == "none" and self.model not in BASELINES else [""]
         if self.model in counts.MODELS:
-            self.learner = CountModel(self.model, rep, experiment.finetuning)
+            self.learner = CodeCountModel(self.model, rep, experiment.finetuning)
             return
         if self.model in pooled.MODELS:
             self.inputs = [contract.vocabulary_file(home)]

@@ -12,7 +12,7 @@ from medrep.settings import FinetuningConfig
 from medrep.vocabulary import token_vocabulary
 
 
-class CountModel:
+class CodeCountModel:
     """logreg or gbm on counts of everything before the prediction time; a model a label (medrep.evaluation.counts)."""
 
     space: counts.FeatureSpace

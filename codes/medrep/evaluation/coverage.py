@@ -61,7 +61,7 @@ def classify_by_index(tokens: list[str]) -> np.ndarray:
     """The same of any representation, as all have the rows of concept_idx.csv: no vectors are needed."""
     ids = concept_index.read_concept_index()
     concept_index.check_index(ids)
-    _, how, _ = concept_vectors.find_sources(tokens, ids)
+    _, how, _ = concept_vectors.find_vector_rows(tokens, ids)
     return np.where(how == ancestors.NONE, UNREADABLE, how)
 
 

@@ -1,6 +1,6 @@
 """EHRSHOT's table: what of our tests are rows of it, and the means that the benchmark takes.
 
-    rows = own_rows(summary, replicates)      a row a task, arm, replicate, k and score, as in the benchmark's all_results.csv
+    rows = our_rows(summary, replicates)      a row a task, arm, replicate, k and score, as in the benchmark's all_results.csv
     tasks = task_means(rows)                  over replicates
     groups = group_means(tasks)               over a group's tasks, each finding of the chest X-ray being one; and over the four groups
 
@@ -49,7 +49,7 @@ def select_tests(summary: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(k=[of[0] if of else ALL_EXAMPLES for of in shots], plain=plain)
 
 
-def own_rows(summary: pd.DataFrame, replicates: int) -> pd.DataFrame:
+def our_rows(summary: pd.DataFrame, replicates: int) -> pd.DataFrame:
     """RESULT_COLUMNS, and arm, tested and note, of our tests. Of few shots lower and upper are as finetune.py has them, std and mean are left out."""
     tests = select_tests(summary)
     comparison.check_comparable(tests, None)

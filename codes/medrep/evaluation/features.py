@@ -32,7 +32,7 @@ from medrep.cdm.engine import connect
 from medrep.patients import behrt, behrt_config, sequences
 from medrep.patients.batches import SEQUENCE_ARRAYS, make_loader, to_tensors
 from medrep.patients.input_mapping import InputMapping
-from medrep.patients.record_features import stay_inputs
+from medrep.patients.record_features import readout_inputs
 from medrep.vectors import texts
 from medrep.vocabulary import holdout, token_vocabulary
 from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS, UNK
@@ -149,7 +149,7 @@ def event_batches(
     chosen = sample_examples(persons[table[:, 3]], attributed)
 
     def make_batch(slices: np.ndarray) -> dict[str, np.ndarray]:
-        return examples.pack(slices, input_mapping, behrt_config.reads_index_stay(model.config)) | stay_inputs(model.config, examples, slices)
+        return examples.pack(slices, input_mapping, behrt_config.reads_index_stay(model.config)) | readout_inputs(model.config, examples, slices)
 
     for part in (True, False):
         plan = sequences.token_budget_batches(table[chosen == part], batch_tokens)

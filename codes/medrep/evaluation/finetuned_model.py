@@ -42,7 +42,7 @@ def predict(model, examples: Examples, table: np.ndarray, input_mapping: InputMa
     stays = behrt_config.reads_index_stay(model.config)
 
     def make_batch(part, *_):
-        return examples.pack(part, input_mapping, stays) | record_features.stay_inputs(model.config, examples, part)
+        return examples.pack(part, input_mapping, stays) | record_features.readout_inputs(model.config, examples, part)
 
     for batch in make_loader(plan, make_batch):
         outputs = (compute or type(model).__call__)(model, **to_tensors(batch, device)).double().cpu().numpy()
@@ -66,7 +66,7 @@ def validation_score(examples: Examples, part: np.ndarray, probabilities: np.nda
 
 
 @torch.no_grad()
-def set_prior(model: behrt.BehrtForPrediction, truth: np.ndarray):
+def init_bias_to_prevalence(model: behrt.BehrtForPrediction, truth: np.ndarray):
     """Let the classifier start at how frequent each label is in `truth` (examples, labels), NaN where it is unknown.
 
     A head that starts at one half spends its first epochs on learning that a death is rare.
@@ -75,7 +75,7 @@ def set_prior(model: behrt.BehrtForPrediction, truth: np.ndarray):
     model.classifier.bias.copy_(torch.from_numpy(np.log((positive + 0.5) / (known - positive + 0.5))))
 
 
-def read_out_of(settings: FinetuningConfig) -> dict:
+def readout_config(settings: FinetuningConfig) -> dict:
     """What a patient model's config says of its read-out."""
     stay = settings.readout == "stay"
     numbers = {"number_count": len(record_features.NUMBERS), "half_life_days": settings.pooled_half_life_days} if stay else {}
@@ -83,12 +83,12 @@ def read_out_of(settings: FinetuningConfig) -> dict:
 
 
 @torch.no_grad()
-def start_from_numbers(model: behrt.BehrtForPrediction, examples: Examples, parts: dict[str, np.ndarray], seed: int):
+def init_head_from_logistic_regression(model: behrt.BehrtForPrediction, examples: Examples, parts: dict[str, np.ndarray], seed: int):
     """Let the classifier start as a logistic regression on the numbers alone, and its other weights at 0; a label that it can't learn stays.
 
     Of a few dozen positives a new head does not learn in some hundred steps what these numbers say; so it learns what they leave.
     """
-    numbers = record_features.person_numbers(examples, model.config.half_life_days)
+    numbers = record_features.record_level_features(examples, model.config.half_life_days)
     x = {name: numbers[parts[name][:, 3]].astype(np.float64) for name in ("train", "valid")}
     mean, scale = x["train"].mean(axis=0), x["train"].std(axis=0)
     scale[scale == 0] = 1
@@ -130,18 +130,18 @@ class FinetunedModel:
     def train(self, examples: Examples, parts: dict[str, np.ndarray], seed: int, folder: Path):
         settings = self.settings
         fitting.set_seed(seed)
-        model = behrt.BehrtForPrediction.from_pretrained(self.pretrained, label_count=len(examples.label_names), **read_out_of(settings))
-        set_prior(model, examples.truth[parts["train"][:, 3]])
+        model = behrt.BehrtForPrediction.from_pretrained(self.pretrained, label_count=len(examples.label_names), **readout_config(settings))
+        init_bias_to_prevalence(model, examples.truth[parts["train"][:, 3]])
         input_mapping = self.adapter.adapt(model, examples.hospital)
         if settings.readout == "stay":
-            start_from_numbers(model, examples, parts, seed)
+            init_head_from_logistic_regression(model, examples, parts, seed)
         copies = self.augment and NeighbourAugmentation(self.adapter, examples.hospital, *self.augment, settings)
         train = copies.add_copies(parts["train"]) if copies else parts["train"]
 
         stays = behrt_config.reads_index_stay(model.config)
 
         def beside(part):
-            return record_features.stay_inputs(model.config, examples, part)
+            return record_features.readout_inputs(model.config, examples, part)
 
         def make_batch(part, step, *_):
             batch = examples.pack(part[:, :4], input_mapping, stays) | beside(part[:, :4])

@@ -24,7 +24,7 @@ SAME_BY_CHANCE = 0.05  # of two strangers of one id, sex and year of birth agree
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingSource:
     """What something was learned from: a hospital's trajectories, and their fingerprint then; None: those that are there now."""
 
     what: str
@@ -33,18 +33,18 @@ class Source:
     fingerprint: str | None
 
 
-def find_sources(pretrained: Path | None, rep: str, home: str) -> list[Source]:
+def find_training_sources(pretrained: Path | None, rep: str, home: str) -> list[TrainingSource]:
     """Whatever was learned from patients before the labels: the pretrained model with those it goes on from, its codes, its vectors."""
     found = [] if pretrained is None else pretraining_sources(pretrained)
-    found += [Source("the codes that are known", home, None)]
+    found += [TrainingSource("the codes that are known", home, None)]
     stamp = stamps.read_stamp(contract.concept_array_file(rep)) if rep != "none" and not rep.endswith(".npy") else None
     return found + trajectory_inputs(f"the vectors of {rep}", (stamp or {}).get("inputs", {}))
 
 
-def pretraining_sources(folder: Path, after: tuple[Path, ...] = ()) -> list[Source]:
+def pretraining_sources(folder: Path, after: tuple[Path, ...] = ()) -> list[TrainingSource]:
     """Of a pretrained model, and of those before it (pretrain.py --from); `after` are those that go on from it."""
     what = f"the pretraining of {contract.display_path(folder)}"
-    unknown = Source(what, "", "")
+    unknown = TrainingSource(what, "", "")
     if folder in after or not (folder / "config.yaml").exists():
         return [unknown]
     content = yaml.safe_load((folder / "config.yaml").read_text())
@@ -54,21 +54,21 @@ def pretraining_sources(folder: Path, after: tuple[Path, ...] = ()) -> list[Sour
         return found
     before = contract.ROOT / start
     as_it_was = content["inputs"].get(contract.display_path(before / "config.yaml")) == stamps.fingerprint(before / "config.yaml")
-    return found + (pretraining_sources(before, (*after, folder)) if as_it_was else [Source(f"the pretraining of {start}", "", "")])
+    return found + (pretraining_sources(before, (*after, folder)) if as_it_was else [TrainingSource(f"the pretraining of {start}", "", "")])
 
 
-def trajectory_inputs(what: str, inputs: dict[str, str | None]) -> list[Source]:
+def trajectory_inputs(what: str, inputs: dict[str, str | None]) -> list[TrainingSource]:
     """The hospitals' trajectories among the recorded inputs of something."""
     paths = {Path(path): fingerprint for path, fingerprint in inputs.items()}
-    return [Source(what, path.parent.name, fingerprint) for path, fingerprint in paths.items() if path.name == "trajectories"]
+    return [TrainingSource(what, path.parent.name, fingerprint) for path, fingerprint in paths.items() if path.name == "trajectories"]
 
 
 def find_leakage(pretrained: Path | None, rep: str, home: str, examples: Examples, tested: np.ndarray) -> str:
     """What is to be said of the `tested` rows of examples.table: "" where none of their persons was seen."""
     persons = np.unique(examples.persons[tested[:, 3]])
-    sources = [Source(f"the deciles and codes of {examples.hospital}", examples.hospital, None)]
+    sources = [TrainingSource(f"the deciles and codes of {examples.hospital}", examples.hospital, None)]
     if pretrained is not None or rep:
-        sources += find_sources(pretrained, rep, home)
+        sources += find_training_sources(pretrained, rep, home)
     said = []
     for source in dict.fromkeys(sources):
         if not is_there(source):
@@ -78,7 +78,7 @@ def find_leakage(pretrained: Path | None, rep: str, home: str, examples: Example
     return "; ".join(dict.fromkeys(said))
 
 
-def is_there(source: Source) -> bool:
+def is_there(source: TrainingSource) -> bool:
     """Whether the hospital's trajectories are there, and those that were learned from."""
     if not source.hospital:
         return False

@@ -1,4 +1,4 @@
-"""What learns an outcome from examples: FinetunedModel, LinearProbe, CountModel and PooledModel, a file each beside this one."""
+"""What learns an outcome from examples: FinetunedModel, LinearProbe, CodeCountModel and PooledModel, a file each beside this one."""
 
 from pathlib import Path
 from typing import Protocol, runtime_checkable

@@ -71,7 +71,7 @@ TEXT_COLUMNS = (
 
 
 @dataclass(frozen=True)
-class TestRun:
+class Evaluation:
     """One run's predictions of one hospital's examples."""
 
     examples: Examples
@@ -92,20 +92,20 @@ def metric_columns(replicates: int) -> list[str]:
     return [f"{name}{end}" for name in METRICS for end in ("", "_low", "_high") if not end or replicates]
 
 
-def test_name(hospital: str, oov: str = "") -> str:
+def evaluation_key(hospital: str, oov: str = "") -> str:
     """How files call a test: the hospital, and how unknown codes were read if not as [UNK]."""
     return hospital + (f"_{oov}" if oov not in ("", "unk") else "")
 
 
-def write_predictions(test_run: TestRun):
+def write_predictions(evaluation: Evaluation):
     """The MEDS prediction schema, a file a label: the rows that the label is known of."""
-    for i, label in enumerate(test_run.examples.label_names):
-        truth = test_run.examples.truth[test_run.table_rows[:, 3], i]
+    for i, label in enumerate(evaluation.examples.label_names):
+        truth = evaluation.examples.truth[evaluation.table_rows[:, 3], i]
         known = ~np.isnan(truth)
-        labels, p = test_run.examples.labels.iloc[test_run.table_rows[known, 3]], test_run.probabilities[known, i]
-        threshold = 0.5 if np.isnan(test_run.thresholds[i]) else test_run.thresholds[i]
+        labels, p = evaluation.examples.labels.iloc[evaluation.table_rows[known, 3]], evaluation.probabilities[known, i]
+        threshold = 0.5 if np.isnan(evaluation.thresholds[i]) else evaluation.thresholds[i]
         parquet.write_private(
-            label_path(test_run, label),
+            label_path(evaluation, label),
             pa.table(
                 {
                     "subject_id": pa.array(labels.subject_id.to_numpy(), pa.int64()),
@@ -118,8 +118,8 @@ def write_predictions(test_run: TestRun):
         )
 
 
-def label_path(test_run: TestRun, label: str) -> Path:
-    return prediction_files(test_run.predictions_file, test_run.examples)[test_run.examples.label_names.index(label)]
+def label_path(evaluation: Evaluation, label: str) -> Path:
+    return prediction_files(evaluation.predictions_file, evaluation.examples)[evaluation.examples.label_names.index(label)]
 
 
 def prediction_files(file: Path, examples: Examples) -> list[Path]:
@@ -136,9 +136,9 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return pq.read_table(path).to_pandas()
 
 
-def common_columns(test_run: TestRun) -> dict:
-    examples = test_run.examples
-    return test_run.result_columns | {
+def common_columns(evaluation: Evaluation) -> dict:
+    examples = evaluation.examples
+    return evaluation.result_columns | {
         "tested_on": examples.hospital,
         "outcome": examples.outcome,
         "cohort": examples.cohort,
@@ -148,17 +148,17 @@ def common_columns(test_run: TestRun) -> dict:
     }
 
 
-def metric_rows(test_run: TestRun, replicates: int, seed: int = 0) -> list[dict]:
+def metric_rows(evaluation: Evaluation, replicates: int, seed: int = 0) -> list[dict]:
     """A row a label, a macro row for several, and for a single label a row a subgroup."""
-    examples, part = test_run.examples, test_run.table_rows
+    examples, part = evaluation.examples, evaluation.table_rows
     truth, persons = examples.truth[part[:, 3]], examples.persons[part[:, 3]]
-    common = common_columns(test_run)
+    common = common_columns(evaluation)
 
     def row(chosen, i, **more):
         chosen = chosen & ~np.isnan(truth[:, i])
         labels, who = truth[chosen, i] == 1, persons[chosen]
         why = ""
-        if examples.label_names[i] in test_run.unlearned:
+        if examples.label_names[i] in evaluation.unlearned:
             why = "one class to learn from"
         elif not examples.single and min(len(set(who[labels])), len(set(who[~labels]))) < 2:
             why = "fewer than two persons of a class"  # a mean over labels would hang on one person
@@ -171,18 +171,18 @@ def metric_rows(test_run: TestRun, replicates: int, seed: int = 0) -> list[dict]
                 "reason": why,
             }
         else:
-            threshold = None if np.isnan(test_run.thresholds[i]) else float(test_run.thresholds[i])
-            found = metrics.compute_metrics(labels, test_run.probabilities[chosen, i], who, threshold, replicates, seed)
+            threshold = None if np.isnan(evaluation.thresholds[i]) else float(evaluation.thresholds[i])
+            found = metrics.compute_metrics(labels, evaluation.probabilities[chosen, i], who, threshold, replicates, seed)
         return common | {"label": "", "predictions": ""} | found | more
 
     everyone = np.ones(len(part), dtype=bool)
     if not examples.single:
         rows = [
-            row(everyone, i, label=label, predictions=contract.display_path(label_path(test_run, label)))
+            row(everyone, i, label=label, predictions=contract.display_path(label_path(evaluation, label)))
             for i, label in enumerate(examples.label_names)
         ]
-        return [macro_row(common, rows, truth, test_run.probabilities, persons, replicates, seed), *rows]
-    rows = [row(everyone, 0, predictions=contract.display_path(test_run.predictions_file))]
+        return [macro_row(common, rows, truth, evaluation.probabilities, persons, replicates, seed), *rows]
+    rows = [row(everyone, 0, predictions=contract.display_path(evaluation.predictions_file))]
     for name, values in examples.subgroups.iloc[part[:, 3]].items():
         rows += [row((values == value).to_numpy(), 0, subgroup=f"{name}={value}") for value in sorted(values.dropna().unique())]
     return rows
@@ -207,23 +207,23 @@ def macro_row(common: dict, rows: list[dict], truth, probabilities, persons, rep
     return common | {"label": "macro", "predictions": ""} | found
 
 
-def recalibrated_rows(test_run: TestRun, labels: int, replicates: int, seed: int) -> list[dict]:
+def recalibrated_rows(evaluation: Evaluation, labels: int, replicates: int, seed: int) -> list[dict]:
     """Rows before and after a recalibration by `labels` local labels, both on the persons that gave none."""
-    examples, part = test_run.examples, test_run.table_rows
+    examples, part = evaluation.examples, evaluation.table_rows
     truth, persons = examples.truth[part[:, 3], 0] == 1, examples.persons[part[:, 3]]
     number = pd.Series(persons).value_counts()
     order = sort_by_hash(number.index.tolist(), seed)
     enough = int(np.searchsorted(np.cumsum(number.loc[order].to_numpy()), labels)) + 1
     local = np.isin(persons, order[:enough])
     rest = part[~local]
-    common = common_columns(test_run) | {"label": "", "predictions": ""}
+    common = common_columns(evaluation) | {"label": "", "predictions": ""}
     if not len(rest):
         return [
             common | {"n": 0, "positives": 0, "recalibration": f"{when} {labels}", "reason": f"no more than {labels} labels there"}
             for when in ("before", "after")
         ]
-    before = test_run.probabilities[~local, 0]
-    after = calibration.recalibrate(truth[local], test_run.probabilities[local, 0], before)
+    before = evaluation.probabilities[~local, 0]
+    after = calibration.recalibrate(truth[local], evaluation.probabilities[local, 0], before)
     return [
         common | metrics.compute_metrics(truth[~local], p, persons[~local], None, replicates, seed) | {"recalibration": f"{when} {labels}"}
         for when, p in (("before", before), ("after", after))

@@ -24,11 +24,11 @@ from medrep.evaluation.finetuned_model import FinetunedModel
 from medrep.evaluation.learner import StoredLearner
 from medrep.patients import finished_runs
 from medrep.patients.examples import Examples, sample_few_shot, split_persons
-from medrep.patients.given_parts import GivenParts, hospitals_with_parts
+from medrep.patients.predefined_splits import PredefinedSplits, hospitals_with_predefined_splits
 from medrep.progress import print_line
 from medrep.settings import CohortConfig, FinetuningConfig
 from medrep.stamps import Stamp
-from medrep.tables import GIVEN_PARTS, LABELS, PERSONS
+from medrep.tables import LABELS, PERSONS, PREDEFINED_SPLITS
 from medrep.vectors import markers
 
 MAX_FEATURES = 100  # of which a CSV is written: as many as the paper has rated
@@ -38,7 +38,7 @@ class UntrainableError(UserError):
     """This outcome can't be learned here; of several outcomes the others go on."""
 
 
-def format_settings(settings: dict) -> str:
+def settings_hash(settings: dict) -> str:
     """Eight digits that change with `settings`."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
@@ -48,7 +48,7 @@ class OutcomeExamples:
 
     def __init__(self, outcome: str, max_length: int, transfer_hours: float = CohortConfig.transfer_hours):
         self.outcome, self.max_length, self.transfer_hours, self.opened = outcome, max_length, transfer_hours, {}
-        self.given = {hospital: GivenParts(hospital, outcome) for hospital in hospitals_with_parts(outcome)}
+        self.given = {hospital: PredefinedSplits(hospital, outcome) for hospital in hospitals_with_predefined_splits(outcome)}
         """Where a benchmark says who is learned from and who is tested."""
 
     def __getitem__(self, hospital: str) -> Examples:
@@ -72,11 +72,11 @@ class Run:
             *arm.inputs,
             contract.trajectories_folder(trained_on),
             LABELS.at(hospital=trained_on, outcome=examples_of.outcome),
-            *([GIVEN_PARTS.at(hospital=trained_on, outcome=examples_of.outcome)] if trained_on in examples_of.given else []),
+            *([PREDEFINED_SPLITS.at(hospital=trained_on, outcome=examples_of.outcome)] if trained_on in examples_of.given else []),
             *arm.hospital_inputs(trained_on),
             *arm.terminology_files("unk"),
         )
-        self.result_columns = arm.result_columns(examples_of.outcome, seed, trained_on) | {"made_with": format_settings(self.made_with)}
+        self.result_columns = arm.result_columns(examples_of.outcome, seed, trained_on) | {"made_with": settings_hash(self.made_with)}
         self.folder = self.model_folder = arm.folder(trained_on, examples_of.outcome, seed)
         self.parts = self.split_examples()
         self.in_memory = False
@@ -223,7 +223,7 @@ class Run:
 
     def test(self, hospital: str, oov: str) -> list[dict]:
         """The rows of one test, computed anew if anything that it comes from changed."""
-        name, examples, part = results.test_name(hospital, oov), self.examples_of[hospital], self.rows_tested_at(hospital)
+        name, examples, part = results.evaluation_key(hospital, oov), self.examples_of[hospital], self.rows_tested_at(hospital)
         file = contract.metrics_file(self.folder, name)
         predictions = results.prediction_files(contract.predictions_file(self.folder, name), examples)
         stamp = Stamp(file, settings={"replicates": self.settings.replicates}, inputs=self.test_inputs(hospital, oov), beside=predictions)
@@ -232,10 +232,10 @@ class Run:
             shares = {"readable_tokens": round(self.learner.readable_share(examples, part, oov), 4)}
             if self.arm.model not in results.BASELINES:  # which read the whole record
                 shares["beyond_window"] = round(examples.share_beyond_window(part), 4)
-            test_run = self.make_test_run(hospital, oov, self.learner.predict(examples, part, oov), shares)
+            evaluation = self.make_evaluation(hospital, oov, self.learner.predict(examples, part, oov), shares)
             storage.remove_path(stamp.file)  # else what is half replaced would look damaged to who writes the summary meanwhile
-            results.write_predictions(test_run)
-            storage.write_json(file, results.metric_rows(test_run, self.settings.replicates))
+            results.write_predictions(evaluation)
+            storage.write_json(file, results.metric_rows(evaluation, self.settings.replicates))
             stamp.record()
         rows = results.read_rows(file)
         print_line(
@@ -243,12 +243,12 @@ class Run:
         )
         return rows
 
-    def make_test_run(self, hospital: str, oov: str, probabilities: np.ndarray, more: dict = {}) -> results.TestRun:  # noqa: B006
+    def make_evaluation(self, hospital: str, oov: str, probabilities: np.ndarray, more: dict = {}) -> results.Evaluation:  # noqa: B006
         examples = self.examples_of[hospital]
         chosen = [self.training_record["thresholds"][name] for name in examples.label_names]
         thresholds = np.array([np.nan if threshold is None else threshold for threshold in chosen])
-        file = contract.predictions_file(self.folder, results.test_name(hospital, oov))
-        return results.TestRun(
+        file = contract.predictions_file(self.folder, results.evaluation_key(hospital, oov))
+        return results.Evaluation(
             examples,
             self.rows_tested_at(hospital),
             probabilities,
@@ -259,12 +259,12 @@ class Run:
         )
 
     def recalibrate(self, hospital: str, oov: str, labels: int) -> list[dict]:
-        name = results.test_name(hospital, oov)
+        name = results.evaluation_key(hospital, oov)
         file = contract.metrics_file(self.folder, name, labels)
         stamp = Stamp(file, inputs=[contract.metrics_file(self.folder, name)], settings={"replicates": self.settings.replicates, "labels": labels})
         if not stamp.is_current():
             saved = results.read_predictions(contract.predictions_file(self.folder, name)).predicted_boolean_probability.to_numpy()
-            rows = results.recalibrated_rows(self.make_test_run(hospital, oov, saved[:, None]), labels, self.settings.replicates, self.seed)
+            rows = results.recalibrated_rows(self.make_evaluation(hospital, oov, saved[:, None]), labels, self.settings.replicates, self.seed)
             storage.remove_path(stamp.file)
             storage.write_json(file, rows)
             stamp.record()

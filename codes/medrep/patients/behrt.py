@@ -164,7 +164,7 @@ class BehrtEncoder(BehrtPreTrainedModel):
         self.config.concept_count, self.config.vocab_size = len(vectors), len(vectors) + NUM_SPECIAL_TOKENS
 
 
-def part_means(h: torch.Tensor, part_lengths: torch.Tensor) -> torch.Tensor:
+def history_and_stay_means(h: torch.Tensor, part_lengths: torch.Tensor) -> torch.Tensor:
     """(sequences, 2, width): the means of hidden states (tokens, width) over each sequence's history and index stay; of none 0.
 
     part_lengths: int64 (sequences, 3), of the two tokens before the events, history, index stay.
@@ -224,7 +224,7 @@ class BehrtForPretraining(BehrtPreTrainedModel):
 
     def forward(self, places=None, value_places=None, next_token=None, next_sequence=None, part_lengths=None, **batch) -> PretrainingOutput:
         """Of a packed batch. places, value_places: int64, tokens of the batch where a code or a value is hidden; next_token, next_sequence:
-        int64 (next events that have a value,), the model's number of each and whose it is; part_lengths: as of part_means."""
+        int64 (next events that have a value,), the model's number of each and whose it is; part_lengths: as of history_and_stay_means."""
         h, found = self.encoder(**batch), PretrainingOutput()
         cls = h[batch["boundaries"][:-1]]
         if self.config.prolonged_stay:
@@ -235,7 +235,7 @@ class BehrtForPretraining(BehrtPreTrainedModel):
         if value_places is not None:
             found.values = self.value_decoder(h[value_places])
         if part_lengths is not None and next_token is not None:
-            states = self.next_transform(torch.stack([cls, part_means(h, part_lengths)[:, 1].to(h.dtype)], dim=1))
+            states = self.next_transform(torch.stack([cls, history_and_stay_means(h, part_lengths)[:, 1].to(h.dtype)], dim=1))
             found.next = self.decode(states.flatten(0, 1)).unflatten(0, states.shape[:2]) + self.log_frequency
             measured = self.encoder.embeddings.map_concepts(self.encoder.embeddings.concepts(next_token - NUM_SPECIAL_TOKENS))
             # of the same spread, 1, as the states
@@ -308,7 +308,7 @@ class BehrtForPrediction(BehrtPreTrainedModel):
         self.post_init()
 
     def forward(self, part_lengths=None, numbers=None, **batch):
-        """Logits (sequences, labels). For the read-out `stay` also `part_lengths` and `numbers`, as medrep.patients.record_features.stay_inputs has them."""
+        """Logits (sequences, labels). For the read-out `stay` also `part_lengths` and `numbers`, as medrep.patients.record_features.readout_inputs has them."""
         added = {name: values for name, values in batch.items() if name != "boundaries"}
         return self.predict_embeddings(self.encoder.embeddings(**added), batch["boundaries"], part_lengths, numbers)
 
@@ -322,9 +322,9 @@ class BehrtForPrediction(BehrtPreTrainedModel):
     def stay_features(self, h, part_lengths, numbers):
         """Float (sequences, 2 x width + numbers): the means of hidden states (tokens, width) over history and index stay, standardised numbers."""
         if part_lengths is None or numbers is None:
-            raise UserError("this model reads which stay it is asked about: give it medrep.patients.record_features.stay_inputs beside the batch")
+            raise UserError("this model reads which stay it is asked about: give it medrep.patients.record_features.readout_inputs beside the batch")
         standardised = ((numbers - self.number_mean) / self.number_scale).clamp(-MAX_SPREADS, MAX_SPREADS)
-        return torch.cat([part_means(h, part_lengths).flatten(1), standardised], dim=1)
+        return torch.cat([history_and_stay_means(h, part_lengths).flatten(1), standardised], dim=1)
 
     def classify(self, cls, stay_features=None):
         """Logits (sequences, labels) of [CLS] (sequences, width) and, with the read-out `stay`, stay_features; of these numbers are not dropped out."""

@@ -37,7 +37,7 @@ class BehrtConfig(BertConfig):
     readout: str = "cls"
     """What the classifier reads. cls: [CLS]. stay: beside it the means of the history's and of the index stay's hidden states, and numbers."""
     number_count: int = 0
-    """How many numbers of the whole record stand beside a sequence (medrep.patients.record_features.person_numbers)."""
+    """How many numbers of the whole record stand beside a sequence (medrep.patients.record_features.record_level_features)."""
     half_life_days: float = 0.0
     """Of what those numbers say of the history."""
     head: str = "linear"

@@ -43,7 +43,7 @@ class Examples:
         # events carry whole seconds: one in the very second of the prediction time may lie after it and is not read
         slices = self.trajectories.slices_before(rows, self.times // 1_000_000, max_length)
         self.table = np.column_stack([slices, np.arange(len(self.labels))])
-        self.numbers: dict[float, np.ndarray] = {}  # medrep.patients.record_features.person_numbers, by half-life
+        self.numbers: dict[float, np.ndarray] = {}  # medrep.patients.record_features.record_level_features, by half-life
 
     def __len__(self) -> int:
         return len(self.labels)

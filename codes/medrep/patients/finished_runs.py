@@ -46,7 +46,7 @@ def require_undamaged(folder: Path):
     """Refuse a finished run whose model is not the one that was written: by size and checksum, which config.yaml has."""
     for name, written in yaml.safe_load((folder / "config.yaml").read_text())["run"].get("files", {}).items():
         file = folder / name
-        if not file.exists() or stamps.describe(file) != written:
+        if not file.exists() or stamps.size_and_checksum(file) != written:
             raise UserError(
                 f"{contract.display_path(file)} is {'not what was written: it was damaged or changed' if file.exists() else 'missing'}; "
                 "bring it back, or make the run anew with --fresh"
@@ -125,5 +125,5 @@ def mark_finished(folder: Path, settings: dict, **facts):
     for name in (*CHECKPOINT_NAMES, "checkpoint.unfinished", "best", "settings.yaml"):
         storage.remove_path(folder / name)
     written = [path for path in (folder / name for name in MODEL_FILES) if path.exists()]
-    facts |= {"code": stamps.code_version(), "files": {path.name: stamps.describe(path) for path in written}}
+    facts |= {"code": stamps.code_version(), "files": {path.name: stamps.size_and_checksum(path) for path in written}}
     config.save_settings(folder / "config.yaml", run=facts, **settings, **job_facts())

@@ -54,7 +54,7 @@ def find_stay_starts(visits: ibis.Table, persons: np.ndarray, times: np.ndarray,
     """
     moments = times.astype("datetime64[us]")
     points = ibis.memtable(pd.DataFrame({"place": np.arange(len(persons)), "person_id": persons.astype(np.int64), "time": moments}))
-    known = known_visits(points, visits)
+    known = visits_as_of(points, visits)
     # a point's visits stand for a person's: each point knows another past of theirs
     inpatient = known.filter(known.is_inpatient).mutate(person_id=known.place, death_time=ibis.null("timestamp"))
     stays = merge_stays(inpatient, transfer_hours).select("start", "end", place="person_id").join(points.select("place", "time"), "place")
@@ -76,7 +76,7 @@ def find_stay_starts(visits: ibis.Table, persons: np.ndarray, times: np.ndarray,
     return table.order_by("place").to_pandas().drop(columns="place")
 
 
-def known_visits(points: ibis.Table, visits: ibis.Table) -> ibis.Table:
+def visits_as_of(points: ibis.Table, visits: ibis.Table) -> ibis.Table:
     """A row a point and visit that began before it, with what is known of the visit then; whether it will be overnight is not, if it lasts."""
     known = points.join(visits, "person_id")
     known = known.filter(known.start < known.time)

@@ -102,7 +102,7 @@ class PretrainingTask:
 
     @staticmethod
     def part_lengths(slices: np.ndarray) -> np.ndarray:
-        """int64 (slices, 3), as behrt.part_means has them, of cut windows."""
+        """int64 (slices, 3), as behrt.history_and_stay_means has them, of cut windows."""
         begin = np.clip(slices[:, 3], slices[:, 1], slices[:, 2])
         return np.column_stack([np.full(len(slices), sequences.PREFIX_LENGTH), begin - slices[:, 1], slices[:, 2] - begin])
 
@@ -168,7 +168,7 @@ def losses_of(output: behrt.PretrainingOutput, batch: dict) -> dict[str, tuple[t
     return found
 
 
-def right_of(output: behrt.PretrainingOutput, batch: dict) -> dict[str, tuple[torch.Tensor, int]]:
+def accuracy_counts(output: behrt.PretrainingOutput, batch: dict) -> dict[str, tuple[torch.Tensor, int]]:
     """{name: (number right, number)} of what was hidden."""
     found = {}
     if output.masked is not None:
@@ -181,7 +181,7 @@ def right_of(output: behrt.PretrainingOutput, batch: dict) -> dict[str, tuple[to
 def compute_losses(model, batch: dict):
     """What fitting.fit asks for."""
     output, there = run_model(model, batch)
-    return losses_of(output, there), right_of(output, there) | fitting.count_out_of_range(model, batch)
+    return losses_of(output, there), accuracy_counts(output, there) | fitting.count_out_of_range(model, batch)
 
 
 @torch.no_grad()
@@ -197,7 +197,7 @@ def evaluate(model, plan: list[np.ndarray], make_batch: Callable) -> tuple[float
     stays, prolonged = [], []
     for batch in make_loader(plan, lambda slices, i, *_: make_batch(slices, (VALID_SEED, i))):
         output, there = run_model(model, batch)
-        for name, (total, number) in (losses_of(output, there) | right_of(output, there)).items():
+        for name, (total, number) in (losses_of(output, there) | accuracy_counts(output, there)).items():
             sums[name] += float(total)
             numbers[name] += number
         if output.stay is not None:
@@ -221,7 +221,7 @@ def embedding_spread(model, batch: dict) -> dict[str, float]:
     return {name: float(values.float().var(dim=0).sum() * len(values)) for name, values in parts.items()}
 
 
-class ZeroShot:
+class ZeroShotEvaluation:
     """How much a model that was never trained at a hospital tells of its valid persons: its objectives on that hospital's codes.
 
     masked   every event may be hidden, whether the model knows its code or not: what it has no row for it names wrongly

@@ -31,7 +31,7 @@ PERSON_FEATURES = (
     *(f"{part} {what}" for part in ("history", "index stay") for what in ("value", "value squared", "has values")),
     *(f"{part} has vectors" for part in ("history", "index stay")),
 )
-"""What stands after the two means: age in years at the last event, log(1 + number) of what there is, means of values (value_of_deciles) and
+"""What stands after the two means: age in years at the last event, log(1 + number) of what there is, means of values (standardized_deciles) and
 of their squares less 1, and flags."""
 NUMBERS = PERSON_FEATURES[:-2]
 """Those that need no vectors."""
@@ -40,7 +40,7 @@ DAY = 86_400
 DECILE_SPREAD = float(np.std(np.arange(10)))
 
 
-def value_of_deciles(tokens: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def standardized_deciles(tokens: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """float64 (tokens,) twice: each token's decile, 0 to 9, as a number of mean 0 and spread 1 (0 for a token without), and whether it has one."""
     deciles = np.array([float(token.rpartition("_")[2]) if "_" in token else np.nan for token in tokens])
     return np.nan_to_num((deciles - 4.5) / DECILE_SPREAD), ~np.isnan(deciles)
@@ -89,7 +89,7 @@ class PooledFeatures:
                 found[len(SPECIAL_TOKENS) :, :width] = (input_mapping.vectors.astype(np.float64) - self.mean) @ self.whitening.astype(np.float64)
             found[len(SPECIAL_TOKENS) :, width] = 1
             found[input_mapping.token_map == UNK] = 0
-        value, has_value = value_of_deciles(tokens)
+        value, has_value = standardized_deciles(tokens)
         found[:, width + 1 :] = np.column_stack([value, np.where(has_value, value**2 - 1, 0), has_value])
         return found
 
@@ -120,7 +120,7 @@ class PooledFeatures:
             yield places, np.concatenate([means.reshape(len(places), -1), *person], axis=1)
 
 
-def person_numbers(examples: Examples, half_life_days: float) -> np.ndarray:
+def record_level_features(examples: Examples, half_life_days: float) -> np.ndarray:
     """float32 (examples, len(NUMBERS)): what PERSON_FEATURES say that needs no vectors, of each example's whole record; kept with `examples`."""
     if half_life_days not in examples.numbers:
         features = PooledFeatures(np.zeros(0, np.float32), np.zeros((0, 0), np.float32), half_life_days)
@@ -133,9 +133,9 @@ def person_numbers(examples: Examples, half_life_days: float) -> np.ndarray:
     return examples.numbers[half_life_days]
 
 
-def stay_inputs(model_config, examples: Examples, part: np.ndarray) -> dict[str, np.ndarray]:
+def readout_inputs(model_config, examples: Examples, part: np.ndarray) -> dict[str, np.ndarray]:
     """What the read-out `stay` of a patient model (its BehrtConfig) reads beside the packed batch of `part`, rows of examples.table; nothing for
     another read-out."""
     if model_config.readout != "stay":
         return {}
-    return {"part_lengths": examples.part_lengths(part), "numbers": person_numbers(examples, model_config.half_life_days)[part[:, 3]]}
+    return {"part_lengths": examples.part_lengths(part), "numbers": record_level_features(examples, model_config.half_life_days)[part[:, 3]]}

@@ -22,7 +22,7 @@ from medrep.patients.record_features import NUMBERS
 from medrep.publishing.names import PublicNames
 from medrep.publishing.run import FinishedRun
 from medrep.report.cells import interval_cell
-from medrep.report.disclosure import Count, Counts
+from medrep.report.disclosure import CountRegistry, SuppressibleCount
 from medrep.settings import CHOICES, SECTIONS
 from medrep.tables import LABELS
 from medrep.vocabulary import terminology
@@ -34,7 +34,7 @@ SUBGROUPS = ("sex", "age")
 """Those whose names are no hospital's own, as a race's may be."""
 WITHHELD = "too few to be shown"
 NOT_SHOWN = ("external", "seeds")
-Line = list[str | Count]
+Line = list[str | SuppressibleCount]
 
 
 def render(template: str, **content) -> str:
@@ -46,7 +46,7 @@ def render(template: str, **content) -> str:
 
 def model_card(run: FinishedRun, tokens: list[str], removed: dict[str, int], names: PublicNames, min_count: int, **publication) -> str:
     """`tokens` that are left and how much was `removed` (run.remove_rare); publication: `licence`, and `repo`, empty for a folder."""
-    counts = Counts(min_count)
+    counts = CountRegistry(min_count)
     hospitals = tested_hospitals(run) if run.finetuned else {}
     content = {
         "run": run,
@@ -74,7 +74,7 @@ def model_card(run: FinishedRun, tokens: list[str], removed: dict[str, int], nam
 # ---- who -----------------------------------------------------------------------------------------------------------
 
 
-def person_lines(counts: Counts, hospital: str) -> Iterator[Line]:
+def person_lines(counts: CountRegistry, hospital: str) -> Iterator[Line]:
     """How many persons there are by split and by sex, and their events."""
     trajectories, count = sequences.Trajectories(hospital), counts.for_hospital(hospital)
     whole = count("persons", len(trajectories))
@@ -92,7 +92,7 @@ def person_lines(counts: Counts, hospital: str) -> Iterator[Line]:
     yield ["median events of a person", f"{np.median(events):,.0f}" if len(trajectories) >= counts.min_count else WITHHELD]
 
 
-def label_lines(counts: Counts, run: FinishedRun, hospital: str, names: PublicNames) -> Iterator[Line]:
+def label_lines(counts: CountRegistry, run: FinishedRun, hospital: str, names: PublicNames) -> Iterator[Line]:
     """How many prediction points are labelled at a hospital, of how many persons, how many of them true."""
     if not run.finetuned or not LABELS.at(hospital=hospital, outcome=run.facts["outcome"]).exists():
         return
@@ -118,7 +118,7 @@ def tested_hospitals(run: FinishedRun) -> dict[str, list[Path]]:
     return dict(sorted(found.items(), key=lambda pair: (pair[0] != run.trained_on, pair[0])))
 
 
-def result_lines(counts: Counts, file: Path, hospital: str, names: PublicNames) -> Iterator[Line]:
+def result_lines(counts: CountRegistry, file: Path, hospital: str, names: PublicNames) -> Iterator[Line]:
     """Of one test: where, of whom, how many persons, examples and positives, and FIGURES with their intervals."""
     rows, count = results.read_rows(file), counts.for_hospital(hospital)
     whole, groups = None, {}

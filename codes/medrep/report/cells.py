@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from medrep.report.disclosure import Count, Share
+from medrep.report.disclosure import Share, SuppressibleCount
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def count_cell(value: int | None) -> Cell:
 
 
 def number_of(n: int, thing: str) -> str:
-    """In words: 1 run, 1,200 runs. Of persons and what they have, use Counts."""
+    """In words: 1 run, 1,200 runs. Of persons and what they have, use CountRegistry."""
     return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
 
@@ -61,9 +61,9 @@ def p_value_cell(value) -> Cell:
 
 
 def to_cell(value) -> Cell:
-    """The cell that the template draws of a text, a Cell, a Count, a Share, or one of these that is deferred."""
+    """The cell that the template draws of a text, a Cell, a SuppressibleCount, a Share, or one of these that is deferred."""
     if isinstance(value, Deferred):
         return to_cell(value.make())
-    if isinstance(value, Count | Share):
+    if isinstance(value, SuppressibleCount | Share):
         return Cell(str(value), value.sort_key)
     return value if isinstance(value, Cell) else Cell(str(value))

@@ -2,7 +2,7 @@
 
 from medrep.cdm.sources.columns import EVENT_TABLES
 from medrep.contract import DOMAINS
-from medrep.report.disclosure import Count, Counts
+from medrep.report.disclosure import CountRegistry, SuppressibleCount
 from medrep.tables import PERSONS, RECORDS, VISITS
 
 PERSONS_READ, VISITS_READ, EVENTS_READ, REJECTED_ROWS = PERSONS.row, VISITS.row, RECORDS.row, "rejects"
@@ -30,7 +30,7 @@ KEPT_ROWS = {"person": PERSONS_READ, "visit_occurrence": VISITS_READ, "death": D
 """Rows of an OMOP table that were kept, which are the persons, visits, deaths or events of other sections."""
 
 
-def count_tested(counts: Counts, hospital: str, outcome: str, n, positives, seeds) -> tuple[Count, Count]:
+def count_tested(counts: CountRegistry, hospital: str, outcome: str, n, positives, seeds) -> tuple[SuppressibleCount, SuppressibleCount]:
     """How many were tested and how many of them were positive, means over seeds; where all labelled ones were tested, the counts of labels."""
     count, n, positives = counts.for_hospital(hospital), float(n or 0), float(positives or 0)
     all_labelled = counts.find(hospital, labelled_points(outcome), n)

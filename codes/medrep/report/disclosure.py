@@ -1,6 +1,6 @@
 """Counts that a page may show: what is of a few persons is hidden, and so is what it could be computed from.
 
-    counts = disclosure.Counts(min_count=11)
+    counts = disclosure.CountRegistry(min_count=11)
     visits, admissions, others = counts("mimic visits", 900), counts("mimic admissions", 896), counts("mimic other", 4)
     counts.add_sum(visits, [admissions, others])
     counts.protect()                         # once all are registered
@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 
 
-class Count:
+class SuppressibleCount:
     """A number of persons, or of what persons have: shown, small, or withheld because it would tell a small one."""
 
     def __init__(self, value: float, minimum: float, min_count: int):
@@ -41,31 +41,31 @@ class Count:
         return self.value > 0
 
 
-class Counts:
+class CountRegistry:
     """All counts of a page, and the sums that a reader can check them by."""
 
     def __init__(self, min_count: int):
         self.min_count = min_count
-        self.registered: dict[tuple[str, float], Count] = {}
-        self.sums: list[list[Count]] = []
+        self.registered: dict[tuple[str, float], SuppressibleCount] = {}
+        self.sums: list[list[SuppressibleCount]] = []
         """Each is the whole, its parts, and the rest that is shown nowhere."""
 
-    def __call__(self, name: str, value: float, minimum: float | None = None) -> Count:
+    def __call__(self, name: str, value: float, minimum: float | None = None) -> SuppressibleCount:
         """The count of this name and value: one object, wherever on the page it stands."""
-        return self.registered.setdefault((name, value), Count(value, value if minimum is None else minimum, self.min_count))
+        return self.registered.setdefault((name, value), SuppressibleCount(value, value if minimum is None else minimum, self.min_count))
 
-    def for_hospital(self, hospital: str) -> Callable[..., Count]:
+    def for_hospital(self, hospital: str) -> Callable[..., SuppressibleCount]:
         """The same, of one hospital's counts; a value of None is 0."""
         return lambda name, value, minimum=None: self(f"{hospital} {name}", value or 0, minimum)
 
-    def find(self, hospital: str, name: str, value: float) -> Count | None:
+    def find(self, hospital: str, name: str, value: float) -> SuppressibleCount | None:
         """The hospital's count of this name and value, if a section has shown it before."""
         return self.registered.get((f"{hospital} {name}", value))
 
-    def add_sum(self, whole: Count, parts: Sequence[Count]):
+    def add_sum(self, whole: SuppressibleCount, parts: Sequence[SuppressibleCount]):
         """Register that `parts` belong to `whole`; a reader can compute what is left of it."""
         rest = whole.value - sum(part.value for part in parts)
-        self.sums.append([whole, *parts, Count(rest, rest, self.min_count)])
+        self.sums.append([whole, *parts, SuppressibleCount(rest, rest, self.min_count)])
 
     def protect(self):
         """Withhold counts until no sum tells a small one."""
@@ -81,7 +81,7 @@ class Counts:
                     min(others, key=lambda term: (term.value < 2 * self.min_count, term.value)).withheld = changed = True
 
 
-def reveals_hidden(terms: Sequence[Count]) -> bool:
+def reveals_hidden(terms: Sequence[SuppressibleCount]) -> bool:
     """Whether the sum terms[0] = terms[1] + terms[2] + ... leaves too few values possible for a hidden term, when all shown ones are known.
 
     Too few: for a small term fewer than half of those that "<11" leaves it, for a withheld one a single value.
@@ -101,7 +101,7 @@ def reveals_hidden(terms: Sequence[Count]) -> bool:
     return False
 
 
-def shares(parts: Sequence[Count], whole: Count) -> list[float]:
+def shares(parts: Sequence[SuppressibleCount], whole: SuppressibleCount) -> list[float]:
     """The widths, of 1, by which a whole and all its parts are drawn once the counts are protected: small parts have none.
 
     Withheld parts are rounded to a coarse step, so that a small count cannot change the drawing. The last fills the rest, unless the
@@ -122,7 +122,7 @@ def shares(parts: Sequence[Count], whole: Count) -> list[float]:
 class Share:
     """The share of `part` in `whole`, written in percent once the counts are protected: of a small part the bound, of a withheld one nothing."""
 
-    def __init__(self, part: Count, whole: Count):
+    def __init__(self, part: SuppressibleCount, whole: SuppressibleCount):
         self.part, self.whole = part, whole
 
     @property
@@ -135,7 +135,7 @@ class Share:
         return f"<{self.part.min_count / self.whole.value:.2%}" if self.part.small else f"{self.part.value / self.whole.value:.1%}"
 
 
-def describe_rest(part: Count, whole: Count) -> str:
+def describe_rest(part: SuppressibleCount, whole: SuppressibleCount) -> str:
     """The share of `whole` that is not `part`, written once the counts are protected: in percent, or in words where that would tell a hidden count."""
     if not part.value:
         return "all"

@@ -19,7 +19,7 @@ from medrep import config
 from medrep.errors import UserError
 from medrep.report import downloads
 from medrep.report.cells import Cell, Deferred, format_interval, number_cell, to_cell
-from medrep.report.disclosure import Count
+from medrep.report.disclosure import SuppressibleCount
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class MissingResult:
 
 @dataclass(frozen=True)
 class Table:
-    """The first cell of a row is its heading. A cell is a text, a Cell, a Count or a Share."""
+    """The first cell of a row is its heading. A cell is a text, a Cell, a SuppressibleCount or a Share."""
 
     caption: str
     headings: Sequence[str]
@@ -172,8 +172,8 @@ class FlowStep:
     """A box of a flow chart: how many are left, and why the others are not, by reason."""
 
     name: str
-    count: Count
-    left_out: Sequence[tuple[str, Count]] = ()
+    count: SuppressibleCount
+    left_out: Sequence[tuple[str, SuppressibleCount]] = ()
 
 
 @dataclass(frozen=True)

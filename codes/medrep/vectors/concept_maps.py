@@ -14,7 +14,7 @@ from medrep.vectors.nearest import Rows
 MAP_CONCEPTS, MAP_COLOURS = 1_000, 8  # concepts on a map; domains with a colour of their own
 
 
-def draw_maps(arms: list[str], arrays: Mapping[str, Rows], graph: ConceptGraph):
+def plot_projections(arms: list[str], arrays: Mapping[str, Rows], graph: ConceptGraph):
     """PCA and t-SNE of the same concepts, one panel an arm, coloured by domain."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE

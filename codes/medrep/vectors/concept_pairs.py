@@ -141,7 +141,7 @@ def held_out_pairs(graph: ConceptGraph, unsaid_filter: Callable[[np.ndarray], np
     return {kind: pairs for kind, pairs in found.items() if len(pairs) >= MIN_PAIRS or kind == "all"}
 
 
-def make_unsaid_filter(text: dict[str, str], graph: ConceptGraph) -> Callable[[np.ndarray], np.ndarray]:
+def make_unmentioned_pair_filter(text: dict[str, str], graph: ConceptGraph) -> Callable[[np.ndarray], np.ndarray]:
     """A function from pairs (n, 2) to bool (n,): neither end's definition names the other end."""
 
     def names_other(a: int, b: int) -> bool:

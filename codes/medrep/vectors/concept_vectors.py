@@ -128,7 +128,7 @@ def gather_vectors(tokens: Sequence[str], rep: str, over_deciles: bool = False) 
     ids, array = open_vectors(rep)
     concept_index.check_index(ids)
     tokens = list(tokens)
-    rows, how, ancestors = find_sources(tokens, ids)
+    rows, how, ancestors = find_vector_rows(tokens, ids)
     vectors = np.zeros((len(tokens), array.shape[1]), dtype=np.float32)
     found = np.flatnonzero(rows >= 0)
     vectors[found] = read_rows(array, rows[found])
@@ -144,7 +144,7 @@ def gather_vectors(tokens: Sequence[str], rep: str, over_deciles: bool = False) 
     return vectors, how
 
 
-def find_sources(tokens: Sequence[str], ids: pa.Array) -> tuple[np.ndarray, np.ndarray, dict[str, list[int]]]:
+def find_vector_rows(tokens: Sequence[str], ids: pa.Array) -> tuple[np.ndarray, np.ndarray, dict[str, list[int]]]:
     """What stands for each token among the concepts of an index: int64 (tokens,) rows, -1 where it has none of its own; how it was found, one of
     VECTOR_SOURCES; and the rows of the nearest ancestors of the concepts that neither have one nor lack a decile only."""
     plain = [plain_token(token) for token in tokens]

@@ -54,7 +54,7 @@ class TextPairs:
     """int64 (n, concept_pairs.NEGATIVES): what takes the other end's place."""
 
 
-def kept_apart(plain: np.ndarray, share: float, salt: int) -> np.ndarray:
+def held_out_concepts_mask(plain: np.ndarray, share: float, salt: int) -> np.ndarray:
     """bool: the concepts `plain` (concept ids) that are in no training pair, a `share` of them by a hash."""
     salted = plain.astype(np.int64).view(np.uint64) + np.uint64(salt) * holdout.GOLDEN_RATIO_64
     return (holdout.hash_integers(salted) >> np.uint64(11)) * 2.0**-53 < share
@@ -64,7 +64,7 @@ def read_pairs(con: ibis.BaseBackend, settings: EncoderConfig, apart: np.ndarray
     """The pairs of the index's plain concepts. `apart` (bool, rows) are further rows that are in none of them and in no validation link."""
     graph = concept_pairs.read_concept_graph(concept_index.read_concept_index(), con)
     rows = len(graph.plain)
-    valid = kept_apart(graph.plain, settings.valid_share, settings.seed + 1)
+    valid = held_out_concepts_mask(graph.plain, settings.valid_share, settings.seed + 1)
     apart = np.zeros(rows, dtype=bool) if apart is None else apart
     source, target = graphs.open_edges(rows)
     plain = graph.eligible[source] & graph.eligible[target] & (source < target) & ~apart[source] & ~apart[target]

@@ -216,7 +216,7 @@ def join_nodes(source: np.ndarray, target: np.ndarray, nodes: int) -> scipy.spar
     return scipy.sparse.csr_array((np.ones(len(source), dtype=bool), (source, target)), shape=(nodes, nodes))
 
 
-def question_loss(
+def link_contrastive_loss(
     z: torch.Tensor, rows: np.ndarray, asked: np.ndarray, answers: np.ndarray, classes: np.ndarray, true: scipy.sparse.csr_array
 ) -> torch.Tensor:
     """The mean over questions of -log softmax of the answer's cosine among the answers of all questions that have its class.
@@ -270,9 +270,9 @@ def fit(x: torch.Tensor, graph: LinkGraph, hops: int, seed: int) -> RelationWeig
             child, other = graph.draw_siblings(random)
             rows = np.unique(np.concatenate([left, right, child, other]))
             z = functional.normalize(whiten(model(x, adjacencies(model, graph, seen, degree)), concepts, torch.from_numpy(rows)), dim=1)
-            loss = question_loss(z, rows, np.r_[left, right], np.r_[right, left], graph.classes, true)
+            loss = link_contrastive_loss(z, rows, np.r_[left, right], np.r_[right, left], graph.classes, true)
             if len(child):
-                loss = loss + SIBLING_WEIGHT * question_loss(z, rows, child, other, graph.classes, related)
+                loss = loss + SIBLING_WEIGHT * link_contrastive_loss(z, rows, child, other, graph.classes, related)
             if not torch.isfinite(loss):
                 raise UserError("the loss of graph.objective links became infinite or no number: graph.objective=neighbour_mean learns nothing")
             optimizer.zero_grad()

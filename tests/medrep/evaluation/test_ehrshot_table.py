@@ -174,7 +174,7 @@ def test_a_test_is_a_row_with_its_k_its_replicate_and_its_arm(summary):
             ("ehrshot_guo_icu", "behrt", "medrep", "frozen+shots8", 1, clean | {"subgroup": "sex=F"}),
         ]
     )
-    found = ehrshot_table.own_rows(table, 50)
+    found = ehrshot_table.our_rows(table, 50)
     assert list(found.columns[: len(ehrshot_table.RESULT_COLUMNS)]) == ehrshot_table.RESULT_COLUMNS and len(found) == 9
     rows = found[found.score == "auroc"].to_dict("records")
     keys = ["labeling_function", "sub_task", "model", "head", "replicate", "k", "note"]
@@ -193,7 +193,7 @@ def test_tests_of_two_cohorts_are_refused(summary):
     more = [{"leakage": "", "cohort": "a", "made_with": "x"}, {"leakage": "", "cohort": "b", "made_with": "x"}]
     table = summary([("ehrshot_guo_icu", "behrt", "medrep", "", seed, facts) for seed, facts in enumerate(more)])
     with pytest.raises(UserError, match="ehrshot_guo_icu at ehrshot was tested on different cohorts"):
-        ehrshot_table.own_rows(table, 0)
+        ehrshot_table.our_rows(table, 0)
 
 
 def test_the_benchmarks_own_figures_are_read_and_others_refused(root):

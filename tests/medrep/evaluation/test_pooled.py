@@ -152,9 +152,9 @@ def test_without_vectors_the_numbers_are_the_same_and_alone(hospitals, tmp_path)
 
 
 def test_a_decile_is_a_number_of_mean_0_and_spread_1():
-    value, has_value = record_features.value_of_deciles(["1000", "1018_0", "1018_9", "[CLS]"])
+    value, has_value = record_features.standardized_deciles(["1000", "1018_0", "1018_9", "[CLS]"])
     assert value.tolist() == [0, -value[2], value[2], 0] and has_value.tolist() == [False, True, True, False]
-    every, there = record_features.value_of_deciles([f"1_{i}" for i in range(10)])
+    every, there = record_features.standardized_deciles([f"1_{i}" for i in range(10)])
     assert every.mean() == pytest.approx(0) and every.std() == pytest.approx(1) and there.all()
 
 

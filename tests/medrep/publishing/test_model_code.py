@@ -27,7 +27,7 @@ def test_what_is_taken_is_the_text_that_stands_here_once():
         behrt.BehrtEncoder,
         behrt.BehrtForPretraining,
         behrt.BehrtForPrediction,
-        behrt.part_means,
+        behrt.history_and_stay_means,
         embeddings.PatientEmbeddings,
         packed_attention.packed_attention,
         sequences.time_buckets,

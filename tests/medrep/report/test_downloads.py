@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from medrep.report import downloads
 from medrep.report.cells import Cell, interval_cell, number_cell
-from medrep.report.disclosure import Counts, Share
+from medrep.report.disclosure import CountRegistry, Share
 
 HEADINGS = ["arm", "AUROC (95 %)", "n"]
 
@@ -32,7 +32,7 @@ def test_an_interval_is_three_columns_and_numbers_are_plain():
 
 
 def test_a_count_that_is_hidden_is_hidden_in_the_file_too():
-    counts = Counts(11)
+    counts = CountRegistry(11)
     whole, most, few = counts("all", 1000), counts("most", 993), counts("few", 7)
     counts.add_sum(whole, [most, few])
     rows = [["all", whole, ""], ["most", most, Share(most, whole)], ["few", few, Share(few, whole)]]

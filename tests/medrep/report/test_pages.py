@@ -8,7 +8,7 @@ from markupsafe import Markup
 from medrep import contract
 from medrep.errors import UserError
 from medrep.report import pages
-from medrep.report.disclosure import Count
+from medrep.report.disclosure import SuppressibleCount
 
 OURS = contract.REPOSITORY / "codes" / "configs" / "report" / "page.html"
 OLD_NAMES = {
@@ -36,7 +36,7 @@ def render() -> str:
     """A page with a part of each kind."""
     table = pages.Table("Rows", ["hospital", "rows"], [["mimic", pages.to_cell("3")]])
     picture = pages.FigureGrid([pages.Image("data:image/png;base64,", "a picture", (1, 1))], Markup(""), 1)
-    flow = pages.FlowChart("Flow", [pages.FlowStep("kept", Count(30, 30, 11), [("another", Count(20, 20, 11))])])
+    flow = pages.FlowChart("Flow", [pages.FlowStep("kept", SuppressibleCount(30, 30, 11), [("another", SuppressibleCount(20, 20, 11))])])
     point = pages.ForestPoint(0.8, 0.7, 0.9, 0, diamond=0.75, best=True)
     parts = [
         pages.Paragraph("a paragraph"),

@@ -28,7 +28,7 @@ def test_held_out_pairs_are_what_a_plain_search_finds(small, monkeypatch):
     monkeypatch.setattr(holdout, "held_out_mask", lambda a, b: (a + b) % 4 == 0)
     monkeypatch.setattr(concept_pairs, "MIN_PAIRS", 1)
     text = {str(100 + i): f"name {100 + i} is a kind of name {100 + (i + 4) % 40}" for i in range(40)}
-    found = concept_pairs.held_out_pairs(v, concept_pairs.make_unsaid_filter(text, v))
+    found = concept_pairs.held_out_pairs(v, concept_pairs.make_unmentioned_pair_filter(text, v))
     every = {frozenset(p) for p in zip(v.source.tolist(), v.target.tolist(), strict=True) if (v.plain[p[0]] + v.plain[p[1]]) % 4 == 0}
     as_sets = {kind: {frozenset(p) for p in pairs.tolist()} for kind, pairs in found.items()}
     assert as_sets["all"] == every

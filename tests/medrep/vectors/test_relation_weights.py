@@ -92,7 +92,7 @@ def test_a_question_is_among_the_answers_of_its_class_that_are_not_true():
         scores = [float(z[a] @ z[c]) / relation_weights.TEMPERATURE for c in (b, *sorted(others))]
         losses.append(np.logaddexp.reduce(scores) - scores[0])
     rows = np.unique([asked, answers])
-    found = relation_weights.question_loss(z[rows], rows, asked, answers, graph.classes, relation_weights.join_nodes(*graph.edges, 40))
+    found = relation_weights.link_contrastive_loss(z[rows], rows, asked, answers, graph.classes, relation_weights.join_nodes(*graph.edges, 40))
     assert found.item() == pytest.approx(np.mean(losses))
 
 

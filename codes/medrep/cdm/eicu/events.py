@@ -84,7 +84,7 @@ class EventReader:
         held = engine.materialize_as_parquet(self.con, found)
         counts, reasons = rules.count_reasons(held), [OF_LEFT_OUT_STAY, FAR_FROM_STAY, *left_out]
         further: dict = {"names without concept": count_names(held.filter(held.reason == NO_CONCEPT), name_of)} if name_of else {}
-        rules.settle_rejects(self.con, self.hospital, table, counts, lambda: marked(with_lines=True), reasons, self.cohort, **further)
+        rules.report_rejects(self.con, self.hospital, table, counts, lambda: marked(with_lines=True), reasons, self.cohort, **further)
         return held.filter(held.reason.isnull())
 
 

@@ -196,7 +196,7 @@ def read_wide(reader: EventReader, names: Names, table: str, number: int, no_val
     )
     if table == "apacheApsVar":
         rows = rows.mutate(time=end_of_first_day(rows.time))
-    found = thin_out(reader, rows, columns, table) if table == "vitalPeriodic" else stack(rows, columns)
+    found = keep_first_per_hour(reader, rows, columns, table) if table == "vitalPeriodic" else stack(rows, columns)
     return measurement_rows(names.join(found, table), number, type_id)
 
 
@@ -236,7 +236,7 @@ def stack(rows: ibis.Table, columns: list[str], of_hours: bool = False) -> ibis.
     return reduce(lambda one, other: one.union(other), parts)
 
 
-def thin_out(reader: EventReader, rows: ibis.Table, columns: list[str], table: str) -> ibis.Table:
+def keep_first_per_hour(reader: EventReader, rows: ibis.Table, columns: list[str], table: str) -> ibis.Table:
     """Of each unit stay, column and clock hour the first value: records.py keeps no more of a person, and there are twelve an hour.
 
     Some stays at a time, as the hours of all would not fit into memory.

@@ -10,7 +10,7 @@ from medrep.cdm import ehrshot, engine, label_files, table_files
 from medrep.cdm.ehrshot import Task
 from medrep.errors import UserError
 from medrep.progress import print_line
-from medrep.tables import GIVEN_PARTS
+from medrep.tables import PREDEFINED_SPLITS
 
 NO_SPLIT = "person in none of the benchmark's splits"
 EXCLUSIONS = {"ehrshot": [label_files.UNREADABLE, label_files.UNKNOWN_PERSON, NO_SPLIT, label_files.BOTH, label_files.REPEATED]}
@@ -24,7 +24,7 @@ class EhrshotLabels:
     points: ibis.Table
     """A row of the file each: person_id, prediction_time, boolean_value, part (of contract.SPLITS), has_zone, reason."""
     parts: pd.DataFrame
-    """GIVEN_PARTS of the points that are kept."""
+    """PREDEFINED_SPLITS of the points that are kept."""
     flow: dict
     """What is told of them beside the reasons."""
 
@@ -53,7 +53,7 @@ def read_labels(con: ibis.BaseBackend, hospital: str, task: Task, records: ibis.
         "without an event before": label_files.count_without_record(kept, records),
     }
     parts = find_parts(known[known.reason.isna()], samples)
-    tell(hospital, task, flow, samples, parts)
+    print_label_summary(hospital, task, flow, samples, parts)
     return EhrshotLabels(points, parts, flow)
 
 
@@ -92,15 +92,15 @@ def check_samples(shots_file: str, labels_file: str, known: pd.DataFrame, sample
 
 
 def find_parts(kept: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
-    """GIVEN_PARTS: the parts of all points, and the drawn examples of each k and replicate that are kept."""
+    """PREDEFINED_SPLITS: the parts of all points, and the drawn examples of each k and replicate that are kept."""
     whole = kept.assign(shots=ehrshot.WHOLE, replicate=0, copies=1)
     samples = samples.astype(kept[KEY].dtypes.to_dict())  # without draws it has no types, which pandas joins with no row of another
     drawn = samples.merge(kept[KEY], on=KEY).assign(copies=1).groupby(ehrshot.SAMPLE_COLUMNS, as_index=False).copies.sum()
     names = {"person_id": "subject_id"}
-    return pd.concat([whole.rename(columns=names), drawn.rename(columns=names)], ignore_index=True)[list(GIVEN_PARTS.schema.names)]
+    return pd.concat([whole.rename(columns=names), drawn.rename(columns=names)], ignore_index=True)[list(PREDEFINED_SPLITS.schema.names)]
 
 
-def tell(hospital: str, task: Task, flow: dict, samples: pd.DataFrame, parts: pd.DataFrame):
+def print_label_summary(hospital: str, task: Task, flow: dict, samples: pd.DataFrame, parts: pd.DataFrame):
     name = f"{hospital} {task.outcome}"
     shares = ", ".join(f"{part} {counts['kept']:,} of {counts['read']:,}" for part, counts in flow["parts"].items())
     print_line(f"{name}: labels of the benchmark's parts that can be used: {shares}")

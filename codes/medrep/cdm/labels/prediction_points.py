@@ -6,7 +6,7 @@ from functools import cached_property
 
 import ibis
 
-from medrep.cdm.parsing import stands_at_day_end
+from medrep.cdm.parsing import is_day_end
 from medrep.cdm.plausible_dates import latest_plausible_time
 from medrep.settings import CohortConfig
 
@@ -90,7 +90,7 @@ def merge_stays(inpatient_visits: ibis.Table, transfer_hours: float) -> ibis.Tab
 
 def is_before_end(time: ibis.Value, end: ibis.Value) -> ibis.Value:
     """Whether a fact belongs to a stay that ends then: it is not later, or only its day is known and the stay ends on that day."""
-    return (time <= end) | (stands_at_day_end(time) & (time.date() <= end.date()))
+    return (time <= end) | (is_day_end(time) & (time.date() <= end.date()))
 
 
 def died_in_stay(stays: ibis.Table, cohort: CohortConfig) -> ibis.Value:

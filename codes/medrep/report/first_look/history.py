@@ -4,7 +4,7 @@ from medrep.patients import record_counts
 from medrep.patients.sequences import Trajectories
 from medrep.report.cells import Cell, Deferred, number_cell
 from medrep.report.count_names import EVENTS_READ
-from medrep.report.disclosure import Count, Counts
+from medrep.report.disclosure import CountRegistry, SuppressibleCount
 from medrep.report.pages import Fact, Section, Table
 
 QUANTILES = {"a tenth has at most": 0.1, "a quarter": 0.25, "half": 0.5, "three quarters": 0.75, "nine tenths": 0.9}
@@ -12,7 +12,7 @@ FORMATS = {"events": ",.0f", "visits with events": ",.0f", "years from the first
 """Of record_counts.quantiles_by_person."""
 
 
-def measure(hospital: str, counts: Counts) -> tuple[Section, Fact]:
+def measure(hospital: str, counts: CountRegistry) -> tuple[Section, Fact]:
     """The section, and its answer; trajectories must be there."""
     trajectories = Trajectories(hospital)
     n, quantiles = len(trajectories), record_counts.quantiles_by_person(trajectories, list(QUANTILES.values()))
@@ -45,7 +45,9 @@ def measure(hospital: str, counts: Counts) -> tuple[Section, Fact]:
     return section, Fact("Events of a person, median", median["events"], more)
 
 
-def span_table(counts: Counts, hospital: str, total: int, caption: str, heading: str, spans: list[tuple[str, int, int]], note: str = "") -> Table:
+def span_table(
+    counts: CountRegistry, hospital: str, total: int, caption: str, heading: str, spans: list[tuple[str, int, int]], note: str = ""
+) -> Table:
     """A row a span of time: who has events in it, and how many; of few persons nothing is told."""
     count, rows, of_spans = counts.for_hospital(hospital), [], []
     for name, n_persons, n_events in spans:
@@ -57,6 +59,6 @@ def span_table(counts: Counts, hospital: str, total: int, caption: str, heading:
     return Table(f"{caption} at {hospital}", [heading, "persons with events", "events", "events of such a person"], rows, note)
 
 
-def ratio(events: Count, persons: Count) -> Cell:
+def ratio(events: SuppressibleCount, persons: SuppressibleCount) -> Cell:
     known = not (events.hidden or persons.hidden) and persons.value
     return number_cell(events.value / persons.value if known else None, ",.1f")

@@ -9,7 +9,7 @@ from medrep.evaluation import metrics
 from medrep.evaluation.expected_precision import expected_interval
 from medrep.report.arms import home_first
 from medrep.report.cells import Cell, Deferred, interval_cell
-from medrep.report.disclosure import Count, Counts
+from medrep.report.disclosure import CountRegistry, SuppressibleCount
 from medrep.report.inputs import labelled_outcomes
 from medrep.report.pages import Fact, Section, Table
 from medrep.tables import LABELS, PERSONS
@@ -38,7 +38,7 @@ class LabelCounts:
         return self.test[0] + self.learn[0], self.test[1] + self.learn[1]
 
 
-def measure(hospital: str, home: str, counts: Counts) -> tuple[Section, Fact]:
+def measure(hospital: str, home: str, counts: CountRegistry) -> tuple[Section, Fact]:
     """The section, and its answer; some labels and the persons must be there."""
     names = home_first(labelled_outcomes([hospital]), home)
     found = [row for outcome in names if LABELS.at(hospital=hospital, outcome=outcome).is_dir() for row in count_label(hospital, outcome)]
@@ -49,7 +49,7 @@ def measure(hospital: str, home: str, counts: Counts) -> tuple[Section, Fact]:
         for is_home in (at_home, not at_home):  # the hospital's own part first
             tested, learn = roles[is_home]
             rows.append(label_row(counts, hospital, label, tested, learn))
-        verdicts.setdefault(judge(roles[at_home][0], counts.min_count), []).append(label)
+        verdicts.setdefault(classify_precision(roles[at_home][0], counts.min_count), []).append(label)
     named = {verdict: name_labels(labels) for verdict, labels in verdicts.items()}
     note = (
         "Width: of the 95 % interval that is to be expected, and its ends, if the AUROC is that much (normal scores; Bamber 1975, Hanley and McNeil 1982). "
@@ -95,7 +95,7 @@ def count_label(hospital: str, outcome: str) -> Iterator[LabelCounts]:
         )
 
 
-def label_row(counts: Counts, hospital: str, label: LabelCounts, tested: tuple[int, int], learn: tuple[int, int] | None) -> list:
+def label_row(counts: CountRegistry, hospital: str, label: LabelCounts, tested: tuple[int, int], learn: tuple[int, int] | None) -> list:
     count = counts.for_hospital(hospital)
     whole, test, rest = (
         [count(f"{label.label} {part} {sign}", n) for sign, n in zip(("with", "without"), numbers, strict=True)]
@@ -109,12 +109,12 @@ def label_row(counts: Counts, hospital: str, label: LabelCounts, tested: tuple[i
         "everyone" if learn is None else "its test persons, as home",
         *shown,
         "" if learn is None else rest[0],
-        judge(tested, counts.min_count),
+        classify_precision(tested, counts.min_count),
         *(Deferred(lambda auroc=auroc: describe_interval(auroc, *shown)) for auroc in EXPECTED_AUROCS),
     ]
 
 
-def describe_interval(auroc: float, positives: Count, negatives: Count) -> Cell:
+def describe_interval(auroc: float, positives: SuppressibleCount, negatives: SuppressibleCount) -> Cell:
     """Its width and ends; nothing where either count is hidden, which it would tell, or too small."""
     n = int(positives.value), int(negatives.value)
     if positives.hidden or negatives.hidden or min(n) < metrics.MIN_CLASS_SIZE:
@@ -123,7 +123,7 @@ def describe_interval(auroc: float, positives: Count, negatives: Count) -> Cell:
     return interval_cell(high - low, low, high, ".2f")
 
 
-def judge(tested: tuple[int, int], min_count: int) -> str:
+def classify_precision(tested: tuple[int, int], min_count: int) -> str:
     """enough, rough or too few; of counts that are hidden no more than that."""
     if min(tested) < max(metrics.MIN_CLASS_SIZE, min_count):
         return "too few"

@@ -14,7 +14,7 @@ from medrep.patients import record_counts
 from medrep.patients.sequences import Trajectories
 from medrep.report.cells import Deferred, number_of
 from medrep.report.count_names import EVENTS_READ, events_read_as
-from medrep.report.disclosure import Counts, Share, describe_rest
+from medrep.report.disclosure import CountRegistry, Share, describe_rest
 from medrep.report.pages import Details, Fact, Paragraph, Section, Subsection, Table
 from medrep.report.sections.coverage import coverage_parts
 from medrep.vectors import concept_index, markers
@@ -39,7 +39,7 @@ class MissingConcept:
     events: int
 
 
-def measure(hospital: str, home: str, counts: Counts, max_concepts: int) -> tuple[Section, Fact]:
+def measure(hospital: str, home: str, counts: CountRegistry, max_concepts: int) -> tuple[Section, Fact]:
     """The section, and its answer; trajectories and the concept index must be there."""
     trajectories, vocabulary = Trajectories(hospital), token_vocabulary.load_hospital_vocabulary(hospital)
     tokens = list(vocabulary.tokens[len(SPECIAL_TOKENS) :])
@@ -63,7 +63,7 @@ def measure(hospital: str, home: str, counts: Counts, max_concepts: int) -> tupl
     return section, read_fact(counts, hospital, shares)
 
 
-def read_fact(counts: Counts, hospital: str, shares: pd.DataFrame) -> Fact:
+def read_fact(counts: CountRegistry, hospital: str, shares: pd.DataFrame) -> Fact:
     rows = shares[(shares.by == "all") & (shares.reading == VECTORS)]
     n = dict(zip(rows.kind, rows.events.astype(int), strict=True))
     count = counts.for_hospital(hospital)
@@ -96,7 +96,7 @@ def count_missing(trajectories: Trajectories, tokens: Sequence[str], kinds: np.n
     return sorted(found, key=lambda row: (-row.events, row.concept, row.kind))
 
 
-def missing_parts(counts: Counts, hospital: str, missing: list[MissingConcept], max_concepts: int) -> list:
+def missing_parts(counts: CountRegistry, hospital: str, missing: list[MissingConcept], max_concepts: int) -> list:
     if not missing:
         return [Paragraph("Every concept has a vector of its own.")]
     rare = [row for row in missing if row.persons < counts.min_count]  # their names might tell of a person

@@ -12,7 +12,7 @@ from medrep.llm import rating_prompts
 from medrep.report.arms import group_home_first, home_first, label_arms, rep_style, row_arms
 from medrep.report.cells import Deferred, format_interval, is_known, number_cell, number_of, p_value_cell
 from medrep.report.count_names import EVENTS_READ, events_read_as
-from medrep.report.disclosure import Count, Counts, Share, describe_rest
+from medrep.report.disclosure import CountRegistry, Share, SuppressibleCount, describe_rest
 from medrep.report.inputs import TEST_RESULTS, find_suspects, finetune_command, labelled_outcomes, read_comparison, read_json, read_table
 from medrep.report.pages import Fact, Facts, Forest, ForestPoint, MissingResult, Paragraph, Section, Subsection, slugify
 from medrep.settings import CohortConfig
@@ -20,7 +20,7 @@ from medrep.settings import CohortConfig
 ALPHA = 0.05
 
 
-def build_section(counts: Counts, home: str, others: list[str], cohort: CohortConfig) -> Section:
+def build_section(counts: CountRegistry, home: str, others: list[str], cohort: CohortConfig) -> Section:
     section = Section("answer", "Answer", "The answer", "")
     table = read_comparison(counts.min_count)
     by_outcome = group_home_first(table, "outcome", home) if table is not None else []
@@ -164,7 +164,7 @@ def forest_point(row: dict, style: int, best: bool) -> ForestPoint:
 # ---- what can be read, and leaks -------------------------------------------------------------------------------------
 
 
-def coverage_fact(counts: Counts, home: str, external: str) -> Fact | None:
+def coverage_fact(counts: CountRegistry, home: str, external: str) -> Fact | None:
     """The share of the other hospital's events that can be read, by vectors and by codes; None where it was not measured."""
     file = contract.coverage_files(home, external)["shares"]
     if not file.exists():
@@ -192,7 +192,7 @@ def coverage_fact(counts: Counts, home: str, external: str) -> Fact | None:
     return Fact(f"Read of {external}'s events", value, Deferred(by_codes))
 
 
-def share_text(part: Count, whole: Count) -> str:
+def share_text(part: SuppressibleCount, whole: SuppressibleCount) -> str:
     return str(Share(part, whole)) or "a part"
 
 

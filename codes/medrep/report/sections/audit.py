@@ -3,7 +3,7 @@
 from medrep import contract
 from medrep.report.cells import number_cell, number_of
 from medrep.report.count_names import labelled_points
-from medrep.report.disclosure import Counts, Share
+from medrep.report.disclosure import CountRegistry, Share
 from medrep.report.inputs import find_suspects, read_json
 from medrep.report.pages import Details, MissingResult, Paragraph, Section, Subsection, Table, parts_or_missing, slugify
 from medrep.vocabulary.token_vocabulary import ORDINALS
@@ -11,7 +11,7 @@ from medrep.vocabulary.token_vocabulary import ORDINALS
 VERDICT = {True: "suspect", False: "fine"}
 
 
-def build_section(counts: Counts, hospitals: list[str]) -> Section:
+def build_section(counts: CountRegistry, hospitals: list[str]) -> Section:
     section = Section(
         "leakage",
         "Leakage",
@@ -30,7 +30,7 @@ def build_section(counts: Counts, hospitals: list[str]) -> Section:
     return section
 
 
-def audit_parts(counts: Counts, hospital: str, audit: dict) -> list:
+def audit_parts(counts: CountRegistry, hospital: str, audit: dict) -> list:
     tokens = [row for outcome, result in audit.items() for row in token_rows(counts, hospital, outcome, result["best_tokens"])]
     stays = [row for outcome, result in audit.items() for row in open_stay_rows(counts, hospital, outcome, result["open_stays"])]
     domains = [row for outcome, result in audit.items() for row in open_domain_rows(counts, hospital, outcome, result)]
@@ -96,7 +96,7 @@ def name_token(row: dict) -> str:
     return f"{name} ({ORDINALS[int(decile)]} decile)" if decile.isdigit() else name
 
 
-def token_rows(counts: Counts, hospital: str, outcome: str, best_tokens: list[dict]) -> list[list]:
+def token_rows(counts: CountRegistry, hospital: str, outcome: str, best_tokens: list[dict]) -> list[list]:
     count, rows = counts.for_hospital(hospital), []
     for row in best_tokens:
         label = f"{outcome} {'' if row['label'] == outcome else row['label']}".strip()
@@ -124,7 +124,7 @@ def token_rows(counts: Counts, hospital: str, outcome: str, best_tokens: list[di
     return rows
 
 
-def open_stay_rows(counts: Counts, hospital: str, outcome: str, open_stays: list[dict]) -> list[list]:
+def open_stay_rows(counts: CountRegistry, hospital: str, outcome: str, open_stays: list[dict]) -> list[list]:
     rows = []
     for row in open_stays:
         events, at_start = open_counts(counts, hospital, outcome, row, row["type_id"])
@@ -132,7 +132,7 @@ def open_stay_rows(counts: Counts, hospital: str, outcome: str, open_stays: list
     return rows
 
 
-def open_domain_rows(counts: Counts, hospital: str, outcome: str, result: dict) -> list[list]:
+def open_domain_rows(counts: CountRegistry, hospital: str, outcome: str, result: dict) -> list[list]:
     """What open_stay_rows tells by type, over all types of a domain."""
     rows = []
     for row in result.get("open_domains", []):
@@ -144,7 +144,7 @@ def open_domain_rows(counts: Counts, hospital: str, outcome: str, result: dict) 
     return rows
 
 
-def open_counts(counts: Counts, hospital: str, outcome: str, row: dict, of: object) -> tuple:
+def open_counts(counts: CountRegistry, hospital: str, outcome: str, row: dict, of: object) -> tuple:
     """Events, and how many of them stand at the start of their visit."""
     count = counts.for_hospital(hospital)
     events, at_start = (count(f"{outcome} {row['domain']} {of} {name}", row[name]) for name in ("events", "at_start"))
@@ -152,7 +152,7 @@ def open_counts(counts: Counts, hospital: str, outcome: str, row: dict, of: obje
     return events, at_start
 
 
-def first_day_rows(counts: Counts, hospital: str, outcome: str, first_days: list[dict]) -> list[list]:
+def first_day_rows(counts: CountRegistry, hospital: str, outcome: str, first_days: list[dict]) -> list[list]:
     count, rows = counts.for_hospital(hospital), []
     for row in first_days:
         events = count(f"{outcome} {row['domain']} known by their day", row["events"])

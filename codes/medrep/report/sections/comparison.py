@@ -8,12 +8,12 @@ from medrep.evaluation.comparison import PAPER_MEAN_OUTCOMES, published_means
 from medrep.report.arms import group_home_first, home_first, label_arms, row_arms, select_arm
 from medrep.report.cells import interval_cell, number_cell, p_value_cell
 from medrep.report.count_names import count_tested
-from medrep.report.disclosure import Counts
+from medrep.report.disclosure import CountRegistry
 from medrep.report.inputs import TEST_RESULTS, finetune_command, read_comparison
 from medrep.report.pages import MissingResult, Paragraph, Section, Subsection, Table, slugify
 
 
-def build_section(counts: Counts, home: str, published: dict) -> Section:
+def build_section(counts: CountRegistry, home: str, published: dict) -> Section:
     section = Section(
         "comparison",
         "Comparison",
@@ -64,7 +64,7 @@ def uncompared_outcomes(table: pd.DataFrame) -> set[str]:
     return {row[0] for row in whole[columns].itertuples(index=False, name=None) if row not in compared}
 
 
-def comparison_table(counts: Counts, outcome: str, hospital: str, rows: pd.DataFrame, home: str) -> Table:
+def comparison_table(counts: CountRegistry, outcome: str, hospital: str, rows: pd.DataFrame, home: str) -> Table:
     reference = next((row for row in rows.against if row), "")
     headings = [
         "arm",

@@ -7,14 +7,14 @@ from medrep import contract
 from medrep.report import charts, disclosure
 from medrep.report.cells import count_cell, number_cell
 from medrep.report.count_names import EVENTS_READ, domain_events, events_read_as
-from medrep.report.disclosure import Count, Counts, Share
+from medrep.report.disclosure import CountRegistry, Share, SuppressibleCount
 from medrep.report.inputs import read_table
 from medrep.report.pages import DeferredFigure, Details, FigureGrid, Section, Subsection, Table, parts_or_missing, slugify
 
 KIND_STYLES = {"as itself": 0, "as its concept, without the decile": 4, "as an ancestor": 1, "not at all": 7}
 
 
-def build_section(counts: Counts, home: str, others: list[str]) -> Section:
+def build_section(counts: CountRegistry, home: str, others: list[str]) -> Section:
     section = Section(
         "coverage",
         "Coverage",
@@ -34,7 +34,7 @@ def build_section(counts: Counts, home: str, others: list[str]) -> Section:
     return section
 
 
-def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFrame, caption: str = "") -> list:
+def coverage_parts(counts: CountRegistry, home: str, external: str, shares: pd.DataFrame, caption: str = "") -> list:
     """Drawings and a table of what vocabulary_coverage.py's shares tell of a hospital."""
     whole = {input_name: part.set_index("kind") for input_name, part in shares[shares.by == "all"].groupby("reading", sort=False)}
     alike = {}  # representations that read the same share are one row
@@ -76,7 +76,7 @@ def coverage_parts(counts: Counts, home: str, external: str, shares: pd.DataFram
     ]
 
 
-def coverage_rows(counts: Counts, external: str, shares: pd.DataFrame, input_labels: dict[str, str]) -> tuple[list, dict]:
+def coverage_rows(counts: CountRegistry, external: str, shares: pd.DataFrame, input_labels: dict[str, str]) -> tuple[list, dict]:
     """The table's rows, and {(reading, kind): {by: its counts}}: those by domain, and those by vocabulary, add up to that of all."""
     count, rows, events_read = counts.for_hospital(external), [], {}
     for (by, part), group in shares.groupby(["by", "part"], sort=False):
@@ -86,7 +86,7 @@ def coverage_rows(counts: Counts, external: str, shares: pd.DataFrame, input_lab
             if kinds.empty:
                 continue
             by_kind = {kind: count(events_read_as(by, part, input_name, kind), int(events)) for kind, events in kinds.events.items()}
-            total: Count = count(total_name, int(kinds.events.sum()))
+            total: SuppressibleCount = count(total_name, int(kinds.events.sum()))
             counts.add_sum(total, list(by_kind.values()))
             for kind, n in {"all": total, **by_kind}.items():
                 events_read.setdefault((input_name, kind), {}).setdefault(by, []).append(n)

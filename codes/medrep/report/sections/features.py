@@ -9,12 +9,12 @@ from medrep.evaluation import ratings, results
 from medrep.progress import format_figures
 from medrep.report.arms import find_reference_arm, home_first, run_arm
 from medrep.report.cells import Cell, count_cell, interval_cell, is_known, number_cell
-from medrep.report.disclosure import Counts
+from medrep.report.disclosure import CountRegistry
 from medrep.report.inputs import default_device, finetune_command, read_optional_json, read_runs, read_table, shorten_path
 from medrep.report.pages import Details, MissingResult, Paragraph, Section, Subsection, Table, slugify
 
 
-def build_section(counts: Counts, home: str, hospitals: list[str], max_features: int) -> Section:
+def build_section(counts: CountRegistry, home: str, hospitals: list[str], max_features: int) -> Section:
     section = Section(
         "features",
         "Features",
@@ -54,7 +54,7 @@ def build_section(counts: Counts, home: str, hospitals: list[str], max_features:
     return section
 
 
-def feature_parts(counts: Counts, folder: Path, hospital: str, max_features: int) -> list:
+def feature_parts(counts: CountRegistry, folder: Path, hospital: str, max_features: int) -> list:
     table = read_table(
         contract.features_file(folder, hospital),
         contract.attention_file(folder, hospital),
@@ -114,7 +114,7 @@ def read_ratings(file: Path, written_with: Path) -> dict[str, Cell]:
     return cells
 
 
-def rating_parts(counts: Counts, folder: Path, hospital: str, arm: tuple, outcome: str, seed: int) -> list:
+def rating_parts(counts: CountRegistry, folder: Path, hospital: str, arm: tuple, outcome: str, seed: int) -> list:
     files = contract.rating_files(folder, hospital)
     summary = read_optional_json(files["summary"]) or {}
     if not files["ratings"].exists() or "rank_correlation_n" not in summary:  # an earlier version's has less
@@ -141,7 +141,7 @@ def rating_parts(counts: Counts, folder: Path, hospital: str, arm: tuple, outcom
     return [*warning, rating_table(counts, hospital, outcome, summary), Paragraph(" ".join(filter(None, sentences)))]
 
 
-def rating_table(counts: Counts, hospital: str, outcome: str, summary: dict) -> Table:
+def rating_table(counts: CountRegistry, hospital: str, outcome: str, summary: dict) -> Table:
     kinds = {"top": "top features", "random": "controls drawn at random", "matched": "controls as frequent"}
     kinds |= {f"top_minus_{kind}": f"top less {kinds[kind]}" for kind in ratings.FEATURE_KINDS[1:]}
     rows = []

@@ -1,12 +1,12 @@
 """Cohorts: what became of every visit on the way to a labelled prediction point, of the flow files that preprocessing/labels.py writes."""
 
 from medrep.report.count_names import VISITS_READ, labelled_points, positive_points
-from medrep.report.disclosure import Counts
+from medrep.report.disclosure import CountRegistry
 from medrep.report.inputs import labelled_outcomes, read_flow
 from medrep.report.pages import Details, FlowChart, FlowStep, MissingResult, Section, SideBySide, Subsection, Table, slugify
 
 
-def build_section(counts: Counts, hospitals: list[str]) -> Section:
+def build_section(counts: CountRegistry, hospitals: list[str]) -> Section:
     section = Section(
         "cohorts", "Cohorts", "Cohorts", "What became of every visit on the way to a labelled prediction point, by outcome and hospital."
     )
@@ -27,7 +27,7 @@ def build_section(counts: Counts, hospitals: list[str]) -> Section:
     return section
 
 
-def flow_chart(counts: Counts, hospital: str, outcome: str, flow: dict) -> FlowChart:
+def flow_chart(counts: CountRegistry, hospital: str, outcome: str, flow: dict) -> FlowChart:
     """The boxes in the order that visits went through them; a box says what was left out since the one before."""
     count = counts.for_hospital(hospital)
     unit = next(name for name in ("stays", "rows", "admissions") if name in flow)
@@ -63,7 +63,7 @@ def flow_chart(counts: Counts, hospital: str, outcome: str, flow: dict) -> FlowC
     return FlowChart(f"{outcome} at {hospital}", steps)
 
 
-def phenotype_details(counts: Counts, outcome: str, flows: dict[str, dict]) -> list[Details]:
+def phenotype_details(counts: CountRegistry, outcome: str, flows: dict[str, dict]) -> list[Details]:
     rows = []
     for hospital, flow in flows.items():
         count = counts.for_hospital(hospital)

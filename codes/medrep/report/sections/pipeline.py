@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from medrep import contract
 from medrep.report.cells import count_cell
 from medrep.report.count_names import EVENTS_READ, REJECTED_ROWS, labelled_points
-from medrep.report.disclosure import Counts
+from medrep.report.disclosure import CountRegistry
 from medrep.report.inputs import labelled_outcomes, read_table
 from medrep.report.pages import MissingResult, Section, SideBySide, Subsection, Table
 from medrep.tables import DECILES, DEFINITIONS, LABELS, PERSONS, RECORDS, REJECTS, VISITS
@@ -17,7 +17,7 @@ from medrep.vectors import representations
 from medrep.vocabulary import token_vocabulary
 
 
-def build_section(counts: Counts, hospitals: list[str]) -> Section:
+def build_section(counts: CountRegistry, hospitals: list[str]) -> Section:
     rows, missing = [], {}
 
     def add_stage(stage: str, row_is: str, command: str, count_stage_rows: Callable[[str], int | None], count_name: str = ""):

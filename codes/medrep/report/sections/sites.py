@@ -6,12 +6,12 @@ from medrep import contract
 from medrep.cdm.sources.columns import EVENT_TABLES, NO_UNIT
 from medrep.report.cells import Cell, count_cell, number_cell
 from medrep.report.count_names import DEATHS, EVENTS_READ, KEPT_ROWS, PERSONS_READ, REJECTED_ROWS, VISITS_READ, domain_events
-from medrep.report.disclosure import Counts, Share
+from medrep.report.disclosure import CountRegistry, Share
 from medrep.report.inputs import read_optional_json
 from medrep.report.pages import Details, MissingResult, Paragraph, Section, SideBySide, Subsection, Table, slugify
 
 
-def build_section(counts: Counts, hospitals: list[str]) -> Section:
+def build_section(counts: CountRegistry, hospitals: list[str]) -> Section:
     section = Section(
         "hospitals", "Hospitals", "The hospitals", "What each hospital's tables hold once read: the first thing to look at when a new hospital comes."
     )
@@ -30,7 +30,7 @@ def build_section(counts: Counts, hospitals: list[str]) -> Section:
     return section
 
 
-def site_parts(counts: Counts, site: dict) -> list:
+def site_parts(counts: CountRegistry, site: dict) -> list:
     hospital, count = site["hospital"], counts.for_hospital(site["hospital"])
     tables, reasons = [], []
     for name, table in site["tables"].items():
@@ -79,7 +79,7 @@ def unit_count(unit: str) -> str:
     return "measurement without unit" if unit == NO_UNIT else f"unit {unit}"
 
 
-def domain_table(counts: Counts, site: dict) -> Table:
+def domain_table(counts: CountRegistry, site: dict) -> Table:
     count, rows = counts.for_hospital(site["hospital"]), []
     for name, domain in site["domains"].items():
         source = EVENT_TABLES[name]
@@ -107,7 +107,7 @@ def site_warnings(site: dict) -> list[str]:
     return [re.sub(rf"([\d,]+ of )?[\d,]+%? (?=(?:{counted})\b)", "some ", text) for text in site["warnings"]]
 
 
-def demographics(counts: Counts, site: dict) -> dict:
+def demographics(counts: CountRegistry, site: dict) -> dict:
     """A column of the table of persons and visits: {name of the row: count or Cell}."""
     p, v, count = site["persons"], site["visits"], counts.for_hospital(site["hospital"])
     persons, with_records = count(PERSONS_READ, p["persons"]), count("with records", p["with_records"])

@@ -7,12 +7,12 @@ from medrep.evaluation import results
 from medrep.report.arms import find_reference_arm, group_home_first, select_arm
 from medrep.report.cells import Cell, format_interval, number_cell
 from medrep.report.count_names import count_tested
-from medrep.report.disclosure import Counts
+from medrep.report.disclosure import CountRegistry
 from medrep.report.inputs import TEST_RESULTS, finetune_command
 from medrep.report.pages import MissingResult, Paragraph, Section, Subsection, Table, slugify
 
 
-def build_section(counts: Counts, home: str) -> Section:
+def build_section(counts: CountRegistry, home: str) -> Section:
     section = Section(
         "subgroups",
         "Subgroups",
@@ -37,7 +37,7 @@ def build_section(counts: Counts, home: str) -> Section:
     return section
 
 
-def subgroup_rows(counts: Counts, outcome: str, hospital: str, rows: pd.DataFrame) -> list[list]:
+def subgroup_rows(counts: CountRegistry, outcome: str, hospital: str, rows: pd.DataFrame) -> list[list]:
     whole, count = rows[rows.subgroup == ""], counts.for_hospital(hospital)
     n_all, positive_all = count_tested(counts, hospital, outcome, whole.n.mean(), whole.positives.mean(), whole.seed.nunique())
     seeds = max(1, whole.seed.nunique())  # a seed whose test has no one of a group has no row of it

@@ -11,12 +11,12 @@ from medrep.report import charts
 from medrep.report.arms import arm_styles, group_home_first, select_arm
 from medrep.report.cells import Cell, is_known, number_cell
 from medrep.report.count_names import count_tested
-from medrep.report.disclosure import Counts
+from medrep.report.disclosure import CountRegistry
 from medrep.report.inputs import read_table
 from medrep.report.pages import Details, FigureGrid, Paragraph, Section, Subsection, Table, parts_or_missing, slugify
 
 
-def build_section(counts: Counts, home: str, others: list[str], max_arms: int) -> Section:
+def build_section(counts: CountRegistry, home: str, others: list[str], max_arms: int) -> Section:
     section = Section(
         "unknown",
         "Unknown codes",
@@ -40,7 +40,7 @@ def read_unknown_codes(file: Path, home: str) -> pd.DataFrame:
     return table[table.label == ""].assign(trained_on=home)
 
 
-def unknown_codes_parts(counts: Counts, external: str, table: pd.DataFrame, max_arms: int) -> list:
+def unknown_codes_parts(counts: CountRegistry, external: str, table: pd.DataFrame, max_arms: int) -> list:
     figures, cells, legend, count = [], [], {}, counts.for_hospital(external)
     for outcome, rows in group_home_first(table, "outcome", ""):
         styles = arm_styles([arm for arm in results.list_arms(rows) if arm[4] == ""][:max_arms])

@@ -1,11 +1,11 @@
 """Flow charts of cohorts."""
 
-from medrep.report.disclosure import Counts
+from medrep.report.disclosure import CountRegistry
 from medrep.report.sections.flows import flow_chart, phenotype_details
 
 
 def test_flows_of_phenotypes_and_of_labels_of_the_users_own():
-    counts = Counts(11)
+    counts = CountRegistry(11)
     flow = {
         "visits": 900,
         "visits of persons with records": 800,

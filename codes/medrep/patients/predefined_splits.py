@@ -1,4 +1,4 @@
-"""Whom a benchmark gives to learn from and to be tested, in place of our own splits, and what it draws for few shots (tables.GIVEN_PARTS)."""
+"""Whom a benchmark gives to learn from and to be tested, in place of our own splits, and what it draws for few shots (tables.PREDEFINED_SPLITS)."""
 
 from functools import cached_property
 
@@ -11,18 +11,18 @@ from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.patients.examples import Examples
 from medrep.progress import print_line
-from medrep.tables import GIVEN_PARTS
+from medrep.tables import PREDEFINED_SPLITS
 
 WHOLE = ehrshot.WHOLE
 DEFAULT_REPLICATES = [0, 1, 2]  # EHRSHOT's, for a task without a file of them
 
 
-class GivenParts:
+class PredefinedSplits:
     """The parts of an outcome's examples at a hospital; labels.py has written them."""
 
     def __init__(self, hospital: str, outcome: str):
         self.hospital, self.outcome = hospital, outcome
-        self.table = GIVEN_PARTS.read(connect(), hospital=hospital, outcome=outcome).to_pandas()
+        self.table = PREDEFINED_SPLITS.read(connect(), hospital=hospital, outcome=outcome).to_pandas()
 
     @cached_property
     def drawn(self) -> pd.DataFrame:
@@ -69,21 +69,21 @@ class GivenParts:
         truth = examples.truth[found.place.to_numpy(), 0] == 1
         if len(found) != len(chosen) or (truth != found.boolean_value.to_numpy(dtype=bool)).any():
             raise UserError(
-                f"{contract.display_path(GIVEN_PARTS.at(hospital=self.hospital, outcome=self.outcome))} is not of the labels of {self.outcome} that are "
+                f"{contract.display_path(PREDEFINED_SPLITS.at(hospital=self.hospital, outcome=self.outcome))} is not of the labels of {self.outcome} that are "
                 f"there: python preprocessing/labels.py --hospital {self.hospital} --outcome {self.outcome.replace('ehrshot_', 'ehrshot:', 1)} makes both anew"
             )
         found = found.sort_values("place")
         return examples.table[np.repeat(found.place.to_numpy(), found.copies.to_numpy())]
 
 
-def hospitals_with_parts(outcome: str) -> list[str]:
+def hospitals_with_predefined_splits(outcome: str) -> list[str]:
     """The hospitals at which a benchmark's labels of `outcome` were written."""
     return sorted(path.parts[-3] for path in (contract.ROOT / "usedata").glob(f"*/given_parts/{outcome}"))
 
 
 def find_hospital(outcome: str, home: str) -> str:
     """The hospital at which a benchmark's parts of the outcome are: home, if it has them; "" of another outcome."""
-    there = hospitals_with_parts(outcome)
+    there = hospitals_with_predefined_splits(outcome)
     if len(there) > 1 and home not in there:
         raise UserError(
             f"{outcome} is labelled at {' and '.join(there)}: make one of them home by --set cohort.home={there[0]}, or remove the other's labels"
@@ -95,7 +95,7 @@ def find_tasks(text: str) -> list[str]:
     """The outcomes that `ehrshot:NAME` names, or the name of one in results, those that are labelled; none of another text."""
     task = ehrshot.task_of(text)
     found = ehrshot.find_tasks(text) if text.startswith(ehrshot.PREFIX) else [task] if task else []
-    there = [task.outcome for task in found if hospitals_with_parts(task.outcome)]
+    there = [task.outcome for task in found if hospitals_with_predefined_splits(task.outcome)]
     if found and not there:
         raise UserError(
             f"--outcome {text} is labelled nowhere: python preprocessing/labels.py --hospital ehrshot --outcome {found[0].asked_as} does it (ehrshot: "
