@@ -62,7 +62,8 @@ def write_page(hospital: str, sections: list[Section], settings: ReportConfig):
     hidden = f"Counts from 1 to {small - 1} are shown as <{small}; ≥{small} stands where a count of the same table would tell such a one. " * (
         small > 1
     )
-    notes = [settings.note, f"Counts of {small} and more are shown: this page is for those who may see the data." * open_counts]
+    # settings.note speaks of results, which there are none of yet
+    notes = [f"Counts of {small} and more are shown: this page is for those who may see the data." * open_counts]
     html = pages.render_template(
         "page.html",
         title=f"A first look at {hospital}",

@@ -26,10 +26,11 @@ from medrep.tables import DEATHS, PERSONS, RECORDS, REJECTS, REPEATED_EVENT_KEYS
 
 TABLES = (*files.TABLES, "person", "patients", "death", "visit_occurrence", *EVENT_TABLES.values())
 """eICU's, which become OMOP's; then these."""
-LAYOUT = 2
+LAYOUT = 3
 """Of site.json: one of an earlier layout is made anew, as it is printed again."""
 MAX_UNMAPPED_TOLD, MAX_UNMAPPED_PRINTED = 40, 5
 MAX_REPEATED_SHARE, MAX_UNREADABLE_VALUES_SHARE = 0.01, 0.001
+MAX_OVERNIGHT_SHARE = 0.2  # of the admissions
 MAX_CONCEPT_0_SHARE, MAX_UNITLESS_SHARE, MAX_OVERLAPPING_SHARE, MAX_AFTER_DEATH_SHARE = 0.2, 0.5, 0.05, 0.05
 PLAUSIBLE_AGES = (10, 100)
 
@@ -148,7 +149,10 @@ def describe_units(con: ibis.BaseBackend, records: ibis.Table) -> list[dict]:
 
 
 def describe_visits(con: ibis.BaseBackend, visits: ibis.Table) -> dict:
-    by_concept = visits.group_by("concept_id").agg(visits=visits.count(), admissions=visits.is_admission.sum())
+    visits = visits.mutate(overnight=((visits.end.date() > visits.start.date()) & ~visits.is_admission).fill_null(False))
+    by_concept = visits.group_by("concept_id").agg(
+        visits=visits.count(), admissions=visits.is_admission.sum(), overnight_without_admission=visits.overnight.sum()
+    )
     by_concept = by_concept.order_by(ibis.desc("visits"), "concept_id").to_pyarrow().to_pylist()
     names = athena.read_concept_names(con, (row["concept_id"] for row in by_concept))
     by_concept = [row | {"name": names.get(row["concept_id"]) or str(row["concept_id"])} for row in by_concept]
@@ -209,6 +213,13 @@ def find_warnings(site: dict) -> list[str]:
     if site["records_far_in_time"]:
         found.append(
             f"{site['records_far_in_time']:,} records stand more than {MAX_YEARS_AFTER_MEDIAN} years after the middle one: are their dates right?"
+        )
+    if (overnight := sum(c["overnight_without_admission"] for c in visits["by_concept"])) > MAX_OVERNIGHT_SHARE * max(1, visits["admissions"]):
+        worst = sorted(visits["by_concept"], key=lambda c: -c["overnight_without_admission"])[:3]
+        kinds = ", ".join(f"{c['name']} (concept {c['concept_id']})" for c in worst if c["overnight_without_admission"])
+        found.append(
+            f"{overnight:,} visits last over a night and are no admissions, most of them {kinds}: if they "
+            "are hospital stays, admission_visit_concepts or admission_source_pattern in configs/hospitals/ says so"
         )
     if not visits["admissions"]:
         found.append("no visit is an admission: see admission_visit_concepts and admission_source_pattern in configs/hospitals/")

@@ -95,7 +95,7 @@ def test_what_has_a_vector_is_that_of_a_count_event_by_event(mine):
 def test_concepts_without_a_vector_stand_by_count_with_the_nearest_that_has_one(mine):
     tables, html = run()
     rows = tables["Concepts-of-mine-without-a-vector-of-their-own--the-first-4"]
-    assert rows[0][:5] == ["concept", "events", "persons", "it", "nearest concept with a vector"]
+    assert rows[0][:5] == ["concept", "events", "persons", "in data/concepts", "nearest concept with a vector"]
     words, opened = token_vocabulary.load_hospital_vocabulary("mine").tokens, sequences.Trajectories("mine")
     events, persons = Counter(), {}
     for start, stop, person in zip(opened.person_start.tolist(), opened.person_stop.tolist(), opened.person_id.tolist(), strict=True):
@@ -242,6 +242,7 @@ def test_stages_that_have_not_been_run_are_named_with_their_commands(mine, capsy
         "python preprocessing/deciles.py --hospital mine",
         "python preprocessing/labels.py --hospital mine",
         "HOSPITALS=mimic bash preprocessing/run.sh",
+        "python experiments/explore.py --hospital mine --set cohort.home=mine",
     ):
         assert command in said and command in html
         assert command.startswith("HOSPITALS") or (contract.REPOSITORY / "codes" / command.split()[1]).exists()

@@ -119,8 +119,8 @@ def test_the_figures_are_those_of_the_tables(tmp_path, monkeypatch, capsys):
     }
     assert site["visits"]["admissions"] == 3 and site["visits"]["overlapping"] == 0 and site["visits"]["median_days"] == 3
     assert site["visits"]["by_concept"] == [
-        {"concept_id": 9201, "visits": 2, "admissions": 2, "name": "9201"},
-        {"concept_id": 9202, "visits": 1, "admissions": 1, "name": "9202"},
+        {"concept_id": 9201, "visits": 2, "admissions": 2, "overnight_without_admission": 0, "name": "9201"},
+        {"concept_id": 9202, "visits": 1, "admissions": 1, "overnight_without_admission": 0, "name": "9202"},
     ]
     assert site["units"] == [{"unit": "%", "values": 20, "measurements": 10, "name": "%"}]
     assert site["concept_0"] == {"condition": pytest.approx(1 / 21), "measurement": 0} and site["records_after_death"] == 0
@@ -213,6 +213,7 @@ def test_units_and_visits_have_the_names_of_their_concepts_where_the_vocabulary_
         ({"unit": "none"}, "100% of the values of measurement have no unit"),
         ({"overlap": 2 * DAY}, "1 of 3 admissions begin before an earlier one of the same person ended"),
         ({"admission": False}, "no visit is an admission"),
+        ({"admission": False}, "3 visits last over a night and are no admissions, most of them 9201 (concept 9201), 9202 (concept 9202): if they"),
         ({"death": None}, "no person has died"),
         ({"death": START + 2 * DAY}, "1 of 1 persons who died have records more than a day after death"),
         ({"no_concept": 10}, "33% of condition_occurrence has no concept"),

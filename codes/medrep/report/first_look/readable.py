@@ -114,7 +114,7 @@ def missing_parts(counts: CountRegistry, hospital: str, missing: list[MissingCon
     for kind in READ_AS:
         n = sum(row.events for row in missing if row.kind == kind)
         counts.add_sum(count(events_read_as("all", "all", VECTORS, kind), n), by_kind.get(kind, []))
-    headings = ["concept", "events", "persons", "it", "nearest concept with a vector", "domain", "vocabulary", "read as"]
+    headings = ["concept", "events", "persons", "in data/concepts", "nearest concept with a vector", "domain", "vocabulary", "read as"]
     tables: list = []
     if rows:
         tables.append(Table(f"Concepts of {hospital} without a vector of their own, the first {min(SHOWN, len(rows))}", headings, rows[:SHOWN]))

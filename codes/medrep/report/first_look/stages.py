@@ -21,6 +21,8 @@ def find_missing(hospital: str, cohort: CohortConfig) -> list[tuple[str, str]]:
     missing = []
     if not DECILES.at(hospital=edges_of).exists():  # those of home cut every hospital's values
         missing.append((f"decile edges of {edges_of}", f"HOSPITALS={edges_of} bash preprocessing/run.sh"))
+        if hospital != edges_of:
+            missing.append((f"or {hospital} is home", f"python experiments/explore.py --hospital {hospital} --set cohort.home={hospital}"))
     missing += [
         (stage.replace("_", " "), f"python preprocessing/{stage}.py --hospital {hospital}") for stage, path in steps.items() if not path.exists()
     ]

@@ -102,7 +102,7 @@ def domain_table(counts: CountRegistry, site: dict) -> Table:
 
 def site_warnings(site: dict) -> list[str]:
     """Without the numbers of rows, records, events, visits and persons, and shares, which tell them."""
-    counted = f"of|rows|records|persons|admissions|(?:{'|'.join(EVENT_TABLES)}) events"
+    counted = f"of|rows|records|persons|admissions|visits|(?:{'|'.join(EVENT_TABLES)}) events"
     # "2 of 7 persons" are some persons, and "26% of a table" is some of it
     return [re.sub(rf"([\d,]+ of )?[\d,]+%? (?=(?:{counted})\b)", "some ", text) for text in site["warnings"]]
 
