@@ -14,7 +14,9 @@ from medrep.errors import UserError
 from medrep.progress import print_line
 from medrep.vocabulary.token_vocabulary import Vocabulary, load_vocabulary
 
-MODEL_FILES = ("model.safetensors", "config.json", "vocabulary.json", "probe.json", "logreg.json")
+MODEL_FILES = ("model.safetensors", "config.json", "vocabulary.json")
+"""Of a patient model that has weights of its own."""
+CHECKED_FILES = (*MODEL_FILES, "probe.json", "logreg.json")
 CHECKPOINT_NAMES = ("checkpoint", "checkpoint.previous")  # the second is whole where a process died while it wrote the first
 
 
@@ -124,6 +126,6 @@ def mark_finished(folder: Path, settings: dict, **facts):
     """Write config.yaml, which says that the run is whole and what code made it, and remove what only an unfinished run needs."""
     for name in (*CHECKPOINT_NAMES, "checkpoint.unfinished", "best", "settings.yaml"):
         storage.remove_path(folder / name)
-    written = [path for path in (folder / name for name in MODEL_FILES) if path.exists()]
+    written = [path for path in (folder / name for name in CHECKED_FILES) if path.exists()]
     facts |= {"code": stamps.code_version(), "files": {path.name: stamps.size_and_checksum(path) for path in written}}
     config.save_settings(folder / "config.yaml", run=facts, **settings, **job_facts())
