@@ -211,7 +211,7 @@ def encode_ours(reader: text_encoder.TextEncoder, many: list[str]) -> np.ndarray
 def open_readers(folder: str) -> dict[str, text_encoder.TextEncoder]:
     """The encoder as description.py opens it, in fp32 (`ours`) and in bf16, and in int8 as it does not."""
     ours, half, whole, other = (text_encoder.open_text_encoder(folder, EncoderConfig()) for _ in range(4))
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # what is to replace it is slower here, and not in torch
+    with warnings.catch_warnings(action="ignore"):  # deprecated; torchao, which is to replace it, is slower than fp32 here
         whole.model = torch.ao.quantization.quantize_dynamic(whole.model, {torch.nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig})
     readers = {"ours": ours, "bf16": half.to(torch.device("cpu"), torch.bfloat16), "int8": whole}
     if all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))):
