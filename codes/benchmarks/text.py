@@ -13,11 +13,16 @@ up to the longest of ALL (--of) texts, computes the masked-language-model head a
 is there twice, so nothing is gained by encoding equal texts once. Both give the same vectors, which is checked.
 
 With --encoder the weights are the encoder's own, texts are words of its tokenizer, and ours stands beside two: `plain` takes texts in their order,
-16 at a time, each filled up to the longest of its batch, and `sentence_transformers` is that library's encode.
+16 at a time, each filled up to the longest of its batch, and `sentence_transformers` is that library's encode. Beside ours in fp32 stand
+`bf16` (encoder.precision), `int8` (torch's dynamic quantization of the linear layers) and, where onnx and onnxruntime are installed,
+`onnx_int8` (ONNX Runtime's): for each its rate by ours, and the mean and least cosine with ours. int8 is here to be measured, not to be used:
+representation/README.md says why.
 """
 
 import argparse
 import copy
+import functools
+import importlib.util
 import json
 import os
 import re
@@ -25,6 +30,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -148,31 +156,23 @@ def compare(args):
 
 
 def compare_encoder(args):
-    """As compare, with the pretrained encoder `args.encoder` in place of random weights."""
+    """As compare, with the pretrained encoder `args.encoder` in place of random weights, and beside ours in fp32 what is less precise."""
     from sentence_transformers import SentenceTransformer
 
     folder = sentence_encoder.locate(args.encoder)
-    ours, theirs = text_encoder.open_text_encoder(folder, EncoderConfig()), SentenceTransformer(folder, device="cpu")
-    random = np.random.default_rng(0)
+    readers, theirs = open_readers(folder), SentenceTransformer(folder, device="cpu")
+    ours, random = readers["ours"], np.random.default_rng(0)
     words = sorted(word for word in ours.tokenizer.get_vocab() if word.isalpha())
     for kind, median in (("names", 10), ("definitions", int(args.median))):
         lengths = draw_lengths(args.texts, median, args.sigma, min(args.longest, ours.max_length), random)
         many = [" ".join(random.choice(words, n - 2)) for n in lengths]
-        ways = {
-            "ours": lambda many=many: text_encoder.encode_texts(ours, many, text_encoder.CPU_BATCH_TOKENS)[0],
+        ways = {name: functools.partial(encode_ours, reader, many) for name, reader in readers.items()} | {
             "plain": lambda many=many: np.concatenate([encode_plain(ours, many[i : i + BATCH_SIZE]) for i in range(0, len(many), BATCH_SIZE)]),
             "sentence_transformers": lambda many=many: theirs.encode(many, show_progress_bar=False),
         }
-        seconds, vectors = {name: [] for name in ways}, {}
-        for _ in range(args.repeats + 1):  # in turns; the first is to warm up
-            for name, way in ways.items():
-                begin = time.perf_counter()
-                vectors[name] = way()
-                seconds[name].append(time.perf_counter() - begin)
-        unit = {name: found / np.linalg.norm(found, axis=1, keepdims=True) for name, found in vectors.items()}
-        cosine = min(float((unit["ours"] * found).sum(axis=1).min()) for found in unit.values())
+        rate, cosines = time_ways(ways, args.repeats)
+        cosine = min(float(cosines[name].min()) for name in ("plain", "sentence_transformers"))
         assert cosine > 0.999, cosine
-        rate = {name: len(many) / min(found[1:]) for name, found in seconds.items()}
         print(
             json.dumps(
                 {
@@ -185,6 +185,67 @@ def compare_encoder(args):
             ),
             flush=True,
         )
+        for name in readers.keys() - {"ours"}:
+            figures = {"ratio_to_fp32": rate[name] / rate["ours"], "mean_cosine": cosines[name].mean(), "least_cosine": cosines[name].min()}
+            print(json.dumps({"texts": kind, "way": name} | {key: round(float(value), 5) for key, value in figures.items()}), flush=True)
+
+
+def time_ways(ways: dict, repeats: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Texts a second of each way, the best of `repeats`, and each text's cosine with the vector of the way `ours`."""
+    seconds, unit = {name: [] for name in ways}, {}
+    for _ in range(repeats + 1):  # in turns; the first is to warm up
+        for name, way in ways.items():
+            begin = time.perf_counter()
+            found = way()
+            seconds[name].append(time.perf_counter() - begin)
+            unit[name] = found / np.linalg.norm(found, axis=1, keepdims=True)
+    return {name: len(unit[name]) / min(own[1:]) for name, own in seconds.items()}, {
+        name: (unit["ours"] * own).sum(axis=1) for name, own in unit.items()
+    }
+
+
+def encode_ours(reader: text_encoder.TextEncoder, many: list[str]) -> np.ndarray:
+    return text_encoder.encode_texts(reader, many, text_encoder.CPU_BATCH_TOKENS)[0]
+
+
+def open_readers(folder: str) -> dict[str, text_encoder.TextEncoder]:
+    """The encoder as description.py opens it, in fp32 (`ours`) and in bf16, and in int8 as it does not."""
+    ours, half, whole, other = (text_encoder.open_text_encoder(folder, EncoderConfig()) for _ in range(4))
+    with warnings.catch_warnings(action="ignore"):  # deprecated; torchao, which is to replace it, is slower than fp32 here
+        whole.model = torch.ao.quantization.quantize_dynamic(whole.model, {torch.nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig})
+    readers = {"ours": ours, "bf16": half.to(torch.device("cpu"), torch.bfloat16), "int8": whole}
+    if all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))):
+        readers["onnx_int8"] = replace(other, model=OnnxModel(other.model))
+    else:
+        print_line("without onnx_int8: pip install onnx onnxruntime")
+    return readers
+
+
+class OnnxModel:
+    """A model of transformers in ONNX Runtime, its linear layers in int8: what text_encoder.encode_texts asks of a model."""
+
+    def __init__(self, model):
+        import onnxruntime
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        self.config, self.device = model.config, torch.device("cpu")
+        model.set_attn_implementation("eager")
+        shape = {0: "texts", 1: "tokens"}
+        names = ["input_ids", "attention_mask", "last_hidden_state"]
+        tokens = torch.ones((2, 8), dtype=torch.long)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        with tempfile.TemporaryDirectory(prefix="medrep_text_") as folder, warnings.catch_warnings(action="ignore"):
+            plain, small = f"{folder}/plain.onnx", f"{folder}/small.onnx"
+            torch.onnx.export(
+                model, (tokens, tokens), plain, dynamo=False, input_names=names[:2], output_names=names[2:], dynamic_axes=dict.fromkeys(names, shape)
+            )
+            quantize_dynamic(plain, small, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul"])
+            self.session = onnxruntime.InferenceSession(small, options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor):
+        (found,) = self.session.run(["last_hidden_state"], {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()})
+        return types.SimpleNamespace(last_hidden_state=torch.from_numpy(found))
 
 
 @torch.inference_mode()

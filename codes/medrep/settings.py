@@ -294,7 +294,8 @@ class EncoderConfig:
     batch_tokens: int = 16384
     """Tokens of a batch after padding, over all devices in training; texts of like length share a batch."""
     precision: str = "auto"
-    """fp32, bf16, or auto: bf16 on a GPU, fp32 on the CPU. In bf16 weights train in fp32 under autocast and read in bf16."""
+    """fp32, bf16, or auto: bf16 on a GPU, fp32 on the CPU. In bf16 weights train in fp32 under autocast and read in bf16: on a CPU that has
+    instructions for it at twice the rate, on others at half of it and less (representation/README.md)."""
     pooling: str = "own"
     """own: as the sentence encoder's authors say, and of other models the first token; cls: the last layer's first token (the paper's);
     mean: the mean over the text's tokens."""

@@ -54,6 +54,14 @@ def test_the_embedded_encoder_is_the_published_file_and_gives_its_vectors(tmp_pa
     assert found == pytest.approx(as_sentence_transformers_do(sentence_encoder.locate("minilm")), abs=1e-5)
 
 
+def test_the_embedded_encoder_in_bf16_on_the_cpu_gives_the_same_vectors_to_a_thousandth():
+    folder = sentence_encoder.locate("minilm")
+    true, _ = encode(folder)
+    half, _ = text_encoder.encode_texts(text_encoder.open_text_encoder(folder, EncoderConfig()).to(torch.device("cpu"), torch.bfloat16), TEXTS, 1024)
+    cosine = (true * half).sum(axis=1) / np.linalg.norm(half, axis=1)
+    assert 0.999 < cosine.min() < 1 - 1e-6  # and it was bf16
+
+
 @pytest.mark.parametrize(
     ("head", "prompt"),
     [({"pooling_mode": "cls"}, "query : "), ({"pooling_mode": "mean", "include_prompt": False}, "query : "), ({"pooling_mode": "lasttoken"}, "")],
