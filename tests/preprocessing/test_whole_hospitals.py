@@ -408,7 +408,7 @@ def run(hospital, min_events=MIN_EVENTS, stages=STAGES, torn=None, folder=None):
 
 
 def read_counts(root):
-    return {path.stem: json.loads(path.read_text()) for path in (root / "usedata" / "h" / "counts").glob("*.json")}
+    return {path.stem: json.loads(path.read_text()) for path in (root / "usedata" / "h" / "counts").glob("[!.]*.json")}
 
 
 def read_visits(usedata):
