@@ -1409,7 +1409,7 @@ MUTANTS = {  # rule: hospital, stage, what of it (an outcome, or whether it stop
     "a number that can't be read has no stand-in": (ONE, records, None, (omop, "measured_values", number_of_either_column)),
     "a number behind an operator is kept": (ONE, records, None, (omop, "parse_measured_value", number_alone)),
     "a number behind an operator is kept but as published": (ONE, records, None, "cohort.values=numbers_alone"),
-    "an operator may stand in the other column": (ONE, records, None, (omop, "with_value_text", without_what_stands_beside(omop.with_value_text))),
+    "an operator may stand in the other column": (THIRD, records, None, (omop, "with_value_text", without_what_stands_beside(omop.with_value_text))),
     "what is no number is counted by kind": (ONE, records, None, (parsing, "kind_of_text", lambda text: ibis.literal("words"))),
     "the commonest texts are told": (OTHER, records, None, (records, "MAX_TEXTS_TOLD", 1)),
     "operator_concept_id": (ONE, records, None, (omop, "OPERATOR_CONCEPTS", {0: "="})),
