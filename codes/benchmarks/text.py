@@ -14,15 +14,13 @@ is there twice, so nothing is gained by encoding equal texts once. Both give the
 
 With --encoder the weights are the encoder's own, texts are words of its tokenizer, and ours stands beside two: `plain` takes texts in their order,
 16 at a time, each filled up to the longest of its batch, and `sentence_transformers` is that library's encode. Beside ours in fp32 stand
-`bf16` (encoder.precision), `int8` (torch's dynamic quantization of the linear layers) and, where onnx and onnxruntime are installed,
-`onnx_int8` (ONNX Runtime's): for each its rate by ours, and the mean and least cosine with ours. int8 is here to be measured, not to be used:
-representation/README.md says why.
+`bf16` (encoder.precision) and `int8` (torch's dynamic quantization of the linear layers): for each its rate by ours, and the mean and least
+cosine with ours. int8 is here to be measured, not to be used: representation/README.md says why.
 """
 
 import argparse
 import copy
 import functools
-import importlib.util
 import json
 import os
 import re
@@ -30,9 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -210,42 +206,13 @@ def encode_ours(reader: text_encoder.TextEncoder, many: list[str]) -> np.ndarray
 
 def open_readers(folder: str) -> dict[str, text_encoder.TextEncoder]:
     """The encoder as description.py opens it, in fp32 (`ours`) and in bf16, and in int8 as it does not."""
-    ours, half, whole, other = (text_encoder.open_text_encoder(folder, EncoderConfig()) for _ in range(4))
+    ours, half, whole = (text_encoder.open_text_encoder(folder, EncoderConfig()) for _ in range(3))
+    from torch.ao.quantization import qconfig
+
     with warnings.catch_warnings(action="ignore"):  # deprecated; torchao, which is to replace it, is slower than fp32 here
-        whole.model = torch.ao.quantization.quantize_dynamic(whole.model, {torch.nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig})
+        whole.model = torch.ao.quantization.quantize_dynamic(whole.model, {torch.nn.Linear: qconfig.per_channel_dynamic_qconfig})
     readers = {"ours": ours, "bf16": half.to(torch.device("cpu"), torch.bfloat16), "int8": whole}
-    if all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))):
-        readers["onnx_int8"] = replace(other, model=OnnxModel(other.model))
-    else:
-        print_line("without onnx_int8: pip install onnx onnxruntime")
     return readers
-
-
-class OnnxModel:
-    """A model of transformers in ONNX Runtime, its linear layers in int8: what text_encoder.encode_texts asks of a model."""
-
-    def __init__(self, model):
-        import onnxruntime
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        self.config, self.device = model.config, torch.device("cpu")
-        model.set_attn_implementation("eager")
-        shape = {0: "texts", 1: "tokens"}
-        names = ["input_ids", "attention_mask", "last_hidden_state"]
-        tokens = torch.ones((2, 8), dtype=torch.long)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        with tempfile.TemporaryDirectory(prefix="medrep_text_") as folder, warnings.catch_warnings(action="ignore"):
-            plain, small = f"{folder}/plain.onnx", f"{folder}/small.onnx"
-            torch.onnx.export(
-                model, (tokens, tokens), plain, dynamo=False, input_names=names[:2], output_names=names[2:], dynamic_axes=dict.fromkeys(names, shape)
-            )
-            quantize_dynamic(plain, small, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul"])
-            self.session = onnxruntime.InferenceSession(small, options, providers=["CPUExecutionProvider"])
-
-    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor):
-        (found,) = self.session.run(["last_hidden_state"], {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()})
-        return types.SimpleNamespace(last_hidden_state=torch.from_numpy(found))
 
 
 @torch.inference_mode()

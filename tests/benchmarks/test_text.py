@@ -1,6 +1,5 @@
 """The benchmark of texts tells of each way how fast it is beside fp32, and how far its vectors are from fp32's."""
 
-import importlib.util
 import json
 
 import pytest
@@ -8,11 +7,9 @@ import torch
 
 from benchmarks import text
 
-INSTALLED = importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxruntime")
-
 
 @pytest.fixture
-def compared(monkeypatch, capsys):
+def compared(capsys):
     """A function that compares the embedded encoder's ways on a few texts, and gives what is printed."""
     threads, engine = torch.get_num_threads(), torch.backends.quantized.engine
     torch.set_num_threads(1)
@@ -31,18 +28,9 @@ def figures(said: str) -> dict[tuple[str, str], dict]:
     return {(line["texts"], line.get("way", "ours")): line for line in lines}
 
 
-def test_bf16_gives_fp32s_vectors_to_a_thousandth_and_int8_does_not(compared, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
-    said = compared()
-    found = figures(said)
+def test_bf16_gives_fp32s_vectors_to_a_thousandth_and_int8_does_not(compared):
+    found = figures(compared())
     assert set(found) == {(kind, way) for kind in ("names", "definitions") for way in ("ours", "bf16", "int8")}
     for kind in ("names", "definitions"):
         assert found[kind, "bf16"]["least_cosine"] > 0.999 > found[kind, "int8"]["mean_cosine"] > 0.9
         assert found[kind, "bf16"]["ratio_to_fp32"] > 0 and found[kind, "ours"]["least_cosine"] > 0.999
-    assert "without onnx_int8: pip install onnx onnxruntime" in said
-
-
-@pytest.mark.skipif(not INSTALLED, reason="ONNX Runtime is not installed: pip install onnx onnxruntime")
-def test_onnx_runtime_stands_beside_them_where_it_is_installed(compared):
-    assert 0.9 < figures(compared())["names", "onnx_int8"]["mean_cosine"] < 0.999
