@@ -67,7 +67,7 @@ def main(argv=None):
 def write(args, folder: Path, repo: str) -> dict:
     """Write what is published of the run into an empty folder; gives figures of it."""
     min_count = max(MIN_PERSONS, config.load("report", args.overrides).small_count)
-    if args.run in representations.list_representations() and not Path(args.run).exists():
+    if args.run in representations.list_representations() and not (Path(args.run) / "config.yaml").exists():  # codes has a folder medrep
         names = PublicNames(args.name, config.load("cohort", args.overrides).home, args.overrides)
         return contents.write_vectors(folder, args.run, names, min_count, args.license, repo)
     run = FinishedRun(Path(args.run))

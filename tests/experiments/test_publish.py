@@ -420,6 +420,7 @@ def test_what_can_not_be_published_is_refused_in_a_sentence(here, tmp_path, monk
 
 
 def test_vectors_go_without_concepts_of_few_and_come_back(here, tmp_path, monkeypatch):
+    monkeypatch.chdir(contract.REPOSITORY / "codes")  # which has a folder of this name
     target = published(tmp_path, "medrep")
     assert sorted(path.name for path in target.iterdir()) == sorted(check.VECTOR_FILES)
     found, ids = load_file(target / check.VECTORS_FILE), concept_index.read_concept_index().to_pylist()

@@ -255,7 +255,7 @@ def test_killed_while_a_file_is_replaced_its_old_checksum_is_gone_and_accuses_no
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(stamps, "describe", die)  # between the file and its checksum
+        patch.setattr(stamps, "size_and_checksum", die)  # between the file and its checksum
         with stamps.write_checked(file) as part:
             part.write_text("22")
     assert file.read_text() == "22"
