@@ -1,7 +1,7 @@
 """Does what the demo shows hold for other invented hospitals? The demo's road with other seeds of the generator, and paired tests over all.
 
     cd codes
-    MEDREP_CONFIGS=configs/demo python benchmarks/generator_seeds.py --seeds 0 318493 609688 --folder /tmp/generators
+    MEDREP_CONFIGS=configs/demo python benchmarks/generator_seeds.py --seeds 0 318493 609688 --folder ../generators
 
 For each seed: two hospitals, preprocessing, vectors, and `none` and --rep-types as a patient model (behrt) and as averages (pooled).
 Prints the AUROC of each arm by seed of the generator, at home and at the other hospital, beside the best reachable (demo/table.py); then
@@ -27,7 +27,7 @@ from medrep.vectors import representations
 
 CODES = Path(__file__).parents[1]
 ARM = ["model", "rep_type"]
-FLAT = ["outcome", "tested_on"]
+TESTED = ["outcome", "tested_on"]
 
 
 def run_command(root: Path, *command: str) -> str:
@@ -42,7 +42,7 @@ def run_command(root: Path, *command: str) -> str:
 
 
 def train_generator(root: Path, seed: int, persons: int, reps: list[str], outcomes: list[str], jobs: int):
-    """Everything of one generator seed, under `root`; results/comparison.csv of a folder for each reference are what is read of it."""
+    """Everything of one generator seed, under `root`."""
 
     def run_python(script: str, *arguments: str):
         run_command(root, sys.executable, f"{script}.py", *arguments)
@@ -67,8 +67,14 @@ def read_comparison(root: Path, against: str, outcomes: list[str]) -> pd.DataFra
 
 
 def combine_differences(rows: pd.DataFrame) -> dict:
-    """difference, low, high, p over generators. `rows`: difference and its z, a row a generator; what stands in two is drawn apart."""
-    errors = (rows.difference / rows.z).abs()
+    """difference, low, high, p over generators, a row each: difference, its 95 % interval and p. What stands in two rows is drawn apart.
+
+    Arms that order all pairs alike differ by 0 for sure: they have no interval, and p is 1. Raises UserError where an error is not known.
+    """
+    errors = (rows.high - rows.low) / (2 * Z95)
+    errors = errors.mask((rows.difference == 0) & (rows.p == 1), 0.0)
+    if errors.isna().any():
+        raise UserError(f"a difference of {', '.join(rows.generator[errors.isna()])} has no interval: too few of a class were tested there")
     difference, error = rows.difference.mean(), math.sqrt((errors**2).sum()) / len(rows)
     p = math.erfc(abs(difference) / error / math.sqrt(2)) if error else 1.0
     return {"difference": difference, "low": difference - Z95 * error, "high": difference + Z95 * error, "p": p}
@@ -81,9 +87,9 @@ def make_tables(roots: list[Path], reps: list[str], outcomes: list[str]) -> tupl
     references = sorted({against for against, _, _ in tests})
     compared = pd.concat([read_comparison(root, against, outcomes) for root in roots for against in references], ignore_index=True)
     plain = compared[compared.variant.isna() | (compared.variant == "")]
-    figures = plain[plain.against == references[0]].pivot(index=[*FLAT, *ARM], columns="generator", values="auroc")
+    figures = plain[plain.against == references[0]].pivot(index=[*TESTED, *ARM], columns="generator", values="auroc")
     rows = []
-    for (outcome, hospital), part in plain.groupby(FLAT, sort=False):
+    for (outcome, hospital), part in plain.groupby(TESTED, sort=False):
         for against, model, rep in tests:
             chosen = part[(part.against == against) & (part.model == model) & (part.rep_type == rep)]
             if len(chosen) != len(roots):

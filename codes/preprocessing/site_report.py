@@ -21,6 +21,7 @@ from medrep.cdm.sources import athena
 from medrep.cdm.sources.columns import EVENT_TABLES, NO_UNIT
 from medrep.contract import DOMAINS
 from medrep.progress import print_line, timed_stage
+from medrep.settings import HospitalConfig
 from medrep.stamps import Stamp
 from medrep.tables import DEATHS, PERSONS, RECORDS, REJECTS, REPEATED_EVENT_KEYS, VISITS
 
@@ -148,10 +149,12 @@ def describe_units(con: ibis.BaseBackend, records: ibis.Table) -> list[dict]:
     return [row | {"name": names.get(concepts.get(row["unit"])) or row["unit"]} for row in units]
 
 
-def describe_visits(con: ibis.BaseBackend, visits: ibis.Table) -> dict:
-    visits = visits.mutate(overnight=((visits.end.date() > visits.start.date()) & ~visits.is_admission).fill_null(False))
+def describe_visits(con: ibis.BaseBackend, visits: ibis.Table, hospital: HospitalConfig) -> dict:
+    # where the hospital's settings have a pattern on the source, someone has decided; else it may be that no one has
+    overnight = (visits.end.date() > visits.start.date()) & ~visits.is_inpatient & ibis.literal(not hospital.admission_source_pattern)
+    visits = visits.mutate(overnight=overnight.fill_null(False))
     by_concept = visits.group_by("concept_id").agg(
-        visits=visits.count(), admissions=visits.is_admission.sum(), overnight_without_admission=visits.overnight.sum()
+        visits=visits.count(), admissions=visits.is_admission.sum(), overnight_not_inpatient=visits.overnight.sum()
     )
     by_concept = by_concept.order_by(ibis.desc("visits"), "concept_id").to_pyarrow().to_pylist()
     names = athena.read_concept_names(con, (row["concept_id"] for row in by_concept))
@@ -214,12 +217,12 @@ def find_warnings(site: dict) -> list[str]:
         found.append(
             f"{site['records_far_in_time']:,} records stand more than {MAX_YEARS_AFTER_MEDIAN} years after the middle one: are their dates right?"
         )
-    if (overnight := sum(c["overnight_without_admission"] for c in visits["by_concept"])) > MAX_OVERNIGHT_SHARE * max(1, visits["admissions"]):
-        worst = sorted(visits["by_concept"], key=lambda c: -c["overnight_without_admission"])[:3]
-        kinds = ", ".join(f"{c['name']} (concept {c['concept_id']})" for c in worst if c["overnight_without_admission"])
+    if (overnight := sum(c["overnight_not_inpatient"] for c in visits["by_concept"])) > MAX_OVERNIGHT_SHARE * max(1, visits["admissions"]):
+        worst = sorted(visits["by_concept"], key=lambda c: -c["overnight_not_inpatient"])[:3]
+        kinds = ", ".join(f"{c['name']} (concept {c['concept_id']})" for c in worst if c["overnight_not_inpatient"])
         found.append(
-            f"{overnight:,} visits last over a night and are no admissions, most of them {kinds}: if they "
-            "are hospital stays, admission_visit_concepts or admission_source_pattern in configs/hospitals/ says so"
+            f"{overnight:,} visits last over a night and are no admissions by their concept, most of them {kinds}: if they are hospital stays, "
+            "admission_visit_concepts or admission_source_pattern in configs/hospitals/ says so"
         )
     if not visits["admissions"]:
         found.append("no visit is an admission: see admission_visit_concepts and admission_source_pattern in configs/hospitals/")
@@ -290,7 +293,8 @@ def main(argv=None):
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS, DEATHS)]
     hospital = config.load("hospital", args.overrides, hospital=name)
     inputs += athena.input_files("concept") if contract.concepts_folder().is_dir() else []
-    stamp = Stamp(contract.site_file(name), inputs=inputs, settings={"follow_up_ends": hospital.follow_up_ends, "layout": LAYOUT})
+    made_with = {key: getattr(hospital, key) for key in ("follow_up_ends", "admission_source_pattern")} | {"layout": LAYOUT}
+    stamp = Stamp(contract.site_file(name), inputs=inputs, settings=made_with)
     if stamp.is_current():
         stamps.require_undamaged(contract.site_file(name))
         print_report(json.loads(contract.site_file(name).read_text()))
@@ -309,7 +313,7 @@ def main(argv=None):
             "unmapped": read_unmapped(name),
             "units": describe_units(con, records),
             "texts": tables.get("measurement", {}).get("texts", {}),
-            "visits": describe_visits(con, visits),
+            "visits": describe_visits(con, visits, hospital),
             "records_after_death": count_after_death(deaths, records),
             # dates that are shifted by person are far apart rightly
             "records_far_in_time": count_implausible_dates(records) if hospital.follow_up_ends == "last_record" else 0,

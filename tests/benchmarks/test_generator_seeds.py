@@ -12,8 +12,22 @@ from medrep.errors import UserError
 DIFFERENCES, ERRORS = {"a": 0.03, "b": 0.01}, {"a": 0.01, "b": 0.02}
 
 
+def with_intervals(rows, errors):
+    return rows.assign(low=rows.difference - 1.959964 * errors, high=rows.difference + 1.959964 * errors, p=0.5)
+
+
+def test_a_difference_of_zero_has_its_error_and_one_without_an_interval_is_refused_or_known_for_sure():
+    rows = with_intervals(pd.DataFrame({"generator": ["a", "b"], "difference": [0.0, 0.02]}), pd.Series([0.03, 0.04]))
+    found = generator_seeds.combine_differences(rows)
+    assert found["high"] - found["difference"] == pytest.approx(1.96 * 0.05 / 2, abs=1e-5)
+    alike = rows.assign(low=[np.nan, rows.low[1]], high=[np.nan, rows.high[1]], p=[1.0, 0.5])
+    assert generator_seeds.combine_differences(alike)["high"] == pytest.approx(0.01 + 1.96 * 0.02, abs=1e-5)
+    with pytest.raises(UserError, match="a difference of b has no interval"):
+        generator_seeds.combine_differences(rows.assign(low=[rows.low[0], np.nan]))
+
+
 def test_errors_of_generators_are_those_of_a_mean_of_independent_differences():
-    rows = pd.DataFrame({"difference": DIFFERENCES, "z": {g: DIFFERENCES[g] / ERRORS[g] for g in DIFFERENCES}})
+    rows = with_intervals(pd.DataFrame({"generator": list(DIFFERENCES), "difference": DIFFERENCES.values()}), pd.Series(ERRORS.values()))
     found = generator_seeds.combine_differences(rows)
     random = np.random.default_rng(0)
     drawn = np.mean([random.normal(DIFFERENCES[g], ERRORS[g], 400_000) for g in DIFFERENCES], axis=0)
@@ -30,7 +44,8 @@ def compared(root, against, outcomes):
     more = 0.1 if root.name == "seed_2" else 0.0
     rows = [
         {"outcome": outcome, "tested_on": "mimic", "model": model, "rep_type": rep, "variant": np.nan, "auroc": area + more}
-        | {"difference": area - reference, "z": (area - reference) / 0.01 or np.nan, "against": against, "generator": root.name}
+        | {"difference": area - reference, "low": area - reference - 0.0196, "high": area - reference + 0.0196, "p": 0.5}
+        | {"against": against, "generator": root.name}
         for outcome in outcomes
         for (model, rep), area in areas.items()
     ]

@@ -26,6 +26,7 @@ def write_hospital(
     unit="%",
     overlap=timedelta(0),
     admission=True,
+    inpatient=True,
     no_concept=1,
     age=None,
     last=timedelta(0),
@@ -42,9 +43,9 @@ def write_hospital(
     people = [(i, "F" if i == 1 else "M", None, birth, "train") for i in (1, 2)]
     deaths = [(1, death)] if death else []
     stays = [
-        (10, 1, START, START + 5 * DAY, 9201, admission, True),
-        (11, 1, START + 6 * DAY - overlap, START + 9 * DAY, 9202, admission, True),
-        (20, 2, START, START + 3 * DAY, 9201, admission, True),
+        (10, 1, START, START + 5 * DAY, 9201, admission, inpatient),
+        (11, 1, START + 6 * DAY - overlap, START + 9 * DAY, 9202, admission, inpatient),
+        (20, 2, START, START + 3 * DAY, 9201, admission, inpatient),
     ]
     rows = [
         (
@@ -119,8 +120,8 @@ def test_the_figures_are_those_of_the_tables(tmp_path, monkeypatch, capsys):
     }
     assert site["visits"]["admissions"] == 3 and site["visits"]["overlapping"] == 0 and site["visits"]["median_days"] == 3
     assert site["visits"]["by_concept"] == [
-        {"concept_id": 9201, "visits": 2, "admissions": 2, "overnight_without_admission": 0, "name": "9201"},
-        {"concept_id": 9202, "visits": 1, "admissions": 1, "overnight_without_admission": 0, "name": "9202"},
+        {"concept_id": 9201, "visits": 2, "admissions": 2, "overnight_not_inpatient": 0, "name": "9201"},
+        {"concept_id": 9202, "visits": 1, "admissions": 1, "overnight_not_inpatient": 0, "name": "9202"},
     ]
     assert site["units"] == [{"unit": "%", "values": 20, "measurements": 10, "name": "%"}]
     assert site["concept_0"] == {"condition": pytest.approx(1 / 21), "measurement": 0} and site["records_after_death"] == 0
@@ -213,7 +214,10 @@ def test_units_and_visits_have_the_names_of_their_concepts_where_the_vocabulary_
         ({"unit": "none"}, "100% of the values of measurement have no unit"),
         ({"overlap": 2 * DAY}, "1 of 3 admissions begin before an earlier one of the same person ended"),
         ({"admission": False}, "no visit is an admission"),
-        ({"admission": False}, "3 visits last over a night and are no admissions, most of them 9201 (concept 9201), 9202 (concept 9202): if they"),
+        (
+            {"admission": False, "inpatient": False},
+            "3 visits last over a night and are no admissions by their concept, most of them 9201 (concept 9201),",
+        ),
         ({"death": None}, "no person has died"),
         ({"death": START + 2 * DAY}, "1 of 1 persons who died have records more than a day after death"),
         ({"no_concept": 10}, "33% of condition_occurrence has no concept"),
@@ -223,6 +227,16 @@ def test_what_is_wrong_is_a_warning(tmp_path, monkeypatch, change, warning, caps
     site = write_hospital(tmp_path, monkeypatch, **change)
     assert any(warning in text for text in site["warnings"])
     assert f"warning: {warning}" in capsys.readouterr().out
+
+
+def test_visits_that_are_no_admissions_for_another_reason_or_by_a_pattern_that_was_set_are_no_warning(tmp_path, monkeypatch):
+    minors = write_hospital(tmp_path / "minors", monkeypatch, admission=False)
+    assert not [text for text in minors["warnings"] if "over a night" in text]
+    (tmp_path / "configs" / "hospitals").mkdir(parents=True)
+    (tmp_path / "configs" / "hospitals" / "h.yaml").write_text("admission_source_pattern: stay\n")
+    monkeypatch.setenv("MEDREP_CONFIGS", str(tmp_path / "configs"))
+    decided = write_hospital(tmp_path / "decided", monkeypatch, admission=False, inpatient=False)
+    assert not [text for text in decided["warnings"] if "over a night" in text]
 
 
 def test_dates_that_are_shifted_by_person_are_no_warning(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@
 A value is a whole number: 1 and 0 for true and false, or a class. What it means is the caller's.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import ibis
@@ -34,43 +35,71 @@ def read_csv_rows(con: ibis.BaseBackend, path: Path, person: str, time: str = "p
     word = t[value].lower()
     return t.select(
         person_id=parsing.parse_id(t[person]),
-        prediction_time=ibis.coalesce(parsing.parse_time(t[time]), parsing.day_start(parsing.parse_date(t[time]))),
+        prediction_time=parsing.parse_moment(t[time]),
         value=ibis.cases((word == "true", 1), (word == "false", 0), else_=parsing.parse_id(t[value])).cast("int64"),
         has_zone=t[time].re_search(ZONE_PATTERN).fill_null(False),
     )
 
 
-MEDS_VALUES = {"boolean_value": "boolean", "integer_value": "int64", "float_value": "float64"}
+MEDS_VALUES = ("boolean_value", "integer_value", "float_value")
 """Of MEDS' schema for labels; a row has one of them."""
 
 
-@reads_with_duckdb
-def read_meds_rows(con: ibis.BaseBackend, folder: Path) -> ibis.Table:
-    """ROWS of the parquet files of a folder in MEDS' schema for labels (https://github.com/Medical-Event-Data-Standard/meds)."""
-    files = sorted(folder.glob("*.parquet"))
-    columns, zones = set(), set()
+def require_types(file: Path, t: ibis.Table):
+    """Refuse a table of MEDS' labels with a column whose type can't tell what it is to tell. `file` is one of its files."""
+    for name in ("subject_id", "prediction_time", *MEDS_VALUES):
+        if name not in t.columns or (kind := t[name].type()).is_string():
+            continue
+        is_time = kind.is_timestamp() or kind.is_date()
+        if not (is_time if name == "prediction_time" else kind.is_numeric() or (name == "boolean_value" and kind.is_boolean())):
+            raise UserError(f"{contract.display_path(file)} has a {name} of type {kind}: a label has a number, a time, and true, false or a number")
+
+
+def meds_keys(t: ibis.Table) -> dict[str, ibis.Value]:
+    """subject_id and prediction_time of MEDS' labels, after require_types."""
+    time = t.prediction_time
+    return {
+        "subject_id": parsing.as_id(t.subject_id),
+        "prediction_time": parsing.parse_moment(time) if time.type().is_string() else time.cast("timestamp"),
+    }
+
+
+def meds_truth(t: ibis.Table) -> ibis.Value:
+    return t.boolean_value if t.boolean_value.type().is_boolean() else parsing.parse_truth(t.boolean_value)
+
+
+def read_meds_files(con: ibis.BaseBackend, files: list[Path], values: Sequence[str] = MEDS_VALUES) -> tuple[ibis.Table, bool]:
+    """Parquet files in MEDS' schema for labels (https://github.com/Medical-Event-Data-Standard/meds) as they are, but a time with a zone is the
+    clock on the wall there; and whether there was one. Each file must have one of `values`, and types that can tell a label."""
+    zones = set()
     for file in files:
         try:
             schema = pq.read_schema(file)
         except pa.ArrowInvalid:
             raise UserError(f"{contract.display_path(file)} is not a parquet file: bring it again") from None
-        columns |= set(schema.names)
         missing = [name for name in ("subject_id", "prediction_time") if name not in schema.names]
-        if missing or not MEDS_VALUES.keys() & set(schema.names):
-            lacking = " and ".join(missing) or " or ".join(MEDS_VALUES)
-            raise UserError(f"{contract.display_path(file)} lacks {lacking}: labels in MEDS' schema have that")
+        missing += [] if {*values} & {*schema.names} else [" or ".join(values)]
+        if missing:
+            raise UserError(f"{contract.display_path(file)} lacks {', '.join(sorted(missing))}: labels in MEDS' schema have that")
         zones.add(getattr(schema.field("prediction_time").type, "tz", None))
     if len(zones) > 1:
-        raise UserError(f"{contract.display_path(folder)} has files with prediction times of different zones: write them alike")
+        folder = contract.display_path(files[0].parent)
+        raise UserError(f"{folder} has files with prediction times of different zones: write them alike")
     t = read_local_times(con, files, union_by_name=True)
-    told = {name: t[name].try_cast(kind) for name, kind in MEDS_VALUES.items() if name in columns}
-    number = told.get("float_value", ibis.null("float64"))
-    whole = ibis.ifelse(number % 1 == 0, number, ibis.null("float64")).try_cast("int64")
+    require_types(files[0], t)
+    return t, zones != {None}
+
+
+@reads_with_duckdb
+def read_meds_rows(con: ibis.BaseBackend, folder: Path) -> ibis.Table:
+    """ROWS of the parquet files of a folder in MEDS' schema for labels."""
+    t, has_zone = read_meds_files(con, sorted(folder.glob("*.parquet")))
+    keys, numbers = meds_keys(t), [parsing.as_id(t[name]) for name in MEDS_VALUES[1:] if name in t.columns]
     return t.select(
-        person_id=parsing.parse_id(t.subject_id) if t.subject_id.type().is_string() else t.subject_id.try_cast("int64"),
-        prediction_time=t.prediction_time.try_cast("timestamp"),
-        value=ibis.coalesce(told.get("boolean_value", ibis.null("boolean")).cast("int64"), told.get("integer_value", ibis.null("int64")), whole),
-        has_zone=ibis.literal(zones != {None}),
+        person_id=keys["subject_id"],
+        prediction_time=keys["prediction_time"],
+        value=ibis.coalesce(*([meds_truth(t).cast("int64")] if "boolean_value" in t.columns else []), *numbers),
+        has_zone=ibis.literal(has_zone),
     )
 
 

@@ -89,15 +89,16 @@ def find_outcome(text: str) -> Outcome:
 def read_concept_set_items(path: Path) -> list[dict]:
     """The items of an ATLAS concept set: {"items": [...]}, or the same in "expression"."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         items = content.get("items") or content["expression"]["items"]
         for item in items:
             concept = item["concept"]
             if "CONCEPT_ID" not in concept and not {"VOCABULARY_ID", "CONCEPT_CODE"} <= set(concept):
                 raise KeyError("CONCEPT_ID")
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as problem:
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:  # no UTF-8 and no JSON are ValueErrors
         raise UserError(
-            f"{path} is not an ATLAS concept set ({problem!r}): export it again as JSON, with items that each hold a concept with its CONCEPT_ID"
+            f"{path} is not an ATLAS concept set ({type(problem).__name__}: {problem}): export it again as JSON, with items that each hold a concept "
+            "with its CONCEPT_ID"
         ) from None
     return items
 

@@ -24,6 +24,22 @@ def parse_id(text: ibis.Value) -> ibis.Value:
     return ibis.ifelse(straight.cast("string") == text, straight, mended)
 
 
+def as_id(column: ibis.Value) -> ibis.Value:
+    """int64 of a column of numbers or text; 1.5 is null, and no other id."""
+    return column.cast("int64") if column.type().is_integer() else parse_id(column.cast("string"))
+
+
+def parse_moment(text: ibis.Value) -> ibis.Value:
+    """A time, or the beginning of a bare date."""
+    return ibis.coalesce(parse_time(text), day_start(parse_date(text)))
+
+
+def parse_truth(column: ibis.Value) -> ibis.Value:
+    """True or false of text or numbers that say so; null for anything else, 2 among it."""
+    word = column.cast("string").lower()
+    return ibis.cases((word.isin(["true", "1", "1.0"]), True), (word.isin(["false", "0", "0.0"]), False))
+
+
 def parse_number(text: ibis.Value) -> ibis.Value:
     """A finite float64 in plain or scientific writing; `>10`, `NaN`, `inf` and `1_000` are null."""
     # the pattern stands here once: DuckDB computes it anew wherever an expression repeats it

@@ -101,6 +101,15 @@ def test_what_is_not_a_concept_set_is_refused_by_name(root):
         file.write_text(text)
         with pytest.raises(UserError, match="x.json is not an ATLAS concept set"):
             outcomes.read_concept_set_items(file)
+    file.write_bytes(b'{"items": [\xe9]}' * 100)
+    with pytest.raises(UserError, match="x.json is not an ATLAS concept set") as caught:
+        outcomes.read_concept_set_items(file)
+    assert len(str(caught.value)) < 400  # not the file
+
+
+def test_a_concept_set_with_a_byte_order_mark_is_read(root):
+    (root / "x.json").write_bytes(b'\xef\xbb\xbf{"items": [{"concept": {"CONCEPT_ID": 3}}]}')
+    assert outcomes.read_concept_set_items(root / "x.json") == [{"concept": {"CONCEPT_ID": 3}}]
 
 
 def test_outcomes_are_found_by_name_or_path(root):

@@ -1,6 +1,6 @@
 """Labels of the user's, by the types that their columns have."""
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,7 +38,16 @@ def test_a_day_is_its_beginning_and_what_says_nothing_is_null(tmp_path):
     assert found == [(None, datetime(2150, 3, 4), None)]
 
 
+def test_a_time_with_a_zone_is_the_clock_there_as_an_events_time_is(tmp_path):
+    in_seoul = pa.array([AT - timedelta(hours=9)], pa.timestamp("us", tz="Asia/Seoul"))  # Arrow holds the time in UTC
+    assert read(tmp_path, prediction_time=in_seoul) == [(1, AT, True)]
+
+
+def test_two_is_neither_true_nor_false(tmp_path):
+    assert read(tmp_path, boolean_value=[2]) == read(tmp_path, boolean_value=[2.0]) == [(1, AT, None)]
+
+
 @pytest.mark.parametrize("name, value", [("boolean_value", AT), ("prediction_time", 7), ("subject_id", AT), ("prediction_time", True)])
 def test_a_column_of_another_type_is_refused_in_a_sentence(tmp_path, name, value):
-    with pytest.raises(UserError, match=f"own.parquet has a {name} of type .*: a MEDS label file has true or false, a time and a number"):
+    with pytest.raises(UserError, match=f"own.parquet has a {name} of type .*: a label has a number, a time, and"):
         read(tmp_path, **{name: [value]})
