@@ -32,7 +32,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from medrep import config, contract, stamps, storage
 from medrep.cdm import ehrshot, outcomes
@@ -42,7 +41,7 @@ from medrep.evaluation import counts, results
 from medrep.evaluation.arms import Arm
 from medrep.evaluation.results import BASELINES
 from medrep.evaluation.runs import OutcomeExamples, Run, SuppliedRun, UntrainableError, write_seed_agreement
-from medrep.patients import predefined_splits
+from medrep.patients import finished_runs, predefined_splits
 from medrep.patients.input_mapping import OOV_STRATEGIES
 from medrep.progress import print_line, timed_stage
 from medrep.settings import ExperimentConfig, ModelConfig
@@ -220,7 +219,7 @@ def evaluate_only(args) -> list[dict]:
             f"--evaluate-only {folder} holds no finished run, neither from here nor in {contract.ROOT}: "
             "give a folder seed_... that finetune.py has written"
         )
-    content = yaml.safe_load((folder / "config.yaml").read_text())
+    content = finished_runs.read_run(folder)
     facts = content["run"]
     if "thresholds" not in facts or facts["model"] in counts.MODELS or "frozen" in facts["variant"]:
         raise UserError(f"--evaluate-only {folder} is not a finetuned patient model, nor one of pooled vectors: give a folder seed_... of one")

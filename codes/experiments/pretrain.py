@@ -24,8 +24,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import yaml
-
 from medrep import config, contract, locks, storage
 from medrep.devices import add_device_argument, add_tracker_argument, first_decides, launch_workers, make_accelerator, requested_devices, run_main
 from medrep.errors import UserError
@@ -49,7 +47,7 @@ class PretrainedStart:
                 f"--from {folder} {'holds no finished model' if folder.exists() else f'is neither there nor in {contract.ROOT}'}: "
                 "give a folder that pretrain.py has written"
             )
-        self.folder, self.facts = folder.resolve(), yaml.safe_load((folder / "config.yaml").read_text())
+        self.folder, self.facts = folder.resolve(), finished_runs.read_run(folder)
         if "outcome" in self.facts["run"]:
             raise UserError(f"--from {folder} is a finetuned model: give a folder that pretrain.py has written")
         self.sizes, self.objectives = ModelConfig(**self.facts["model"]), self.facts["pretraining"].get("objectives", ["masked"])

@@ -145,6 +145,11 @@ def build_section(section: str, values: dict, overrides: Sequence[str], file: st
 
 def save_settings(path: Path, **parts):
     """Write what a run was made with, as YAML, beside its result."""
-    content = {name: asdict(part) if hasattr(part, "__dataclass_fields__") else part for name, part in parts.items()}
     with atomic_write(path) as part:
-        part.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        part.write_text(settings_text(**parts))
+
+
+def settings_text(**parts) -> str:
+    """Settings, and other facts, as YAML."""
+    content = {name: asdict(part) if hasattr(part, "__dataclass_fields__") else part for name, part in parts.items()}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -19,7 +19,7 @@ from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.evaluation import calibration, count_model, features, finetuned_model, metrics, pooled, results, runs
 from medrep.evaluation.augmentation import NeighbourAugmentation
-from medrep.patients import behrt, behrt_config, sequences
+from medrep.patients import behrt, behrt_config, finished_runs, sequences
 from medrep.patients.batches import to_tensors
 from medrep.patients.examples import Examples, sample_few_shot, sort_by_hash, split_persons
 from medrep.patients.vocabulary_adapter import VocabularyAdapter
@@ -605,7 +605,7 @@ def test_a_run_is_tested_only_with_its_own_vectors_and_split(hospitals):
     save_file({name: value + 0.01 * (name == "classifier.bias") for name, value in weights.items()}, run / "model.safetensors")
     with pytest.raises(UserError, match="model.safetensors is not what was written"):
         finetune.main([*given, "--external", "mimic"])
-    content = yaml.safe_load((run / "config.yaml").read_text())
+    content = finished_runs.read_run(run)
     content["run"]["files"]["model.safetensors"] = stamps.size_and_checksum(run / "model.safetensors")  # as if it had been trained so
     (run / "config.yaml").write_text(yaml.safe_dump(content))
     finetune.main([*given, "--external", "mimic"])

@@ -17,7 +17,7 @@ from medrep import contract
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.evaluation import results
-from medrep.patients import behrt, fitting, sequences
+from medrep.patients import behrt, finished_runs, fitting, sequences
 from medrep.patients.batches import INPUT_ARRAYS
 from medrep.patients.examples import Examples, split_persons
 from medrep.patients.pretraining import SEEDS, VALID_SEED
@@ -253,7 +253,7 @@ def test_a_vocabulary_of_another_run_is_refused(hospitals, main):
     arguments = FINETUNE if main is finetune.main else ["--gpu-devices", "cpu", "--from", str(run), "--hospital", "ehrshot", "--zero-shot"]
     with pytest.raises(UserError, match="vocabulary.json is not what was written"):
         main(arguments)
-    content = yaml.safe_load((run / "config.yaml").read_text())
+    content = finished_runs.read_run(run)
     del content["run"]["files"]  # as an earlier version wrote it
     (run / "config.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=f"vocabulary.json has {n - 1} tokens, but the model was made for {n}: these are files of two runs"):

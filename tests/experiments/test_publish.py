@@ -21,7 +21,7 @@ from experiments import finetune, pretrain, publish
 from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import results
-from medrep.patients import behrt, record_features, sequences
+from medrep.patients import behrt, finished_runs, record_features, sequences
 from medrep.patients.batches import to_tensors
 from medrep.patients.examples import Examples
 from medrep.patients.vocabulary_adapter import VocabularyAdapter
@@ -312,7 +312,7 @@ def test_a_name_of_the_hospitals_stops_it_and_one_that_is_given_does_not(here, t
     assert "trained at MIMIC-IV 2.2" in card and "| Stanford | all |" in card and "predicts death in hospital" in card and "ehrshot" not in card
     assert "mimic" in (published(tmp_path / "again", folder, "--name", "MT=death on the ward of mimic") / "README.md").read_text()  # as it was told
     shutil.copytree(folder, tmp_path / "run")
-    facts = yaml.safe_load((folder / "config.yaml").read_text())
+    facts = finished_runs.read_run(folder)
     facts["run"]["model"] = "behrt_Mimic"
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(facts))
     with pytest.raises(UserError, match="README.md would have the hospital's name mimic in it: nothing is published; --name mimic=WORDS"):

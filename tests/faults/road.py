@@ -274,7 +274,7 @@ def other_sources() -> list[Command]:
 
 # ---- two roots ---------------------------------------------------------------------------------------------------
 
-DIFFER = {"made_with", "inputs", "tokens_per_second", "seconds", "peak_gib", "files", "code", "created_at"}
+DIFFER = {"made_with", "inputs", "tokens_per_second", "seconds", "peak_gib", "files", "checksum", "code", "created_at"}
 """What two runs may have apart: a finetuned run's inputs have the time of the pretrained run's file in them."""
 
 

@@ -61,7 +61,7 @@ def input_files(step, outputs: dict[str, int]) -> list[tuple[str, str]]:
     found = []
     for name in sorted(inputs):
         beside = str(Path(name).parent)
-        found += [(f"{beside}/{file}", name) for file in before[name]["files"]]
+        found += [(f"{beside}/{file}", name) for file in (*before[name]["files"], *([Path(name).name] if name.startswith("results/") else []))]
     return found
 
 

@@ -26,13 +26,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import yaml
 
 from medrep import config, contract, storage
 from medrep.cdm import engine
 from medrep.cdm.labels import meds_labels
 from medrep.cdm.sources import meds
 from medrep.errors import UserError
+from medrep.patients import finished_runs
 from medrep.progress import print_line
 from medrep.tables import LABELS, PERSONS
 
@@ -182,7 +182,7 @@ def read_predictions(note: dict) -> pd.DataFrame:
     if missing := [file for file in files if not file.is_file()]:
         raise UserError(f"{missing[0]} is missing; experiments/finetune.py writes it")
     rows = pd.concat([pq.read_table(file).to_pandas() for file in files])
-    thresholds = [value for folder in folders for value in yaml.safe_load((folder / "config.yaml").read_text())["run"]["thresholds"].values()]
+    thresholds = [value for folder in folders for value in finished_runs.read_run(folder)["run"]["thresholds"].values()]
     known = [value for value in thresholds if value is not None and not np.isnan(value)]
     means = rows.groupby(["subject_id", "prediction_time"], as_index=False).predicted_boolean_probability.mean()
     return means.assign(threshold=float(np.mean(known)) if known else 0.5)

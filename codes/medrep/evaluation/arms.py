@@ -3,8 +3,6 @@
 from dataclasses import asdict, fields
 from pathlib import Path
 
-import yaml
-
 from medrep import config, contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import counts, pooled
@@ -26,7 +24,7 @@ NOT_OF_THE_FORM = ("max_length", "project_vectors")
 
 def require_same_model(pretrained: Path, wanted: ModelConfig):
     """Refuse a pretrained model that was made with other settings than those of today, under whose name its results would stand."""
-    made = ModelConfig(**yaml.safe_load((pretrained / "config.yaml").read_text())["model"])
+    made = ModelConfig(**finished_runs.read_run(pretrained)["model"])
     names = [field.name for field in fields(ModelConfig) if field.name not in NOT_OF_THE_FORM]
     pairs = {name: (getattr(made, name), getattr(wanted, name)) for name in names}
     if differ := [f"model.{name} was {before!r} and is {now!r}" for name, (before, now) in pairs.items() if before != now]:
@@ -104,9 +102,10 @@ class Arm:
 
     def make_adapter(self, folder: Path, finetuned: bool) -> VocabularyAdapter:
         """How the patient model in `folder` reads a hospital, as it was made."""
+        known = finished_runs.load_model_vocabulary(folder, finetuned)  # first, as it sees whether the folder is as it was written
         made = behrt.BehrtConfig.from_pretrained(folder)
         self.told_the_stay = behrt_config.reads_index_stay(made)
-        return VocabularyAdapter(finished_runs.load_model_vocabulary(folder, finetuned), self.rep, made.values_apart)
+        return VocabularyAdapter(known, self.rep, made.values_apart)
 
     @property
     def transfer_hours(self) -> float:

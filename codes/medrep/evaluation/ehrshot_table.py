@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from medrep import contract, stamps
 from medrep.cdm import ehrshot
@@ -23,6 +22,7 @@ from medrep.evaluation import comparison, results
 from medrep.evaluation.bootstrap import bootstrap_weights
 from medrep.evaluation.metrics import weighted_metrics
 from medrep.evaluation.weighted_test import WeightedTest
+from medrep.patients import finished_runs
 from medrep.progress import progress_bar
 from medrep.tables import LABELS
 
@@ -108,7 +108,7 @@ def tested_share(row) -> float:
 def read_leakage(row) -> str:
     """What the run says of test persons that were seen before; runs that someone gave say nothing."""
     file = (contract.ROOT / row.predictions).parent / "config.yaml"
-    facts = yaml.safe_load(file.read_text())["run"] if row.predictions and file.exists() else {}
+    facts = finished_runs.read_run(file.parent)["run"] if row.predictions and file.exists() else {}
     return facts.get("leakage", "whom it saw before is not known")
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from medrep import contract, stamps
 from medrep.cdm.engine import connect
+from medrep.patients import finished_runs
 from medrep.patients.examples import Examples
 from medrep.patients.sequences import Trajectories
 from medrep.tables import PERSONS
@@ -47,7 +47,7 @@ def pretraining_sources(folder: Path, after: tuple[Path, ...] = ()) -> list[Trai
     unknown = TrainingSource(what, "", "")
     if folder in after or not (folder / "config.yaml").exists():
         return [unknown]
-    content = yaml.safe_load((folder / "config.yaml").read_text())
+    content = finished_runs.read_run(folder)
     found = trajectory_inputs(what, content["inputs"]) or [unknown]
     start = content["run"].get("from")
     if not start:

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from medrep import contract, locks, progress, stamps, storage
 from medrep.errors import UserError
@@ -174,7 +173,7 @@ class Run:
 
     def train_and_test(self, hospitals: list[str]) -> list[dict]:
         self.train()
-        self.training_record = yaml.safe_load((self.model_folder / "config.yaml").read_text())["run"]
+        self.training_record = finished_runs.read_run(self.model_folder)["run"]
         if "leakage" in self.training_record:
             self.say_leakage()
         rows = []

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-import yaml
 
 from medrep import config, contract
 from medrep.evaluation import metrics, results
-from medrep.patients import sequences
+from medrep.patients import finished_runs, sequences
 from medrep.progress import print_line
 
 QUARTILES = (1, 2, 3, 4)
@@ -43,7 +42,7 @@ def unknown_shares(trajectories: sequences.Trajectories, unknown: np.ndarray, pr
 def read_max_length(file: Path, model: str) -> int | None:
     """How long a sequence the model of `file` (its predictions) reads; None for baselines, which read all events."""
     settings = file.parent / "config.yaml"
-    made_with = (yaml.safe_load(settings.read_text()).get("model") if settings.exists() else None) or {}
+    made_with = (finished_runs.read_run(settings.parent).get("model") if settings.exists() else None) or {}
     if "max_length" in made_with:
         return int(made_with["max_length"])
     return None if model in results.BASELINES else config.load_experiment(model).model.max_length

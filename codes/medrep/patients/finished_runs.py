@@ -7,16 +7,20 @@ import json
 import os
 from pathlib import Path
 
+import xxhash
 import yaml
 
 from medrep import config, contract, progress, stamps, storage
 from medrep.errors import UserError
 from medrep.progress import print_line
+from medrep.storage import disk_errors_in_words
 from medrep.vocabulary.token_vocabulary import Vocabulary, load_vocabulary
 
 MODEL_FILES = ("model.safetensors", "config.json", "vocabulary.json")
 """Of a patient model that has weights of its own."""
-CHECKED_FILES = (*MODEL_FILES, "probe.json", "logreg.json")
+CHECKED_FILES = (*MODEL_FILES, "probe.json", "logreg.json", "log.jsonl")
+REMEDY = "bring it back, or make the run anew with --fresh"
+NOT_AS_WRITTEN = f"is not what was written: it was damaged or changed; {REMEDY}"
 CHECKPOINT_NAMES = ("checkpoint", "checkpoint.previous")  # the second is whole where a process died while it wrote the first
 
 
@@ -25,14 +29,55 @@ def input_fingerprints(*inputs: Path) -> dict:
     return {"inputs": {contract.display_path(path): stamps.fingerprint(path) for path in inputs}}
 
 
+def read_run(folder: Path) -> dict:
+    """What config.yaml of the finished run in `folder` says; refused where it is not what was written.
+
+    Its first line is the checksum of the others, so that it is known wherever the folder is copied to; earlier versions wrote none.
+    """
+    file = folder / "config.yaml"
+    with disk_errors_in_words(file):
+        text = file.read_text(errors="replace")
+    (first, _, others), content = text.partition("\n"), read_yaml(text)
+    has_checksum = content.pop("checksum", None) is not None or len(first) == len(checksum_line(""))
+    if not content or (has_checksum and first != checksum_line(others)):
+        raise UserError(f"{contract.display_path(file)} {NOT_AS_WRITTEN}")
+    return content
+
+
+def checksum_line(text: str) -> str:
+    return f"checksum: {xxhash.xxh3_128_hexdigest(text.encode())}"
+
+
+def read_yaml(text: str) -> dict:
+    """{} where it is none."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def recorded_inputs(folder: Path) -> dict[str, str]:
     """What a finished run was made from: {path: fingerprint}."""
-    return yaml.safe_load((folder / "config.yaml").read_text())["inputs"]
+    return read_run(folder)["inputs"]
 
 
 def read_log(log: Path) -> list[dict]:
     """A line an epoch of log.jsonl; epoch 0 is the model before training. None where there is no log."""
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    if not log.exists():
+        return []
+    if (log.parent / "config.yaml").exists():
+        require_as_written(log, read_run(log.parent)["run"].get("files", {}).get(log.name))
+    try:
+        return [json.loads(line) for line in log.read_text().splitlines()]
+    except ValueError:
+        raise UserError(f"{contract.display_path(log)} {NOT_AS_WRITTEN}") from None
+
+
+def require_as_written(file: Path, written: list | None):
+    """Refuse a file of a run that has not the size and checksum that were `written`; None: nobody knows them."""
+    if written is not None and not (file.exists() and stamps.size_and_checksum(file) == written):
+        raise UserError(f"{contract.display_path(file)} {NOT_AS_WRITTEN if file.exists() else f'is missing; {REMEDY}'}")
 
 
 def require_inputs_unchanged(folder: Path):
@@ -46,13 +91,9 @@ def require_inputs_unchanged(folder: Path):
 
 def require_undamaged(folder: Path):
     """Refuse a finished run whose model is not the one that was written: by size and checksum, which config.yaml has."""
-    for name, written in yaml.safe_load((folder / "config.yaml").read_text())["run"].get("files", {}).items():
-        file = folder / name
-        if not file.exists() or stamps.size_and_checksum(file) != written:
-            raise UserError(
-                f"{contract.display_path(file)} is {'not what was written: it was damaged or changed' if file.exists() else 'missing'}; "
-                "bring it back, or make the run anew with --fresh"
-            )
+    for name, written in read_run(folder)["run"].get("files", {}).items():
+        if name != "log.jsonl" or (folder / name).exists():  # who copies a run for its model may leave it out
+            require_as_written(folder / name, written)
 
 
 def load_model_vocabulary(folder: Path, finetuned: bool = False) -> Vocabulary:
@@ -85,8 +126,8 @@ def is_finished(folder: Path, settings: dict, fresh: bool) -> bool:
     for file in (done, begun):
         if not file.exists():
             continue
-        found = yaml.safe_load(file.read_text())
-        if not isinstance(found, dict):
+        found = read_run(folder) if file == done else read_yaml(file.read_text(errors="replace"))
+        if not found:
             raise UserError(f"{contract.display_path(file)} is damaged: --fresh starts over")
         differ = [
             f"{name} has changed since" if part == "inputs" else f"{part}.{name} was {found.get(part, {}).get(name)!r} and is {value!r}"
@@ -118,8 +159,8 @@ def was_begun_by_this_job(folder: Path) -> bool:
     job that was stopped before it came to --fresh does it now."""
     if os.environ.get("SLURM_RESTART_COUNT", "0") == "0" or not job_facts():
         return False
-    found = [yaml.safe_load(file.read_text()) for file in (folder / "settings.yaml", folder / "config.yaml") if file.exists()]
-    return any(isinstance(content, dict) and content.get("job") == job_facts()["job"] for content in found)
+    found = [read_yaml(file.read_text(errors="replace")) for file in (folder / "settings.yaml", folder / "config.yaml") if file.exists()]
+    return any(content.get("job") == job_facts()["job"] for content in found)
 
 
 def mark_finished(folder: Path, settings: dict, **facts):
@@ -128,4 +169,6 @@ def mark_finished(folder: Path, settings: dict, **facts):
         storage.remove_path(folder / name)
     written = [path for path in (folder / name for name in CHECKED_FILES) if path.exists()]
     facts |= {"code": stamps.code_version(), "files": {path.name: stamps.size_and_checksum(path) for path in written}}
-    config.save_settings(folder / "config.yaml", run=facts, **settings, **job_facts())
+    content = config.settings_text(run=facts, **settings, **job_facts())
+    with storage.atomic_write(folder / "config.yaml") as part:
+        part.write_text(f"{checksum_line(content)}\n{content}")

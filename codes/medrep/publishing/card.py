@@ -172,7 +172,7 @@ def settings_of(run: FinishedRun) -> dict[str, dict]:
     if run.finetuned and "pretraining" not in content:
         before = contract.pretraining_folder(run.facts["home"], run.facts["model"], run.rep, run.facts["head"] or "linear") / "config.yaml"
         if before.exists() and run.content["inputs"].get(contract.display_path(before)) == stamps.fingerprint(before):
-            content["pretraining"] = yaml.safe_load(before.read_text())["pretraining"]
+            content["pretraining"] = finished_runs.read_run(before.parent)["pretraining"]
     return {section: shown_settings(section, content[section]) for section in ("model", "pretraining", "finetuning") if section in content}
 
 

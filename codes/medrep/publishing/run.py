@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from medrep import contract, stamps
 from medrep.errors import UserError
@@ -26,7 +25,7 @@ class FinishedRun:
                 f"{folder} holds no finished run, neither from here nor in {contract.ROOT}: give a folder that pretrain.py or finetune.py has "
                 f"written, or one of {', '.join(representations.list_representations()) or 'the representations (none is there)'}"
             )
-        self.folder, self.content = folder.resolve(), yaml.safe_load((folder / "config.yaml").read_text())
+        self.folder, self.content = folder.resolve(), finished_runs.read_run(folder)
         self.facts = self.content["run"]
         self.finetuned = "outcome" in self.facts
         if not all((folder / name).exists() for name in finished_runs.MODEL_FILES) or "model" not in self.content:

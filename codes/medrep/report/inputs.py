@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from medrep import contract, stamps
 from medrep.cdm import outcomes
 from medrep.errors import UserError
+from medrep.patients import finished_runs
 from medrep.tables import LABELS
 
 PRETRAIN_COMMAND = "python experiments/pretrain.py --model behrt"
@@ -83,7 +83,7 @@ def labelled_outcomes(hospitals: list[str]) -> list[str]:
 
 def read_runs(pattern: str) -> list[tuple[Path, dict]]:
     """Folders of finished runs below results/HOSPITAL, and what their config.yaml says."""
-    found = [(file.parent, yaml.safe_load(file.read_text()) or {}) for file in contract.run_config_files(pattern)]
+    found = [(file.parent, finished_runs.read_run(file.parent)) for file in contract.run_config_files(pattern)]
     return [(folder, content) for folder, content in found if "run" in content]
 
 

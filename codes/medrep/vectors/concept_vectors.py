@@ -44,7 +44,8 @@ def open_array(rep: str) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError):
-        raise UserError(f"{contract.display_path(path)} is not a whole .npy array: download it again, or let its stage write it anew") from None
+        remedy = "remove it, and representation/run.sh writes it anew, or download it again"
+        raise UserError(f"{contract.display_path(path)} is not a whole .npy array: {remedy}") from None
     if array.dtype != np.float32 or array.ndim != 2:
         raise UserError(f"{contract.display_path(path)} is {array.dtype} with {array.ndim} dimensions; it must be float32 (concepts, width)")
     return array
@@ -88,7 +89,7 @@ def check_finite(vectors: np.ndarray, names: Sequence[str], rep: str):
     if len(bad):
         raise UserError(
             f"{contract.display_path(contract.concept_array_file(rep))} has NaN or infinite numbers in the vectors of {len(bad):,} "
-            f"concepts, such as {names[bad[0]]}: download it again, or let its stage write it anew"
+            f"concepts, such as {names[bad[0]]}: remove it, and representation/run.sh writes it anew, or download it again"
         )
 
 

@@ -19,7 +19,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over_and_says_
 def test_settings_that_are_cut_off_are_said_in_one_sentence(root, file):
     (root / "run").mkdir()
     (root / "run" / file).write_text("")
-    with pytest.raises(UserError, match=f"run/{file} is damaged: --fresh starts over"):
+    with pytest.raises(UserError, match=f"run/{file} (is damaged: --fresh starts over|is not what was written: .* anew with --fresh)"):
         finished_runs.is_finished(root / "run", {"model": {"width": 16}}, fresh=False)
 
 
@@ -35,6 +35,39 @@ def test_a_finished_run_whose_model_is_not_what_was_written_is_refused(root, dam
         UserError, match="run/model.safetensors is (not what was written|missing).*; bring it back, or make the run anew with --fresh"
     ):
         finished_runs.require_undamaged(root / "run")
+
+
+@pytest.mark.parametrize("at", [0, 4, 12, 60, -3])
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_finished_run_whose_settings_are_not_what_was_written_is_refused(root, at, cut):
+    file = root / "run" / "config.yaml"
+    finished_runs.mark_finished(root / "run", {"model": {"width": 16}, "inputs": {"usedata/x": "0123456789abcdef"}}, thresholds={"MT": 0.25})
+    content = bytearray(file.read_bytes())
+    assert finished_runs.read_run(root / "run")["run"]["thresholds"] == {"MT": 0.25}
+    content[at] ^= 1
+    file.write_bytes(content[:at] if cut else content)
+    with pytest.raises(UserError, match="run/config.yaml is not what was written.*; bring it back, or make the run anew with --fresh"):
+        finished_runs.read_run(root / "run")
+
+
+def test_settings_of_an_earlier_version_have_no_checksum_and_are_read(root):
+    (root / "run").mkdir()
+    (root / "run" / "config.yaml").write_text("run: {seed: 1}\nmodel: {width: 16}\n")
+    assert finished_runs.read_run(root / "run") == {"run": {"seed": 1}, "model": {"width": 16}}
+
+
+@pytest.mark.parametrize("damaged", ['{"epoch": 1, "loss": 0.6}\n', '{"epoch": 1, "lo'])
+def test_a_log_that_is_not_what_was_written_is_refused(root, damaged):
+    log = root / "run" / "log.jsonl"
+    log.parent.mkdir()
+    log.write_text('{"epoch": 1, "loss": 0.5}\n')
+    finished_runs.mark_finished(root / "run", {"model": {"width": 16}})
+    assert finished_runs.read_log(log) == [{"epoch": 1, "loss": 0.5}]
+    log.write_text(damaged)
+    with pytest.raises(UserError, match="run/log.jsonl is not what was written"):
+        finished_runs.read_log(log)
+    log.unlink()
+    finished_runs.require_undamaged(root / "run")  # a copy for the model alone
 
 
 def test_of_several_processes_the_first_alone_starts_over_and_the_others_read_nothing_of_what_it_removes(root, monkeypatch):
