@@ -34,6 +34,11 @@ from medrep.tables import PERSONS, VISITS
 DUPLICATE_VISIT = "same visit id"
 
 
+def lasts_no_time_at_midnight(visits: ibis.Table) -> ibis.Value:
+    """Whether a visit ends at the midnight at which it starts: then its end is the day, whatever the column's other times are."""
+    return (parsing.is_midnight(visits.end_time) & (visits.end_time == visits.start_time)).fill_null(False)
+
+
 def find_visits(
     visits: ibis.Table,
     persons: ibis.Table,
@@ -48,8 +53,7 @@ def find_visits(
     """
     visits = visits.left_join(persons.select("person_id", "year_of_birth"), "person_id").drop("person_id_right")
     if cohort.midnight_columns == "days":
-        no_length = parsing.is_midnight(visits.end_time) & (visits.end_time == visits.start_time)
-        visits = visits.mutate(end_time=ibis.ifelse(no_length.fill_null(False), ibis.null("timestamp"), visits.end_time))
+        visits = visits.mutate(end_time=ibis.ifelse(lasts_no_time_at_midnight(visits), ibis.null("timestamp"), visits.end_time))
     visits = visits.mutate(**{name: parsing.drop_midnight(visits[name]) for name in midnight_columns})
     end = ibis.coalesce(visits.end_time, parsing.day_end(visits.end_date))
     visits = visits.mutate(

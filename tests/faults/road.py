@@ -205,7 +205,7 @@ def environment_of(root: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Command:
-    """One script with its flags, below codes/."""
+    """One script with its flags, below codes/; $MEDREP_ROOT stands for the root that it is run with."""
 
     script: str
     flags: tuple[str, ...] = ()
@@ -216,7 +216,8 @@ class Command:
     @property
     def code(self) -> str:
         module = self.script.removesuffix(".py").replace("/", ".")
-        return f"import {module}\n{module}.main({list(self.flags)!r})\n"
+        flags = ", ".join(f"os.path.expandvars({flag!r})" if "$" in flag else repr(flag) for flag in self.flags)
+        return f"import os\nimport {module}\n{module}.main([{flags}])\n"
 
 
 def road() -> list[Command]:
@@ -245,6 +246,7 @@ def byroads() -> list[Command]:
     texts += ["preprocessing/labels.py --hospital ehrshot --outcome ehrshot:guo_icu"]
     texts += ["experiments/finetune.py -d cpu --model pooled --rep-type none --outcome ehrshot:guo_icu --shots 2 all --seeds 0"]
     texts += ["experiments/ehrshot.py --replicates 10", "experiments/explore.py --hospital ehrshot"]
+    texts += ["experiments/publish.py results/mimic/pretraining/behrt_medrep --to $MEDREP_ROOT/results/published"]
     return [Command(script, tuple(flags)) for script, *flags in map(str.split, texts)]
 
 

@@ -52,4 +52,4 @@ def test_the_road_goes_through_every_stage_that_run_sh_runs():
     planned = representation_stages.plan_stages(representation_stages.make_parser().parse_args(["--arms", "medrep", "description", "random"]))
     in_files |= {f"representation/{words[0]}.py" for words in planned}
     assert in_files <= scripts
-    assert Command("a/b.py", ("-d", "cpu")).code == "import a.b\na.b.main(['-d', 'cpu'])\n"
+    assert Command("a/b.py", ("-d", "cpu")).code == "import os\nimport a.b\na.b.main(['-d', 'cpu'])\n"

@@ -1343,6 +1343,10 @@ def nowhere(time, span):
     return ibis.literal(False)
 
 
+def never_of_a_row(rows):
+    return ibis.literal(False)
+
+
 def span_of_all(dates, max_years):
     """plausible_dates.plausible_span with no visit's date left aside."""
     days = dates.name("day").as_table()
@@ -1370,7 +1374,15 @@ def coded_at_start(hospital):
     return replace(hospital, tables=hospital.tables | {"condition_occurrence": [moved(row) for row in hospital.tables["condition_occurrence"]]})
 
 
-CODED = coded_at_start(THIRD)
+def of_no_length(hospital):
+    """`hospital` with one more admission, of a person that it has, which ends at the midnight at which it starts."""
+    found = next(row for row in hospital.tables["visit_occurrence"] if row["visit_concept_id"] == "9201" and len(row["visit_start_date"]) == 10)
+    midnight = (found["visit_start_date"], f"{found['visit_start_date']} 00:00:00")
+    row = visit_row("4711", found["person_id"], "9201", midnight, midnight)
+    return replace(hospital, tables=hospital.tables | {"visit_occurrence": [*hospital.tables["visit_occurrence"], row]})
+
+
+CODED, NO_LENGTH = coded_at_start(THIRD), of_no_length(THIRD)
 FEW = 5
 """So many events are enough for the audit here."""
 MUTANTS = {  # rule: hospital, stage, what of it (an outcome, or whether it stops), what is other there: (module, name, value), or a setting
@@ -1403,6 +1415,7 @@ MUTANTS = {  # rule: hospital, stage, what of it (an outcome, or whether it stop
     ),
     "datetime_format": (ONE, visits, None, 'hospital.datetime_format=""'),
     "a column of midnights knows days only, of events": (OTHER, records, None, (rules, "midnight_means_day", never_day)),
+    "a visit of no length at midnight ends with the day": (NO_LENGTH, visits, None, (visits, "lasts_no_time_at_midnight", never_of_a_row)),
     "a visit without end lasts to its last event": (ONE, records, None, (records, "fill_unknown_ends", end_of_first_day)),
     "an event far from the visits is left out": (ONE, records, None, (records, "lies_outside", nowhere)),
     "an event before birth is counted apart": (ONE, records, None, (records, "BEFORE_BIRTH", records.UNDER_AGE)),
@@ -1577,6 +1590,7 @@ ALONE = {  # what the other tests do not compare: each once as it is
     "a set with unknown items": (ONE, labels, "some"),
     "the site report": (ONE, site_report, None),
     "the audit": (CODED, audit, None),
+    "a visit of no length": (NO_LENGTH, visits, None),
 }
 
 
@@ -1584,6 +1598,8 @@ ALONE = {  # what the other tests do not compare: each once as it is
 def test_what_is_counted_and_stopped_is_what_plain_loops_count(hospital, stage, part, tmp_path, monkeypatch):
     monkeypatch.setattr(audit, "MIN_SUSPECT_EVENTS", FEW)
     check_stage(tmp_path / "as it is", copy.deepcopy(hospital), stage, part)
-    assert {(repr(one), of, what) for one, of, what, _ in MUTANTS.values() if of in (audit, site_report) or what in ("own", "some", "stop")} == {
-        (repr(one), of, what) for one, of, what in ALONE.values()
-    }
+    assert {
+        (repr(one), of, what)
+        for one, of, what, _ in MUTANTS.values()
+        if one is NO_LENGTH or of in (audit, site_report) or what in ("own", "some", "stop")
+    } == {(repr(one), of, what) for one, of, what in ALONE.values()}
