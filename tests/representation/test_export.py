@@ -8,9 +8,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from medrep import contract, storage
-from medrep.vectors import concept_index, published
+from medrep.vectors import concept_index, exchange, published
 from medrep.vectors import concept_vectors as shared
-from representation import concepts, definitions, description, edges, encoder, export, graph
+from representation import concepts, definitions, description, edges, encoder, export, graph, random_vectors
 
 IDS = ["1", "2", "10", "11", "20", "20_0", "20_7", "30"]
 
@@ -189,6 +189,11 @@ def test_the_manifest_says_release_writer_encoder_and_settings(athena, tmp_path)
     facts = json.loads((tmp_path / "out.safetensors.json").read_text())
     assert (facts["release"], facts["writer"], facts["encoder"]) == ("v5.0 31-AUG-23", "template", "none")
     assert facts["settings"]["concept_representation_medrep.npy"]["epochs"] == 3 and facts["settings"]["encoder"]["hidden_size"] == 16
+    random_vectors.main([])
+    encoder.main(["--set", "encoder.epochs=0"])
+    for rep in ("random", "medrep"):  # which has no text encoder, and which another one was made for
+        facts = exchange.manifest(rep, "float32", (8, 16))
+        assert facts["encoder"] is None and set(facts["settings"]) >= {"concept_idx.csv", f"concept_representation_{rep}.npy"}
 
 
 def test_a_name_of_another_kind_of_file_is_refused(vectors, tmp_path):
