@@ -55,7 +55,7 @@ def main(argv=None):
         raise UserError(f"--license {args.license!r}: give a licence as the Hub calls it, such as mit, apache-2.0 or cc-by-nc-4.0")
     repo = args.to if is_repository(args.to) else ""
     if repo:
-        hub.require_token()
+        hub.require_write_access(repo)
     elif args.public:
         raise UserError("--public is for the Hub, and --to is a folder: leave it out")
     else:

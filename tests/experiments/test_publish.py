@@ -25,7 +25,7 @@ from medrep.patients import behrt, finished_runs, record_features, sequences
 from medrep.patients.batches import to_tensors
 from medrep.patients.examples import Examples
 from medrep.patients.vocabulary_adapter import VocabularyAdapter
-from medrep.publishing import check
+from medrep.publishing import check, contents
 from medrep.vectors import concept_index, markers
 from medrep.vocabulary import token_vocabulary
 from representation import export
@@ -498,6 +498,46 @@ def test_what_the_hub_refuses_is_a_sentence_without_the_token(here, hub, monkeyp
     for secret in (TOKEN, "hf_wrong-Secret", "pass-word", "Bearer"):
         assert secret not in said
     assert not hub.commits and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rights", "repo", "words"),
+    [
+        ({"role": "read"}, "quail/feather", r"HF_TOKEN may not write there: give a token that may"),
+        (
+            {"role": "fineGrained", "fineGrained": {"scoped": [{"permissions": ["repo.content.read"]}]}},
+            "quail/feather",
+            r"HF_TOKEN may not write there",
+        ),
+        ({"role": "write"}, "heron/feather", r"HF_TOKEN may write what is of Quail or feathers: give such a name"),
+        ({"role": "write"}, "readers/feather", r"HF_TOKEN may write what is of Quail or feathers: give such a name"),
+        (None, "quail/feather", r"refused to publish quail/feather \(401\)"),
+        ("nobody", "quail/feather", r"quail/feather could not be published on http://127.0.0.1:9 \(\w+\): look whether it can be reached"),
+    ],
+)
+def test_what_the_token_may_not_is_told_by_one_request_before_any_work(here, hub, monkeypatch, capfd, rights, repo, words):
+    monkeypatch.setattr(contents, "write_model", lambda *_, **__: pytest.fail("work began"))
+    if rights is None:
+        monkeypatch.setenv("HF_TOKEN", "hf_wrong-Secret")
+    if rights == "nobody":
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    hub.rights = rights
+    with pytest.raises(UserError, match=words) as caught:
+        publish.main([str(run_folder("behrt none")), "--to", repo])
+    said = "".join(traceback.format_exception(caught.value)) + "".join(capfd.readouterr())
+    assert (
+        hub.asked == ([("GET", "/api/whoami-v2")] if rights != "nobody" else [])
+        and TOKEN not in said
+        and "hf_wrong" not in said
+        and "\n" not in str(caught.value)
+    )
+
+
+@pytest.mark.parametrize("repo", ["feathers/one", "quail/feather"])
+def test_an_organization_and_a_token_of_some_rights_will_do(here, hub, repo):
+    hub.rights = {"role": "fineGrained", "fineGrained": {"scoped": [{"permissions": ["repo.content.read", "repo.write"]}]}}
+    publish.main([str(run_folder("behrt none")), "--to", repo])
+    assert len(hub.commits) == 1
 
 
 def test_without_a_token_nothing_begins(here, hub, monkeypatch):
