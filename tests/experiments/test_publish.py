@@ -368,6 +368,19 @@ def test_the_cards_persons_are_those_of_the_hospital_and_its_settings_those_of_t
     assert "of a release that its files do not say" in card
 
 
+def test_a_name_that_nothing_goes_by_is_refused_and_those_that_can_be_given_are_listed(here, tmp_path):
+    for what, listed in (
+        (run_folder("behrt medrep"), "MT, ehrshot, medrep, mimic"),
+        (run_folder("behrt none", False), "mimic"),
+        ("medrep", "medrep"),
+    ):
+        with pytest.raises(UserError, match="--name mimik=Ours: the card has nothing that is called mimik here; names can be given to " + listed):
+            publish.main([str(what), "--to", str(tmp_path / "other"), "--name", "mimik=Ours"])
+    with pytest.raises(UserError, match="called ehrshot here"):  # it is there, but this was not tested at it
+        publish.main([str(run_folder("behrt none", False)), "--to", str(tmp_path / "other"), "--name", "ehrshot=Stanford"])
+    assert not (tmp_path / "other").exists()
+
+
 # ---- folders -------------------------------------------------------------------------------------------------------
 
 
