@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 
 from demo import athena_files, course, layouts, terminology
 from medrep import contract, progress, storage
+from medrep.contract import SYNTHETIC_MARK
 from medrep.errors import UserError
 from medrep.evaluation import metrics
 from medrep.progress import print_line, timed_stage
@@ -40,7 +41,6 @@ from medrep.storage import stamp_path
 
 CHUNK = 500
 HOSPITALS = ("mimic", "ehrshot")
-SYNTHETIC_MARK = ".synthetic"  # lies in data/ and in each of its folders that this script wrote
 MIMIC_ADMISSIONS = (8870, 581385, 262, 9201)  # what MIMIC's ETL makes of admission_type
 EVENT_TABLES = {
     "condition": ("condition_occurrence", "condition_start"),

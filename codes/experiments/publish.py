@@ -3,7 +3,7 @@
     cd codes
     python experiments/publish.py ../results/mimic/finetuning/behrt_medrep/MT/seed_100 --to ../published --name mimic="MIMIC-IV 2.2"
     python experiments/publish.py ../results/mimic/pretraining/behrt_medrep --to user/name      # the token is in HF_TOKEN
-    python experiments/publish.py medrep --to ../vectors --license mit                          # the concept vectors
+    python experiments/publish.py medrep --to ../vectors --license mit --contact me@example.org # the concept vectors
 
 Reads   the run's folder, usedata/{hospital}/{trajectories,vocabulary.json,labels} (whose persons have what), usedata/representation, data/concepts
 Writes  a folder, whole or not at all: README.md (the card), LICENSE, config.json, model.safetensors, vocabulary.json, configuration_behrt_omop.py
@@ -11,7 +11,8 @@ Writes  a folder, whole or not at all: README.md (the card), LICENSE, config.jso
         publication.json; of vectors concept_vectors.safetensors and its .json, which representation/export.py --import puts in place
 
 What fewer than 11 persons have goes out of the model (report.small_count may say more), and is counted: tokens, ages, ranks. No prediction, no
-count of codes, no path and no name of a hospital goes along that --name does not give. A folder with other files in it is refused.
+count of codes, no path and no name of a hospital goes along that --name does not give. An invented hospital is said to be one. A folder with
+other files in it is refused.
 """
 
 import argparse
@@ -48,14 +49,17 @@ def main(argv=None):
         "--name", action="append", default=[], metavar="NAME=WORDS", help="what the card calls a hospital, outcome or arm; repeatable"
     )
     parser.add_argument("--license", default="other", help="of the weights, as the Hub calls it; default other: you have not said")
+    parser.add_argument("--contact", default="", metavar="URL|MAIL", help="whom the card says to ask")
     parser.add_argument("--public", action="store_true", help="make a new repository on the Hub one that all can see")
     config.add_arguments(parser)
     args = parser.parse_args(argv)
     if not re.fullmatch(r"[a-z0-9.-]+", args.license):
         raise UserError(f"--license {args.license!r}: give a licence as the Hub calls it, such as mit, apache-2.0 or cc-by-nc-4.0")
+    if args.contact and not re.fullmatch(r"https?://[^\s<>@/]+(/[^\s<>]*)?|[^\s<>@/]+@[^\s<>@/]+", args.contact):
+        raise UserError(f"--contact {args.contact!r}: give a URL that begins with https:// or http://, or a mail address")
     repo = args.to if is_repository(args.to) else ""
     if repo:
-        hub.require_token()
+        hub.require_write_access(repo)
     elif args.public:
         raise UserError("--public is for the Hub, and --to is a folder: leave it out")
     else:
@@ -67,11 +71,12 @@ def main(argv=None):
 def write(args, folder: Path, repo: str) -> dict:
     """Write what is published of the run into an empty folder; gives figures of it."""
     min_count = max(MIN_PERSONS, config.load("report", args.overrides).small_count)
+    publication = {"licence": args.license, "repo": repo, "contact": args.contact}
     if args.run in representations.list_representations() and not (Path(args.run) / "config.yaml").exists():  # codes has a folder medrep
         names = PublicNames(args.name, config.load("cohort", args.overrides).home, args.overrides)
-        return contents.write_vectors(folder, args.run, names, min_count, args.license, repo)
+        return contents.write_vectors(folder, args.run, names, min_count, **publication)
     run = FinishedRun(Path(args.run))
-    figures = contents.write_model(folder, run, PublicNames(args.name, run.facts["home"], args.overrides), min_count, args.license, repo)
+    figures = contents.write_model(folder, run, PublicNames(args.name, run.facts["home"], args.overrides), min_count, **publication)
     removed = ", ".join(f"{name} {n:,}" for name, n in figures["removed"].items())
     print_line(f"taken out, as fewer than {min_count} persons have them: {removed}; tokens left: {figures['tokens']:,}")
     return figures

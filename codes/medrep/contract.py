@@ -186,6 +186,15 @@ def data_folder(name: str) -> Path:
     return ROOT / "data" / checked_name(name)
 
 
+SYNTHETIC_MARK = ".synthetic"
+"""Lies in data/ and in each of its folders that demo/hospitals.py wrote."""
+
+
+def is_synthetic(name: str) -> bool:
+    """Whether a hospital, or `concepts`, is the demo's invention."""
+    return (data_folder(name) / SYNTHETIC_MARK).exists()
+
+
 def hospitals_with_data() -> list[str]:
     folder = ROOT / "data"
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != "concepts") if folder.is_dir() else []

@@ -1,4 +1,5 @@
-"""A stand-in on loopback for what publish.py asks of the Hugging Face Hub: repositories, uploads (LFS) and commits, for who has the token."""
+"""A stand-in on loopback for what publish.py asks of the Hugging Face Hub: whose the token is and what it may, repositories, uploads (LFS) and
+commits, for who has the token."""
 
 import base64
 import json
@@ -10,11 +11,13 @@ TOKEN = "hf_QuailFeatherWrites"
 
 
 class HubServer(ThreadingHTTPServer):
-    """`repos` {name: {file: bytes}}, `commits` the files of each commit, `asked` (method, path); `refuse` {path's beginning: status}."""
+    """`repos` {name: {file: bytes}}, `commits` the files of each commit, `asked` (method, path); `refuse` {path's beginning: status}; `rights` of
+    the token, as whoami tells them."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), HubRequest)
         self.repos, self.visible, self.objects, self.commits, self.asked, self.refuse = {}, {}, {}, [], [], {}
+        self.rights = {"role": "write"}
         self.address = f"http://127.0.0.1:{self.server_port}"
 
     def __enter__(self):
@@ -70,6 +73,9 @@ class HubRequest(BaseHTTPRequestHandler):
             hub.repos.setdefault(name, {".gitattributes": b"*.safetensors filter=lfs"})
             hub.visible.setdefault(name, asked.get("visibility", "public"))
             return self.answer({"url": f"{hub.address}/{name}"}, 409 if there else 200)
+        if path == "/api/whoami-v2":
+            orgs = [{"name": "feathers", "roleInOrg": "write"}, {"name": "readers", "roleInOrg": "read"}]
+            return self.answer({"type": "user", "name": "Quail", "orgs": orgs, "auth": {"type": "access_token", "accessToken": hub.rights}})
         if path == "/api/validate-yaml":
             return self.answer({"warnings": [], "errors": []})
         if found := re.fullmatch(r"/(.+)\.git/info/lfs/objects/batch", path):

@@ -1,5 +1,6 @@
 """What is published: it loads without this repository and answers as the model here, and nothing of a patient or of this machine is in it."""
 
+import ast
 import itertools
 import json
 import os
@@ -10,7 +11,9 @@ import sys
 import sysconfig
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
+import ibis
 import numpy as np
 import pytest
 import torch
@@ -19,15 +22,18 @@ from safetensors.numpy import load_file
 
 from experiments import finetune, pretrain, publish
 from medrep import contract, storage
+from medrep.cdm import engine
 from medrep.errors import UserError
 from medrep.evaluation import results
 from medrep.patients import behrt, finished_runs, record_features, sequences
 from medrep.patients.batches import to_tensors
 from medrep.patients.examples import Examples
 from medrep.patients.vocabulary_adapter import VocabularyAdapter
-from medrep.publishing import check
+from medrep.publishing import check, contents
+from medrep.publishing.card import TRAINING_FIGURES, settings_without_effect
 from medrep.vectors import concept_index, markers
 from medrep.vocabulary import token_vocabulary
+from preprocessing import deciles, trajectories
 from representation import export
 
 from ..conftest import write_trajectories
@@ -44,7 +50,7 @@ RUNS = {
     "behrt-paper none": ("--rep-type", "none", "--model", "behrt-paper"),
 }
 LOADER = """
-import os, sys
+import contextlib, io, json, os, sys
 try:
     import medrep
 except ImportError:
@@ -64,8 +70,10 @@ for folder in sys.argv[1:]:
         if hasattr(model, "decoder"):
             found["masked"] = model(**batch, places=torch.arange(5)).masked
     os.chdir(folder)  # where the card says that its example runs
-    shown = {}
-    exec(open(folder + ".py").read(), shown)
+    shown, said = {}, io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(open(folder + ".py").read(), shown)
+    found["printed"] = torch.tensor(json.loads(said.getvalue()), dtype=torch.float64)
     found |= {"shown": shown["states"]} | ({"shown_probability": shown["probability"]} if "probability" in shown else {})
     np.savez(folder + ".answers.npz", **{name: values.numpy() for name, values in found.items()})
 """
@@ -243,9 +251,23 @@ def test_it_loads_without_this_repository_and_answers_as_the_model_here(here, an
 @pytest.mark.parametrize("finetuned", [True, False], ids=["finetuned", "pretrained"])
 @pytest.mark.parametrize("run", RUNS)
 def test_the_cards_own_example_runs(here, answers, run, finetuned):
-    found = answers[run, finetuned][-1]
-    assert found["shown"].shape == (4, 16) and np.isfinite(found["shown"]).all()
+    target, _, _, found = answers[run, finetuned]
+    assert found["shown"].shape == (6, 16) and np.isfinite(found["shown"]).all()
     assert not finetuned or 0 < found["shown_probability"].item() < 1
+    said = ast.literal_eval(answer_in(target))
+    assert len(said) == (1 if finetuned else 4) and len(set(said)) == len(said)
+    np.testing.assert_allclose(found["printed"], said, rtol=0, atol=1.01e-4)
+
+
+def answer_in(target) -> str:
+    """What the card says that its example prints."""
+    (answer,) = re.findall(r"^print\(.*\)  # (\[.*\])$", (target / "README.md").read_text(), flags=re.M)
+    return answer
+
+
+def test_another_model_gives_another_answer(here, answers):
+    """Weights that were not loaded would be told."""
+    assert len({answer_in(answers[name, finetuned][0]) for name in RUNS for finetuned in (True, False)}) == 6
 
 
 def test_who_has_nothing_rare_is_predicted_as_the_run_has_predicted(here, answers):
@@ -275,8 +297,11 @@ def test_what_few_persons_have_is_not_in_it(here, tmp_path, run, capsys):
     assert tokens == expected and "7777002" in tokens and "7777001" not in tokens
     assert ("7777003" in tokens) == apart and not [token for token in tokens if "_" in token]
     lost = len(before) - len(tokens)
-    assert lost == (1 if apart else 3) and f"taken out, as fewer than 11 persons have them: tokens {lost}, age " in capsys.readouterr().out
-    assert f"- {lost} tokens that fewer than 11 persons have" in (target / "README.md").read_text()
+    out = capsys.readouterr().out
+    assert lost == (1 if apart else 3) and f"taken out, as fewer than 11 persons have them: tokens {lost}, age " in out
+    assert f"; tokens left: {len(tokens) - SPECIAL}\n" in out
+    card = (target / "README.md").read_text()
+    assert f"- {lost} tokens that fewer than 11 persons have" in card and f"{len(tokens) - SPECIAL} are left, and stand in" in card
     assert len(saved["encoder.embeddings.concepts.weight"]) == len(tokens) - SPECIAL
     if "log_frequency" in saved:
         assert not saved["log_frequency"].any()
@@ -364,8 +389,126 @@ def test_the_cards_persons_are_those_of_the_hospital_and_its_settings_those_of_t
     split = np.bincount(trajectories.person_split)
     assert f"| persons with records | {len(trajectories)} |" in card
     assert f"| of them learned from | {split[0]} |" in card and f"| events | {len(trajectories.token):,} |" in card
-    assert card.startswith("---\nlicense: cc-by-4.0\n") and "hidden_size: 16" in card and "batch_tokens: 512" in card and "valid loss" in card
+    assert card.startswith("---\nlicense: cc-by-4.0\n") and "hidden_size: 16" in card and "batch_tokens: 512" in card and "Epoch 1 was kept" in card
     assert "of a release that its files do not say" in card
+
+
+WORDS = ("event", "visit", "admission", "prediction point", "index stay", "history")
+
+
+@pytest.mark.parametrize("finetuned", [True, False], ids=["finetuned", "pretrained"])
+def test_the_card_says_what_its_words_and_figures_mean(here, answers, finetuned):
+    card = (answers["behrt none", finetuned][0] / "README.md").read_text()
+    assert not [word for word in WORDS if f"\n| {word} | " not in card]
+    assert ("Probabilities are those of the hospital" in card) == finetuned
+    training = card.partition("## Training")[2].partition("## ")[0]
+    figures = [line.split(" | ")[0].strip("| ") for line in training.splitlines() if line.startswith("| ")][1:]
+    told = ("valid_loss", "valid_value_loss", "valid_next_loss", "valid_next_value_loss")
+    assert figures == (["loss of the outcome", TRAINING_FIGURES["valid_auroc"]] if finetuned else [TRAINING_FIGURES[name] for name in told])
+    assert not re.findall(r"\b(?:value|next|valid|stay)_(?:value_)?(?:loss|auroc)", card)
+
+
+def copy_of(run, finetuned, target, **facts):
+    """A run whose config.yaml says something else, too; without the first line, as of an earlier version, it is taken as it is."""
+    shutil.copytree(run_folder(run, finetuned), target)
+    content = finished_runs.read_run(target)
+    content["run"] |= facts
+    (target / "config.yaml").write_text(yaml.safe_dump(content))
+    return target
+
+
+def test_the_card_says_what_zero_shot_shares_and_labels_are_and_where_pretraining_began(here, tmp_path):
+    before = contract.display_path(run_folder("behrt medrep", False))
+    run = copy_of("behrt none", False, tmp_path / "pretrained", **{"from": before})
+    (run / "zero_shot_ehrshot.json").write_text('{"next": 900, "next_readable": 0.5, "hits": 0.25, "hits_most_frequent": 0.125}')
+    card = (published(tmp_path / "1", run, "--name", "ehrshot=Stanford", "--name", "mimic=Ours") / "README.md").read_text()
+    assert "pretrained at Ours, where it went on from a model of Ours" in card and "It learned from few hospitals" in card
+    for line in (
+        "| events that come next and whose code it can name | 0.500 |",
+        "| codes that come next, of the 10 that it finds likeliest | 0.250 |",
+        "| codes that come next, of the 10 most frequent there | 0.125 |",
+    ):
+        assert f"\n| Stanford {line}\n" in card
+    run = copy_of("behrt none", True, tmp_path / "finetuned", labels=["boolean_value", "Gout"])
+    card = (published(tmp_path / "2", run, "--name", "Gout=gout") / "README.md").read_text()
+    assert "The labels are, in this order: boolean_value, gout." in card and "went on from" not in card
+
+
+def test_settings_that_nothing_came_from_are_not_shown(here, answers):
+    card = (answers["behrt none", True][0] / "README.md").read_text()
+    assert "persons: all" in card and "batch_tokens: 512" in card and "value_share: 0.4" in card
+    for name in ("split_shares", "aug_neighbors", "mask_share", "count_persons"):
+        assert name not in card
+    run = SimpleNamespace(finetuned=True, pretraining={}, trained_on="mimic", facts={"home": "mimic", "variant": ""}, content={"finetuning": {}})
+    for change, hidden in (
+        ({}, set()),
+        ({"content": {"finetuning": {"persons": "all"}}}, {"split_shares"}),
+        ({"trained_on": "ehrshot"}, {"persons"}),
+        ({"facts": {"leakage": "", **run.facts}}, {"persons", "split_shares"}),
+    ):
+        found = settings_without_effect(SimpleNamespace(**{**vars(run), **change}))
+        assert {"persons", "split_shares"} & found == hidden
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "Other hospitals were tested with those of the home hospital, and with their own for what it does not measure in the same unit"),
+        (("--set", "cohort.decile_edges=own"), "Other hospitals were tested with their own."),
+    ],
+)
+def test_the_card_says_whose_deciles_were_read_and_how_to_find_ones_own(here, tmp_path, flags, words):
+    card = (published(tmp_path, run_folder("behrt none"), *flags) / "README.md").read_text()
+    assert words in card and "of the train persons of the home hospital" in card
+    (code,) = re.findall(r"`(np\.searchsorted\(.*?\))`", card)
+    values = np.random.default_rng(0).integers(0, 25, 200) / 2  # many of them on an edge
+    rows = ibis.memtable({"concept_id": [1] * 200, "unit": ["u"] * 200, "domain": ["measurement"] * 200, "value": values})
+    found = engine.connect().execute(trajectories.with_deciles(rows, deciles.find_deciles(rows, 10)))
+    np.testing.assert_array_equal(eval(code, {"np": np, "values": values, "value": found.value.to_numpy()}), found.decile)
+
+
+def test_an_invented_hospital_is_said_to_be_one_whatever_it_is_called(here, tmp_path):
+    marks = [contract.data_folder(name) / contract.SYNTHETIC_MARK for name in ("mimic", "concepts")]
+    try:
+        for mark in marks:
+            mark.parent.mkdir(parents=True)
+            mark.touch()
+        for finetuned in (True, False):
+            card = (
+                published(tmp_path / str(finetuned), run_folder("behrt none", finetuned), "--name", "mimic=Mass General") / "README.md"
+            ).read_text()
+            assert "**Invented data.** A program wrote the records of Mass General (invented): no patient is in them" in card
+            assert "The vocabulary is invented, too" in card
+            assert card.count("Mass General") == card.count("Mass General (invented)") > 2
+            assert ("| another hospital | all |" in card) == finetuned
+        assert "**Invented concepts.** A program wrote the vocabulary" in (published(tmp_path, "medrep") / "README.md").read_text()
+    finally:
+        shutil.rmtree(here / "data")
+    assert "nvented" not in (published(tmp_path / "again", run_folder("behrt none")) / "README.md").read_text()
+
+
+def test_whom_to_ask_stands_in_the_card(here, tmp_path):
+    for i, contact in enumerate(("https://example.org/~lab/models?x=1", "someone@example.org")):
+        for what in (run_folder("behrt none"), "medrep"):
+            card = (published(tmp_path / f"{i}{Path(what).name}", what, "--contact", contact) / "README.md").read_text()
+            assert f"## Contact\n\n<{contact}>\n" in card
+    assert "Contact" not in (published(tmp_path, run_folder("behrt none")) / "README.md").read_text()
+    for wrong in ("me", "https://someone:secret@example.org", "a b@c", "/home/me"):
+        with pytest.raises(UserError, match="--contact .*: give a URL that begins with https:// or http://, or a mail address"):
+            publish.main([str(run_folder("behrt none")), "--to", str(tmp_path / "other"), "--contact", wrong])
+
+
+def test_a_name_that_nothing_goes_by_is_refused_and_those_that_can_be_given_are_listed(here, tmp_path):
+    for what, listed in (
+        (run_folder("behrt medrep"), "MT, ehrshot, medrep, mimic"),
+        (run_folder("behrt none", False), "mimic"),
+        ("medrep", "medrep"),
+    ):
+        with pytest.raises(UserError, match="--name mimik=Ours: the card has nothing that is called mimik here; names can be given to " + listed):
+            publish.main([str(what), "--to", str(tmp_path / "other"), "--name", "mimik=Ours"])
+    with pytest.raises(UserError, match="called ehrshot here"):  # it is there, but this was not tested at it
+        publish.main([str(run_folder("behrt none", False)), "--to", str(tmp_path / "other"), "--name", "ehrshot=Stanford"])
+    assert not (tmp_path / "other").exists()
 
 
 # ---- folders -------------------------------------------------------------------------------------------------------
@@ -431,7 +574,8 @@ def test_vectors_go_without_concepts_of_few_and_come_back(here, tmp_path, monkey
     card = (target / "README.md").read_text()
     assert "1 rows, of concepts that a hospital uses and that fewer than 11 persons have" in card and "mimic" not in card
     (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.S)
-    assert elsewhere(tmp_path, f"{code}\nprint(vector.shape)", cwd=target) == "(16,)\n"
+    assert elsewhere(tmp_path, f"{code}\nprint(vector.shape)", cwd=target) == f"{answer_in(target)}\n(16,)\n"
+    assert "| text encoder | unknown |" in card and "| definitions written by | unknown |" in card  # these vectors came from nowhere
     monkeypatch.setattr(contract, "ROOT", tmp_path / "root")
     export.main(["--import", str(target / check.VECTORS_FILE)])
     np.testing.assert_array_equal(np.load(contract.concept_array_file("medrep")), found["vectors"])
@@ -498,6 +642,46 @@ def test_what_the_hub_refuses_is_a_sentence_without_the_token(here, hub, monkeyp
     for secret in (TOKEN, "hf_wrong-Secret", "pass-word", "Bearer"):
         assert secret not in said
     assert not hub.commits and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rights", "repo", "words"),
+    [
+        ({"role": "read"}, "quail/feather", r"HF_TOKEN may not write there: give a token that may"),
+        (
+            {"role": "fineGrained", "fineGrained": {"scoped": [{"permissions": ["repo.content.read"]}]}},
+            "quail/feather",
+            r"HF_TOKEN may not write there",
+        ),
+        ({"role": "write"}, "heron/feather", r"HF_TOKEN may write what is of Quail or feathers: give such a name"),
+        ({"role": "write"}, "readers/feather", r"HF_TOKEN may write what is of Quail or feathers: give such a name"),
+        (None, "quail/feather", r"refused to publish quail/feather \(401\)"),
+        ("nobody", "quail/feather", r"quail/feather could not be published on http://127.0.0.1:9 \(\w+\): look whether it can be reached"),
+    ],
+)
+def test_what_the_token_may_not_is_told_by_one_request_before_any_work(here, hub, monkeypatch, capfd, rights, repo, words):
+    monkeypatch.setattr(contents, "write_model", lambda *_, **__: pytest.fail("work began"))
+    if rights is None:
+        monkeypatch.setenv("HF_TOKEN", "hf_wrong-Secret")
+    if rights == "nobody":
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    hub.rights = rights
+    with pytest.raises(UserError, match=words) as caught:
+        publish.main([str(run_folder("behrt none")), "--to", repo])
+    said = "".join(traceback.format_exception(caught.value)) + "".join(capfd.readouterr())
+    assert (
+        hub.asked == ([("GET", "/api/whoami-v2")] if rights != "nobody" else [])
+        and TOKEN not in said
+        and "hf_wrong" not in said
+        and "\n" not in str(caught.value)
+    )
+
+
+@pytest.mark.parametrize("repo", ["feathers/one", "quail/feather"])
+def test_an_organization_and_a_token_of_some_rights_will_do(here, hub, repo):
+    hub.rights = {"role": "fineGrained", "fineGrained": {"scoped": [{"permissions": ["repo.content.read", "repo.write"]}]}}
+    publish.main([str(run_folder("behrt none")), "--to", repo])
+    assert len(hub.commits) == 1
 
 
 def test_without_a_token_nothing_begins(here, hub, monkeypatch):

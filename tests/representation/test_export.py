@@ -8,9 +8,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from medrep import contract, storage
-from medrep.vectors import concept_index, published
+from medrep.publishing import contents
+from medrep.vectors import concept_index, exchange, published
 from medrep.vectors import concept_vectors as shared
-from representation import concepts, definitions, description, edges, encoder, export, graph
+from representation import concepts, definitions, description, edges, encoder, export, graph, random_vectors
 
 IDS = ["1", "2", "10", "11", "20", "20_0", "20_7", "30"]
 
@@ -189,6 +190,22 @@ def test_the_manifest_says_release_writer_encoder_and_settings(athena, tmp_path)
     facts = json.loads((tmp_path / "out.safetensors.json").read_text())
     assert (facts["release"], facts["writer"], facts["encoder"]) == ("v5.0 31-AUG-23", "template", "none")
     assert facts["settings"]["concept_representation_medrep.npy"]["epochs"] == 3 and facts["settings"]["encoder"]["hidden_size"] == 16
+    assert contents.encoder_in_words(facts["settings"]["encoder"]) == "a small DeBERTa with random weights, trained on the definitions"
+    random_vectors.main([])
+    encoder.main(["--set", "encoder.epochs=0"])
+    for rep in ("random", "medrep"):  # which has no text encoder, and which another one was made for
+        facts = exchange.manifest(rep, "float32", (8, 16))
+        assert facts["encoder"] is None and set(facts["settings"]) >= {"concept_idx.csv", f"concept_representation_{rep}.npy"}
+
+
+def test_a_text_encoder_is_called_by_its_name_and_by_no_folder_here(tmp_path):
+    for model, training, words in (
+        ("minilm", "none", "all-MiniLM-L6-v2, as it is"),
+        ("minilm", "contrastive", "all-MiniLM-L6-v2, trained by contrast on the vocabulary"),
+        ("microsoft/deberta-base", "masked", "microsoft/deberta-base, trained on the definitions"),
+        (str(tmp_path), "none", "a local folder, as it is"),
+    ):
+        assert contents.encoder_in_words({"model": model, "training": training}) == words
 
 
 def test_a_name_of_another_kind_of_file_is_refused(vectors, tmp_path):

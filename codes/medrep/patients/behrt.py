@@ -322,7 +322,7 @@ class BehrtForPrediction(BehrtPreTrainedModel):
     def stay_features(self, h, part_lengths, numbers):
         """Float (sequences, 2 x width + numbers): the means of hidden states (tokens, width) over history and index stay, standardised numbers."""
         if part_lengths is None or numbers is None:
-            raise UserError("this model reads which stay it is asked about: give it medrep.patients.record_features.readout_inputs beside the batch")
+            raise UserError("this model reads which stay it is asked about: give it part_lengths and numbers beside the batch")
         standardised = ((numbers - self.number_mean) / self.number_scale).clamp(-MAX_SPREADS, MAX_SPREADS)
         return torch.cat([history_and_stay_means(h, part_lengths).flatten(1), standardised], dim=1)
 

@@ -24,7 +24,7 @@ PATHS = re.compile(r"(?<![\w.:/-])(?:/(?:home|root|Users|mnt|media|data|scratch|
 
 
 def check_contents(folder: Path, names: PublicNames):
-    """Refuse a folder with anything in it that is not to leave the hospital."""
+    """Refuse a folder with anything in it that is not to leave the hospital, and a --name that nothing in it goes by."""
     files = {path.name for path in folder.iterdir()}
     if files not in ({*MODEL_FILES}, {*VECTOR_FILES}):
         raise AssertionError(f"{sorted(files)} are not what is published")
@@ -37,6 +37,7 @@ def check_contents(folder: Path, names: PublicNames):
         check_paths(path.name, text)
         if path.suffix != ".py" and path.name != "LICENSE":  # which are this package's own
             check_names(path.name, text, names)
+    names.require_all_asked()
 
 
 def check_paths(name: str, text: str):
@@ -48,10 +49,10 @@ def check_paths(name: str, text: str):
 
 def check_names(name: str, text: str, names: PublicNames):
     """What hospitals are called here is theirs, unless the user has named them."""
-    for hospital in sorted({*contract.hospitals_with_data(), *contract.hospitals_with_vocabulary(), *result_folders()} - set(names.given)):
-        if any(hospital in given for given in names.given.values()):
+    for hospital in sorted({*contract.hospitals_with_data(), *contract.hospitals_with_vocabulary(), *result_folders()}):
+        if not re.search(rf"(?<![^\W_]){re.escape(hospital)}(?![^\W_])", text, flags=re.IGNORECASE):
             continue
-        if re.search(rf"(?<![^\W_]){re.escape(hospital)}(?![^\W_])", text, flags=re.IGNORECASE):
+        if names.find(hospital) is None and not any(hospital in given for given in names.given.values()):
             raise UserError(
                 f"{name} would have the hospital's name {hospital} in it: nothing is published; --name {hospital}=WORDS says what it may be called"
             )

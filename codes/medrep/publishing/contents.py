@@ -9,11 +9,13 @@ import yaml
 
 from medrep import VERSION, contract, stamps
 from medrep.publishing import card, check, model_code, vectors
+from medrep.publishing.example import DIGITS, SHOWN_STATES
 from medrep.publishing.names import PublicNames
 from medrep.publishing.run import FinishedRun, remove_rare
 from medrep.report.cells import interval_cell
 from medrep.vectors import exchange
 from medrep.vocabulary.terminology import vocabulary_release
+from medrep.vocabulary.token_vocabulary import SPECIAL_TOKENS
 
 WHAT_VECTORS_ARE_OF = {
     "random": "chance: it is what any other has to beat",
@@ -23,10 +25,14 @@ WHAT_VECTORS_ARE_OF = {
     "medtok": "its definition and its place among related concepts, in codes (arXiv 2502.04397)",
     "keep": "its place among related concepts and who has it together with what (arXiv 2510.05049)",
 }
+WITHOUT_TEXTS = ("random", "keep")
+ENCODERS = {"minilm": "all-MiniLM-L6-v2", "none": "a small DeBERTa with random weights"}
+TRAINING = {"none": "as it is", "contrastive": "trained by contrast on the vocabulary", "masked": "trained on the definitions"}
 
 
-def write_model(folder: Path, run: FinishedRun, names: PublicNames, min_count: int, licence: str, repo: str) -> dict:
-    """Write what is published of the run's model; gives the figures for the last line. The run's own files stay as they are."""
+def write_model(folder: Path, run: FinishedRun, names: PublicNames, min_count: int, **publication: str) -> dict:
+    """Write what is published of the run's model; gives the figures for the last line. The run's own files stay as they are. publication: as of
+    card.model_card."""
     if run.reads_vectors:
         vectors.check_learned_from_many(run.rep, min_count)
     tokens, removed = remove_rare(run, min_count)
@@ -43,35 +49,44 @@ def write_model(folder: Path, run: FinishedRun, names: PublicNames, min_count: i
     (folder / "vocabulary.json").write_text(json.dumps({"tokens": tokens}) + "\n")  # and no counts
     for name, text in model_code.assemble().items():
         (folder / name).write_text(text, encoding="utf-8")
-    text = card.model_card(run, tokens, removed, names, min_count, licence=licence, repo=repo)
-    finish(folder, text, names, kind=kind)
-    return {"kind": kind, "tokens": len(tokens), "removed": removed}
+    finish(folder, card.model_card(folder, run, tokens, removed, names, min_count, **publication), names, kind=kind)
+    return {"kind": kind, "tokens": len(tokens) - len(SPECIAL_TOKENS), "removed": removed}
 
 
-def write_vectors(folder: Path, rep: str, names: PublicNames, min_count: int, licence: str, repo: str) -> dict:
+def write_vectors(folder: Path, rep: str, names: PublicNames, min_count: int, **publication: str) -> dict:
     ids, array, removed = vectors.read_publishable(rep, min_count)
     facts = exchange.manifest(rep, "float32", array.shape)
-    encoder = facts["encoder"]
-    facts["encoder"] = "a local folder" if encoder and (Path(encoder).is_dir() or encoder[0] in "/.~") else encoder
+    facts["encoder"] = encoder_in_words(facts["settings"].get(contract.encoder_folder().name))
     facts["settings"] = numbers_of(facts["settings"])
-    facts["rep"] = public_rep = names.representation(rep) if " " not in names.representation(rep) else "own"
+    facts["rep"] = names.representation(rep) if " " not in names.representation(rep) else "own"
     exchange.write_vectors(folder / check.VECTORS_FILE, ids, array, "float32", facts)
     text = card.render(
         "vectors.md",
         facts=facts,
-        name=public_rep,
+        name=names.representation(rep),
+        of_texts=rep not in WITHOUT_TEXTS,
+        of_definitions=rep not in (*WITHOUT_TEXTS, "name"),
+        invented=contract.is_synthetic("concepts"),
         what=WHAT_VECTORS_ARE_OF.get(rep, "what its publisher says of them"),
         file=check.VECTORS_FILE,
-        example=ids[0].as_py().partition("_")[0],
+        example=ids[0].as_py().split("_"),
+        answer=[round(value, DIGITS) for value in array[0, :SHOWN_STATES].tolist()],
         quality=quality_lines(rep),
         removed=removed,
         min_count=min_count,
         settings=yaml.safe_dump(facts["settings"], sort_keys=False) if facts["settings"] else "",
-        licence=licence,
-        repo=repo,
+        **publication,
     )
     finish(folder, text, names, kind="concept vectors")
     return {"kind": "concept vectors", "concepts": len(ids), "removed": removed}
+
+
+def encoder_in_words(settings: dict | None) -> str | None:
+    """What the text encoder is and how it was trained, by its stage's settings; a folder of this machine has no name."""
+    if settings is None:
+        return None
+    model = settings["model"]
+    return f"{'a local folder' if Path(model).is_dir() or model[0] in '/.~' else ENCODERS.get(model, model)}, {TRAINING[settings['training']]}"
 
 
 def finish(folder: Path, readme: str, names: PublicNames, **facts):

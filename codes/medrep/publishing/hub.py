@@ -29,6 +29,21 @@ def require_token() -> str:
     return token
 
 
+def require_write_access(repo: str):
+    """Ask once, before any work, whether the Hub is there and the token may write what belongs to the repository's owner."""
+    token, (owner, _, _) = require_token(), repo.partition("/")
+    with hub_errors_in_words(repo):
+        from huggingface_hub import HfApi
+
+        answer = HfApi(endpoint=endpoint(), token=token).whoami()
+        rights = answer.get("auth", {}).get("accessToken", {})
+        if rights.get("role") == "read" or (rights.get("role") == "fineGrained" and "repo.write" not in str(rights)):
+            raise UserError(f"{host()} would refuse to publish {repo}: {ADVICE[403]}")
+        owners = [answer["name"], *(each["name"] for each in answer.get("orgs", []) if each.get("roleInOrg") != "read")]
+        if owner.lower() not in map(str.lower, owners):
+            raise UserError(f"{host()} would refuse to publish {repo}: HF_TOKEN may write what is of {' or '.join(owners)}: give such a name")
+
+
 def upload(folder: Path, repo: str, public: bool) -> str:
     """Make the repository if it is not there, and its content what is in `folder`, in one commit; gives where it is."""
     token = require_token()

@@ -1,6 +1,7 @@
 """A finished run as publishing sees it: its model and vocabulary, whose persons they were learned from, and what it says of itself."""
 
 import re
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,25 @@ class FinishedRun:
     def token_hospital(self) -> str:
         """Whose tokens the model's rows are: a finetuned model that reads vectors has those of the hospital that it was finetuned at."""
         return self.trained_on if self.finetuned and self.reads_vectors else self.facts["home"]
+
+    @cached_property
+    def pretraining(self) -> dict:
+        """What its config.yaml says of the pretrained model; of a finetuned one's nothing, if it is no longer the one that it began with."""
+        if not self.finetuned:
+            return self.content
+        folder = contract.pretraining_folder(self.facts["home"], self.facts["model"], self.rep, self.facts["head"] or "linear")
+        file = folder / "config.yaml"
+        made_from = self.content["inputs"].get(contract.display_path(file))
+        return finished_runs.read_run(folder) if file.exists() and made_from == stamps.fingerprint(file) else {}
+
+    @property
+    def began_at(self) -> str:
+        """The hospital whose model pretraining went on from, if there is one."""
+        start = self.pretraining.get("run", {}).get("from")
+        if not start:
+            return ""
+        folder = contract.ROOT / start
+        return finished_runs.read_run(folder)["run"]["home"] if (folder / "config.yaml").exists() else "another hospital"
 
     def read_tokens(self) -> list[str]:
         """The token of each of the model's rows, the special ones first."""

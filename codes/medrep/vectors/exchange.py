@@ -28,20 +28,22 @@ def pack(vectors: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
     return {"vectors": np.rint(vectors / scale[:, None]).astype(np.int8), "scale": scale}
 
 
-def read_settings_used(*paths: Path) -> dict:
-    """{name: settings} of what stages wrote and stamped; what a user put there has no stamp."""
-    return {path.name: stamp["settings"] for path in paths if (stamp := stamps.read_stamp(path))}
+def read_settings_used(path: Path) -> dict:
+    """{name: settings} of what a stage wrote, and of what lies beside it and it was made from, if that is the same still; what a user put there has
+    no stamp."""
+    stamp = stamps.read_stamp(path)
+    if stamp is None:
+        return {}
+    found = {path.name: stamp["settings"]}
+    for name, made_from in stamp["inputs"].items():
+        source = contract.ROOT / name
+        if source.parent == contract.representation_folder() and stamps.fingerprint(source) == made_from:
+            found |= read_settings_used(source)
+    return found
 
 
 def manifest(rep: str, dtype: str, shape: tuple[int, int]) -> dict:
-    settings = read_settings_used(
-        contract.concept_index_file(),
-        DEFINITIONS.at(),
-        contract.encoder_folder(),
-        contract.concept_array_file("description"),
-        contract.edges_file(),
-        contract.concept_array_file(rep),
-    )
+    settings = read_settings_used(contract.concept_array_file(rep))
     return {
         "rep": contract.rep_name(rep),
         "dtype": dtype,

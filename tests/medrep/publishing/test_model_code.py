@@ -54,6 +54,11 @@ def test_it_imports_others_packages_alone_and_its_own_neighbour():
     }
 
 
+def test_its_errors_name_nothing_that_only_medrep_has():
+    raised = [node for text in model_code.assemble().values() for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Raise)]
+    assert raised and not [ast.unparse(node) for node in raised if "medrep" in ast.unparse(node)]
+
+
 def test_it_is_the_same_each_time_and_has_no_undefined_name(tmp_path):
     files = model_code.assemble()
     assert files == model_code.assemble()
