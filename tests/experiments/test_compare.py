@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from benchmarks import generator_seeds
 from experiments import compare
 from medrep import contract
 from medrep.errors import UserError
@@ -538,3 +539,12 @@ def test_scores_that_can_not_be_used_are_refused(results, root, columns, words):
         run("--reference", str(root / "scores.parquet"))
     with pytest.raises(UserError, match="is missing: a parquet file of"):
         run("--reference", str(root / "nothing.parquet"))
+
+
+def test_the_benchmark_of_generators_reads_what_is_written(results, monkeypatch):
+    three_arms(results, outcomes=("MT", "RA"))
+    monkeypatch.setattr(generator_seeds, "run_command", lambda root, python, script, *arguments: compare.main([*arguments, "--replicates", "60"]))
+    found = generator_seeds.read_comparison(results.root, "behrt none", ["RA"])
+    assert len(found) == 6 and set(found.outcome) == {"RA"} and set(found.against) == {"behrt none"} and set(found.generator) == {results.root.name}
+    assert (found[found.rep_type == "none"].difference.isna() | (found[found.rep_type == "none"].difference == 0)).all()
+    assert found[found.rep_type != "none"][["difference", "low", "high", "p"]].notna().all(axis=None)
