@@ -476,9 +476,9 @@ class FinetuningConfig:
     seeds: list[int] = field(default_factory=lambda: [100, 200, 300])
     """Each seeds a fresh head and the order of batches, and the split by split_shares where there is one."""
     persons: str = "all"
-    """Whose labels are learned from at home. all: pretraining's train and valid persons, of whom as many as it has valid persons, drawn by seed,
-    say when to stop; all its test persons, whom neither has seen, are tested. held_out (the paper's): pretraining's test persons are split by
-    split_shares, and its others not used."""
+    """Whose labels are learned from at home. all: those of pretraining's train persons; its valid persons, whom it did not learn from, say when to
+    stop (or as many of both, drawn by seed, where the valid persons are all of one class); all its test persons, whom neither has seen, are
+    tested. held_out (the paper's): pretraining's test persons are split by split_shares, and its others not used."""
     split_shares: dict[str, float] = field(default_factory=lambda: {"train": 0.6, "valid": 0.2, "test": 0.2})
     """By person and seed: of held_out, and of an arm that is trained at another hospital (--oracle)."""
     external: list[str] = field(default_factory=lambda: ["ehrshot"])

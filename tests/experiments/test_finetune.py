@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import ibis
 import numpy as np
@@ -537,13 +538,10 @@ def test_subgroups_are_of_sex_age_and_race(finetuned):
     assert there.auroc["sex=F"] == pytest.approx(metrics.auroc(women.boolean_value.to_numpy(), women.predicted_boolean_probability.to_numpy()))
 
 
-def learned_from(examples, seed):
-    """The persons of each part, of pretraining's train and valid persons, as the default has it."""
-    seen = examples.table[examples.trajectories.person_split[examples.table[:, 0]] < 2]
-    shares = {
-        name: float((examples.trajectories.person_split[np.unique(seen[:, 0])] == place).sum()) for place, name in enumerate(["train", "valid"])
-    }
-    return split_persons(examples.persons[seen[:, 3]], examples.truth[seen[:, 3]], seed, shares)
+def learned_from(examples):
+    """The labelled persons of each part, who are pretraining's train and valid persons."""
+    split = examples.trajectories.person_split[examples.table[:, 0]]
+    return {name: set(examples.persons[examples.table[split == place, 3]].tolist()) for place, name in enumerate(["train", "valid"])}
 
 
 def test_all_labels_are_learned_from_but_those_of_the_test_persons_or_as_published_theirs_alone(hospitals):
@@ -561,9 +559,7 @@ def test_all_labels_are_learned_from_but_those_of_the_test_persons_or_as_publish
         finetune.main(args)
         parts = {name: set(persons) for name, persons in found.items()}
         assert parts["test"] == unseen and parts["train"] | parts["valid"] == set(trajectories.person_id.tolist()) - unseen
-        assert not parts["train"] & parts["valid"] and len(parts["valid"]) == pytest.approx(len(trajectories.rows_in_splits("valid")), abs=1)
-        expected = learned_from(Examples("mimic", "MT", 32), 100)
-        assert all(parts[name] == persons for name, persons in expected.items())
+        assert {name: parts[name] for name in ("train", "valid")} == learned_from(Examples("mimic", "MT", 32))
         finetune.main([*args, "--set", "finetuning.persons=held_out"])
         published = {name: set(persons) for name, persons in found.items()}
         assert set.union(*published.values()) == unseen and sum(map(len, published.values())) == len(unseen)
@@ -573,13 +569,28 @@ def test_all_labels_are_learned_from_but_those_of_the_test_persons_or_as_publish
         count_model.CodeCountModel.train = keep
 
 
+def test_where_the_valid_persons_are_of_one_class_others_stand_for_them_and_no_test_person_does(hospitals, capsys):
+    examples = Examples("mimic", "MT", 32)
+    examples.truth, split = np.array(examples.truth), examples.trajectories.person_split[examples.table[:, 0]]
+    as_it_is = runs.Run.split_as_pretraining(SimpleNamespace(seed=7), examples)
+    assert "one class" not in capsys.readouterr().out
+    for value in (0, 1):
+        examples.truth[examples.table[split == 1, 3]] = value
+        parts = runs.Run.split_as_pretraining(SimpleNamespace(seed=7), examples)
+        persons = {name: set(part[:, 0].tolist()) for name, part in parts.items()}
+        assert "pretraining's valid persons are all of one class" in capsys.readouterr().out
+        assert set(examples.truth[parts["valid"][:, 3], 0].tolist()) == {0, 1} and not persons["train"] & persons["valid"]
+        assert persons["train"] | persons["valid"] == set(examples.table[split < 2, 0].tolist())
+        assert np.array_equal(parts["test"], as_it_is["test"]) and set(as_it_is["test"][:, 0].tolist()) == set(examples.table[split == 2, 0].tolist())
+
+
 def test_the_threshold_is_of_validation(finetuned):
     folder = contract.finetuning_folder("mimic", "behrt", "none", "MT", 100)
     run = yaml.safe_load((folder / "config.yaml").read_text())["run"]
     examples, known = Examples("mimic", "MT", 32), token_vocabulary.load_vocabulary(folder / "vocabulary.json")
     learner = finetuned_model.FinetunedModel(None, VocabularyAdapter(known, "none"), FinetuningConfig(batch_tokens=512), "cpu")
     learner.load(folder)
-    valid = examples.table[np.isin(examples.persons[examples.table[:, 3]], list(learned_from(examples, 100)["valid"]))]
+    valid = examples.table[np.isin(examples.persons[examples.table[:, 3]], list(learned_from(examples)["valid"]))]
     p, truth = learner.predict(examples, valid, "unk")[:, 0], examples.truth[valid[:, 3], 0] == 1
     threshold = run["thresholds"]["boolean_value"]
 

@@ -22,7 +22,7 @@ from medrep.evaluation.arms import Arm
 from medrep.evaluation.finetuned_model import FinetunedModel
 from medrep.evaluation.learner import StoredLearner
 from medrep.patients import finished_runs
-from medrep.patients.examples import Examples, sample_few_shot, split_persons
+from medrep.patients.examples import Examples, draw_parts, sample_few_shot
 from medrep.patients.predefined_splits import PredefinedSplits, hospitals_with_predefined_splits
 from medrep.progress import print_line
 from medrep.settings import CohortConfig, FinetuningConfig
@@ -85,14 +85,12 @@ class Run:
         examples, settings = self.examples_of[self.trained_on], settings or self.settings
         if given := self.examples_of.given.get(self.trained_on):
             return given.split(examples, self.arm.shots, self.seed)
-        at_home, parts = self.trained_on == self.arm.home, {}
-        table, shares = examples.of_split("test") if at_home else examples.table, settings.split_shares
-        if at_home and settings.persons == "all":
-            parts["test"], table = table, examples.of_split("train", "valid")
-            shares = {name: float(len(set(examples.of_split(name)[:, 0].tolist()))) for name in ("train", "valid")}
-        persons, truth = examples.persons[table[:, 3]], examples.truth[table[:, 3]]
-        split = split_persons(persons, truth, self.seed, shares)
-        parts = {name: table[np.isin(persons, list(chosen))] for name, chosen in split.items()} | parts
+        if self.trained_on != self.arm.home:
+            parts = draw_parts(examples, examples.table, self.seed, settings.split_shares)
+        elif settings.persons == "held_out":
+            parts = draw_parts(examples, examples.of_split("test"), self.seed, settings.split_shares)
+        else:
+            parts = self.split_as_pretraining(examples)
         if self.arm.shots:
             if not examples.single:
                 raise UntrainableError(
@@ -102,6 +100,15 @@ class Run:
                 parts[name] = sample_few_shot(examples, parts[name], self.arm.shots, self.seed)
                 if len(parts[name]) < 2 * self.arm.shots:
                     print_line(f"seed {self.seed}, {name}: fewer than {self.arm.shots} of a class are there; all of them are taken")
+        return parts
+
+    def split_as_pretraining(self, examples: Examples) -> dict[str, np.ndarray]:
+        """Its train, valid and test persons; where its valid persons are all of one class, as many of train and valid persons, drawn by seed."""
+        parts = {name: examples.of_split(name) for name in contract.SPLITS}
+        if not all((examples.truth[parts["valid"][:, 3]] == value).any() for value in (0, 1)):
+            print_line(f"seed {self.seed}: pretraining's valid persons are all of one class: others stand for them, drawn by seed")
+            sizes = {name: float(len(set(parts[name][:, 0].tolist()))) for name in ("train", "valid")}
+            parts |= draw_parts(examples, examples.of_split("train", "valid"), self.seed, sizes)
         return parts
 
     def require_both_classes(self):

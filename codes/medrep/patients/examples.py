@@ -144,6 +144,13 @@ def split_persons(persons: np.ndarray, truth: np.ndarray, seed: int, shares: dic
     return parts
 
 
+def draw_parts(examples: Examples, table: np.ndarray, seed: int, shares: dict[str, float]) -> dict[str, np.ndarray]:
+    """Rows of `table` by part, as split_persons divides their persons."""
+    persons = examples.persons[table[:, 3]]
+    split = split_persons(persons, examples.truth[table[:, 3]], seed, shares)
+    return {name: table[np.isin(persons, list(chosen))] for name, chosen in split.items()}
+
+
 def apportion(total: int, shares: list[float]) -> list[int]:
     """`total` in whole numbers as `shares` say, none 0 if there is one for each."""
     edges = np.rint(np.cumsum([0, *shares]) / sum(shares) * total).astype(int)
