@@ -4,9 +4,9 @@
 #     bash codes/setup.sh
 #     bash codes/setup.sh --without-graph    all but torch-scatter and torch-sparse, which are compiled; a run without it adds them
 #
-# The first run takes about 7 minutes on two idle cores, and says how far it is; .venv/setup.log and .venv/compile.log have all that
-# the tools said. After a failure the next run goes on from there; when nothing changed it takes no time. PYTHON=python3.12 chooses
-# another Python.
+# The first run takes about 7 minutes on two idle cores, and says how far it is and what each step usually takes; .venv/setup.log and
+# .venv/compile.log have all that the tools said. After a failure the next run goes on from there; when nothing changed it takes no
+# time. PYTHON=python3.12 chooses another Python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stop() { echo "setup: $*" >&2; exit 1; }

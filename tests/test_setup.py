@@ -200,6 +200,20 @@ def test_everything_is_installed_with_hashes_and_once(ready):
     must_refuse(setup(ready), "install Python")
 
 
+def test_a_long_step_says_how_long_it_usually_takes_and_how_far_it_is(ready):
+    install = ready / "codes" / "setup" / "install.py"
+    install.write_text(install.read_text().replace("REPORT_INTERVAL = 20", "REPORT_INTERVAL = 0"))
+    pip = next(ready.glob(".venv/lib/python*/site-packages")) / "pip" / "__main__.py"
+    (ready / "codes" / "setup" / "locks" / "packages.txt").write_text("numpy==2\npandas==3\nscipy==1\n")
+    slow = "import time; print('Collecting numpy==2', flush=True); time.sleep(2); print('Installing collected packages: numpy', flush=True)"
+    pip.write_text(f"{FAKE_PIP}\nif 'packages.txt' in ' '.join(arguments):\n    {slow}; time.sleep(2)\n")
+    code, said = setup(ready)
+    assert code == 0
+    lines = [line.split(" ", 2)[2] for line in said.splitlines() if " packages: " in line]
+    assert lines[0] == "packages: 3 packages, usually 1 to 2 minutes" and lines[-1] == "packages: installed"
+    assert "packages: downloading, at numpy==2, 1 of 3" in lines and "packages: unpacking, 3 of 3 done" in lines
+
+
 def test_cuda_comes_only_with_a_torch_that_asks_for_it(ready):
     (ready / "torch-asks").write_text('Requires-Dist: nvidia-cudnn-cu13==9.20.0.48; platform_system == "Linux"\n')
     assert setup(ready)[0] == 0

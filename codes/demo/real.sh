@@ -2,12 +2,10 @@
 # Real patients that anyone can have: the eICU demo as home and the MIMIC-IV demo as the hospital it is tested at, the same the other way round,
 # and the West of eICU as home to its other regions.
 #
-#     bash codes/demo.sh --real
+#     bash codes/demo.sh --real       sources this file, in codes/
 #
 # Reads data/eicu, data/mimic and data/concepts, or these folders of $REAL_DATA. Each pair lies in a folder of its own below demo/real, laid out
 # as data, usedata and results are; the vectors are made once, of all pairs' concepts. What is up to date is not made again.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source ./environment.sh
 data=$(realpath -m "${REAL_DATA:-../data}")
 missing=
@@ -43,12 +41,14 @@ for pair in "${pairs[@]}"; do
   read -r home external <<< "$pair"
   root=$(root_of "$home" "$external")
   link "$data" "../$root/data"
+  step "preprocessing of $home as home and $external as the hospital it is tested at"
   HOSPITALS="$pair" in_pair $pair bash preprocessing/run.sh
   for hospital in $pair; do
     link "../../$(basename "$root")/usedata/$hospital" "$vectors/usedata/${hospital}_of_$(basename "$root")"
   done
   link ../../vectors/usedata/representation "../$root/usedata/representation"
 done
+step "a vector for every concept of all pairs"
 MEDREP_ROOT=$place/vectors bash representation/run.sh
 
 # One thread each, two pairs at a time: models as small as these gain little from a second thread.
@@ -67,10 +67,12 @@ learn() { # home, external
     in_pair "$@" "${finetune[@]}" --model behrt --rep-type "$rep" $([ "$rep" != none ] || echo --oov unk ancestor)
   done
 }
+step "the models of each pair, trained at home and tested at both hospitals"
 export python place
 export -f root_of in_pair learn
 printf '%s\0' "${pairs[@]}" | xargs -0 -n 1 -P 2 bash -euo pipefail -c 'learn $0 2>&1 | stdbuf -oL tr "\r" "\n"'
 
+step "results of each pair: the comparison, with APACHE, and the report page"
 for pair in "${pairs[@]}"; do
   read -r home external <<< "$pair"
   scores=()

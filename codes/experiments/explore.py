@@ -113,7 +113,7 @@ def main(argv=None):
         figures.update(hospital=args.hospital, sections=len(sections) - 1, missing=len(missing))
     for name, command in missing:
         print_line(f"not there yet: {name}; {command}")
-    print_line(f"{contract.display_path(contract.explore_folder(args.hospital))}/index.html: open it in a browser; its tables are beside it as CSV")
+    print_line(f"{contract.explore_folder(args.hospital).resolve()}/index.html: open it in a browser; its tables are beside it as CSV")
 
 
 if __name__ == "__main__":

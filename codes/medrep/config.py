@@ -42,6 +42,10 @@ def load(section: str, overrides: Sequence[str] = (), hospital: str = ""):
     tables (source_folder) has that one's settings below its own.
     """
     file = f"hospitals/{checked_name(hospital)}.yaml" if section == "hospital" else f"{section}.yaml"
+    if section == "hospital" and any(override.startswith("hospital.source_folder=") for override in overrides):
+        raise UserError(
+            f"--set hospital.source_folder is not possible, as every stage must read the same tables: write source_folder into configs/{file}"
+        )
     files = [file]
     if section == "hospital" and (whole := read_merged_yaml(file).get("source_folder")):
         return build_section(section, read_merged_yaml(f"hospitals/{whole}.yaml") | read_merged_yaml(file), overrides, file)

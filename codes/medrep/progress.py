@@ -1,5 +1,6 @@
-"""What a person sees while a stage runs: counts in words, one progress line, one line of JSON at the end."""
+"""What a person sees while a stage runs: where its files are, counts in words, one progress line, one line of JSON at the end."""
 
+import functools
 import json
 import os
 import sys
@@ -7,10 +8,11 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import contextmanager
+from pathlib import Path
 
 from tqdm import tqdm
 
-from medrep import errors
+from medrep import contract, errors
 
 
 def one_sentence_hook(kind, problem, trace):
@@ -40,6 +42,12 @@ def print_line(*words):
             print(*words, flush=True)
         except BrokenPipeError:  # `| head` has read enough: the work goes on
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@functools.cache
+def print_root(root: Path):
+    """Say, once a process, where the paths are that lines tell, such as usedata/mimic/records."""
+    print_line(f"paths are below {root.resolve()}")
 
 
 def format_figures(figures: dict) -> str:
@@ -90,6 +98,7 @@ def timed_stage(name: str):
     with timed_stage("deciles") as figures:
         figures["rows"] = ...
     """
+    print_root(contract.ROOT)
     figures: dict = {}
     start = time.perf_counter()
     yield figures

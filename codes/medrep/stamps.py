@@ -24,7 +24,7 @@ import xxhash
 from medrep import VERSION, contract, locks
 from medrep.contract import REPOSITORY, display_path
 from medrep.errors import UserError
-from medrep.progress import print_line
+from medrep.progress import print_line, print_root
 from medrep.storage import atomic_write, disk_errors_in_words, remove_path, stamp_path, write_json
 
 RECORDED = ("output", "files", "command", "code")  # what a stamp has beside what the output was made from
@@ -69,6 +69,7 @@ class Stamp:
                 for path in self.inputs:
                     require_undamaged(path)
                 return False
+        print_root(contract.ROOT)
         print_line(f"{display_path(self.output)} is up to date")
         return True
 

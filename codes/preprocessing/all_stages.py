@@ -15,7 +15,7 @@ import gc
 from medrep import config, contract, locks
 from medrep.cdm import spill
 from medrep.errors import UserError
-from medrep.progress import print_line
+from medrep.progress import print_line, print_root
 from medrep.tables import DECILES
 from preprocessing import audit, database, deaths, deciles, eicu, labels, persons, records, site_report, trajectories, visits
 
@@ -41,6 +41,7 @@ def main(argv=None):
     args, flags = parser.parse_known_args(argv)
     if any(flag.partition("=")[0] == "--hospital" for flag in flags):
         raise UserError('--hospital is a flag of a single stage: name hospitals by --hospitals, or for run.sh by HOSPITALS="mimic seoul"')
+    print_root(contract.ROOT)
     # in one order, so that of two commands none waits for the other; the second goes through all stages after the first
     held = [locks.hold(contract.used_folder(hospital)) for hospital in sorted(args.hospitals)]
     check_home(args.hospitals, flags)

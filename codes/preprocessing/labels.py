@@ -162,8 +162,13 @@ def write_labels(
     unit = "rows" if outcome.kind in FROM_FILES else "stays" if merges else "admissions"
     if "no admissions" in flow:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in flow["no admissions"].items())
-        counts = "; ".join(f"{flow[name]:,} {name}" for name in ("visits", "visits of persons with records", "admissions"))
-        print_line(f"{hospital} {outcome.name}: {counts}" + (f" (the others: {reasons})" if reasons else ""))
+        told = "; ".join(f"{flow[name]:,} {name}" for name in ("visits", "visits of persons with records", "admissions"))
+        told += f" (the others: {reasons})" if reasons else ""
+        if unit == "stays":
+            n_stays = int(points.count().execute())
+            flow["joined as transfers"] = flow["admissions"] - n_stays
+            told += f"; {flow['joined as transfers']:,} joined as transfers to another; {n_stays:,} stays"
+        print_line(f"{hospital} {outcome.name}: {told}")
     counts = rules.report_reasons(f"{hospital} {outcome.name} {unit}", points, EXCLUSIONS[outcome.kind])
     if outcome.kind in FROM_FILES and counts["read"] and not counts["kept"]:
         raise UserError(

@@ -184,6 +184,12 @@ def explain_unmapped(site: dict, domain: str) -> str:
     return f"{', '.join(told)}; {contract.display_path(contract.unmapped_file(site['hospital']))} has them" if told else "is it mapped?"
 
 
+def name_visits(kind: dict) -> str:
+    """A row of describe_visits' by_concept: `Inpatient Visit (9201)`; `concept 9201` where data/concepts does not name it."""
+    known = kind["name"] != str(kind["concept_id"])
+    return f"{kind['name']} ({kind['concept_id']})" if known else f"concept {kind['concept_id']}"
+
+
 def find_warnings(site: dict) -> list[str]:
     """What someone should look into before trusting the data."""
     found, persons, visits = [], site["persons"], site["visits"]
@@ -219,7 +225,7 @@ def find_warnings(site: dict) -> list[str]:
         )
     if (overnight := sum(c["overnight_not_inpatient"] for c in visits["by_concept"])) > MAX_OVERNIGHT_SHARE * max(1, visits["admissions"]):
         worst = sorted(visits["by_concept"], key=lambda c: -c["overnight_not_inpatient"])[:3]
-        kinds = ", ".join(f"{c['name']} (concept {c['concept_id']})" for c in worst if c["overnight_not_inpatient"])
+        kinds = ", ".join(name_visits(c) for c in worst if c["overnight_not_inpatient"])
         found.append(
             f"{overnight:,} visits last over a night and are no admissions by their concept, most of them {kinds}: if they are hospital stays, "
             "admission_visit_concepts or admission_source_pattern in configs/hospitals/ says so"
@@ -256,7 +262,7 @@ def format_report(site: dict) -> list[str]:
         f"{p['with_records']:,} of {p['persons']:,} persons have records ({p['women']:,} women, {p['men']:,} men{ages}), "
         f"median {p['median_events'] or 0:,.0f} events; {p['deaths']:,} died",
         f"{v['admissions']:,} of {v['visits']:,} visits are admissions, median {v['median_days'] or 0:.1f} days; visit concepts: "
-        + ", ".join(f"{c['name']} {c['visits']:,} ({c['admissions']:,} admissions)" for c in v["by_concept"][:6]),
+        + "; ".join(f"{name_visits(c)}: {c['visits']:,}, {c['admissions']:,} of them admissions" for c in v["by_concept"][:6]),
     ]
     lines += [f"    {kind:<14}{n:>10,} visits: {VISIT_KINDS[kind]}" for kind, n in site["tables"].get("patient", {}).get("visits", {}).items()]
     if m.get("with_value"):

@@ -17,6 +17,7 @@ from pathlib import Path
 from medrep import contract, locks
 from medrep.cdm import spill
 from medrep.errors import UserError
+from medrep.progress import print_root
 from medrep.vectors.representations import ON_REQUEST, REPRESENTATION_SCRIPTS
 
 FOLDER_ENV = "MEDREP_CALLED_FROM"  # where the user gave run.sh's command
@@ -91,6 +92,7 @@ def plan_stages(args: argparse.Namespace) -> list[list[str]]:
 
 def main(argv=None):
     args, flags = make_parser().parse_known_args(argv)
+    print_root(contract.ROOT)
     held = locks.hold(contract.representation_folder())
     for stage, *own_flags in plan_stages(args):
         # imported when its turn comes: torch-geometric takes seconds that no one waits for who lacks the first stage's input

@@ -25,6 +25,7 @@ the patient model, which whitens them (behrt.py, set_concept_vectors), and of th
 """
 
 import argparse
+import csv
 from pathlib import Path
 
 import ibis
@@ -94,6 +95,17 @@ def judge_arms(con, ids: pa.Array, arrays: dict, files: list[RatedPairs]) -> lis
     return rows
 
 
+def warn_of_dropped_files(files: list[RatedPairs]):
+    """Say of which files of rated pairs the table that is there has rows, and the new one will have none."""
+    file = contract.quality_file()
+    lines = csv.reader(file.read_text(encoding="utf-8", errors="replace").splitlines()) if file.exists() else ()
+    dropped = {line[3] for line in lines if len(line) > 3 and line[2] == "similarity_rho"} - {pairs.name for pairs in files}
+    if dropped:
+        print_line(
+            f"{contract.display_path(file)} loses its similarity_rho of {', '.join(sorted(dropped))}: --similarity does not name these this time"
+        )
+
+
 def open_arms(reps: dict[str, str]) -> tuple[pa.Array, dict]:
     """The index, and the array of each arm."""
     ids = concept_index.read_concept_index()
@@ -145,6 +157,7 @@ def main(argv=None):
         if judged_encoder:
             rows += [{"space": "raw", **r} for r in rated_pairs.encoder_rows(files, settings)]
         table = pd.DataFrame(rows, columns=["space", *quality.COLUMNS])
+        warn_of_dropped_files(files)
         with storage.atomic_write(contract.quality_file()) as part:
             table.to_csv(part, index=False)
         print_table(table)

@@ -107,9 +107,14 @@ def end_all():
             os.killpg(process.pid, signal.SIGTERM)
 
 
+def count_unpacked(since):
+    """Packages that pip has finished since then: INSTALLER is what it writes at the end."""
+    return sum(file.stat().st_mtime >= since for file in Path(sysconfig.get_path("purelib")).glob("*.dist-info/INSTALLER"))
+
+
 def pip(text, *arguments, packages=1, log=LOG):
     """Run pip until it is done; `packages` is how many it is asked for."""
-    first, last = len(lines_of(log)), time.monotonic()
+    first, last, began = len(lines_of(log)), time.monotonic(), time.time()
     process = start([*PIP, *map(str, arguments)], log)
     while True:
         try:
@@ -119,15 +124,19 @@ def pip(text, *arguments, packages=1, log=LOG):
             if time.monotonic() > last + REPORT_INTERVAL:
                 last, lines = time.monotonic(), lines_of(log)[first:]
                 seen = [Path(line.split()[1]).name for line in lines if line.startswith(("Collecting ", "Processing "))]
-                unpacking = any(line.startswith("Installing collected packages") for line in lines)
-                print_progress(f"{text}: unpacking" if unpacking or not seen else f"{text}: at {seen[-1]}, {len(seen)} of {packages}")
+                if any(line.startswith("Installing collected packages") for line in lines):
+                    print_progress(f"{text}: unpacking, {count_unpacked(began)} of {packages} done")
+                else:
+                    print_progress(f"{text}: downloading, at {seen[-1]}, {len(seen)} of {packages}" if seen else f"{text}: pip has not begun yet")
     if code:
         raise pip_failure(text, log, first)
 
 
-def install(text, lock, *arguments):
+def install(text, lock, *arguments, takes="seconds"):
+    """Install what a lock names; `takes` is how long that usually takes, on two cores and a fast network."""
     file = LOCKS / f"{lock}.txt"
     count = sum(line[:1].isalnum() for line in lines_of(file))
+    print_progress(f"{text}: {count} package{'s' * (count > 1)}, usually {takes}")
     # no resolver: the lock names all that is needed, and CUDA's packages only where they are
     pip(text, "install", "--progress-bar=off", "--no-deps", "--require-hashes", *arguments, "-r", file, packages=count)
     print_progress(f"{text}: installed")
@@ -162,12 +171,13 @@ def install_torch():
         # file without one, and would take PyPI's build although a CPU build is at hand.
         folder = VENV / "build" / "torch"
         shutil.rmtree(folder, ignore_errors=True)
+        print_progress("torch: downloading some hundred MB, as long as the network takes")
         pip("torch", "download", "--progress-bar=off", "--no-deps", "--dest", folder, pinned)
-        install("torch", "torch", "--no-compile", "--no-index", "--find-links", folder)
+        install("torch", "torch", "--no-compile", "--no-index", "--find-links", folder, takes="half a minute")
         shutil.rmtree(folder)
     install("what torch needs", "base", "--no-compile")
     if any(name.startswith(("nvidia-", "cuda-")) for name in metadata.requires("torch") or []):
-        install("CUDA for torch", "cuda")
+        install("CUDA for torch", "cuda", takes="as long as the network takes for 3 GB")
 
 
 def compile_graph(build, wheels):
@@ -223,9 +233,10 @@ def main():
         try:
             graph = None if without_graph or compiled(wheels) else beside.submit(compile_graph, build, wheels)
             bytecode = start([sys.executable, "-m", "compileall", "-qq", *without_bytecode()], LOG)
-            install("packages", "packages")
+            install("packages", "packages", takes="1 to 2 minutes")
             if spark:
-                install("Spark", "spark", "--no-build-isolation")  # it is a source: its setup.py runs with the lock's setuptools
+                # it is a source: its setup.py runs with the lock's setuptools
+                install("Spark", "spark", "--no-build-isolation", takes="half a minute")
             pip("medrep", "install", "--no-deps", "--no-build-isolation", "-e", ".")
             wait(bytecode)
             if graph:

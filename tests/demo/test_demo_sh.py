@@ -22,7 +22,7 @@ def demo(tmp_path):
         python.write_text(f'#!/usr/bin/env bash\necho "CALL $*"\nif [[ "$*" == *"{fails}"* ]]; then exit 3; fi\n')
         python.chmod(0o755)
         done = subprocess.run(["bash", tmp_path / "codes" / "demo.sh", *arguments], capture_output=True, text=True)
-        run.said = done.stderr
+        run.said, run.steps = done.stderr, re.findall(r"^demo: step (\d+) of (\d+): .", done.stdout, flags=re.M)
         return done.returncode, re.findall(r"^CALL (?!-c)(.*)$", done.stdout, flags=re.M)
 
     run.root = tmp_path
@@ -59,6 +59,15 @@ def test_all_trains_every_arm(demo):
     assert pretrained == {"none", "random", "name", "description", "medrep", "medtok", "keep"}
     assert place(calls, "pooled-gbm", "medtok", "keep", "lung_infection")
     assert place(calls, "--frozen") > max(i for i, call in enumerate(calls) if "pretrain.py" in call)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--all",), ("--real",)])
+def test_each_step_says_its_number_of_how_many(demo, arguments):
+    for name in ("eicu", "mimic", "concepts"):
+        (demo.root / "data" / name).mkdir(parents=True)
+    assert demo(*arguments)[0] == 0
+    numbers = [(int(at), int(total)) for at, total in demo.steps]
+    assert len(numbers) > 5 and numbers == [(place, len(numbers)) for place in range(1, len(numbers) + 1)]
 
 
 def test_an_arm_that_fails_ends_the_demo_and_what_depends_on_it_is_not_begun(demo):

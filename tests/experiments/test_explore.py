@@ -47,6 +47,17 @@ def write_labels(outcome, of_person, hospital="mine"):
     storage.write_json(contract.flow_file(hospital, outcome), {"stays": len(rows), "left out": {}, "labelled": len(rows), "positive": 0})
 
 
+def write_phenotypes(*names):
+    """As MT, but for the gout of the last person alone."""
+    (file,) = LABELS.at(hospital="mine", outcome="MT").glob("*.parquet")
+    table = pd.read_parquet(file)
+    values = table.pop("boolean_value")
+    for name in names:
+        table[name] = table.subject_id == table.subject_id.max() if name == "gout" else values
+    table.to_parquet(storage.make_folder(LABELS.at(hospital="mine", outcome="Pheno")) / "00000.parquet")
+    storage.write_json(contract.flow_file("mine", "Pheno"), {})
+
+
 @pytest.fixture
 def mine(small_hospital, root):
     """`mine`, of 90 persons; the concept 6 is in one event of each of 5 of them only."""
@@ -90,6 +101,21 @@ def test_what_has_a_vector_is_that_of_a_count_event_by_event(mine):
     for place, kind in enumerate(("own", "plain", "ancestor", "lost"), 4):
         assert row[place] in (f"{kinds[kind] / total:.1%}", ""), kind
     assert f"{1 - kinds['lost'] / total:.1%}" in html
+
+
+def test_what_was_left_out_before_stands_beside_the_share(mine, capsys):
+    total = len(sequences.Trajectories("mine").token)
+    for table, left_out in {"condition_occurrence": {"no concept": 40, "same hour": 20}, "drug_exposure": {"no concept": 30}}.items():
+        kept = total - 100 if table == "drug_exposure" else 100
+        read = kept + sum(left_out.values()) + 12
+        storage.write_json(
+            contract.counts_file("mine", table), {"read": read, "kept": kept, "left out": left_out, "rejected": {"unreadable date": 12}}
+        )
+    tables, html = run()
+    words = f"Left out before, and in no share: 114 of {total + 114:,} rows, 70 of them without a concept"
+    assert words in html and words in capsys.readouterr().out
+    assert ["condition_occurrence", "172", "100", "60", "12"] in tables["Tables-of-mine"]
+    assert ["condition_occurrence", "no concept", "left out", "40", "23.3%"] in tables["Reasons-at-mine"]
 
 
 def test_concepts_without_a_vector_stand_by_count_with_the_nearest_that_has_one(mine):
@@ -138,7 +164,7 @@ def test_labels_are_counted_by_person_and_judged_by_the_interval_to_expect(mine,
     heading, *rows = tables["Labels-of-mine"]
     people = pd.read_parquet(PERSONS.at(hospital="mine") / "00000.parquet")
     everyone, test = set(people.person_id), set(people.person_id[people.split == "test"])
-    assert [row[:2] for row in rows[:2]] == [["MT", "its test persons, as home"], ["MT", "everyone"]][:: 1 if home == "mine" else -1]
+    assert [row[:2] for row in rows[:2]] == [["MT", "test persons, as home"], ["MT", "everyone"]][:: 1 if home == "mine" else -1]
     width = heading.index("width at an AUROC of 0.8")
     for row in rows:
         n = slow_label(row[0], everyone if row[1] == "everyone" else test)
@@ -159,13 +185,7 @@ def test_labels_are_counted_by_person_and_judged_by_the_interval_to_expect(mine,
 
 
 def test_of_many_labels_of_one_outcome_the_answer_tells_how_many(mine):
-    (file,) = LABELS.at(hospital="mine", outcome="MT").glob("*.parquet")
-    table = pd.read_parquet(file)
-    table = table.rename(columns={"boolean_value": "asthma"}).assign(gout=table.boolean_value, angina=table.boolean_value)
-    table["gout"] = table.subject_id == table.subject_id.max()
-    folder = storage.make_folder(LABELS.at(hospital="mine", outcome="Pheno"))
-    table.to_parquet(folder / "00000.parquet")
-    storage.write_json(contract.flow_file("mine", "Pheno"), {})
+    write_phenotypes("asthma", "gout", "angina")
     tables, html = run("--set", "cohort.home=mimic")
     assert [row[0] for row in tables["Labels-of-mine"][1:] if row[0].startswith("Pheno")][::2] == ["Pheno asthma", "Pheno gout", "Pheno angina"]
     assert "rough: MT, RA, 2 of Pheno; too few: LLOS, Pheno gout." in html
@@ -177,7 +197,7 @@ def test_few_test_persons_can_not_be_computed_from_the_others(mine):
     with_it = set(people.person_id[people.split == "test"][:8]) | set(people.person_id[people.split != "test"][:22])
     write_labels("MI", {person: [person in with_it] for person in people.person_id.tolist()})
     tables, _ = run("--set", "cohort.home=mine")
-    (home,) = [row for row in tables["Labels-of-mine"] if row[:2] == ["MI", "its test persons, as home"]]
+    (home,) = [row for row in tables["Labels-of-mine"] if row[:2] == ["MI", "test persons, as home"]]
     (whole,) = [row for row in tables["Labels-of-mine"] if row[:2] == ["MI", "everyone"]]
     assert home[2] == "<11" and home[5] == "too few" and {"30", "22"} & {whole[2], home[4]} != {"30", "22"}
 
@@ -220,6 +240,7 @@ def test_what_home_knows_is_told_too(mine, small_hospital):
 
 @pytest.mark.parametrize("width", [1280, 375])
 def test_the_page_fits_its_window(mine, browser, width):
+    write_phenotypes("congestive_heart_failure_nonhypertensive", "gout")
     run()
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 812, "deviceScaleFactor": 1, "mobile": width < 600})
     browser.get((contract.explore_folder("mine") / "index.html").as_uri())
@@ -227,6 +248,9 @@ def test_the_page_fits_its_window(mine, browser, width):
         "return [document.documentElement.scrollWidth, innerWidth, document.querySelector('.facts').getBoundingClientRect().bottom]"
     )
     assert wide <= window == width and facts < 812 and browser.get_log("browser") == []
+    if width == 1280:
+        cut = "return [...document.querySelectorAll('.scroll')].filter(t => t.scrollWidth > t.clientWidth).map(t => t.ariaLabel)"
+        assert browser.execute_script(cut) == []
 
 
 # ---- what is not there ---------------------------------------------------------------------------------------------

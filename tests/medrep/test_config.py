@@ -37,6 +37,8 @@ def test_a_part_of_a_hospital_has_the_settings_of_the_whole_below_its_own(monkey
     assert (part.where, part.history_types, part.stay_begins) == ({"hospitalid": [73, 264]}, [1], "hospital_admission")
     with pytest.raises(UserError, match="hospital.follow_up_ends is 'never': it must be last_record or unknown or discharge"):
         config.load("hospital", ["hospital.follow_up_ends=never"], hospital="eicu")
+    with pytest.raises(UserError, match="--set hospital.source_folder is not possible.* write source_folder into configs/hospitals/eicu_two.yaml"):
+        config.load("hospital", ["hospital.source_folder=mimic"], hospital="eicu_two")
 
 
 @pytest.mark.parametrize(

@@ -299,12 +299,13 @@ def test_4_types_that_are_known_by_their_day_and_bills_do_not_make_days_of_other
     assert "33.3% of the condition times of h stand at 00:00:00 and are taken to be at midnight" in said
 
 
-def test_5_a_transfer_is_one_stay_for_all_outcomes(hospital):
+def test_5_a_transfer_is_one_stay_for_all_outcomes(hospital, capsys):
     touching = [stay("2020-01-01 10:00:00", "2020-01-05 10:00:00"), stay("2020-01-05 10:00:00", "2020-01-09 10:00:00", visit=11)]
     tables = {"condition_occurrence": [], "measurement": [], "death": ["1,2020-01-09,2020-01-09 09:00:00"]}
     hospital(visit_occurrence=touching, **tables)
     assert labels_of("MT") == [(datetime(2020, 1, 2, 10), True)] and labels_of("LLOS") == [(datetime(2020, 1, 2, 10), True)]
-    assert flow_of("MT")["stays"] == 1 and flow_of("MT")["admissions"] == 2
+    assert (flow_of("MT")["admissions"], flow_of("MT")["joined as transfers"], flow_of("MT")["stays"]) == (2, 1, 1)
+    assert "; 2 admissions; 1 joined as transfers to another; 1 stays\n" in capsys.readouterr().out
     hospital(visit_occurrence=touching, flags=("--set", "cohort.transfers=RA_alone"), **tables)
     assert labels_of("MT") == [(datetime(2020, 1, 2, 10), False), (datetime(2020, 1, 6, 10), True)]
 

@@ -57,6 +57,7 @@ def test_stage_labels_admissions_of_persons_with_records_and_says_the_flow(tmp_p
         "visits": 4,
         "visits of persons with records": 2,
         "admissions": 1,
+        "joined as transfers": 0,
         "stays": 1,
         "with too few events before": 0,
         "no admissions": {"not a hospital stay by its concept or source": 1},

@@ -114,6 +114,9 @@ def test_pairs_that_people_rated_judge_the_arms_and_the_text_encoder(athena, mon
     assert "quality.csv is up to date" in capsys.readouterr().out
     evaluate.main([])
     assert "similarity_rho" not in contract.quality_file().read_text()
+    assert (
+        "results/representation/quality.csv loses its similarity_rho of mine: --similarity does not name these this time" in capsys.readouterr().out
+    )
     storage.remove_path(contract.encoder_folder())
     evaluate.main(["--similarity", str(rated)])
     assert "usedata/representation/encoder is missing: the text encoder itself is not judged" in capsys.readouterr().out

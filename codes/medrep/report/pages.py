@@ -266,7 +266,7 @@ def render_template(template: str, **content) -> str:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    environment.globals |= {"cell": to_cell, "csv": csv_download, "inline": lambda name: Markup(read_asset(name))}
+    environment.globals |= {"cell": to_cell, "csv": csv_download, "breakable": breakable, "inline": lambda name: Markup(read_asset(name))}
     page = environment.get_template(template)
     if page.filename == str(folders[-1] / template):
         return page.render(**content).lstrip()
@@ -275,6 +275,11 @@ def render_template(template: str, **content) -> str:
         return page.render(**content).lstrip()
     except jinja2.UndefinedError as error:
         raise wrong_template(Path(str(page.filename)), f"{error.message} here") from error
+
+
+def breakable(text: str) -> Markup:
+    """A text that may go on in the next line after each underscore: names of labels are long."""
+    return Markup.escape(text).replace("_", Markup("_<wbr>"))
 
 
 def csv_download(table: Table) -> Markup:

@@ -57,7 +57,7 @@ def measure(hospital: str, home: str, counts: CountRegistry) -> tuple[Section, F
         f"{ROUGH_WIDTH:g}; too few: wider, or fewer than {max(metrics.MIN_CLASS_SIZE, counts.min_count)} persons of a class. Differences of arms on the "
         "same examples are surer than this."
     )
-    headings = ["label", "tested on", "persons with it", "without it", "with it, to learn from", "is that enough?"]
+    headings = ["label", "tested on", "persons with it", "without it", "with it, to learn from", "enough?"]
     headings += [f"width at an AUROC of {auroc:g} (95 %)" for auroc in EXPECTED_AUROCS]
     section = Section(
         "labels",
@@ -106,7 +106,7 @@ def label_row(counts: CountRegistry, hospital: str, label: LabelCounts, tested: 
     shown = whole if learn is None else test
     return [
         label.label,
-        "everyone" if learn is None else "its test persons, as home",
+        "everyone" if learn is None else "test persons, as home",
         *shown,
         "" if learn is None else rest[0],
         classify_precision(tested, counts.min_count),

@@ -9,14 +9,17 @@ import pyarrow as pa
 
 from medrep import contract
 from medrep.cdm import engine, table_files
+from medrep.cdm.sources.columns import EVENT_TABLES
 from medrep.evaluation import coverage
 from medrep.patients import record_counts
 from medrep.patients.sequences import Trajectories
 from medrep.report.cells import Deferred, number_of
 from medrep.report.count_names import EVENTS_READ, events_read_as
-from medrep.report.disclosure import CountRegistry, Share, describe_rest
+from medrep.report.disclosure import CountRegistry, Share, SuppressibleCount, describe_rest
+from medrep.report.inputs import read_optional_json
 from medrep.report.pages import Details, Fact, Paragraph, Section, Subsection, Table
 from medrep.report.sections.coverage import coverage_parts
+from medrep.report.sections.sites import row_tables
 from medrep.vectors import concept_index, markers
 from medrep.vectors.missing_concepts import NAME, Nearest, find_nearest
 from medrep.vocabulary import terminology, token_vocabulary
@@ -50,20 +53,24 @@ def measure(hospital: str, home: str, counts: CountRegistry, max_concepts: int) 
     by_domain = coverage.count_by_domain(trajectories, len(vocabulary))[:, len(SPECIAL_TOKENS) :]
     shares = coverage.compute_shares(by_domain, coverage.source_vocabularies(tokens), readings)
     missing = count_missing(trajectories, tokens, readings[VECTORS])
+    tables = {table: found for table in EVENT_TABLES.values() if (found := read_optional_json(contract.counts_file(hospital, table)))}
     section = Section(
         "vectors",
         "Vectors",
         "What has a vector",
-        "A model of vectors reads whatever concept has one; a concept without is read as the mean of its nearest ancestors that have one, or as nothing.",
+        "A model of vectors reads whatever concept has one; a concept without is read as the mean of its nearest ancestors that have one, or as nothing. "
+        "Shares are of the events of trajectories: what was left out before is in none of them.",
         [
             *coverage_parts(counts, home, hospital, shares, f"What is read of {hospital}"),
+            *([Subsection("before", "Rows that were left out before", list(row_tables(counts, hospital, tables)))] if tables else []),
             Subsection("missing", "Concepts without a vector", missing_parts(counts, hospital, missing, max_concepts)),
         ],
     )
-    return section, read_fact(counts, hospital, shares)
+    return section, read_fact(counts, hospital, shares, tables)
 
 
-def read_fact(counts: CountRegistry, hospital: str, shares: pd.DataFrame) -> Fact:
+def read_fact(counts: CountRegistry, hospital: str, shares: pd.DataFrame, tables: dict[str, dict]) -> Fact:
+    """`tables`: what became of the rows of each event table."""
     rows = shares[(shares.by == "all") & (shares.reading == VECTORS)]
     n = dict(zip(rows.kind, rows.events.astype(int), strict=True))
     count = counts.for_hospital(hospital)
@@ -75,14 +82,30 @@ def read_fact(counts: CountRegistry, hospital: str, shares: pd.DataFrame) -> Fac
         coverage.ANCESTOR: "their ancestors' mean",
     }
 
+    before = count_left_out(counts, hospital, total, tables)
+
     def share(kind: str) -> str:
         return str(Share(found[kind], total)) or "a part"
 
     return Fact(
-        "Events that a model of vectors can read",
+        "Events of trajectories that a model of vectors can read",
         Deferred(lambda: describe_rest(found[coverage.UNREADABLE], total)),
-        Deferred(lambda: "; ".join(f"{share(kind)} have {text}" for kind, text in words.items() if n[kind]) + "."),
+        Deferred(lambda: "; ".join(f"{share(kind)} have {text}" for kind, text in words.items() if n[kind]) + f".{before}"),
     )
+
+
+def count_left_out(counts: CountRegistry, hospital: str, events: SuppressibleCount, tables: dict[str, dict]) -> Deferred:
+    """A sentence on the rows of the hospital's event tables that became none of its `events`; nothing where nobody counted them."""
+    if not tables:
+        return Deferred(lambda: "")
+    count, read = counts.for_hospital(hospital), [table["read"] for table in tables.values()]
+    rows = count("rows of event tables", sum(read))
+    left_out = count("rows that are no event", sum(read) - events.value)
+    no_concept = count("rows without concept", sum(table["left out"].get("no concept", 0) for table in tables.values()))
+    counts.add_sum(rows, [events, left_out])
+    counts.add_sum(left_out, [no_concept])
+    counts.add_sum(rows, [count(f"{table} read", n) for table, n in zip(tables, read, strict=True)])
+    return Deferred(lambda: f" Left out before, and in no share: {left_out} of {rows} rows, {no_concept} of them without a concept.")
 
 
 def count_missing(trajectories: Trajectories, tokens: Sequence[str], kinds: np.ndarray) -> list[MissingConcept]:

@@ -47,10 +47,10 @@ def flow_chart(counts: CountRegistry, hospital: str, outcome: str, flow: dict) -
         ]
     start = count("admissions" if all_admissions else f"{outcome} {unit}", flow[unit])
     if unit != "admissions" and not all_admissions:
-        merged = count(f"{outcome} merged", flow.get("admissions", flow[unit]) - flow[unit])
+        joined = count(f"{outcome} joined", flow.get("admissions", flow[unit]) - flow[unit])
         if steps:
-            counts.add_sum(steps[-1].count, [start, merged])
-        steps.append(FlowStep(unit, start, [("merged into the stay before", merged)] if merged else []))
+            counts.add_sum(steps[-1].count, [start, joined])
+        steps.append(FlowStep(unit, start, [("joined as transfers to another", joined)] if joined else []))
     left_out = {reason: count(f"{outcome} {reason}", n) for reason, n in flow["left out"].items() if n}
     several_labels = isinstance(flow["labelled"], dict)
     labelled = count(labelled_points(outcome), flow[unit] - sum(flow["left out"].values()) if several_labels else flow["labelled"])

@@ -32,8 +32,24 @@ def build_section(counts: CountRegistry, hospitals: list[str]) -> Section:
 
 def site_parts(counts: CountRegistry, site: dict) -> list:
     hospital, count = site["hospital"], counts.for_hospital(site["hospital"])
-    tables, reasons = [], []
-    for name, table in site["tables"].items():
+    tables, reasons = row_tables(counts, hospital, site["tables"])
+    rejected = [row[-1] for row in tables.rows]
+    counts.add_sum(count(REJECTED_ROWS, sum(n.value for n in rejected)), rejected)
+    parts: list = [*(Paragraph(f"Warning: {text}", warning=True) for text in site_warnings(site)), SideBySide([tables, domain_table(counts, site)])]
+    if reasons.rows:
+        parts.append(Details("Why rows were left out", [reasons]))
+    if units := [[name_unit(u), count(unit_count(u["unit"]), u["values"]), count_cell(u["measurements"])] for u in site["units"]]:
+        with_value = [count(f"{name} values", domain["with_value"]) for name, domain in site["domains"].items()]
+        for values in (with_value, [row[1] for row in units]):
+            counts.add_sum(count("values", sum(n.value for n in with_value)), values)
+        parts.append(Details("Units of values", [Table(f"The commonest units at {hospital}", ["unit", "values", "measurements"], units)]))
+    return parts
+
+
+def row_tables(counts: CountRegistry, hospital: str, tables: dict[str, dict]) -> tuple[Table, Table]:
+    """What became of the rows of the hospital's `tables`, and why; of each what its counts file says."""
+    count, fates, reasons = counts.for_hospital(hospital), [], []
+    for name, table in tables.items():
         rows, kept = count(f"{name} read", table["read"]), count(KEPT_ROWS.get(name, f"{name} kept"), table["kept"])
         by_reason = {(kind, reason): count(f"{name} {reason}", n) for kind in ("left out", "rejected") for reason, n in table[kind].items() if n}
         by_kind = {kind: count(f"{name} {kind}", sum(table[kind].values())) for kind in ("left out", "rejected")}
@@ -41,23 +57,12 @@ def site_parts(counts: CountRegistry, site: dict) -> list:
         counts.add_sum(rows, [kept, *by_kind.values()])
         for kind, n in by_kind.items():
             counts.add_sum(n, [part for (part_kind, _), part in by_reason.items() if part_kind == kind])
-        tables.append([name, rows, kept, *by_kind.values()])
+        fates.append([name, rows, kept, *by_kind.values()])
         reasons += [[name, reason, kind, n, Share(n, rows)] for (kind, reason), n in by_reason.items()]
-    rejected = [row[-1] for row in tables]
-    counts.add_sum(count(REJECTED_ROWS, sum(n.value for n in rejected)), rejected)
-    parts: list = [
-        *(Paragraph(f"Warning: {text}", warning=True) for text in site_warnings(site)),
-        SideBySide([Table(f"Tables of {hospital}", ["table", "rows", "kept", "left out", "rejected"], tables), domain_table(counts, site)]),
-    ]
-    if reasons:
-        table = Table(f"Reasons at {hospital}", ["table", "reason", "what became of them", "rows", "of the table"], reasons)
-        parts.append(Details("Why rows were left out", [table]))
-    if units := [[name_unit(u), count(unit_count(u["unit"]), u["values"]), count_cell(u["measurements"])] for u in site["units"]]:
-        with_value = [count(f"{name} values", domain["with_value"]) for name, domain in site["domains"].items()]
-        for values in (with_value, [row[1] for row in units]):
-            counts.add_sum(count("values", sum(n.value for n in with_value)), values)
-        parts.append(Details("Units of values", [Table(f"The commonest units at {hospital}", ["unit", "values", "measurements"], units)]))
-    return parts
+    return (
+        Table(f"Tables of {hospital}", ["table", "rows", "kept", "left out", "rejected"], fates),
+        Table(f"Reasons at {hospital}", ["table", "reason", "what became of them", "rows", "of the table"], reasons),
+    )
 
 
 def name_visits(kind: dict, kinds: list[dict]) -> str:

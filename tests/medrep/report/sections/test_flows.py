@@ -36,3 +36,4 @@ def test_flows_of_phenotypes_and_of_labels_of_the_users_own():
         ("labelled prediction points", "480"),
         ("positive", "60"),
     ]
+    assert [(reason, str(n)) for reason, n in merged.steps[-3].left_out] == [("joined as transfers to another", "20")]
