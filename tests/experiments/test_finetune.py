@@ -691,7 +691,7 @@ def test_copies_have_neighbours_in_place_of_tokens(hospitals):
     assert len(plan) == 60 and (plan[:20, :4] == examples.table[:20]).all() and np.bincount(plan[:, 4]).tolist() == [20, 20, 20]
     batch = examples.trajectories.pack(plan)
     batch["token"][batch["token"] == SPECIAL + 4] = token_vocabulary.UNK  # what the model can't read stays so
-    token = copies.replace_tokens(batch["token"], plan, batch["boundaries"], (100, 0))
+    token = copies.replace_events(batch, plan, (100, 0))["token"]
     copy = np.repeat(plan[:, 4], np.diff(batch["boundaries"]))
     changed = token != batch["token"]
     assert not changed[copy == 0].any() and not changed[batch["token"] < SPECIAL].any()
@@ -702,9 +702,26 @@ def test_copies_have_neighbours_in_place_of_tokens(hospitals):
     alone = plan[25:26]
     part = examples.trajectories.pack(alone)
     part["token"][part["token"] == SPECIAL + 4] = token_vocabulary.UNK
-    again = copies.replace_tokens(part["token"], alone, part["boundaries"], (100, 0))
+    again = copies.replace_events(part, alone, (100, 0))["token"]
     assert (again == token[batch["boundaries"][25] : batch["boundaries"][26]]).all()
-    assert (copies.replace_tokens(part["token"], alone, part["boundaries"], (100, 1)) != again).any()
+    assert (copies.replace_events(part, alone, (100, 1))["token"] != again).any()
+
+
+def test_a_copy_has_a_value_only_where_its_concept_can_have_one(hospitals):
+    write_vectors()
+    pretrain.main([*PRETRAIN, "--rep-type", "medrep"])
+    known = token_vocabulary.load_vocabulary(contract.pretraining_folder("mimic", "behrt", "medrep") / "vocabulary.json")
+    copies = NeighbourAugmentation(VocabularyAdapter(known, "medrep"), "mimic", times=1, ratio=1.0, settings=FinetuningConfig(aug_neighbors=3))
+    copies.has_values = np.arange(len(copies.has_values)) % 2 == 0  # as if every other concept were measured
+    examples = Examples("mimic", "MT", 32)
+    plan = copies.add_copies(examples.table[:20])
+    batch = examples.trajectories.pack(plan)
+    batch["value"] = np.where(batch["token"] >= SPECIAL, 1 + np.arange(len(batch["token"])) % 10, 0)
+    made = copies.replace_events(batch, plan, (100, 0))
+    changed, measured = made["token"] != batch["token"], made["token"] % 2 == 0
+    assert changed.any() and (changed & measured).any() and (changed & ~measured).any()
+    assert (made["value"][changed & ~measured] == 0).all()
+    assert np.array_equal(made["value"][~changed | measured], batch["value"][~changed | measured])
 
 
 def test_augmentation_is_an_arm_of_its_own_and_needs_vectors(pretrained):
