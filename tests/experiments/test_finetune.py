@@ -18,11 +18,12 @@ from experiments import finetune, pretrain
 from medrep import contract, locks, stamps, storage
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
-from medrep.evaluation import calibration, count_model, features, finetuned_model, metrics, pooled, results, runs
+from medrep.evaluation import calibration, count_model, counts, features, finetuned_model, metrics, pooled, results, runs
 from medrep.evaluation.augmentation import NeighbourAugmentation
 from medrep.patients import behrt, behrt_config, finished_runs, sequences
 from medrep.patients.batches import to_tensors
 from medrep.patients.examples import Examples, sample_few_shot, sort_by_hash, split_persons
+from medrep.patients.record_features import NUMBERS, record_level_features
 from medrep.patients.vocabulary_adapter import VocabularyAdapter
 from medrep.settings import FinetuningConfig, ModelConfig
 from medrep.tables import LABELS, PERSONS, VISITS, labels_table
@@ -252,6 +253,19 @@ def test_count_baselines_find_what_a_token_says(hospitals, small_hospital, model
     before = contract.summary_file().read_text()
     finetune.main([*FINETUNE, "--model", model, "--set", "finetuning.count_persons=1"])
     assert contract.summary_file().read_text() == before
+
+
+def test_count_baselines_read_the_numbers_that_every_model_reads(hospitals):
+    finetune.main([*FINETUNE, "--model", "logreg", "--counts", "tokens", "--external", "mimic"])
+    space, model = counts.load(contract.finetuning_folder("mimic", "logreg", "tokens", "MT", 100))
+    assert space.columns[: len(NUMBERS)] == NUMBERS and len(space.names) == len(space.columns) - len(NUMBERS) > 0
+    examples, half_life = Examples("mimic", "MT", 32), FinetuningConfig().pooled_half_life_days
+    test = examples.of_split("test")
+    features = counts.make_token_features(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens")
+    x = space.matrix(examples.trajectories, test, features, record_level_features(examples, half_life)[test[:, 3]])
+    found = results.read_predictions(contract.finetuning_folder("mimic", "logreg", "tokens", "MT", 100) / "predictions_mimic.parquet")
+    of = dict(zip(examples.persons[test[:, 3]].tolist(), model.predict(x).tolist(), strict=True))
+    assert found.predicted_boolean_probability.tolist() == pytest.approx([of[person] for person in found.subject_id])
 
 
 @pytest.mark.parametrize("model", pooled.MODELS)
