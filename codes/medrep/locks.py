@@ -7,6 +7,7 @@ says who holds it and since when; one that still says so, though nobody holds it
 """
 
 import fcntl
+import functools
 import json
 import math
 import os
@@ -65,10 +66,18 @@ def hold(path: Path, patience_s: float = math.inf) -> Lock | None:
         file_path.parent.mkdir(parents=True, exist_ok=True)
         file = os.fdopen(os.open(file_path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
         wait_for(file, path, patience_s)
-    except OSError:  # not ours to write, or a file system without locks: what is then written says more
+    except OSError as problem:
+        say_unlocked(file_path.parent, problem.strerror or str(problem))
         return None
     held = HELD[file_path] = Lock(file)
     return held
+
+
+@functools.cache
+def say_unlocked(folder: Path, reason: str):
+    """Say, once a process, that another command is not kept out; where the folder may not be written to at all, no other command can either."""
+    if os.access(folder, os.W_OK):
+        print_line(f"warning: {contract.display_path(folder)} can't be locked ({reason}): run no other command that writes there meanwhile")
 
 
 def another_holds() -> bool:

@@ -70,7 +70,8 @@ class Stamp:
                     require_undamaged(path)
                 return False
         print_root(contract.ROOT)
-        print_line(f"{display_path(self.output)} is up to date")
+        made = read_whole_stamp(self.output) or {}
+        print_line(f"{display_path(self.output)} is up to date{made_by_other_code(made.get('code'), 'MEDREP_FRESH=1')}")
         return True
 
     def is_up_to_date(self) -> bool:
@@ -279,6 +280,15 @@ def remaking_command(path: Path) -> str:
 
 
 # ---- the code ----------------------------------------------------------------------------------------------------
+
+
+def made_by_other_code(code: str | None, remedy: str) -> str:
+    """What is to be said of an output that another commit made, "" of one that this one did. Only where VERSION was raised since is it known that
+    it would be another output now."""
+    now = code_version()
+    if not code or not now or code == now:
+        return ""
+    return f", of commit {code[:7]}, and the code is at {now[:7]} now: {remedy} makes it anew"
 
 
 @functools.cache

@@ -18,11 +18,12 @@ from experiments import finetune, pretrain
 from medrep import contract, locks, stamps, storage
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
-from medrep.evaluation import calibration, count_model, features, finetuned_model, metrics, pooled, results, runs
+from medrep.evaluation import calibration, count_model, counts, features, finetuned_model, metrics, pooled, results, runs
 from medrep.evaluation.augmentation import NeighbourAugmentation
 from medrep.patients import behrt, behrt_config, finished_runs, sequences
 from medrep.patients.batches import to_tensors
 from medrep.patients.examples import Examples, sample_few_shot, sort_by_hash, split_persons
+from medrep.patients.record_features import NUMBERS, record_level_features
 from medrep.patients.vocabulary_adapter import VocabularyAdapter
 from medrep.settings import FinetuningConfig, ModelConfig
 from medrep.tables import LABELS, PERSONS, VISITS, labels_table
@@ -252,6 +253,19 @@ def test_count_baselines_find_what_a_token_says(hospitals, small_hospital, model
     before = contract.summary_file().read_text()
     finetune.main([*FINETUNE, "--model", model, "--set", "finetuning.count_persons=1"])
     assert contract.summary_file().read_text() == before
+
+
+def test_count_baselines_read_the_numbers_that_every_model_reads(hospitals):
+    finetune.main([*FINETUNE, "--model", "logreg", "--counts", "tokens", "--external", "mimic"])
+    space, model = counts.load(contract.finetuning_folder("mimic", "logreg", "tokens", "MT", 100))
+    assert space.columns[: len(NUMBERS)] == NUMBERS and len(space.names) == len(space.columns) - len(NUMBERS) > 0
+    examples, half_life = Examples("mimic", "MT", 32), FinetuningConfig().pooled_half_life_days
+    test = examples.of_split("test")
+    features = counts.make_token_features(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens")
+    x = space.matrix(examples.trajectories, test, features, record_level_features(examples, half_life)[test[:, 3]])
+    found = results.read_predictions(contract.finetuning_folder("mimic", "logreg", "tokens", "MT", 100) / "predictions_mimic.parquet")
+    of = dict(zip(examples.persons[test[:, 3]].tolist(), model.predict(x).tolist(), strict=True))
+    assert found.predicted_boolean_probability.tolist() == pytest.approx([of[person] for person in found.subject_id])
 
 
 @pytest.mark.parametrize("model", pooled.MODELS)
@@ -691,7 +705,7 @@ def test_copies_have_neighbours_in_place_of_tokens(hospitals):
     assert len(plan) == 60 and (plan[:20, :4] == examples.table[:20]).all() and np.bincount(plan[:, 4]).tolist() == [20, 20, 20]
     batch = examples.trajectories.pack(plan)
     batch["token"][batch["token"] == SPECIAL + 4] = token_vocabulary.UNK  # what the model can't read stays so
-    token = copies.replace_tokens(batch["token"], plan, batch["boundaries"], (100, 0))
+    token = copies.replace_events(batch, plan, (100, 0))["token"]
     copy = np.repeat(plan[:, 4], np.diff(batch["boundaries"]))
     changed = token != batch["token"]
     assert not changed[copy == 0].any() and not changed[batch["token"] < SPECIAL].any()
@@ -702,9 +716,26 @@ def test_copies_have_neighbours_in_place_of_tokens(hospitals):
     alone = plan[25:26]
     part = examples.trajectories.pack(alone)
     part["token"][part["token"] == SPECIAL + 4] = token_vocabulary.UNK
-    again = copies.replace_tokens(part["token"], alone, part["boundaries"], (100, 0))
+    again = copies.replace_events(part, alone, (100, 0))["token"]
     assert (again == token[batch["boundaries"][25] : batch["boundaries"][26]]).all()
-    assert (copies.replace_tokens(part["token"], alone, part["boundaries"], (100, 1)) != again).any()
+    assert (copies.replace_events(part, alone, (100, 1))["token"] != again).any()
+
+
+def test_a_copy_has_a_value_only_where_its_concept_can_have_one(hospitals):
+    write_vectors()
+    pretrain.main([*PRETRAIN, "--rep-type", "medrep"])
+    known = token_vocabulary.load_vocabulary(contract.pretraining_folder("mimic", "behrt", "medrep") / "vocabulary.json")
+    copies = NeighbourAugmentation(VocabularyAdapter(known, "medrep"), "mimic", times=1, ratio=1.0, settings=FinetuningConfig(aug_neighbors=3))
+    copies.has_values = np.arange(len(copies.has_values)) % 2 == 0  # as if every other concept were measured
+    examples = Examples("mimic", "MT", 32)
+    plan = copies.add_copies(examples.table[:20])
+    batch = examples.trajectories.pack(plan)
+    batch["value"] = np.where(batch["token"] >= SPECIAL, 1 + np.arange(len(batch["token"])) % 10, 0)
+    made = copies.replace_events(batch, plan, (100, 0))
+    changed, measured = made["token"] != batch["token"], made["token"] % 2 == 0
+    assert changed.any() and (changed & measured).any() and (changed & ~measured).any()
+    assert (made["value"][changed & ~measured] == 0).all()
+    assert np.array_equal(made["value"][~changed | measured], batch["value"][~changed | measured])
 
 
 def test_augmentation_is_an_arm_of_its_own_and_needs_vectors(pretrained):

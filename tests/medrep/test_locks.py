@@ -1,5 +1,6 @@
 """Two commands at once on one root: the second waits, says for whom, and finds done what the first has made."""
 
+import errno
 import os
 import re
 import signal
@@ -135,3 +136,14 @@ def test_of_several_processes_one_holds_for_all(root, monkeypatch, environment, 
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert (locks.hold(root / "usedata" / "h" / "table") is not None) == holds
+
+
+def test_where_there_are_no_locks_it_is_said_once(root, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    locks.say_unlocked.cache_clear()
+    for name in ("a", "b"):
+        assert locks.hold(root / "usedata" / "h" / name) is None
+    assert capsys.readouterr().out.count("usedata/.locks can't be locked (No locks available): run no other command that writes there") == 1

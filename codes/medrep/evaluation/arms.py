@@ -136,7 +136,7 @@ class Arm:
     def reads_stays(self) -> bool:
         """Whether it is told which stay an example is asked about."""
         if self.model in BASELINES:
-            return self.model in pooled.MODELS
+            return True
         finetuned_on_it = not self.args.frozen and self.experiment.finetuning.readout == "stay"
         return finetuned_on_it or self.told_the_stay
 

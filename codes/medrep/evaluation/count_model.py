@@ -1,4 +1,4 @@
-"""Logistic regression or gradient boosting on counts of codes, as a learner like any other."""
+"""Logistic regression or gradient boosting on counts of codes and the record's numbers, as a learner like any other."""
 
 from pathlib import Path
 
@@ -7,13 +7,15 @@ import numpy as np
 from medrep import contract
 from medrep.evaluation import counts
 from medrep.patients.examples import Examples
+from medrep.patients.record_features import NUMBERS, record_level_features
 from medrep.progress import progress_bar
 from medrep.settings import FinetuningConfig
 from medrep.vocabulary import token_vocabulary
 
 
 class CodeCountModel:
-    """logreg or gbm on counts of everything before the prediction time; a model a label (medrep.evaluation.counts)."""
+    """logreg or gbm on counts of everything before the prediction time, and the numbers that every model reads; a model a label
+    (medrep.evaluation.counts)."""
 
     space: counts.FeatureSpace
     models: list[counts.LogisticModel | counts.BoostedModel | None]
@@ -30,8 +32,11 @@ class CodeCountModel:
     def train(self, examples: Examples, parts: dict[str, np.ndarray], seed: int, folder: Path):
         token_features = self.token_features(examples.hospital)
         least = self.settings.count_persons if self.kind == "rollup" else None
-        self.space = counts.fit_space(examples.trajectories, parts["train"], token_features, least)
-        x = {name: self.space.matrix(examples.trajectories, parts[name], token_features) for name in ("train", "valid")}
+        self.space = counts.fit_space(examples.trajectories, parts["train"], token_features, least, NUMBERS)
+        x = {
+            name: self.space.matrix(examples.trajectories, parts[name], token_features, self.numbers(examples, parts[name]))
+            for name in ("train", "valid")
+        }
         self.models = []
         for i, label in enumerate(progress_bar(examples.label_names, self.name, unit="labels")):
             truth = {name: examples.truth[parts[name][:, 3], i] for name in x}
@@ -46,14 +51,18 @@ class CodeCountModel:
                 counts.save(folder if examples.single else folder / "labels" / contract.safe_file_name(label), self.space, model)
 
     def predict(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:
-        token_features = self.token_features(examples.hospital)
+        token_features, numbers = self.token_features(examples.hospital), self.numbers(examples, table)
         return np.stack(
             [
-                np.zeros(len(table)) if model is None else counts.predict(model, self.space, examples.trajectories, table, token_features)
+                np.zeros(len(table)) if model is None else counts.predict(model, self.space, examples.trajectories, table, token_features, numbers)
                 for model in self.models
             ],
             axis=1,
         )
+
+    def numbers(self, examples: Examples, table: np.ndarray) -> np.ndarray:
+        """float32 (table, NUMBERS)"""
+        return record_level_features(examples, self.settings.pooled_half_life_days)[table[:, 3]]
 
     def readable_share(self, examples: Examples, table: np.ndarray, oov: str) -> float:
         return self.space.known_share(examples.trajectories, table, self.token_features(examples.hospital))

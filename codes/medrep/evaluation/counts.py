@@ -10,8 +10,8 @@
 
 Two feature spaces. `tokens`: the tokens of the home hospital's training examples; a token that they lack counts for
 nothing. `rollup`: a token counts for itself, for its concept without the decile and for every ancestor of that, so that
-a code which the home hospital never had is read through its ancestors. Age and sex stand beside both: the patient
-models read them, too.
+a code which the home hospital never had is read through its ancestors. Beside both stand age and sex, or all numbers of the
+record that the other models read (record_features.NUMBERS).
 """
 
 import json
@@ -42,7 +42,7 @@ MIN_PERSONS = {"tokens": 1, "rollup": 5}
 DEMOGRAPHIC_FEATURES = ("age", "sex=M", "sex=F")
 EVENTS_PER_CHUNK = 2**20  # counted of the examples of a part, each event once an example: 0.3 GB a part where tokens have 25 ancestors each
 C_GRID = (0.001, 0.01, 0.1, 1.0, 10.0)
-MAX_GBM_FEATURES = 2048  # counts; histogram boosting wants them dense: 8 bytes an example each
+MAX_GBM_FEATURES = 2064  # histogram boosting wants them dense: 8 bytes an example each
 MAX_GBM_ROUNDS = 500
 GBM_SINGLE_THREAD_CELLS = (
     2**24
@@ -134,40 +134,43 @@ class FeatureSpace:
     """The counted ones, those that most training persons have first."""
     persons: tuple[int, ...]
     """How many training persons have each."""
+    numbers: tuple[str, ...] = DEMOGRAPHIC_FEATURES
+    """What stands before the counts."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return DEMOGRAPHIC_FEATURES + self.names
+        return self.numbers + self.names
 
-    def matrix(self, trajectories: Trajectories, slices: np.ndarray, token_features: TokenFeatures) -> sparse.csr_array:
-        """float32 (examples, columns): age in years at the last event, sex, and log(1 + count) of each name strictly before the prediction time.
+    def matrix(
+        self, trajectories: Trajectories, slices: np.ndarray, token_features: TokenFeatures, numbers: np.ndarray | None = None
+    ) -> sparse.csr_array:
+        """float32 (examples, columns): the numbers, and log(1 + count) of each name strictly before the prediction time.
 
-        `slices` (examples, 3 or more) hold row, start, stop; start is the person's first event, whatever they say.
+        `slices` (examples, 3 or more) hold row, start, stop; start is the person's first event, whatever they say. `numbers`: (slices, numbers);
+        without them age in years at the last event, and sex.
         """
-        done = list(self.chunks(trajectories, slices, token_features))
+        done = list(self.chunks(trajectories, slices, token_features, numbers))
         if not done:
             return sparse.csr_array((0, len(self.columns)), dtype=np.float32)
         order = np.concatenate([places for places, _ in done])
         table = sparse.vstack([features for _, features in done], format="csr") if len(done) > 1 else done[0][1]
         return table if (np.diff(order) == 1).all() else table[np.argsort(order)]
 
-    def chunks(self, trajectories: Trajectories, slices: np.ndarray, token_features: TokenFeatures) -> Iterator[tuple[np.ndarray, sparse.csr_array]]:
+    def chunks(
+        self, trajectories: Trajectories, slices: np.ndarray, token_features: TokenFeatures, numbers: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, sparse.csr_array]]:
         """`matrix` part by part, with the places in `slices`: a large hospital's need not be in memory at once."""
         for places, found in count_features(trajectories, slices, self.token_columns(token_features)):
             found.data = np.log1p(found.data)
-            row, stop = slices[places, 0], slices[places, 2]
-            empty = stop == np.asarray(trajectories.person_start)[row]
-            age = np.where(empty, 0, trajectories.age[np.maximum(stop - 1, 0)])
-            sex = np.asarray(trajectories.person_sex)[row]
-            person = sparse.csr_array(np.column_stack([age, sex == MALE, sex == FEMALE]).astype(np.float32))
+            person = sparse.csr_array(demographics(trajectories, slices[places]) if numbers is None else numbers[places].astype(np.float32))
             person.resize(found.shape)
             yield places, found + person
 
     def token_columns(self, token_features: TokenFeatures) -> sparse.csr_array:
-        """float32 (the hospital's tokens, columns): 1 where the token counts for the name; none counts for age and sex."""
+        """float32 (the hospital's tokens, columns): 1 where the token counts for the name; none counts for numbers."""
         if token_features.kind != self.kind:
             raise ValueError(f"a hospital expanded for {token_features.kind} has no place in a space of {self.kind}")
-        column = {name: i for i, name in enumerate(self.names, len(DEMOGRAPHIC_FEATURES))}
+        column = {name: i for i, name in enumerate(self.names, len(self.numbers))}
         to = np.array([column.get(name, -1) for name in token_features.names], dtype=np.int64)
         known = np.flatnonzero(to >= 0)
         choice = sparse.csr_array((np.ones(len(known), dtype=np.float32), (known, to[known])), shape=(len(to), len(self.columns)))
@@ -180,7 +183,22 @@ class FeatureSpace:
         return known / max(1, int((slices[:, 2] - np.asarray(trajectories.person_start)[slices[:, 0]]).sum()))
 
 
-def fit_space(trajectories: Trajectories, slices: np.ndarray, token_features: TokenFeatures, min_persons: int | None = None) -> FeatureSpace:
+def demographics(trajectories: Trajectories, slices: np.ndarray) -> np.ndarray:
+    """float32 (slices, DEMOGRAPHIC_FEATURES)"""
+    row, stop = slices[:, 0], slices[:, 2]
+    empty = stop == np.asarray(trajectories.person_start)[row]
+    age = np.where(empty, 0, trajectories.age[np.maximum(stop - 1, 0)])
+    sex = np.asarray(trajectories.person_sex)[row]
+    return np.column_stack([age, sex == MALE, sex == FEMALE]).astype(np.float32)
+
+
+def fit_space(
+    trajectories: Trajectories,
+    slices: np.ndarray,
+    token_features: TokenFeatures,
+    min_persons: int | None = None,
+    numbers: tuple[str, ...] = DEMOGRAPHIC_FEATURES,
+) -> FeatureSpace:
     """The names of `token_features` that at least `min_persons` persons have before the last prediction time of theirs in `slices`.
 
     `slices` are the training examples, as in FeatureSpace.matrix. Without `min_persons` that of MIN_PERSONS.
@@ -197,7 +215,7 @@ def fit_space(trajectories: Trajectories, slices: np.ndarray, token_features: To
         f"{token_features.kind} of {len(latest):,} training persons: {len(keep):,} of {int((persons > 0).sum()):,} features kept, "
         f"which {min_persons:,} or more of them have"
     )
-    return FeatureSpace(token_features.kind, min_persons, tuple(token_features.names[i] for i in keep), tuple(persons[keep].tolist()))
+    return FeatureSpace(token_features.kind, min_persons, tuple(token_features.names[i] for i in keep), tuple(persons[keep].tolist()), numbers)
 
 
 # ---- models ----------------------------------------------------------------------------------------------------
@@ -241,8 +259,8 @@ def limit_threads(table: np.ndarray) -> threadpool_limits:
 
 
 def to_dense(features: sparse.csr_array) -> np.ndarray:
-    """float64 (examples, at most MAX_GBM_FEATURES beside age and sex): FeatureSpace has put those that most persons have first."""
-    return features[:, : len(DEMOGRAPHIC_FEATURES) + MAX_GBM_FEATURES].astype(np.float64).toarray()
+    """float64 (examples, at most MAX_GBM_FEATURES): FeatureSpace has put numbers first, then the counts that most persons have."""
+    return features[:, :MAX_GBM_FEATURES].astype(np.float64).toarray()
 
 
 def fit(
@@ -296,11 +314,16 @@ def fit_boosted(X_train, y_train, X_valid, y_valid, seed: int) -> BoostedModel: 
 
 
 def predict(
-    model: LogisticModel | BoostedModel, space: FeatureSpace, trajectories: Trajectories, slices: np.ndarray, token_features: TokenFeatures
+    model: LogisticModel | BoostedModel,
+    space: FeatureSpace,
+    trajectories: Trajectories,
+    slices: np.ndarray,
+    token_features: TokenFeatures,
+    numbers: np.ndarray | None = None,
 ) -> np.ndarray:
     """float64 (examples,): each one's probability, with a part of the features in memory at a time."""
     probabilities = np.full(len(slices), np.nan)
-    for places, features in space.chunks(trajectories, slices, token_features):
+    for places, features in space.chunks(trajectories, slices, token_features, numbers):
         probabilities[places] = model.predict(features)
     return probabilities
 
@@ -313,7 +336,7 @@ def save(folder: Path, space: FeatureSpace, model: LogisticModel):
     columns = [
         {"name": name, "persons": persons, "largest": largest, "coefficient": coefficient}
         for name, persons, largest, coefficient in zip(
-            space.columns, (None,) * len(DEMOGRAPHIC_FEATURES) + space.persons, model.largest.tolist(), model.coefficients.tolist(), strict=True
+            space.columns, (None,) * len(space.numbers) + space.persons, model.largest.tolist(), model.coefficients.tolist(), strict=True
         )
     ]
     storage.write_json(
@@ -328,8 +351,10 @@ def load(folder: Path) -> tuple[FeatureSpace, LogisticModel]:
         raise UserError(f"{contract.display_path(path)} is missing; experiments/finetune.py --model logreg writes it")
     content = json.loads(path.read_text())
     columns = content["columns"]
-    counted = columns[len(DEMOGRAPHIC_FEATURES) :]
-    space = FeatureSpace(content["kind"], content["min_persons"], *(tuple(column[key] for column in counted) for key in ("name", "persons")))
+    counted = [column for column in columns if column["persons"] is not None]
+    numbers = tuple(column["name"] for column in columns if column["persons"] is None)
+    names, persons = (tuple(column[key] for column in counted) for key in ("name", "persons"))
+    space = FeatureSpace(content["kind"], content["min_persons"], names, persons, numbers)
     return space, LogisticModel(
         content["C"], content["intercept"], *(np.array([column[key] for column in columns], dtype=np.float64) for key in ("largest", "coefficient"))
     )

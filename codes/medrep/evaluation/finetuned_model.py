@@ -146,7 +146,7 @@ class FinetunedModel:
         def make_batch(part, step, *_):
             batch = examples.pack(part[:, :4], input_mapping, stays) | beside(part[:, :4])
             if copies:
-                batch["token"] = copies.replace_tokens(batch["token"], part, batch["boundaries"], (seed, step[0]))
+                batch = copies.replace_events(batch, part, (seed, step[0]))
             return batch
 
         accelerator = make_accelerator([self.device], settings.precision, self.report_to, folder)

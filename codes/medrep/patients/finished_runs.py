@@ -138,7 +138,8 @@ def is_finished(folder: Path, settings: dict, fresh: bool) -> bool:
         if differ:
             raise UserError(f"{contract.display_path(folder)} was made with other settings or inputs ({'; '.join(differ)}): --fresh starts over")
         if file == done:
-            print_line(f"{contract.display_path(folder)} is finished; --fresh starts over")
+            other = stamps.made_by_other_code(found.get("run", {}).get("code"), "--fresh")
+            print_line(f"{contract.display_path(folder)} is finished{other or '; --fresh starts over'}")
             return True
     for path in wanted.get("inputs", {}):
         stamps.require_undamaged(contract.ROOT / path)

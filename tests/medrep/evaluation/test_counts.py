@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,6 +98,9 @@ def test_features_are_those_of_a_walk_over_the_events(small_hospital, concepts, 
         found = space.matrix(trajectories, slices, expansion)
         plain = plain_matrix(trajectories, tokens[trajectories.hospital], slices, times, kind, space.columns)
         assert isinstance(found, sparse.csr_array) and found.dtype == np.float32 and found.has_sorted_indices
+        numbers = np.random.default_rng(seed).normal(size=(len(slices), 2)).astype(np.float32)
+        with_numbers = replace(space, numbers=("b", "a")).matrix(trajectories, slices, expansion, numbers)
+        assert np.array_equal(with_numbers.toarray(), np.column_stack([numbers, found.toarray()[:, 3:]]))
         assert np.allclose(found.toarray(), plain, rtol=1e-6, atol=0)
         events = [i for row, _, stop, _ in slices for i in range(trajectories.person_start[row], stop)]
         share = np.mean([bool(means(tokens[trajectories.hospital][trajectories.token[i]], kind) & set(space.names)) for i in events])
@@ -229,6 +233,9 @@ def test_a_saved_model_predicts_the_same_and_its_file_tells_the_names(small_hosp
     table = {p: space.matrix(trajectories, slices[part[p]], expansion) for p in part}
     model = counts.fit("logreg", table["train"], sick[part["train"]], table["valid"], sick[part["valid"]], seed=0)
     counts.save(root / "run", space, model)
+    named = replace(space, numbers=("age", "sex=M", "index stay visits"))
+    counts.save(root / "named", named, model)
+    assert counts.load(root / "named")[0] == named
     again, loaded = counts.load(root / "run")
     assert again == space and np.array_equal(loaded.predict(table["test"]), model.predict(table["test"]))
     assert os.listdir(root / "run") == ["logreg.json"]
