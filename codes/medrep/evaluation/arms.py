@@ -3,7 +3,7 @@
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from medrep import config, contract, storage
+from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import counts, pooled
 from medrep.evaluation.count_model import CodeCountModel
@@ -107,10 +107,6 @@ class Arm:
         self.told_the_stay = behrt_config.reads_index_stay(made)
         return VocabularyAdapter(known, self.rep, made.values_apart)
 
-    @property
-    def transfer_hours(self) -> float:
-        return config.load("cohort", self.args.overrides).transfer_hours
-
     def make_pooled_model(self, known: token_vocabulary.Vocabulary | None) -> pooled.PooledModel:
         return pooled.PooledModel(self.model, self.rep, known, self.experiment.finetuning)
 
@@ -151,5 +147,4 @@ class Arm:
         later = ["seeds", "external", "replicates", "attribution_steps", "attribution_examples"]
         later += ["readout"] if self.model in BASELINES or self.args.frozen else []  # of a patient model that is finetuned
         tuning = {name: value for name, value in asdict(self.experiment.finetuning).items() if name not in later}
-        found = {"finetuning": tuning} | ({"cohort": {"transfer_hours": self.transfer_hours}} if self.reads_stays else {})
-        return found | ({} if self.model in BASELINES else {"model": asdict(self.experiment.model)})
+        return {"finetuning": tuning} | ({} if self.model in BASELINES else {"model": asdict(self.experiment.model)})
