@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,10 @@ import yaml
 
 from benchmarks import generator_seeds
 from experiments import compare
-from medrep import contract
+from medrep import contract, stamps
 from medrep.errors import UserError
 from medrep.evaluation import comparison, metrics, significance
+from medrep.tables import LABELS
 
 PEOPLE = 60
 OUTCOMES = {"MT": 0.2, "LLOS": 0.4, "RA": 0.3}
@@ -192,6 +194,34 @@ def test_rows_of_two_cohorts_are_refused_by_name(results):
     with pytest.raises(UserError, match=r"MT at mimic was tested on different cohorts \(mimic-MT: .*; older: behrt none\).*finetune.py"):
         run()
     assert not contract.comparison_file().exists()
+
+
+def test_tests_on_data_that_changed_since_are_refused_with_the_command(results):
+    """And neither those whose data are gone, nor those of an earlier version, which did not say what they were."""
+    three_arms(results, hospitals=("mimic", "ehrshot", "third"))
+    places = {"data": contract.trajectories_folder("ehrshot"), "labels": LABELS.at(hospital="mimic", outcome="MT")}
+    for folder in places.values():
+        folder.mkdir(parents=True)
+        (folder / "0.parquet").write_text("1")
+    for row in results.rows:
+        if row["tested_on"] == "ehrshot":
+            row["data"] = stamps.fingerprint(places["data"])
+        if row["tested_on"] == "mimic":
+            row["labels"] = stamps.fingerprint(places["labels"])
+    results.write()
+    assert len(run()) == 9
+    (places["data"] / "0.parquet").write_text("12")
+    with pytest.raises(UserError) as problem:
+        run()
+    assert str(problem.value) == (
+        "MT at ehrshot (usedata/ehrshot/trajectories) changed since models were tested there: the same finetune.py commands make these figures anew"
+    )
+    (places["labels"] / "0.parquet").write_text("12")
+    with pytest.raises(UserError, match=r"MT at mimic \(usedata/mimic/labels/MT\), MT at ehrshot .* with --fresh \(pretrain.py --fresh first"):
+        run()
+    for folder in places.values():
+        shutil.rmtree(folder)
+    assert len(run()) == 9
 
 
 def test_labels_that_differ_on_shared_examples_are_refused(results):

@@ -67,6 +67,11 @@ class Examples:
         """What changes when the hospital's events do."""
         return stamps.fingerprint(contract.trajectories_folder(self.hospital))
 
+    @property
+    def made_labels(self) -> str | None:
+        """What changes when the hospital's labels are made anew."""
+        return stamps.fingerprint(LABELS.at(hospital=self.hospital, outcome=self.outcome))
+
     def share_beyond_window(self, table: np.ndarray) -> float:
         """The share of the events before these rows of `table` that max_length cuts off: a patient model reads them in no sequence, only in
         numbers."""
