@@ -252,6 +252,24 @@ def test_predictions_of_another_run_than_the_summary_are_refused(results):
         run()
 
 
+def test_predictions_that_are_not_what_was_written_are_refused(results):
+    """Also where AUROC stays what it was: here of whom they are."""
+    three_arms(results)
+    row = results.rows[0]
+    old, folder = results.root / row["predictions"], results.root / "results" / "mimic" / "a"
+    file, metrics_file = contract.predictions_file(folder, "mimic"), contract.metrics_file(folder, "mimic")
+    folder.mkdir()
+    old.rename(file)
+    metrics_file.write_text("[]")
+    stamps.Stamp(metrics_file, beside=[file]).record()
+    row["predictions"] = contract.display_path(file)
+    results.write()
+    assert len(run()) == 6
+    pd.read_parquet(file).assign(subject_id=lambda table: table.subject_id + 1000).to_parquet(file)
+    with pytest.raises(UserError, match=r"results/mimic/a/predictions_mimic.parquet has .* makes it anew"):
+        run()
+
+
 def test_without_a_summary_it_is_said_who_writes_it(root):
     with pytest.raises(UserError, match="summary.csv is missing; experiments/finetune.py writes it"):
         compare.main([])

@@ -115,7 +115,7 @@ def select_tests(rows: pd.DataFrame) -> pd.DataFrame:
 
 def read_predictions(row) -> pd.DataFrame:
     """subject_id, prediction_time, boolean_value, probability of a row of the summary, which they must agree with."""
-    found = pd.read_parquet(contract.ROOT / row.predictions, columns=[*EXAMPLE_KEYS, "boolean_value", "predicted_boolean_probability"])
+    found = results.read_predictions(contract.ROOT / row.predictions)[[*EXAMPLE_KEYS, "boolean_value", "predicted_boolean_probability"]]
     found = found.rename(columns={"predicted_boolean_probability": "probability"}).sort_values(EXAMPLE_KEYS, ignore_index=True)
     found["boolean_value"] = found.boolean_value.astype(bool)
     if found.duplicated(EXAMPLE_KEYS).any():
