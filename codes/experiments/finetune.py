@@ -179,6 +179,9 @@ def run_all(args, experiment: ExperimentConfig, home: str, names: list[str]) -> 
     arms_of = {place: build_arms(args, experiment, home, place) for place in dict.fromkeys(benchmarks.values())}
     # what is missing is said before any work
     where = {name: [place] if place else evaluation_hospitals(name, home, external, len(names) > 1) for name, place in benchmarks.items()}
+    for place in benchmarks.values():
+        if place and args.model not in BASELINES:  # these learn nothing at home
+            hospital_stamps.require_same_deciles(home, place)
     for outcome, hospitals in where.items():
         examples_of = OutcomeExamples(outcome, experiment.model.max_length, config.load("cohort", args.overrides))
         for arm in arms_of[benchmarks[outcome]]:
@@ -255,9 +258,10 @@ def evaluate_only(args) -> list[dict]:
     if not hospitals:
         raise UserError("--evaluate-only needs hospitals to test at: name them with --external")
     cohort, learned = config.load("cohort", args.overrides), LABELS.at(hospital=facts["trained_on"], outcome=outcome)
+    of_here = content.get("inputs", {}).get(contract.display_path(learned)) == stamps.fingerprint(learned)
     for hospital in hospitals:
         LABELS.require(hospital=hospital, outcome=outcome)
-        if content["inputs"].get(contract.display_path(learned)) == stamps.fingerprint(learned):  # else it was trained elsewhere, or on others
+        if of_here:  # else the labels that it learned from can't be known
             require_comparable(facts["trained_on"], hospital, outcome)
     examples_of = OutcomeExamples(outcome, experiment.model.max_length, replace(cohort, **content.get("cohort", {})))
     rows = SuppliedRun(arm, examples_of, folder, content).run(hospitals)

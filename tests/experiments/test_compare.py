@@ -214,10 +214,12 @@ def test_tests_on_data_that_changed_since_are_refused_with_the_command(results):
     with pytest.raises(UserError) as problem:
         run()
     assert str(problem.value) == (
-        "MT at ehrshot (usedata/ehrshot/trajectories) changed since models were tested there: the same finetune.py commands make these figures anew"
+        "MT at ehrshot (usedata/ehrshot/trajectories) changed since models were tested there: to make these figures anew, run the same finetune.py commands"
     )
     (places["labels"] / "0.parquet").write_text("12")
-    with pytest.raises(UserError, match=r"MT at mimic \(usedata/mimic/labels/MT\), MT at ehrshot .* with --fresh \(pretrain.py --fresh first"):
+    with pytest.raises(
+        UserError, match=r"MT at mimic \(usedata/mimic/labels/MT\), MT at ehrshot .* commands with --fresh, after pretrain.py --fresh"
+    ):
         run()
     for folder in places.values():
         shutil.rmtree(folder)

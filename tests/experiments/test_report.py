@@ -286,8 +286,8 @@ def test_results_of_data_that_changed_since_stand_under_a_warning(at_study, caps
         contract.summary_file(), index=False
     )
     capsys.readouterr()
-    words = "MT at ehrshot (usedata/ehrshot/trajectories) changed since models were tested there: the same finetune.py commands make these"
-    assert f"Some of these results are out of date. {words} figures anew." in unescape(page().partition("<nav")[0])
+    words = "MT at ehrshot (usedata/ehrshot/trajectories) changed since models were tested there: to make these figures anew, run the same"
+    assert f"Some of these results are out of date. {words} finetune.py commands." in unescape(page().partition("<nav")[0])
     assert f"warning: some of these results are out of date: {words}" in capsys.readouterr().out
     summary.to_csv(contract.summary_file(), index=False)
     table = pd.read_csv(contract.comparison_file(), keep_default_na=False, dtype=str)

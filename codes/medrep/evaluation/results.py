@@ -285,15 +285,13 @@ def find_outdated(rows: pd.DataFrame) -> pd.DataFrame:
 
     What is not here, as where results were copied alone, has not changed; nor has what a row of an earlier version does not tell.
     """
-    columns, found = ["outcome", "tested_on", "data", "labels"], {}
-    rows = rows.reindex(columns=dict.fromkeys([*rows.columns, *columns]))
-    for key in rows[columns].drop_duplicates().itertuples(index=False, name=None):
-        outcome, hospital, data, labels = key
+    keys = list(rows.reindex(columns=["outcome", "tested_on", "data", "labels"]).fillna("").itertuples(index=False, name=None))
+    found = {}
+    for outcome, hospital, data, labels in dict.fromkeys(keys):
         pairs = ((data, contract.trajectories_folder(hospital)), (labels, LABELS.at(hospital=hospital, outcome=outcome)))
-        changed = [path for before, path in pairs if before and not pd.isna(before) and stamps.fingerprint(path) not in (None, before)]
-        found[key] = " and ".join(contract.display_path(path) for path in changed)
-    changed = [found[key] for key in rows[columns].itertuples(index=False, name=None)]
-    return rows.assign(changed=changed).loc[[bool(words) for words in changed]]
+        changed = [contract.display_path(path) for before, path in pairs if before and stamps.fingerprint(path) not in (None, before)]
+        found[outcome, hospital, data, labels] = " and ".join(changed)
+    return rows.assign(changed=[found[key] for key in keys])[[bool(found[key]) for key in keys]]
 
 
 def describe_outdated(rows: pd.DataFrame) -> str:
@@ -304,11 +302,11 @@ def describe_outdated(rows: pd.DataFrame) -> str:
     tests = list(dict.fromkeys(f"{row.outcome} at {row.tested_on} ({row.changed})" for row in outdated.itertuples()))
     made = [stamps.read_whole_stamp(metrics_of(contract.ROOT / name)) or {} for name in outdated.predictions if name]
     commands = list(dict.fromkeys(stamp["command"] for stamp in made if stamp.get("command")))
-    again = f"`{'` and `'.join(commands)}`" if 0 < len(commands) <= MOST_COMMANDS else "the same finetune.py commands"
+    again = " and ".join(commands) if 0 < len(commands) <= MOST_COMMANDS else "the same finetune.py commands"
     at_home = (outdated.trained_on == outdated.tested_on).any()
     return (
-        f"{', '.join(tests)} changed since models were tested there: {again}"
-        f"{' with --fresh (pretrain.py --fresh first, if the model is pretrained)' if at_home else ''} make these figures anew"
+        f"{', '.join(tests)} changed since models were tested there: to make these figures anew, run {again}"
+        f"{' with --fresh, after pretrain.py --fresh if the model is pretrained' if at_home else ''}"
     )
 
 
