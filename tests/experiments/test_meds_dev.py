@@ -217,7 +217,7 @@ def test_runs_of_other_settings_are_found_at_prediction(place, monkeypatch):
         table = {"subject_id": [4], "prediction_time": [datetime(2150, 1, 1)], "predicted_boolean_probability": [p]}
         pq.write_table(pa.table(table), contract.predictions_file(root / folder, "mimic_meds"))
     (row,) = run.read_predictions(note).to_dict("records")
-    assert row["predicted_boolean_probability"] == row["threshold"] == pytest.approx(0.3)
+    assert (row["predicted_boolean_probability"], row["threshold"]) == pytest.approx((0.3, 0.3))
     (place / "f" / run.NOTE).write_text(json.dumps({name: value for name, value in note.items() if name != "runs"}))
     with pytest.raises(UserError, match="medrep.json names no runs, as an earlier version wrote it: `run.py finetune` writes it anew"):
         run.main(["predict", *flags, "--model", str(place / "f"), "--output", str(place / "p")])

@@ -21,8 +21,9 @@ OF_ONE_HOSPITAL = ("follow_up_ends", "history_types", "max_unreadable_times")
 CONCEPT_SETS = (".json", ".yaml")
 
 
-def read_label_stamp(hospital: str, outcome: str) -> dict:
-    return stamps.read_stamp(LABELS.at(hospital=hospital, outcome=outcome)) or {"settings": {}, "inputs": {}}
+def read_label_stamp(hospital: str, outcome: str) -> dict[str, dict]:
+    stamp = stamps.read_stamp(LABELS.at(hospital=hospital, outcome=outcome)) or {}
+    return {name: stamp.get(name) or {} for name in ("settings", "inputs")}
 
 
 def remaking_command(home: str, hospital: str) -> str:
@@ -79,7 +80,7 @@ def find_edges(hospital: str) -> tuple | None:
     """What two hospitals have in common whose values the same edges cut; None where it is not known. Where each has its own (cohort.decile_edges), all
     have that in common."""
     made = stamps.read_stamp(DECILES.at(hospital=hospital))
-    if made is None or "decile_edges" not in made["settings"]:
+    if made is None or "decile_edges" not in (made["settings"] or {}):
         return None
     if made["settings"]["decile_edges"] == "own":
         return ("own",)
