@@ -18,7 +18,8 @@ seeds would have changed an arm is not in an interval: it holds for these traine
 each arm's difference to the simplest one (medrep.evaluation.results.SIMPLEST): the report's answer.
 
 Arms are compared on the examples (subject_id, prediction_time) that both were tested on with one seed; where these are not all of
-both, a * says so. Rows of two cohorts, or labels that differ, are refused: the hospital's labels were made anew between the runs.
+both, a * says so. Rows of two cohorts, or labels that differ, are refused: the hospital's labels were made anew between the runs. So are tests
+whose hospital's data or labels have changed since.
 --reference puts clinical scores beside the arms: a parquet file of subject_id, prediction_time, score and name (and outcome and
 hospital, if a score is of one only), such as APACHE's. Each is a row on those of the examples that have it.
 

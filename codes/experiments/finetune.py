@@ -41,7 +41,7 @@ from medrep.evaluation import counts, results
 from medrep.evaluation.arms import Arm
 from medrep.evaluation.results import BASELINES
 from medrep.evaluation.runs import OutcomeExamples, Run, SuppliedRun, UntrainableError, write_seed_agreement
-from medrep.patients import finished_runs, predefined_splits
+from medrep.patients import finished_runs, hospital_stamps, predefined_splits
 from medrep.patients.input_mapping import OOV_STRATEGIES
 from medrep.progress import print_line, timed_stage
 from medrep.settings import ExperimentConfig, ModelConfig
@@ -158,7 +158,15 @@ def evaluation_hospitals(outcome: str, home: str, external: list[str], several: 
                 f"{outcome} is not labelled at {hospital}: python preprocessing/labels.py --hospital {hospital} --outcome {outcome} "
                 "does it, or --external leaves that hospital out"
             )
+    for hospital in found[1:]:
+        require_comparable(home, hospital, outcome)
     return found
+
+
+def require_comparable(home: str, hospital: str, outcome: str):
+    """Refuse a hospital whose labels or tokens mean something else than home's."""
+    hospital_stamps.require_same_definition(home, hospital, outcome)
+    hospital_stamps.require_same_deciles(home, hospital)
 
 
 def run_all(args, experiment: ExperimentConfig, home: str, names: list[str]) -> list[dict]:
@@ -171,8 +179,11 @@ def run_all(args, experiment: ExperimentConfig, home: str, names: list[str]) -> 
     arms_of = {place: build_arms(args, experiment, home, place) for place in dict.fromkeys(benchmarks.values())}
     # what is missing is said before any work
     where = {name: [place] if place else evaluation_hospitals(name, home, external, len(names) > 1) for name, place in benchmarks.items()}
+    for place in benchmarks.values():
+        if place and args.model not in BASELINES:  # these learn nothing at home
+            hospital_stamps.require_same_deciles(home, place)
     for outcome, hospitals in where.items():
-        examples_of = OutcomeExamples(outcome, experiment.model.max_length, config.load("cohort", args.overrides).transfer_hours)
+        examples_of = OutcomeExamples(outcome, experiment.model.max_length, config.load("cohort", args.overrides))
         for arm in arms_of[benchmarks[outcome]]:
             for trained_on in hospitals[1:] if arm.oracle else hospitals[:1]:
                 tested = [trained_on] if arm.oracle else hospitals
@@ -246,9 +257,13 @@ def evaluate_only(args) -> list[dict]:
     hospitals = args.external or experiment.finetuning.external
     if not hospitals:
         raise UserError("--evaluate-only needs hospitals to test at: name them with --external")
+    cohort, learned = config.load("cohort", args.overrides), LABELS.at(hospital=facts["trained_on"], outcome=outcome)
+    of_here = content.get("inputs", {}).get(contract.display_path(learned)) == stamps.fingerprint(learned)
     for hospital in hospitals:
         LABELS.require(hospital=hospital, outcome=outcome)
-    examples_of = OutcomeExamples(outcome, experiment.model.max_length, content.get("cohort", {}).get("transfer_hours", arm.transfer_hours))
+        if of_here:  # else the labels that it learned from can't be known
+            require_comparable(facts["trained_on"], hospital, outcome)
+    examples_of = OutcomeExamples(outcome, experiment.model.max_length, replace(cohort, **content.get("cohort", {})))
     rows = SuppliedRun(arm, examples_of, folder, content).run(hospitals)
     results.write_summary()
     return rows

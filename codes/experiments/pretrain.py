@@ -27,7 +27,7 @@ from pathlib import Path
 from medrep import config, contract, locks, storage
 from medrep.devices import add_device_argument, add_tracker_argument, first_decides, launch_workers, make_accelerator, requested_devices, run_main
 from medrep.errors import UserError
-from medrep.patients import behrt, behrt_config, finished_runs, fitting, sequences, trackers
+from medrep.patients import behrt, behrt_config, finished_runs, fitting, hospital_stamps, sequences, trackers
 from medrep.patients.input_mapping import InputMapping, make_input_mapping, make_pretraining_mapping
 from medrep.patients.pretraining import VALID_SEED, PretrainingTask, ZeroShotEvaluation, compute_losses, evaluate
 from medrep.progress import format_figures, is_main_process, print_line, timed_stage
@@ -98,6 +98,8 @@ def main(argv=None):
     elif args.head:
         experiment = replace(experiment, model=replace(experiment.model, head=args.head))
     hospital = args.hospital or config.load("cohort", args.overrides).home
+    if start:
+        hospital_stamps.require_same_deciles(start.facts["run"]["home"], hospital)
     args.gpu_devices = requested_devices(args)
     concept_vectors.check_vector_width(args.rep_type, experiment.model)
     if args.zero_shot:

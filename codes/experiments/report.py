@@ -7,10 +7,10 @@
 Reads   what is there of usedata/, results/ and configs/published.yaml
 Writes  results/report/index.html: one file with its drawings, styles and script in it; it asks for nothing from the network
 
-What has not been run is shown as such, with the command that would. Counts of 1 to 10 are shown as "<11" (report.small_count), and those
-of the same table that would tell them are withheld (medrep.report.disclosure); what the difference of two tables tells is not hidden. There are
-no persons' ids and no single person's values on the page. The same results give the same bytes, where commands name the same device: a GPU, if
-this machine has one. How it looks is in configs/report/.
+What has not been run is shown as such, with the command that would; above results of data that have changed since stands a warning. Counts of 1
+to 10 are shown as "<11" (report.small_count), and those of the same table that would tell them are withheld (medrep.report.disclosure); what the
+difference of two tables tells is not hidden. There are no persons' ids and no single person's values on the page. The same results give the same
+bytes, where commands name the same device: a GPU, if this machine has one. How it looks is in configs/report/.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import argparse
 from medrep import config, contract, stamps, storage
 from medrep.errors import UserError
 from medrep.progress import print_line, timed_stage
-from medrep.report import pages
+from medrep.report import inputs, pages
 from medrep.report.disclosure import CountRegistry
 from medrep.report.pages import Section
 from medrep.report.sections import (
@@ -104,7 +104,13 @@ def main(argv=None):
             else ""
         )
         open_counts = small < ReportConfig().small_count
-        notes = [settings.note, f"Counts of {small} and more are shown: this page is for those who may see the data." * open_counts]
+        outdated = inputs.describe_outdated()
+        on_page = " ".join(inputs.shorten_path(word) for word in outdated.split(" "))
+        notes = [
+            f"Some of these results are out of date. {on_page}." * bool(outdated),
+            settings.note,
+            f"Counts of {small} and more are shown: this page is for those who may see the data." * open_counts,
+        ]
         elsewhere = f" and, as they are, at {' and '.join(hospitals[1:])}" if hospitals[1:] else ""
         lead = f"Patient models trained at {home}, tested there on other persons{elsewhere}."
         html = pages.render_template(
@@ -120,6 +126,8 @@ def main(argv=None):
             part.write_text(html, encoding="utf-8")
         missing = [name for section in sections for name in pages.missing_results(section.parts)]
         figures.update(sections=len(sections), not_run=len(missing), kilobytes=len(html.encode()) // 1000)
+    if outdated:
+        print_line(f"warning: some of these results are out of date: {outdated}")
     if missing:
         print_line(f"not run yet: {'; '.join(missing)}")
     print_line(f"{contract.report_file().resolve()}: open it in a browser")

@@ -48,7 +48,7 @@ from medrep.evaluation.coverage import (
     merge_identical_inputs,
     source_vocabularies,
 )
-from medrep.patients import sequences
+from medrep.patients import hospital_stamps, sequences
 from medrep.progress import print_line, timed_stage
 from medrep.vectors import representations
 from medrep.vocabulary import token_vocabulary
@@ -129,6 +129,7 @@ def print_aurocs(table: pd.DataFrame):
 
 def measure_coverage(home: str, external: str, reps: list[str]) -> dict:
     """Write and show everything of one pair of hospitals; gives the shares of events that are read, for the log."""
+    hospital_stamps.require_same_deciles(home, external)
     files = contract.coverage_files(home, external)
     known, theirs = token_vocabulary.load_hospital_vocabulary(home).seen_in_pretraining(), token_vocabulary.load_hospital_vocabulary(external)
     trajectories = sequences.Trajectories(external)

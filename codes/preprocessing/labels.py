@@ -158,8 +158,7 @@ def write_labels(
     cohort: CohortConfig,
 ) -> dict:
     """Write the labels and what became of every visit; gives the figures."""
-    merges = cohort.transfers == "one_stay" or (outcome.kind in stays.STAY_OUTCOMES and stays.STAY_OUTCOMES[outcome.kind].merges_transfers)
-    unit = "rows" if outcome.kind in FROM_FILES else "stays" if merges else "admissions"
+    unit = "rows" if outcome.kind in FROM_FILES else "stays" if stays.joins_transfers(outcome.kind, cohort.transfers) else "admissions"
     if "no admissions" in flow:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in flow["no admissions"].items())
         told = "; ".join(f"{flow[name]:,} {name}" for name in ("visits", "visits of persons with records", "admissions"))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,10 @@ import yaml
 
 from benchmarks import generator_seeds
 from experiments import compare
-from medrep import contract
+from medrep import contract, stamps
 from medrep.errors import UserError
 from medrep.evaluation import comparison, metrics, significance
+from medrep.tables import LABELS
 
 PEOPLE = 60
 OUTCOMES = {"MT": 0.2, "LLOS": 0.4, "RA": 0.3}
@@ -194,6 +196,36 @@ def test_rows_of_two_cohorts_are_refused_by_name(results):
     assert not contract.comparison_file().exists()
 
 
+def test_tests_on_data_that_changed_since_are_refused_with_the_command(results):
+    """And neither those whose data are gone, nor those of an earlier version, which did not say what they were."""
+    three_arms(results, hospitals=("mimic", "ehrshot", "third"))
+    places = {"data": contract.trajectories_folder("ehrshot"), "labels": LABELS.at(hospital="mimic", outcome="MT")}
+    for folder in places.values():
+        folder.mkdir(parents=True)
+        (folder / "0.parquet").write_text("1")
+    for row in results.rows:
+        if row["tested_on"] == "ehrshot":
+            row["data"] = stamps.fingerprint(places["data"])
+        if row["tested_on"] == "mimic":
+            row["labels"] = stamps.fingerprint(places["labels"])
+    results.write()
+    assert len(run()) == 9
+    (places["data"] / "0.parquet").write_text("12")
+    with pytest.raises(UserError) as problem:
+        run()
+    assert str(problem.value) == (
+        "MT at ehrshot (usedata/ehrshot/trajectories) changed since models were tested there: to make these figures anew, run the same finetune.py commands"
+    )
+    (places["labels"] / "0.parquet").write_text("12")
+    with pytest.raises(
+        UserError, match=r"MT at mimic \(usedata/mimic/labels/MT\), MT at ehrshot .* commands with --fresh, after pretrain.py --fresh"
+    ):
+        run()
+    for folder in places.values():
+        shutil.rmtree(folder)
+    assert len(run()) == 9
+
+
 def test_labels_that_differ_on_shared_examples_are_refused(results):
     labels = examples_of("ehrshot", "MT")
     results.add("MT", "ehrshot", "medrep", 100, examples=labels)
@@ -219,6 +251,24 @@ def test_predictions_of_another_run_than_the_summary_are_refused(results):
     table = pd.read_parquet(file)
     table.assign(predicted_boolean_probability=table.predicted_boolean_probability.to_numpy()[::-1]).to_parquet(file)
     with pytest.raises(UserError, match="is not what results/summary.csv was made from"):
+        run()
+
+
+def test_predictions_that_are_not_what_was_written_are_refused(results):
+    """Also where AUROC stays what it was: here of whom they are."""
+    three_arms(results)
+    row = results.rows[0]
+    old, folder = results.root / row["predictions"], results.root / "results" / "mimic" / "a"
+    file, metrics_file = contract.predictions_file(folder, "mimic"), contract.metrics_file(folder, "mimic")
+    folder.mkdir()
+    old.rename(file)
+    metrics_file.write_text("[]")
+    stamps.Stamp(metrics_file, beside=[file]).record()
+    row["predictions"] = contract.display_path(file)
+    results.write()
+    assert len(run()) == 6
+    pd.read_parquet(file).assign(subject_id=lambda table: table.subject_id + 1000).to_parquet(file)
+    with pytest.raises(UserError, match=r"results/mimic/a/predictions_mimic.parquet has .* makes it anew"):
         run()
 
 

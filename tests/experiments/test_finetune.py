@@ -25,8 +25,8 @@ from medrep.patients.batches import to_tensors
 from medrep.patients.examples import Examples, sample_few_shot, sort_by_hash, split_persons
 from medrep.patients.record_features import NUMBERS, record_level_features
 from medrep.patients.vocabulary_adapter import VocabularyAdapter
-from medrep.settings import FinetuningConfig, ModelConfig
-from medrep.tables import LABELS, PERSONS, VISITS, labels_table
+from medrep.settings import CohortConfig, FinetuningConfig, ModelConfig
+from medrep.tables import DECILES, LABELS, PERSONS, VISITS, labels_table
 from medrep.vectors import concept_index, markers
 from medrep.vocabulary import token_vocabulary
 
@@ -227,6 +227,38 @@ def test_one_outcome_that_can_not_be_learned_is_an_error(pretrained):
     write_labels("mimic", truth=[i == 5 for i in range(150)])
     with pytest.raises(UserError, match="MT can't be learned at mimic: of its 150 examples too few are positive, none in the .* part"):
         finetune.main([*FINETUNE, "--rep-type", "none"])
+
+
+def test_a_hospital_whose_labels_or_deciles_mean_something_else_is_refused(hospitals):
+    def stamp(table, hospital, inputs=(), **settings):
+        folder = table.at(hospital=hospital, outcome="MT")
+        folder.mkdir(exist_ok=True)
+        stamps.Stamp(folder, inputs=inputs, settings=settings).record()
+
+    stamp(LABELS, "mimic", prediction_hours=24)
+    stamp(LABELS, "ehrshot", prediction_hours=48)
+    with pytest.raises(
+        UserError, match=r"MT has another definition at ehrshot than at mimic \(cohort.prediction_hours is 48 there and 24 at mimic\)"
+    ):
+        finetune.main([*FINETUNE, "--model", "logreg"])
+    stamp(LABELS, "ehrshot", prediction_hours=24)
+    stamp(DECILES, "mimic", home="mimic", decile_edges="home")
+    stamp(DECILES, "ehrshot", home="ehrshot", decile_edges="home")
+    with pytest.raises(UserError, match="the deciles of ehrshot are not those of mimic"):
+        finetune.main([*FINETUNE, "--model", "logreg"])
+    stamp(DECILES, "ehrshot", [DECILES.at(hospital="mimic")], home="mimic", decile_edges="home")
+    assert finetune.evaluation_hospitals("MT", "mimic", ["ehrshot"], several=False) == ["mimic", "ehrshot"]
+    assert not contract.summary_file().exists()
+
+
+def test_a_run_is_told_the_stays_that_its_labels_were_made_of(hospitals):
+    for hospital in ("mimic", "ehrshot"):
+        stamps.Stamp(LABELS.at(hospital=hospital, outcome="MT"), settings={"transfer_hours": 12, "transfers": "RA_alone"}).record()
+    finetune.main([*FINETUNE, "--model", "pooled", "--rep-type", "none", "--set", "cohort.transfer_hours=48"])
+    made = finished_runs.read_run(contract.finetuning_folder("mimic", "pooled", "none", "MT", 100))
+    assert made["cohort"] == {"transfer_hours": 12, "transfers": "RA_alone"}
+    rule = Examples("ehrshot", "MT", 32, CohortConfig(transfer_hours=48)).stay_rule
+    assert (rule.transfer_hours, rule.joins) == (12, False)
 
 
 def test_an_outcome_that_no_test_person_has_is_learned_and_tested_elsewhere(pretrained):

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ import pytest
 from experiments.meds_dev import run
 from medrep import contract
 from medrep.errors import UserError
+from medrep.patients import finished_runs
 
 from ..preprocessing.wild_hospital import Hospital, write_vocabulary
 
@@ -192,6 +193,34 @@ def test_without_a_vocabulary_or_with_another_dataset_it_says_so(place, monkeypa
     (place / "m" / run.NOTE).write_text(json.dumps(note | {"root": str(place / "gone")}))
     with pytest.raises(UserError, match="gone is missing, in which"):
         run.main(["finetune", *flags])
+
+
+def test_runs_of_other_settings_are_found_at_prediction(place, monkeypatch):
+    """finetuning.persons and readout are in the name of a run's folder; at prediction the settings may be others."""
+    root, configs = place / "root", place / "configs" / "models" / "behrt.yaml"
+    (root / "usedata").mkdir(parents=True)
+    (place / "m").mkdir()
+    note = {"is": "pretrained", "dataset": str(place / "dataset"), "hospital": "mimic_meds", "root": str(root), "rep_type": "none"}
+    (place / "m" / run.NOTE).write_text(json.dumps(note))
+    configs.write_text(SMALL.replace("finetuning: {", "finetuning: {persons: held_out, readout: cls, "))
+    monkeypatch.setattr(run, "run_stage", lambda *words: None)
+    (place / "f").mkdir()
+    flags = ["--dataset", str(place / "dataset"), "--labels", str(place / "labels")]
+    run.main(["finetune", *flags, "--model", str(place / "m"), "--output", str(place / "f")])
+    note = json.loads((place / "f" / run.NOTE).read_text())
+    assert note["runs"] == [f"results/mimic_meds/finetuning/behrt_none_held-out+cls/{note['task']}/seed_{seed}" for seed in (100, 200)]
+    configs.write_text(SMALL)
+    monkeypatch.setattr(contract, "ROOT", root)
+    for folder, p in zip(note["runs"], (0.2, 0.4), strict=True):
+        (root / folder).mkdir(parents=True)
+        finished_runs.mark_finished(root / folder, {}, thresholds={"boolean_value": p})
+        table = {"subject_id": [4], "prediction_time": [datetime(2150, 1, 1)], "predicted_boolean_probability": [p]}
+        pq.write_table(pa.table(table), contract.predictions_file(root / folder, "mimic_meds"))
+    (row,) = run.read_predictions(note).to_dict("records")
+    assert (row["predicted_boolean_probability"], row["threshold"]) == pytest.approx((0.3, 0.3))
+    (place / "f" / run.NOTE).write_text(json.dumps({name: value for name, value in note.items() if name != "runs"}))
+    with pytest.raises(UserError, match="medrep.json names no runs, as an earlier version wrote it: `run.py finetune` writes it anew"):
+        run.main(["predict", *flags, "--model", str(place / "f"), "--output", str(place / "p")])
 
 
 def test_a_stage_that_fails_ends_the_step(place, capfd):

@@ -275,6 +275,26 @@ def test_what_is_older_than_what_it_came_from_says_so(at_study):
     assert "These features have changed since they were rated" in texts.text
 
 
+def test_results_of_data_that_changed_since_stand_under_a_warning(at_study, capsys):
+    """Of the summary, or where that is new of the comparison; the page is written in any case."""
+    folder, summary = contract.trajectories_folder("ehrshot"), pd.read_csv(contract.summary_file(), keep_default_na=False, dtype=str)
+    summary.assign(data=[stamps.fingerprint(folder) if place == "ehrshot" else "" for place in summary.tested_on]).to_csv(
+        contract.summary_file(), index=False
+    )
+    assert "out of date" not in page()
+    summary.assign(data=["older" if row.tested_on == "ehrshot" and row.outcome == "MT" else "" for row in summary.itertuples()]).to_csv(
+        contract.summary_file(), index=False
+    )
+    capsys.readouterr()
+    words = "MT at ehrshot (usedata/ehrshot/trajectories) changed since models were tested there: to make these figures anew, run the same"
+    assert f"Some of these results are out of date. {words} finetune.py commands." in unescape(page().partition("<nav")[0])
+    assert f"warning: some of these results are out of date: {words}" in capsys.readouterr().out
+    summary.to_csv(contract.summary_file(), index=False)
+    table = pd.read_csv(contract.comparison_file(), keep_default_na=False, dtype=str)
+    table.assign(data=["older" if place == "ehrshot" else "" for place in table.tested_on]).to_csv(contract.comparison_file(), index=False)
+    assert "changed since arms were compared there: python experiments/compare.py" in unescape(page().partition("<nav")[0])
+
+
 def test_a_hospital_that_was_tested_and_has_no_features_is_named(at_study, capsys):
     folder = contract.finetuning_folder("mimic", "behrt", "medrep", "MT", 100)
     storage.write_json(contract.metrics_file(folder, "ehrshot"), [])

@@ -12,11 +12,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from experiments import vocabulary_coverage as coverage
-from medrep import contract, storage
+from medrep import contract, stamps, storage
 from medrep.contract import DOMAINS
 from medrep.errors import UserError
 from medrep.evaluation import coverage as shares
 from medrep.patients import sequences
+from medrep.tables import DECILES
 from medrep.vectors import concept_index, markers
 from medrep.vocabulary import token_vocabulary
 
@@ -277,6 +278,28 @@ def test_arms_outcomes_and_cohorts_are_kept_apart(hospitals):
     write_summary(*rows)
     run("--rep-type", "none")
     assert len(auroc_table()) == 5 * 4
+
+
+def test_predictions_that_are_not_what_was_written_are_refused(hospitals):
+    row, *_ = write_test(100)
+    write_summary(row)
+    file = hospitals / row["predictions"]
+    metrics_file = contract.metrics_file(file.parent, "ehrshot")
+    metrics_file.write_text("[]")
+    stamps.Stamp(metrics_file, beside=[file]).record()
+    run("--rep-type", "none")
+    table = pq.read_table(file)
+    pq.write_table(table.set_column(2, "boolean_value", [pa.array([True, False] * (len(table) // 2), pa.bool_())]), file)
+    with pytest.raises(UserError, match="predictions_ehrshot.parquet has .* makes it anew"):
+        run("--rep-type", "none")
+
+
+def test_a_hospital_whose_deciles_are_of_another_home_is_refused(hospitals):
+    for hospital in ("mimic", "ehrshot"):
+        folder = storage.make_folder(DECILES.at(hospital=hospital))
+        stamps.Stamp(folder, settings={"home": hospital, "decile_edges": "home"}).record()
+    with pytest.raises(UserError, match="the deciles of ehrshot are not those of mimic"):
+        run("--rep-type", "none")
 
 
 def test_tests_without_predictions_or_of_other_persons_are_left_out_by_name(hospitals, capsys):

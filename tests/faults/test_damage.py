@@ -28,6 +28,8 @@ FIGURES = {
     "usedata/mimic/audit.json": "experiments/report.py",
     "usedata/mimic/labels/MT.flow.json": "experiments/report.py",
     "results/mimic/finetuning/behrt_medrep/MT/seed_100/metrics_mimic.json": "experiments/finetune.py -d cpu --model pooled",
+    "results/mimic/finetuning/behrt_medrep/MT/seed_100/predictions_mimic.parquet": "experiments/compare.py",
+    "results/mimic/finetuning/behrt_medrep/MT/seed_100/predictions_ehrshot.parquet": "experiments/vocabulary_coverage.py",
     "results/mimic/finetuning/behrt_medrep/MT/seed_100/features_mimic.csv": "experiments/report.py",
     "results/summary.csv": "experiments/compare.py",
     "results/comparison.csv": "experiments/report.py",

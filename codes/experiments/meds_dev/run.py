@@ -32,6 +32,7 @@ from medrep.cdm import engine
 from medrep.cdm.labels import meds_labels
 from medrep.cdm.sources import meds
 from medrep.errors import UserError
+from medrep.evaluation import arms, results
 from medrep.patients import finished_runs
 from medrep.progress import print_line
 from medrep.tables import LABELS, PERSONS
@@ -134,7 +135,18 @@ def finetune(args):
     run_stage(root, "preprocessing/labels.py", "--hospital", hospital, "--outcome", str(link), *home)
     flags = ["-d", gpus()[0], "--model", MODEL, "--rep-type", note["rep_type"], "--outcome", task, "--external", hospital]
     run_stage(root, "experiments/finetune.py", *flags, *home)
-    storage.write_json(args.output / NOTE, note | {"is": "finetuned", "task": task, "labels": str(args.labels)})
+    runs = [str(folder.relative_to(contract.ROOT)) for folder in trained_folders(note, task)]
+    storage.write_json(args.output / NOTE, note | {"is": "finetuned", "task": task, "labels": str(args.labels), "runs": runs})
+
+
+def trained_folders(note: dict, task: str) -> list[Path]:
+    """Where finetune.py has put its runs: each settings' own, as MEDREP_CONFIGS has them now, which may be another at prediction."""
+    experiment, hospital = config.load_experiment(MODEL), note["hospital"]
+    variant = arms.name_variant(MODEL, experiment.finetuning, hospital)
+    return [
+        contract.finetuning_folder(hospital, MODEL, note["rep_type"], task, seed, experiment.model.head, variant)
+        for seed in experiment.finetuning.seeds
+    ]
 
 
 def predict(args):
@@ -142,6 +154,8 @@ def predict(args):
         raise UserError(f"--split {args.split}: what a model has learned from is not predicted; give held_out")
     note = read_note(args.model, "finetuned")
     check_dataset(note, args.dataset)
+    if "runs" not in note:
+        raise UserError(f"{args.model / NOTE} names no runs, as an earlier version wrote it: `run.py finetune` writes it anew")
     contract.ROOT = Path(note["root"])  # all paths are below it, as with MEDREP_ROOT
     con, hospital, task = engine.connect(), note["hospital"], note["task"]
     if not LABELS.at(hospital=hospital, outcome=task).exists():
@@ -173,15 +187,11 @@ def read_splits(dataset: Path, con, hospital: str) -> dict[int, str]:
 
 def read_predictions(note: dict) -> pd.DataFrame:
     """subject_id, prediction_time, the mean probability over seeds, and the mean threshold."""
-    experiment = config.load_experiment(MODEL)
-    folders = [
-        contract.finetuning_folder(note["hospital"], MODEL, note["rep_type"], note["task"], seed, experiment.model.head)
-        for seed in experiment.finetuning.seeds
-    ]
+    folders = [contract.ROOT / folder for folder in note["runs"]]
     files = [contract.predictions_file(folder, note["hospital"]) for folder in folders]
     if missing := [file for file in files if not file.is_file()]:
         raise UserError(f"{missing[0]} is missing; experiments/finetune.py writes it")
-    rows = pd.concat([pq.read_table(file).to_pandas() for file in files])
+    rows = pd.concat([results.read_predictions(file) for file in files])
     thresholds = [value for folder in folders for value in finished_runs.read_run(folder)["run"]["thresholds"].values()]
     known = [value for value in thresholds if value is not None and not np.isnan(value)]
     means = rows.groupby(["subject_id", "prediction_time"], as_index=False).predicted_boolean_probability.mean()

@@ -1,9 +1,10 @@
 """What finetuning compares: an arm is a model with its representation, head and variant. runs.py trains and tests it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from medrep import config, contract, storage
+from medrep import contract, storage
 from medrep.errors import UserError
 from medrep.evaluation import counts, pooled
 from medrep.evaluation.count_model import CodeCountModel
@@ -13,7 +14,7 @@ from medrep.evaluation.linear_probe import LinearProbe
 from medrep.evaluation.results import BASELINES, GIVEN_RUN
 from medrep.patients import behrt, behrt_config, finished_runs
 from medrep.patients.vocabulary_adapter import VocabularyAdapter
-from medrep.settings import ExperimentConfig, ModelConfig
+from medrep.settings import ExperimentConfig, FinetuningConfig, ModelConfig
 from medrep.tables import VISITS
 from medrep.vocabulary import token_vocabulary
 
@@ -31,6 +32,20 @@ def require_same_model(pretrained: Path, wanted: ModelConfig):
         raise UserError(f"{contract.display_path(pretrained)} was made with other settings ({'; '.join(differ)}): pretrain.py --fresh makes it anew")
 
 
+def name_variant(
+    model: str, settings: FinetuningConfig, home: str, benchmark_at: str = "", frozen: bool = False, shots: int = 0, ways: Mapping[str, object] = {}
+) -> str:
+    """How an arm is trained otherwise than by default, "" where it is not; `ways`: more words that stand where they are true."""
+    words = {
+        f"from-{home}": benchmark_at not in ("", home) and model not in counts.MODELS,
+        "held-out": settings.persons == "held_out" and not benchmark_at,  # which says whose labels are learned from
+        "cls": model not in BASELINES and not frozen and settings.readout == "cls",
+        "frozen": frozen,
+        f"shots{shots}": shots,
+    }
+    return "+".join(word for word, chosen in (words | dict(ways)).items() if chosen)
+
+
 class Arm:
     """One way to learn: a model, its representation and head, and how it is trained otherwise (the variant)."""
 
@@ -42,17 +57,8 @@ class Arm:
         """`benchmark_at`: of an outcome that a benchmark has divided, the hospital with its labels, which may be another than home."""
         self.args, self.experiment, self.home, self.rep, self.shots, self.oracle = args, experiment, home, rep, shots, oracle
         self.model, self.head = args.model, "" if args.model in BASELINES else experiment.model.head
-        published = experiment.finetuning.persons == "held_out" and not benchmark_at  # which says whose labels are learned from
-        variants = {
-            f"from-{home}": benchmark_at not in ("", home) and args.model not in counts.MODELS,
-            "held-out": published,
-            "cls": args.model not in BASELINES and not args.frozen and experiment.finetuning.readout == "cls",
-            "frozen": args.frozen,
-            f"shots{shots}": shots,
-            f"aug{args.aug_times}x{args.aug_ratio:g}": args.aug_times,
-            "oracle": oracle,
-        }
-        self.variant = "+".join(word for word, chosen in variants.items() if chosen)
+        ways = {f"aug{args.aug_times}x{args.aug_ratio:g}": args.aug_times, "oracle": oracle}
+        self.variant = name_variant(args.model, experiment.finetuning, home, benchmark_at, args.frozen, shots, ways)
         self.inputs = []
         self.oovs = args.oov if rep == "none" and self.model not in BASELINES else [""]
         if self.model in counts.MODELS:
@@ -107,10 +113,6 @@ class Arm:
         self.told_the_stay = behrt_config.reads_index_stay(made)
         return VocabularyAdapter(known, self.rep, made.values_apart)
 
-    @property
-    def transfer_hours(self) -> float:
-        return config.load("cohort", self.args.overrides).transfer_hours
-
     def make_pooled_model(self, known: token_vocabulary.Vocabulary | None) -> pooled.PooledModel:
         return pooled.PooledModel(self.model, self.rep, known, self.experiment.finetuning)
 
@@ -151,5 +153,4 @@ class Arm:
         later = ["seeds", "external", "replicates", "attribution_steps", "attribution_examples"]
         later += ["readout"] if self.model in BASELINES or self.args.frozen else []  # of a patient model that is finetuned
         tuning = {name: value for name, value in asdict(self.experiment.finetuning).items() if name not in later}
-        found = {"finetuning": tuning} | ({"cohort": {"transfer_hours": self.transfer_hours}} if self.reads_stays else {})
-        return found | ({} if self.model in BASELINES else {"model": asdict(self.experiment.model)})
+        return {"finetuning": tuning} | ({} if self.model in BASELINES else {"model": asdict(self.experiment.model)})

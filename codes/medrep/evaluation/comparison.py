@@ -10,7 +10,7 @@ import pandas as pd
 
 from medrep import contract
 from medrep.errors import UserError
-from medrep.evaluation import metrics, significance
+from medrep.evaluation import metrics, results, significance
 from medrep.evaluation.results import KEY_COLUMNS, arm_label, find_reference_arm, find_simplest_arm, list_arms
 from medrep.progress import progress_bar
 
@@ -25,6 +25,8 @@ COMPARISON_COLUMNS = [
     "tested_on",
     *KEY_COLUMNS,
     "cohort",
+    "data",
+    "labels",
     "seeds",
     "n",
     "positives",
@@ -73,7 +75,7 @@ def filter_summary(summary: pd.DataFrame, outcomes: list[str] | None, variants: 
 
 def check_comparable(rows: pd.DataFrame, against: str | None):
     """All that forbids a comparison and can be seen before any work, in one complaint."""
-    complaints = []
+    complaints = list(filter(None, [results.describe_outdated(rows)]))
     for (outcome, hospital), table in rows.groupby(["outcome", "tested_on"]):
         for column, difference in (("cohort", "different cohorts"), ("data", "different data")):
             if table[column].nunique() > 1:
@@ -113,7 +115,7 @@ def select_tests(rows: pd.DataFrame) -> pd.DataFrame:
 
 def read_predictions(row) -> pd.DataFrame:
     """subject_id, prediction_time, boolean_value, probability of a row of the summary, which they must agree with."""
-    found = pd.read_parquet(contract.ROOT / row.predictions, columns=[*EXAMPLE_KEYS, "boolean_value", "predicted_boolean_probability"])
+    found = results.read_predictions(contract.ROOT / row.predictions)[[*EXAMPLE_KEYS, "boolean_value", "predicted_boolean_probability"]]
     found = found.rename(columns={"predicted_boolean_probability": "probability"}).sort_values(EXAMPLE_KEYS, ignore_index=True)
     found["boolean_value"] = found.boolean_value.astype(bool)
     if found.duplicated(EXAMPLE_KEYS).any():
@@ -175,7 +177,7 @@ def add_score_rows(rows: list[dict], tests: dict, reference: tuple | None, score
         row = dict.fromkeys(KEY_COLUMNS, "") | {"model": name, "rep_type": SCORE, "outcome": outcome, "tested_on": hospital}
         scored, tested = (sum(map(len, part.values())) for part in (found, tests[arm]))
         row |= {
-            "cohort": rows[0]["cohort"],
+            **{name: rows[0][name] for name in ("cohort", "data", "labels")},
             "seeds": len({seed for seed, _ in found}),
             "reason": "" if scored == tested else f"on the {scored / tested:.0%} of the examples that have a score",
             "against": arm_label(reference) if reference else "",
@@ -282,7 +284,7 @@ def compare_arms(rows: pd.DataFrame, against: str | None, replicates: int, publi
             | {
                 "outcome": outcome,
                 "tested_on": hospital,
-                "cohort": whole.cohort.iloc[0],
+                **{name: whole[name].iloc[0] for name in ("cohort", "data", "labels")},
                 "seeds": whole.seed.nunique(),
                 "reason": missing_figure_reasons(whole),
                 "paper": published_auroc(published, arm, outcome, hospital),

@@ -21,6 +21,7 @@ from medrep.errors import UserError
 from medrep.evaluation import calibration, metrics
 from medrep.evaluation.metrics import METRICS
 from medrep.patients.examples import Examples, sort_by_hash
+from medrep.tables import LABELS
 from medrep.vectors import representations
 
 ARM_COLUMNS = ("model", "head", "rep_type", "variant", "oov")
@@ -28,6 +29,8 @@ ARM_COLUMNS = ("model", "head", "rep_type", "variant", "oov")
 KEY_COLUMNS = ["trained_on", *ARM_COLUMNS]
 BASELINES = ("pooled", "pooled-gbm", "logreg", "gbm")
 """Models that no one pretrains; they read the whole record before the prediction time. Their settings are those of finetuning behrt."""
+MOST_COMMANDS = 3
+"""That a sentence names."""
 GIVEN_RUN = "evaluated-"
 """How the variant of a run that someone gave begins: the first digits of its weights' sha256 follow."""
 MODELS = ["behrt", "behrt-paper", "behrt-de", "medbert", *BASELINES]
@@ -43,6 +46,7 @@ RESULT_COLUMNS = [
     "made_with",
     "cohort",
     "data",
+    "labels",
     "n",
     "persons",
     "positives",
@@ -64,6 +68,7 @@ TEXT_COLUMNS = (
     "made_with",
     "cohort",
     "data",
+    "labels",
     "recalibration",
     "reason",
     "predictions",
@@ -131,9 +136,14 @@ def prediction_files(file: Path, examples: Examples) -> list[Path]:
 
 def read_predictions(path: Path) -> pd.DataFrame:
     """Refused where it is not what was written: the stamp of the test's metrics knows."""
-    of_test = path if path.name.startswith("predictions_") else path.parent  # several labels have a folder
-    stamps.require_undamaged(contract.metrics_file(of_test.parent, of_test.name.removeprefix("predictions_").removesuffix(".parquet")))
+    stamps.require_undamaged(metrics_of(path))
     return pq.read_table(path).to_pandas()
+
+
+def metrics_of(predictions: Path) -> Path:
+    """The file with the rows of the test that made `predictions`."""
+    of_test = predictions if predictions.name.startswith("predictions_") else predictions.parent  # several labels have a folder
+    return contract.metrics_file(of_test.parent, of_test.name.removeprefix("predictions_").removesuffix(".parquet"))
 
 
 def common_columns(evaluation: Evaluation) -> dict:
@@ -143,6 +153,7 @@ def common_columns(evaluation: Evaluation) -> dict:
         "outcome": examples.outcome,
         "cohort": examples.cohort,
         "data": examples.data,
+        "labels": examples.made_labels,
         "subgroup": "",
         "recalibration": "",
     }
@@ -262,7 +273,41 @@ def read_summary() -> pd.DataFrame:
         raise UserError(f"{contract.display_path(contract.summary_file())} is missing; experiments/finetune.py writes it")
     stamps.require_as_written(contract.summary_file())
     summary = pd.read_csv(contract.summary_file(), dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False)
+    summary["labels"] = summary.get("labels", "")  # an earlier version's has none
     return summary.assign(**{name: pd.to_numeric(summary[name], errors="coerce") for name in summary if name not in TEXT_COLUMNS})
+
+
+# ---- data that changed since --------------------------------------------------------------------------------
+
+
+def find_outdated(rows: pd.DataFrame) -> pd.DataFrame:
+    """The `rows` (of the summary, or of a comparison) whose hospital's data or labels have changed since the test, with what of them in `changed`.
+
+    What is not here, as where results were copied alone, has not changed; nor has what a row of an earlier version does not tell.
+    """
+    keys = list(rows.reindex(columns=["outcome", "tested_on", "data", "labels"]).fillna("").itertuples(index=False, name=None))
+    found = {}
+    for outcome, hospital, data, labels in dict.fromkeys(keys):
+        pairs = ((data, contract.trajectories_folder(hospital)), (labels, LABELS.at(hospital=hospital, outcome=outcome)))
+        changed = [contract.display_path(path) for before, path in pairs if before and stamps.fingerprint(path) not in (None, before)]
+        found[outcome, hospital, data, labels] = " and ".join(changed)
+    return rows.assign(changed=[found[key] for key in keys])[[bool(found[key]) for key in keys]]
+
+
+def describe_outdated(rows: pd.DataFrame) -> str:
+    """A sentence on those of the summary's `rows` whose data have changed since, with the commands that make them anew; "" where there are none."""
+    outdated = find_outdated(rows)
+    if outdated.empty:
+        return ""
+    tests = list(dict.fromkeys(f"{row.outcome} at {row.tested_on} ({row.changed})" for row in outdated.itertuples()))
+    made = [stamps.read_whole_stamp(metrics_of(contract.ROOT / name)) or {} for name in outdated.predictions if name]
+    commands = list(dict.fromkeys(stamp["command"] for stamp in made if stamp.get("command")))
+    again = " and ".join(commands) if 0 < len(commands) <= MOST_COMMANDS else "the same finetune.py commands"
+    at_home = (outdated.trained_on == outdated.tested_on).any()
+    return (
+        f"{', '.join(tests)} changed since models were tested there: to make these figures anew, run {again}"
+        f"{' with --fresh, after pretrain.py --fresh if the model is pretrained' if at_home else ''}"
+    )
 
 
 # ---- arms --------------------------------------------------------------------------------------------------

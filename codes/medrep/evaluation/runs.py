@@ -45,14 +45,14 @@ def settings_hash(settings: dict) -> str:
 class OutcomeExamples:
     """The labelled examples of every hospital for one outcome; each is opened when it is first asked for."""
 
-    def __init__(self, outcome: str, max_length: int, transfer_hours: float = CohortConfig.transfer_hours):
-        self.outcome, self.max_length, self.transfer_hours, self.opened = outcome, max_length, transfer_hours, {}
+    def __init__(self, outcome: str, max_length: int, cohort: CohortConfig = CohortConfig()):  # noqa: B008
+        self.outcome, self.max_length, self.cohort, self.opened = outcome, max_length, cohort, {}
         self.given = {hospital: PredefinedSplits(hospital, outcome) for hospital in hospitals_with_predefined_splits(outcome)}
         """Where a benchmark says who is learned from and who is tested."""
 
     def __getitem__(self, hospital: str) -> Examples:
         if hospital not in self.opened:
-            examples = self.opened[hospital] = Examples(hospital, self.outcome, self.max_length, self.transfer_hours)
+            examples = self.opened[hospital] = Examples(hospital, self.outcome, self.max_length, self.cohort)
             print_line(
                 f"{hospital} {self.outcome}: {len(examples):,} prediction points of {len(set(examples.persons.tolist())):,} persons, "
                 f"{int(np.nansum(examples.truth)):,} positive; {examples.share_beyond_window(examples.table):.0%} of the events before them lie "
@@ -67,18 +67,29 @@ class Run:
     def __init__(self, arm: Arm, examples_of: OutcomeExamples, trained_on: str, seed: int):
         self.arm, self.examples_of, self.trained_on, self.seed = arm, examples_of, trained_on, seed
         self.args, self.settings, self.learner = arm.args, arm.experiment.finetuning, arm.learner
-        self.made_with = arm.settings() | finished_runs.input_fingerprints(
-            *arm.inputs,
-            contract.trajectories_folder(trained_on),
-            LABELS.at(hospital=trained_on, outcome=examples_of.outcome),
-            *([PREDEFINED_SPLITS.at(hospital=trained_on, outcome=examples_of.outcome)] if trained_on in examples_of.given else []),
-            *arm.hospital_inputs(trained_on),
-            *arm.terminology_files("unk"),
+        self.made_with = (
+            arm.settings()
+            | self.told_of_stays()
+            | finished_runs.input_fingerprints(
+                *arm.inputs,
+                contract.trajectories_folder(trained_on),
+                LABELS.at(hospital=trained_on, outcome=examples_of.outcome),
+                *([PREDEFINED_SPLITS.at(hospital=trained_on, outcome=examples_of.outcome)] if trained_on in examples_of.given else []),
+                *arm.hospital_inputs(trained_on),
+                *arm.terminology_files("unk"),
+            )
         )
         self.result_columns = arm.result_columns(examples_of.outcome, seed, trained_on) | {"made_with": settings_hash(self.made_with)}
         self.folder = self.model_folder = arm.folder(trained_on, examples_of.outcome, seed)
         self.parts = self.split_examples()
         self.in_memory = False
+
+    def told_of_stays(self) -> dict:
+        """What the run's settings say of the stay that an example is asked about: only what differs from one_stay, as earlier versions knew no other."""
+        if not self.arm.reads_stays:
+            return {}
+        rule = self.examples_of[self.trained_on].stay_rule
+        return {"cohort": {"transfer_hours": rule.transfer_hours} | ({} if rule.transfers == "one_stay" else {"transfers": rule.transfers})}
 
     def split_examples(self, settings: FinetuningConfig | None = None) -> dict[str, np.ndarray]:
         """Rows of the examples' table by part, as `settings` say (those of the run): nobody who is tested was seen by pretraining."""

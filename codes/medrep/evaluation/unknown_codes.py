@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from medrep import config, contract
 from medrep.evaluation import metrics, results
@@ -72,7 +71,7 @@ def compute_aurocs(tests: pd.DataFrame, trajectories: sequences.Trajectories, un
         if not file.exists():
             print_line(f"{test.predictions} is missing: its test is left out; finetune.py with --fresh writes it anew")
             continue
-        table = pq.read_table(file).to_pandas()
+        table = results.read_predictions(file)
         shares = unknown_shares(trajectories, unknown, table, read_max_length(file, test.model)) if len(table) else None
         if shares is None:
             print_line(

@@ -10,7 +10,7 @@ import pandas as pd
 from medrep import contract, stamps
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
-from medrep.patients import sequences
+from medrep.patients import hospital_stamps, sequences
 from medrep.patients.index_stays import IndexStays, find_index_stays
 from medrep.patients.input_mapping import InputMapping
 from medrep.settings import CohortConfig
@@ -28,9 +28,10 @@ class Examples:
     table: int64 (examples, 4): row, start, stop, place in `labels`; [start, stop) are the newest events before the prediction time.
     """
 
-    def __init__(self, hospital: str, outcome: str, max_length: int, transfer_hours: float = CohortConfig.transfer_hours):
-        """`transfer_hours`: cohort.transfer_hours, which joins visits to the stay that an example is asked about."""
-        self.hospital, self.outcome, self.transfer_hours = hospital, outcome, transfer_hours
+    def __init__(self, hospital: str, outcome: str, max_length: int, cohort: CohortConfig = CohortConfig()):  # noqa: B008
+        """`cohort`: says what one stay is, if the labels don't say what it was to them."""
+        self.hospital, self.outcome = hospital, outcome
+        self.stay_rule = hospital_stamps.find_stay_rule(hospital, outcome, cohort)
         self.trajectories = sequences.Trajectories(hospital)
         self.labels = read_labels(hospital, outcome)
         self.label_names = [name for name in self.labels.columns if name not in ("subject_id", "prediction_time")]
@@ -66,6 +67,11 @@ class Examples:
         """What changes when the hospital's events do."""
         return stamps.fingerprint(contract.trajectories_folder(self.hospital))
 
+    @property
+    def made_labels(self) -> str | None:
+        """What changes when the hospital's labels are made anew."""
+        return stamps.fingerprint(LABELS.at(hospital=self.hospital, outcome=self.outcome))
+
     def share_beyond_window(self, table: np.ndarray) -> float:
         """The share of the events before these rows of `table` that max_length cuts off: a patient model reads them in no sequence, only in
         numbers."""
@@ -94,7 +100,7 @@ class Examples:
 
     @cached_property
     def index_stays(self) -> IndexStays:
-        return find_index_stays(self.hospital, self.trajectories, self.persons, self.times, self.table, self.transfer_hours)
+        return find_index_stays(self.hospital, self.trajectories, self.persons, self.times, self.table, self.stay_rule)
 
     def part_lengths(self, part: np.ndarray) -> np.ndarray:
         """int64 (rows, 3): how many tokens of each row of `table` stand before its events, are of the history, and of the index stay."""

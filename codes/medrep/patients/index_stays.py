@@ -5,9 +5,9 @@
 
 The labels do not say the stay, and the ranks in trajectories are of single visits, of which a stay may have several at a time. So it is
 found by time, of the visits as they are known at the prediction time: those that have begun, each lasting till then if it ends later. It
-is the newest stay (inpatient visits joined by transfers, as labels.py has them) that may go on: the last visit ended less than a transfer
-ago, as at a discharge, or not yet. Outside of any it is the newest visit of any kind that lasts, and without one the index stay is empty:
-all events are history.
+is the newest stay (as the labels have them: inpatient visits joined by transfers, or single admissions) that may go on: the last visit ended
+less than a transfer ago, as at a discharge, or not yet. Outside of any it is the newest visit of any kind that lasts, and without one the index
+stay is empty: all events are history.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,20 @@ import pandas as pd
 from medrep.cdm.engine import connect
 from medrep.cdm.labels.prediction_points import hours, merge_stays
 from medrep.patients.sequences import Trajectories
+from medrep.settings import CohortConfig
 from medrep.tables import VISITS
+
+
+@dataclass(frozen=True)
+class StayRule:
+    """Which visits were one stay to the labels."""
+
+    transfer_hours: float = CohortConfig.transfer_hours
+    """cohort.transfer_hours, less than which between two inpatient visits makes them one stay."""
+    transfers: str = CohortConfig.transfers
+    """cohort.transfers: with RA_alone stays are of admissions alone."""
+    joins: bool = True
+    """Whether transfers join visits for this outcome, or each admission is a stay."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +48,10 @@ class IndexStays:
 
 
 def find_index_stays(
-    hospital: str, trajectories: Trajectories, persons: np.ndarray, times: np.ndarray, table: np.ndarray, transfer_hours: float
+    hospital: str, trajectories: Trajectories, persons: np.ndarray, times: np.ndarray, table: np.ndarray, rule: StayRule
 ) -> IndexStays:
-    """Arrays as in Examples. `transfer_hours`: cohort.transfer_hours, less than which between two inpatient visits makes them one stay."""
-    found = find_stay_starts(VISITS.read(connect(), hospital=hospital), persons, times, transfer_hours)
+    """Arrays as in Examples."""
+    found = find_stay_starts(VISITS.read(connect(), hospital=hospital), persons, times, rule)
     row, stop = table[:, 0], table[:, 2]
     seconds = found.start.to_numpy().astype("datetime64[s]").astype(np.int64)
     # max_length is of no account: only where the slices end is asked for
@@ -47,7 +60,7 @@ def find_index_stays(
     return IndexStays(np.minimum(begin, stop), **pairs)
 
 
-def find_stay_starts(visits: ibis.Table, persons: np.ndarray, times: np.ndarray, transfer_hours: float) -> pd.DataFrame:
+def find_stay_starts(visits: ibis.Table, persons: np.ndarray, times: np.ndarray, rule: StayRule) -> pd.DataFrame:
     """A row a prediction point (persons, times in microseconds since 1970): start, visits_before, visits_in, admissions_before, admissions_in.
 
     start is that of the index stay, or the prediction time where there is none.
@@ -56,10 +69,14 @@ def find_stay_starts(visits: ibis.Table, persons: np.ndarray, times: np.ndarray,
     points = ibis.memtable(pd.DataFrame({"place": np.arange(len(persons)), "person_id": persons.astype(np.int64), "time": moments}))
     known = visits_as_of(points, visits)
     # a point's visits stand for a person's: each point knows another past of theirs
-    inpatient = known.filter(known.is_inpatient).mutate(person_id=known.place, death_time=ibis.null("timestamp"))
-    stays = merge_stays(inpatient, transfer_hours).select("start", "end", place="person_id").join(points.select("place", "time"), "place")
-    stays = stays.filter(stays["end"] + hours(transfer_hours) > stays.time)
+    inpatient = known.filter(known.is_inpatient & (known.is_admission | known["end"].isnull() | (rule.transfers == "one_stay")))
     lasting = known.filter(known["end"] == known.time)
+    if rule.joins:
+        inpatient = inpatient.mutate(person_id=inpatient.place, death_time=ibis.null("timestamp"))
+        stays = merge_stays(inpatient, rule.transfer_hours).select("start", "end", place="person_id").join(points.select("place", "time"), "place")
+        stays = stays.filter(stays["end"] + hours(rule.transfer_hours) > stays.time)
+    else:
+        stays = lasting.filter(lasting.is_admission)
     for name, spans in (("stay", stays), ("visit", lasting)):
         points = points.left_join(spans.group_by("place").agg(**{name: spans.start.max()}), "place").drop("place_right")
     points = points.select("place", index_start=ibis.coalesce(points.stay, points.visit, points.time))

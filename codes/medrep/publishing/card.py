@@ -15,6 +15,7 @@ import yaml
 
 import medrep
 from medrep import config, contract, stamps
+from medrep.cdm.labels.stays import joins_transfers
 from medrep.evaluation import results
 from medrep.patients import finished_runs, sequences
 from medrep.patients.examples import read_labels
@@ -87,6 +88,7 @@ def model_card(
         "tested_elsewhere": any(hospital != run.facts["home"] for hospital in hospitals),
         "special": len(SPECIAL_TOKENS),
         "transfer_hours": run.content.get("cohort", {}).get("transfer_hours", names.cohort.transfer_hours),
+        "joins_transfers": joins_transfers(outcome, run.content.get("cohort", {}).get("transfers", "one_stay")),
         "deciles": cohort_of_deciles(all_hospitals, names),
         "invented": [names.hospital(hospital) for hospital in all_hospitals if contract.is_synthetic(hospital)],
         "invented_vocabulary": contract.is_synthetic("concepts"),

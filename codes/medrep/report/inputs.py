@@ -8,6 +8,7 @@ import pandas as pd
 from medrep import contract, stamps
 from medrep.cdm import outcomes
 from medrep.errors import UserError
+from medrep.evaluation import results
 from medrep.patients import finished_runs
 from medrep.tables import LABELS
 
@@ -105,6 +106,17 @@ def read_comparison(min_count: int) -> pd.DataFrame | None:
     for name in AUROC_COLUMNS:
         table.loc[table.few, name] = [f"{float(value):.2f}" if value else "" for value in table[name][table.few]]
     return table
+
+
+def describe_outdated() -> str:
+    """What is to be said of results whose data have changed since; "" where nothing is."""
+    if contract.summary_file().exists() and (said := results.describe_outdated(results.read_summary())):
+        return said
+    table = read_comparison(min_count=1)
+    if table is None or (outdated := results.find_outdated(table)).empty:
+        return ""
+    tests = dict.fromkeys(f"{row.outcome} at {row.tested_on} ({row.changed})" for row in outdated.itertuples())
+    return f"{', '.join(tests)} changed since arms were compared there: python experiments/compare.py makes the comparison anew"
 
 
 def shorten_path(word: str) -> str:

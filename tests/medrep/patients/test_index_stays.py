@@ -46,9 +46,9 @@ def plain_index(visits, moment):
     )
 
 
-def find(hospital, persons, moments):
+def find(hospital, persons, moments, rule=index_stays.StayRule()):  # noqa: B008
     times = np.array(moments, dtype="datetime64[us]").astype(np.int64)
-    return index_stays.find_stay_starts(VISITS.read(connect(), hospital=hospital), np.array(persons), times, 24)
+    return index_stays.find_stay_starts(VISITS.read(connect(), hospital=hospital), np.array(persons), times, rule)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -95,3 +95,23 @@ def test_a_transfer_is_the_same_stay_and_events_outside_any_are_history(root):
     assert found.start.tolist() == [day, day, day, day, day + 138 * HOUR, day + 500 * HOUR]
     assert found[["visits_before", "visits_in"]].to_numpy().tolist() == [[1, 3], [1, 1], [1, 3], [1, 3], [4, 0], [4, 1]]
     assert found[["admissions_before", "admissions_in"]].to_numpy().tolist() == [[1, 2], [1, 1], [1, 2], [1, 2], [3, 0], [3, 0]]
+
+
+def test_where_admissions_stand_alone_each_is_a_stay_but_to_readmissions(root):
+    """cohort.transfers: RA_alone, as COHORT=paper has it."""
+    day = pd.Timestamp("2020-01-10")
+    rows = [
+        (1, 5, day, day + 30 * HOUR, 9201, True, True),
+        (2, 5, day + 40 * HOUR, day + 90 * HOUR, 9201, True, True),  # ten hours later
+        (3, 5, day + 100 * HOUR, day + 103 * HOUR, 9201, False, True),  # a day as an inpatient, which is no admission
+    ]
+    VISITS.write(connect(), ibis.memtable(rows, schema=VISITS.schema), hospital="mimic")
+    moments = [day + n * HOUR for n in (20, 35, 50, 90, 120)]
+
+    def begins(transfers, joins):
+        found = find("mimic", [5] * len(moments), moments, index_stays.StayRule(24, transfers, joins))
+        return ((found.start - day) / HOUR).tolist()
+
+    assert begins("one_stay", joins=True) == [0, 0, 0, 0, 0]
+    assert begins("RA_alone", joins=False) == [0, 35, 40, 40, 120]  # between two, and after the last, all is history
+    assert begins("RA_alone", joins=True) == [0, 0, 0, 0, 120]

@@ -102,3 +102,8 @@ STAY_OUTCOMES = {
     ),
 }
 """What a stay itself tells; no concept set is needed."""
+
+
+def joins_transfers(outcome: str, transfers: str) -> bool:
+    """Whether what is joined by transfers is one stay to this outcome; `transfers` is cohort.transfers."""
+    return transfers == "one_stay" or (outcome in STAY_OUTCOMES and STAY_OUTCOMES[outcome].merges_transfers)
