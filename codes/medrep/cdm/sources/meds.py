@@ -16,11 +16,10 @@ table. hospital_tables.py documents the functions, columns.py what they give. Fo
 from pathlib import Path
 
 import ibis
-import pyarrow.parquet
 
 from medrep import contract
 from medrep.cdm import engine, meds_codes, meds_stays, table_files
-from medrep.cdm.clocks import read_local_times
+from medrep.cdm.clocks import read_local_times, read_schema
 from medrep.cdm.engine import reads_with_duckdb
 from medrep.cdm.meds_values import NO_VALUES, with_values
 from medrep.cdm.parsing import drop_midnight, parse_id
@@ -115,10 +114,10 @@ def malformed_rows(con: ibis.BaseBackend, hospital: str, table: str) -> list[dic
 def read_rows(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table:
     """subject_id, time, code, numeric_value, stay_id, OPTIONAL_COLUMNS and OTHER_COLUMNS of every row."""
     parts = sorted(dataset_folder(hospital).rglob("*.parquet"))
-    columns = pyarrow.parquet.read_schema(parts[0]).names
+    columns = read_schema(parts[0]).names
     if missing := [name for name in REQUIRED_COLUMNS if name not in columns]:
         raise UserError(f"{contract.display_path(parts[0])} lacks {', '.join(missing)}: a MEDS dataset has subject_id, time and code")
-    t = read_local_times(con, parts, union_by_name=True)
+    t = read_local_times(con, parts)
     kinds = {"numeric_value": "float64", **OPTIONAL_COLUMNS, **OTHER_COLUMNS}
     names = {name: name if name in t.columns else OTHER_NAMES.get(name, name) for name in kinds}
     optional = {name: cast_column(t[names[name]], kind) if names[name] in t.columns else ibis.null(kind) for name, kind in kinds.items()}
