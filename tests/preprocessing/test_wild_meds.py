@@ -310,6 +310,30 @@ def test_text_beside_a_number_tells_its_digits_and_operator_and_another_text_doe
     assert texts["ratio"]["rows"] == 1
 
 
+@pytest.mark.parametrize(
+    "settings, values",
+    [
+        ("", [(None, None), (None, None), (1200.0, None), (1.5, None), (None, None), (0.5, "<"), (7.9, None), (7.125, None)]),
+        (
+            "decimal_mark: ','\nthousands_mark: '.'\n",
+            [(1.5, None), (0.5, "<"), (1200.0, None), (1.5, None), (1200.5, None), (0.5, "<"), (7.9, None), (7.125, None)],
+        ),
+    ],
+)
+def test_the_hospital_says_how_numbers_are_written_in_text_values(place, settings, values):
+    told = [(None, "1,5"), (None, "<0,5"), (None, "1200"), (None, "1.5"), (None, "1.200,5"), (None, "<0.5"), (7.9, "7,9"), (7.125, "7.125")]
+    (place / "configs" / "hospitals" / "theirs.yaml").write_text(settings)
+    rows = [(1, DAY.replace(year=2100), "MEDS_BIRTH"), (1, DAY, "HOSPITAL_ADMISSION"), (1, DAY.replace(day=9), "HOSPITAL_DISCHARGE")]
+    rows += [(1, DAY.replace(hour=hour), "LOINC/2160-0") for hour in range(1, len(told) + 1)]
+    numbers = pa.array([None] * 3 + [number for number, _ in told], pa.float32())
+    write_rows(place / "data" / "theirs", rows, numeric_value=numbers, text_value=pa.array([None] * 3 + [text for _, text in told], pa.string()))
+    for stage in (persons, visits):
+        stage.main(["--hospital", "theirs"])
+    records.main(["--hospital", "theirs", "--set", "cohort.min_events=1"])
+    found = RECORDS.read(connect(), hospital="theirs").order_by("time").to_pyarrow().to_pylist()
+    assert [(row["value"], row["operator"]) for row in found] == values
+
+
 def test_days_known_by_date_only_count_from_their_end(place):
     (place / "configs" / "hospitals" / "theirs.yaml").write_text("day_only_codes: ^LOINC/9279\n")
     rows = [(1, DAY.replace(year=2100), "MEDS_BIRTH"), (1, DAY, "HOSPITAL_ADMISSION"), (1, DAY.replace(day=9), "HOSPITAL_DISCHARGE")]
