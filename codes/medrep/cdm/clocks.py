@@ -26,8 +26,7 @@ def read_local_times(duckdb: ibis.BaseBackend, paths: list[Path]) -> ibis.Table:
     files = [file for path in paths for file in list_parts(path)]
     zones = find_zones(files)
     table = duckdb.read_parquet([str(file) for file in files], union_by_name=True)
-    names = [name for name in table.columns if zones.get(name.lower())]
-    return table.mutate(**{name: local_time(table[name], zones[name.lower()]) for name in names})
+    return table.mutate(**{name: local_time(table[name], zone) for name in table.columns if (zone := zones.get(name.lower()))})
 
 
 def list_parts(path: Path) -> list[Path]:

@@ -74,6 +74,12 @@ def test_the_types_and_columns_of_all_files_count_and_not_those_of_the_first(tmp
     assert [row["Value"] for row in read(tmp_path)].count(7.9) == 1  # though 0.parquet has no such column
 
 
+def read_events(domain):
+    events = hospital_tables.read_events(connect(), "theirs", domain, HospitalConfig())
+    assert events is not None
+    return events.order_by("person_id").to_pyarrow().to_pylist()
+
+
 def write_meds(root, first, second):
     folder = root / "data" / "theirs" / "data"
     write(folder / "train", first)
@@ -93,8 +99,7 @@ def write_omop(root, first, second):
 @pytest.mark.parametrize("write_hospital", [write_meds, write_omop])
 def test_shards_of_meds_and_parts_of_omop_tables_have_one_clock(root, write_hospital):
     def times():
-        found = hospital_tables.read_events(connect(), "theirs", "drug", HospitalConfig())
-        return found.order_by("person_id").to_pyarrow()["time"].to_pylist()
+        return [row["time"] for row in read_events("drug")]
 
     write_hospital(root, at_three("Asia/Seoul"), at_three("Asia/Seoul"))
     assert times() == [AFTERNOON] * 2
@@ -113,7 +118,7 @@ def test_parts_of_an_omop_table_may_have_columns_that_the_first_lacks_and_values
         plain = {"person_id": [number], "measurement_concept_id": [5], "measurement_date": [date(2150, 3, 5)]}
         pq.write_table(pa.table(plain | more), folder / f"part-{number}.snappy.parquet")
     (folder / "._part-0.snappy.parquet").write_text("macOS' note")
-    found = hospital_tables.read_events(connect(), "theirs", "measurement", HospitalConfig()).order_by("person_id").to_pyarrow().to_pylist()
+    found = read_events("measurement")
     assert [row["value"] for row in found] == [None, 7.0, 7.9, 1.5] and found[3]["unit"] == "mg"
 
 
