@@ -104,9 +104,9 @@ class HospitalConfig:
     datetime_format: str = ""
     """How *_datetime columns are written that are not `2150-03-05 09:20:00` or like it, by strptime's letters: `%m/%d/%Y %H:%M`."""
     decimal_mark: str = "."
-    """What stands before the decimals of a value: `,` where 7.9 is written 7,9."""
+    """What stands before the decimals of a value: `,` where 7.9 is written 7,9. Of a MEDS dataset: in text_value."""
     thousands_mark: str = ""
-    """What parts thousands in values: `,` where 1200 is written 1,200."""
+    """What parts thousands in values, in the same places: `,` where 1200 is written 1,200."""
     drop_repeated_events: bool = False
     """True leaves out all but one of the events of a person with the same domain, concept and time."""
     date_only_types: list[int] = field(default_factory=list)

@@ -4,7 +4,7 @@
     python preprocessing/audit.py --hospital mimic
 
 Reads   usedata/{hospital}/trajectories, vocabulary.json, visits, records, labels of every outcome
-Writes  usedata/{hospital}/audit.json, and prints it
+Writes  usedata/{hospital}/audit.json, and prints it; prints it again where it is up to date
 
 For each outcome it counts, by domain and type concept, the events before the prediction time whose visit ends after it.
 Most are what they should be, the first day's charting. Codes assigned after discharge show as a type, or as a domain
@@ -14,6 +14,7 @@ of the first day. And it finds the one token whose presence separates the classe
 is rarely medicine.
 """
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import ibis
@@ -22,12 +23,13 @@ import pandas as pd
 import pyarrow
 import scipy.sparse
 
-from medrep import config, contract, storage
+from medrep import config, contract, stamps, storage
 from medrep.cdm import engine, parsing
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.patients import sequences
 from medrep.progress import print_line, progress_bar, timed_stage
+from medrep.report.inputs import find_suspects
 from medrep.stamps import Stamp
 from medrep.tables import LABELS, RECORDS, VISITS
 from medrep.vocabulary import token_vocabulary
@@ -35,6 +37,8 @@ from medrep.vocabulary import token_vocabulary
 SUSPECT_AUROC = 0.95
 SUSPECT_START_SHARE, MIN_SUSPECT_EVENTS = 0.5, 100
 SUSPECT_FIRST_DAY_SHARE = 0.9  # of events known by their day, in visits of more than a day
+LAYOUT = 1
+"""Of audit.json: one of an earlier layout is made anew, as it is printed again."""
 EXAMPLE_KEYS = ("subject_id", "prediction_time")
 POINTS_PER_CHUNK = 4096  # prediction points whose tokens are counted at once
 
@@ -245,26 +249,23 @@ def print_audit(hospital: str, outcome: str, result: dict):
         f"{hospital} {outcome}: {sum(row['events'] for row in rows):,} events of {len(rows)} domains and types stand before a prediction time in a "
         "visit that ends after it"
     )
-    for row in rows:
-        if row["suspect"]:
-            name = f"{row['type_id']} {row['type']}".strip()
-            print_line(
-                f"warning: {row['at_start'] / row['events']:.0%} of the {row['events']:,} {row['domain']} events of type {name} among them stand at "
-                "the start of their visit: if they are coded after discharge, name the type in billing_types"
-            )
-    named = {row["domain"] for row in rows if row["suspect"]}
-    for row in result["open_domains"]:
-        if row["suspect"] and row["domain"] not in named:
-            print_line(
-                f"warning: {row['at_start'] / row['events']:.0%} of the {row['events']:,} {row['domain']} events among them stand at the start of their "
-                "visit, of whatever type: if they are coded after discharge, billing_types or billing_load_tables should name them"
-            )
-    for row in result["first_days"]:
-        if row["suspect"]:
-            print_line(
-                f"warning: {row['on_first_day'] / row['events']:.0%} of the {row['events']:,} {row['domain']} events that are known by their day in such "
-                "visits are of the visit's first day: if they are coded after discharge, billing_types or billing_load_tables should name them"
-            )
+    suspects = find_suspects({outcome: result})
+    for _, row in suspects["types"]:
+        name = f"{row['type_id']} {row['type']}".strip()
+        print_line(
+            f"warning: {row['at_start'] / row['events']:.0%} of the {row['events']:,} {row['domain']} events of type {name} among them stand at "
+            "the start of their visit: if they are coded after discharge, name the type in billing_types"
+        )
+    for _, row in suspects["domains"]:
+        print_line(
+            f"warning: {row['at_start'] / row['events']:.0%} of the {row['events']:,} {row['domain']} events among them stand at the start of their "
+            "visit, of whatever type: if they are coded after discharge, billing_types or billing_load_tables should name them"
+        )
+    for _, row in suspects["days"]:
+        print_line(
+            f"warning: {row['on_first_day'] / row['events']:.0%} of the {row['events']:,} {row['domain']} events that are known by their day in such "
+            "visits are of the visit's first day: if they are coded after discharge, billing_types or billing_load_tables should name them"
+        )
     for place, row in enumerate(sorted(result["best_tokens"], key=lambda row: -row["auroc"])):
         if row["suspect"] or place == 0:
             print_line(
@@ -274,6 +275,26 @@ def print_audit(hospital: str, outcome: str, result: dict):
                 f"positives, {row['with_token_negative']:,} of {row['negatives']:,} negatives)"
                 + (": find out when it is recorded" if row["suspect"] else "")
             )
+
+
+def count_suspects(results: dict[str, dict]) -> dict[str, int]:
+    """{what is suspect, in words: how many}: each kind of inputs.find_suspects; type concepts and domains count once, whatever outcomes they are of."""
+    found = find_suspects(results)
+    return {
+        "types": len({row["type_id"] for _, row in found["types"]}),
+        "domains": len({row["domain"] for _, row in found["domains"]}),
+        "first days": len({row["domain"] for _, row in found["days"]}),
+        "tokens": len(found["tokens"]),
+    }
+
+
+def print_audits(hospital: str, results: dict[str, dict]):
+    for outcome, result in results.items():
+        print_audit(hospital, outcome, result)
+    *told, last = [f"{n or 'no'} suspect {kind}" for kind, n in count_suspects(results).items()]
+    print_line(
+        f"{contract.display_path(contract.audit_file(hospital))}: the leakage audit of {len(results)} outcomes found {', '.join(told)} and {last}"
+    )
 
 
 def main(argv=None):
@@ -286,23 +307,18 @@ def main(argv=None):
     max_length = config.load_experiment("behrt", args.overrides).model.max_length
     labels = [LABELS.at(hospital=name, outcome=outcome) for outcome in outcomes]
     inputs = [VISITS.require(hospital=name), RECORDS.require(hospital=name), contract.trajectories_folder(name), *labels]
-    stamp = Stamp(contract.audit_file(name), inputs=inputs, settings={"max_length": max_length})
+    stamp = Stamp(contract.audit_file(name), inputs=inputs, settings={"max_length": max_length, "layout": LAYOUT})
     if stamp.is_current():
+        stamps.require_undamaged(contract.audit_file(name))
+        print_audits(name, json.loads(contract.audit_file(name).read_text()))
         return
     with timed_stage("audit") as figures:
         con = engine.connect(args.engine, args.memory, args.threads)
         results = audit_leakage(con, name, outcomes, max_length)
-        for outcome in outcomes:
-            print_audit(name, outcome, results[outcome])
         storage.write_json(contract.audit_file(name), results)
-        types = {row["type_id"] for result in results.values() for row in result["open_stays"] if row["suspect"]}
-        figures.update(
-            outcomes=len(results), suspect_types=len(types), suspect_tokens=sum(row["suspect"] for r in results.values() for row in r["best_tokens"])
-        )
-        print_line(
-            f"{contract.display_path(contract.audit_file(name))}: the leakage audit of {len(results)} outcomes found {len(types) or 'no'} suspect types and "
-            f"{figures['suspect_tokens'] or 'no'} suspect tokens"
-        )
+        print_audits(name, results)
+        suspects = {f"suspect_{kind.replace(' ', '_')}": n for kind, n in count_suspects(results).items()}
+        figures.update(outcomes=len(results), **suspects)
         stamp.record()
 
 

@@ -10,7 +10,7 @@ Writes  usedata/{hospital}/source, a folder of parquet for each table, a file fo
 
 Nothing is written to the database; until all is read, none of its tables can be emptied by TRUNCATE or dropped, as under pg_dump. What is
 brought is one state of it: remove usedata/{hospital}/source to bring a newer one. A run that was ended goes on: a part that is there is kept
-if its rows are still what they were, so that in the end all are of the state that the last run saw.
+if its rows are still what they were, so that in the end all are of the state that the last run saw, with times on its clock.
 """
 
 import itertools
@@ -190,7 +190,7 @@ def write_tables(connection: Connection, tables: dict[str, tuple[Table, list[str
     continued = bool(done.get("parts"))
     if "bounds" not in done:
         done = {"bounds": find_bounds(connection, tables["person"][0], cohort) if by_person and dialect.reads_parts else [], "parts": {}}
-    rows, kept, changed = dict.fromkeys(tables, 0), 0, 0
+    rows, kept, changed, clock = dict.fromkeys(tables, 0), 0, 0, connection.clock()
     with progress_bar(description=dialect.name, total=len(done["bounds"]) + 1, unit="parts") as line:
         # part by part and not table by table, so that the time that is left can be told
         for number, name in itertools.product(range(len(done["bounds"]) + 1), tables):
@@ -198,7 +198,7 @@ def write_tables(connection: Connection, tables: dict[str, tuple[Table, list[str
             conditions = conditions_of_part(connection, table, done["bounds"], number, cohort) if by_person else []
             file = storage.make_folder(folder / f"{name}.parquet") / f"{number:05d}.parquet"
             counted, mark = connection.count(table, conditions)
-            found, key = [counted, mark, columns], f"{name}/{file.name}"
+            found, key = [counted, mark, columns, clock], f"{name}/{file.name}"
             can_tell = mark is not None or not dialect.change_mark or not counted
             line.set_postfix_str(f"{sum(rows.values()):,} rows, at {name}", refresh=False)
 

@@ -128,6 +128,7 @@ def test_the_audit_shows_billing_codes_taken_as_stamped_and_a_token_that_tells(h
 
     plain, said = run([])
     assert "warning" not in said and not any(row["suspect"] for row in plain["open_stays"])
+    assert "found no suspect types, no suspect domains, no suspect first days and no suspect tokens" in said
     visits_ends = {v["person_id"]: v["end"] for v in reversed(VISITS.read(connect(), hospital="h").order_by("start").to_pyarrow().to_pylist())}
     at_discharge = [record(person, visits_ends[person], 500 + i, 10 * person, BILLED) for person, _, _ in first for i in range(3)]
     honest, said = run(at_discharge)
@@ -150,6 +151,11 @@ def test_the_audit_shows_billing_codes_taken_as_stamped_and_a_token_that_tells(h
     )
     assert coded["first_days"][0]["suspect"]
     assert f"100% of the {len(days)} condition events that are known by their day in such visits are of the visit's first day" in said
+    assert "found no suspect types, no suspect domains, 1 suspect first days and no suspect tokens" in said
+    audit.main(["--hospital", "h"])  # what is up to date says again what it warned of, and is not made again
+    up_to_date, *again = capsys.readouterr().out.splitlines()
+    assert up_to_date == "usedata/h/audit.json is up to date"
+    assert again == [line for line in said.splitlines() if line.startswith(("h MT", "warning", "usedata/h/audit.json"))]
     telling, said = run([record(person, start + HOUR, 777) for person, start, value in first if value])
     (best,) = telling["best_tokens"]
     assert best["token"] == "777" and best["suspect"] and best["auroc"] > 0.95
@@ -170,6 +176,9 @@ def test_a_domain_is_suspect_whatever_its_types_are(capsys):
     audit.print_audit("h", "MT", {"open_stays": rows, "open_domains": domains, "first_days": [], "best_tokens": []})
     said = capsys.readouterr().out
     assert said.count("warning") == 1 and "83% of the 180 condition events among them stand at the start of their visit, of whatever type" in said
+    found = {"open_stays": rows, "open_domains": domains, "first_days": [], "best_tokens": []}
+    audit.print_audits("h", {"MT": found, "LLOS": found})  # of two outcomes it is one domain all the same
+    assert "of 2 outcomes found no suspect types, 1 suspect domains, no suspect first days and no suspect tokens" in capsys.readouterr().out
 
 
 def test_labels_of_persons_without_a_trajectory_are_refused_and_those_that_can_not_be_made_anew_are_gone(hospital, root):

@@ -144,6 +144,23 @@ def test_2_values_keep_their_operators_and_what_is_no_number_is_counted_and_has_
     assert "neg" not in said  # texts of patients' rows stand in the file alone
 
 
+@pytest.mark.parametrize("published", [False, True])
+def test_2_only_an_empty_field_has_the_other_columns_value(hospital, as_published, published):
+    """What is empty: nothing, white space, and words of tools for it. A sign alone may be a result, and is text."""
+    empty, text = ["", "  ", "NULL", "NaN", "na", "N/A", "none", "\\N"], ["-", "?", ".", "+", "--", "- ", "...", "nil", "not done"]
+    rows = [f"1,{LAB},2020-01-{2 + n // 20:02},2020-01-{2 + n // 20:02} {n % 20:02}:00:00,{field},15,0" for n, field in enumerate(empty + text)]
+    if published:
+        as_published()
+    hospital(last=records, visit_occurrence=[FIRST], condition_occurrence=[], measurement=rows, death=[])
+    found = [row[1] for row in rows_of(RECORDS, "time", "value", "domain") if row[-1] == "measurement"]
+    assert found == [15.0] * len(empty) + [None] * len(text)
+    assert json.loads(contract.counts_file("h", "measurement").read_text())["texts"]["value_as_number"] == {
+        "plus and minus signs": {"rows": 4, "commonest": {"-": 2, "+": 1, "--": 1}},
+        "other text": {"rows": 3, "commonest": {".": 1, "...": 1, "?": 1}},
+        "words": {"rows": 2, "commonest": {"nil": 1, "not done": 1}},
+    }
+
+
 def test_2_a_leading_zero_is_no_group_of_thousands_and_an_operator_may_stand_in_the_other_column(hospital):
     texts = {'"0,125",': (None, None), '"7,125",': (7125.0, None), "200,>200": (200.0, ">"), "200,>300": (200.0, None), "200,200": (200.0, None)}
     rows = [f"1,{LAB},2020-01-02,2020-01-02 {hour:02}:00:00,{text},0" for hour, text in enumerate(texts)]

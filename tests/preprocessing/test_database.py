@@ -406,6 +406,18 @@ def test_a_part_that_changed_after_a_kill_is_read_again(cdm, place, change, caps
     pd.testing.assert_frame_equal(*(rows.sort_values(names, ignore_index=True).astype(str) for rows in (found, wanted)))
 
 
+def test_parts_that_were_read_on_another_clock_are_read_again(cdm, place, capsys):
+    cdm.query("ALTER TABLE cdm.visit_occurrence ALTER visit_start_date TYPE timestamptz USING timestamptz '2150-03-04 15:00:00 Asia/Seoul'")
+    kill_while_it_writes(place, at=6)
+    cdm.query("ALTER DATABASE postgres SET timezone = 'Asia/Seoul'")
+    try:
+        bring()
+    finally:
+        cdm.query("ALTER DATABASE postgres RESET timezone")
+    assert "0 parts were there; 5 more are read again" in capsys.readouterr().out
+    assert set(brought("visit_occurrence").visit_start_date) == {"2150-03-04 15:00:00+09"}
+
+
 def test_of_a_view_nothing_tells_that_it_has_not_changed(cdm, place, capsys):
     cdm.query("ALTER TABLE cdm.person RENAME TO people", "CREATE VIEW cdm.person AS SELECT * FROM cdm.people")
     kill_while_it_writes(place, at=6)

@@ -88,6 +88,8 @@ SURE, STRANGER = "99", 424242
 VALUES = ["", "", "0", "1", "1.0", "2.25", "7.9", "7.9", "31", "31", "-3.5", "1.2e2", ">5", "<0.57", ">= 217", "≤31", "=1"]
 VALUES += ["NaN", "NA", "-", "1,53", "1,207", "1.207", "<1,53", "1:40", "neg"]
 """No value lies a whole number of tenths of the way between two others: there, rounding would say on which side of an edge it falls."""
+NOTHING = {"", "NaN", "NA"}
+"""Of VALUES: an empty field, and what tools write into one."""
 MOST = 10
 """The largest size of a hospital: some 400 events of 4 to 25 persons."""
 STYLES = ["time"] * 8 + ["zone", "minutes", "day", "bare datetime", "no such hour", "midnight", "american"]
@@ -465,8 +467,7 @@ def number(text):
 
 def measured(row, hospital):
     """(value, operator, the column whose text is no number) of a measurement."""
-    nothing = {"", "na", "n/a", "nan", "null", "none", "\\n", ".", "-", "?"}
-    columns = [name for name in ("value_as_number", "value_source_value") if row[name].lower() not in nothing]
+    columns = [name for name in ("value_as_number", "value_source_value") if row[name] not in NOTHING]
     if not columns:
         return None, None, None
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from datetime import datetime
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pytest
 from medrep import contract, storage
 from medrep.cdm.eicu import concept_maps
 from medrep.cdm.engine import connect
+from medrep.cdm.sources import meds
 from medrep.errors import UserError
 from medrep.patients import sequences
 from medrep.tables import DEATHS, LABELS, PERSONS, RECORDS, VISITS
@@ -308,6 +310,62 @@ def test_text_beside_a_number_tells_its_digits_and_operator_and_another_text_doe
     ]
     texts = json.loads(contract.counts_file("theirs", "measurement").read_text())["texts"]["value_source_value"]
     assert texts["ratio"]["rows"] == 1
+
+
+@pytest.mark.parametrize(
+    "settings, values",
+    [
+        ("", [(None, None), (None, None), (1200.0, None), (1.5, None), (None, None), (0.5, "<"), (7.9, None), (7.125, None)]),
+        (
+            "decimal_mark: ','\nthousands_mark: '.'\n",
+            [(1.5, None), (0.5, "<"), (1200.0, None), (1.5, None), (1200.5, None), (0.5, "<"), (7.9, None), (7.125, None)],
+        ),
+    ],
+)
+def test_the_hospital_says_how_numbers_are_written_in_text_values(place, settings, values):
+    told = [(None, "1,5"), (None, "<0,5"), (None, "1200"), (None, "1.5"), (None, "1.200,5"), (None, "<0.5"), (7.9, "7,9"), (7.125, "7.125")]
+    (place / "configs" / "hospitals" / "theirs.yaml").write_text(settings)
+    rows = [(1, DAY.replace(year=2100), "MEDS_BIRTH"), (1, DAY, "HOSPITAL_ADMISSION"), (1, DAY.replace(day=9), "HOSPITAL_DISCHARGE")]
+    rows += [(1, DAY.replace(hour=hour), "LOINC/2160-0") for hour in range(1, len(told) + 1)]
+    numbers = pa.array([None] * 3 + [number for number, _ in told], pa.float32())
+    write_rows(place / "data" / "theirs", rows, numeric_value=numbers, text_value=pa.array([None] * 3 + [text for _, text in told], pa.string()))
+    for stage in (persons, visits):
+        stage.main(["--hospital", "theirs"])
+    records.main(["--hospital", "theirs", "--set", "cohort.min_events=1"])
+    found = RECORDS.read(connect(), hospital="theirs").order_by("time").to_pyarrow().to_pylist()
+    assert [(row["value"], row["operator"]) for row in found] == values
+
+
+def test_a_family_of_codes_without_any_concept_is_a_warning(place, capsys):
+    """MIMIC_IV_MEDS up to 0.1.2 writes no NDC: all its drugs are unmapped. Labs are not, though one of them is."""
+    made = Hospital(4)
+    made.write_meds(place / "data" / "mimic_meds")
+    for stage in (persons, visits, records):
+        stage.main(["--hospital", "mimic_meds"])
+    assert "begin with MEDICATION" not in capsys.readouterr().out
+    older = {
+        "MEDICATION//START//Aspirin//2751001": "MEDICATION//START//Aspirin",
+        "MEDICATION//Aspirin//Administered//00002751001": "MEDICATION//Aspirin//Administered",
+    }
+    n = sum(row[2] in older for row in made.rows)
+    made.rows = [(*row[:2], older.get(row[2], row[2]), *row[3:]) for row in made.rows]
+    shutil.rmtree(place / "data" / "mimic_meds")
+    made.write_meds(place / "data" / "mimic_meds")
+    for stage in (persons, visits, records):
+        stage.main(["--hospital", "mimic_meds"])
+    said = capsys.readouterr().out
+    (warned,) = [line for line in said.splitlines() if "begin with MEDICATION" in line]
+    assert f"warning: mimic_meds: none of the codes that begin with MEDICATION has a concept: {n:,} rows, {n / len(made.rows):.0%} of all" in warned
+    assert "usedata/mimic_meds/unmapped_codes.csv lists them" in warned and "begin with LAB" not in said
+
+
+def test_of_families_the_large_ones_without_any_concept_are_told():
+    counts = [{"code": code, "n": n, "why": why} for code, n, why in [
+        ("LAB//1", 700, None), ("LAB//2", 100, meds.WITHOUT_CONCEPT), ("DRUG//a", 60, meds.WITHOUT_CONCEPT), ("DRUG//b", 20, meds.WITHOUT_CONCEPT),
+        ("DRUG//STOP//b", 30, meds.LEFT_OUT_CODES), ("WARD//A", 30, meds.WITHOUT_CONCEPT), ("SMOKER//1", 20, meds.OF_OTHER_DOMAINS),
+        ("SMOKER//2", 30, meds.WITHOUT_CONCEPT), ("NOTE//1", 50, meds.LISTED), ("MOVE", 20, meds.WITHOUT_CONCEPT), (None, 10, meds.WITHOUT_CONCEPT),
+    ]]  # fmt: skip
+    assert meds.find_unmapped_families(counts) == {"DRUG": 80, "WARD": 30}
 
 
 def test_days_known_by_date_only_count_from_their_end(place):

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ibis
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from medrep import contract
 from medrep.cdm import parsing, rules, table_files
-from medrep.cdm.clocks import read_local_times
+from medrep.cdm.clocks import read_local_times, read_schema
 from medrep.cdm.engine import reads_with_duckdb
 from medrep.errors import UserError
 
@@ -73,19 +71,13 @@ def read_meds_files(con: ibis.BaseBackend, files: list[Path], values: Sequence[s
     clock on the wall there; and whether there was one. Each file must have one of `values`, and types that can tell a label."""
     zones = set()
     for file in files:
-        try:
-            schema = pq.read_schema(file)
-        except pa.ArrowInvalid:
-            raise UserError(f"{contract.display_path(file)} is not a parquet file: bring it again") from None
+        schema = read_schema(file)
         missing = [name for name in ("subject_id", "prediction_time") if name not in schema.names]
         missing += [] if {*values} & {*schema.names} else [" or ".join(values)]
         if missing:
             raise UserError(f"{contract.display_path(file)} lacks {', '.join(sorted(missing))}: labels in MEDS' schema have that")
         zones.add(getattr(schema.field("prediction_time").type, "tz", None))
-    if len(zones) > 1:
-        folder = contract.display_path(files[0].parent)
-        raise UserError(f"{folder} has files with prediction times of different zones: write them alike")
-    t = read_local_times(con, files, union_by_name=True)
+    t = read_local_times(con, files)
     require_types(files[0], t)
     return t, zones != {None}
 

@@ -3,7 +3,7 @@
 import ibis
 
 from medrep.cdm.eicu import concept_maps, meds_names
-from medrep.cdm.parsing import parse_measured_value, parse_number
+from medrep.cdm.parsing import normalize_number, parse_measured_value, parse_number
 from medrep.cdm.sources.columns import NO_UNIT
 from medrep.settings import HospitalConfig
 
@@ -16,9 +16,11 @@ NO_VALUES = {
 
 
 def with_values(t: ibis.Table, settings: HospitalConfig, numbers_alone: bool = False) -> ibis.Table:
-    """`t` with the columns NO_VALUES. A text_value that tells the number of numeric_value, which has 32 bits, tells it with all its digits, and
-    its operator; one that is no number, where there is no other, is source_text. numbers_alone: what stands behind an operator is no number."""
-    text = t.text_value.strip()
+    """`t` with the columns NO_VALUES. A text_value, whose numbers are written with decimal_mark and thousands_mark, that tells the number of
+    numeric_value, which has 32 bits, tells it with all its digits, and its operator; one that is no number, where there is no other, is
+    source_text. numbers_alone: what stands behind an operator is no number."""
+    t = t.mutate(number_text=normalize_number(t.text_value.strip(), settings.decimal_mark, settings.thousands_mark))
+    text = t.number_text
     written = {"value": parse_number(text), "operator": ibis.null("string")} if numbers_alone else parse_measured_value(text)
     t = t.mutate(text_number=written["value"], text_operator=written["operator"])
     same = (t.text_number.cast("float32") == t.numeric_value.cast("float32")).fill_null(False)

@@ -13,8 +13,9 @@ OPERATOR_PATTERN = r"(<=|>=|<|>|=|≤|≥)"
 OPERATORS_AS_WRITTEN = {"≤": "<=", "≥": ">="}
 OPERATOR_CONCEPTS = {4171756: "<", 4171754: "<=", 4172703: "=", 4172704: ">", 4171755: ">="}
 """OMOP's Meas Value Operator domain."""
-NO_VALUE_WORDS = ("na", "n/a", "nan", "null", "none", "\\n", ".", "-", "?")
-"""What tools write, in any case, where there is no value."""
+NO_VALUE_WORDS = ("na", "n/a", "nan", "null", "none", "\\n")
+"""What tools write, in any case, into a field that is empty. A `-`, `?` or `.` may be a result, or say that there is none: it is text that is no
+number, which is counted, and no other column's number stands for it."""
 
 
 def parse_id(text: ibis.Value) -> ibis.Value:

@@ -19,7 +19,7 @@ import ibis
 import pyarrow.parquet
 
 from medrep import contract
-from medrep.cdm.clocks import read_local_times
+from medrep.cdm.clocks import list_parts, read_local_times, read_schema
 from medrep.cdm.engine import number_rows, read_csv_as_text
 from medrep.errors import UserError
 
@@ -147,10 +147,13 @@ def open_text(path: Path) -> IO[str]:
 
 
 def read_header(path: Path, delimiter: str, quote: str) -> tuple[list[str], bool]:
-    """The columns in lower case, and whether there is a row below them."""
+    """The columns in lower case, of a folder of parquet those of all its files, and whether there is a row below them."""
     if path.name.lower().endswith(".parquet"):
-        dataset = pyarrow.parquet.ParquetDataset(path)
-        return [name.lower() for name in dataset.schema.names], any(fragment.count_rows() for fragment in dataset.fragments)
+        columns: list[str] = []
+        for part in list_parts(path):
+            names = [name.lower() for name in read_schema(part).names]
+            columns += [name for name in names if name not in columns] if columns else names
+        return columns, any(pyarrow.parquet.read_metadata(part).num_rows for part in list_parts(path))
     with open_text(path) as file:
         try:
             first, second = file.readline(), file.readline()

@@ -47,6 +47,8 @@ class Dialect:
     """How a column is read."""
     change_mark: str = ""
     """An aggregate of a table's rows that is another one after any of them was changed; without it only their number tells."""
+    clock: str = ""
+    """An expression for the zone of the clock that times are read on, where that is the connection's; else the types of columns tell it."""
     reads_parts: bool = True
     """Whether a part of the persons is read by an index, and not with the whole table."""
 
@@ -58,6 +60,7 @@ POSTGRESQL = Dialect(
     begin="SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
     lock="LOCK TABLE {} IN ACCESS SHARE MODE",  # as pg_dump does: a TRUNCATE waits until all is read
     column="CAST({} AS text)",  # as a CSV export writes it: times on the server's clock, numerics with all their digits, infinity
+    clock="current_setting('TimeZone')",
     # xmin is the transaction that wrote the row: the sum of its hashes is another one after whatever was inserted, updated or deleted
     change_mark="CAST(sum(hashint8extended(CAST(CAST(xmin AS text) AS bigint), 0)) AS text)",
 )
@@ -253,6 +256,10 @@ class Connection:
         """A query for columns under their names in lower case."""
         read = ", ".join(f"{self.url.dialect.column.format(self.column(table, name))} AS {self.quote(name)}" for name in columns)
         return f"SELECT {read} FROM {self.table_name(table)}{where(conditions)}"
+
+    def clock(self) -> str | None:
+        """The zone whose clock times are read on (Dialect.clock)."""
+        return self.fetch_one(f"SELECT {self.url.dialect.clock} AS zone")[0] if self.url.dialect.clock else None
 
     def count(self, table: Table, conditions: Iterable[str] = ()) -> list:
         """The number of rows, and what changes when they do (Dialect.change_mark); None where nothing tells."""

@@ -13,14 +13,14 @@ an operator. EHRSHOT's own converter, which wrote another release of it, calls t
 table. hospital_tables.py documents the functions, columns.py what they give. Format: https://github.com/Medical-Event-Data-Standard/meds
 """
 
+from collections import Counter
 from pathlib import Path
 
 import ibis
-import pyarrow.parquet
 
 from medrep import contract
 from medrep.cdm import engine, meds_codes, meds_stays, table_files
-from medrep.cdm.clocks import read_local_times
+from medrep.cdm.clocks import read_local_times, read_schema
 from medrep.cdm.engine import reads_with_duckdb
 from medrep.cdm.meds_values import NO_VALUES, with_values
 from medrep.cdm.parsing import drop_midnight, parse_id
@@ -69,6 +69,7 @@ WITHOUT_CONCEPT, OF_OTHER_DOMAINS, LISTED, LEFT_OUT_CODES, OF_UNREAD_TABLES = (
     "codes of other OMOP tables, such as observation,",
 )
 """Of what is no event."""
+MAX_UNMAPPED_FAMILY = 0.02  # of a dataset's rows; of MIMIC-IV's demo drugs are 5 % (MIMIC_IV_MEDS issue 68), moves between wards 0.1 %
 
 
 def dataset_folder(hospital: str) -> Path:
@@ -115,10 +116,10 @@ def malformed_rows(con: ibis.BaseBackend, hospital: str, table: str) -> list[dic
 def read_rows(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig, with_lines: bool = False) -> ibis.Table:
     """subject_id, time, code, numeric_value, stay_id, OPTIONAL_COLUMNS and OTHER_COLUMNS of every row."""
     parts = sorted(dataset_folder(hospital).rglob("*.parquet"))
-    columns = pyarrow.parquet.read_schema(parts[0]).names
+    columns = read_schema(parts[0]).names
     if missing := [name for name in REQUIRED_COLUMNS if name not in columns]:
         raise UserError(f"{contract.display_path(parts[0])} lacks {', '.join(missing)}: a MEDS dataset has subject_id, time and code")
-    t = read_local_times(con, parts, union_by_name=True)
+    t = read_local_times(con, parts)
     kinds = {"numeric_value": "float64", **OPTIONAL_COLUMNS, **OTHER_COLUMNS}
     names = {name: name if name in t.columns else OTHER_NAMES.get(name, name) for name in kinds}
     optional = {name: cast_column(t[names[name]], kind) if names[name] in t.columns else ibis.null(kind) for name, kind in kinds.items()}
@@ -356,18 +357,43 @@ def read_events(
 
 
 def count_unmapped_codes(con: ibis.BaseBackend, hospital: str, settings: HospitalConfig) -> dict[str, dict[str, int]] | None:
+    """As hospital_tables documents it; warns of find_unmapped_families, whose codes the settings do not know."""
     t = read_rows_with_concepts(engine.file_reader(con), hospital, settings)
-    t = t.filter(t.kind.isnull() | t.kind.isin([LEFT_OUT, UNREAD_TABLE]))
     t = t.filter(t.place.fill_null(0) == 0)
     why = ibis.cases(
         (t.kind == LEFT_OUT, LEFT_OUT_CODES),
         (t.kind == UNREAD_TABLE, OF_UNREAD_TABLES),
+        (t.kind.notnull(), ibis.null("string")),
         (t.listed.fill_null(False), LISTED),
         (t.concept_id.notnull() & t.domain.notnull(), OF_OTHER_DOMAINS),
         else_=WITHOUT_CONCEPT,
     )
     counts = t.group_by("code", why=why).agg(n=t.count()).order_by(ibis.desc("n"), "code").to_pyarrow().to_pylist()
+    rows = sum(row["n"] for row in counts)
+    for family, n in find_unmapped_families(counts).items():
+        print_line(
+            f"warning: {hospital}: none of the codes that begin with {family} has a concept: {n:,} rows, {n / rows:.0%} of all; "
+            f"{contract.display_path(contract.unmapped_codes_file(hospital))} lists them, to be filled in as a mapping"
+        )
     found: dict[str, dict[str, int]] = {WITHOUT_CONCEPT: {}}
     for row in counts:
-        found.setdefault(row["why"], {})[row["code"]] = row["n"]
+        if row["why"] is not None:
+            found.setdefault(row["why"], {})[row["code"]] = row["n"]
     return found
+
+
+def find_unmapped_families(counts: list[dict]) -> dict[str, int]:
+    """{family: its rows}, the largest first, of the families of codes that have no concept at all and are more than MAX_UNMAPPED_FAMILY of the rows.
+
+    counts: code, n and why it is no event, null where it is one. A family is what stands before a code's first slash: MEDICATION of
+    MEDICATION//START//Aspirin. What is left out, or listed as without a concept, is so on purpose and tells nothing of its family.
+    """
+    without, known = Counter(), set()
+    for row in counts:
+        family = (row["code"] or "").partition("/")[0]
+        if row["why"] == WITHOUT_CONCEPT:
+            without[family] += row["n"]
+        elif row["why"] in (None, OF_OTHER_DOMAINS):
+            known.add(family)
+    least = MAX_UNMAPPED_FAMILY * sum(row["n"] for row in counts)
+    return {family: n for family, n in without.most_common() if family not in known and n > least}

@@ -229,8 +229,9 @@ NO_VALUES = {
 
 
 def with_value_text(t: ibis.Table, settings: HospitalConfig) -> ibis.Table:
-    """A measurement table with number_text and text_beside_it, of its two columns of values; value_text, which the value is read from, and
-    beside_text, where it differs; number and beside_number, what they are as plain numbers.
+    """A measurement table with number_text and text_beside_it, of its two columns of values, null where they are empty or say so (NO_VALUE_WORDS);
+    value_text, which the value is read from: number_text, and text_beside_it only where that is null; beside_text, where it differs; number and
+    beside_number, what they are as plain numbers.
 
     Each step is a select of its own: written out in one, as each uses the one before in several places, DuckDB takes ten seconds to plan the
     query, or all memory, and parses each text thirty times.
