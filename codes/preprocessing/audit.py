@@ -29,7 +29,7 @@ from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.patients import sequences
 from medrep.progress import print_line, progress_bar, timed_stage
-from medrep.report.inputs import find_suspects
+from medrep.report.inputs import find_suspects, find_untested
 from medrep.stamps import Stamp
 from medrep.tables import LABELS, RECORDS, VISITS
 from medrep.vocabulary import token_vocabulary
@@ -292,6 +292,8 @@ def print_audits(hospital: str, results: dict[str, dict]):
     for outcome, result in results.items():
         print_audit(hospital, outcome, result)
     *told, last = [f"{n or 'no'} suspect {kind}" for kind, n in count_suspects(results).items()]
+    if untested := find_untested(results):
+        last += f"; no token could be tested for {', '.join(untested)}: too few have the outcome, or lack it"
     print_line(
         f"{contract.display_path(contract.audit_file(hospital))}: the leakage audit of {len(results)} outcomes found {', '.join(told)} and {last}"
     )

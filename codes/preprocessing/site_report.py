@@ -151,7 +151,8 @@ def describe_units(con: ibis.BaseBackend, records: ibis.Table) -> list[dict]:
 
 def describe_visits(con: ibis.BaseBackend, visits: ibis.Table, hospital: HospitalConfig) -> dict:
     # where the hospital's settings have a pattern on the source, someone has decided; else it may be that no one has
-    overnight = (visits.end.date() > visits.start.date()) & ~visits.is_inpatient & ibis.literal(not hospital.admission_source_pattern)
+    of_other_kinds = ~visits.is_inpatient & ~visits.concept_id.isin(hospital.admission_visit_concepts)  # those of minors are no admissions, either
+    overnight = (visits.end.date() > visits.start.date()) & of_other_kinds & ibis.literal(not hospital.admission_source_pattern)
     visits = visits.mutate(overnight=overnight.fill_null(False))
     by_concept = visits.group_by("concept_id").agg(
         visits=visits.count(), admissions=visits.is_admission.sum(), overnight_not_inpatient=visits.overnight.sum()

@@ -71,13 +71,12 @@ def encode_share(job: EncodingJob, rank: int = 0, world: int = 1):
     text_file, array = texts.TextFile(Path(job.texts)), Path(job.array)
     mine, threads = job.left[rank::world], torch.get_num_threads()
     torch.set_num_threads(job.threads)
-    with progress_bar(description="texts encoded", total=len(mine) * texts.CHUNK_ROWS, unit="texts") as line:
+    with progress_bar(description="texts encoded", total=text_file.count_texts(mine), unit="texts") as line:
         for chunk in mine:
             table = text_file.read_chunk(chunk)
-            vectors, cut = text_encoder.encode_texts(encoder, table["text"].to_pylist(), job.batch_tokens)
+            vectors, cut = text_encoder.encode_texts(encoder, table["text"].to_pylist(), job.batch_tokens, line.update)
             write_rows(array, table["rows"].to_pylist(), vectors)
             write_progress(array, chunk=chunk, cut=cut)
-            line.update(texts.CHUNK_ROWS)
     torch.set_num_threads(threads)
 
 

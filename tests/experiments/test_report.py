@@ -475,8 +475,12 @@ def test_the_audits_verdict_stands_in_the_answer(at_study):
     edit_audit(open_stays={"suspect": True})  # its type says more than the domain
     html = page()
     assert facts_of(html)["Leakage audit"][0] == "2 suspects at mimic" and "name 32817 in billing_types" in html
+    audit = json.loads(contract.audit_file("ehrshot").read_text())
+    audit["MT"]["best_tokens"] = []
+    storage.write_json(contract.audit_file("ehrshot"), audit)
     contract.audit_file("mimic").unlink()
     html = page()
+    assert "no code could be tested at ehrshot for MT, which too few have, or lack" in facts_of(html)["Leakage audit"][1]
     assert facts_of(html)["Leakage audit"] == ["nothing suspect", facts_of(html)["Leakage audit"][1]] and "not audited: mimic" in html
     contract.audit_file("ehrshot").unlink()
     assert facts_of(page())["Leakage audit"][0] == "not run"

@@ -214,7 +214,6 @@ def test_units_and_visits_have_the_names_of_their_concepts_where_the_vocabulary_
         ({"unit": "none"}, "100% of the values of measurement have no unit"),
         ({"overlap": 2 * DAY}, "1 of 3 admissions begin before an earlier one of the same person ended"),
         ({"admission": False}, "no visit is an admission"),
-        ({"admission": False, "inpatient": False}, "3 visits last over a night and are no admissions by their concept, most of them concept 9201,"),
         ({"death": None}, "no person has died"),
         ({"death": START + 2 * DAY}, "1 of 1 persons who died have records more than a day after death"),
         ({"no_concept": 10}, "33% of condition_occurrence has no concept"),
@@ -226,12 +225,17 @@ def test_what_is_wrong_is_a_warning(tmp_path, monkeypatch, change, warning, caps
     assert f"warning: {warning}" in capsys.readouterr().out
 
 
-def test_visits_that_are_no_admissions_for_another_reason_or_by_a_pattern_that_was_set_are_no_warning(tmp_path, monkeypatch):
-    minors = write_hospital(tmp_path / "minors", monkeypatch, admission=False)
-    assert not [text for text in minors["warnings"] if "over a night" in text]
-    (tmp_path / "configs" / "hospitals").mkdir(parents=True)
-    (tmp_path / "configs" / "hospitals" / "h.yaml").write_text("admission_source_pattern: stay\n")
+def test_nights_of_other_visits_are_a_warning_but_for_minors_and_where_a_pattern_was_set(tmp_path, monkeypatch):
+    minors = write_hospital(tmp_path / "minors", monkeypatch, admission=False, inpatient=False)  # two of 9201, which is an admission's
+    assert [text.split("most of them ")[1][:13] for text in minors["warnings"] if "over a night" in text] == ["concept 9202:"]
+    settings = tmp_path / "configs" / "hospitals" / "h.yaml"
+    settings.parent.mkdir(parents=True)
     monkeypatch.setenv("MEDREP_CONFIGS", str(tmp_path / "configs"))
+    settings.write_text("admission_visit_concepts: [262]\n")
+    others = write_hospital(tmp_path / "others", monkeypatch, admission=False, inpatient=False)
+    warning = "3 visits last over a night and are no admissions by their concept, most of them concept 9201,"
+    assert any(warning in text for text in others["warnings"])
+    settings.write_text("admission_source_pattern: stay\n")
     decided = write_hospital(tmp_path / "decided", monkeypatch, admission=False, inpatient=False)
     assert not [text for text in decided["warnings"] if "over a night" in text]
 

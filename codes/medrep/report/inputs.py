@@ -82,6 +82,11 @@ def labelled_outcomes(hospitals: list[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def find_untested(audit: dict[str, dict]) -> list[str]:
+    """The outcomes of which no token could be tested, as too few persons have them, or lack them."""
+    return [outcome for outcome, result in audit.items() if not result["best_tokens"]]
+
+
 def read_runs(pattern: str) -> list[tuple[Path, dict]]:
     """Folders of finished runs below results/HOSPITAL, and what their config.yaml says."""
     found = [(file.parent, finished_runs.read_run(file.parent)) for file in contract.run_config_files(pattern)]

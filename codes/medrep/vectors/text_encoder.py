@@ -9,7 +9,7 @@ begin one place earlier than those of query q - 1: a view of the products with a
 Other models read in their own way. For reading only: no dropout, no gradient.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,11 @@ def open_text_encoder(folder: str | Path, settings: EncoderConfig) -> TextEncode
 
 
 @torch.inference_mode()
-def encode_texts(encoder: TextEncoder, chunk: Sequence[str], batch_tokens: int) -> tuple[np.ndarray, int]:
-    """float32 (texts, width), and how many texts were cut. A batch has up to `batch_tokens` tokens, padding counted."""
+def encode_texts(
+    encoder: TextEncoder, chunk: Sequence[str], batch_tokens: int, report: Callable[[int], object] | None = None
+) -> tuple[np.ndarray, int]:
+    """float32 (texts, width), and how many texts were cut. A batch has up to `batch_tokens` tokens, padding counted; `report` is told how many
+    texts each had."""
     numbers, cut = tokenization.tokenize(encoder.tokenizer, [encoder.prefix + text for text in chunk], encoder.max_length)
     prefix_tokens = len(encoder.tokenizer(encoder.prefix)["input_ids"]) - 1 if encoder.prefix else 0  # less what ends it
     out = np.empty((len(numbers), encoder.width), dtype=np.float32)
@@ -125,6 +128,8 @@ def encode_texts(encoder: TextEncoder, chunk: Sequence[str], batch_tokens: int) 
         for module in encoder.head:
             features = module(features)
         out[batch] = features["sentence_embedding"].cpu().numpy()
+        if report:
+            report(len(batch))
     return out, cut
 
 

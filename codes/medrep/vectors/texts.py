@@ -105,6 +105,10 @@ class TextFile:
     def n_texts(self) -> int:
         return pq.read_metadata(self.path).num_rows
 
+    def count_texts(self, chunks: Sequence[int]) -> int:
+        metadata = pq.read_metadata(self.path)
+        return sum(metadata.row_group(chunk).num_rows for chunk in chunks)
+
     def read_chunk(self, chunk: int) -> pa.Table:
         """text and rows (a list) of up to CHUNK_ROWS texts."""
         with pq.ParquetFile(self.path) as file:

@@ -24,7 +24,7 @@ def test_each_text_lies_once_in_order_of_length_with_its_rows(small_chunks):
     chunks = [found.read_chunk(i) for i in range(found.n_chunks)]
     assert [chunk["text"].to_pylist() for chunk in chunks] == [["a", "b", "é", "Zz"], ["bb", "cc", "aaa", "dddd"]] == list(found)
     assert [chunk["rows"].to_pylist() for chunk in chunks] == [[[2], [0, 7, 10], [4], [11]], [[5], [3, 9], [1, 6], [8]]]
-    assert (found.n_rows, found.n_texts) == (12, 8)
+    assert (found.n_rows, found.n_texts) == (12, 8) and (found.count_texts([1]), found.count_texts([])) == (4, 0)
 
 
 def test_the_order_of_the_rows_changes_no_chunk(root, monkeypatch):

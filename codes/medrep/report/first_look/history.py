@@ -41,7 +41,9 @@ def measure(hospital: str, counts: CountRegistry) -> tuple[Section, Fact]:
     if not shown["half"] or not n:
         return section, Fact("Events of a person", "too few persons")
     median = {name: number_cell(values[half], FORMATS[name]).text for name, values in quantiles.items()}
-    more = f"The median person has {median['visits with events']} visits with events, over {median['years from the first event to the last']} years."
+    more = (
+        f"The events of the median person name {median['visits with events']} visits, over {median['years from the first event to the last']} years."
+    )
     return section, Fact("Events of a person, median", median["events"], more)
 
 

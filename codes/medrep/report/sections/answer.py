@@ -13,7 +13,16 @@ from medrep.report.arms import group_home_first, home_first, label_arms, rep_sty
 from medrep.report.cells import Deferred, format_interval, is_known, number_cell, number_of, p_value_cell
 from medrep.report.count_names import EVENTS_READ, events_read_as
 from medrep.report.disclosure import CountRegistry, Share, SuppressibleCount, describe_rest
-from medrep.report.inputs import TEST_RESULTS, find_suspects, finetune_command, labelled_outcomes, read_comparison, read_json, read_table
+from medrep.report.inputs import (
+    TEST_RESULTS,
+    find_suspects,
+    find_untested,
+    finetune_command,
+    labelled_outcomes,
+    read_comparison,
+    read_json,
+    read_table,
+)
 from medrep.report.pages import Fact, Facts, Forest, ForestPoint, MissingResult, Paragraph, Section, Subsection, slugify
 from medrep.settings import CohortConfig
 
@@ -202,9 +211,15 @@ def audit_facts(hospitals: list[str]) -> Iterator[Fact]:
     audited = [hospital for hospital in labelled if contract.audit_file(hospital).exists()]
     if not labelled:
         return
-    suspects = {hospital: sum(map(len, find_suspects(read_json(contract.audit_file(hospital))).values())) for hospital in audited}
+    audits = {hospital: read_json(contract.audit_file(hospital)) for hospital in audited}
+    suspects = {hospital: sum(map(len, find_suspects(audit).values())) for hospital, audit in audits.items()}
     said = [f"{number_of(n, 'suspect')} at {hospital}" for hospital, n in suspects.items() if n]
-    not_audited = [f"not audited: {hospital}" for hospital in labelled if hospital not in audited]
+    not_audited = [
+        f"no code could be tested at {hospital} for {', '.join(untested)}, which too few have, or lack"
+        for hospital, audit in audits.items()
+        if (untested := find_untested(audit))
+    ]
+    not_audited += [f"not audited: {hospital}" for hospital in labelled if hospital not in audited]
     if said:
         yield Fact("Leakage audit", ", ".join(said), "; ".join(["Look into it below before you trust a result", *not_audited]) + ".", warning=True)
     elif audited:
