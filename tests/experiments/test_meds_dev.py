@@ -111,9 +111,6 @@ def model_command(meds_dev, place, *arguments):
 
 @pytest.mark.parametrize("model", ["medrep/learned_codes", "medrep/concept_vectors"])
 def test_meds_devs_runner_trains_and_predicts_and_its_evaluation_reads_the_predictions(meds_dev, place, model):
-    # concept_vectors goes with a small encoder that is trained from nothing, as the demo does
-    for name in ("encoder", "graph"):
-        shutil.copy(contract.REPOSITORY / "codes" / "configs" / "demo" / f"{name}.yaml", place / "configs")
     out = place / "out"
     names = ["dataset_name=made", "task_name=long_stay", "mode=full", "dataset_type=full"]
     done = model_command(meds_dev, place, f"model={model}", f"output_dir={out}", *names)
