@@ -485,7 +485,7 @@ def test_events_from_the_prediction_time_on_change_nothing(finetuned):
         del trajectories
         storage.write_array(sequences.array_file("token", hospital), token.astype(np.int32))
     for file in contract.ROOT.glob("results/mimic/pretraining/*/config.yaml"):  # the same pretrained model, as of now
-        content = yaml.safe_load(file.read_text())
+        content = finished_runs.read_run(file.parent)
         content["inputs"] = {path: stamps.fingerprint(contract.ROOT / path) for path in content["inputs"]}
         file.write_text(yaml.safe_dump(content))
     finetune.main([*FINETUNE, "--rep-type", "none", "--fresh"])
@@ -530,7 +530,7 @@ def test_a_seed_alone_is_that_seed_among_others_and_heads_are_fresh(pretrained):
     finetune.main([*FINETUNE, "--rep-type", "none", "--seeds", "100", "200"])
     folders = [contract.finetuning_folder("mimic", "behrt", "none", "MT", seed) for seed in (100, 200)]
     heads = [load_file(folder / "model.safetensors")["classifier.weight"] for folder in folders]
-    assert (heads[0] - heads[1]).abs().max() > 0.01
+    assert (heads[0] - heads[1]).abs().max() > 0.001
     finetune.main([*FINETUNE, "--rep-type", "none", "--seeds", "200", "--fresh"])
     assert torch.equal(load_file(folders[1] / "model.safetensors")["classifier.weight"], heads[1])
 

@@ -1377,13 +1377,14 @@ def coded_at_start(hospital):
 
 def of_no_length(hospital):
     """`hospital` with one more admission, of a person that it has, which ends at the midnight at which it starts."""
-    found = next(row for row in hospital.tables["visit_occurrence"] if row["visit_concept_id"] == "9201" and len(row["visit_start_date"]) == 10)
-    midnight = (found["visit_start_date"], f"{found['visit_start_date']} 00:00:00")
-    row = visit_row("4711", found["person_id"], "9201", midnight, midnight)
+    days = sorted(row["visit_start_date"] for row in hospital.tables["visit_occurrence"] if len(row["visit_start_date"]) == 10)
+    day = days[len(days) // 2]  # neither far from the others
+    midnight = (day, f"{day} 00:00:00")
+    row = visit_row("4711", SURE, "9201", midnight, midnight)
     return replace(hospital, tables=hospital.tables | {"visit_occurrence": [*hospital.tables["visit_occurrence"], row]})
 
 
-CODED, NO_LENGTH = coded_at_start(THIRD), of_no_length(THIRD)
+CODED, NO_LENGTH = coded_at_start(THIRD), of_no_length(replace(THIRD, midnight_is_a_time=True))
 FEW = 5
 """So many events are enough for the audit here."""
 MUTANTS = {  # rule: hospital, stage, what of it (an outcome, or whether it stops), what is other there: (module, name, value), or a setting

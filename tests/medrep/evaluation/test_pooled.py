@@ -16,7 +16,7 @@ from medrep.evaluation import counts, pooled
 from medrep.evaluation.results import BASELINES
 from medrep.patients import record_features, sequences
 from medrep.patients.examples import Examples
-from medrep.patients.index_stays import find_stay_starts
+from medrep.patients.index_stays import StayRule, find_stay_starts
 from medrep.settings import FinetuningConfig
 from medrep.tables import LABELS, VISITS, labels_table
 from medrep.vectors import concept_index, markers, whitening
@@ -89,7 +89,7 @@ def plain_features(examples, array, tokens, known):
     fitted_on = np.array([v for v in map(vector, known) if v is not None])
     mean, matrix = whitening.fit_whitening(fitted_on, WIDTH)
     t, found = examples.trajectories, []
-    starts = find_stay_starts(VISITS.read(connect(), hospital=examples.hospital), examples.persons, examples.times, 24)
+    starts = find_stay_starts(VISITS.read(connect(), hospital=examples.hospital), examples.persons, examples.times, StayRule(transfer_hours=24))
     for i, (row, *_) in enumerate(examples.table.tolist()):
         moment, begin = examples.times[i] / 1e6, starts.start[i].timestamp()
         events = [j for j in range(t.person_start[row], t.person_stop[row]) if t.time[j] < moment]

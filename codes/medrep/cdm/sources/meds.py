@@ -69,7 +69,9 @@ WITHOUT_CONCEPT, OF_OTHER_DOMAINS, LISTED, LEFT_OUT_CODES, OF_UNREAD_TABLES = (
     "codes of other OMOP tables, such as observation,",
 )
 """Of what is no event."""
-MAX_UNMAPPED_FAMILY = 0.02  # of a dataset's rows; of MIMIC-IV's demo drugs are 5 % (MIMIC_IV_MEDS issue 68), moves between wards 0.1 %
+MAX_UNMAPPED_FAMILY = (
+    0.02  # of a dataset's rows; of MIMIC-IV's demo drugs are 5 % (issue 68 of the package that writes them), moves between wards 0.1 %
+)
 
 
 def dataset_folder(hospital: str) -> Path:
@@ -385,8 +387,8 @@ def count_unmapped_codes(con: ibis.BaseBackend, hospital: str, settings: Hospita
 def find_unmapped_families(counts: list[dict]) -> dict[str, int]:
     """{family: its rows}, the largest first, of the families of codes that have no concept at all and are more than MAX_UNMAPPED_FAMILY of the rows.
 
-    counts: code, n and why it is no event, null where it is one. A family is what stands before a code's first slash: MEDICATION of
-    MEDICATION//START//Aspirin. What is left out, or listed as without a concept, is so on purpose and tells nothing of its family.
+    counts: code, n and why it is no event, null where it is one. A family is what stands before a code's first slash. What is left out, or
+    listed as without a concept, is so on purpose and tells nothing of its family.
     """
     without, known = Counter(), set()
     for row in counts:
