@@ -25,11 +25,11 @@ import scipy.sparse
 
 from medrep import config, contract, stamps, storage
 from medrep.cdm import engine, parsing
+from medrep.cdm.audit_findings import find_suspects, find_untested
 from medrep.cdm.sources import athena
 from medrep.errors import UserError
 from medrep.patients import sequences
 from medrep.progress import print_line, progress_bar, timed_stage
-from medrep.report.inputs import find_suspects, find_untested
 from medrep.stamps import Stamp
 from medrep.tables import LABELS, RECORDS, VISITS
 from medrep.vocabulary import token_vocabulary
@@ -278,7 +278,7 @@ def print_audit(hospital: str, outcome: str, result: dict):
 
 
 def count_suspects(results: dict[str, dict]) -> dict[str, int]:
-    """{what is suspect, in words: how many}: each kind of inputs.find_suspects; type concepts and domains count once, whatever outcomes they are of."""
+    """{what is suspect, in words: how many}: each kind of find_suspects; type concepts and domains count once, whatever outcomes they are of."""
     found = find_suspects(results)
     return {
         "types": len({row["type_id"] for _, row in found["types"]}),

@@ -17,7 +17,7 @@ from medrep import contract
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
 from medrep.evaluation import results
-from medrep.patients import behrt, finished_runs, fitting, sequences
+from medrep.patients import behrt, finished_runs, fitting, hospital_stamps, sequences
 from medrep.patients.batches import INPUT_ARRAYS
 from medrep.patients.examples import Examples, split_persons
 from medrep.patients.pretraining import SEEDS, VALID_SEED
@@ -241,6 +241,15 @@ def test_a_model_of_what_comes_next_is_measured_and_trained_further_at_another_h
     pretrain.main(there)
     line = fitting.read_log(contract.pretraining_folder("ehrshot", "behrt", rep) / "log.jsonl")[-1]
     assert line["valid_next_loss"] < 10 and line["share_concept"] > 0
+
+
+def test_a_model_is_not_taken_to_a_hospital_whose_values_other_edges_cut(hospitals, monkeypatch):
+    pretrain.main(PRETRAIN)
+    monkeypatch.setattr(hospital_stamps, "find_edges", lambda hospital: ("eicu" if hospital == "ehrshot" else hospital, "edges"))
+    flags = ["--gpu-devices", "cpu", "--from", str(contract.pretraining_folder("mimic", "behrt", "none")), "--hospital", "ehrshot"]
+    for more in ([], ["--zero-shot"]):
+        with pytest.raises(UserError, match="the deciles of ehrshot are not those of mimic"):
+            pretrain.main([*flags, *more])
 
 
 @pytest.mark.parametrize("main", [finetune.main, pretrain.main])

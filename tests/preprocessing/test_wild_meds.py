@@ -288,8 +288,8 @@ def test_a_race_that_only_a_code_of_omop_tells_is_no_concepts_id(root):
     assert person["race"] is None
 
 
-def test_text_beside_a_number_tells_its_digits_and_operator_and_another_text_does_not(place):
-    told = [(7.9, "7.9"), (200.0, "> 200"), (200.0, ">150"), (5.0, "see comment"), (None, "<0.5"), (None, "1:40"), (None, None), (3.0, None)]
+def read_values(place, told):
+    """(value, operator) of labs that a dataset tells as (numeric_value, text_value)."""
     rows = [(1, DAY.replace(year=2100), "MEDS_BIRTH"), (1, DAY, "HOSPITAL_ADMISSION"), (1, DAY.replace(day=9), "HOSPITAL_DISCHARGE")]
     rows += [(1, DAY.replace(hour=hour), "LOINC/2160-0") for hour in range(1, len(told) + 1)]
     numbers = pa.array([None] * 3 + [number for number, _ in told], pa.float32())
@@ -298,16 +298,12 @@ def test_text_beside_a_number_tells_its_digits_and_operator_and_another_text_doe
         stage.main(["--hospital", "theirs"])
     records.main(["--hospital", "theirs", "--set", "cohort.min_events=1"])
     found = RECORDS.read(connect(), hospital="theirs").order_by("time").to_pyarrow().to_pylist()
-    assert [(row["value"], row["operator"]) for row in found] == [
-        (7.9, None),
-        (200.0, ">"),
-        (200.0, None),
-        (5.0, None),
-        (0.5, "<"),
-        (None, None),
-        (None, None),
-        (3.0, None),
-    ]
+    return [(row["value"], row["operator"]) for row in found]
+
+
+def test_text_beside_a_number_tells_its_digits_and_operator_and_another_text_does_not(place):
+    told = [(7.9, "7.9"), (200.0, "> 200"), (200.0, ">150"), (5.0, "see comment"), (None, "<0.5"), (None, "1:40"), (None, None), (3.0, None)]
+    assert read_values(place, told) == [(7.9, None), (200.0, ">"), (200.0, None), (5.0, None), (0.5, "<"), (None, None), (None, None), (3.0, None)]
     texts = json.loads(contract.counts_file("theirs", "measurement").read_text())["texts"]["value_source_value"]
     assert texts["ratio"]["rows"] == 1
 
@@ -325,15 +321,7 @@ def test_text_beside_a_number_tells_its_digits_and_operator_and_another_text_doe
 def test_the_hospital_says_how_numbers_are_written_in_text_values(place, settings, values):
     told = [(None, "1,5"), (None, "<0,5"), (None, "1200"), (None, "1.5"), (None, "1.200,5"), (None, "<0.5"), (7.9, "7,9"), (7.125, "7.125")]
     (place / "configs" / "hospitals" / "theirs.yaml").write_text(settings)
-    rows = [(1, DAY.replace(year=2100), "MEDS_BIRTH"), (1, DAY, "HOSPITAL_ADMISSION"), (1, DAY.replace(day=9), "HOSPITAL_DISCHARGE")]
-    rows += [(1, DAY.replace(hour=hour), "LOINC/2160-0") for hour in range(1, len(told) + 1)]
-    numbers = pa.array([None] * 3 + [number for number, _ in told], pa.float32())
-    write_rows(place / "data" / "theirs", rows, numeric_value=numbers, text_value=pa.array([None] * 3 + [text for _, text in told], pa.string()))
-    for stage in (persons, visits):
-        stage.main(["--hospital", "theirs"])
-    records.main(["--hospital", "theirs", "--set", "cohort.min_events=1"])
-    found = RECORDS.read(connect(), hospital="theirs").order_by("time").to_pyarrow().to_pylist()
-    assert [(row["value"], row["operator"]) for row in found] == values
+    assert read_values(place, told) == values
 
 
 def test_a_family_of_codes_without_any_concept_is_a_warning(place, capsys):

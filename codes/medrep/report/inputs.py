@@ -56,22 +56,6 @@ def read_flow(hospital: str, outcome: str) -> dict | None:
     return read_json(file, LABELS.at(hospital=hospital, outcome=outcome)) if file.exists() else None
 
 
-def find_suspects(audit: dict) -> dict[str, list[tuple[str, dict]]]:
-    """{what is suspect: (outcome, row)} of a leakage audit: types of events, domains of which no type is, days, and tokens.
-
-    An audit of an earlier version has no domains or days.
-    """
-    found: dict[str, list[tuple[str, dict]]] = {"types": [], "domains": [], "days": [], "tokens": []}
-    for outcome, result in audit.items():
-        types = [row for row in result["open_stays"] if row["suspect"]]
-        found["types"] += [(outcome, row) for row in types]
-        named = {row["domain"] for row in types}
-        found["domains"] += [(outcome, row) for row in result.get("open_domains", []) if row["suspect"] and row["domain"] not in named]
-        found["days"] += [(outcome, row) for row in result.get("first_days", []) if row["suspect"]]
-        found["tokens"] += [(outcome, row) for row in result["best_tokens"] if row["suspect"]]
-    return found
-
-
 def labelled_outcomes(hospitals: list[str]) -> list[str]:
     """Those that any of the hospitals has labels of; those of configs/outcomes come first."""
     found = []
@@ -80,11 +64,6 @@ def labelled_outcomes(hospitals: list[str]) -> list[str]:
         built_in = [name for name in outcomes.built_in_outcomes() if name in names]
         found += built_in + sorted(names - set(built_in))
     return list(dict.fromkeys(found))
-
-
-def find_untested(audit: dict[str, dict]) -> list[str]:
-    """The outcomes of which no token could be tested, as too few persons have them, or lack them."""
-    return [outcome for outcome, result in audit.items() if not result["best_tokens"]]
 
 
 def read_runs(pattern: str) -> list[tuple[Path, dict]]:

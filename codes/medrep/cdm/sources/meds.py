@@ -69,9 +69,8 @@ WITHOUT_CONCEPT, OF_OTHER_DOMAINS, LISTED, LEFT_OUT_CODES, OF_UNREAD_TABLES = (
     "codes of other OMOP tables, such as observation,",
 )
 """Of what is no event."""
-MAX_UNMAPPED_FAMILY = (
-    0.02  # of a dataset's rows; of MIMIC-IV's demo drugs are 5 % (issue 68 of the package that writes them), moves between wards 0.1 %
-)
+MAX_UNMAPPED_FAMILY = 0.02
+"""Of a dataset's rows. Of MIMIC-IV's demo drugs are 5 % (issue 68 of the package that writes them), moves between wards .1 %."""
 
 
 def dataset_folder(hospital: str) -> Path:

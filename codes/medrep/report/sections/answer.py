@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from medrep import contract
+from medrep.cdm.audit_findings import find_suspects, find_untested
 from medrep.evaluation import comparison, results
 from medrep.evaluation.coverage import CODE_INPUT
 from medrep.llm import rating_prompts
@@ -13,16 +14,7 @@ from medrep.report.arms import group_home_first, home_first, label_arms, rep_sty
 from medrep.report.cells import Deferred, format_interval, is_known, number_cell, number_of, p_value_cell
 from medrep.report.count_names import EVENTS_READ, events_read_as
 from medrep.report.disclosure import CountRegistry, Share, SuppressibleCount, describe_rest
-from medrep.report.inputs import (
-    TEST_RESULTS,
-    find_suspects,
-    find_untested,
-    finetune_command,
-    labelled_outcomes,
-    read_comparison,
-    read_json,
-    read_table,
-)
+from medrep.report.inputs import TEST_RESULTS, finetune_command, labelled_outcomes, read_comparison, read_json, read_table
 from medrep.report.pages import Fact, Facts, Forest, ForestPoint, MissingResult, Paragraph, Section, Subsection, slugify
 from medrep.settings import CohortConfig
 
@@ -214,16 +206,16 @@ def audit_facts(hospitals: list[str]) -> Iterator[Fact]:
     audits = {hospital: read_json(contract.audit_file(hospital)) for hospital in audited}
     suspects = {hospital: sum(map(len, find_suspects(audit).values())) for hospital, audit in audits.items()}
     said = [f"{number_of(n, 'suspect')} at {hospital}" for hospital, n in suspects.items() if n]
-    not_audited = [
+    limits = [
         f"no code could be tested at {hospital} for {', '.join(untested)}, which too few have, or lack"
         for hospital, audit in audits.items()
         if (untested := find_untested(audit))
     ]
-    not_audited += [f"not audited: {hospital}" for hospital in labelled if hospital not in audited]
+    limits += [f"not audited: {hospital}" for hospital in labelled if hospital not in audited]
     if said:
-        yield Fact("Leakage audit", ", ".join(said), "; ".join(["Look into it below before you trust a result", *not_audited]) + ".", warning=True)
+        yield Fact("Leakage audit", ", ".join(said), "; ".join(["Look into it below before you trust a result", *limits]) + ".", warning=True)
     elif audited:
         looked = "No event stands where it tells the outcome, and no single code gives it away, at " + " and ".join(audited)
-        yield Fact("Leakage audit", "nothing suspect", "; ".join([looked, *not_audited]) + ".")
+        yield Fact("Leakage audit", "nothing suspect", "; ".join([looked, *limits]) + ".")
     else:
         yield Fact("Leakage audit", "not run", "preprocessing/audit.py looks for what tells the outcome too early.", warning=True)

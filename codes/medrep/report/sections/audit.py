@@ -1,10 +1,11 @@
 """The leakage audit: events before a prediction time in a stay that is not over, and the single tokens that tell most."""
 
 from medrep import contract
+from medrep.cdm.audit_findings import find_suspects
 from medrep.report.cells import number_cell, number_of
 from medrep.report.count_names import labelled_points
 from medrep.report.disclosure import CountRegistry, Share
-from medrep.report.inputs import find_suspects, read_json
+from medrep.report.inputs import read_json
 from medrep.report.pages import Details, MissingResult, Paragraph, Section, Subsection, Table, parts_or_missing, slugify
 from medrep.vocabulary.token_vocabulary import ORDINALS
 
@@ -65,7 +66,7 @@ def audit_parts(counts: CountRegistry, hospital: str, audit: dict) -> list:
 
 
 def describe_suspects(found: dict[str, list[tuple[str, dict]]]) -> list[str]:
-    """A sentence for each suspect of inputs.find_suspects, with what to do: the id of a type is what billing_types takes."""
+    """A sentence for each suspect of find_suspects, with what to do: the id of a type is what billing_types takes."""
     at_start = "events before the prediction time stand, more than half of them, at the very start of their visit"
     coded = "if they are coded after discharge"
     return [
