@@ -7,7 +7,7 @@
 #     bash codes/demo.sh --all        also every other arm and outcome, and the comparison of all of them
 #     bash codes/demo.sh --real       in place of it on real patients, of data/eicu and data/mimic: demo/real.sh
 #
-# It says at which step of how many it is. After set-up it takes 8 to 9 minutes on two cores, --all far longer.
+# It says at which step of how many it is. After set-up it takes 8 to 12 minutes on two cores, --all far longer.
 # Everything it makes lies under demo/ (git-ignored), laid out as the repository's own data, usedata and results.
 # PERSONS=1000 changes how many persons each hospital has.
 set -euo pipefail
