@@ -170,7 +170,7 @@ def write_events(folder: Path, read: Callable[[int, int], pyarrow.Table], people
     total = int(people["stop"][-1])
     arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=(total,)) for name, kind in EVENT_ARRAYS.items()}
     counts, pretraining_counts = np.zeros((2, len(concepts) * TOKENS_PER_CONCEPT), dtype=np.int64)
-    seen = people["split"] != SPLITS.index("test")
+    learned_from = people["split"] == SPLITS.index("train")
     stretches = cut_into_parts(people["stop"], PART_EVENTS)
     ids = people["person_id"]
     # the engine reads the next stretch while NumPy ranks this one
@@ -186,7 +186,7 @@ def write_events(folder: Path, read: Callable[[int, int], pyarrow.Table], people
                 raise AssertionError(f"events {start} to {stop} are not those of the persons counted before")
             visit_rank, record_rank = rank_visits_and_records(*(rows[name] for name in ("person_id", "time", "visit_start", "in_visit", "visit_id")))
             counts += np.bincount(rows["code"], minlength=len(counts))
-            pretraining_counts += np.bincount(rows["code"][seen[owner]], minlength=len(counts))
+            pretraining_counts += np.bincount(rows["code"][learned_from[owner]], minlength=len(counts))
             rows |= {"visit_rank": visit_rank, "record_rank": record_rank, "token": rows["code"]}
             for name, kind in EVENT_ARRAYS.items():
                 limits = np.iinfo(kind)

@@ -330,7 +330,7 @@ def test_pooled_vectors_need_no_pretraining_and_go_every_way(hospitals, small_ho
 
 
 def test_pooled_vectors_are_whitened_as_the_patient_models_are(hospitals):
-    """By the vectors of what train and valid persons have, whoever learns the outcome."""
+    """By the vectors of what train persons have, whoever learns the outcome."""
     write_vectors()
     pretrain.main([*PRETRAIN, "--rep-type", "medrep"])
     finetune.main([*FINETUNE, "--model", "pooled", "--oracle"])

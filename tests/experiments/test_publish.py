@@ -42,7 +42,7 @@ from .test_finetune import FINETUNE, PRETRAIN, make_root, write_labels, write_pe
 
 SPECIAL = len(token_vocabulary.SPECIAL_TOKENS)
 PLANTED = {"7777001": 10, "7777002": 11, "7777003_2": 6, "7777003_7": 6}
-"""Tokens, and how many train and valid persons get each; the third and the fourth are of different persons."""
+"""Tokens, and how many train persons get each; the third and the fourth are of different persons."""
 OLD = 107  # the age of three persons at their last event
 RUNS = {
     "behrt none": ("--rep-type", "none"),
@@ -80,10 +80,10 @@ for folder in sys.argv[1:]:
 
 
 def plant(hospital):
-    """Give some train and valid persons the planted tokens, and three of them a great age."""
+    """Give some train persons the planted tokens, and three of them a great age."""
     trajectories, words = sequences.Trajectories(hospital), token_vocabulary.load_hospital_vocabulary(hospital)
     token, age = np.array(trajectories.token), np.array(trajectories.age)
-    taught, first = trajectories.rows_in_splits("train", "valid"), 0
+    taught, first = trajectories.rows_in_splits("train"), 0
     for i, (name, persons) in enumerate(PLANTED.items()):
         chosen = taught[first : first + persons] if "_" in name else taught[:persons]
         first += persons if "_" in name else 0
@@ -172,13 +172,13 @@ def elsewhere(tmp_path, code, *arguments, cwd=None):
 
 
 def taught_persons(token, whole=False) -> int:
-    """How many train and valid persons have a token (a concept with any decile, if `whole`), one event at a time."""
+    """How many train persons have a token (a concept with any decile, if `whole`), one event at a time."""
     trajectories, words = sequences.Trajectories("mimic"), token_vocabulary.load_hospital_vocabulary("mimic").tokens
     found = 0
     for row in range(len(trajectories)):
         names = [words[i] for i in trajectories.token[trajectories.person_start[row] : trajectories.person_stop[row]]]
         names = [name.partition("_")[0] for name in names] if whole else names
-        found += trajectories.person_split[row] < 2 and token in names
+        found += trajectories.person_split[row] == 0 and token in names
     return found
 
 
@@ -211,7 +211,7 @@ def batch_of_all(run, folder, tokens):
 def taught_at_age(age) -> int:
     trajectories = sequences.Trajectories("mimic")
     spans = zip(trajectories.person_start, trajectories.person_stop, trajectories.person_split, strict=True)
-    return sum(bool((trajectories.age[a:b] == age).any()) for a, b, split in spans if split < 2)
+    return sum(bool((trajectories.age[a:b] == age).any()) for a, b, split in spans if split == 0)
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def test_a_patient_is_embedded_as_the_guide_shows(small_hospital):
     exec(code.replace('"medrep"', '"none"'), found)
     patients, words = sequences.Trajectories("mimic"), token_vocabulary.load_hospital_vocabulary("mimic")
     assert found["patient"].shape == (1, 16) and torch.isfinite(found["patient"]).all()
-    # the model was pretrained on train and valid persons' tokens; one token more at the end changes the vector, as it must
+    # the model was pretrained on train persons' tokens; one token more at the end changes the vector, as it must
     row, start, stop = found["newest"][0]
     assert row == 0 and stop - start == patients.person_stop[0] - patients.person_start[0] and len(found["reads"].token_map) == len(words)
     shorter = patients.pack(found["newest"] - [0, 0, 1], found["reads"].token_map, found["reads"].value_map)

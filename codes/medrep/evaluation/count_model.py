@@ -44,8 +44,8 @@ class CodeCountModel:
             if len(set(truth["train"][known["train"]].tolist())) < 2 or not known["valid"].any():
                 self.models.append(None)
                 continue
-            (x_train, y_train), (x_valid, y_valid) = ((x[name][known[name]], truth[name][known[name]] == 1) for name in x)
-            model = counts.fit(self.name, x_train, y_train, x_valid, y_valid, seed)
+            mine, y = {name: x[name][known[name]] for name in x}, {name: truth[name][known[name]] == 1 for name in x}
+            model = counts.fit(self.name, mine, y, parts["train"][known["train"], 0], seed)
             self.models.append(model)
             if isinstance(model, counts.LogisticModel):
                 counts.save(folder if examples.single else folder / "labels" / contract.safe_file_name(label), self.space, model)

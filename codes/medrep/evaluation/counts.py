@@ -2,7 +2,7 @@
 
     home = counts.make_token_features(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "rollup")        # what each token counts for; once a hospital
     space = counts.fit_space(trajectories, train, home)                          # train: (row, start, stop, ...) of examples
-    model = counts.fit("logreg", space.matrix(trajectories, train, home), y_train, space.matrix(trajectories, valid, home), y_valid, seed)
+    model = counts.fit("logreg", {"train": space.matrix(trajectories, train, home), "valid": ...}, y, persons, seed)
     probabilities = counts.predict(model, space, elsewhere, slices, counts.make_token_features(elsewhere_tokens, "rollup"))
 
     person's events   e0 e1 e2 ... e41 | e42 ... e99        | = prediction_time
@@ -24,12 +24,11 @@ import numpy as np
 from scipy import sparse
 from scipy.special import expit
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss, roc_auc_score
 from threadpoolctl import threadpool_limits
 
 from medrep import contract, storage
 from medrep.errors import UserError
+from medrep.evaluation import regularization
 from medrep.patients.sequences import Trajectories
 from medrep.progress import print_line, progress_bar
 from medrep.vocabulary.ancestors import all_ancestors
@@ -265,50 +264,40 @@ def to_dense(features: sparse.csr_array) -> np.ndarray:
 
 def fit(
     name: str,
-    X_train: sparse.csr_array,
-    y_train: np.ndarray,
-    X_valid: sparse.csr_array,
-    y_valid: np.ndarray,  # noqa: N803
+    x: dict[str, sparse.csr_array],
+    y: dict[str, np.ndarray],
+    persons: np.ndarray,
     seed: int,
 ) -> LogisticModel | BoostedModel:
     """The model `name`, one of MODELS, for one label, from matrices of one FeatureSpace; it is the same for any number of threads.
 
-    logreg takes of C_GRID what gives the best AUROC on the validation examples (the best loss if they have one class
-    only), the smaller of equals; gbm stops when their loss no longer falls, and is taken as it was before.
+    x, y: {train, valid}, of each example its features and whether the label is true; persons: (training examples,).
+    logreg takes of C_GRID what has the least loss on examples that it was not fitted on (regularization.fit_path), the smaller of equals;
+    gbm stops when the loss on validation no longer falls, and is taken as it was before.
     """
-    y_train, y_valid = np.asarray(y_train).astype(bool), np.asarray(y_valid).astype(bool)
-    positives = int(y_train.sum())
-    if positives in (0, len(y_train)) or not len(y_valid):
+    y = {part: np.asarray(values).astype(bool) for part, values in y.items()}
+    positives = int(y["train"].sum())
+    if positives in (0, len(y["train"])) or not len(y["valid"]):
         raise UserError(
-            f"{name} can't be fitted: its {len(y_train):,} training examples hold {positives:,} positives, and there are "
-            f"{len(y_valid):,} validation examples; a larger hospital or more test persons (cohort.split_shares) would give enough"
+            f"{name} can't be fitted: its {len(y['train']):,} training examples hold {positives:,} positives, and there are "
+            f"{len(y['valid']):,} validation examples; a larger hospital or more test persons (cohort.split_shares) would give enough"
         )
-    return {"logreg": fit_logistic, "gbm": fit_boosted}[name](X_train, y_train, X_valid, y_valid, seed)
+    return fit_logistic(x, y, persons, seed) if name == "logreg" else fit_boosted(x, y, seed)
 
 
-def fit_logistic(X_train, y_train, X_valid, y_valid, seed: int) -> LogisticModel:  # noqa: N803
-    largest = abs(X_train).max(axis=0).toarray().ravel().astype(np.float64)
+def fit_logistic(x: dict[str, sparse.csr_array], y: dict[str, np.ndarray], persons: np.ndarray, seed: int) -> LogisticModel:
+    largest = abs(x["train"]).max(axis=0).toarray().ravel().astype(np.float64)
     largest[largest == 0] = 1
-    scaled = (X_train.astype(np.float64) @ sparse.diags_array(1 / largest)).tocsr()
-    # Each C starts from the one before: fewer steps. scikit-learn's own tolerance, 1e-4, ends a rare outcome's fit early at the larger C.
-    learner = LogisticRegression(solver="lbfgs", tol=1e-6, max_iter=2000, warm_start=True, random_state=seed)
-    models, scores = [], []
-    with threadpool_limits(1, user_api="blas"):  # a sum in another order ends in other digits
-        for C in C_GRID:  # noqa: N806
-            learner.set_params(C=C).fit(scaled, y_train)
-            model = LogisticModel(C, float(learner.intercept_[0]), largest, learner.coef_[0].copy())
-            predicted = model.predict(X_valid)
-            two_classes = 0 < y_valid.sum() < len(y_valid)
-            models.append(model)
-            scores.append(roc_auc_score(y_valid, predicted) if two_classes else -log_loss(y_valid, predicted, labels=[False, True]))
-    return models[int(np.argmax(scores))]  # of equals the first
+    scaled = {part: (values.astype(np.float64) @ sparse.diags_array(1 / largest)).tocsr() for part, values in x.items()}
+    best = min(regularization.fit_path(scaled, y, persons, C_GRID, seed, stop_early=False), key=lambda fit: fit.loss)  # of equals the first
+    return LogisticModel(best.C, best.intercept, largest, best.coefficients)
 
 
-def fit_boosted(X_train, y_train, X_valid, y_valid, seed: int) -> BoostedModel:  # noqa: N803
+def fit_boosted(x: dict[str, sparse.csr_array], y: dict[str, np.ndarray], seed: int) -> BoostedModel:
     learner = HistGradientBoostingClassifier(max_iter=MAX_GBM_ROUNDS, early_stopping=True, n_iter_no_change=20, random_state=seed)
-    train = to_dense(X_train)
+    train = to_dense(x["train"])
     with limit_threads(train):
-        learner.fit(train, y_train, X_val=to_dense(X_valid), y_val=y_valid)
+        learner.fit(train, y["train"], X_val=to_dense(x["valid"]), y_val=y["valid"])
     # scikit-learn keeps the rounds that no longer helped; the first score is that of no round at all
     return BoostedModel(learner, max(1, int(np.argmax(learner.validation_score_))))
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from medrep.devices import make_accelerator, set_visible_devices, torch_device
-from medrep.evaluation import metrics, pooled
+from medrep.evaluation import metrics, pooled, regularization
 from medrep.evaluation.augmentation import NeighbourAugmentation
 from medrep.patients import behrt, behrt_config, fitting, record_features, sequences, trackers
 from medrep.patients.batches import make_loader, to_tensors
@@ -101,10 +101,10 @@ def init_head_from_logistic_regression(model: behrt.BehrtForPrediction, examples
         known = {name: ~np.isnan(values) for name, values in truth.items()}
         y = {name: truth[name][known[name]] == 1 for name in x}
         if len(set(y["train"].tolist())) == 2 and len(y["valid"]):
-            path = pooled.fit_path({name: spreads[name][known[name]] for name in x}, y, seed)
-            _, _, weights, intercept = min(path, key=lambda tried: tried[0])
-            model.classifier.weight[i, -len(weights) :] = torch.from_numpy(weights).float()
-            model.classifier.bias[i] = intercept
+            known_spreads, persons = {name: spreads[name][known[name]] for name in x}, parts["train"][known["train"], 0]
+            best = min(regularization.fit_path(known_spreads, y, persons, pooled.C_GRID, seed), key=lambda fit: fit.loss)
+            model.classifier.weight[i, -len(best.coefficients) :] = torch.from_numpy(best.coefficients).float()
+            model.classifier.bias[i] = best.intercept
 
 
 class FinetunedModel:

@@ -5,7 +5,7 @@
     model.predict(elsewhere, elsewhere.table, "")                                       # that hospital's vectors of its own codes
 
 What an example becomes is medrep.patients.record_features'. The vectors are those that the patient models read, through a whitening that is
-fitted on the concepts that the home hospital's train and valid persons have; all of a person's record is read. The representation `none` is
+fitted on the concepts that the home hospital's train persons have; all of a person's record is read. The representation `none` is
 the numbers alone: what any vectors have to beat. Features are standardised as in training. What is learned lies in model.safetensors.
 """
 
@@ -17,13 +17,11 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 from threadpoolctl import threadpool_limits
 
 from medrep import contract, storage
 from medrep.errors import UserError
-from medrep.evaluation import counts
+from medrep.evaluation import counts, regularization
 from medrep.patients.examples import Examples
 from medrep.patients.input_mapping import InputMapping, known_token_share, make_input_mapping
 from medrep.patients.record_features import PERSON_FEATURES, PooledFeatures
@@ -34,8 +32,7 @@ from medrep.vocabulary import token_vocabulary
 from medrep.vocabulary.token_vocabulary import Vocabulary
 
 MODELS = ("pooled", "pooled-gbm")
-C_GRID = 10.0 ** np.arange(-5, 3)
-RISES = 2  # of the loss on validation in a row, after which no larger C is tried: those take the most steps
+C_GRID = tuple((10.0 ** np.arange(-5, 3)).tolist())
 
 
 # ---- heads -------------------------------------------------------------------------------------------------------
@@ -83,18 +80,21 @@ class TreeHead:
 HEADS = {"pooled": LinearHead, "pooled-gbm": TreeHead}
 
 
-def fit_head(name: str, x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int) -> LinearHead | TreeHead | None:
-    """The head of the model `name` for one label, from its train and valid examples; None if training has one class, or validation no example."""
+def fit_head(name: str, x: dict[str, np.ndarray], y: dict[str, np.ndarray], persons: np.ndarray, seed: int) -> LinearHead | TreeHead | None:
+    """The head of the model `name` for one label, from its train and valid examples; None if training has one class, or validation no example.
+
+    persons: (training examples,).
+    """
     if len(set(y["train"].tolist())) < 2 or not len(y["valid"]):
         return None
     if name == "pooled-gbm":
         return fit_trees(x, y, seed)
-    return fit_linear(x, y, seed, (x["train"].shape[1] - len(PERSON_FEATURES)) // 2)
+    return fit_linear(x, y, persons, seed, (x["train"].shape[1] - len(PERSON_FEATURES)) // 2)
 
 
-def fit_linear(x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int, width: int) -> LinearHead:
+def fit_linear(x: dict[str, np.ndarray], y: dict[str, np.ndarray], persons: np.ndarray, seed: int, width: int) -> LinearHead:
     """Of columns that are the history's mean (width), the index stay's, and numbers: of five ways to read the means, and of C_GRID, what has the
-    least loss on the validation examples, of equals the first.
+    least loss on examples that it was not fitted on (regularization.fit_path), of equals the first.
 
     Without means at all, without the history's, which in short records is mostly noise, or with both; and the means' features divided by the
     square root of their number, so that a whole mean is penalised like one count (else some hundred of them drown what counts say), or as
@@ -105,25 +105,11 @@ def fit_linear(x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int, wi
     for history, weight in [(0.0, 0.0), *ways]:
         factor = np.repeat([history * weight, weight, 1.0], [width, width, columns - 2 * width])
         used = factor > 0
-        for loss, C, coefficients, intercept in fit_path({name: part[:, used] * factor[used] for name, part in x.items()}, y, seed):  # noqa: N806
+        for fit in regularization.fit_path({name: part[:, used] * factor[used] for name, part in x.items()}, y, persons, C_GRID, seed):
             weights = np.zeros(columns)
-            weights[used] = coefficients * factor[used]
-            tried.append((loss, LinearHead(weights, np.array(intercept), np.array(C))))
+            weights[used] = fit.coefficients * factor[used]
+            tried.append((fit.loss, LinearHead(weights, np.array(fit.intercept), np.array(fit.C))))
     return tried[int(np.argmin([loss for loss, _ in tried]))][1]
-
-
-def fit_path(x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int) -> list[tuple[float, float, np.ndarray, float]]:
-    """(loss on the validation examples, C, coefficients, intercept) for C_GRID, each from where the one before ended, until RISES rises."""
-    learner = LogisticRegression(solver="lbfgs", tol=1e-6, max_iter=2000, warm_start=True, random_state=seed)
-    found = []
-    with threadpool_limits(1, user_api="blas"):
-        for C in C_GRID.tolist():  # noqa: N806
-            learner.set_params(C=C).fit(x["train"], y["train"])
-            loss = log_loss(y["valid"], learner.predict_proba(x["valid"])[:, 1], labels=[False, True])
-            found.append((loss, C, learner.coef_[0].copy(), float(learner.intercept_[0])))
-            if len(found) > RISES and all(after[0] > before[0] for before, after in zip(found[-RISES - 1 :], found[-RISES:], strict=False)):
-                break
-    return found
 
 
 def fit_trees(x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int) -> TreeHead:
@@ -215,7 +201,8 @@ class PooledModel:
             truth = {name: examples.truth[parts[name][:, 3], i] for name in x}
             known = {name: ~np.isnan(values) for name, values in truth.items()}
             y = {name: truth[name][known[name]] == 1 for name in x}
-            self.heads.append(fit_head(self.name, {name: x[name][known[name]] for name in x}, y, seed))
+            persons = parts["train"][known["train"], 0]
+            self.heads.append(fit_head(self.name, {name: x[name][known[name]] for name in x}, y, persons, seed))
         self.save(folder)
 
     def predict(self, examples: Examples, table: np.ndarray, oov: str) -> np.ndarray:

@@ -43,7 +43,7 @@ def make_input_mapping(vocabulary: Vocabulary, rep: str, model_vocabulary: Vocab
 
 
 def make_pretraining_mapping(vocabulary: Vocabulary, rep: str, values_apart: bool = False) -> tuple[Vocabulary, InputMapping]:
-    """What a model knows that is pretrained on a hospital with this vocabulary, and how it reads the hospital; what only test persons have is
+    """What a model knows that is pretrained on a hospital with this vocabulary, and how it reads the hospital; what no train person has is
     [UNK] to it."""
     known = vocabulary.seen_in_pretraining()
     known = known.without_deciles() if values_apart else known

@@ -248,7 +248,7 @@ class ZeroShotEvaluation:
             name: np.isin(np.arange(len(self.words)), named[NUM_SPECIAL_TOKENS:]) & (self.word_map != UNK) for name, named in self.named.items()
         }
         counts = np.array(self.words.pretraining_counts)
-        # where it names the hospital's words, they are as usual as they are there (among train and valid persons); else as where it was trained
+        # where it names the hospital's words, they are as usual as they are there (among its train persons); else as where it was trained
         if vectors:
             model.set_frequencies(self.words.pretraining_counts)
         self.frequent = NUM_SPECIAL_TOKENS + np.argsort(-counts[NUM_SPECIAL_TOKENS:], kind="stable")

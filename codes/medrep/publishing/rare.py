@@ -4,7 +4,7 @@
     age, visit_rank, record_rank  few have it: its row becomes that of the nearest age or rank that enough have
     log_frequency                 is a count of events: it goes, whole
 
-Whether a row was learned, and what from, may tell of the one person who had it. Counted are the train and valid persons of the hospital whose
+Whether a row was learned, and what from, may tell of the one person who had it. Counted are the train persons of the hospital whose
 tokens the model knows, as nobody else taught it a token; rows of part, domain, values and times before, which have coarse steps, stay.
 """
 

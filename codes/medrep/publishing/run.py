@@ -114,9 +114,9 @@ def remove_rare(run: FinishedRun, min_persons: int) -> tuple[list[str], dict[str
     """Take out of the run's model what fewer persons have; gives the tokens that it still knows, and how much of what went."""
     trajectories, tokens, model_config = run.open_trajectories(), run.read_tokens(), run.model.config
     vocabulary = token_vocabulary.load_hospital_vocabulary(run.token_hospital)
-    taught = trajectories.rows_in_splits("train", "valid")
+    taught = trajectories.rows_in_splits("train")
     if len(taught) < min_persons:
-        raise UserError(f"{run.token_hospital} has {len(taught)} train and valid persons: what fewer than {min_persons} taught is not published")
+        raise UserError(f"{run.token_hospital} has {len(taught)} train persons: what fewer than {min_persons} taught is not published")
     numbers = rare.model_numbers(vocabulary, tokens, model_config.values_apart)
     persons = rare.count_token_persons(trajectories, taught, numbers, len(tokens))
     special = len(SPECIAL_TOKENS)

@@ -36,7 +36,7 @@ class Vocabulary:
     counts: tuple[int, ...]
     """How often each occurs in the hospital's trajectories (0 for special tokens)."""
     pretraining_counts: tuple[int, ...]
-    """The same among train and valid persons only: what a model may have seen in pretraining."""
+    """The same among train persons only: what a model learns from in pretraining."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -50,7 +50,7 @@ class Vocabulary:
         return np.array([other.number.get(token, UNK) for token in self.tokens], dtype=np.int64)
 
     def seen_in_pretraining(self) -> "Vocabulary":
-        """Only the tokens that train and valid persons have. A token of test persons alone was never learned."""
+        """Only the tokens that train persons have. One that valid or test persons alone have was never learned."""
         special = len(SPECIAL_TOKENS)
         keep = [i for i in range(len(self)) if i < special or self.pretraining_counts[i] > 0]
         return Vocabulary(

@@ -1,9 +1,12 @@
 """Slow, plain second implementations of the figures, and the examples that tests of them share."""
 
+import math
+
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from scipy import optimize
+from sklearn.model_selection import StratifiedGroupKFold
 
 from medrep.evaluation import significance
 
@@ -82,3 +85,39 @@ def slow_quartile(share, shares):
     """How many of the three edges lie below, each the least share that a quarter, half, three quarters of the shares do not exceed."""
     edges = [min(e for e in shares if sum(s <= e for s in shares) >= part * len(shares) / 4) for part in (1, 2, 3)]
     return 1 + sum(edge < share for edge in edges)
+
+
+def fit_plainly(x, y, C):  # noqa: N803
+    """(weights, intercept) with the least of |weights|²/2 + C · (sum of losses), by Newton's method."""
+    ones, w = np.column_stack([x, np.ones(len(x))]), np.zeros(x.shape[1] + 1)
+    ridge = np.diag([*np.ones(x.shape[1]), 0.0])
+    for _ in range(200):
+        p = 1 / (1 + np.exp(-(ones @ w)))
+        gradient = ridge @ w + C * ones.T @ (p - y)
+        if abs(gradient).max() < 1e-10:
+            break
+        w = w - np.linalg.solve(ridge + C * (ones.T * (p * (1 - p))) @ ones, gradient)
+    return w[:-1], w[-1]
+
+
+def sum_losses_plainly(x, y, weights, intercept):
+    total = 0.0
+    for row, positive in zip(x, y, strict=True):
+        p = 1 / (1 + math.exp(-(float(row @ weights) + intercept)))
+        total -= math.log(p if positive else 1 - p)
+    return total
+
+
+def out_of_sample_loss(x, y, persons, C, seed):  # noqa: N803
+    """What regularization.fit_path gives as the loss of C: of the validation examples, and of each fifth of the training persons' by the others."""
+    total, count = sum_losses_plainly(x["valid"], y["valid"], *fit_plainly(x["train"], y["train"], C)), len(y["valid"])
+    for outside in fifths(y["train"], persons, seed):
+        total += sum_losses_plainly(x["train"][outside], y["train"][outside], *fit_plainly(x["train"][~outside], y["train"][~outside], C))
+        count += outside.sum()
+    return total / count
+
+
+def fifths(y, persons, seed):
+    """bool (examples,) of each of scikit-learn's five folds: whose persons are told of."""
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(persons, y, persons)
+    return [np.isin(persons, persons[outside]) for _, outside in folds]

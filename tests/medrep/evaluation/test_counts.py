@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from .plain_figures import out_of_sample_loss
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
@@ -189,6 +190,11 @@ def planted(small_hospital, persons=300):
     return trajectories, slices, sick, {name: np.arange(persons) % 3 == i for i, name in enumerate(("train", "valid", "test"))}
 
 
+def fit(name, table, truth, part, seed):
+    """counts.fit on the parts of a hospital where each person has one example."""
+    return counts.fit(name, table, {p: truth[part[p]] for p in ("train", "valid")}, np.flatnonzero(part["train"]), seed)
+
+
 @pytest.mark.parametrize("kind", counts.FEATURE_KINDS)
 @pytest.mark.parametrize("name", counts.MODELS)
 def test_a_planted_signal_is_found_and_a_shuffled_one_is_not(small_hospital, vocabulary_tables, name, kind):
@@ -197,14 +203,14 @@ def test_a_planted_signal_is_found_and_a_shuffled_one_is_not(small_hospital, voc
     expansion = counts.make_token_features(token_vocabulary.load_hospital_vocabulary("mimic").tokens, kind)
     space = counts.fit_space(trajectories, slices[part["train"]], expansion)
     table = {p: space.matrix(trajectories, slices[part[p]], expansion) for p in part}
-    model = counts.fit(name, table["train"], sick[part["train"]], table["valid"], sick[part["valid"]], seed=0)
+    model = fit(name, table, sick, part, seed=0)
     predicted = model.predict(table["test"])
     assert predicted.dtype == np.float64 and predicted.shape == (100,) and ((predicted > 0) & (predicted < 1)).all()
     assert roc_auc_score(sick[part["test"]], predicted) > 0.85
     in_parts = counts.predict(model, space, trajectories, slices[part["test"]][::-1], expansion)
     assert in_parts[::-1] == pytest.approx(predicted, rel=1e-12)
     shuffled = np.random.default_rng(1).permutation(sick)
-    lost = counts.fit(name, table["train"], shuffled[part["train"]], table["valid"], shuffled[part["valid"]], seed=0).predict(table["test"])
+    lost = fit(name, table, shuffled, part, seed=0).predict(table["test"])
     assert abs(roc_auc_score(shuffled[part["test"]], lost) - 0.5) < 0.16  # 2.8 standard deviations of 50 against 50
 
 
@@ -218,7 +224,7 @@ def test_the_same_fit_twice_and_on_one_thread_gives_the_same_digits(small_hospit
     table = {p: space.matrix(trajectories, slices[part[p]], expansion) for p in part}
 
     def predicted():
-        return counts.fit(name, table["train"], sick[part["train"]], table["valid"], sick[part["valid"]], seed=1).predict(table["test"])
+        return fit(name, table, sick, part, seed=1).predict(table["test"])
 
     first = predicted()
     assert np.array_equal(first, predicted())
@@ -231,7 +237,7 @@ def test_a_saved_model_predicts_the_same_and_its_file_tells_the_names(small_hosp
     expansion = counts.make_token_features(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens")
     space = counts.fit_space(trajectories, slices[part["train"]], expansion)
     table = {p: space.matrix(trajectories, slices[part[p]], expansion) for p in part}
-    model = counts.fit("logreg", table["train"], sick[part["train"]], table["valid"], sick[part["valid"]], seed=0)
+    model = fit("logreg", table, sick, part, seed=0)
     counts.save(root / "run", space, model)
     named = replace(space, numbers=("age", "sex=M", "index stay visits"))
     counts.save(root / "named", named, model)
@@ -245,27 +251,27 @@ def test_a_saved_model_predicts_the_same_and_its_file_tells_the_names(small_hosp
         counts.load(root / "elsewhere")
 
 
-def test_c_is_that_of_the_best_validation_auroc(small_hospital):
+def test_c_is_that_of_the_least_loss_of_examples_that_it_was_not_fitted_on(small_hospital):
     trajectories, slices, sick, part = planted(small_hospital, persons=60)
     expansion = counts.make_token_features(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens")
     space = counts.fit_space(trajectories, slices[part["train"]], expansion)
     table = {p: space.matrix(trajectories, slices[part[p]], expansion) for p in part}
-    args = (table["train"], sick[part["train"]], table["valid"], sick[part["valid"]])
-    best = counts.fit("logreg", *args, seed=0)
-    scores = {}
+    best, losses = fit("logreg", table, sick, part, seed=0), {}
+    largest = abs(table["train"]).max(axis=0).toarray().ravel()
+    x = {p: table[p].toarray().astype(float) / np.where(largest > 0, largest, 1) for p in table}
+    y, persons = {p: sick[part[p]] for p in ("train", "valid")}, np.flatnonzero(part["train"])
     for C in counts.C_GRID:  # noqa: N806
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(counts, "C_GRID", (C,))
-            scores[C] = roc_auc_score(args[3], counts.fit("logreg", *args, seed=0).predict(table["valid"]))
-    assert best.C == max(counts.C_GRID, key=scores.get)
+        losses[C] = out_of_sample_loss(x, y, persons, C, 0)
+    assert best.C == min(losses, key=losses.get)
 
 
 @pytest.mark.parametrize("name", counts.MODELS)
 def test_one_class_is_refused_in_training_and_no_obstacle_in_validation(name):
     features = sparse.csr_array(np.random.default_rng(0).random((40, 6)).astype(np.float32))
-    truth = np.arange(40) % 2 == 0
+    truth, persons, both = np.arange(40) % 2 == 0, np.arange(40), {"train": features, "valid": features}
     with pytest.raises(SystemExit, match=f"{name} can't be fitted: its 40 training examples hold 0 positives"):
-        counts.fit(name, features, np.zeros(40, dtype=bool), features, truth, seed=0)
+        counts.fit(name, both, {"train": np.zeros(40, dtype=bool), "valid": truth}, persons, 0)
     with pytest.raises(SystemExit, match="there are 0 validation examples"):
-        counts.fit(name, features, truth, features[:0], truth[:0], seed=0)
-    assert np.isfinite(counts.fit(name, features, truth, features, np.zeros(40, dtype=bool), seed=0).predict(features)).all()
+        counts.fit(name, {"train": features, "valid": features[:0]}, {"train": truth, "valid": truth[:0]}, persons, 0)
+    model = counts.fit(name, both, {"train": truth, "valid": np.zeros(40, dtype=bool)}, persons, 0)
+    assert np.isfinite(model.predict(features)).all()

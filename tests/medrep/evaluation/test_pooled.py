@@ -270,7 +270,7 @@ def fit(name, tells, seed=0):
     """The head of `name` on noise with the outcome in it as `tells` says, and examples that it did not see."""
     x = {part: noise([seed, i]) for i, part in enumerate(("train", "valid", "test"))}
     y = {part: np.random.default_rng(7).random(len(values)) < expit(tells(values)) for part, values in x.items()}
-    return pooled.fit_head(name, x, y, 0), x, y
+    return pooled.fit_head(name, x, y, np.arange(len(x["train"])), 0), x, y
 
 
 def test_a_count_is_not_drowned_by_the_means_and_the_history_is_read_where_it_tells():
@@ -292,9 +292,9 @@ def test_the_trees_are_those_of_scikit_learn():
 def test_one_class_or_no_validation_is_not_learned():
     x = {"train": noise(0, 30), "valid": noise(1, 10)}
     for name in pooled.MODELS:
-        assert pooled.fit_head(name, x, {"train": np.zeros(30, bool), "valid": np.zeros(10, bool)}, 0) is None
-        assert pooled.fit_head(name, {**x, "valid": x["valid"][:0]}, {"train": np.arange(30) < 9, "valid": np.zeros(0, bool)}, 0) is None
-        assert np.isfinite(pooled.fit_head(name, x, {"train": np.arange(30) < 9, "valid": np.zeros(10, bool)}, 0).predict(x["valid"])).all()
+        assert pooled.fit_head(name, x, {"train": np.zeros(30, bool), "valid": np.zeros(10, bool)}, np.arange(30), 0) is None
+        assert pooled.fit_head(name, {**x, "valid": x["valid"][:0]}, {"train": np.arange(30) < 9, "valid": np.zeros(0, bool)}, np.arange(30), 0) is None
+        assert np.isfinite(pooled.fit_head(name, x, {"train": np.arange(30) < 9, "valid": np.zeros(10, bool)}, np.arange(30), 0).predict(x["valid"])).all()
 
 
 def test_the_baselines_have_one_list():
