@@ -31,6 +31,7 @@ LAYOUT = 3
 """Of site.json: one of an earlier layout is made anew, as it is printed again."""
 MAX_UNMAPPED_TOLD, MAX_UNMAPPED_PRINTED = 40, 5
 MAX_REPEATED_SHARE, MAX_UNREADABLE_VALUES_SHARE = 0.01, 0.001
+MAX_UNKNOWN_VISITS_SHARE = 0.05
 MAX_OVERNIGHT_SHARE = 0.2  # of the admissions
 MAX_CONCEPT_0_SHARE, MAX_UNITLESS_SHARE, MAX_OVERLAPPING_SHARE, MAX_AFTER_DEATH_SHARE = 0.2, 0.5, 0.05, 0.05
 PLAUSIBLE_AGES = (10, 100)
@@ -213,6 +214,11 @@ def find_warnings(site: dict) -> list[str]:
         if facts["with_value"] and facts["without_unit"] > MAX_UNITLESS_SHARE * facts["with_value"]:
             found.append(f"{facts['without_unit'] / facts['with_value']:.0%} of the values of {domain} have no unit")
     for table, counts in site["tables"].items():
+        if (astray := counts.get("unknown visits", 0)) > MAX_UNKNOWN_VISITS_SHARE * counts["read"]:
+            found.append(
+                f"{astray:,} of {counts['read']:,} rows of {table} state a visit that is none of the person's: they count to the visit, if any, that "
+                "lasts at their time; is visit_occurrence whole?"
+            )
         for column, shapes in counts.get("unreadable times", {}).items():
             found.append(f"{sum(shapes.values()):,} rows of {table} have a {column} that can't be read: of them only the day is known")
     if doubtful := site["tables"].get("death", {}).get("left out", {}).get("records of the person go on"):

@@ -32,6 +32,7 @@ def write_hospital(
     last=timedelta(0),
     repeat=False,
     unreadable_time=False,
+    unknown_visits=0,
     texts=False,
     doubtful=0,
     unmapped=None,
@@ -79,6 +80,7 @@ def write_hospital(
         "condition_occurrence": {
             "left out": {"no concept": no_concept},
             "unreadable times": {"condition datetime": {"99/99/9999": 2, "a": 1}} if unreadable_time else {},
+            "unknown visits": unknown_visits,
         },
         "measurement": {"left out": {}, "texts": {"value_as_number": {"words": {"rows": 2, "commonest": {"neg": 2}}} if texts else {}}},
         "death": {"left out": {"records of the person go on": doubtful} if doubtful else {}},
@@ -207,6 +209,7 @@ def test_units_and_visits_have_the_names_of_their_concepts_where_the_vocabulary_
         ({"birth": 2040}, "the median age at the first event, kept or not, is 110"),
         ({"last": 365 * 40 * DAY}, "1 records stand more than 30 years after the middle one"),
         ({"repeat": True}, "1 of 21 procedure events are told by another row, too"),
+        ({"unknown_visits": 2}, "2 of 21 rows of condition_occurrence state a visit that is none of the person's"),
         ({"unreadable_time": True}, "3 rows of condition_occurrence have a condition datetime that can't be read"),
         ({"texts": True}, "2 rows of measurement have a value_as_number that is no number"),
         ({"doubtful": 2}, "2 rows of death are not believed, as the person's records go on"),

@@ -94,22 +94,17 @@ def fit_head(name: str, x: dict[str, np.ndarray], y: dict[str, np.ndarray], pers
 
 def fit_linear(x: dict[str, np.ndarray], y: dict[str, np.ndarray], persons: np.ndarray, seed: int, width: int) -> LinearHead:
     """Of columns that are the history's mean (width), the index stay's, and numbers: of five ways to read the means, and of C_GRID, what has the
-    least loss on examples that it was not fitted on (regularization.fit_path), of equals the first.
+    least loss on examples that it was not fitted on (regularization.fit_best), of equals the first.
 
     Without means at all, without the history's, which in short records is mostly noise, or with both; and the means' features divided by the
     square root of their number, so that a whole mean is penalised like one count (else some hundred of them drown what counts say), or as
     they are. By loss, because an AUROC of so few positives is mostly chance.
     """
-    columns, tried = x["train"].shape[1], []
     ways = [(history, weight) for history in (0.0, 1.0) for weight in (width**-0.5, 1.0)] if width else []
-    for history, weight in [(0.0, 0.0), *ways]:
-        factor = np.repeat([history * weight, weight, 1.0], [width, width, columns - 2 * width])
-        used = factor > 0
-        for fit in regularization.fit_path({name: part[:, used] * factor[used] for name, part in x.items()}, y, persons, C_GRID, seed):
-            weights = np.zeros(columns)
-            weights[used] = fit.coefficients * factor[used]
-            tried.append((fit.loss, LinearHead(weights, np.array(fit.intercept), np.array(fit.C))))
-    return tried[int(np.argmin([loss for loss, _ in tried]))][1]
+    sizes = [width, width, x["train"].shape[1] - 2 * width]
+    factors = [np.repeat([history * weight, weight, 1.0], sizes) for history, weight in [(0.0, 0.0), *ways]]
+    best = regularization.fit_best(x, y, persons, factors, C_GRID, seed)
+    return LinearHead(best.coefficients, np.array(best.intercept), np.array(best.C))
 
 
 def fit_trees(x: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int) -> TreeHead:
