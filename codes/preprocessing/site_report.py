@@ -306,7 +306,9 @@ def main(argv=None):
     inputs = [table.require(hospital=name) for table in (PERSONS, VISITS, RECORDS, DEATHS)]
     hospital = config.load("hospital", args.overrides, hospital=name)
     inputs += athena.input_files("concept") if contract.concepts_folder().is_dir() else []
-    made_with = {key: getattr(hospital, key) for key in ("follow_up_ends", "admission_source_pattern", "admission_visit_concepts")} | {"layout": LAYOUT}
+    made_with = {key: getattr(hospital, key) for key in ("follow_up_ends", "admission_source_pattern", "admission_visit_concepts")} | {
+        "layout": LAYOUT
+    }
     stamp = Stamp(contract.site_file(name), inputs=inputs, settings=made_with)
     if stamp.is_current():
         stamps.require_undamaged(contract.site_file(name))

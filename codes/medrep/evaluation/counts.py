@@ -262,13 +262,7 @@ def to_dense(features: sparse.csr_array) -> np.ndarray:
     return features[:, :MAX_GBM_FEATURES].astype(np.float64).toarray()
 
 
-def fit(
-    name: str,
-    x: dict[str, sparse.csr_array],
-    y: dict[str, np.ndarray],
-    persons: np.ndarray,
-    seed: int,
-) -> LogisticModel | BoostedModel:
+def fit(name: str, x: dict[str, sparse.csr_array], y: dict[str, np.ndarray], persons: np.ndarray, seed: int) -> LogisticModel | BoostedModel:
     """The model `name`, one of MODELS, for one label, from matrices of one FeatureSpace; it is the same for any number of threads.
 
     x, y: {train, valid}, of each example its features and whether the label is true; persons: (training examples,).

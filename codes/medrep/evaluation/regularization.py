@@ -61,7 +61,9 @@ def fit_path(x: dict, y: dict[str, np.ndarray], persons: np.ndarray, grid: Seque
     return found
 
 
-def fit_best(x: dict[str, np.ndarray], y: dict[str, np.ndarray], persons: np.ndarray, factors: Sequence[np.ndarray], grid: Sequence[float], seed: int) -> Fit:
+def fit_best(
+    x: dict[str, np.ndarray], y: dict[str, np.ndarray], persons: np.ndarray, factors: Sequence[np.ndarray], grid: Sequence[float], seed: int
+) -> Fit:
     """Of fit_path on the columns times each of `factors`, float64 (columns,), what has the least loss, of equals the first; a factor of 0 leaves a
     column out. Its coefficients are those of the columns as they are."""
     found = []

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from .plain_figures import out_of_sample_loss
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
@@ -16,6 +15,8 @@ from medrep import storage
 from medrep.evaluation import counts
 from medrep.patients import sequences
 from medrep.vocabulary import token_vocabulary
+
+from .plain_figures import out_of_sample_loss
 
 IS_A = [(1, 20), (2, 20), (3, 21), (4, 21), (20, 30), (21, 30), (5, 31), (6, 31), (50, 21)]
 ANCESTORS = {1: [20, 30], 2: [20, 30], 3: [21, 30], 4: [21, 30], 20: [30], 21: [30], 5: [31], 6: [31], 50: [21, 30]}

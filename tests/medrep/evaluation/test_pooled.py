@@ -293,8 +293,12 @@ def test_one_class_or_no_validation_is_not_learned():
     x = {"train": noise(0, 30), "valid": noise(1, 10)}
     for name in pooled.MODELS:
         assert pooled.fit_head(name, x, {"train": np.zeros(30, bool), "valid": np.zeros(10, bool)}, np.arange(30), 0) is None
-        assert pooled.fit_head(name, {**x, "valid": x["valid"][:0]}, {"train": np.arange(30) < 9, "valid": np.zeros(0, bool)}, np.arange(30), 0) is None
-        assert np.isfinite(pooled.fit_head(name, x, {"train": np.arange(30) < 9, "valid": np.zeros(10, bool)}, np.arange(30), 0).predict(x["valid"])).all()
+        assert (
+            pooled.fit_head(name, {**x, "valid": x["valid"][:0]}, {"train": np.arange(30) < 9, "valid": np.zeros(0, bool)}, np.arange(30), 0) is None
+        )
+        assert np.isfinite(
+            pooled.fit_head(name, x, {"train": np.arange(30) < 9, "valid": np.zeros(10, bool)}, np.arange(30), 0).predict(x["valid"])
+        ).all()
 
 
 def test_the_baselines_have_one_list():

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from .plain_figures import fit_plainly, out_of_sample_loss
 from scipy import sparse
 from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from medrep.evaluation import regularization
 from medrep.evaluation.regularization import FEW_OF_CLASS, fit_path, make_folds
+
+from .plain_figures import fit_plainly, out_of_sample_loss
 
 GRID = (0.001, 0.01, 0.1, 1.0, 10.0)
 
