@@ -200,7 +200,6 @@ def main(argv=None):
             held_out=counts["held_out"],
             isolated=int((degrees == 0).sum()),
             largest_degree=int(degrees.max(initial=0)),
-            relationships={fate: dict(count.most_common()) for fate, count in counts["by_relationship"].items()},
         )
         print_line(
             f"{contract.display_path(contract.edges_file())}: {len(edges):,} edges in both directions, of {len(pairs):,} pairs of concepts, "

@@ -22,7 +22,7 @@ from medrep import contract, stamps, storage
 from medrep.errors import UserError
 from medrep.report import charts
 from medrep.report.cells import to_cell
-from medrep.report.disclosure import CountRegistry
+from medrep.report.disclosure import CountRegistry, SuppressibleCount
 from medrep.report.sections import coverage, flows, pipeline, sites, training
 from medrep.tables import LABELS, RECORDS, REJECTS
 
@@ -376,6 +376,8 @@ def test_the_best_arm_is_that_of_the_table_with_its_difference_to_the_simplest(a
         assert value == " ".join(filter(None, [best["model"], best["rep_type"], best["variant"]]))
         assert f"AUROC {float(best['auroc']):.3f} (" in more and "over logreg tokens, the simplest" in more
         assert f"{float(best['over_simplest']):+.3f}".replace("-", "−") in more
+        tested, positive = (SuppressibleCount(float(best[name]), float(best[name]), 11) for name in ("n", "positives"))
+        assert more.endswith(f" Of {tested} examples there {positive} are positive.") or "≥11" in more
         assert f"(p {float(best['over_simplest_p_holm']):.3f}, corrected for 5 arms)" in more and "chance may explain it" in more
 
 
@@ -397,7 +399,7 @@ def test_how_sure_the_answer_is_stands_in_words(at_study):
     assert "too few cases to say whether that is chance" in facts_of(page())["MT: best at home, mimic"][1]
     change_comparison(auroc={("logreg", "tokens", ""): "0.97"})
     value, more = facts_of(page())["MT: best at home, mimic"]
-    assert value == "logreg tokens" and more.endswith("It is the simplest arm: none is above it.")
+    assert value == "logreg tokens" and "It is the simplest arm: none is above it. Of " in more
     table = comparison_rows()
     table[(table.model != "logreg") & (table.rep_type != "none")].to_csv(contract.comparison_file(), index=False)
     assert "No simple arm was tested to compare it with." in facts_of(page())["MT: best at home, mimic"][1]

@@ -12,7 +12,7 @@ from medrep.evaluation.coverage import CODE_INPUT
 from medrep.llm import rating_prompts
 from medrep.report.arms import group_home_first, home_first, label_arms, rep_style, row_arms
 from medrep.report.cells import Deferred, format_interval, is_known, number_cell, number_of, p_value_cell
-from medrep.report.count_names import EVENTS_READ, events_read_as
+from medrep.report.count_names import EVENTS_READ, count_tested, events_read_as
 from medrep.report.disclosure import CountRegistry, Share, SuppressibleCount, describe_rest
 from medrep.report.inputs import TEST_RESULTS, finetune_command, labelled_outcomes, read_comparison, read_json, read_table
 from medrep.report.pages import Fact, Facts, Forest, ForestPoint, MissingResult, Paragraph, Section, Subsection, slugify
@@ -26,7 +26,7 @@ def build_section(counts: CountRegistry, home: str, others: list[str], cohort: C
     table = read_comparison(counts.min_count)
     by_outcome = group_home_first(table, "outcome", home) if table is not None else []
     first = by_outcome[0] if by_outcome else None
-    facts = list(best_facts(first[1], home)) if first else []
+    facts = list(best_facts(counts, first[1], home)) if first else []
     read = [fact for external in others if (fact := coverage_fact(counts, home, external))]
     if facts_shown := [*facts, *read, *audit_facts([home, *others])]:
         section.parts.append(Facts(facts_shown))
@@ -39,7 +39,7 @@ def build_section(counts: CountRegistry, home: str, others: list[str], cohort: C
             command = f"python experiments/vocabulary_coverage.py --home {home} --external {external}"
             section.parts.append(MissingResult(f"What can be read of {external}", command))
     for outcome, rows in by_outcome:
-        parts: list = [] if outcome == by_outcome[0][0] else [Facts(list(best_facts(rows, home)))]
+        parts: list = [] if outcome == by_outcome[0][0] else [Facts(list(best_facts(counts, rows, home)))]
         parts += [*forests(outcome, rows, home), *chosen_at_home(rows, home)]
         section.parts.append(Subsection(slugify("answer", outcome), name_outcome(outcome, cohort), parts))
         if outcome == by_outcome[0][0]:
@@ -75,13 +75,18 @@ def find_best(rows: pd.DataFrame, home: str) -> dict | None:
     return able.loc[able.auroc.astype(float).idxmax()].to_dict() if len(able) else None
 
 
-def best_facts(of_outcome: pd.DataFrame, home: str) -> Iterator[Fact]:
+def best_facts(counts: CountRegistry, of_outcome: pd.DataFrame, home: str) -> Iterator[Fact]:
     for hospital, rows in group_home_first(of_outcome, "tested_on", home):
-        where = f"{rows.outcome.iloc[0]}: best {'at home' if hospital == home else 'elsewhere'}, {hospital}"
-        if best := find_best(rows, home):
-            yield Fact(where, results.arm_label(tuple(best[name] for name in results.KEY_COLUMNS)), describe_best(best, rows, home))
+        outcome = rows.outcome.iloc[0]
+        where = f"{outcome}: best {'at home' if hospital == home else 'elsewhere'}, {hospital}"
+        best = find_best(rows, home)
+        row = best or rows.iloc[0]
+        tested, positive = count_tested(counts, hospital, outcome, row["n"], row["positives"], row["seeds"])
+        if best:
+            name, more = results.arm_label(tuple(best[name] for name in results.KEY_COLUMNS)), describe_best(best, rows, home)
         else:
-            yield Fact(where, "unknown", "No arm's AUROC could be computed there.")
+            name, more = "unknown", "No arm's AUROC could be computed there."
+        yield Fact(where, name, Deferred(lambda more=more, positive=positive, tested=tested: f"{more} Of {tested} examples there {positive} are positive."))
 
 
 def describe_best(best: dict, rows: pd.DataFrame, home: str) -> str:
