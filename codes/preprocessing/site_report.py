@@ -32,6 +32,7 @@ LAYOUT = 3
 MAX_UNMAPPED_TOLD, MAX_UNMAPPED_PRINTED = 40, 5
 MAX_REPEATED_SHARE, MAX_UNREADABLE_VALUES_SHARE = 0.01, 0.001
 MAX_UNKNOWN_VISITS_SHARE = 0.05
+MAX_DAY_ONLY_SHARE = 0.5
 MAX_OVERNIGHT_SHARE = 0.2  # of the admissions
 MAX_CONCEPT_0_SHARE, MAX_UNITLESS_SHARE, MAX_OVERLAPPING_SHARE, MAX_AFTER_DEATH_SHARE = 0.2, 0.5, 0.05, 0.05
 PLAUSIBLE_AGES = (10, 100)
@@ -213,6 +214,12 @@ def find_warnings(site: dict) -> list[str]:
             found.append(f"{share:.0%} of {table} has no concept: {explain_unmapped(site, domain)}")
         if facts["with_value"] and facts["without_unit"] > MAX_UNITLESS_SHARE * facts["with_value"]:
             found.append(f"{facts['without_unit'] / facts['with_value']:.0%} of the values of {domain} have no unit")
+    events, day_only = (sum(facts[name] for facts in site["domains"].values()) for name in ("events", "day_only"))
+    if day_only > MAX_DAY_ONLY_SHARE * events:
+        found.append(
+            f"{day_only / events:.0%} of the events are known by their day only: a model sees each when its day has ended, and what came first on a day "
+            "is not known; have the tables' *_datetime columns times?"
+        )
     for table, counts in site["tables"].items():
         if (astray := counts.get("unknown visits", 0)) > MAX_UNKNOWN_VISITS_SHARE * counts["read"]:
             found.append(

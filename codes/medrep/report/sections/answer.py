@@ -86,7 +86,9 @@ def best_facts(counts: CountRegistry, of_outcome: pd.DataFrame, home: str) -> It
             name, more = results.arm_label(tuple(best[name] for name in results.KEY_COLUMNS)), describe_best(best, rows, home)
         else:
             name, more = "unknown", "No arm's AUROC could be computed there."
-        yield Fact(where, name, Deferred(lambda more=more, positive=positive, tested=tested: f"{more} Of {tested} examples there {positive} are positive."))
+        yield Fact(
+            where, name, Deferred(lambda more=more, positive=positive, tested=tested: f"{more} Of {tested} examples there {positive} are positive.")
+        )
 
 
 def describe_best(best: dict, rows: pd.DataFrame, home: str) -> str:
