@@ -19,7 +19,7 @@ class CohortConfig:
     """
 
     home: str = "mimic"
-    """The hospital whose train and valid persons everything is fitted on."""
+    """The hospital whose train persons everything is fitted on; its valid persons say when to stop."""
     split_shares: dict[str, float] = field(default_factory=lambda: {"train": 0.70, "valid": 0.15, "test": 0.15})
     """Shares of persons, by a hash of the person's source id: new rows, ids or engines move no one."""
     split_seed: int = 0

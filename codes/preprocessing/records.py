@@ -65,7 +65,7 @@ PART_BYTES = 800_000_000  # of text: some eight million events
 
 def assign_visits(events: ibis.Table, visits: ibis.Table) -> ibis.Table:
     """`events` (date, time, visit_id as stated) with low, high (the event is between them), visit_id, visit_end, visit_is_open, and
-    states_unknown_visit: whether it states a visit that is none of the person's.
+    names_unknown_visit: whether it names a visit that is not the person's (0 names none).
 
     The stated visit counts if it is one of the person's. Otherwise the visit that overlaps low..high: the latest start,
     then the smallest id. Otherwise none.
@@ -90,7 +90,7 @@ def assign_visits(events: ibis.Table, visits: ibis.Table) -> ibis.Table:
         visit_id=ibis.ifelse(is_own, events.stated_id, events.found_id),
         visit_end=ibis.ifelse(is_own, events.stated_end, events.found_end),
         visit_is_open=ibis.ifelse(is_own, events.stated_open, events.found_open),
-        states_unknown_visit=events.stated_id.notnull() & ~is_own,
+        names_unknown_visit=(events.stated_id != 0).fill_null(False) & ~is_own,
     ).drop("person_id_right", "low_right", "high_right", "stated_id", "stated_end", "stated_open", "found_id", "found_end", "found_open")
 
 
@@ -154,7 +154,7 @@ def find_records(
         ((age < cohort.min_age).fill_null(False), UNDER_AGE),
         else_=ibis.null("string"),
     )
-    columns = [*RECORDS.schema.names, "date", "year_of_birth", "states_unknown_visit", "reason"]
+    columns = [*RECORDS.schema.names, "date", "year_of_birth", "names_unknown_visit", "reason"]
     events = events.mutate(reason=reason).select(*columns, *(["line"] if "line" in events.columns else []))
     if domain == "measurement":
         events = leave_out_same_hour(events, cohort, hospital.day_summary_types)
@@ -236,12 +236,12 @@ def report_unreadable_values(hospital: str, texts: dict[str, dict], read: int):
         )
 
 
-def report_unknown_visits(hospital: str, domain: str, astray: int, read: int):
-    """Say how many rows state a visit that is none of the person's. The site report warns of many."""
-    if astray:
+def report_unknown_visits(hospital: str, domain: str, unknown: int, kept: int):
+    """Say how many kept rows name a visit that is not the person's, or was left out. The site report warns of many."""
+    if unknown:
         print_line(
-            f"{hospital} {domain}: {astray:,} rows of {read:,} state a visit that is none of the person's: they count to the visit, if any, that "
-            "lasts at their time"
+            f"{hospital} {domain}: {unknown:,} of {kept:,} kept rows name a visit that is not the person's, or was left out: they count to the visit, "
+            "if any, that lasts at their time"
         )
 
 
@@ -332,9 +332,9 @@ def make_records(
         enough = engine.materialize(con, persons_with_enough(list(found.values()), cohort.min_events))
         with_reasons = {domain: leave_out_short_histories(table, enough) for domain, table in found.items()}
         for domain, table in with_reasons.items():
-            for row in table.group_by("reason").agg(n=table.count(), astray=table.states_unknown_visit.sum()).to_pyarrow().to_pylist():
+            for row in table.group_by("reason").agg(n=table.count(), unknown=table.names_unknown_visit.sum()).to_pyarrow().to_pylist():
                 reasons[domain][row["reason"] or rules.KEPT] += row["n"]
-                details[domain][UNKNOWN_VISITS] += int(row["astray"] or 0)
+                details[domain][UNKNOWN_VISITS] += 0 if row["reason"] else int(row["unknown"])
         ages += ages_at_first_event(list(found.values()))
         kept = [t.filter(t.reason.isnull()).select(*RECORDS.schema.names).cast(RECORDS.schema) for t in with_reasons.values()]
         add_part(ibis.union(*kept) if len(kept) > 1 else kept[0])
@@ -422,7 +422,7 @@ def main(argv=None):
 
                 settled = rules.report_rejects(con, name, EVENT_TABLES[domain], counts, read_rejects, EXCLUSIONS, cohort, **details[domain])
                 report_unreadable_values(name, details[domain].get("texts", {}), settled["read"])
-                report_unknown_visits(name, domain, details[domain][UNKNOWN_VISITS], settled["read"])
+                report_unknown_visits(name, domain, details[domain][UNKNOWN_VISITS], settled["kept"])
                 figures["rows"] = figures.get("rows", 0) + settled["read"]
             if figures["persons"] == 0:
                 raise UserError(

@@ -221,10 +221,10 @@ def find_warnings(site: dict) -> list[str]:
             "is not known; have the tables' *_datetime columns times?"
         )
     for table, counts in site["tables"].items():
-        if (astray := counts.get("unknown visits", 0)) > MAX_UNKNOWN_VISITS_SHARE * counts["read"]:
+        if (unknown := counts.get("unknown visits", 0)) > MAX_UNKNOWN_VISITS_SHARE * counts["kept"]:
             found.append(
-                f"{astray:,} of {counts['read']:,} rows of {table} state a visit that is none of the person's: they count to the visit, if any, that "
-                "lasts at their time; is visit_occurrence whole?"
+                f"{unknown:,} of {counts['kept']:,} kept rows of {table} name a visit that is not the person's, or was left out: they count to the "
+                "visit, if any, that lasts at their time; is visit_occurrence whole, and how many of its rows were left out?"
             )
         for column, shapes in counts.get("unreadable times", {}).items():
             found.append(f"{sum(shapes.values()):,} rows of {table} have a {column} that can't be read: of them only the day is known")

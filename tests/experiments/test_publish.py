@@ -41,8 +41,8 @@ from .hub_server import TOKEN, HubServer
 from .test_finetune import FINETUNE, PRETRAIN, make_root, write_labels, write_persons, write_stays
 
 SPECIAL = len(token_vocabulary.SPECIAL_TOKENS)
-PLANTED = {"7777001": 10, "7777002": 11, "7777003_2": 6, "7777003_7": 6}
-"""Tokens, and how many train persons get each; the third and the fourth are of different persons."""
+PLANTED = {"7777001": 10, "7777002": 11, "7777003_2": 6, "7777003_7": 6, "7777004": 10}
+"""Tokens, and how many train persons get each; the third and the fourth are of different persons, and the last twenty others have, too."""
 OLD = 107  # the age of three persons at their last event
 RUNS = {
     "behrt none": ("--rep-type", "none"),
@@ -90,6 +90,9 @@ def plant(hospital):
         assert name and len(chosen) == persons
         token[trajectories.person_start[chosen] + 1 + i] = len(words) + i
     age[np.asarray(trajectories.person_stop)[taught[:3]] - 1] = OLD
+    others = trajectories.rows_in_splits("valid", "test")[:20]  # who teach a model nothing, and make no token and no age one of enough
+    token[trajectories.person_start[others] + 1] = len(words) + list(PLANTED).index("7777004")
+    age[np.asarray(trajectories.person_stop)[others] - 1] = OLD
     counts = np.bincount(token, minlength=len(words) + len(PLANTED))
     seen = np.isin(np.repeat(np.arange(len(trajectories)), trajectories.person_stop - trajectories.person_start), taught)
     of_taught = np.bincount(token[seen], minlength=len(counts))
@@ -294,11 +297,11 @@ def test_what_few_persons_have_is_not_in_it(here, tmp_path, run, capsys):
     tokens, saved = json.loads((target / "vocabulary.json").read_text())["tokens"], load_file(target / "model.safetensors")
     before = token_vocabulary.load_vocabulary(run_folder(run, finetuned=False) / "vocabulary.json").tokens
     expected = [token for token in before if token in token_vocabulary.SPECIAL_TOKENS or taught_persons(token, apart) >= 11]
-    assert tokens == expected and "7777002" in tokens and "7777001" not in tokens
+    assert tokens == expected and "7777002" in tokens and "7777001" not in tokens and "7777004" not in tokens
     assert ("7777003" in tokens) == apart and not [token for token in tokens if "_" in token]
     lost = len(before) - len(tokens)
     out = capsys.readouterr().out
-    assert lost == (1 if apart else 3) and f"taken out, as fewer than 11 persons have them: tokens {lost}, age " in out
+    assert lost == (2 if apart else 4) and f"taken out, as fewer than 11 persons have them: tokens {lost}, age " in out
     assert f"; tokens left: {len(tokens) - SPECIAL}\n" in out
     card = (target / "README.md").read_text()
     assert f"- {lost} tokens that fewer than 11 persons have" in card and f"{len(tokens) - SPECIAL} are left, and stand in" in card

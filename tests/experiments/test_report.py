@@ -22,8 +22,8 @@ from medrep import contract, stamps, storage
 from medrep.errors import UserError
 from medrep.report import charts
 from medrep.report.cells import to_cell
-from medrep.report.disclosure import CountRegistry, SuppressibleCount
-from medrep.report.sections import coverage, flows, pipeline, sites, training
+from medrep.report.disclosure import CountRegistry
+from medrep.report.sections import answer, coverage, flows, pipeline, sites, training
 from medrep.tables import LABELS, RECORDS, REJECTS
 
 COMMANDS = (
@@ -376,8 +376,8 @@ def test_the_best_arm_is_that_of_the_table_with_its_difference_to_the_simplest(a
         assert value == " ".join(filter(None, [best["model"], best["rep_type"], best["variant"]]))
         assert f"AUROC {float(best['auroc']):.3f} (" in more and "over logreg tokens, the simplest" in more
         assert f"{float(best['over_simplest']):+.3f}".replace("-", "−") in more
-        tested, positive = (SuppressibleCount(float(best[name]), float(best[name]), 11) for name in ("n", "positives"))
-        assert more.endswith(f" Of {tested} examples there {positive} are positive.") or "≥11" in more
+        tested, positive = (float(best[name]) for name in ("n", "positives"))
+        assert 11 <= positive < tested and more.endswith(f" Tested at {tested:,.0f} prediction points, {positive:,.0f} of them with the outcome.")
         assert f"(p {float(best['over_simplest_p_holm']):.3f}, corrected for 5 arms)" in more and "chance may explain it" in more
 
 
@@ -391,6 +391,27 @@ def change_comparison(**columns):
     table.to_csv(contract.comparison_file(), index=False)
 
 
+def test_the_answers_counts_are_of_one_label(at_study):
+    change_comparison(auroc=dict.fromkeys(map(tuple, comparison_rows()[["model", "rep_type", "variant"]].to_numpy().tolist()), ""))
+    value, more = facts_of(page())["MT: best at home, mimic"]
+    assert value == "unknown" and more.startswith("No arm's AUROC could be computed there. Tested at ")
+    row = comparison_rows().iloc[0]
+    assert "Tested at" in str(answer.add_counts("x", CountRegistry(11), "mimic", "MT", row))
+    flow = contract.flow_file("mimic", "MT")
+    storage.write_json(flow, json.loads(flow.read_text()) | {"labelled": {"Gout": 30}})  # as of phenotypes, of which row["positives"] is the sum
+    assert answer.add_counts("x", CountRegistry(11), "mimic", "MT", row) == "x"
+    flow.unlink()
+    assert answer.add_counts("x", CountRegistry(11), "mimic", "MT", row) == "x"
+
+
+def test_of_few_positives_the_answer_says_that_they_are_few(at_study):
+    table = comparison_rows()
+    table.loc[table.outcome == "MT", "positives"] = "7.0"
+    table.to_csv(contract.comparison_file(), index=False)
+    found = facts_of(page())["MT: best at home, mimic"][1]
+    assert " prediction points, <11 of them with the outcome." in found and " 7 " not in found
+
+
 def test_how_sure_the_answer_is_stands_in_words(at_study):
     medrep = ("behrt", "medrep", "")
     change_comparison(auroc={medrep: "0.95"}, over_simplest_p_holm={medrep: "0.0002"})
@@ -399,7 +420,7 @@ def test_how_sure_the_answer_is_stands_in_words(at_study):
     assert "too few cases to say whether that is chance" in facts_of(page())["MT: best at home, mimic"][1]
     change_comparison(auroc={("logreg", "tokens", ""): "0.97"})
     value, more = facts_of(page())["MT: best at home, mimic"]
-    assert value == "logreg tokens" and "It is the simplest arm: none is above it. Of " in more
+    assert value == "logreg tokens" and "It is the simplest arm: none is above it. Tested at " in more
     table = comparison_rows()
     table[(table.model != "logreg") & (table.rep_type != "none")].to_csv(contract.comparison_file(), index=False)
     assert "No simple arm was tested to compare it with." in facts_of(page())["MT: best at home, mimic"][1]

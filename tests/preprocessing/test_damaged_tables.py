@@ -121,19 +121,25 @@ def test_1_a_phenotype_has_it_too_and_as_published_it_stands_after_the_stay(hosp
     assert labels_of("asthma") == [(datetime(2020, 1, 2, 10), False)]
 
 
-def test_events_that_state_a_visit_of_nobody_or_of_another_are_counted_and_belong_to_the_visit_of_their_time(hospital, capsys):
+def test_events_that_name_a_visit_of_nobody_or_of_another_are_counted_and_belong_to_the_visit_of_their_time(hospital, capsys):
     conditions = [f"1,1,{DISEASE},2020-01-0{day},2020-01-0{day} 09:00:00,32817,{visit}" for day, visit in ((2, 10), (3, 99), (4, 20), (5, ""))]
     conditions += [f"2,2,{DISEASE},2020-03-02,2020-03-02 09:00:00,32817,99"]  # outside any visit
+    conditions += [f"3,1,{DISEASE},2020-01-05,2020-01-05 10:00:00,32817,0"]  # 0 names none
+    conditions += [f"4,77,{DISEASE},2020-01-05,2020-01-05 10:00:00,32817,99", "5,1,0,2020-01-05,2020-01-05 10:00:00,32817,99"]  # not kept
     visits = [FIRST, stay("2020-01-01 10:00:00", "2020-01-05 15:00:00", visit=20, person=2)]
-    hospital(last=site_report, visit_occurrence=visits, condition_occurrence=conditions, measurement=[], death=[])
+    flags = ["--set", "cohort.max_rejects=1"]
+    hospital(last=site_report, flags=flags, visit_occurrence=visits, condition_occurrence=conditions, measurement=[], death=[])
     assert rows_of(RECORDS, "time", "visit_id", "domain")[-1][:2] == (datetime(2020, 3, 2, 9), None)
     found = [visit for _, visit, domain in rows_of(RECORDS, "time", "visit_id", "domain") if domain == "condition"]
-    assert found == [10, 10, 10, 10, None]
+    assert found == [10, 10, 10, 10, 10, None]
     site = json.loads(contract.site_file("h").read_text())
     assert site["tables"]["condition_occurrence"]["unknown visits"] == 3 and site["tables"]["drug_exposure"]["unknown visits"] == 0
-    words = "3 of 5 rows of condition_occurrence state a visit that is none of the person's"
+    words = "3 of 6 kept rows of condition_occurrence name a visit that is not the person's, or was left out"
     assert any(warning.startswith(words) for warning in site["warnings"])
-    assert "h condition: 3 rows of 5 state a visit that is none of the person's: they count to the visit, if any" in capsys.readouterr().out
+    assert (
+        "h condition: 3 of 6 kept rows name a visit that is not the person's, or was left out: they count to the visit, if any"
+        in capsys.readouterr().out
+    )
 
 
 def test_2_values_keep_their_operators_and_what_is_no_number_is_counted_and_has_no_other_columns_value(hospital, capsys):

@@ -210,7 +210,7 @@ def test_units_and_visits_have_the_names_of_their_concepts_where_the_vocabulary_
         ({"last": 365 * 40 * DAY}, "1 records stand more than 30 years after the middle one"),
         ({"repeat": True}, "1 of 21 procedure events are told by another row, too"),
         ({"clock": timedelta(hours=24, seconds=-1)}, "100% of the events are known by their day only"),
-        ({"unknown_visits": 2}, "2 of 21 rows of condition_occurrence state a visit that is none of the person's"),
+        ({"unknown_visits": 2}, "2 of 20 kept rows of condition_occurrence name a visit that is not the person's"),
         ({"unreadable_time": True}, "3 rows of condition_occurrence have a condition datetime that can't be read"),
         ({"texts": True}, "2 rows of measurement have a value_as_number that is no number"),
         ({"doubtful": 2}, "2 rows of death are not believed, as the person's records go on"),

@@ -45,7 +45,7 @@ class CodeCountModel:
                 self.models.append(None)
                 continue
             mine, y = {name: x[name][known[name]] for name in x}, {name: truth[name][known[name]] == 1 for name in x}
-            model = counts.fit(self.name, mine, y, parts["train"][known["train"], 0], seed)
+            model = counts.fit(self.name, mine, y, {name: parts[name][known[name], 0] for name in x}, seed)
             self.models.append(model)
             if isinstance(model, counts.LogisticModel):
                 counts.save(folder if examples.single else folder / "labels" / contract.safe_file_name(label), self.space, model)

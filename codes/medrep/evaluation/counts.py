@@ -262,11 +262,13 @@ def to_dense(features: sparse.csr_array) -> np.ndarray:
     return features[:, :MAX_GBM_FEATURES].astype(np.float64).toarray()
 
 
-def fit(name: str, x: dict[str, sparse.csr_array], y: dict[str, np.ndarray], persons: np.ndarray, seed: int) -> LogisticModel | BoostedModel:
+def fit(
+    name: str, x: dict[str, sparse.csr_array], y: dict[str, np.ndarray], persons: dict[str, np.ndarray], seed: int
+) -> LogisticModel | BoostedModel:
     """The model `name`, one of MODELS, for one label, from matrices of one FeatureSpace; it is the same for any number of threads.
 
-    x, y: {train, valid}, of each example its features and whether the label is true; persons: (training examples,).
-    logreg takes of C_GRID what has the least loss on examples that it was not fitted on (regularization.fit_path), the smaller of equals;
+    x, y, persons: {train, valid}, of each example its features, whether the label is true, and whose it is.
+    logreg takes of C_GRID what has the least loss on held-out examples (regularization.fit_path), the smaller of equals;
     gbm stops when the loss on validation no longer falls, and is taken as it was before.
     """
     y = {part: np.asarray(values).astype(bool) for part, values in y.items()}
@@ -279,7 +281,7 @@ def fit(name: str, x: dict[str, sparse.csr_array], y: dict[str, np.ndarray], per
     return fit_logistic(x, y, persons, seed) if name == "logreg" else fit_boosted(x, y, seed)
 
 
-def fit_logistic(x: dict[str, sparse.csr_array], y: dict[str, np.ndarray], persons: np.ndarray, seed: int) -> LogisticModel:
+def fit_logistic(x: dict[str, sparse.csr_array], y: dict[str, np.ndarray], persons: dict[str, np.ndarray], seed: int) -> LogisticModel:
     largest = abs(x["train"]).max(axis=0).toarray().ravel().astype(np.float64)
     largest[largest == 0] = 1
     scaled = {part: (values.astype(np.float64) @ sparse.diags_array(1 / largest)).tocsr() for part, values in x.items()}

@@ -101,8 +101,9 @@ def init_head_from_logistic_regression(model: behrt.BehrtForPrediction, examples
         known = {name: ~np.isnan(values) for name, values in truth.items()}
         y = {name: truth[name][known[name]] == 1 for name in x}
         if len(set(y["train"].tolist())) == 2 and len(y["valid"]):
-            known_spreads, persons = {name: spreads[name][known[name]] for name in x}, parts["train"][known["train"], 0]
-            best = min(regularization.fit_path(known_spreads, y, persons, pooled.C_GRID, seed), key=lambda fit: fit.loss)
+            persons = {name: parts[name][known[name], 0] for name in x}
+            path = regularization.fit_path({name: spreads[name][known[name]] for name in x}, y, persons, pooled.C_GRID, seed)
+            best = min(path, key=lambda fit: fit.loss)
             model.classifier.weight[i, -len(best.coefficients) :] = torch.from_numpy(best.coefficients).float()
             model.classifier.bias[i] = best.intercept
 

@@ -3,7 +3,8 @@ learned from patients, and the splits that the hospital's own deciles and vocabu
 
     leakage.find_leakage(arm.pretrained, rep, home, examples, parts["test"])      "" if it is known that none were seen, or what is known else
 
-A hospital's train and valid persons are seen, and known by its trajectories as long as these are the ones that were learned from. At another
+Codes and vectors are of a hospital's train persons, and so are its deciles but as published (cohort.decile_persons: all); pretraining has also
+seen its valid persons, who tell it when to stop. Who these are its trajectories say, as long as they are the ones that were learned from. At another
 hospital a person of the same id is the same, if sex and year of birth agree as well, for more than one in twenty of the ids that both have.
 """
 
@@ -18,7 +19,7 @@ from medrep.cdm.engine import connect
 from medrep.patients import finished_runs
 from medrep.patients.examples import Examples
 from medrep.patients.sequences import Trajectories
-from medrep.tables import PERSONS
+from medrep.tables import DECILES, PERSONS
 
 SAME_BY_CHANCE = 0.05  # of two strangers of one id, sex and year of birth agree in one of 100 or fewer
 
@@ -31,6 +32,8 @@ class TrainingSource:
     """Who has learned, in words."""
     hospital: str
     fingerprint: str | None
+    splits: tuple[str, ...] = ("train",)
+    """Whose persons were seen."""
 
 
 def find_training_sources(pretrained: Path | None, rep: str, home: str) -> list[TrainingSource]:
@@ -43,12 +46,12 @@ def find_training_sources(pretrained: Path | None, rep: str, home: str) -> list[
 
 def pretraining_sources(folder: Path, after: tuple[Path, ...] = ()) -> list[TrainingSource]:
     """Of a pretrained model, and of those before it (pretrain.py --from); `after` are those that go on from it."""
-    what = f"the pretraining of {contract.display_path(folder)}"
+    what, splits = f"the pretraining of {contract.display_path(folder)}", ("train", "valid")
     unknown = TrainingSource(what, "", "")
     if folder in after or not (folder / "config.yaml").exists():
         return [unknown]
     content = finished_runs.read_run(folder)
-    found = trajectory_inputs(what, content["inputs"]) or [unknown]
+    found = trajectory_inputs(what, content["inputs"], splits) or [unknown]
     start = content["run"].get("from")
     if not start:
         return found
@@ -57,23 +60,25 @@ def pretraining_sources(folder: Path, after: tuple[Path, ...] = ()) -> list[Trai
     return found + (pretraining_sources(before, (*after, folder)) if as_it_was else [TrainingSource(f"the pretraining of {start}", "", "")])
 
 
-def trajectory_inputs(what: str, inputs: dict[str, str | None]) -> list[TrainingSource]:
+def trajectory_inputs(what: str, inputs: dict[str, str | None], splits: tuple[str, ...] = ("train",)) -> list[TrainingSource]:
     """The hospitals' trajectories among the recorded inputs of something."""
     paths = {Path(path): fingerprint for path, fingerprint in inputs.items()}
-    return [TrainingSource(what, path.parent.name, fingerprint) for path, fingerprint in paths.items() if path.name == "trajectories"]
+    return [TrainingSource(what, path.parent.name, fingerprint, splits) for path, fingerprint in paths.items() if path.name == "trajectories"]
 
 
 def find_leakage(pretrained: Path | None, rep: str, home: str, examples: Examples, tested: np.ndarray) -> str:
     """What is to be said of the `tested` rows of examples.table: "" where none of their persons was seen."""
     persons = np.unique(examples.persons[tested[:, 3]])
-    sources = [TrainingSource(f"the deciles and codes of {examples.hospital}", examples.hospital, None)]
+    made = (stamps.read_stamp(DECILES.at(hospital=examples.hospital)) or {}).get("settings") or {}
+    splits = contract.SPLITS if made.get("decile_persons") == "all" else ("train",)
+    sources = [TrainingSource(f"the deciles and codes of {examples.hospital}", examples.hospital, None, splits)]
     if pretrained is not None or rep:
         sources += find_training_sources(pretrained, rep, home)
     said = []
     for source in dict.fromkeys(sources):
         if not is_there(source):
             said.append(f"whom {source.what} saw can't be told: what it was made from is not there any more")
-        elif n := count_seen(source.hospital, examples.hospital, persons):
+        elif n := count_seen(source, examples.hospital, persons):
             said.append(f"{source.what} saw {n:,} of the {len(persons):,} test persons")
     return "; ".join(dict.fromkeys(said))
 
@@ -86,10 +91,11 @@ def is_there(source: TrainingSource) -> bool:
     return folder.exists() and source.fingerprint in (None, stamps.fingerprint(folder))
 
 
-def count_seen(hospital: str, tested_at: str, persons: np.ndarray) -> int:
-    """How many of `persons` (ids) of `tested_at` are among the train and valid persons of `hospital`."""
+def count_seen(source: TrainingSource, tested_at: str, persons: np.ndarray) -> int:
+    """How many of `persons` (ids) of `tested_at` are among those whom `source` saw."""
+    hospital = source.hospital
     trajectories = Trajectories(hospital)
-    seen = np.asarray(trajectories.person_id)[trajectories.rows_in_splits("train", "valid")]
+    seen = np.asarray(trajectories.person_id)[trajectories.rows_in_splits(*source.splits)]
     both = np.intersect1d(seen, persons)
     if hospital == tested_at or not len(both):
         return len(both)

@@ -80,10 +80,12 @@ class TreeHead:
 HEADS = {"pooled": LinearHead, "pooled-gbm": TreeHead}
 
 
-def fit_head(name: str, x: dict[str, np.ndarray], y: dict[str, np.ndarray], persons: np.ndarray, seed: int) -> LinearHead | TreeHead | None:
+def fit_head(
+    name: str, x: dict[str, np.ndarray], y: dict[str, np.ndarray], persons: dict[str, np.ndarray], seed: int
+) -> LinearHead | TreeHead | None:
     """The head of the model `name` for one label, from its train and valid examples; None if training has one class, or validation no example.
 
-    persons: (training examples,).
+    persons: {train, valid}: each example's.
     """
     if len(set(y["train"].tolist())) < 2 or not len(y["valid"]):
         return None
@@ -92,9 +94,9 @@ def fit_head(name: str, x: dict[str, np.ndarray], y: dict[str, np.ndarray], pers
     return fit_linear(x, y, persons, seed, (x["train"].shape[1] - len(PERSON_FEATURES)) // 2)
 
 
-def fit_linear(x: dict[str, np.ndarray], y: dict[str, np.ndarray], persons: np.ndarray, seed: int, width: int) -> LinearHead:
+def fit_linear(x: dict[str, np.ndarray], y: dict[str, np.ndarray], persons: dict[str, np.ndarray], seed: int, width: int) -> LinearHead:
     """Of columns that are the history's mean (width), the index stay's, and numbers: of five ways to read the means, and of C_GRID, what has the
-    least loss on examples that it was not fitted on (regularization.fit_best), of equals the first.
+    least loss on held-out examples (regularization.fit_best), of equals the first.
 
     Without means at all, without the history's, which in short records is mostly noise, or with both; and the means' features divided by the
     square root of their number, so that a whole mean is penalised like one count (else some hundred of them drown what counts say), or as
@@ -196,7 +198,7 @@ class PooledModel:
             truth = {name: examples.truth[parts[name][:, 3], i] for name in x}
             known = {name: ~np.isnan(values) for name, values in truth.items()}
             y = {name: truth[name][known[name]] == 1 for name in x}
-            persons = parts["train"][known["train"], 0]
+            persons = {name: parts[name][known[name], 0] for name in x}
             self.heads.append(fit_head(self.name, {name: x[name][known[name]] for name in x}, y, persons, seed))
         self.save(folder)
 

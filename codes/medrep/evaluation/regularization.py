@@ -1,15 +1,15 @@
-"""How strong the penalty of a logistic regression is to be, as told by examples that it was not fitted on.
+"""How strong the penalty of a logistic regression is to be: the one of the least loss on held-out examples.
 
     path = fit_path(x, y, persons, C_GRID, seed)      # a Fit for each C, with its loss
     best = min(path, key=lambda fit: fit.loss)
 
-                        fitted on                                tells of C
-    validation          the training examples                    its loss on the validation examples
-    cross-validation    the training examples of four in five    its loss on those of the fifth, each fifth of the persons in turn
-                        of the persons
+    held out                             fitted on
+    the validation examples              the training examples
+    a fifth of the training persons      the other four fifths, each fifth in turn
 
-Cross-validation is added where validation has fewer than FEW_OF_CLASS of a class: in a small hospital it has five or ten deaths, of which
-one decides. Both losses count by their examples. The coefficients are always those that were fitted on all training examples.
+The second, cross-validation, is added where fewer than MIN_PERSONS_OF_CLASS of the validation persons have a positive example, or a negative
+one: in a small hospital five or ten have died, and each of them decides. Both losses count by their examples. The coefficients are always those
+that were fitted on all training examples; features were scaled on all of these, too, which knows no labels.
 """
 
 from collections.abc import Sequence
@@ -21,40 +21,50 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
-FEW_OF_CLASS = 100
+MIN_PERSONS_OF_CLASS = 100
 FOLDS = 5
 RISES = 2  # of the loss in a row, after which no larger C is tried: those take the most steps
+Folds = list[tuple[np.ndarray, np.ndarray]]
+"""Of each fold the training examples that are fitted on, and those that are held out."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A regression on the training examples, and its loss on others."""
+    """A regression on the training examples."""
 
     loss: float
-    """Mean log loss."""
+    """Mean log loss of the held-out examples."""
     C: float
-    """Inverse strength of the penalty."""
+    """Inverse strength of the penalty, against the sum of the training examples' losses."""
     coefficients: np.ndarray
     """float64 (columns,)."""
     intercept: float
 
 
-def fit_path(x: dict, y: dict[str, np.ndarray], persons: np.ndarray, grid: Sequence[float], seed: int, stop_early: bool = True) -> list[Fit]:
+def fit_path(
+    x: dict,
+    y: dict[str, np.ndarray],
+    persons: dict[str, np.ndarray],
+    grid: Sequence[float],
+    seed: int,
+    stop_early: bool = True,
+    folds: Folds | None = None,
+) -> list[Fit]:
     """A Fit for each C of `grid`, which rises, each begun where the one before ended; with `stop_early` until the loss has risen RISES times.
 
-    x: {train, valid}: (examples, columns), dense or sparse; y: {train, valid}: bool (examples,); persons: (training examples,). `train`
-    must have both classes, `valid` an example. The same for any number of threads.
+    x: {train, valid}: (examples, columns), dense or sparse; y: {train, valid}: bool (examples,); persons: {train, valid}: each example's;
+    folds: make_folds(y, persons, seed), if it is known. `train` must have both classes, `valid` an example. The same for any number of threads.
     """
-    learners = [new_learner(seed) for _ in range(1 + FOLDS)]
-    tasks = [(x["train"], y["train"], x["valid"], y["valid"])]
-    for inside, outside in make_folds(y, persons, seed):
-        tasks.append((x["train"][inside], y["train"][inside], x["train"][outside], y["train"][outside]))
-    count, found = sum(len(tested) for *_, tested in tasks), []
+    folds = make_folds(y, persons, seed) if folds is None else folds
+    whole, *of_folds = (new_learner(seed) for _ in range(1 + len(folds)))
+    count, found = len(y["valid"]) + sum(len(held_out) for _, held_out in folds), []
     with threadpool_limits(1, user_api="blas"):  # a sum in another order ends in other digits
         for C in grid:  # noqa: N806
-            # zip ends with the tasks
-            loss = sum(sum_losses(learner.set_params(C=C), *task) for learner, task in zip(learners, tasks, strict=False)) / count
-            found.append(Fit(loss, float(C), learners[0].coef_[0].copy(), float(learners[0].intercept_[0])))
+            loss = sum_losses(whole.set_params(C=C).fit(x["train"], y["train"]), x["valid"], y["valid"])
+            for learner, (inside, held_out) in zip(of_folds, folds, strict=True):  # one fold's copy in memory at a time
+                learner.set_params(C=C).fit(x["train"][inside], y["train"][inside])
+                loss += sum_losses(learner, x["train"][held_out], y["train"][held_out])
+            found.append(Fit(loss / count, float(C), whole.coef_[0].copy(), float(whole.intercept_[0])))
             last = [fit.loss for fit in found[-RISES - 1 :]]
             if stop_early and len(last) > RISES and all(after > before for before, after in zip(last, last[1:], strict=False)):
                 break
@@ -62,14 +72,19 @@ def fit_path(x: dict, y: dict[str, np.ndarray], persons: np.ndarray, grid: Seque
 
 
 def fit_best(
-    x: dict[str, np.ndarray], y: dict[str, np.ndarray], persons: np.ndarray, factors: Sequence[np.ndarray], grid: Sequence[float], seed: int
+    x: dict[str, np.ndarray],
+    y: dict[str, np.ndarray],
+    persons: dict[str, np.ndarray],
+    factors: Sequence[np.ndarray],
+    grid: Sequence[float],
+    seed: int,
 ) -> Fit:
     """Of fit_path on the columns times each of `factors`, float64 (columns,), what has the least loss, of equals the first; a factor of 0 leaves a
     column out. Its coefficients are those of the columns as they are."""
-    found = []
+    found, folds = [], make_folds(y, persons, seed)
     for factor in factors:
         used = factor > 0
-        for fit in fit_path({name: part[:, used] * factor[used] for name, part in x.items()}, y, persons, grid, seed):
+        for fit in fit_path({name: part[:, used] * factor[used] for name, part in x.items()}, y, persons, grid, seed, folds=folds):
             coefficients = np.zeros(len(factor))
             coefficients[used] = fit.coefficients * factor[used]
             found.append(replace(fit, coefficients=coefficients))
@@ -81,18 +96,22 @@ def new_learner(seed: int) -> LogisticRegression:
     return LogisticRegression(solver="lbfgs", tol=1e-6, max_iter=2000, warm_start=True, random_state=seed)
 
 
-def sum_losses(learner: LogisticRegression, x, y: np.ndarray, x_tested, y_tested: np.ndarray) -> float:
-    return float(log_loss(y_tested, learner.fit(x, y).predict_proba(x_tested)[:, 1], labels=[False, True], normalize=False))
+def sum_losses(learner: LogisticRegression, x, y: np.ndarray) -> float:
+    return float(log_loss(y, learner.predict_proba(x)[:, 1], labels=[False, True], normalize=False))
 
 
-def make_folds(y: dict[str, np.ndarray], persons: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(training examples to fit on, those to be told of) for each fold, by person, with positives spread alike; none where validation has enough of
-    both classes, or too few persons have a positive or a negative example for two folds."""
-    positive = int(y["valid"].sum())
-    if min(positive, len(y["valid"]) - positive) >= FEW_OF_CLASS:
+def make_folds(y: dict[str, np.ndarray], persons: dict[str, np.ndarray], seed: int) -> Folds:
+    """Up to FOLDS folds by person, with positives spread alike, in which every training example is held out once. None where validation has enough
+    persons of both classes; nor where two folds can't be made, or not such that both classes are left to fit on."""
+    if min(count_persons(y["valid"] == value, persons["valid"]) for value in (False, True)) >= MIN_PERSONS_OF_CLASS:
         return []
-    splits = min(FOLDS, *(len(set(persons[y["train"] == value].tolist())) for value in (False, True)))
+    splits = min(FOLDS, *(count_persons(y["train"] == value, persons["train"]) for value in (False, True)))
     if splits < 2:
         return []
-    folds = StratifiedGroupKFold(splits, shuffle=True, random_state=seed).split(persons, y["train"], persons)
-    return [(inside, outside) for inside, outside in folds if len(outside) and 0 < y["train"][inside].sum() < len(inside)]
+    folds = list(StratifiedGroupKFold(splits, shuffle=True, random_state=seed).split(persons["train"], y["train"], persons["train"]))
+    usable = all(len(held_out) and 0 < y["train"][inside].sum() < len(inside) for inside, held_out in folds)
+    return folds if usable else []
+
+
+def count_persons(chosen: np.ndarray, persons: np.ndarray) -> int:
+    return len(np.unique(persons[chosen]))

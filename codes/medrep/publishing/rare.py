@@ -4,8 +4,9 @@
     age, visit_rank, record_rank  few have it: its row becomes that of the nearest age or rank that enough have
     log_frequency                 is a count of events: it goes, whole
 
-Whether a row was learned, and what from, may tell of the one person who had it. Counted are the train persons of the hospital whose
-tokens the model knows, as nobody else taught it a token; rows of part, domain, values and times before, which have coarse steps, stay.
+Whether a row was learned, and what from, may tell of the one person who had it. Counted are the train persons of the hospital whose tokens the
+model knows: pretraining learned from nobody else, and finetuning, which may learn from others, too, makes no further row known. Rows of part,
+domain, values and times before, which have coarse steps, stay.
 """
 
 import numpy as np

@@ -108,7 +108,7 @@ def sum_losses_plainly(x, y, weights, intercept):
     return total
 
 
-def out_of_sample_loss(x, y, persons, C, seed):  # noqa: N803
+def held_out_loss(x, y, persons, C, seed):  # noqa: N803
     """What regularization.fit_path gives as the loss of C: of the validation examples, and of each fifth of the training persons' by the others."""
     total, count = sum_losses_plainly(x["valid"], y["valid"], *fit_plainly(x["train"], y["train"], C)), len(y["valid"])
     for outside in fifths(y["train"], persons, seed):

@@ -16,7 +16,7 @@ from medrep.evaluation import counts
 from medrep.patients import sequences
 from medrep.vocabulary import token_vocabulary
 
-from .plain_figures import out_of_sample_loss
+from .plain_figures import held_out_loss
 
 IS_A = [(1, 20), (2, 20), (3, 21), (4, 21), (20, 30), (21, 30), (5, 31), (6, 31), (50, 21)]
 ANCESTORS = {1: [20, 30], 2: [20, 30], 3: [21, 30], 4: [21, 30], 20: [30], 21: [30], 5: [31], 6: [31], 50: [21, 30]}
@@ -193,7 +193,7 @@ def planted(small_hospital, persons=300):
 
 def fit(name, table, truth, part, seed):
     """counts.fit on the parts of a hospital where each person has one example."""
-    return counts.fit(name, table, {p: truth[part[p]] for p in ("train", "valid")}, np.flatnonzero(part["train"]), seed)
+    return counts.fit(name, table, {p: truth[part[p]] for p in ("train", "valid")}, {p: np.flatnonzero(part[p]) for p in ("train", "valid")}, seed)
 
 
 @pytest.mark.parametrize("kind", counts.FEATURE_KINDS)
@@ -252,7 +252,7 @@ def test_a_saved_model_predicts_the_same_and_its_file_tells_the_names(small_hosp
         counts.load(root / "elsewhere")
 
 
-def test_c_is_that_of_the_least_loss_of_examples_that_it_was_not_fitted_on(small_hospital):
+def test_c_is_that_of_the_least_loss_of_held_out_examples(small_hospital):
     trajectories, slices, sick, part = planted(small_hospital, persons=60)
     expansion = counts.make_token_features(token_vocabulary.load_hospital_vocabulary("mimic").tokens, "tokens")
     space = counts.fit_space(trajectories, slices[part["train"]], expansion)
@@ -262,14 +262,15 @@ def test_c_is_that_of_the_least_loss_of_examples_that_it_was_not_fitted_on(small
     x = {p: table[p].toarray().astype(float) / np.where(largest > 0, largest, 1) for p in table}
     y, persons = {p: sick[part[p]] for p in ("train", "valid")}, np.flatnonzero(part["train"])
     for C in counts.C_GRID:  # noqa: N806
-        losses[C] = out_of_sample_loss(x, y, persons, C, 0)
+        losses[C] = held_out_loss(x, y, persons, C, 0)
     assert best.C == min(losses, key=losses.get)
 
 
 @pytest.mark.parametrize("name", counts.MODELS)
 def test_one_class_is_refused_in_training_and_no_obstacle_in_validation(name):
     features = sparse.csr_array(np.random.default_rng(0).random((40, 6)).astype(np.float32))
-    truth, persons, both = np.arange(40) % 2 == 0, np.arange(40), {"train": features, "valid": features}
+    truth, both = np.arange(40) % 2 == 0, {"train": features, "valid": features}
+    persons = {part: np.arange(40) for part in both}
     with pytest.raises(SystemExit, match=f"{name} can't be fitted: its 40 training examples hold 0 positives"):
         counts.fit(name, both, {"train": np.zeros(40, dtype=bool), "valid": truth}, persons, 0)
     with pytest.raises(SystemExit, match="there are 0 validation examples"):

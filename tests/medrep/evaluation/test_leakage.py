@@ -12,7 +12,7 @@ from medrep.cdm.engine import connect
 from medrep.evaluation import leakage
 from medrep.patients import sequences
 from medrep.patients.examples import Examples
-from medrep.tables import LABELS, PERSONS
+from medrep.tables import DECILES, LABELS, PERSONS
 from medrep.vectors import markers
 
 from ...conftest import write_trajectories
@@ -69,10 +69,17 @@ def test_other_splits_before_the_labels_are_said_with_the_persons(tested):
     codes[np.flatnonzero(codes == SPLIT["test"])[:4]] = [0, 0, 1, 1]
     set_split("ehrshot", codes)
     said = find(tested, run)
-    assert "the deciles and codes of ehrshot saw 4 of the 10 test persons" in said
+    assert "the deciles and codes of ehrshot saw 2 of the 10 test persons" in said  # not the valid persons
     assert "whom the pretraining of results/ehrshot/pretraining/behrt_none saw can't be told" in said
     assert "the pretraining of results/ehrshot/pretraining/behrt_none saw 4 of the 10" in find(tested, write_run("behrt", "ehrshot"))
     assert "the codes that are known" not in find(tested, rep="")  # counts know no codes from before
+
+
+def test_deciles_as_published_have_seen_everyone(tested):
+    for persons, said in (("train", ""), ("all", "the deciles and codes of ehrshot saw 10 of the 10 test persons")):
+        DECILES.write(connect(), ibis.memtable([], schema=DECILES.schema), hospital="ehrshot")
+        stamps.Stamp(DECILES.at(hospital="ehrshot"), settings={"decile_persons": persons}).record()
+        assert find(tested) == said
 
 
 def test_the_same_persons_under_another_hospitals_name_are_found_and_strangers_of_the_same_ids_are_not(tested):

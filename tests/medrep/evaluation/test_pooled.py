@@ -12,9 +12,9 @@ from threadpoolctl import threadpool_limits
 from medrep import contract, storage
 from medrep.cdm.engine import connect
 from medrep.errors import UserError
-from medrep.evaluation import counts, pooled
+from medrep.evaluation import count_model, counts, finetuned_model, pooled, regularization
 from medrep.evaluation.results import BASELINES
-from medrep.patients import record_features, sequences
+from medrep.patients import behrt, behrt_config, record_features, sequences
 from medrep.patients.examples import Examples
 from medrep.patients.index_stays import StayRule, find_stay_starts
 from medrep.settings import FinetuningConfig
@@ -270,7 +270,7 @@ def fit(name, tells, seed=0):
     """The head of `name` on noise with the outcome in it as `tells` says, and examples that it did not see."""
     x = {part: noise([seed, i]) for i, part in enumerate(("train", "valid", "test"))}
     y = {part: np.random.default_rng(7).random(len(values)) < expit(tells(values)) for part, values in x.items()}
-    return pooled.fit_head(name, x, y, np.arange(len(x["train"])), 0), x, y
+    return pooled.fit_head(name, x, y, {part: np.arange(len(values)) for part, values in x.items()}, 0), x, y
 
 
 def test_a_count_is_not_drowned_by_the_means_and_the_history_is_read_where_it_tells():
@@ -290,15 +290,45 @@ def test_the_trees_are_those_of_scikit_learn():
 
 
 def test_one_class_or_no_validation_is_not_learned():
-    x = {"train": noise(0, 30), "valid": noise(1, 10)}
+    x, of_both = {"train": noise(0, 30), "valid": noise(1, 10)}, np.arange(30) < 9
+    persons = {"train": np.arange(30), "valid": np.arange(10)}
     for name in pooled.MODELS:
-        assert pooled.fit_head(name, x, {"train": np.zeros(30, bool), "valid": np.zeros(10, bool)}, np.arange(30), 0) is None
-        assert (
-            pooled.fit_head(name, {**x, "valid": x["valid"][:0]}, {"train": np.arange(30) < 9, "valid": np.zeros(0, bool)}, np.arange(30), 0) is None
-        )
-        assert np.isfinite(
-            pooled.fit_head(name, x, {"train": np.arange(30) < 9, "valid": np.zeros(10, bool)}, np.arange(30), 0).predict(x["valid"])
-        ).all()
+        assert pooled.fit_head(name, x, {"train": np.zeros(30, bool), "valid": np.zeros(10, bool)}, persons, 0) is None
+        nobody = {"train": persons["train"], "valid": persons["valid"][:0]}
+        assert pooled.fit_head(name, {**x, "valid": x["valid"][:0]}, {"train": of_both, "valid": np.zeros(0, bool)}, nobody, 0) is None
+        assert np.isfinite(pooled.fit_head(name, x, {"train": of_both, "valid": np.zeros(10, bool)}, persons, 0).predict(x["valid"])).all()
+
+
+@pytest.mark.parametrize("outcome", ["MT", "Pheno"])
+@pytest.mark.parametrize("kind", ["pooled", "logreg", "behrt"])
+def test_each_regression_is_told_whose_each_example_is(hospitals, tmp_path, monkeypatch, kind, outcome):
+    """By person: two examples of one person never stand on both sides of a fold."""
+    write_labels("mimic", outcome)
+    home, told, make_folds = Examples("mimic", outcome, 8), [], regularization.make_folds
+
+    def note(y, persons, seed):
+        told.append((y, persons))
+        return make_folds(y, persons, seed)
+
+    monkeypatch.setattr(regularization, "make_folds", note)
+    parts = parts_of(home)
+    if kind == "pooled":
+        new_model().train(home, parts, 0, tmp_path / "run")
+    elif kind == "logreg":
+        count_model.CodeCountModel("logreg", "tokens", SETTINGS).train(home, parts, 0, tmp_path / "run")
+    else:
+        model = behrt.BehrtForPrediction(
+            behrt_config.BehrtConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, concept_count=4,
+                                     label_count=len(home.label_names), **finetuned_model.readout_config(SETTINGS))
+        )  # fmt: skip
+        finetuned_model.init_head_from_logistic_regression(model, home, parts, 0)
+    labels = [i for i in range(len(home.label_names)) if len({*home.truth[parts["train"][:, 3], i]} & {0.0, 1.0}) == 2]
+    assert len(told) == len(labels)
+    for (y, persons), i in zip(told, labels, strict=True):
+        for name, part in parts.items():
+            mine = part[~np.isnan(home.truth[part[:, 3], i])]
+            assert np.array_equal(home.persons[mine[:, 3]], np.asarray(home.trajectories.person_id)[persons[name]])
+            assert np.array_equal(y[name], home.truth[mine[:, 3], i] == 1)
 
 
 def test_the_baselines_have_one_list():

@@ -79,16 +79,21 @@ def best_facts(counts: CountRegistry, of_outcome: pd.DataFrame, home: str) -> It
     for hospital, rows in group_home_first(of_outcome, "tested_on", home):
         outcome = rows.outcome.iloc[0]
         where = f"{outcome}: best {'at home' if hospital == home else 'elsewhere'}, {hospital}"
-        best = find_best(rows, home)
-        row = best or rows.iloc[0]
-        tested, positive = count_tested(counts, hospital, outcome, row["n"], row["positives"], row["seeds"])
-        if best:
-            name, more = results.arm_label(tuple(best[name] for name in results.KEY_COLUMNS)), describe_best(best, rows, home)
-        else:
-            name, more = "unknown", "No arm's AUROC could be computed there."
-        yield Fact(
-            where, name, Deferred(lambda more=more, positive=positive, tested=tested: f"{more} Of {tested} examples there {positive} are positive.")
-        )
+        best, mine = find_best(rows, home), rows[(rows.trained_on == home) & (rows.rep_type != comparison.SCORE)]
+        name = results.arm_label(tuple(best[name] for name in results.KEY_COLUMNS)) if best else "unknown"
+        more = describe_best(best, rows, home) if best else "No arm's AUROC could be computed there."
+        row = best or (mine.iloc[0] if len(mine) else None)
+        yield Fact(where, name, more if row is None else add_counts(more, counts, hospital, outcome, row))
+
+
+def add_counts(more: str, counts: CountRegistry, hospital: str, outcome: str, row) -> str | Deferred:
+    """`more`, and at how many prediction points the arm was tested and how many of them have the outcome. An outcome of several labels, each of
+    which has its own number, and one whose labels are not here, go without."""
+    flow = contract.flow_file(hospital, outcome)
+    if not flow.exists() or isinstance(read_json(flow)["labelled"], dict):
+        return more
+    tested, positive = count_tested(counts, hospital, outcome, row["n"], row["positives"], row["seeds"])
+    return Deferred(lambda: f"{more} Tested at {tested} prediction points, {positive} of them with the outcome.")
 
 
 def describe_best(best: dict, rows: pd.DataFrame, home: str) -> str:
