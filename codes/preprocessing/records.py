@@ -159,7 +159,7 @@ def find_records(
     if domain == "measurement":
         events = leave_out_same_hour(events, cohort, hospital.day_summary_types)
     if hospital.drop_repeated_events:
-        order = [events[name].asc(nulls_first=False) for name in ("value", "unit", "operator", "visit_id", "type_id")]
+        order = [events[name].asc(nulls_first=False) for name in ("value", "unit", "operator", "visit_id", "type_id", "names_unknown_visit")]
         place = ibis.row_number().over(group_by=[*REPEATED_EVENT_KEYS, events.reason.isnull()], order_by=order)
         events = events.mutate(reason=ibis.ifelse(events.reason.isnull() & (place > 0), REPEATED, events.reason))
     return events
@@ -167,7 +167,7 @@ def find_records(
 
 def leave_out_same_hour(events: ibis.Table, cohort: CohortConfig, day_summary_types: Sequence[int] = ()) -> ibis.Table:
     """`events` with the reason why a measurement goes: another of the person and concept stands for the hour; of summaries of a day another one."""
-    in_time = [events[name].asc(nulls_first=False) for name in ("time", "value", "unit", "visit_id", "type_id", "operator")]
+    in_time = [events[name].asc(nulls_first=False) for name in ("time", "value", "unit", "visit_id", "type_id", "operator", "names_unknown_visit")]
     order = in_time if cohort.first_measurement == "in_time" else [events.line]
     hour = [events.person_id, events.concept_id, events.time.truncate("h"), events.reason.isnull()]
     if day_summary_types:

@@ -32,8 +32,8 @@ from ..small_ehrshot import write_reference, write_splits, write_task
 HOSPITALS = ("mimic", "ehrshot")
 PERSONS = 40
 FIRST_PERSON, FIRST_VISIT = 98_765_430_000, 87_654_320_000
-CANARIES = re.compile(rb"9876543\d{4}|8765432\d{4}|2187[-/]?\d\d|\.0?731946|731946\d|QuailFeather")
-"""Ids of persons and visits, dates, values, texts of hospitals that write_hospital wrote."""
+CANARIES = re.compile(rb"(?<![\d.])(?:9876543\d{4}|8765432\d{4}|2187[-/]?\d\d)|\.0?731946|731946\d|QuailFeather")
+"""Ids of persons and visits, dates, values, texts of hospitals that write_hospital wrote; digits within a fraction are none: 80/81 is .98765432."""
 LAB, GLUCOSE, FEVER, ASPIRIN, X_RAY = 3004410, 3004501, 437663, 1112807, 4107731
 CONCEPTS = [
     (LAB, "Hemoglobin A1c in blood", "Measurement", "LOINC", "Lab Test"),

@@ -122,7 +122,7 @@ def test_a_table_that_is_refused_is_refused_without_a_word_of_it(tmp_path):
     write_root(tmp_path)
     file = tmp_path / "data" / "mimic" / "measurement.csv"
     lines = file.read_text().splitlines()
-    file.write_text("\n".join([*lines, *["9876543999,3004410,2187-99-01,QuailFeather,9.0731946,QuailFeather,QuailFeather"] * 500]))
+    file.write_text("\n".join([*lines, *["98765439990,3004410,2187-99-01,QuailFeather,9.0731946,QuailFeather,QuailFeather"] * 500]))
     for stage in ("persons", "visits", "records"):
         process = Forked(Command(f"preprocessing/{stage}.py", ("--hospital", "mimic")).code, environment=environment_of(tmp_path))
         output, errors = process.communicate(timeout=120)

@@ -1,6 +1,6 @@
 """How strong the penalty of a logistic regression is to be: the one of the least loss on held-out examples.
 
-    path = fit_path(x, y, persons, C_GRID, seed)      # a Fit for each C, with its loss
+    path = fit_path(x, y, persons, grid, seed)        # a Fit for each C of the grid, with its loss
     best = min(path, key=lambda fit: fit.loss)
 
     held out                             fitted on
