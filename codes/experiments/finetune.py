@@ -17,7 +17,8 @@ Writes  results/{home}/finetuning/{model}_{rep}[_variant]/{outcome}/seed_{seed}:
         metrics_{hospital}.json, predictions_{hospital}.parquet (MEDS prediction schema; Pheno: a folder with a file a phenotype),
         attention_{hospital}.parquet and features_{hospital}.csv if asked for; results/summary.csv, one row a test
 
-At home it learns from the labels of pretraining's train and valid persons and is tested on its test persons, whom neither saw;
+At home it learns from the labels of pretraining's train persons, its valid persons say when to stop, and it is tested on its test persons,
+whom neither saw;
 finetuning.persons: held_out is the published way, of the test persons alone, split 60/20/20 by person for every seed. At another
 hospital the model stays as it is and its concept table is swapped for that hospital's vectors; without a representation,
 a code it does not know is [UNK], or with --oov ancestor its nearest known ancestor. What is finished is not trained again:

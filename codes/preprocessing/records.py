@@ -167,6 +167,7 @@ def find_records(
 
 def leave_out_same_hour(events: ibis.Table, cohort: CohortConfig, day_summary_types: Sequence[int] = ()) -> ibis.Table:
     """`events` with the reason why a measurement goes: another of the person and concept stands for the hour; of summaries of a day another one."""
+    # the last says nothing of which to keep, but of rows that else tie every engine must take the same one, as it is counted
     in_time = [events[name].asc(nulls_first=False) for name in ("time", "value", "unit", "visit_id", "type_id", "operator", "names_unknown_visit")]
     order = in_time if cohort.first_measurement == "in_time" else [events.line]
     hour = [events.person_id, events.concept_id, events.time.truncate("h"), events.reason.isnull()]

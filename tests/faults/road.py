@@ -1,6 +1,6 @@
 """The whole road on two tiny hospitals with tiny models, command by command, and what is the same in two roots that went it.
 
-Every id, date, value and text of the hospitals is a canary: it can be found again by CANARIES wherever it does not belong.
+Every id, date, value and text of the hospitals is a canary: it can be found again by find_canaries wherever it does not belong.
 """
 
 import csv
@@ -32,8 +32,9 @@ from ..small_ehrshot import write_reference, write_splits, write_task
 HOSPITALS = ("mimic", "ehrshot")
 PERSONS = 40
 FIRST_PERSON, FIRST_VISIT = 98_765_430_000, 87_654_320_000
-CANARIES = re.compile(rb"(?<![\d.])(?:9876543\d{4}|8765432\d{4}|2187[-/]?\d\d)|\.0?731946|731946\d|QuailFeather")
-"""Ids of persons and visits, dates, values, texts of hospitals that write_hospital wrote; digits within a fraction are none: 80/81 is .98765432."""
+VALUES_AND_TEXTS = re.compile(rb"\.0?731946|731946\d|QuailFeather")
+IDS_AND_DATES = re.compile(rb"9876543\d{4}|8765432\d{4}|2187[-/]?\d\d")
+FRACTION = re.compile(rb"(?<=\d\.)\d+")
 LAB, GLUCOSE, FEVER, ASPIRIN, X_RAY = 3004410, 3004501, 437663, 1112807, 4107731
 CONCEPTS = [
     (LAB, "Hemoglobin A1c in blood", "Measurement", "LOINC", "Lab Test"),
@@ -57,6 +58,12 @@ SETTINGS = {
 
 
 # ---- hospitals ---------------------------------------------------------------------------------------------------
+
+
+def find_canaries(text: bytes) -> list[bytes]:
+    """Ids of persons and visits, dates, values and texts, of hospitals that write_hospital wrote. Digits behind a decimal point are no id and no
+    date: 80/81 is 0.98765432098."""
+    return VALUES_AND_TEXTS.findall(text) + IDS_AND_DATES.findall(FRACTION.sub(b"", text))
 
 
 def write_hospital(folder: Path, persons: int = PERSONS):

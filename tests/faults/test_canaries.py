@@ -14,7 +14,7 @@ import pytest
 from ..forked import Forked
 from ..medrep.llm.model_server import ModelServer
 from ..preprocessing.postgres_server import ENCODED_PASSWORD, PASSWORD
-from .road import CANARIES, Command, byroads, database_of_a_hospital, environment_of, other_sources, road, write_byroads, write_root
+from .road import Command, byroads, database_of_a_hospital, environment_of, find_canaries, other_sources, road, write_byroads, write_root
 
 KEY = "sk-QuailFeather-key"
 TO_BE_SHOWN = (
@@ -42,7 +42,18 @@ def text_of(path) -> bytes:
 
 
 def has_canary(path) -> bool:
-    return bool(CANARIES.search(text_of(path)))
+    return bool(find_canaries(text_of(path)))
+
+
+@pytest.mark.parametrize(
+    "text", ["98765430001.0", "x.98765430001", "0098765430001,", "id=87654320001", "2187-03-04", "at 21870304", "9.0731946", "QuailFeather1"]
+)
+def test_a_canary_is_found_however_it_is_written(text):
+    assert find_canaries(f"2.5,{text} and more".encode())
+
+
+def test_digits_of_a_fraction_are_no_canary():
+    assert not find_canaries(f"{80 / 81} -0.8876527821872415".encode())
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +91,14 @@ def gone(tmp_path_factory):
 def test_nothing_of_a_patient_is_printed(gone):
     _, said, _ = gone
     assert len(said) > 20
-    found = {command: CANARIES.findall(words.encode()) for command, words in said}
+    found = {command: find_canaries(words.encode()) for command, words in said}
     assert not {command: canaries for command, canaries in found.items() if canaries}
 
 
 def test_nothing_of_a_patient_is_sent(gone):
     _, _, sent = gone
     assert sent and "Fever" in "".join(sent)  # it was asked about concepts
-    assert not CANARIES.findall("".join(sent).encode())
+    assert not find_canaries("".join(sent).encode())
 
 
 def test_nothing_of_a_patient_is_in_what_others_are_shown(gone):
@@ -126,6 +137,6 @@ def test_a_table_that_is_refused_is_refused_without_a_word_of_it(tmp_path):
     for stage in ("persons", "visits", "records"):
         process = Forked(Command(f"preprocessing/{stage}.py", ("--hospital", "mimic")).code, environment=environment_of(tmp_path))
         output, errors = process.communicate(timeout=120)
-        assert not CANARIES.search((output + errors).encode())
+        assert not find_canaries((output + errors).encode())
     assert process.returncode == 1 and "rows can't be read" in errors and "usedata/mimic/rejects/measurement" in errors
     assert not [path for path in (tmp_path / "usedata" / "mimic" / "rejects").rglob("*.parquet") if stat.S_IMODE(path.stat().st_mode) & 0o077]

@@ -22,6 +22,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
 MIN_PERSONS_OF_CLASS = 100
+"""The rule of thumb for a validation sample: 100 events and 100 non-events (Collins, Ogundimu and Altman, 10.1002/sim.6787)."""
 FOLDS = 5
 RISES = 2  # of the loss in a row, after which no larger C is tried: those take the most steps
 Folds = list[tuple[np.ndarray, np.ndarray]]
